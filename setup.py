@@ -1,0 +1,39 @@
+"""Compiles the framing to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
+
+Everything else about the build stands in pyproject.toml. Without a compiler the same source runs as pure Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+COMPILED = ["src/secretproxy/wire/framing.py"]
+
+
+class OptionalBuildExt(build_ext):
+    """A missing or broken C compiler leaves the pure Python modules in place instead of failing the install."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            print(f"secretproxy: running as pure Python, the C build failed: {error}", file=sys.stderr)
+            self.extensions = []
+
+
+def extensions() -> list[object]:
+    if os.environ.get("SECRETPROXY_COMPILE") != "1":
+        return []
+    try:
+        from mypyc.build import mypycify
+    except ImportError:
+        print("secretproxy: running as pure Python, mypyc is not installed", file=sys.stderr)
+        return []
+    return list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="3"))
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})

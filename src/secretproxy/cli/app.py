@@ -1,0 +1,52 @@
+"""The command line's frame: the typer application, its commands in the order of `--help`, and how errors end it.
+
+May import every command; commands import nothing of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from secretproxy import __version__
+from secretproxy.config import ConfigError
+
+app = typer.Typer(
+    name="secretproxy",
+    help="Proxy for PostgreSQL that writes every call of an encrypted_secrets function to an access log.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS = ("run", "demo", "check", "env", "install", "verify", "revert")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"secretproxy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", "-V", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version
+
+
+for _name in COMMANDS:
+    app.command(_name)(getattr(importlib.import_module(f"secretproxy.cli.{_name}"), _name))
+
+
+def main() -> None:
+    """Entry point: a ConfigError is one line on stderr and exit status 2."""
+    try:
+        app()
+    except ConfigError as error:
+        print(f"secretproxy: {error}", file=sys.stderr)
+        sys.exit(2)

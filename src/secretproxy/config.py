@@ -1,0 +1,339 @@
+"""The one settings model: TOML file, SECRETPROXY_* environment, command line, in rising order.
+
+Every setting has its default and its meaning here and nowhere else; config.example.toml is printed from it.
+A file that cannot be used raises ConfigError, whose text names the setting and what it takes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+DEFAULT_FILE = Path("secretproxy.toml")
+# Variables with our prefix that are not settings.
+NOT_SETTINGS = frozenset({"SECRETPROXY_CONFIG", "SECRETPROXY_PG_BIN", "SECRETPROXY_COMPILE"})
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text names the setting and the mend."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _comma_list(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+class Host(Section):
+    """One backend address: a TCP host and port, or the directory of a Unix socket."""
+
+    host: str
+    port: int = Field(ge=1, le=65535)
+
+    @property
+    def is_unix(self) -> bool:
+        return self.host.startswith(("/", "@"))
+
+    @property
+    def socket_path(self) -> str:
+        return f"{self.host}/.s.PGSQL.{self.port}"
+
+    def __str__(self) -> str:
+        if self.is_unix:
+            return self.socket_path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Host:
+        """`host`, `host:port`, `[ipv6]:port`, `/socket/dir` or `/socket/dir:port`; the port defaults to 5432."""
+        match = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not host:port, [ipv6]:port or a socket directory")
+        port = int(match["port"] or 5432)
+        if not 1 <= port <= 65535:
+            raise ValueError(f"port {port} is not between 1 and 65535")
+        return cls(host=match["six"] or match["name"], port=port)
+
+
+class ListenSettings(Section):
+    host: str = Field("127.0.0.1", description="Address to listen on; empty for Unix sockets alone")
+    port: int = Field(6432, ge=0, le=65535, description="TCP port, and the number in the Unix socket's name; 0: a free one")
+    unix_socket_dir: Path | None = Field(None, description="Directory of the Unix socket; unset: none")
+    max_sessions: int = Field(1000, ge=1, description="Sessions at once over all workers; one more is refused with 53300")
+    login_timeout: float = Field(60.0, gt=0, description="Seconds a client may take until it is logged in")
+    drain_timeout: float = Field(30.0, ge=0, description="Seconds that open transactions get to finish after SIGTERM")
+    tls: Literal["off", "allow", "require"] = Field("off", description="TLS towards clients: off, allow or require")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain of the proxy")
+    tls_key: Path | None = Field(None, description="PEM private key of the certificate")
+    tls_client_ca: Path | None = Field(None, description="PEM authorities that client certificates must come from")
+
+
+class BackendSettings(Section):
+    hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda: ["127.0.0.1:5432"],
+        description="PostgreSQL servers, tried in order: host:port, [ipv6]:port or a socket directory[:port]",
+    )
+    target_session_attrs: Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"] = Field(
+        "any", description="Which server is good enough, as in libpq"
+    )
+    connect_timeout: float = Field(10.0, gt=0, description="Seconds to reach one server")
+    tls: Literal["off", "prefer", "require", "verify-full"] = Field("off", description="TLS towards the backend")
+    tls_ca: Path | None = Field(None, description="PEM authorities that the backend's certificate must come from")
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _comma_list(value)
+
+    @field_validator("hosts")
+    @classmethod
+    def _check(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("name at least one server")
+        for host in value:
+            Host.parse(host)
+        return value
+
+    @property
+    def addresses(self) -> list[Host]:
+        return [Host.parse(host) for host in self.hosts]
+
+
+class AuthSettings(Section):
+    mode: Literal["passthrough", "scram"] = Field(
+        "passthrough", description="passthrough: the backend asks and the proxy relays; scram: the proxy asks"
+    )
+    users_file: Path | None = Field(None, description="File of user names and SCRAM verifiers for mode scram")
+    lookup_query: str | None = Field(None, description="Query for a user's SCRAM verifier for mode scram")
+
+
+class MonitorSettings(Section):
+    schemas: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda: ["encrypted_secrets"], description="Schemas whose functions are secret functions"
+    )
+    tables: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda: ["secrets_schema.secrets_table"], description="Tables whose direct use is recorded"
+    )
+    name_patterns: Annotated[list[str], NoDecode] = Field(
+        default_factory=lambda: [
+            r"sk_(live|test)_",
+            r"gh[pousr]_[A-Za-z0-9]",
+            r"xox[abprs]-",
+            r"AKIA[0-9A-Z]{12}",
+            r"-----BEGIN ",
+            r"eyJ[A-Za-z0-9_-]{8,}\.",
+            r"://[^/\s:]+:[^/\s@]+@",
+        ],
+        description="Regular expressions: a secret's name that one of them finds is logged as a digest",
+    )
+
+    @field_validator("schemas", "tables", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _comma_list(value)
+
+    @field_validator("name_patterns", mode="before")
+    @classmethod
+    def _split_patterns(cls, value: object) -> object:
+        return value.split() if isinstance(value, str) else value
+
+    @field_validator("schemas")
+    @classmethod
+    def _some(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("name at least one schema")
+        return value
+
+    @field_validator("tables")
+    @classmethod
+    def _qualified(cls, value: list[str]) -> list[str]:
+        for table in value:
+            if table.count(".") != 1:
+                raise ValueError(f"{table!r} is not schema.table")
+        return value
+
+    @field_validator("name_patterns")
+    @classmethod
+    def _compile(cls, value: list[str]) -> list[str]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return value
+
+
+class AuditSettings(Section):
+    dsn: SecretStr | None = Field(
+        None, description="Database of the access log, as any member of secretproxy_writer; unset: libpq's PG* variables on the backend"
+    )
+    on_outage: Literal["refuse", "spool"] = Field(
+        "refuse", description="While the log cannot be written: refuse secret calls, or spool events to a local file"
+    )
+    spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool")
+    timeout: float = Field(5.0, gt=0, description="Seconds that a write of the log may take before secret calls are refused")
+    retention: str | None = Field(None, description="How long partitions are kept; unset: for ever")
+    checkpoint_key_file: Path | None = Field(None, description="Ed25519 key that signs checkpoints")
+    checkpoint_every: int = Field(10_000, ge=1, description="Events between two checkpoints")
+
+
+class TestimonySettings(Section):
+    key_file: Path = Field(Path("secretproxy.key"), description="Keys of testimony and session token; `install` makes it")
+
+
+class LimitSettings(Section):
+    max_message: int = Field(1_073_741_823, ge=1024, description="Bytes of the longest message taken from a client")
+    max_statement_memory: int = Field(
+        64 * 1024 * 1024, ge=1024, description="Bytes of the longest statement that is parsed; a longer one goes on under testimony"
+    )
+    hold_timeout: float = Field(10.0, gt=0, description="Seconds that an answer is held for the log before the session ends")
+    parse_thread_bytes: int = Field(65_536, ge=0, description="Statements longer than this are parsed in a thread")
+    max_name: int = Field(200, ge=1, description="Bytes of the longest secret name that is logged in clear")
+
+
+class HealthSettings(Section):
+    host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics")
+    port: int = Field(0, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: off")
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+    format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
+
+
+class Settings(BaseSettings):
+    """All settings. Build it with load_settings()."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SECRETPROXY_", env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+    )
+
+    workers: int = Field(1, ge=0, le=256, description="Processes sharing the port; 0: one a core")
+    listen: ListenSettings = Field(default_factory=lambda: ListenSettings())  # type: ignore[call-arg]
+    backend: BackendSettings = Field(default_factory=lambda: BackendSettings())  # type: ignore[call-arg]
+    auth: AuthSettings = Field(default_factory=lambda: AuthSettings())  # type: ignore[call-arg]
+    monitor: MonitorSettings = Field(default_factory=lambda: MonitorSettings())
+    audit: AuditSettings = Field(default_factory=lambda: AuditSettings())  # type: ignore[call-arg]
+    testimony: TestimonySettings = Field(default_factory=lambda: TestimonySettings())  # type: ignore[call-arg]
+    limits: LimitSettings = Field(default_factory=lambda: LimitSettings())  # type: ignore[call-arg]
+    health: HealthSettings = Field(default_factory=lambda: HealthSettings())  # type: ignore[call-arg]
+    log: LogSettings = Field(default_factory=lambda: LogSettings())  # type: ignore[call-arg]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file's values come in as init arguments, so the environment must stand before them.
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Settings:
+        if not self.listen.host and self.listen.unix_socket_dir is None:
+            raise ValueError("listen.host is empty and listen.unix_socket_dir is unset: nothing to listen on")
+        return self
+
+    @property
+    def worker_count(self) -> int:
+        return self.workers or os.cpu_count() or 1
+
+
+def config_file(config: Path | None) -> Path | None:
+    """The file to read: `--config`, then $SECRETPROXY_CONFIG, then ./secretproxy.toml if it is there."""
+    if config is not None:
+        return config
+    named = os.environ.get("SECRETPROXY_CONFIG")
+    if named:
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def load_settings(config: Path | None = None) -> Settings:
+    """Reads the file and the environment. Raises ConfigError."""
+    path = config_file(config)
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; name the configuration with --config FILE") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    _check_environment()
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        source = f"{path}: " if path is not None else ""
+        raise ConfigError("\n".join(source + line for line in _explain(error))) from None
+
+
+def _check_environment() -> None:
+    for name in os.environ:
+        if not name.startswith("SECRETPROXY_") or name in NOT_SETTINGS:
+            continue
+        section, _, key = name.removeprefix("SECRETPROXY_").lower().partition("_")
+        field = Settings.model_fields.get(section)
+        if field is None or bool(key) == (section == "workers"):
+            raise ConfigError(f"environment variable {name}: there is no such setting")
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        setting = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "there is no such setting; see config.example.toml"
+        lines.append(f"{setting}: {message}" if setting else message)
+    return lines
+
+
+def example() -> str:
+    """The whole of config.example.toml: every setting with its meaning and its default."""
+    out = ["# Every setting of secretproxy with its default. The environment overrules the file:",
+           "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port. Lines that start with #: unset by default.", ""]
+    sections: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Settings.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            sections.append((name, annotation))
+        else:
+            out.append(_line(name, field.get_default(call_default_factory=True), field.description))
+    for name, model in sections:
+        out += ["", f"[{name}]"]
+        for key, field in model.model_fields.items():
+            out.append(_line(key, field.get_default(call_default_factory=True), field.description))
+    return "\n".join(out) + "\n"
+
+
+def _line(key: str, value: object, meaning: str | None) -> str:
+    comment = f"# {meaning}\n" if meaning else ""
+    if value is None:
+        return f"{comment}# {key} ="
+    if isinstance(value, bool):
+        return f"{comment}{key} = {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"{comment}{key} = {value}"
+    if isinstance(value, list):
+        return f"{comment}{key} = [{', '.join(_quoted(str(item)) for item in value)}]"
+    return f"{comment}{key} = {_quoted(str(value))}"
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if "\\" in text else f'"{text}"'
