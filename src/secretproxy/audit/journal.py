@@ -1,0 +1,247 @@
+"""The journal: takes the events of all sessions, numbers and links them, and writes them in groups on a connection of its own.
+
+While one group is being committed the next one gathers, so a commit serves every session that waits. An event that was taken
+is kept, in order and with its number, until the log has it: a group whose commit broke off is written again as it was and
+the unique key keeps it single. May import asyncpg; must never let an asyncpg error's text through, for it can quote a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import asyncpg
+import structlog
+
+from secretproxy.audit import chain
+from secretproxy.audit.rows import INSERT, PREV_HASH, ROW_HASH, NameMask, Row, row
+from secretproxy.session.events import Event
+
+GROUP = 512
+# Events that nobody waits for (outcomes, refusals) and that an outage may leave waiting, before the oldest refusals go.
+KEPT_IN_OUTAGE = 100_000
+RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+PARTITIONS_EVERY = 6 * 3600.0
+
+log: Any = structlog.get_logger("secretproxy.journal")
+
+
+class LogUnavailable(Exception):  # noqa: N818 - says what is the matter
+    """The access log cannot be written now; the text names the cause by its SQLSTATE or class, never by its message."""
+
+
+class Journal:
+    """The one writer of a process. `append` is the only way in."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        mask: NameMask,
+        *,
+        timeout: float = 5.0,
+        instance: uuid.UUID | None = None,
+    ) -> None:
+        self.instance = instance or uuid.uuid4()
+        self.written = 0
+        self.groups = 0
+        self._connect = connect
+        self._mask = mask
+        self._timeout = timeout
+        self._seq = 0
+        self._last_hash = chain.GENESIS
+        self._last_at = datetime.fromtimestamp(0, timezone.utc)
+        self._rows: deque[Row] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._durable = 0
+        self._more = asyncio.Event()
+        self._connection: Any = None
+        self._insert: Any = None
+        self._trouble: str | None = "not connected yet"
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._first_try = asyncio.Event()
+        self._dropped = 0
+
+    @property
+    def available(self) -> bool:
+        """Whether the last thing known of the log is that it takes events."""
+        return self._trouble is None
+
+    @property
+    def trouble(self) -> str | None:
+        return self._trouble
+
+    @property
+    def backlog(self) -> int:
+        return len(self._rows)
+
+    async def start(self) -> None:
+        """Starts writing; returns when the first connection has been tried, whatever came of it."""
+        self._task = asyncio.create_task(self._run(), name="journal")
+        await self._first_try.wait()
+
+    def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
+        """Takes events. With `wait`, gives a future that is done when all of them are durable.
+
+        The future fails with LogUnavailable after `timeout` seconds. While the log is known to be unavailable, `wait`
+        raises LogUnavailable at once and takes nothing; without `wait` the events are kept for its return.
+        """
+        if wait and self._trouble is not None:
+            raise LogUnavailable(self._trouble)
+        self._take(events)
+        if not wait:
+            return None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._seq, future))
+        return future
+
+    def keep(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Takes events that have already happened: the future is done when they are durable, however long an outage lasts."""
+        self._take(events)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._seq, future))
+        return future
+
+    def _take(self, events: Sequence[Event]) -> None:
+        now = time.monotonic()
+        at = max(datetime.now(timezone.utc), self._last_at)
+        self._last_at = at
+        for event in events:
+            duration = None
+            timing = event.timing
+            if event.event == "outcome":
+                duration = None if timing.began is None else now - timing.began
+            elif timing.began is None:
+                timing.began = now
+            if self._trouble is not None and event.event == "refusal" and len(self._rows) >= KEPT_IN_OUTAGE:
+                self._dropped += 1
+                continue
+            self._seq += 1
+            columns = row(
+                event, self._mask, instance=self.instance, seq=self._seq, at=at, duration=duration, row_id=uuid.uuid4()
+            )
+            linked = columns[:PREV_HASH] + columns[ROW_HASH + 1 :]
+            columns[PREV_HASH] = self._last_hash
+            self._last_hash = chain.link(self._last_hash, linked)
+            columns[ROW_HASH] = self._last_hash
+            self._rows.append(tuple(columns))
+        self._more.set()
+
+    async def _run(self) -> None:
+        pause = RETRY_FIRST
+        partitions_due = 0.0
+        while not (self._closing and not self._rows):
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await asyncio.wait_for(self._connect(), self._timeout)
+                    self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
+                    self._up()
+                    pause = RETRY_FIRST
+                if time.monotonic() >= partitions_due:
+                    await asyncio.wait_for(
+                        self._connection.execute("SELECT secretproxy.access_log_partitions()"), self._timeout
+                    )
+                    partitions_due = time.monotonic() + PARTITIONS_EVERY
+                await self._more.wait()
+                self._more.clear()
+                while self._rows:
+                    await self._write_group()
+            except asyncio.CancelledError:
+                break
+            except Exception as error:  # noqa: BLE001 - whatever the log's trouble is, it is the log's
+                self._down(error)
+                await self._disconnect()
+                if self._closing:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.sleep(pause), pause + 1)
+                pause = min(pause * 2, RETRY_MOST)
+        await self._disconnect()
+
+    async def _write_group(self) -> None:
+        group = [self._rows[index] for index in range(min(GROUP, len(self._rows)))]
+        async with asyncio.timeout(self._timeout):
+            if len(group) == 1:
+                await self._insert.fetch(*group[0])
+            else:
+                # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
+                await self._insert.executemany(group)
+        for _ in group:
+            self._rows.popleft()
+        self.written += len(group)
+        self.groups += 1
+        self._up()
+        self._durable = int(group[-1][4])  # type: ignore[call-overload]
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= self._durable:
+            future = waiting.popleft()[1]
+            if not future.done():
+                future.set_result(None)
+
+    def _up(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("access log can be written", waiting=len(self._rows), dropped_refusals=self._dropped)
+            self._dropped = 0
+        self._first_try.set()
+
+    def _down(self, error: Exception) -> None:
+        trouble = describe(error)
+        if trouble != self._trouble:
+            log.error("access log cannot be written, secret calls are refused", cause=trouble, setting="audit.dsn")
+        self._trouble = trouble
+        self._first_try.set()
+        # Nobody's statement has gone on yet: those that wait to go are told now. What has happened keeps waiting.
+
+    async def _disconnect(self) -> None:
+        connection, self._connection, self._insert = self._connection, None, None
+        if connection is not None and not connection.is_closed():
+            connection.terminate()
+
+    async def close(self, timeout: float = 5.0) -> int:  # noqa: ASYNC109
+        """Writes what is left, as long as the log takes it, and stops. Returns how many events were not written."""
+        self._closing = True
+        self._more.set()
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._task), timeout)
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        return len(self._rows)
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, without quoting a server's message: those of a failed INSERT can show the row."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = getattr(error, "sqlstate", None) or "?"
+        return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time (audit.timeout)"
+    if isinstance(error, OSError):
+        return f"connection failed ({type(error).__name__})"
+    if isinstance(error, asyncpg.InterfaceError):
+        return "connection lost"
+    return type(error).__name__
+
+
+_MEANINGS = {
+    "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
+    "42P01": "the database has no table secretproxy.access_log: run `secretproxy install` there",
+    "42883": "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
+    "42704": "the server has no role secretproxy_writer: run `secretproxy install` there",
+    "42501": "the login may not write the log: make it a member of secretproxy_writer",
+    "3D000": "there is no such database",
+    "28P01": "password authentication failed",
+    "28000": "the server does not let this login in",
+    "25006": "the database is read-only",
+    "53100": "disk full",
+    "53300": "too many connections",
+    "57P03": "the server is starting up or shutting down",
+}

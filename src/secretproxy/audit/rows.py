@@ -1,0 +1,88 @@
+"""Events as rows of secretproxy.access_log, and the one place where a name that looks like a value is masked. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from secretproxy.session.events import Event
+
+COLUMNS = (
+    "id", "at", "event", "instance", "seq", "prev_hash", "row_hash", "session_id", "statement_no", "function", "operation",
+    "owner_id", "secret_names", "encoding", "via", "protocol", "fingerprint", "db_user", "role", "accessed_by", "database",
+    "application_name", "client_addr", "client_port", "tls", "outcome", "sqlstate", "duration", "calls",
+)  # fmt: skip
+INSERT = (
+    f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) "  # noqa: S608 - constant column names
+    f"VALUES ({', '.join(f'${n}' for n in range(1, len(COLUMNS) + 1))}) ON CONFLICT DO NOTHING"
+)
+PREV_HASH = COLUMNS.index("prev_hash")
+ROW_HASH = COLUMNS.index("row_hash")
+
+Row = tuple[object, ...]
+
+
+class NameMask:
+    """Masks what a client puts in the place of a name but which may be a value: too long, or of a secret's known shape.
+
+    The mask is a keyed digest, so that equal texts can be seen to be equal by whoever holds the key, and not guessed by others.
+    """
+
+    def __init__(self, max_name: int, patterns: Sequence[str], key: bytes) -> None:
+        self._max_name = max_name
+        self._pattern = re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
+        self._key = hmac.digest(key, b"secretproxy name mask", "sha256")
+
+    def __repr__(self) -> str:
+        return f"NameMask(max_name={self._max_name})"
+
+    def __call__(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        # NUL cannot be stored, and neither can half a surrogate pair.
+        clean = name.encode("utf-8", "replace").replace(b"\0", b"?")
+        if len(clean) <= self._max_name and not (self._pattern and self._pattern.search(name)):
+            return clean.decode()
+        return f"masked:{hmac.new(self._key, clean, hashlib.sha256).hexdigest()[:32]}"
+
+
+def row(
+    event: Event, mask: NameMask, *, instance: uuid.UUID, seq: int, at: datetime, duration: float | None, row_id: uuid.UUID
+) -> list[object]:
+    """The row in the order of COLUMNS; the hashes are still None."""
+    who = event.who
+    return [
+        row_id,
+        at,
+        event.event,
+        instance,
+        seq,
+        None,
+        None,
+        who.session_id,
+        event.statement_no,
+        mask(event.function),
+        event.operation,
+        event.owner_id,
+        None if event.secret_names is None else [mask(name) for name in event.secret_names],
+        event.encoding,
+        None if event.via is None else [mask(step) for step in event.via],
+        event.protocol,
+        event.fingerprint,
+        mask(who.db_user),
+        mask(event.role),
+        event.accessed_by,
+        mask(who.database),
+        mask(who.application_name),
+        who.client_addr,
+        who.client_port,
+        who.tls,
+        event.outcome,
+        event.sqlstate,
+        duration,
+        event.calls,
+    ]

@@ -1,0 +1,309 @@
+"""What an argument of a secret call is, as far as the text shows it: a constant, a parameter, an array of those.
+
+Only owners, names and encodings are ever evaluated; the place of a value is never looked at.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from secretproxy.wire.messages import Bind
+
+Node = dict[str, Any]
+
+# Type OIDs of src/include/catalog/pg_type.dat that a parameter in an owner's or a name's place may have.
+UNKNOWN_OID = 705
+TEXT_OIDS = frozenset({0, 25, 1043, UNKNOWN_OID, 19})
+UUID_OID = 2950
+ARRAY_OIDS = frozenset({1009, 1015, 1003})
+
+_TRANSPARENT_TYPES = frozenset({"text", "varchar", "uuid", "unknown"})
+
+
+class _Unknown:
+    """The text does not show what the argument is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN = _Unknown()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Constant:
+    text: str | None
+
+    def __repr__(self) -> str:
+        return "Constant(<redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    elements: tuple[Constant | Parameter | _Unknown, ...]
+
+
+Argument = Constant | Parameter | Array | _Unknown
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Values:
+    """What the parameters of one execution hold: those of a Bind, or the arguments of an SQL EXECUTE."""
+
+    bind: Bind | None = None
+    types: tuple[int, ...] = ()
+    decode: Callable[[bytes], str] = bytes.decode
+    arguments: tuple[Argument, ...] = ()
+    outer: Values | None = None
+
+    def argument(self, number: int) -> tuple[Argument, Values]:
+        """An SQL EXECUTE's argument, to be evaluated against what surrounds the EXECUTE."""
+        if 1 <= number <= len(self.arguments):
+            return self.arguments[number - 1], self.outer or NO_VALUES
+        return UNKNOWN, NO_VALUES
+
+    def oid(self, number: int) -> int:
+        return self.types[number - 1] if number <= len(self.types) else 0
+
+
+NO_VALUES = Values()
+
+
+def read(node: Node) -> Argument:
+    """An expression of the parse tree as an argument."""
+    kind, body = next(iter(node.items()))
+    if kind == "A_Const":
+        return _constant(body)
+    if kind == "ParamRef":
+        return Parameter(body.get("number", 0))
+    if kind == "TypeCast":
+        return _cast(body)
+    if kind in ("A_ArrayExpr", "NamedArgExpr", "CollateClause"):
+        if kind != "A_ArrayExpr":
+            return read(body["arg"]) if body.get("arg") else UNKNOWN
+        elements = tuple(read(element) for element in body.get("elements", ()))
+        if any(isinstance(element, Array) for element in elements):
+            return UNKNOWN
+        return Array(elements)  # type: ignore[arg-type]
+    return UNKNOWN
+
+
+def _constant(body: Node) -> Argument:
+    if body.get("isnull"):
+        return Constant(None)
+    if "sval" in body:
+        return Constant(body["sval"].get("sval", ""))
+    return UNKNOWN
+
+
+def _cast(body: Node) -> Argument:
+    type_name = body.get("typeName", {})
+    names = [part["String"].get("sval", "") for part in type_name.get("names", ())]
+    if not names or names[-1] not in _TRANSPARENT_TYPES or type_name.get("typmods"):
+        return UNKNOWN
+    inner = read(body["arg"])
+    if type_name.get("arrayBounds"):
+        if isinstance(inner, Constant) and inner.text is not None:
+            return array_literal(inner.text)
+        return inner
+    return UNKNOWN if isinstance(inner, Array) else inner
+
+
+def array_literal(text: str) -> Argument:
+    """A one-dimensional array literal, `{a,"b c",NULL}` (array_in of src/backend/utils/adt/arrayfuncs.c)."""
+    text = text.strip()
+    if len(text) < 2 or text[0] != "{" or text[-1] != "}":
+        return UNKNOWN
+    elements: list[Constant | Parameter | _Unknown] = []
+    pos, end = 1, len(text) - 1
+    if not text[1:-1].strip():
+        return Array(())
+    while True:
+        while pos < end and text[pos].isspace():
+            pos += 1
+        item: list[str] = []
+        quoted = False
+        kept = 0
+        while pos < end and text[pos] != ",":
+            char = text[pos]
+            if char == "{" or char == "}":
+                return UNKNOWN
+            if char == '"':
+                if item or quoted:
+                    return UNKNOWN
+                quoted = True
+                pos += 1
+                while pos < end and text[pos] != '"':
+                    pos += text[pos] == "\\"
+                    if pos >= end:
+                        return UNKNOWN
+                    item.append(text[pos])
+                    pos += 1
+                if pos >= end:
+                    return UNKNOWN
+                kept = len(item)
+            elif quoted and not char.isspace():
+                return UNKNOWN
+            else:
+                if char == "\\":
+                    pos += 1
+                    if pos >= end:
+                        return UNKNOWN
+                    char = text[pos]
+                    kept = len(item) + 1
+                item.append(char)
+                if not char.isspace():
+                    kept = len(item)
+            pos += 1
+        word = "".join(item[:kept])
+        if not quoted and not word:
+            return UNKNOWN
+        elements.append(Constant(None if not quoted and word.upper() == "NULL" else word))
+        if pos >= end:
+            return Array(tuple(elements))
+        pos += 1
+
+
+def as_text(argument: Argument, values: Values) -> tuple[bool, str | None]:
+    """(known, text) of a text argument."""
+    if isinstance(argument, Constant):
+        return True, argument.text
+    if isinstance(argument, Parameter):
+        if values.bind is None:
+            inner, outer = values.argument(argument.number)
+            return (False, None) if isinstance(inner, _Unknown) else as_text(inner, outer)
+        found = _bound(argument.number, values)
+        if found is None:
+            return False, None
+        raw, _ = found
+        if raw is None:
+            return True, None
+        if values.oid(argument.number) not in TEXT_OIDS:
+            return False, None
+        return _decoded(raw, values)
+    return False, None
+
+
+def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]:
+    """(known, uuid) of an owner; text that is no uuid is not known, for it may be anything."""
+    if isinstance(argument, Parameter) and values.bind is not None:
+        found = _bound(argument.number, values)
+        if found is None:
+            return False, None
+        raw, binary = found
+        if raw is None:
+            return True, None
+        if binary and len(raw) == 16:
+            return True, uuid.UUID(bytes=raw)
+        known, text = _decoded(raw, values)
+    elif isinstance(argument, Parameter):
+        inner, outer = values.argument(argument.number)
+        return (False, None) if isinstance(inner, _Unknown) else as_uuid(inner, outer)
+    else:
+        known, text = as_text(argument, values)
+    if not known:
+        return False, None
+    if text is None:
+        return True, None
+    try:
+        return True, uuid.UUID(text.strip())
+    except ValueError:
+        return False, None
+
+
+def as_names(argument: Argument, values: Values) -> tuple[bool, tuple[str | None, ...] | None]:
+    """(known, names) of an array of names."""
+    if isinstance(argument, Array):
+        names = []
+        for element in argument.elements:
+            known, text = as_text(element, values)
+            if not known:
+                return False, None
+            names.append(text)
+        return True, tuple(names)
+    if isinstance(argument, Constant):
+        if argument.text is None:
+            return True, None
+        literal = array_literal(argument.text)
+        return as_names(literal, values) if isinstance(literal, Array) else (False, None)
+    if isinstance(argument, Parameter):
+        if values.bind is None:
+            inner, outer = values.argument(argument.number)
+            return (False, None) if isinstance(inner, _Unknown | Parameter) and outer.bind is None else as_names(inner, outer)
+        found = _bound(argument.number, values)
+        if found is None:
+            return False, None
+        raw, binary = found
+        if raw is None:
+            return True, None
+        if binary:
+            return _binary_array(raw, values)
+        known, text = _decoded(raw, values)
+        if known and text is not None:
+            return as_names(array_literal(text), values)
+    return False, None
+
+
+def is_array(argument: Argument, values: Values) -> bool:
+    """Whether an argument is known to be an array rather than one text."""
+    if isinstance(argument, Array):
+        return True
+    if isinstance(argument, Parameter):
+        if values.bind is None:
+            inner, outer = values.argument(argument.number)
+            return not isinstance(inner, _Unknown | Parameter) and is_array(inner, outer)
+        return values.oid(argument.number) in ARRAY_OIDS
+    return False
+
+
+def _bound(number: int, values: Values) -> tuple[bytes | None, bool] | None:
+    bind = values.bind
+    if bind is None or not 1 <= number <= len(bind.values):
+        return None
+    return bind.values[number - 1].reveal(), bind.formats[number - 1] == 1
+
+
+def _decoded(raw: bytes, values: Values) -> tuple[bool, str | None]:
+    try:
+        return True, values.decode(raw)
+    except UnicodeDecodeError:
+        return False, None
+
+
+def _binary_array(raw: bytes, values: Values) -> tuple[bool, tuple[str | None, ...] | None]:
+    """A one-dimensional text array in binary format (array_recv of src/backend/utils/adt/arrayfuncs.c)."""
+    if len(raw) < 12:
+        return False, None
+    dimensions = int.from_bytes(raw[:4], "big")
+    if dimensions == 0:
+        return True, ()
+    if dimensions != 1 or len(raw) < 20:
+        return False, None
+    count, pos = int.from_bytes(raw[12:16], "big"), 20
+    names: list[str | None] = []
+    for _ in range(count):
+        if pos + 4 > len(raw):
+            return False, None
+        size = int.from_bytes(raw[pos : pos + 4], "big", signed=True)
+        pos += 4
+        if size < 0:
+            names.append(None)
+            continue
+        if pos + size > len(raw):
+            return False, None
+        known, text = _decoded(raw[pos : pos + size], values)
+        if not known:
+            return False, None
+        names.append(text)
+        pos += size
+    return True, tuple(names)

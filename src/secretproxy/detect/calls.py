@@ -1,0 +1,96 @@
+"""A secret call as a statement's text shows it, and the same with its parameters filled in."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from secretproxy.detect import arguments
+from secretproxy.detect.arguments import NO_VALUES, UNKNOWN, Argument, Values
+from secretproxy.detect.functions import Function, Operation, overloads
+
+__all__ = ["Call", "Operation", "ResolvedCall"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedCall:
+    """What the log says of an attempt. `exact`: function, owner and names are all known."""
+
+    function: str
+    operation: Operation | None
+    owner: uuid.UUID | None
+    names: tuple[str | None, ...] | None
+    encoding: str | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One FuncCall of a secret function: the schema it is logged under, its name and its arguments by position or name.
+
+    `opaque`: seen by name alone (in a body that has no parse tree, in text that does not parse).
+    """
+
+    schema: str
+    name: str
+    positional: tuple[Argument, ...] = ()
+    named: tuple[tuple[str, Argument], ...] = ()
+    opaque: bool = False
+
+    def resolve(self, values: Values = NO_VALUES) -> ResolvedCall:
+        function = self._function(values)
+        if function is None:
+            known = overloads(self.name)
+            signature = known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}"
+            return ResolvedCall(signature, known[0].operation if known else None, None, None, None, False)
+        owner_known, owner = arguments.as_uuid(self._argument(function, function.owner), values)
+        secret = self._argument(function, function.secret)
+        names: tuple[str | None, ...] | None
+        if function.takes_array:
+            names_known, names = arguments.as_names(secret, values)
+        else:
+            names_known, name = arguments.as_text(secret, values)
+            names = (name,) if names_known and name is not None else None
+        return ResolvedCall(
+            function.signature(self.schema),
+            function.operation,
+            owner if owner_known else None,
+            names if names_known else None,
+            self._encoding(function, values),
+            owner_known and names_known,
+        )
+
+    def _function(self, values: Values) -> Function | None:
+        if self.opaque:
+            return None
+        count = len(self.positional) + len(self.named)
+        keys = {key for key, _ in self.named}
+        fitting = [
+            function
+            for function in overloads(self.name)
+            if function.required <= count <= len(function.types) and keys <= set(function.parameters)
+        ]
+        if len(fitting) > 1:
+            array = arguments.is_array(self._argument(fitting[0], fitting[0].secret), values)
+            fitting = [function for function in fitting if function.takes_array == array]
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _argument(self, function: Function, position: int) -> Argument:
+        if position < len(self.positional):
+            return self.positional[position]
+        for key, argument in self.named:
+            if key == function.parameters[position]:
+                return argument
+        return UNKNOWN
+
+    def _encoding(self, function: Function, values: Values) -> str | None:
+        if function.encoding is None:
+            return None
+        given = function.encoding < len(self.positional) or any(
+            key == function.parameters[function.encoding] for key, _ in self.named
+        )
+        if not given:
+            return function.default_encoding
+        known, text = arguments.as_text(self._argument(function, function.encoding), values)
+        # Anything but an encoding's name in this place could be a value that slipped.
+        return text if known and text in ("pgp", "crypt", "none") else None

@@ -1,0 +1,121 @@
+"""The detector: a cheap look at the bytes, then PostgreSQL's grammar, then a walk over the tree.
+
+The look at the bytes is sound: an identifier of ASCII letters stands in the text literally, whatever its case, unless it is
+written in U& notation, and then `u&` stands there. Where neither does, no parser needs to be asked. Where pglast cannot parse
+a text, its names are looked for as words: the backend decides whether it runs, testimony sees what does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pglast.parser
+
+from secretproxy.detect import tree
+from secretproxy.detect.functions import NAMES
+from secretproxy.detect.verdict import HARMLESS, Found, Verdict
+
+CACHE_ENTRIES = 4096
+CACHE_TEXT_BYTES = 4096
+
+
+class Detector:
+    """Verdicts on statement texts, cached by their bytes. Shared by all sessions of a process; thread safe in `analyse`."""
+
+    def __init__(
+        self,
+        schemas: Sequence[str] = ("encrypted_secrets",),
+        tables: Sequence[str] = ("secrets_schema.secrets_table",),
+    ) -> None:
+        self.monitored = tree.Monitored(tuple(schemas), tuple(tuple(table.split(".", 1)) for table in tables))  # type: ignore[misc]
+        words = {*NAMES, *schemas, *(table.rpartition(".")[2] for table in tables)}
+        self._needles = (*_shortest({word.lower().encode() for word in words}), b"u&")
+        self._words = re.compile(
+            r"(?<![\w$])(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + r")(?![\w$])",
+            re.IGNORECASE,
+        )
+        self._cache: dict[tuple[bytes, str], Verdict] = {}
+
+    def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
+        """The cheap look. `remembered`: lower-case names of statements and cursors that lead to a secret call."""
+        lowered = text.lower()
+        for needle in self._needles:
+            if needle in lowered:
+                return True
+        return any(name in lowered for name in remembered) if remembered else False
+
+    def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = ()) -> Verdict:
+        """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's."""
+        if not self.may_concern(text, remembered):
+            return HARMLESS
+        cached = self.cached(text, encoding)
+        if cached is not None:
+            return cached
+        return self.store(text, encoding, self.analyse(text, encoding))
+
+    def cached(self, text: bytes, encoding: str) -> Verdict | None:
+        return self._cache.get((text, encoding))
+
+    def store(self, text: bytes, encoding: str, verdict: Verdict) -> Verdict:
+        if len(text) <= CACHE_TEXT_BYTES:
+            if len(self._cache) >= CACHE_ENTRIES:
+                # The oldest half goes: dictionaries keep the order of insertion.
+                for key in list(self._cache)[: CACHE_ENTRIES // 2]:
+                    del self._cache[key]
+            self._cache[text, encoding] = verdict
+        return verdict
+
+    def analyse(self, text: bytes, encoding: str) -> Verdict:
+        """Parses and walks. Pure: it may run in a thread."""
+        try:
+            sql = text.decode(encoding)
+        except UnicodeDecodeError:
+            return self._by_words(text.decode("latin-1"))
+        try:
+            document = pglast.parser.parse_sql_json(sql)
+        except Exception:  # noqa: BLE001 - a ParseError quotes the text; whatever it is, the text is not parsed
+            return self._by_words(sql)
+        if not self._words.search(document) and '"ExecuteStmt"' not in document and '"FetchStmt"' not in document:
+            return HARMLESS
+        found = Found()
+        try:
+            statements: list[dict[str, Any]] = json.loads(document).get("stmts", [])
+            for statement in statements:
+                tree.walk_statement(statement.get("stmt", {}), self.monitored, found)
+        except RecursionError:
+            return self._by_words(sql)
+        if not any((found.calls, found.definitions, found.tables, found.prepares, found.cursors, found.executes, found.fetches)):
+            return HARMLESS
+        return Verdict(
+            tuple(found.calls),
+            tuple(dict.fromkeys(found.definitions)),
+            tuple(dict.fromkeys(found.tables)),
+            tuple(found.prepares),
+            tuple(found.cursors),
+            tuple(found.executes),
+            tuple(found.fetches),
+            fingerprint(sql),
+        )
+
+    def _by_words(self, sql: str) -> Verdict:
+        calls = self.monitored.calls_by_word(sql)
+        return Verdict(calls=calls, parsed=False) if calls else HARMLESS
+
+    def __repr__(self) -> str:
+        return f"Detector({len(self._cache)} verdicts)"
+
+
+def fingerprint(sql: str) -> str | None:
+    """The statement's fingerprint (libpg_query), equal for texts that differ in constants alone."""
+    try:
+        return str(pglast.parser.fingerprint(sql))
+    except Exception:  # noqa: BLE001 - as above
+        return None
+
+
+def _shortest(words: set[bytes]) -> list[bytes]:
+    """The words that contain no other one: whoever finds those finds all."""
+    return sorted(word for word in words if not any(other != word and other in word for other in words))

@@ -1,0 +1,65 @@
+"""What detection says of one statement text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from secretproxy.detect.arguments import Argument
+from secretproxy.detect.calls import Call
+
+
+@dataclass(frozen=True, slots=True)
+class SqlExecute:
+    """An SQL EXECUTE of a prepared statement: its name and its arguments."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verdict:
+    """The secret calls of a text and what else a session must remember of it. HARMLESS where there is nothing.
+
+    calls: run when the statement runs; definitions: signatures of secret functions that the statement defines something over;
+    tables: monitored tables it names; prepares and cursors: the calls that a later EXECUTE or FETCH of that
+    name will make; executes and fetches: those; parsed: whether PostgreSQL's grammar took it.
+    """
+
+    calls: tuple[Call, ...] = ()
+    definitions: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    prepares: tuple[tuple[str, tuple[Call, ...]], ...] = ()
+    cursors: tuple[tuple[str, tuple[Call, ...]], ...] = ()
+    executes: tuple[SqlExecute, ...] = ()
+    fetches: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    parsed: bool = True
+
+    @property
+    def concerns(self) -> bool:
+        """Whether the statement itself must be recorded before it goes on."""
+        return bool(self.calls or self.definitions or self.tables)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the session must look at it, though its own text may call nothing."""
+        return bool(self.prepares or self.cursors or self.executes or self.fetches)
+
+    def __repr__(self) -> str:
+        return f"Verdict(calls={len(self.calls)}, fingerprint={self.fingerprint})"
+
+
+HARMLESS = Verdict()
+
+
+@dataclass(slots=True)
+class Found:
+    """A verdict in the making."""
+
+    calls: list[Call] = field(default_factory=list)
+    definitions: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    prepares: list[tuple[str, tuple[Call, ...]]] = field(default_factory=list)
+    cursors: list[tuple[str, tuple[Call, ...]]] = field(default_factory=list)
+    executes: list[SqlExecute] = field(default_factory=list)
+    fetches: list[str] = field(default_factory=list)

@@ -1,0 +1,58 @@
+"""What a session has to say to the access log. The journal adds number, time and hash, and writes it.
+
+Fields are those of secretproxy.access_log and nothing else: there is no field that a value could go into.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from dataclasses import dataclass, field
+from typing import Literal
+
+EventKind = Literal["attempt", "call", "outcome", "definition", "table", "refusal", "forgery"]
+Outcome = Literal["ok", "error", "cancelled", "lost", "refused"]
+Protocol = Literal["simple", "extended", "fastpath"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the session is, as the log names it."""
+
+    session_id: uuid.UUID
+    db_user: str | None = None
+    database: str | None = None
+    application_name: str | None = None
+    client_addr: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+    client_port: int | None = None
+    tls: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Timing:
+    """When a statement began, filled in by whoever has a clock, and shared by its events."""
+
+    began: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One row of the log but for what the journal adds."""
+
+    event: EventKind
+    who: Identity
+    statement_no: int | None = None
+    function: str | None = None
+    operation: str | None = None
+    owner_id: uuid.UUID | None = None
+    secret_names: tuple[str | None, ...] | None = None
+    encoding: str | None = None
+    via: tuple[str, ...] | None = None
+    protocol: Protocol | None = None
+    fingerprint: str | None = None
+    role: str | None = None
+    accessed_by: uuid.UUID | None = None
+    outcome: Outcome | None = None
+    sqlstate: str | None = None
+    calls: int | None = None
+    timing: Timing = field(default_factory=Timing)

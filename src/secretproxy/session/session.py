@@ -1,0 +1,995 @@
+"""The session: reads both directions of one connection and decides what goes on, what waits for the log, what is said to it.
+
+`from_client` and `from_backend` take a chunk as it came and return either bytes, all of which may go on at once (the common
+case), or a Step. What a Step says is carried out by the outer layer; this one has no sockets, no clock and no event loop.
+The states stand in states.py. May import wire and detect; must never put statement text or a value into an event.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from secretproxy.detect import Detector, ResolvedCall, Verdict
+from secretproxy.detect.arguments import NO_VALUES, Values
+from secretproxy.detect.detector import fingerprint
+from secretproxy.detect.functions import operation_of
+from secretproxy.detect.verdict import HARMLESS
+from secretproxy.session import testimony
+from secretproxy.session.encodings import codec
+from secretproxy.session.events import Event, EventKind, Identity, Outcome
+from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
+from secretproxy.session.statements import (
+    BIND,
+    CLOSE,
+    COPY_END,
+    DESCRIBE,
+    INJECTED,
+    PARSE,
+    SYNC,
+    Describing,
+    Portal,
+    Prepared,
+    Running,
+    Undo,
+    resolve,
+)
+from secretproxy.wire import framing, messages
+from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.framing import Framer
+
+# Rows and COPY data pass unseen. Everything else is seen; what is read must be whole.
+_FROM_BACKEND = framing.actions(mark=b"12nstTVGHWcIA", whole=b"CENSKRZvtD")
+_FROM_BACKEND_OWN = _FROM_BACKEND
+_FROM_BACKEND = bytes(framing.PASS if kind in b"Dd" else action for kind, action in enumerate(_FROM_BACKEND))
+_FROM_CLIENT = framing.actions(mark=b"SHcfXp", whole=b"QPBDECF")
+_FROM_CLIENT = bytes(framing.PASS if kind in b"d" else action for kind, action in enumerate(_FROM_CLIENT))
+
+_SET_CONFIG = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
+_ASK_START = (
+    "SELECT (extract(epoch from backend_start) * 1000000)::pg_catalog.int8"
+    " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
+)
+_ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
+
+# The name of a portal and a prepared statement that do not exist: whoever executes them gets an error of the backend.
+_REFUSED_NAME = "secretproxy refuses this call of a secret function"
+_REFUSED = "call of a secret function refused: the access log cannot be written"
+_REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
+_ABORTED = "current transaction is aborted, commands ignored until end of transaction block"
+
+_UNKNOWN = Prepared(HARMLESS, None)
+Entry = int | bytes | Prepared | Running | Undo | Describing
+
+
+@dataclass(slots=True)
+class Held:
+    """A part of a client's chunk that waits for the log; `running` where it is an attempt itself."""
+
+    data: bytes
+    running: Running | None = None
+
+    def __repr__(self) -> str:
+        return f"Held({len(self.data)} bytes)"
+
+
+@dataclass(slots=True)
+class Step:
+    """What is to be done with a chunk, in this order.
+
+    forward: to the other side, at once. inject: to the backend, from the proxy itself. parse: a text (with its codec) that is
+    long: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
+    commit: events that must be durable before `held` goes on; where they cannot be, a client's chunk goes through
+    Session.refuse and a backend's ends the session. record: events nobody waits for. ready: the client's chunks that waited can
+    be taken now (from_client(b"")). close: the client has left.
+    """
+
+    forward: bytes = b""
+    inject: bytes = b""
+    parse: tuple[bytes, str] | None = None
+    commit: list[Event] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
+    record: list[Event] = field(default_factory=list)
+    ready: bool = False
+    close: bool = False
+
+    def __repr__(self) -> str:
+        return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes: the longest message of a client, the longest statement that is parsed, the longest parsed without a thread."""
+
+    max_message: int = 1_073_741_823
+    max_statement_memory: int = 8 * 1024 * 1024
+    parse_thread_bytes: int = 65_536
+
+
+class Session:
+    """One client and its backend, from the moment the startup packet has gone on."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        keys: testimony.Keys,
+        detector: Detector,
+        limits: Limits,
+        replication: str | None = None,
+    ) -> None:
+        self.identity = identity
+        self.phase = Phase.LOGIN
+        self.backend_pid = 0
+        self.backend_start: int | None = None
+        self.transaction_status = "I"
+        self.parameters: dict[str, str] = {}
+        self._keys = keys
+        self._detector = detector
+        self._limits = limits
+        # Physical replication takes no SQL, logical replication no extended protocol and no FunctionCall.
+        self._physical = replication is not None and replication.lower() in ("true", "on", "yes", "1", "t", "y")
+        self._logical = replication is not None and replication.lower() == "database"
+        self._codec = "utf-8"
+        self._client = Framer(_FROM_CLIENT, limits.max_message)
+        self._backend = Framer(_FROM_BACKEND, 0x7FFFFFFF)
+        self._handlers: dict[Phase, dict[int, Callable[[], None]]] = {
+            phase: {kind[0]: getattr(self, name) for kind, name in table.items()}
+            for phase, table in CLIENT_MESSAGES.items()
+        }
+        self._login_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_LOGIN.items()}
+        self._greeting_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_GREETING.items()}
+        self._ready_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_READY.items()}
+        self._early: list[bytes] = []
+        self._greeting = ""
+        self._greeting_z = b""
+        self._authenticated = False
+        self._pending: deque[Entry] = deque()
+        self._skipping = False
+        self._copying = False
+        self._token_lost = False
+        self._started = 0
+        self._ended = 0
+        self._last_clock = 0
+        self._statements: dict[bytes, Prepared] = {}
+        self._portals: dict[bytes, Prepared | Portal] = {}
+        self._suspended: dict[bytes, Running] = {}
+        self._sql_calls: dict[str, Verdict] = {}
+        self._cursors: dict[str, tuple[ResolvedCall, ...]] = {}
+        self._remembered: tuple[bytes, ...] = ()
+        self._supplied: tuple[bytes, Verdict] | None = None
+        self._between: Running | None = None
+        # Of the chunk under way.
+        self._step: Step | None = None
+        self._kept_from = 0
+        self._holding = False
+
+    def __repr__(self) -> str:
+        return f"Session({self.phase.value}, pid={self.backend_pid}, statements={self._started})"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: no transaction, no answer due, nothing half sent."""
+        return (
+            self.phase is Phase.READY
+            and self.transaction_status == "I"
+            and not self._pending
+            and self._client.at_boundary
+            and not self._early
+        )
+
+    @property
+    def token(self) -> str | None:
+        if self.backend_start is None:
+            return None
+        return self._keys.token(self.backend_pid, self.backend_start)
+
+    # --- client to backend -------------------------------------------------------------------------------------
+
+    def from_client(self, data: bytes) -> bytes | Step:
+        """Takes a chunk of the client's. Raises ProtocolViolation where the session must end."""
+        if self.phase is not Phase.READY:
+            if self.phase is Phase.GREETING or (self._early and self.phase is Phase.LOGIN):
+                self._early.append(data)
+                return b""
+            if self.phase is Phase.CLOSED:
+                if data:
+                    raise ProtocolViolation("bytes after Terminate")
+                return b""
+        elif self._early:
+            self._early.append(data)
+            data = b"".join(self._early)
+            self._early = []
+        framer = self._client
+        framer.push(data)
+        self._step = None
+        self._kept_from = 0
+        self._holding = False
+        handlers = self._handlers[self.phase]
+        while framer.next():
+            handler = handlers.get(framer.kind)
+            if handler is None:
+                if self.phase is Phase.LOGIN and not self._early:
+                    # A client that does not wait to be let in: as the backend would, read it once it is ready.
+                    framer.unread()
+                    return self._too_early()
+                raise ProtocolViolation(
+                    "bytes after Terminate" if self.phase is Phase.CLOSED else f"invalid frontend message type {framer.kind}"
+                )
+            handler()
+            if self._step is not None and self._step.parse is not None:
+                break
+            handlers = self._handlers[self.phase]
+        return self._finish_client(framer)
+
+    def _too_early(self) -> bytes:
+        framer = self._client
+        before, rest = framer.buffer[: framer.cut], framer.buffer[framer.cut :]
+        self._client = Framer(_FROM_CLIENT, self._limits.max_message)
+        self._early.append(rest)
+        return before
+
+    def _finish_client(self, framer: Framer) -> bytes | Step:
+        step = self._step
+        if step is None:
+            buffer, cut = framer.buffer, framer.cut
+            return buffer if cut == len(buffer) else buffer[:cut]
+        rest = framer.buffer[self._kept_from : framer.cut]
+        if self._holding:
+            if rest:
+                step.held.append(Held(rest))
+        else:
+            step.forward += rest
+        self._step = None
+        if step.parse is not None:
+            # What stands behind the long statement is read again after it.
+            behind = framer.buffer[framer.cut :]
+            framer.buffer = framer.buffer[: framer.cut]
+            self._early.append(behind)
+        return step
+
+    def _stepped(self) -> Step:
+        if self._step is None:
+            self._step = Step()
+        return self._step
+
+    def _hold_from(self, start: int, end: int, running: Running) -> None:
+        """The message is an attempt: it and everything behind it waits."""
+        step = self._stepped()
+        buffer = self._client.buffer
+        before = buffer[self._kept_from : start]
+        if self._holding:
+            if before:
+                step.held.append(Held(before))
+        else:
+            step.forward += before
+        self._holding = True
+        step.held.append(Held(buffer[start:end], running))
+        self._kept_from = end
+
+    def client_authentication(self) -> None:
+        """PasswordMessage, SASL or GSS response: the backend's to judge."""
+
+    def client_flush(self) -> None:
+        """Nothing answers it."""
+
+    def client_terminate(self) -> None:
+        self.phase = Phase.CLOSED
+        self._stepped().close = True
+
+    def client_query(self) -> None:
+        framer = self._client
+        if not framer.complete:
+            if framer.end - framer.start <= self._limits.max_statement_memory:
+                framer.demand()
+                return
+            self._push_statement(b"")
+            return
+        text = framer.buffer[framer.start + 5 : framer.end - 1]
+        verdict = self._verdict(text)
+        if verdict is None:
+            return
+        if verdict is HARMLESS:
+            self._push_statement(text if len(text) <= self._limits.parse_thread_bytes else b"")
+            return
+        running = Running("simple", verdict, text if len(text) <= self._limits.parse_thread_bytes else None)
+        self._attempt(running, NO_VALUES, framer.start, framer.end)
+
+    def client_parse(self) -> None:
+        framer = self._client
+        name, pos = self._cstring(framer.start + 5)
+        if not framer.complete:
+            if framer.end - framer.start <= self._limits.max_statement_memory:
+                framer.demand()
+                return
+            self._remember_statement(name, _UNKNOWN)
+            return
+        text, pos = messages.cstring(framer.buffer, pos, framer.end)
+        verdict = self._verdict(text)
+        if verdict is None:
+            return
+        kept = text if len(text) <= self._limits.parse_thread_bytes else None
+        if verdict is HARMLESS:
+            self._remember_statement(name, Prepared(verdict, kept))
+            return
+        types = messages.read_parse_types(framer.buffer, pos, framer.end)
+        self._remember_statement(name, Prepared(verdict, kept, types))
+
+    def _remember_statement(self, name: bytes, prepared: Prepared) -> None:
+        before = self._statements.get(name)
+        self._statements[name] = prepared
+        if name and (prepared.verdict is not HARMLESS or (before is not None and before.verdict is not HARMLESS)):
+            # A Parse that fails leaves the statement of that name as it was.
+            self._push(Undo(PARSE, name, before))
+            self._refresh_remembered()
+        else:
+            self._push(PARSE)
+
+    def client_bind(self) -> None:
+        framer = self._client
+        portal, pos = self._cstring(framer.start + 5)
+        name, _ = self._cstring(pos)
+        statement = self._statements.get(name)
+        if statement is None or statement.verdict is HARMLESS:
+            self._portals[portal] = statement or _UNKNOWN
+        elif not framer.complete and framer.end - framer.start <= self._limits.max_statement_memory:
+            framer.demand()
+            return
+        elif not framer.complete:
+            # Longer than may be kept: its arguments stay unknown, its calls do not.
+            self._portals[portal] = Portal(statement, NO_VALUES)
+        else:
+            bind = messages.read_bind(framer.buffer, framer.start, framer.end)
+            encoding = self._codec
+            values = Values(bind, statement.types, lambda raw: raw.decode(encoding))
+            self._portals[portal] = Portal(statement, values)
+        if portal in self._suspended:
+            self._end(self._suspended.pop(portal), "ok")
+        self._push(BIND)
+
+    def client_describe(self) -> None:
+        framer = self._client
+        if framer.complete and framer.buffer[framer.start + 5 : framer.start + 6] == b"S":
+            name, _ = self._cstring(framer.start + 6)
+            statement = self._statements.get(name)
+            if statement is not None and statement.verdict is not HARMLESS:
+                self._push(Describing(statement))
+                return
+        self._push(DESCRIBE)
+
+    def client_execute(self) -> None:
+        framer = self._client
+        name, _ = self._cstring(framer.start + 5)
+        portal = self._portals.get(name)
+        if portal is None:
+            attempts = self._cursors.get(name.decode(self._codec, "replace"))
+            if attempts is None:
+                self._push_statement(_UNKNOWN)
+                return
+            running = Running("extended", HARMLESS, portal=name)
+            self._attempt_resolved(running, attempts, framer.start, framer.end)
+            return
+        if isinstance(portal, Prepared):
+            self._push_statement(portal)
+            return
+        suspended = self._suspended.pop(name, None)
+        if suspended is not None:
+            # The same execution goes on; its attempts are in the log.
+            self._started += 1
+            self._push(suspended)
+            return
+        statement = portal.statement
+        running = Running("extended", statement.verdict, statement.text, name)
+        self._attempt(running, portal.values or NO_VALUES, framer.start, framer.end)
+
+    def client_close(self) -> None:
+        framer = self._client
+        if framer.complete:
+            name, _ = self._cstring(framer.start + 6)
+            if framer.buffer[framer.start + 5 : framer.start + 6] == b"S":
+                gone = self._statements.pop(name, None)
+                if gone is not None and gone.verdict is not HARMLESS:
+                    self._refresh_remembered()
+            else:
+                self._portals.pop(name, None)
+                running = self._suspended.pop(name, None)
+                if running is not None:
+                    self._end(running, "ok")
+        self._push(CLOSE)
+
+    def client_sync(self) -> None:
+        if self._copying:
+            return
+        self._skipping = False
+        self._pending.append(SYNC)
+
+    def client_copy_end(self) -> None:
+        if self._copying:
+            self._copying = False
+        else:
+            self._push(COPY_END)
+
+    def client_function_call(self) -> None:
+        self._push_statement(Running("fastpath", HARMLESS))
+
+    def _cstring(self, pos: int) -> tuple[bytes, int]:
+        framer = self._client
+        return messages.cstring(framer.buffer, pos, min(framer.end, len(framer.buffer)))
+
+    def _push(self, entry: Entry) -> None:
+        if not self._skipping and not self._copying:
+            self._pending.append(entry)
+
+    def _push_statement(self, entry: Entry) -> None:
+        self._started += 1
+        if isinstance(entry, Running):
+            entry.number = self._started
+        if self._skipping or self._copying:
+            # The backend will not look at it: an earlier message of the pipeline failed.
+            self._ended = self._started
+            if isinstance(entry, Running):
+                entry.failed = True
+                self._end(entry, "error")
+            return
+        self._pending.append(entry)
+
+    def _verdict(self, text: bytes) -> Verdict | None:
+        """The verdict, or None where it must be found in a thread first."""
+        detector = self._detector
+        if not detector.may_concern(text, self._remembered):
+            return HARMLESS
+        supplied = self._supplied
+        if supplied is not None and supplied[0] == text:
+            self._supplied = None
+            return supplied[1]
+        if len(text) <= self._limits.parse_thread_bytes:
+            return detector.verdict(text, self._codec, self._remembered)
+        self._client.unread()
+        self._stepped().parse = (text, self._codec)
+        return None
+
+    def parsed(self, text: bytes, verdict: Verdict) -> None:
+        """Takes the verdict that a Step asked for."""
+        self._supplied = (text, verdict)
+
+    def _attempt(self, running: Running, values: Values, start: int, end: int) -> None:
+        verdict = running.verdict
+        attempts = list(resolve(verdict.calls, values))
+        for execute in verdict.executes:
+            calls = self._sql_calls.get(execute.name)
+            if calls is None:
+                prepared = self._statements.get(execute.name.encode(self._codec, "replace"))
+                calls = prepared.verdict if prepared is not None else None
+            if calls is not None:
+                attempts += resolve(calls.calls, Values(arguments=execute.arguments, outer=values))
+        for cursor in verdict.fetches:
+            attempts += self._cursors.get(cursor, ())
+        for name, prepared_calls in verdict.prepares:
+            self._sql_calls[name] = Verdict(calls=prepared_calls)
+        for name, cursor_calls in verdict.cursors:
+            self._cursors[name] = resolve(cursor_calls, values)
+        if verdict.prepares or verdict.cursors:
+            self._refresh_remembered()
+        self._attempt_resolved(running, tuple(attempts), start, end)
+
+    def _attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
+        verdict = running.verdict
+        running.attempts = attempts
+        running.covered = {(call.function, call.owner, call.names) for call in attempts if call.exact}
+        running.number = self._started + 1
+        if not attempts and not verdict.concerns:
+            self._push_statement(running)
+            return
+        events = self._stepped().commit
+        for call in attempts:
+            events.append(self._about(running, "attempt", call))
+        for signature in verdict.definitions:
+            event = self._event(running, "definition")
+            event.function = signature
+            events.append(event)
+        for table in verdict.tables:
+            event = self._event(running, "table")
+            event.via = (table,)
+            events.append(event)
+        self._hold_from(start, end, running)
+        self._push_statement(running)
+
+    def refuse(self, step: Step) -> tuple[bytes, list[Event]]:
+        """The log did not take a client's Step: what goes to the backend instead, and what the log shall hear of it later."""
+        out: list[bytes] = []
+        events: list[Event] = []
+        for held in step.held:
+            running = held.running
+            if running is None:
+                out.append(held.data)
+                continue
+            running.refused = True
+            name = _REFUSED_NAME
+            out.append(messages.query(f'EXECUTE "{name}"') if running.protocol == "simple" else messages.execute(name))
+            for call in running.attempts:
+                event = self._about(running, "refusal", call)
+                event.outcome = "refused"
+                event.sqlstate = "58030"
+                events.append(event)
+            if not running.attempts:
+                event = self._event(running, "refusal")
+                event.outcome = "refused"
+                event.sqlstate = "58030"
+                event.via = running.verdict.tables or None
+                events.append(event)
+        return b"".join(out), events
+
+    def _refresh_remembered(self) -> None:
+        names = {name.lower().encode(self._codec, "replace") for name in (*self._sql_calls, *self._cursors)}
+        names |= {name.lower() for name, kept in self._statements.items() if name and kept.verdict is not HARMLESS}
+        self._remembered = tuple(name for name in names if name)
+
+    # --- backend to client -------------------------------------------------------------------------------------
+
+    def from_backend(self, data: bytes) -> bytes | Step:
+        """Takes a chunk of the backend's. Raises ProtocolViolation where it is no PostgreSQL that speaks."""
+        framer = self._backend
+        framer.push(data)
+        self._step = None
+        self._kept_from = 0
+        self._holding = False
+        while framer.next():
+            handlers = self._ready_handlers if self.phase is Phase.READY else self._other_handlers()
+            handler = handlers.get(framer.kind)
+            if handler is None:
+                raise ProtocolViolation(f"unexpected message type {framer.kind} from the backend")
+            handler()
+        step = self._step
+        if step is None:
+            buffer, cut = framer.buffer, framer.cut
+            return buffer if cut == len(buffer) else buffer[:cut]
+        self._release(framer.cut)
+        self._step = None
+        return step
+
+    def _other_handlers(self) -> dict[int, Callable[[], None]]:
+        if self.phase is Phase.CLOSED:
+            return self._login_handlers | self._ready_handlers
+        return self._greeting_handlers if self.phase is Phase.GREETING else self._login_handlers
+
+    def _release(self, upto: int) -> None:
+        """Lets what stands in the buffer up to here go on: at once, or behind what waits."""
+        step = self._stepped()
+        part = self._backend.buffer[self._kept_from : upto]
+        if part:
+            if self._holding:
+                step.held.append(Held(part))
+            else:
+                step.forward += part
+        self._kept_from = upto
+
+    def _drop(self) -> None:
+        """The message does not reach the client."""
+        framer = self._backend
+        self._release(framer.start)
+        self._kept_from = min(framer.end, len(framer.buffer))
+
+    def _replace(self, message: bytes) -> None:
+        self._drop()
+        self._say(message)
+
+    def _say(self, message: bytes) -> None:
+        """A message of the proxy's own to the client, in its place in the stream."""
+        step = self._stepped()
+        if self._holding:
+            step.held.append(Held(message))
+        else:
+            step.forward += message
+
+    def _head(self) -> Entry | None:
+        pending = self._pending
+        while pending and pending[0] == COPY_END:
+            pending.popleft()
+        return pending[0] if pending else None
+
+    def _pop(self, kind: int) -> None:
+        head = self._head()
+        if head == kind or (isinstance(head, Undo) and head.kind == kind):
+            self._pending.popleft()
+
+    def backend_plain(self) -> None:
+        """Goes on as it came."""
+        if self._head() == INJECTED:
+            self._drop_unless_asynchronous()
+
+    def _drop_unless_asynchronous(self) -> None:
+        if self._backend.kind not in b"ANS":
+            self._drop()
+
+    def backend_authentication(self) -> None:
+        framer = self._backend
+        if framer.buffer[framer.start + 5 : framer.start + 9] == b"\0\0\0\0":
+            self._authenticated = True
+
+    def backend_key_data(self) -> None:
+        framer = self._backend
+        self.backend_pid = int.from_bytes(framer.buffer[framer.start + 5 : framer.start + 9], "big")
+
+    def backend_parameter_status(self) -> None:
+        framer = self._backend
+        if not framer.complete:
+            return
+        name, pos = messages.cstring(framer.buffer, framer.start + 5, framer.end)
+        raw, _ = messages.cstring(framer.buffer, pos, framer.end)
+        key, value = name.decode("ascii", "replace"), raw.decode("utf-8", "replace")
+        self.parameters[key] = value
+        if key == "client_encoding":
+            self._codec = codec(value)
+        elif key == "application_name" and value != self.identity.application_name:
+            self.identity = replace(self.identity, application_name=value or None)
+
+    def backend_logged_in(self) -> None:
+        """The first ReadyForQuery waits until the session has its token."""
+        framer = self._backend
+        if self._physical or not self.backend_pid:
+            self._ready()
+            return
+        self.phase = Phase.GREETING
+        self._greeting = "start"
+        framer.actions = _FROM_BACKEND_OWN
+        self._greeting_z = framer.buffer[framer.start : framer.end]
+        self._drop()
+        self._stepped().inject += messages.query(_ASK_START)
+
+    def backend_greeted(self) -> None:
+        """An own query of the greeting has ended."""
+        self._drop()
+        token = self.token
+        if self._greeting == "start" and token is None:
+            self._greeting = "owner"
+            self._stepped().inject += messages.query(_ASK_START_AS_OWNER)
+        elif self._greeting != "token" and token is not None:
+            self._greeting = "token"
+            self._stepped().inject += self._token_message(token)
+        else:
+            self._say(self._greeting_z)
+            self._ready()
+
+    def _ready(self) -> None:
+        self.phase = Phase.READY
+        self._backend.actions = _FROM_BACKEND
+        self._stepped().ready = True
+
+    def _token_message(self, token: str) -> bytes:
+        if self._logical:
+            return messages.query(f"SELECT pg_catalog.set_config('secretproxy.session', '{token}', false)")
+        # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
+        return messages.function_call(_SET_CONFIG, ["secretproxy.session", token, "f"])
+
+    def backend_greeting_row(self) -> None:
+        """The answer to the question when this backend process began."""
+        framer = self._backend
+        self._drop()
+        if framer.complete and self._greeting != "token":
+            row = messages.data_row(framer.buffer, framer.start, framer.end)
+            if len(row) == 1 and row[0] is not None and row[0].isdigit():
+                self.backend_start = int(row[0])
+
+    def backend_dropped(self) -> None:
+        """Part of the answer to an own query."""
+        self._drop()
+
+    def backend_parse_complete(self) -> None:
+        self._pop(PARSE)
+
+    def backend_bind_complete(self) -> None:
+        self._pop(BIND)
+
+    def backend_close_complete(self) -> None:
+        self._pop(CLOSE)
+
+    def backend_parameter_description(self) -> None:
+        framer = self._backend
+        head = self._head()
+        if isinstance(head, Describing) and framer.complete:
+            head.statement.types = messages.parameter_types(framer.buffer, framer.start, framer.end)
+
+    def backend_row_description(self) -> None:
+        head = self._head()
+        if head == DESCRIBE or isinstance(head, Describing):
+            self._pending.popleft()
+        elif head == INJECTED:
+            self._drop()
+
+    def backend_complete(self) -> None:
+        """CommandComplete or EmptyQueryResponse."""
+        head = self._head()
+        if head == INJECTED:
+            self._drop()
+            return
+        framer = self._backend
+        if framer.kind == 0x43:
+            tag = framer.buffer[framer.start + 5 : min(framer.end - 1, framer.start + 16)]
+            if tag in (b"RESET", b"DISCARD ALL"):
+                self._token_lost = True
+            elif tag in (b"ROLLBACK", b"COMMIT") and self.transaction_status == "E":
+                self.transaction_status = "T"
+            if tag == b"DISCARD ALL":
+                self._forget()
+        if isinstance(head, Prepared) or (isinstance(head, Running) and head.protocol == "extended"):
+            self._pending.popleft()
+            self._ended += 1
+            if isinstance(head, Running):
+                self._end(head, "ok")
+        self._copying = False
+
+    def _forget(self) -> None:
+        self._sql_calls.clear()
+        self._cursors.clear()
+        self._statements = {name: kept for name, kept in self._statements.items() if not name}
+        self._refresh_remembered()
+
+    def backend_suspended(self) -> None:
+        head = self._head()
+        if isinstance(head, Prepared):
+            self._pending.popleft()
+            self._ended += 1
+        elif isinstance(head, Running) and head.protocol == "extended":
+            self._pending.popleft()
+            self._ended += 1
+            if head.in_the_log and head.portal is not None:
+                self._suspended[head.portal] = head
+
+    def backend_copy_in(self) -> None:
+        """CopyInResponse: until CopyDone or CopyFail the backend overlooks Sync and Flush (CopyGetData, copyfromparse.c)."""
+        pending = self._pending
+        if not pending:
+            return
+        head = pending.popleft()
+        kept: list[Entry] = []
+        ended = False
+        for entry in pending:
+            if ended:
+                kept.append(entry)
+            elif entry == COPY_END:
+                ended = True
+            elif entry != SYNC:
+                kept.append(entry)
+        self._pending = deque([head, *kept])
+        self._copying = not ended
+
+    def backend_error(self) -> None:
+        framer = self._backend
+        found = messages.fields(framer.buffer, framer.start, min(framer.end, len(framer.buffer)))
+        sqlstate = found.get(0x43, b"").decode("ascii", "replace")
+        severity = found.get(0x56, found.get(0x53, b""))
+        fatal = severity in (b"FATAL", b"PANIC")
+        if self.phase is Phase.GREETING:
+            if not fatal:
+                self._drop()
+            return
+        self._copying = False
+        head = self._head()
+        if head is None or self.phase is Phase.LOGIN:
+            return
+        if head == INJECTED:
+            if not fatal:
+                self._drop()
+            return
+        if isinstance(head, Running) and head.refused:
+            if not framer.complete:
+                framer.demand()
+                return
+            self._answer_refusal(sqlstate)
+            sqlstate = "58030"
+        if self._query_like(head):
+            if isinstance(head, Running):
+                head.failed = True
+                head.sqlstate = sqlstate
+            elif fatal:
+                self._pending.popleft()
+            return
+        if head == SYNC:
+            return
+        self._skip(sqlstate)
+
+    def _query_like(self, entry: Entry) -> bool:
+        return isinstance(entry, bytes) or (isinstance(entry, Running) and entry.protocol != "extended")
+
+    def _skip(self, sqlstate: str) -> None:
+        """An extended-protocol message failed: the backend looks at nothing up to the next Sync."""
+        pending = self._pending
+        dropped: list[Entry] = []
+        while pending and pending[0] != SYNC:
+            dropped.append(pending.popleft())
+        self._skipping = not pending
+        for entry in dropped:
+            if isinstance(entry, Prepared | bytes | Running):
+                self._ended += 1
+            if isinstance(entry, Running):
+                entry.failed = True
+                entry.sqlstate = sqlstate
+                self._end(entry, "refused" if entry.refused else "error")
+        for entry in reversed(dropped):
+            if isinstance(entry, Undo) and entry.kind == PARSE:
+                if isinstance(entry.before, Prepared):
+                    self._statements[entry.name] = entry.before
+                else:
+                    self._statements.pop(entry.name, None)
+                self._refresh_remembered()
+
+    def _answer_refusal(self, sqlstate: str) -> None:
+        if sqlstate == "25P02" or self.transaction_status == "E":
+            self._replace(messages.error_response("ERROR", "25P02", _ABORTED))
+        else:
+            self._replace(messages.error_response("ERROR", "58030", _REFUSED, hint=_REFUSED_HINT))
+
+    def backend_ready(self) -> None:
+        framer = self._backend
+        status = framer.buffer[framer.start + 5 : framer.start + 6].decode("ascii", "replace")
+        if self._head() == INJECTED:
+            self._pending.popleft()
+            self._drop()
+            framer.actions = _FROM_BACKEND
+            return
+        self.transaction_status = status
+        self._copying = False
+        pending = self._pending
+        while pending:
+            entry = pending.popleft()
+            if entry == SYNC:
+                break
+            if isinstance(entry, Prepared | bytes | Running):
+                self._ended += 1
+            if isinstance(entry, Running):
+                self._end(entry, "error" if entry.failed else "ok")
+            if self._query_like(entry):
+                break
+        if self._between is not None:
+            self._end(self._between, "ok")
+            self._between = None
+        if status == "I" and self._suspended:
+            for running in self._suspended.values():
+                self._end(running, "ok")
+            self._suspended.clear()
+        if self._token_lost and not pending and status != "E" and not self._client.streaming and self.phase is Phase.READY:
+            self._renew_token()
+
+    def _renew_token(self) -> None:
+        self._token_lost = False
+        token = self.token
+        if token is None or self._physical:
+            return
+        self._pending.append(INJECTED)
+        self._backend.actions = _FROM_BACKEND_OWN
+        self._stepped().inject += self._token_message(token)
+
+    # --- testimony ---------------------------------------------------------------------------------------------
+
+    def backend_notice(self) -> None:
+        framer = self._backend
+        if not framer.complete:
+            head = framer.buffer[framer.start : framer.start + framing.HEAD]
+            if messages.field(head, 0, len(head), 0x43) == testimony.SQLSTATE:
+                framer.demand()
+            return
+        if framer.buffer.find(b"CSPX01\0", framer.start, framer.end) < 0:
+            return
+        found = messages.fields(framer.buffer, framer.start, framer.end)
+        if found.get(0x43) != testimony.SQLSTATE:
+            return
+        self._drop()
+        told = self._keys.read(found.get(0x4D, b""))
+        running = self._under_way()
+        if told is None or not self._is_ours(told):
+            self._await(self._event(running, "forgery"))
+            return
+        self._last_clock = told.clock
+        running.calls += 1
+        running.role = told.role
+        running.accessed_by = told.jwt_user
+        if (told.function, told.owner, told.names) in running.covered:
+            return
+        event = self._event(running, "call")
+        event.function = told.function
+        event.operation = operation_of(told.function)
+        event.owner_id = told.owner
+        event.secret_names = told.names
+        event.encoding = told.encoding if told.encoding in ("pgp", "crypt", "none") else None
+        event.role = told.role
+        event.accessed_by = told.jwt_user
+        self._await(event)
+
+    def _is_ours(self, told: testimony.Testimony) -> bool:
+        """Made by this backend process, since it started, and not played again."""
+        if told.pid != self.backend_pid:
+            return False
+        if self.backend_start is None:
+            self.backend_start = told.start
+        return told.start == self.backend_start and told.clock > self._last_clock
+
+    def _await(self, event: Event) -> None:
+        """Nothing behind this message reaches the client before the event is in the log."""
+        self._holding = True
+        self._stepped().commit.append(event)
+
+    def _under_way(self) -> Running:
+        """The statement that the backend is at, made a Running if it is not one yet."""
+        head = self._head()
+        if isinstance(head, Running):
+            return head
+        if isinstance(head, bytes | Prepared):
+            running = (
+                Running("simple", HARMLESS, head or None)
+                if isinstance(head, bytes)
+                else Running("extended", head.verdict, head.text)
+            )
+            running.number = self._ended + 1
+            self._pending[0] = running
+            return running
+        # At Parse, Bind or the commit of a Sync: counted with the statement before it.
+        if self._between is None:
+            self._between = Running("extended" if head is not None else "simple", HARMLESS)
+            self._between.number = self._ended
+        return self._between
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def _event(self, running: Running, kind: EventKind) -> Event:
+        if running.fingerprint is None:
+            running.fingerprint = running.verdict.fingerprint
+            if running.fingerprint is None and running.text is not None:
+                running.fingerprint = fingerprint(running.text.decode(self._codec, "replace"))
+                running.text = None
+        return Event(
+            kind,
+            self.identity,
+            statement_no=running.number,
+            protocol=running.protocol,
+            fingerprint=running.fingerprint,
+            timing=running.timing,
+        )
+
+    def _about(self, running: Running, kind: EventKind, call: ResolvedCall) -> Event:
+        event = self._event(running, kind)
+        event.function = call.function
+        event.operation = call.operation
+        event.owner_id = call.owner
+        event.secret_names = call.names
+        event.encoding = call.encoding
+        return event
+
+    def _end(self, running: Running, outcome: Outcome) -> None:
+        """The statement's outcome, if the log knows of the statement."""
+        if not running.in_the_log:
+            return
+        if outcome == "error" and running.sqlstate == "57014":
+            outcome = "cancelled"
+        if running.refused:
+            outcome = "refused"
+        event = self._event(running, "outcome")
+        event.outcome = outcome
+        event.sqlstate = running.sqlstate
+        event.calls = running.calls
+        event.role = running.role
+        event.accessed_by = running.accessed_by
+        self._stepped().record.append(event)
+
+    def lost(self) -> list[Event]:
+        """The connection is gone: the outcome of everything that was under way."""
+        self.phase = Phase.CLOSED
+        self._step = Step()
+        entries: list[Entry | None] = [*self._pending, *self._suspended.values(), self._between]
+        self._pending.clear()
+        self._suspended.clear()
+        self._between = None
+        for entry in entries:
+            if isinstance(entry, Running):
+                self._end(entry, "error" if entry.failed else "lost")
+        events, self._step = self._step.record, None
+        return events
+
+
+def new_identity(
+    user: str | None,
+    database: str | None,
+    application_name: str | None,
+) -> Identity:
+    """An identity with a new session id."""
+    return Identity(uuid.uuid4(), user, database or user, application_name)

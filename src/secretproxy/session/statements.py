@@ -1,0 +1,97 @@
+"""What a session remembers of statements: what is under way, what is prepared, which portals are open.
+
+`pending` of the session holds one entry for each client message that the backend still has to answer: a small integer where
+nothing depends on it, a Running where a statement runs.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from secretproxy.detect import Call, ResolvedCall, Verdict
+from secretproxy.detect.arguments import Values
+from secretproxy.session.events import Protocol, Timing
+
+# Entries of the queue of answers that are due.
+PARSE, BIND, DESCRIBE, CLOSE, SYNC, COPY_END, INJECTED = 1, 2, 3, 4, 5, 6, 7
+
+Key = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
+
+
+class Running:
+    """One execution: a Query, an Execute or a FunctionCall, from its forwarding to its end."""
+
+    __slots__ = (
+        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "protocol", "refused", "resets", "role",
+        "sqlstate", "text", "timing", "verdict",
+    )  # fmt: skip
+
+    def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: bytes | None = None) -> None:
+        self.protocol: Protocol = protocol
+        self.verdict = verdict
+        self.text = text
+        self.portal = portal
+        self.number = 0
+        self.fingerprint: str | None = None
+        self.attempts: tuple[ResolvedCall, ...] = ()
+        self.covered: set[Key] = set()
+        self.calls = 0
+        self.role: str | None = None
+        self.accessed_by: uuid.UUID | None = None
+        self.failed = False
+        self.refused = False
+        self.resets = False
+        self.sqlstate: str | None = None
+        self.timing = Timing()
+
+    @property
+    def in_the_log(self) -> bool:
+        return bool(self.attempts) or self.calls > 0 or self.verdict.concerns
+
+    def __repr__(self) -> str:
+        return f"Running({self.protocol}, no={self.number}, attempts={len(self.attempts)}, calls={self.calls})"
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A prepared statement of the protocol: the verdict on its text and its parameter types as far as they are known."""
+
+    verdict: Verdict
+    text: bytes | None
+    types: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Prepared({self.verdict!r})"
+
+
+@dataclass(slots=True, eq=False)
+class Portal:
+    """A portal: its statement and, where that makes secret calls, what its parameters hold."""
+
+    statement: Prepared
+    values: Values | None = None
+    running: Running | None = None
+
+    def __repr__(self) -> str:
+        return f"Portal({self.statement!r})"
+
+
+@dataclass(slots=True, eq=False)
+class Undo:
+    """An entry of `pending` for a Parse or Bind that changed what is remembered: how it was before."""
+
+    kind: int
+    name: bytes
+    before: Prepared | Portal | None
+
+
+@dataclass(slots=True, eq=False)
+class Describing:
+    """An entry of `pending` for a Describe of a statement whose parameter types matter."""
+
+    statement: Prepared
+
+
+def resolve(calls: tuple[Call, ...], values: Values) -> tuple[ResolvedCall, ...]:
+    return tuple(call.resolve(values) for call in calls)

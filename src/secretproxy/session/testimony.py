@@ -1,0 +1,98 @@
+"""Testimony: what a secret function says from inside the backend each time it runs, and the token of a proxied session.
+
+A testimony is a NoticeResponse with SQLSTATE SPX01 whose message is fifteen ASCII tokens, the last an HMAC-SHA256 over the others:
+
+    SPX1 KEY PID START CLOCK FUNCTION OWNER NAMES ENCODING SESSION_USER ROLE JWT_USER p|d - MAC
+
+START and CLOCK are microseconds since the Unix epoch; texts are in hexadecimal of their UTF-8 bytes; `-` is NULL.
+NAMES: hex joined by commas, `~` a NULL element, `_` an empty name, `=` an empty array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SQLSTATE = b"SPX01"
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """One call as the function itself tells it. `authentic`: the MAC fits; without it nothing else can be believed."""
+
+    pid: int
+    start: int
+    clock: int
+    function: str
+    owner: uuid.UUID | None
+    names: tuple[str | None, ...] | None
+    encoding: str | None
+    session_user: str
+    role: str | None
+    jwt_user: uuid.UUID | None
+    proxied: bool
+
+
+class Keys:
+    """The keys of testimony and token by version. The highest signs; every one is accepted."""
+
+    __slots__ = ("_keys", "_version")
+
+    def __init__(self, keys: Mapping[int, bytes]) -> None:
+        self._keys = dict(keys)
+        self._version = max(self._keys)
+
+    def __repr__(self) -> str:
+        return f"Keys(versions={sorted(self._keys)})"
+
+    def token(self, pid: int, start: int) -> str:
+        """The value of `secretproxy.session` for a backend process and its start."""
+        signed = f"SPXT1 {pid} {start}".encode()
+        return f"1.{self._version}.{hmac.new(self._keys[self._version], signed, hashlib.sha256).hexdigest()}"
+
+    def read(self, message: bytes) -> Testimony | None:
+        """The testimony in a notice's message, or None where its MAC or its form is wrong."""
+        signed, _, mac = message.rpartition(b" ")
+        parts = signed.split(b" ")
+        if len(parts) != 14 or parts[0] != b"SPX1" or not parts[1].isdigit():
+            return None
+        key = self._keys.get(int(parts[1]))
+        if key is None:
+            return None
+        if not hmac.compare_digest(hmac.digest(key, signed, "sha256").hex().encode(), mac):
+            return None
+        try:
+            return Testimony(
+                pid=int(parts[2]),
+                start=int(parts[3]),
+                clock=int(parts[4]),
+                function=parts[5].decode("ascii"),
+                owner=_uuid(parts[6]),
+                names=_names(parts[7]),
+                encoding=_text(parts[8]),
+                session_user=_text(parts[9]) or "",
+                role=_text(parts[10]),
+                jwt_user=_uuid(parts[11]),
+                proxied=parts[12] == b"p",
+            )
+        except ValueError:
+            return None
+
+
+def _uuid(token: bytes) -> uuid.UUID | None:
+    return None if token == b"-" else uuid.UUID(token.decode("ascii"))
+
+
+def _text(token: bytes) -> str | None:
+    return None if token == b"-" else bytes.fromhex(token.decode("ascii")).decode("utf-8", "replace")
+
+
+def _names(token: bytes) -> tuple[str | None, ...] | None:
+    if token == b"-":
+        return None
+    if token == b"=":
+        return ()
+    return tuple(None if part == b"~" else "" if part == b"_" else _text(part) for part in token.split(b","))

@@ -1,0 +1,62 @@
+-- Deploy secretproxy:adoption to pg
+-- requires: roles
+-- Remembers what an existing install of the original modules looks like before it is replaced in place,
+-- so that a revert can put it back. What is ours already is not remembered.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS secretproxy.adopted (
+    kind text NOT NULL CHECK (kind IN ('function', 'table', 'schema')),
+    object text NOT NULL,
+    owner name NOT NULL,
+    definition text,
+    acl aclitem[],
+    extension name,
+    adopted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (kind, object)
+);
+ALTER TABLE secretproxy.adopted OWNER TO secretproxy_owner;
+COMMENT ON TABLE secretproxy.adopted IS 'What stood here before install: definitions, owners and grants that a revert puts back';
+
+INSERT INTO secretproxy.adopted (kind, object, owner, acl, extension)
+SELECT 'schema', quote_ident(n.nspname), pg_get_userbyid(n.nspowner), n.nspacl,
+       (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+         WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
+FROM pg_namespace n
+WHERE n.nspname IN ('encrypted_secrets', 'secrets_schema', 'jwt_public')
+  AND n.nspowner <> 'secretproxy_owner'::regrole
+  AND NOT EXISTS (SELECT FROM secretproxy.changes WHERE change = 'manifest')
+ON CONFLICT DO NOTHING;
+
+INSERT INTO secretproxy.adopted (kind, object, owner, acl, extension)
+SELECT 'table', c.oid::regclass::text, pg_get_userbyid(c.relowner), c.relacl,
+       (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+FROM pg_class c
+WHERE c.oid = to_regclass('secrets_schema.secrets_table')
+  AND c.relowner <> 'secretproxy_owner'::regrole
+  AND NOT EXISTS (SELECT FROM secretproxy.changes WHERE change = 'manifest')
+ON CONFLICT DO NOTHING;
+
+INSERT INTO secretproxy.adopted (kind, object, owner, definition, acl, extension)
+SELECT 'function', p.oid::regprocedure::text, pg_get_userbyid(p.proowner), pg_get_functiondef(p.oid), p.proacl,
+       (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+         WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.proowner <> 'secretproxy_owner'::regrole
+  AND p.prokind = 'f'
+  AND ((n.nspname = 'encrypted_secrets'
+        AND p.proname IN ('secrets_upsert', 'secrets_getter', 'secrets_verify', 'secrets_delete', 'secrets_table_upsert',
+                          'encrypt_field_bytea_to_text', 'encrypt_field_crypt', 'encrypt_field_crypt_verify',
+                          'encrypt_field_pgp', 'encrypt_field_pgp_get', 'encrypt_field_pgp_getter', 'encrypt_field_set'))
+       OR (n.nspname = 'secrets_schema' AND p.proname = 'tg_hash_secrets')
+       OR (n.nspname = 'jwt_public' AND p.proname = 'current_user_id' AND p.pronargs = 0))
+  AND NOT EXISTS (SELECT FROM secretproxy.changes WHERE change = 'manifest')
+ON CONFLICT DO NOTHING;
+
+INSERT INTO secretproxy.changes (change, digest)
+VALUES ('adoption', '0000000000000000000000000000000000000000000000000000000000000000')
+ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
+COMMIT;

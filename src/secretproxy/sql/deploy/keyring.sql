@@ -1,0 +1,30 @@
+-- Deploy secretproxy:keyring to pg
+-- requires: crypto
+-- Keys that the keys of values are derived from: the newest that is not retired seals, every one opens what it sealed.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS secretproxy.keyring (
+    version int PRIMARY KEY CHECK (version > 0),
+    key bytea NOT NULL CHECK (octet_length(key) = 32),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retired_at timestamptz,
+    inner_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
+    outer_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED,
+    -- What a value sealed with this version begins with. 0xFF begins neither text nor an OpenPGP message of format 1.
+    prefix bytea NOT NULL GENERATED ALWAYS AS (decode('ff535032', 'hex') || int4send(version)) STORED
+);
+ALTER TABLE secretproxy.keyring OWNER TO secretproxy_owner;
+COMMENT ON TABLE secretproxy.keyring IS 'Keys of format-2 values, by version';
+
+INSERT INTO secretproxy.keyring (version, key)
+SELECT 1, secretproxy.random_key()
+WHERE NOT EXISTS (SELECT FROM secretproxy.keyring)
+ON CONFLICT DO NOTHING;
+
+INSERT INTO secretproxy.changes (change, digest)
+VALUES ('keyring', '0000000000000000000000000000000000000000000000000000000000000000')
+ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
+COMMIT;

@@ -1,0 +1,30 @@
+-- Deploy secretproxy:testimony_key to pg
+-- requires: crypto
+-- Keys that the functions sign their testimony with and check session tokens by: the newest that is not retired signs.
+-- `secretproxy install` stores the proxy's here. Version 0, drawn here, is known to nobody outside this table: until
+-- the proxy's key is stored, every call counts as direct.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS secretproxy.testimony_key (
+    version int PRIMARY KEY CHECK (version >= 0),
+    key bytea NOT NULL CHECK (octet_length(key) = 32),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retired_at timestamptz,
+    inner_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
+    outer_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED
+);
+ALTER TABLE secretproxy.testimony_key OWNER TO secretproxy_owner;
+COMMENT ON TABLE secretproxy.testimony_key IS 'Keys shared with the proxy (testimony.key_file): testimony and session tokens';
+
+INSERT INTO secretproxy.testimony_key (version, key)
+SELECT 0, secretproxy.random_key()
+WHERE NOT EXISTS (SELECT FROM secretproxy.testimony_key WHERE retired_at IS NULL)
+ON CONFLICT DO NOTHING;
+
+INSERT INTO secretproxy.changes (change, digest)
+VALUES ('testimony_key', '0000000000000000000000000000000000000000000000000000000000000000')
+ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
+COMMIT;

@@ -1,0 +1,213 @@
+"""Reads and builds single messages: what a client and a backend say, and the few that the proxy says itself.
+
+The formats are those of https://www.postgresql.org/docs/current/protocol-message-formats.html. Readers raise
+ProtocolViolation for content that does not fit its message and never quote it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.redacted import Redacted
+
+PROTOCOL_3_0 = 196608
+CANCEL_REQUEST = 80877102
+SSL_REQUEST = 80877103
+GSSENC_REQUEST = 80877104
+# Longest startup packet that PostgreSQL itself takes: MAX_STARTUP_PACKET_LENGTH in src/include/libpq/pqcomm.h.
+MAX_STARTUP_PACKET = 10000
+
+_INT32 = struct.Struct("!i")
+_INT16 = struct.Struct("!h")
+
+
+# --- startup -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """A startup packet: a protocol version (or one of the request codes) and the parameters."""
+
+    code: int
+    parameters: dict[str, str]
+
+
+def startup_length(head: bytes) -> int:
+    """The length of a startup packet from its first four bytes. Raises ProtocolViolation."""
+    length: int = _INT32.unpack_from(head)[0]
+    if not 8 <= length <= MAX_STARTUP_PACKET:
+        raise ProtocolViolation("invalid length of startup packet")
+    return length
+
+
+def read_startup(packet: bytes) -> Startup:
+    """Reads a whole startup packet (length included). Raises ProtocolViolation."""
+    code: int = _INT32.unpack_from(packet, 4)[0]
+    if code in (SSL_REQUEST, GSSENC_REQUEST, CANCEL_REQUEST):
+        if code == CANCEL_REQUEST and len(packet) < 16:
+            raise ProtocolViolation("invalid length of cancel request")
+        return Startup(code, {})
+    major = code >> 16
+    if major != 3:
+        raise ProtocolViolation(f"unsupported frontend protocol {major}.{code & 0xFFFF}: server supports 3.0 to 3.2")
+    if packet[-1:] != b"\0":
+        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
+    parts = packet[8:-1].split(b"\0")
+    if parts and not parts[-1]:
+        parts.pop()
+    if len(parts) % 2:
+        raise ProtocolViolation("invalid startup packet layout: a parameter has no value")
+    texts = [part.decode("utf-8", "replace") for part in parts]
+    return Startup(code, dict(zip(texts[::2], texts[1::2], strict=True)))
+
+
+# --- backend messages --------------------------------------------------------------------------------------------
+
+
+def fields(message: bytes, start: int, end: int) -> dict[int, bytes]:
+    """The fields of an ErrorResponse or NoticeResponse by their type byte; a cut-off last one is left out."""
+    found: dict[int, bytes] = {}
+    pos = start + 5
+    while pos < end:
+        kind = message[pos]
+        if kind == 0:
+            break
+        stop = message.find(b"\0", pos + 1, end)
+        if stop < 0:
+            break
+        found[kind] = message[pos + 1 : stop]
+        pos = stop + 1
+    return found
+
+
+def field(message: bytes, start: int, end: int, kind: int) -> bytes:
+    """One field of an ErrorResponse or NoticeResponse, empty where it is missing."""
+    return fields(message, start, end).get(kind, b"")
+
+
+def error_response(
+    severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None
+) -> bytes:
+    """An ErrorResponse. The one place that builds one."""
+    parts = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]
+    if detail:
+        parts.append(("D", detail))
+    if hint:
+        parts.append(("H", hint))
+    body = b"".join(key.encode() + text.encode() + b"\0" for key, text in parts) + b"\0"
+    return _message(b"E", body)
+
+
+def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
+    """The type OIDs of a ParameterDescription."""
+    count = int.from_bytes(message[start + 5 : start + 7], "big")
+    if start + 7 + 4 * count > end:
+        raise ProtocolViolation("ParameterDescription is too short")
+    return struct.unpack_from(f"!{count}I", message, start + 7)
+
+
+# --- client messages ---------------------------------------------------------------------------------------------
+
+
+def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
+    """A null-terminated string and the position behind it. Raises ProtocolViolation where it does not end."""
+    stop = message.find(b"\0", pos, end)
+    if stop < 0:
+        raise ProtocolViolation("a string in the message has no terminator")
+    return message[pos:stop], stop + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A Bind message. Values are Redacted (NULL: Redacted(None)); formats: 0 text, 1 binary, one for each value."""
+
+    portal: bytes
+    statement: bytes
+    formats: tuple[int, ...]
+    values: tuple[Redacted, ...]
+
+
+def read_bind(message: bytes, start: int, end: int) -> Bind:
+    """Reads a complete Bind. Raises ProtocolViolation."""
+    portal, pos = cstring(message, start + 5, end)
+    statement, pos = cstring(message, pos, end)
+    try:
+        format_count = _INT16.unpack_from(message, pos)[0]
+        pos += 2
+        formats: tuple[int, ...] = struct.unpack_from(f"!{format_count}h", message, pos)
+        pos += 2 * format_count
+        value_count = int.from_bytes(message[pos : pos + 2], "big")
+        pos += 2
+        values = []
+        for _ in range(value_count):
+            size = _INT32.unpack_from(message, pos)[0]
+            pos += 4
+            if size < 0:
+                values.append(Redacted(None))
+                continue
+            if pos + size > end:
+                raise ProtocolViolation("a value in Bind runs past the message")
+            values.append(Redacted(message[pos : pos + size]))
+            pos += size
+    except struct.error:
+        raise ProtocolViolation("Bind is too short") from None
+    if format_count == 0:
+        formats = (0,) * value_count
+    elif format_count == 1:
+        formats *= value_count
+    elif format_count != value_count:
+        raise ProtocolViolation("Bind has another number of formats than of values")
+    return Bind(portal, statement, formats, tuple(values))
+
+
+def read_parse_types(message: bytes, pos: int, end: int) -> tuple[int, ...]:
+    """The parameter type OIDs at the end of a Parse."""
+    try:
+        count = int.from_bytes(message[pos : pos + 2], "big")
+        types: tuple[int, ...] = struct.unpack_from(f"!{count}I", message, pos + 2)
+    except struct.error:
+        raise ProtocolViolation("Parse is too short") from None
+    if pos + 2 + 4 * count > end:
+        raise ProtocolViolation("Parse is too short")
+    return types
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + _INT32.pack(len(body) + 4) + body
+
+
+def query(text: str) -> bytes:
+    """A Query."""
+    return _message(b"Q", text.encode() + b"\0")
+
+
+def execute(portal: str) -> bytes:
+    """An Execute without a row limit."""
+    return _message(b"E", portal.encode() + b"\0" + _INT32.pack(0))
+
+
+def function_call(oid: int, arguments: list[str]) -> bytes:
+    """A FunctionCall with arguments and result in text format."""
+    body = struct.pack("!IHH", oid, 0, len(arguments))
+    for argument in arguments:
+        raw = argument.encode()
+        body += _INT32.pack(len(raw)) + raw
+    return _message(b"F", body + _INT16.pack(0))
+
+
+TERMINATE = _message(b"X", b"")
+
+
+def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
+    """The columns of a DataRow."""
+    count = int.from_bytes(message[start + 5 : start + 7], "big")
+    pos = start + 7
+    row: list[bytes | None] = []
+    for _ in range(count):
+        size = _INT32.unpack_from(message, pos)[0]
+        pos += 4
+        row.append(None if size < 0 else message[pos : pos + size])
+        pos += max(size, 0)
+    return row
