@@ -12,7 +12,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 DEFAULT_FILE = Path("secretproxy.toml")
@@ -119,10 +127,12 @@ class AuthSettings(Section):
 
 class MonitorSettings(Section):
     schemas: Annotated[list[str], NoDecode] = Field(
-        default_factory=lambda: ["encrypted_secrets"], description="Schemas whose functions are secret functions"
+        default_factory=lambda: ["encrypted_secrets"],
+        description="Schemas whose functions are secret functions",
     )
     tables: Annotated[list[str], NoDecode] = Field(
-        default_factory=lambda: ["secrets_schema.secrets_table"], description="Tables whose direct use is recorded"
+        default_factory=lambda: ["secrets_schema.secrets_table"],
+        description="Tables whose direct use is recorded",
     )
     name_patterns: Annotated[list[str], NoDecode] = Field(
         default_factory=lambda: [
@@ -175,10 +185,12 @@ class MonitorSettings(Section):
 
 class AuditSettings(Section):
     dsn: SecretStr | None = Field(
-        None, description="Database of the access log, as any member of secretproxy_writer; unset: libpq's PG* variables on the backend"
+        None,
+        description="Database of the access log, as a member of secretproxy_writer; unset: the backend, as PG* say",
     )
     on_outage: Literal["refuse", "spool"] = Field(
-        "refuse", description="While the log cannot be written: refuse secret calls, or spool events to a local file"
+        "refuse",
+        description="While the log cannot be written: refuse secret calls, or spool events to a local file",
     )
     spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool")
     timeout: float = Field(5.0, gt=0, description="Seconds that a write of the log may take before secret calls are refused")
@@ -194,7 +206,9 @@ class TestimonySettings(Section):
 class LimitSettings(Section):
     max_message: int = Field(1_073_741_823, ge=1024, description="Bytes of the longest message taken from a client")
     max_statement_memory: int = Field(
-        64 * 1024 * 1024, ge=1024, description="Bytes of the longest statement that is parsed; a longer one goes on under testimony"
+        8 * 1024 * 1024,
+        ge=1024,
+        description="Bytes of the longest statement that is parsed; a longer one goes on under testimony",
     )
     hold_timeout: float = Field(10.0, gt=0, description="Seconds that an answer is held for the log before the session ends")
     parse_thread_bytes: int = Field(65_536, ge=0, description="Statements longer than this are parsed in a thread")
@@ -215,7 +229,11 @@ class Settings(BaseSettings):
     """All settings. Build it with load_settings()."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SECRETPROXY_", env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+        env_prefix="SECRETPROXY_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
     )
 
     workers: int = Field(1, ge=0, le=256, description="Processes sharing the port; 0: one a core")
@@ -306,8 +324,11 @@ def _explain(error: ValidationError) -> list[str]:
 
 def example() -> str:
     """The whole of config.example.toml: every setting with its meaning and its default."""
-    out = ["# Every setting of secretproxy with its default. The environment overrules the file:",
-           "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port. Lines that start with #: unset by default.", ""]
+    out = [
+        "# Every setting of secretproxy with its default. The environment overrules the file:",
+        "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port. Lines that start with #: unset by default.",
+        "",
+    ]
     sections: list[tuple[str, type[BaseModel]]] = []
     for name, field in Settings.model_fields.items():
         annotation = field.annotation

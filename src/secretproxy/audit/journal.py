@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -55,9 +55,10 @@ class Journal:
         self._timeout = timeout
         self._seq = 0
         self._last_hash = chain.GENESIS
-        self._last_at = datetime.fromtimestamp(0, timezone.utc)
+        self._last_at = datetime.fromtimestamp(0, UTC)
         self._rows: deque[Row] = deque()
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # (number of the last event, what waits for it, whether an outage ends the wait)
+        self._waiting: deque[tuple[int, asyncio.Future[None], bool]] = deque()
         self._durable = 0
         self._more = asyncio.Event()
         self._connection: Any = None
@@ -89,28 +90,30 @@ class Journal:
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
         """Takes events. With `wait`, gives a future that is done when all of them are durable.
 
-        The future fails with LogUnavailable after `timeout` seconds. While the log is known to be unavailable, `wait`
-        raises LogUnavailable at once and takes nothing; without `wait` the events are kept for its return.
+        The future fails with LogUnavailable when the log turns out not to take them; the events are kept all the same. While the
+        log is known to be unavailable, `wait` raises LogUnavailable at once and takes nothing; without `wait` the events are kept
+        for its return.
         """
         if wait and self._trouble is not None:
             raise LogUnavailable(self._trouble)
         self._take(events)
         if not wait:
             return None
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._seq, future))
-        return future
+        return self._wait(until_outage=True)
 
     def keep(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Takes events that have already happened: the future is done when they are durable, however long an outage lasts."""
         self._take(events)
+        return self._wait(until_outage=False)
+
+    def _wait(self, *, until_outage: bool) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._seq, future))
+        self._waiting.append((self._seq, future, until_outage))
         return future
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()
-        at = max(datetime.now(timezone.utc), self._last_at)
+        at = max(datetime.now(UTC), self._last_at)
         self._last_at = at
         for event in events:
             duration = None
@@ -119,12 +122,18 @@ class Journal:
                 duration = None if timing.began is None else now - timing.began
             elif timing.began is None:
                 timing.began = now
-            if self._trouble is not None and event.event == "refusal" and len(self._rows) >= KEPT_IN_OUTAGE:
+            if event.outcome == "refused" and len(self._rows) >= KEPT_IN_OUTAGE:
                 self._dropped += 1
                 continue
             self._seq += 1
             columns = row(
-                event, self._mask, instance=self.instance, seq=self._seq, at=at, duration=duration, row_id=uuid.uuid4()
+                event,
+                self._mask,
+                instance=self.instance,
+                seq=self._seq,
+                at=at,
+                duration=duration,
+                row_id=uuid.uuid4(),
             )
             linked = columns[:PREV_HASH] + columns[ROW_HASH + 1 :]
             columns[PREV_HASH] = self._last_hash
@@ -144,9 +153,7 @@ class Journal:
                     self._up()
                     pause = RETRY_FIRST
                 if time.monotonic() >= partitions_due:
-                    await asyncio.wait_for(
-                        self._connection.execute("SELECT secretproxy.access_log_partitions()"), self._timeout
-                    )
+                    await asyncio.wait_for(self._connection.execute("SELECT secretproxy.access_log_partitions()"), self._timeout)
                     partitions_due = time.monotonic() + PARTITIONS_EVERY
                 await self._more.wait()
                 self._more.clear()
@@ -154,7 +161,7 @@ class Journal:
                     await self._write_group()
             except asyncio.CancelledError:
                 break
-            except Exception as error:  # noqa: BLE001 - whatever the log's trouble is, it is the log's
+            except Exception as error:
                 self._down(error)
                 await self._disconnect()
                 if self._closing:
@@ -197,14 +204,21 @@ class Journal:
             log.error("access log cannot be written, secret calls are refused", cause=trouble, setting="audit.dsn")
         self._trouble = trouble
         self._first_try.set()
-        # Nobody's statement has gone on yet: those that wait to go are told now. What has happened keeps waiting.
+        # Statements that wait to go on are refused now. What has happened already keeps waiting for the log.
+        still: deque[tuple[int, asyncio.Future[None], bool]] = deque()
+        for number, future, until_outage in self._waiting:
+            if not until_outage:
+                still.append((number, future, until_outage))
+            elif not future.done():
+                future.set_exception(LogUnavailable(trouble))
+        self._waiting = still
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._insert = self._connection, None, None
         if connection is not None and not connection.is_closed():
             connection.terminate()
 
-    async def close(self, timeout: float = 5.0) -> int:  # noqa: ASYNC109
+    async def close(self, timeout: float = 5.0) -> int:
         """Writes what is left, as long as the log takes it, and stops. Returns how many events were not written."""
         self._closing = True
         self._more.set()

@@ -51,7 +51,14 @@ class NameMask:
 
 
 def row(
-    event: Event, mask: NameMask, *, instance: uuid.UUID, seq: int, at: datetime, duration: float | None, row_id: uuid.UUID
+    event: Event,
+    mask: NameMask,
+    *,
+    instance: uuid.UUID,
+    seq: int,
+    at: datetime,
+    duration: float | None,
+    row_id: uuid.UUID,
 ) -> list[object]:
     """The row in the order of COLUMNS; the hashes are still None."""
     who = event.who

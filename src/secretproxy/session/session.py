@@ -20,7 +20,6 @@ from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session import testimony
 from secretproxy.session.encodings import codec
 from secretproxy.session.events import Event, EventKind, Identity, Outcome
-from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
 from secretproxy.session.statements import (
     BIND,
     CLOSE,
@@ -36,6 +35,7 @@ from secretproxy.session.statements import (
     Undo,
     resolve,
 )
+from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
 from secretproxy.wire import framing, messages
 from secretproxy.wire.errors import ProtocolViolation
 from secretproxy.wire.framing import Framer
@@ -125,18 +125,25 @@ class Session:
         self.backend_start: int | None = None
         self.transaction_status = "I"
         self.parameters: dict[str, str] = {}
+        self.answered = False
         self._keys = keys
         self._detector = detector
         self._limits = limits
         # Physical replication takes no SQL, logical replication no extended protocol and no FunctionCall.
-        self._physical = replication is not None and replication.lower() in ("true", "on", "yes", "1", "t", "y")
+        self._physical = replication is not None and replication.lower() in (
+            "true",
+            "on",
+            "yes",
+            "1",
+            "t",
+            "y",
+        )
         self._logical = replication is not None and replication.lower() == "database"
         self._codec = "utf-8"
         self._client = Framer(_FROM_CLIENT, limits.max_message)
         self._backend = Framer(_FROM_BACKEND, 0x7FFFFFFF)
         self._handlers: dict[Phase, dict[int, Callable[[], None]]] = {
-            phase: {kind[0]: getattr(self, name) for kind, name in table.items()}
-            for phase, table in CLIENT_MESSAGES.items()
+            phase: {kind[0]: getattr(self, name) for kind, name in table.items()} for phase, table in CLIENT_MESSAGES.items()
         }
         self._login_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_LOGIN.items()}
         self._greeting_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_GREETING.items()}
@@ -180,6 +187,11 @@ class Session:
         )
 
     @property
+    def waiting_bytes(self) -> int:
+        """How much of the client's the session keeps until the backend is ready for it."""
+        return sum(len(part) for part in self._early)
+
+    @property
     def token(self) -> str | None:
         if self.backend_start is None:
             return None
@@ -210,18 +222,28 @@ class Session:
         while framer.next():
             handler = handlers.get(framer.kind)
             if handler is None:
-                if self.phase is Phase.LOGIN and not self._early:
+                if self._in(Phase.LOGIN) and not self._early:
                     # A client that does not wait to be let in: as the backend would, read it once it is ready.
                     framer.unread()
                     return self._too_early()
                 raise ProtocolViolation(
-                    "bytes after Terminate" if self.phase is Phase.CLOSED else f"invalid frontend message type {framer.kind}"
+                    "bytes after Terminate" if self._in(Phase.CLOSED) else f"invalid frontend message type {framer.kind}"
                 )
             handler()
-            if self._step is not None and self._step.parse is not None:
+            if self._wants_parse():
                 break
             handlers = self._handlers[self.phase]
         return self._finish_client(framer)
+
+    def _in(self, phase: Phase) -> bool:
+        return self.phase is phase
+
+    def _wants_parse(self) -> bool:
+        return self._step is not None and self._step.parse is not None
+
+    def _taken(self) -> Step | None:
+        step, self._step = self._step, None
+        return step
 
     def _too_early(self) -> bytes:
         framer = self._client
@@ -495,8 +517,11 @@ class Session:
         self._hold_from(start, end, running)
         self._push_statement(running)
 
-    def refuse(self, step: Step) -> tuple[bytes, list[Event]]:
-        """The log did not take a client's Step: what goes to the backend instead, and what the log shall hear of it later."""
+    def refuse(self, step: Step, *, taken: bool) -> tuple[bytes, list[Event]]:
+        """The log cannot commit a client's Step: what goes to the backend instead, and what the log shall hear of it later.
+
+        `taken`: the journal has the attempts and will write them when it can; otherwise a refusal is all the log will know.
+        """
         out: list[bytes] = []
         events: list[Event] = []
         for held in step.held:
@@ -507,6 +532,8 @@ class Session:
             running.refused = True
             name = _REFUSED_NAME
             out.append(messages.query(f'EXECUTE "{name}"') if running.protocol == "simple" else messages.execute(name))
+            if taken:
+                continue
             for call in running.attempts:
                 event = self._about(running, "refusal", call)
                 event.outcome = "refused"
@@ -529,6 +556,7 @@ class Session:
 
     def from_backend(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the backend's. Raises ProtocolViolation where it is no PostgreSQL that speaks."""
+        self.answered = True
         framer = self._backend
         framer.push(data)
         self._step = None
@@ -540,10 +568,11 @@ class Session:
             if handler is None:
                 raise ProtocolViolation(f"unexpected message type {framer.kind} from the backend")
             handler()
-        step = self._step
+        step = self._taken()
         if step is None:
             buffer, cut = framer.buffer, framer.cut
             return buffer if cut == len(buffer) else buffer[:cut]
+        self._step = step
         self._release(framer.cut)
         self._step = None
         return step
@@ -982,8 +1011,8 @@ class Session:
         for entry in entries:
             if isinstance(entry, Running):
                 self._end(entry, "error" if entry.failed else "lost")
-        events, self._step = self._step.record, None
-        return events
+        step = self._taken()
+        return step.record if step is not None else []
 
 
 def new_identity(

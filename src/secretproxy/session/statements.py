@@ -23,8 +23,8 @@ class Running:
     """One execution: a Query, an Execute or a FunctionCall, from its forwarding to its end."""
 
     __slots__ = (
-        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "protocol", "refused", "resets", "role",
-        "sqlstate", "text", "timing", "verdict",
+        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "protocol",
+        "refused", "role", "sqlstate", "text", "timing", "verdict",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: bytes | None = None) -> None:
@@ -41,7 +41,6 @@ class Running:
         self.accessed_by: uuid.UUID | None = None
         self.failed = False
         self.refused = False
-        self.resets = False
         self.sqlstate: str | None = None
         self.timing = Timing()
 

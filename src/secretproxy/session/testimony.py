@@ -1,6 +1,7 @@
 """Testimony: what a secret function says from inside the backend each time it runs, and the token of a proxied session.
 
-A testimony is a NoticeResponse with SQLSTATE SPX01 whose message is fifteen ASCII tokens, the last an HMAC-SHA256 over the others:
+A testimony is a NoticeResponse with SQLSTATE SPX01 whose message is fifteen ASCII tokens, the last
+an HMAC-SHA256 over the others:
 
     SPX1 KEY PID START CLOCK FUNCTION OWNER NAMES ENCODING SESSION_USER ROLE JWT_USER p|d - MAC
 

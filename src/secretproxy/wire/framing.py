@@ -114,9 +114,7 @@ class Framer:
                 pos = size
                 break
             else:
-                if self._demanded or (
-                    action == 2 and (length < SHORT or size - pos < HEAD)
-                ):
+                if self._demanded or (action == 2 and (length < SHORT or size - pos < HEAD)):
                     # Wanted, and not all there: keep it. A long one is collected in parts, not glued chunk by chunk.
                     if self._demanded:
                         self._need = end - size

@@ -87,9 +87,7 @@ def field(message: bytes, start: int, end: int, kind: int) -> bytes:
     return fields(message, start, end).get(kind, b"")
 
 
-def error_response(
-    severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None
-) -> bytes:
+def error_response(severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None) -> bytes:
     """An ErrorResponse. The one place that builds one."""
     parts = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]
     if detail:

@@ -1,0 +1,18 @@
+"""`secretproxy run`: the proxy in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from secretproxy.config import load_settings
+
+
+def run(
+    config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
+) -> None:
+    """Start the proxy and stay in the foreground; SIGTERM lets open transactions finish."""
+    from secretproxy.proxy.run import run as serve
+
+    raise typer.Exit(serve(load_settings(config)))

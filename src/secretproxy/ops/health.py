@@ -1,0 +1,96 @@
+"""/healthz, /readyz and /metrics on a port of their own.
+
+/healthz: the process lives. /readyz: it listens and the access log takes events; 503 with the reason otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from secretproxy.config import ConfigError, HealthSettings
+from secretproxy.ops.metrics import Metrics
+
+
+class JournalState(Protocol):
+    written: int
+
+    @property
+    def available(self) -> bool: ...
+    @property
+    def trouble(self) -> str | None: ...
+    @property
+    def backlog(self) -> int: ...
+
+
+class ServerState(Protocol):
+    listening: bool
+    draining: bool
+    metrics: Metrics
+
+    @property
+    def journal(self) -> JournalState: ...
+
+
+def application(server: ServerState) -> Starlette:
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(request: Request) -> Response:
+        journal = server.journal
+        reasons = []
+        if server.draining:
+            reasons.append("shutting down")
+        elif not server.listening:
+            reasons.append("not listening yet")
+        if not journal.available:
+            reasons.append(f"access log cannot be written: {journal.trouble}")
+        body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+        return JSONResponse(body, status_code=503 if reasons else 200)
+
+    async def metrics(request: Request) -> Response:
+        server.metrics.events.set(server.journal.written)
+        server.metrics.backlog.set(server.journal.backlog)
+        server.metrics.log_up.set(server.journal.available)
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the proxy's."""
+        yield
+
+
+def open_socket(settings: HealthSettings) -> socket.socket | None:
+    """The listening socket, or None where health is off. Raises ConfigError."""
+    if not settings.port:
+        return None
+    try:
+        return socket.create_server((settings.host, settings.port))
+    except OSError as error:
+        raise ConfigError(
+            f"health.host, health.port: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from None
+
+
+async def serve(server: ServerState, sock: socket.socket) -> None:
+    """Answers until cancelled."""
+    config = uvicorn.Config(application(server), log_config=None, access_log=False, lifespan="off")
+    running = _Uvicorn(config)
+    try:
+        await running.serve(sockets=[sock])
+    except asyncio.CancelledError:
+        running.should_exit = True
+        raise

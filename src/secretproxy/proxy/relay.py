@@ -1,0 +1,454 @@
+"""One client, one backend, and what the session decides between them.
+
+Two asyncio protocols that hand their chunks to the session and carry out its steps: write, wait for the log, refuse, end.
+Backpressure goes both ways: a side whose peer does not read is not read from. Must not look into a message itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from secretproxy.audit.journal import LogUnavailable
+from secretproxy.proxy.backend import BackendUnreachable, connect
+from secretproxy.session.session import Session, Step, new_identity
+from secretproxy.wire import messages
+from secretproxy.wire.errors import ProtocolViolation
+
+if TYPE_CHECKING:
+    from secretproxy.proxy.server import Server
+
+log: Any = structlog.get_logger("secretproxy.session")
+
+_LOG_LOST = "session ended: a call of a secret function could not be written to the access log"
+_LOG_LOST_HINT = "Its transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
+
+
+# Bytes that a client may send ahead of its login's end before it is no longer read from.
+_EARLY_MOST = 65_536
+
+
+class Side(asyncio.Protocol):
+    """What both ends have in common: a transport, reasons not to read, and an end that is reached once."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.busy = False
+        self.backlog: deque[bytes] = deque()
+        self.ended = False
+        self._peer_full = False
+        self._reading = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def write(self, data: bytes) -> None:
+        if data and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def set_busy(self, busy: bool) -> None:
+        self.busy = busy
+        self._read_or_not()
+
+    def set_peer_full(self, full: bool) -> None:
+        self._peer_full = full
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        reading = not self.busy and not self._peer_full
+        if reading is not self._reading:
+            self._reading = reading
+            if reading:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def close(self) -> None:
+        """Closes once what was written has gone out."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class BackendSide(Side):
+    """The backend's end of a session."""
+
+    def __init__(self, client: ClientSide) -> None:
+        super().__init__()
+        self.client = client
+
+    def data_received(self, data: bytes) -> None:
+        self.client.from_backend(data)
+
+    def pause_writing(self) -> None:
+        self.client.set_peer_full(True)
+
+    def resume_writing(self) -> None:
+        self.client.set_peer_full(False)
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self.client.backend_ended()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = True
+        self.client.backend_ended()
+
+
+class ClientSide(Side):
+    """The client's end of a session, and the session itself."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self.server = server
+        self.session: Session | None = None
+        self.backend: BackendSide | None = None
+        self._startup = bytearray()
+        self._login_timer: asyncio.TimerHandle | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._over = False
+        self._logged_in = False
+
+    # --- startup -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.server.opened(self)
+        self._login_timer = self.server.loop.call_later(self.server.settings.listen.login_timeout, self._login_timed_out)
+
+    def _login_timed_out(self) -> None:
+        if self.session is None:
+            # A connection that never said who it is gets no answer, as from PostgreSQL.
+            self._finish()
+        else:
+            self.fail("08006", "login took too long (listen.login_timeout)")
+
+    def data_received(self, data: bytes) -> None:
+        if self.session is not None and self.backend is not None:
+            self.from_client(data)
+        elif not self._over:
+            self._startup += data
+            if len(self._startup) > 4 * messages.MAX_STARTUP_PACKET and self._task is not None:
+                self.set_busy(True)
+            if self._task is None:
+                self._read_startup()
+
+    def _read_startup(self) -> None:
+        buffer = self._startup
+        try:
+            while len(buffer) >= 4:
+                length = messages.startup_length(bytes(buffer[:4]))
+                if len(buffer) < length:
+                    return
+                packet = bytes(buffer[:length])
+                del buffer[:length]
+                startup = messages.read_startup(packet)
+                if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
+                    self.write(b"N")
+                    continue
+                self.set_busy(True)
+                if startup.code == messages.CANCEL_REQUEST:
+                    self._task = self.server.spawn(self._cancel(packet))
+                else:
+                    self._task = self.server.spawn(self._begin(packet, startup))
+                return
+        except ProtocolViolation as error:
+            self.fail(error.sqlstate, str(error))
+
+    async def _cancel(self, packet: bytes) -> None:
+        """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
+        settings = self.server.settings.backend
+        try:
+            protocol, _ = await connect(_Cancel, settings.addresses, settings.connect_timeout)
+            protocol.transport.write(packet)
+            async with asyncio.timeout(settings.connect_timeout):
+                await protocol.closed
+        except (BackendUnreachable, TimeoutError):
+            log.warning("cancel request did not reach the backend", setting="backend.hosts")
+        self._finish()
+
+    async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
+        server = self.server
+        if server.draining:
+            self.fail("57P03", "the proxy is shutting down")
+            return
+        if not server.admit(self):
+            self.fail("53300", "sorry, too many clients already (listen.max_sessions)")
+            return
+        settings = server.settings.backend
+        try:
+            backend, host = await connect(lambda: BackendSide(self), settings.addresses, settings.connect_timeout)
+        except BackendUnreachable as error:
+            log.error("backend unreachable", tried=str(error), setting="backend.hosts")
+            self.fail("08001", f"the backend cannot be reached: {error}", hint="See backend.hosts of secretproxy.")
+            return
+        if self._over:
+            backend.abort()
+            return
+        parameters = startup.parameters
+        identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
+        address, port = self._peer()
+        identity = replace(identity, client_addr=address, client_port=port)
+        self.session = Session(identity, server.keys, server.detector, server.limits, parameters.get("replication"))
+        self.backend = backend
+        log.debug("session begins", session=str(identity.session_id), backend=str(host))
+        backend.write(packet)
+        self.set_busy(False)
+        rest = bytes(self._startup)
+        self._startup.clear()
+        if rest:
+            self.from_client(rest)
+
+    def _peer(self) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address | None, int | None]:
+        assert self.transport is not None
+        peer = self.transport.get_extra_info("peername")
+        if not isinstance(peer, tuple) or len(peer) < 2:
+            return None, None
+        try:
+            address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+        except ValueError:
+            return None, None
+        mapped = getattr(address, "ipv4_mapped", None)
+        return mapped or address, int(peer[1])
+
+    # --- client to backend -------------------------------------------------------------------------------------
+
+    def from_client(self, data: bytes) -> None:
+        if self.busy:
+            self.backlog.append(data)
+            return
+        session, backend = self.session, self.backend
+        if session is None or backend is None or self._over:
+            return
+        try:
+            out = session.from_client(data)
+        except ProtocolViolation as error:
+            self.fail(error.sqlstate, str(error))
+            return
+        if type(out) is bytes:
+            if out:
+                backend.write(out)
+            elif not self._logged_in and session.waiting_bytes > _EARLY_MOST:
+                self.set_busy(True)
+        else:
+            assert isinstance(out, Step)
+            self._carry_out_client(session, backend, out)
+
+    def _carry_out_client(self, session: Session, backend: BackendSide, step: Step) -> None:
+        backend.write(step.forward)
+        if step.commit:
+            self._commit_attempts(session, backend, step)
+        if step.record:
+            self.server.journal.append(step.record, wait=False)
+        if step.parse is not None:
+            self.set_busy(True)
+            self.server.spawn(self._parse(session, *step.parse))
+
+    def _commit_attempts(self, session: Session, backend: BackendSide, step: Step) -> None:
+        self.server.metrics.attempts.inc(len(step.commit))
+        try:
+            future = self.server.journal.append(step.commit, wait=True)
+        except LogUnavailable:
+            self._refuse(session, backend, step, taken=False)
+            return
+        assert future is not None
+        self.set_busy(True)
+
+        def committed(done: asyncio.Future[None]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                self._refuse(session, backend, step, taken=True)
+            else:
+                backend.write(b"".join(held.data for held in step.held))
+            self._client_goes_on()
+
+        future.add_done_callback(committed)
+
+    def _refuse(self, session: Session, backend: BackendSide, step: Step, *, taken: bool) -> None:
+        data, events = session.refuse(step, taken=taken)
+        self.server.metrics.refused.inc(sum(held.running is not None for held in step.held))
+        self.server.journal.append(events, wait=False)
+        backend.write(data)
+
+    async def _parse(self, session: Session, text: bytes, encoding: str) -> None:
+        verdict = await asyncio.to_thread(self.server.detector.analyse, text, encoding)
+        session.parsed(text, verdict)
+        self._client_goes_on()
+
+    def _client_goes_on(self) -> None:
+        """What waited has gone on: the client is read from again, first what it had sent meanwhile."""
+        if self._over:
+            return
+        self.set_busy(False)
+        self.from_client(b"")
+        while self.backlog and not self.busy:
+            self.from_client(self.backlog.popleft())
+        if self.ended and not self.busy:
+            self._pass_eof()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        if self.backend is None:
+            return False
+        if not self.busy:
+            self._pass_eof()
+        # The backend still answers what it was sent; its end closes the session.
+        return True
+
+    def _pass_eof(self) -> None:
+        backend = self.backend
+        if backend is not None and backend.transport is not None and not backend.transport.is_closing():
+            backend.transport.write_eof()
+
+    # --- backend to client -------------------------------------------------------------------------------------
+
+    def from_backend(self, data: bytes) -> None:
+        backend, session = self.backend, self.session
+        if backend is None or session is None or self._over:
+            return
+        if backend.busy:
+            backend.backlog.append(data)
+            return
+        try:
+            out = session.from_backend(data)
+        except ProtocolViolation as error:
+            log.error("the backend does not speak PostgreSQL's protocol", cause=str(error), setting="backend.hosts")
+            self.fail("08P01", "the backend does not speak PostgreSQL's protocol (backend.hosts)")
+            return
+        if type(out) is bytes:
+            if out:
+                self.write(out)
+        else:
+            assert isinstance(out, Step)
+            self._carry_out_backend(session, backend, out)
+        if self.server.draining and session.idle and not self.busy and not backend.busy:
+            self.dismiss()
+
+    def _carry_out_backend(self, session: Session, backend: BackendSide, step: Step) -> None:
+        self.write(step.forward)
+        backend.write(step.inject)
+        journal = self.server.journal
+        if step.commit:
+            self.server.metrics.uncovered.inc(len(step.commit))
+            self.server.metrics.forgeries.inc(sum(event.event == "forgery" for event in step.commit))
+            future = journal.keep(step.commit)
+            backend.set_busy(True)
+            self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)
+            future.add_done_callback(lambda done: self._release(done, step))
+        if step.record:
+            journal.append(step.record, wait=False)
+        if step.ready:
+            self._logged_in = True
+            if self._login_timer is not None:
+                self._login_timer.cancel()
+            self._client_goes_on()
+
+    def _release(self, done: asyncio.Future[None], step: Step) -> None:
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        backend = self.backend
+        if self._over or backend is None or done.cancelled() or done.exception() is not None:
+            return
+        self.write(b"".join(held.data for held in step.held))
+        backend.set_busy(False)
+        while backend.backlog and not backend.busy:
+            self.from_backend(backend.backlog.popleft())
+        if backend.ended and not backend.busy:
+            self.backend_ended()
+
+    def _hold_timed_out(self) -> None:
+        if not self._over:
+            log.error("session ended: the access log did not take a call in time", setting="limits.hold_timeout")
+            self.fail("58030", _LOG_LOST, hint=_LOG_LOST_HINT)
+
+    def pause_writing(self) -> None:
+        if self.backend is not None:
+            self.backend.set_peer_full(True)
+
+    def resume_writing(self) -> None:
+        if self.backend is not None:
+            self.backend.set_peer_full(False)
+
+    def backend_ended(self) -> None:
+        if self.backend is None or self.backend.busy or self._over:
+            # Something is held for the log: it goes to the client first, or the session ends by then.
+            return
+        if self.session is not None and not self.session.answered:
+            self.fail("08006", "the backend closed the connection without an answer (backend.hosts)")
+            return
+        self._finish()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def fail(self, sqlstate: str, text: str, hint: str | None = None) -> None:
+        """Ends the session with a FATAL error to the client; the backend's connection goes with it."""
+        if self._over:
+            return
+        self.write(messages.error_response("FATAL", sqlstate, text, hint=hint))
+        if self.backend is not None:
+            self.backend.abort()
+        self._finish()
+
+    def dismiss(self) -> None:
+        """Ends an idle session for the proxy's shutdown, as a backend's own shutdown would."""
+        if self._over:
+            return
+        self.write(messages.error_response("FATAL", "57P01", "terminating connection: the proxy is shutting down"))
+        if self.backend is not None:
+            self.backend.write(messages.TERMINATE)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        for timer in (self._login_timer, self._hold_timer):
+            if timer is not None:
+                timer.cancel()
+        if self.session is not None:
+            events = self.session.lost()
+            if events:
+                self.server.journal.append(events, wait=False)
+        self.backlog.clear()
+        self.close()
+        if self.backend is not None:
+            self.backend.backlog.clear()
+            self.backend.close()
+        self.server.closed(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish()
+
+
+class _Cancel(asyncio.Protocol):
+    """A connection that carries one CancelRequest."""
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)

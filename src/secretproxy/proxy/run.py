@@ -1,0 +1,136 @@
+"""`secretproxy run`: one process, or a supervisor and its workers on shared sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import structlog
+import uvloop
+
+from secretproxy.config import Settings
+from secretproxy.ops import health, logs
+from secretproxy.ops.metrics import Metrics
+from secretproxy.proxy.server import Server, check_built, open_sockets, read_keys, remove_unix_sockets
+
+log: Any = structlog.get_logger("secretproxy")
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+
+def run(settings: Settings) -> int:
+    """Serves in the foreground until SIGTERM or SIGINT. Returns the exit status. Raises ConfigError."""
+    check_built(settings)
+    keys = read_keys(settings)
+    _keep_memory_private()
+    _raise_descriptor_limit()
+    logs.configure(settings.log)
+    sockets = open_sockets(settings)
+    health_socket = health.open_socket(settings.health)
+    try:
+        if settings.worker_count == 1:
+            uvloop.run(_serve(settings, keys, sockets, health_socket))
+            return 0
+        return _supervise(settings, keys, sockets, health_socket)
+    finally:
+        remove_unix_sockets(sockets)
+
+
+async def _serve(
+    settings: Settings,
+    keys: dict[int, bytes],
+    sockets: list[socket.socket],
+    health_socket: socket.socket | None,
+) -> None:
+    server = Server(settings, keys, Metrics())
+    watching = asyncio.create_task(health.serve(server, health_socket)) if health_socket is not None else None
+    try:
+        await server.serve(sockets)
+    finally:
+        if watching is not None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+
+def _supervise(
+    settings: Settings,
+    keys: dict[int, bytes],
+    sockets: list[socket.socket],
+    health_socket: socket.socket | None,
+) -> int:
+    """Forks the workers, restarts one that dies, hands SIGTERM on and waits for all."""
+    workers: dict[int, float] = {}
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def start() -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+            status = 1
+            try:
+                uvloop.run(_serve(settings, keys, sockets, health_socket))
+                status = 0
+            except BaseException as error:
+                log.error("worker failed", kind=type(error).__name__)
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        workers[pid] = time.monotonic()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for _ in range(settings.worker_count):
+        start()
+    while workers:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            break
+        began = workers.pop(pid, 0.0)
+        if stopping or pid == 0:
+            continue
+        log.error("worker died, starting another", status=os.waitstatus_to_exitcode(status))
+        if time.monotonic() - began < 1:
+            time.sleep(1)
+        if not stopping:
+            start()
+    return 0
+
+
+def _keep_memory_private() -> None:
+    """No core dumps, and /proc of this process only for root: its memory holds what passes."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _raise_descriptor_limit() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

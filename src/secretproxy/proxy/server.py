@@ -1,0 +1,252 @@
+"""One proxy process: its listeners, its sessions, its journal, and how it ends.
+
+Carries out `serve` from the first listening socket to the last event. Knows nothing of messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import structlog
+
+from secretproxy.audit.journal import Journal
+from secretproxy.audit.rows import NameMask
+from secretproxy.config import ConfigError, Settings
+from secretproxy.detect import Detector
+from secretproxy.install.keyfile import KeyFileError, load_key_file
+from secretproxy.ops.metrics import Metrics
+from secretproxy.proxy.relay import ClientSide
+from secretproxy.session.session import Limits
+from secretproxy.session.testimony import Keys
+
+log: Any = structlog.get_logger("secretproxy")
+
+BACKLOG = 1024
+
+
+class Server:
+    """Sessions of one process. Listening sockets come from outside, so that workers can share them."""
+
+    def __init__(self, settings: Settings, keys: dict[int, bytes], metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.keys = Keys(keys)
+        self.detector = Detector(settings.monitor.schemas, settings.monitor.tables)
+        limits = settings.limits
+        self.limits = Limits(limits.max_message, limits.max_statement_memory, limits.parse_thread_bytes)
+        mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
+        self.journal = Journal(self._connect_log, mask, timeout=settings.audit.timeout)
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self.listening = False
+        self._connections: set[ClientSide] = set()
+        self._admitted: set[ClientSide] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._most = max(1, settings.listen.max_sessions // settings.worker_count)
+
+    async def _connect_log(self) -> Any:
+        return await connect_log(self.settings)
+
+    @property
+    def sessions(self) -> int:
+        return len(self._admitted)
+
+    def opened(self, client: ClientSide) -> None:
+        self._connections.add(client)
+        self._empty.clear()
+
+    def admit(self, client: ClientSide) -> bool:
+        """Whether one more session fits."""
+        if len(self._admitted) >= self._most:
+            return False
+        self._admitted.add(client)
+        self.metrics.sessions.set(len(self._admitted))
+        self.metrics.sessions_total.inc()
+        return True
+
+    def closed(self, client: ClientSide) -> None:
+        self._connections.discard(client)
+        self._admitted.discard(client)
+        self.metrics.sessions.set(len(self._admitted))
+        if not self._connections:
+            self._empty.set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_done)
+        return task
+
+    def _spawned_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("internal error", kind=type(task.exception()).__name__)
+
+    async def serve(self, sockets: list[socket.socket]) -> None:
+        """Serves until SIGTERM or SIGINT, lets open transactions finish, and flushes the journal."""
+        self.loop.set_exception_handler(_quiet)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._signalled, stop)
+        await self.journal.start()
+        servers = [await self._listen(sock) for sock in sockets]
+        self.listening = True
+        names = [_name(sock) for sock in sockets]
+        log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid())
+        await stop.wait()
+        await self._drain(servers)
+
+    async def _listen(self, sock: socket.socket) -> asyncio.AbstractServer:
+        def factory() -> ClientSide:
+            return ClientSide(self)
+
+        if sock.family == socket.AF_UNIX:
+            return await self.loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+        return await self.loop.create_server(factory, sock=sock, backlog=BACKLOG)
+
+    def _signalled(self, stop: asyncio.Event) -> None:
+        if stop.is_set():
+            # Asked twice: no more waiting.
+            self._empty.set()
+        stop.set()
+
+    async def _drain(self, servers: list[asyncio.AbstractServer]) -> None:
+        self.draining = True
+        self.listening = False
+        log.info("shutting down", sessions=len(self._connections), setting="listen.drain_timeout")
+        for server in servers:
+            server.close()
+        for client in list(self._connections):
+            if client.session is None or (client.session.idle and not client.busy):
+                client.dismiss()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), self.settings.listen.drain_timeout)
+        for client in list(self._connections):
+            client.dismiss()
+        for task in list(self._tasks):
+            task.cancel()
+        left = await self.journal.close()
+        if left:
+            log.error("events could not be written to the access log", events=left, setting="audit.dsn")
+        log.info("stopped", events=self.journal.written)
+
+
+async def connect_log(settings: Settings) -> Any:
+    """The journal's connection: as the role that may insert and nothing else, every commit durable."""
+    dsn = settings.audit.dsn
+    arguments: dict[str, Any] = {}
+    if dsn is None:
+        host = settings.backend.addresses[0]
+        arguments = {"host": host.host, "port": host.port}
+    connection = await asyncpg.connect(
+        dsn.get_secret_value() if dsn is not None else None,
+        timeout=settings.audit.timeout,
+        command_timeout=settings.audit.timeout,
+        server_settings={"application_name": "secretproxy journal", "synchronous_commit": "on"},
+        **arguments,
+    )
+    try:
+        await connection.execute("SET ROLE secretproxy_writer")
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's own words can quote buffers and frames: only what kind of thing happened is said."""
+    error = context.get("exception")
+    if isinstance(error, ConnectionError | BrokenPipeError | TimeoutError):
+        return
+    log.error("internal error", kind=type(error).__name__ if error is not None else "event loop")
+
+
+def _name(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return str(sock.getsockname())
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def open_sockets(settings: Settings) -> list[socket.socket]:
+    """The listening sockets of the settings. Raises ConfigError."""
+    listen = settings.listen
+    sockets: list[socket.socket] = []
+    port = listen.port
+    if listen.host:
+        try:
+            found = socket.getaddrinfo(listen.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, kind, proto, _, address = found[0]
+            sock = socket.socket(family, kind, proto)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"listen.host, listen.port: cannot listen on {listen.host}:{port}: {error.strerror or error}"
+            ) from None
+        sock.setblocking(False)
+        port = sock.getsockname()[1]
+        sockets.append(sock)
+    if listen.unix_socket_dir is not None:
+        sockets.append(_unix_socket(listen.unix_socket_dir, port))
+    return sockets
+
+
+def _unix_socket(directory: Path, port: int) -> socket.socket:
+    path = directory / f".s.PGSQL.{port}"
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise ConfigError(f"listen.unix_socket_dir: another server listens on {path}")
+            path.unlink()
+        sock.bind(str(path))
+        path.chmod(0o777)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"listen.unix_socket_dir: cannot listen on {path}: {error.strerror or error}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def remove_unix_sockets(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        if sock.family == socket.AF_UNIX:
+            with contextlib.suppress(OSError):
+                os.unlink(sock.getsockname())
+
+
+def read_keys(settings: Settings) -> dict[int, bytes]:
+    """The keys of testimony.key_file. Raises ConfigError."""
+    try:
+        return load_key_file(settings.testimony.key_file)
+    except KeyFileError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_built(settings: Settings) -> None:
+    """Refuses settings whose feature this version does not have, rather than overlook them. Raises ConfigError."""
+    missing = {
+        "listen.tls": settings.listen.tls != "off",
+        "backend.tls": settings.backend.tls not in ("off",),
+        "backend.target_session_attrs": settings.backend.target_session_attrs != "any",
+        "auth.mode": settings.auth.mode != "passthrough",
+        "audit.on_outage": settings.audit.on_outage != "refuse",
+        "audit.retention": settings.audit.retention is not None,
+        "audit.checkpoint_key_file": settings.audit.checkpoint_key_file is not None,
+    }
+    wanted = [name for name, asked in missing.items() if asked]
+    if wanted:
+        raise ConfigError(f"{', '.join(wanted)}: not built in this version; leave the default")
