@@ -249,6 +249,7 @@ _MEANINGS = {
     "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
     "42P01": "the database has no table secretproxy.access_log: run `secretproxy install` there",
     "42883": "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
+    "22023": "the server has no role secretproxy_writer: run `secretproxy install` there",
     "42704": "the server has no role secretproxy_writer: run `secretproxy install` there",
     "42501": "the login may not write the log: make it a member of secretproxy_writer",
     "3D000": "there is no such database",

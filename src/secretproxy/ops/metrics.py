@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        self.sessions = Gauge("secretproxy_sessions", "Sessions now", registry=registry)
+        self.sessions = Gauge("secretproxy_sessions_open", "Sessions now", registry=registry)
         self.sessions_total = Counter("secretproxy_sessions_total", "Sessions since the start", registry=registry)
         self.attempts = Counter(
             "secretproxy_attempts_total", "Events committed before their statement went on", registry=registry
