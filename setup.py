@@ -1,4 +1,4 @@
-"""Compiles the framing to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
+"""Compiles the hot path (framing and session) to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
 
 Everything else about the build stands in pyproject.toml. Without a compiler the same source runs as pure Python.
 """
@@ -11,7 +11,14 @@ import sys
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-COMPILED = ["src/secretproxy/wire/framing.py"]
+COMPILED = [
+    "src/secretproxy/wire/errors.py",
+    "src/secretproxy/wire/framing.py",
+    "src/secretproxy/wire/messages.py",
+    "src/secretproxy/wire/redacted.py",
+    "src/secretproxy/session/session.py",
+    "src/secretproxy/session/statements.py",
+]
 
 
 class OptionalBuildExt(build_ext):
