@@ -4,6 +4,8 @@ from __future__ import annotations
 
 
 class ProtocolViolation(Exception):  # noqa: N818 - the SQLSTATE's own name
-    """The peer sent bytes that the protocol does not allow (SQLSTATE 08P01). Its text never quotes them."""
+    """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless said."""
 
-    sqlstate = "08P01"
+    def __init__(self, text: str, sqlstate: str = "08P01") -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate

@@ -51,7 +51,7 @@ def read_startup(packet: bytes) -> Startup:
         return Startup(code, {})
     major = code >> 16
     if major != 3:
-        raise ProtocolViolation(f"unsupported frontend protocol {major}.{code & 0xFFFF}: server supports 3.0 to 3.2")
+        raise ProtocolViolation(f"unsupported frontend protocol {major}.{code & 0xFFFF}: server supports 3.0 to 3.2", "0A000")
     if packet[-1:] != b"\0":
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     parts = packet[8:-1].split(b"\0")
