@@ -37,7 +37,7 @@ from secretproxy.session.statements import (
 )
 from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
 from secretproxy.wire import framing, messages
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolation, Unreadable
 from secretproxy.wire.framing import Framer
 
 # Rows and COPY data pass unseen. Everything else is seen; what is read must be whole.
@@ -61,6 +61,7 @@ _REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of se
 _ABORTED = "current transaction is aborted, commands ignored until end of transaction block"
 
 _UNKNOWN = Prepared(HARMLESS, None)
+_UNREADABLE = {0x50: PARSE, 0x42: BIND, 0x44: DESCRIBE, 0x43: CLOSE}
 Entry = int | bytes | Prepared | Running | Undo | Describing
 
 
@@ -229,11 +230,22 @@ class Session:
                 raise ProtocolViolation(
                     "bytes after Terminate" if self._in(Phase.CLOSED) else f"invalid frontend message type {framer.kind}"
                 )
-            handler()
+            try:
+                handler()
+            except Unreadable:
+                self._unreadable()
             if self._wants_parse():
                 break
             handlers = self._handlers[self.phase]
         return self._finish_client(framer)
+
+    def _unreadable(self) -> None:
+        """The backend answers such a message with an error of its own."""
+        kind = self._client.kind
+        if kind == 0x45:
+            self._push_statement(_UNKNOWN)
+        else:
+            self._push(_UNREADABLE[kind])
 
     def _in(self, phase: Phase) -> bool:
         return self.phase is phase
@@ -297,6 +309,8 @@ class Session:
         """Nothing answers it."""
 
     def client_terminate(self) -> None:
+        if self._client.cut < len(self._client.buffer):
+            raise ProtocolViolation("bytes after Terminate")
         self.phase = Phase.CLOSED
         self._stepped().close = True
 

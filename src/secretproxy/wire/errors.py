@@ -9,3 +9,7 @@ class ProtocolViolation(Exception):  # noqa: N818 - the SQLSTATE's own name
     def __init__(self, text: str, sqlstate: str = "08P01") -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
+
+
+class Unreadable(ProtocolViolation):
+    """A message is framed well but its content is not what its type says: the other side is the one to complain."""

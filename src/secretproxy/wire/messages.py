@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolation, Unreadable
 from secretproxy.wire.redacted import Redacted
 
 PROTOCOL_3_0 = 196608
@@ -110,10 +110,10 @@ def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
 
 
 def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
-    """A null-terminated string and the position behind it. Raises ProtocolViolation where it does not end."""
+    """A null-terminated string and the position behind it. Raises Unreadable where it does not end."""
     stop = message.find(b"\0", pos, end)
     if stop < 0:
-        raise ProtocolViolation("a string in the message has no terminator")
+        raise Unreadable("a string in the message has no terminator")
     return message[pos:stop], stop + 1
 
 
@@ -128,7 +128,7 @@ class Bind:
 
 
 def read_bind(message: bytes, start: int, end: int) -> Bind:
-    """Reads a complete Bind. Raises ProtocolViolation."""
+    """Reads a complete Bind. Raises Unreadable."""
     portal, pos = cstring(message, start + 5, end)
     statement, pos = cstring(message, pos, end)
     try:
@@ -146,17 +146,17 @@ def read_bind(message: bytes, start: int, end: int) -> Bind:
                 values.append(Redacted(None))
                 continue
             if pos + size > end:
-                raise ProtocolViolation("a value in Bind runs past the message")
+                raise Unreadable("a value in Bind runs past the message")
             values.append(Redacted(message[pos : pos + size]))
             pos += size
     except struct.error:
-        raise ProtocolViolation("Bind is too short") from None
+        raise Unreadable("Bind is too short") from None
     if format_count == 0:
         formats = (0,) * value_count
     elif format_count == 1:
         formats *= value_count
     elif format_count != value_count:
-        raise ProtocolViolation("Bind has another number of formats than of values")
+        raise Unreadable("Bind has another number of formats than of values")
     return Bind(portal, statement, formats, tuple(values))
 
 
@@ -166,9 +166,9 @@ def read_parse_types(message: bytes, pos: int, end: int) -> tuple[int, ...]:
         count = int.from_bytes(message[pos : pos + 2], "big")
         types: tuple[int, ...] = struct.unpack_from(f"!{count}I", message, pos + 2)
     except struct.error:
-        raise ProtocolViolation("Parse is too short") from None
+        raise Unreadable("Parse is too short") from None
     if pos + 2 + 4 * count > end:
-        raise ProtocolViolation("Parse is too short")
+        raise Unreadable("Parse is too short")
     return types
 
 
