@@ -776,7 +776,10 @@ class Session:
         elif isinstance(head, Running) and head.protocol == "extended":
             self._pending.popleft()
             self._ended += 1
-            if head.in_the_log and head.portal is not None:
+            if head.portal is None:
+                # Known by testimony alone: the next Execute of its portal counts as a statement of its own.
+                self._end(head, "ok")
+            elif head.in_the_log:
                 self._suspended[head.portal] = head
 
     def backend_copy_in(self) -> None:
