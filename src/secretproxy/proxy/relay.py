@@ -42,6 +42,7 @@ class Side(asyncio.Protocol):
         self.busy = False
         self.backlog: deque[bytes] = deque()
         self.ended = False
+        self.said_eof = False
         self._peer_full = False
         self._reading = True
 
@@ -52,8 +53,14 @@ class Side(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def write(self, data: bytes) -> None:
-        if data and self.transport is not None and not self.transport.is_closing():
+        if data and not self.said_eof and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
+
+    def write_eof(self) -> None:
+        """Nothing more will be written; what the other side still says is read."""
+        if not self.said_eof and self.transport is not None and not self.transport.is_closing():
+            self.said_eof = True
+            self.transport.write_eof()
 
     def set_busy(self, busy: bool) -> None:
         self.busy = busy
@@ -299,22 +306,19 @@ class ClientSide(Side):
         self.from_client(b"")
         while self.backlog and not self.busy:
             self.from_client(self.backlog.popleft())
-        if self.ended and not self.busy:
-            self._pass_eof()
+        if self.ended and not self.busy and self.backend is not None:
+            self.backend.write_eof()
 
     def eof_received(self) -> bool:
         self.ended = True
-        if self.backend is None:
+        session, backend = self.session, self.backend
+        if session is None or backend is None or not (self._logged_in or session.waiting_bytes):
+            self._finish()
             return False
-        if not self.busy:
-            self._pass_eof()
+        if self._logged_in and not self.busy:
+            backend.write_eof()
         # The backend still answers what it was sent; its end closes the session.
         return True
-
-    def _pass_eof(self) -> None:
-        backend = self.backend
-        if backend is not None and backend.transport is not None and not backend.transport.is_closing():
-            backend.transport.write_eof()
 
     # --- backend to client -------------------------------------------------------------------------------------
 
