@@ -1,0 +1,26 @@
+"""`secretproxy install`: the backend half, over whatever is there."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+from secretproxy.config import ConfigError, load_settings
+
+
+def install(
+    config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
+    dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+) -> None:
+    """Install schemas, functions and the access log; make the key file if it is missing."""
+    from secretproxy.install import InstallError, KeyFileError
+    from secretproxy.install import install as run
+
+    settings = load_settings(config)
+    try:
+        deployed = asyncio.run(run(dsn, settings.testimony.key_file, lambda change, state: typer.echo(f"  {change:<18} {state}")))
+    except (InstallError, KeyFileError) as error:
+        raise ConfigError(str(error)) from None
+    typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")

@@ -1,0 +1,31 @@
+"""`secretproxy revert`: the backend half taken back, the stored data left readable."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+
+from secretproxy.config import ConfigError
+
+
+def revert(
+    dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+    config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", hidden=True),
+) -> None:
+    """Take everything back; stored values stay, readable with pgp_sym_decrypt."""
+    from secretproxy.install import InstallError
+    from secretproxy.install import revert as run
+
+    del config
+    if not yes:
+        typer.confirm(
+            "Take back the functions, keys and settings? Stored values stay, in the original module's format.", abort=True
+        )
+    try:
+        reverted = asyncio.run(run(dsn, lambda change, state: typer.echo(f"  {change:<18} {state}")))
+    except InstallError as error:
+        raise ConfigError(str(error)) from None
+    typer.echo(f"{len(reverted)} changes reverted")

@@ -1,0 +1,33 @@
+"""`secretproxy verify`: whether the backend half is what was installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import typer
+
+from secretproxy.config import ConfigError, load_settings
+
+
+def verify(
+    config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
+    dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Name whatever differs from what was installed; exit 1 if anything does."""
+    from secretproxy.install import InstallError, KeyFileError
+    from secretproxy.install import verify as run
+
+    settings = load_settings(config)
+    try:
+        findings = asyncio.run(run(dsn, settings.testimony.key_file))
+    except (InstallError, KeyFileError) as error:
+        raise ConfigError(str(error)) from None
+    if as_json:
+        typer.echo(json.dumps(findings))
+    else:
+        for finding in findings or ["everything is as it was installed"]:
+            typer.echo(finding)
+    raise typer.Exit(1 if findings else 0)

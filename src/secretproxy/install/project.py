@@ -1,0 +1,59 @@
+"""The sqitch project as the package carries it: the plan's changes in order and their scripts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pglast.parser
+
+DIRECTORY = Path(__file__).parent.parent / "sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change: a script for each direction, to be run as it stands or in a transaction of the caller's."""
+
+    name: str
+
+    def script(self, kind: str) -> str:
+        return (DIRECTORY / kind / f"{self.name}.sql").read_text(encoding="utf-8")
+
+    def statements(self, kind: str) -> str:
+        """The script without its own BEGIN and COMMIT or ROLLBACK."""
+        return re.sub(r"^(BEGIN|COMMIT|ROLLBACK);$", "", self.script(kind), flags=re.MULTILINE)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.script("deploy").encode()).hexdigest()
+
+
+@cache
+def changes() -> tuple[Change, ...]:
+    """In the order of the plan (sqitchchanges(7))."""
+    names = []
+    for line in (DIRECTORY / "sqitch.plan").read_text(encoding="utf-8").splitlines():
+        words = line.split()
+        if words and not words[0].startswith(("%", "#", "@")):
+            names.append(words[0])
+    return tuple(Change(name) for name in names)
+
+
+@cache
+def function_bodies() -> dict[tuple[str, str], set[str]]:
+    """SHA-256 of the bodies of each function that the scripts create, by (schema, name); overloads share a set."""
+    bodies: dict[tuple[str, str], set[str]] = {}
+    for change in changes():
+        for raw in pglast.parser.parse_sql(change.script("deploy")):
+            statement = raw.stmt
+            if type(statement).__name__ != "CreateFunctionStmt":
+                continue
+            names = [part.sval for part in statement.funcname]
+            for option in statement.options or ():
+                if option.defname == "as":
+                    body = option.arg[0].sval
+                    bodies.setdefault((names[0], names[-1]), set()).add(hashlib.sha256(body.encode()).hexdigest())
+    return bodies

@@ -1,0 +1,69 @@
+-- Revert secretproxy:secrets_table from pg
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+-- Values go back to format 1, so that pgp_sym_decrypt with the owner's uuid reads them. A password of format 2 stays a bcrypt
+-- hash, of the SHA-256 of the password in hexadecimal: nothing can turn it back.
+ALTER TABLE secrets_schema.secrets_table DISABLE TRIGGER USER;
+UPDATE secrets_schema.secrets_table t
+   SET secrets_value_field = secretproxy.pgp_encrypt_1(
+        secretproxy.open_value(secretproxy.current_ring(), t.secrets_owned_field, t.name, t.secrets_value_field), t.secrets_owned_field::text)
+ WHERE t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea;
+UPDATE secrets_schema.secrets_table t
+   SET secrets_value_field = substr(t.secrets_value_field, 9)
+ WHERE t.secrets_enc_field = 'crypt' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea;
+ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER USER;
+DO $do$
+DECLARE
+    v_function text;
+    a record;
+    g record;
+BEGIN
+    FOREACH v_function IN ARRAY ARRAY['secrets_schema.tg_hash_secrets()'] LOOP
+        SELECT * INTO a FROM secretproxy.adopted WHERE kind = 'function' AND object = v_function;
+        IF FOUND THEN
+            EXECUTE a.definition;
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
+            EXECUTE format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
+            IF a.acl IS NULL THEN
+                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
+            ELSE
+                FOR g IN SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS who, is_grantable
+                           FROM aclexplode(a.acl) WHERE privilege_type = 'EXECUTE' LOOP
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
+                        || CASE WHEN g.is_grantable AND g.who <> 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;
+                END LOOP;
+            END IF;
+        ELSE
+            DROP TRIGGER IF EXISTS hash_secrets_insert ON secrets_schema.secrets_table;
+            DROP TRIGGER IF EXISTS hash_secrets_update ON secrets_schema.secrets_table;
+            DROP FUNCTION IF EXISTS secrets_schema.tg_hash_secrets();
+        END IF;
+    END LOOP;
+END
+$do$;
+
+DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.call_context, uuid, text, bytea, text);
+DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.call_context, uuid, text, bytea);
+DROP FUNCTION IF EXISTS secretproxy.current_ring();
+DROP FUNCTION IF EXISTS secretproxy.password_hash(bytea, int);
+DROP FUNCTION IF EXISTS secretproxy.value_key(bytea, bytea, uuid, text);
+DO $do$
+DECLARE
+    v_owner name := (SELECT owner FROM secretproxy.adopted WHERE kind = 'table' AND object = 'secrets_schema.secrets_table');
+    g record;
+BEGIN
+    IF v_owner IS NULL AND NOT EXISTS (SELECT FROM secrets_schema.secrets_table) THEN
+        DROP TABLE secrets_schema.secrets_table;
+        RETURN;
+    END IF;
+    EXECUTE format('ALTER TABLE secrets_schema.secrets_table OWNER TO %I', coalesce(v_owner, session_user));
+    FOR g IN SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS who, x.privilege_type
+               FROM secretproxy.adopted a, aclexplode(a.acl) x
+              WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table' LOOP
+        EXECUTE format('GRANT %s ON secrets_schema.secrets_table TO %s', g.privilege_type, g.who);
+    END LOOP;
+END
+$do$;
+DELETE FROM secretproxy.changes WHERE change = 'secrets_table';
+COMMIT;

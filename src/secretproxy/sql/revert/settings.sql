@@ -1,0 +1,7 @@
+-- Revert secretproxy:settings from pg
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DROP TABLE secretproxy.settings;
+DELETE FROM secretproxy.changes WHERE change = 'settings';
+COMMIT;

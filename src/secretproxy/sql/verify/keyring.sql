@@ -1,0 +1,6 @@
+-- Verify secretproxy:keyring on pg
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SELECT 1 / (count(*) > 0)::int FROM secretproxy.keyring WHERE retired_at IS NULL;
+ROLLBACK;
