@@ -1,7 +1,7 @@
 """The file of the keys of testimony and session token: `testimony.key_file`.
 
-Lines of `VERSION HEX`, a version and 32 bytes in hexadecimal; `#` begins a comment. The highest version signs, every one is accepted,
-so that keys can be rotated without a gap. No error quotes a key.
+Lines of `VERSION HEX`, a version and 32 bytes in hexadecimal; `#` begins a comment. The highest version signs, every one is
+accepted, so that keys can be rotated without a gap. No error quotes a key.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pglast.parser
 
@@ -48,7 +49,7 @@ def function_bodies() -> dict[tuple[str, str], set[str]]:
     bodies: dict[tuple[str, str], set[str]] = {}
     for change in changes():
         for raw in pglast.parser.parse_sql(change.script("deploy")):
-            statement = raw.stmt
+            statement: Any = raw.stmt
             if type(statement).__name__ != "CreateFunctionStmt":
                 continue
             names = [part.sval for part in statement.funcname]

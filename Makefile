@@ -1,0 +1,36 @@
+# demo and test are all that a new machine needs; both make .venv first.
+PY := .venv/bin/python
+ARGS ?=
+COMPILED := $(wildcard src/secretproxy/wire/*.py) src/secretproxy/session/session.py src/secretproxy/session/statements.py
+
+.PHONY: demo test lint bench test-matrix example clean
+
+demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
+	@$(PY) -m secretproxy demo $(ARGS)
+
+test: .venv/.stamp ## All tests
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv/.stamp ## ruff, mypy --strict, import contracts
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) scripts/config_example.py --check
+
+bench: .venv/.stamp ## The table of benchmarks/RESULTS.md
+	$(PY) benchmarks/run.py $(ARGS)
+
+test-matrix: .venv/.stamp ## The SQL tests on PostgreSQL 14 to 18
+	$(PY) scripts/test_matrix.py $(ARGS)
+
+example: .venv/.stamp ## Writes config.example.toml from the settings model
+	$(PY) scripts/config_example.py
+
+clean: ## Everything that make made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find src -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.stamp: requirements/dev.lock pyproject.toml setup.py scripts/bootstrap.sh $(COMPILED)
+	@scripts/bootstrap.sh
