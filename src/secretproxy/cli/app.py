@@ -46,7 +46,7 @@ for _name in COMMANDS:
 def main() -> None:
     """Entry point: a ConfigError is one line on stderr and exit status 2."""
     try:
-        app()
+        app(prog_name="secretproxy")
     except ConfigError as error:
         print(f"secretproxy: {error}", file=sys.stderr)
         sys.exit(2)

@@ -16,7 +16,7 @@ def check(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Check the configuration, the keys, the backend and the access log; exit 1 if anything is wrong."""
+    """Check settings, keys, backend and access log."""
     settings = load_settings(config)
     results = asyncio.run(_results(settings))
     if as_json:

@@ -15,7 +15,7 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": ""}  # noqa: S104 - where a cli
 def env(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
 ) -> None:
-    """Print export PG...= lines, for eval "$(secretproxy env)"."""
+    """Print shell lines that point libpq at the proxy."""
     listen = load_settings(config).listen
     host = _ANY.get(listen.host, listen.host) or str(listen.unix_socket_dir)
     typer.echo(f"export PGHOST={shlex.quote(host)}")

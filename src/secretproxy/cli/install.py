@@ -14,7 +14,7 @@ def install(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
 ) -> None:
-    """Install schemas, functions and the access log; make the key file if it is missing."""
+    """Install the backend half into a database."""
     from secretproxy.install import InstallError, KeyFileError
     from secretproxy.install import install as run
 

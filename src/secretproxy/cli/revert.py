@@ -15,7 +15,7 @@ def revert(
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", hidden=True),
 ) -> None:
-    """Take everything back; stored values stay, readable with pgp_sym_decrypt."""
+    """Take the backend half back; stored values stay."""
     from secretproxy.install import InstallError
     from secretproxy.install import revert as run
 

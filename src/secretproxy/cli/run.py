@@ -12,7 +12,7 @@ from secretproxy.config import load_settings
 def run(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
 ) -> None:
-    """Start the proxy and stay in the foreground; SIGTERM lets open transactions finish."""
+    """Start the proxy in the foreground."""
     from secretproxy.proxy.run import run as serve
 
     raise typer.Exit(serve(load_settings(config)))

@@ -16,7 +16,7 @@ def verify(
     dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Name whatever differs from what was installed; exit 1 if anything does."""
+    """Name whatever differs from what was installed."""
     from secretproxy.install import InstallError, KeyFileError
     from secretproxy.install import verify as run
 

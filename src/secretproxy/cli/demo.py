@@ -1,0 +1,15 @@
+"""`secretproxy demo`: the main job on a private PostgreSQL."""
+
+from __future__ import annotations
+
+import typer
+
+
+def demo(
+    port: int = typer.Option(6432, "--port", "-p", min=1, max=65535, help="Port of the proxy."),
+    once: bool = typer.Option(False, "--once", help="Leave after the tour."),
+) -> None:
+    """Take a tour on a private PostgreSQL."""
+    from secretproxy.demo.tour import run
+
+    run(port, once=once, echo=lambda line: print(line, flush=True))
