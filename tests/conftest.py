@@ -1,0 +1,112 @@
+"""A private PostgreSQL with the backend half installed, a proxy before it, the log, and canary values.
+
+`TEST_BACKEND=testcontainers` takes the server from a container where an engine answers; otherwise it is a local one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from secretproxy.demo.postgres import PrivateServer, find_postgres
+from secretproxy.install import install
+from tests.support.canary import Canary, found_in
+from tests.support.log import AccessLog
+from tests.support.proxy import Proxy
+
+LOGINS = """
+CREATE ROLE app_user LOGIN;
+GRANT authenticated TO app_user;
+CREATE ROLE journal LOGIN;
+GRANT secretproxy_writer TO journal;
+CREATE ROLE auditor LOGIN;
+GRANT secretproxy_auditor TO auditor;
+CREATE ROLE outsider LOGIN;
+GRANT CREATE ON SCHEMA public TO app_user;
+"""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A server with the database `app`, in which the backend half is installed."""
+
+    host: str
+    port: int
+    key_file: Path
+    server: PrivateServer | None
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def dsn(self, user: str = "postgres", database: str = "app") -> str:
+        return f"postgresql://{user}@{self.host}:{self.port}/{database}"
+
+    def program(self, name: str) -> str:
+        assert self.server is not None
+        return str(self.server.binaries.program(name))
+
+
+def prepare(host: str, port: int, directory: Path) -> Backend:
+    """Makes the database and the logins and installs the backend half."""
+    backend = Backend(host, port, directory / "keys", None)
+    with psycopg.connect(backend.dsn(database="postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE app")
+    asyncio.run(install(backend.dsn(), backend.key_file))
+    with psycopg.connect(backend.dsn(), autocommit=True) as connection:
+        connection.execute(LOGINS)
+    return backend
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    directory = tmp_path_factory.mktemp("backend")
+    if os.environ.get("TEST_BACKEND") == "testcontainers":
+        yield from _container(directory)
+        return
+    with PrivateServer(find_postgres(), settings={"wal_level": "logical"}) as server:
+        made = prepare(server.host, server.port, directory)
+        yield Backend(made.host, made.port, made.key_file, server)
+
+
+def _container(directory: Path) -> Iterator[Backend]:
+    from testcontainers.postgres import PostgresContainer
+
+    try:
+        container = PostgresContainer("postgres:17", username="postgres", password="postgres")
+        container.with_env("POSTGRES_HOST_AUTH_METHOD", "trust").start()
+    except Exception as error:
+        pytest.skip(f"TEST_BACKEND=testcontainers, but no container engine answers ({type(error).__name__})")
+    try:
+        yield prepare(container.get_container_host_ip(), int(container.get_exposed_port(5432)), directory)
+    finally:
+        container.stop()
+
+
+@pytest.fixture(scope="session")
+def proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    running = Proxy(tmp_path_factory.mktemp("proxy"), postgres.address, postgres.dsn("journal"), postgres.key_file)
+    running.start()
+    running.wait_for_text("access log can be written")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def log(postgres: Backend) -> AccessLog:
+    return AccessLog(postgres.dsn())
+
+
+@pytest.fixture
+def canary(postgres: Backend, proxy: Proxy) -> Iterator[Canary]:
+    """Values whose marker must be nowhere once the test is over."""
+    values = Canary()
+    yield values
+    places = found_in(values, AccessLog(postgres.dsn()), proxy)
+    assert not places, f"a value was found in {places}"

@@ -1,0 +1,80 @@
+"""A secretproxy of the tests' own: a child process with a temporary configuration, its output kept in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from secretproxy.demo.postgres import free_port
+
+
+class Proxy:
+    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs."""
+
+    def __init__(self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "") -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.health_port = free_port()
+        self.config = directory / "secretproxy.toml"
+        self.output = directory / "output.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.config.write_text(
+            f'[backend]\nhosts = ["{backend}"]\n[audit]\ndsn = "{log_dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{key_file}"\n'
+            f"[health]\nport = {self.health_port}\n[log]\nlevel = 'debug'\n[listen]\nport = {self.port}\n"
+            f'unix_socket_dir = "{directory}"\ndrain_timeout = 5.0\n{extra}'
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def dsn(self, user: str = "app_user", database: str = "app") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def start(self) -> Proxy:
+        """Starts it and waits for its own word that it listens."""
+        before = self.text().count("listening") if self.output.exists() else 0
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("SECRETPROXY_", "PG"))}
+        with self.output.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "secretproxy", "run", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=self.directory,
+            )  # fmt: skip
+        self.wait_for_text("listening", before + 1)
+        return self
+
+    def wait_for_text(self, text: str, count: int = 1, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while self.text().count(text) < count:
+            assert self.running, f"the proxy ended: {self.text()[-1000:]}"
+            assert time.monotonic() < deadline, f"no {text!r} within {seconds} s: {self.text()[-1000:]}"
+            time.sleep(0.02)
+
+    def halt(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+        """Sends a signal and gives the exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return self._process.wait(seconds)
+
+    def stop(self) -> None:
+        if self.running:
+            try:
+                self.halt()
+            except subprocess.TimeoutExpired:
+                self.halt(signal.SIGKILL)
+
+    def kill(self) -> None:
+        self.halt(signal.SIGKILL)
