@@ -24,7 +24,8 @@ class Redacted:
     def __repr__(self) -> str:
         return "<redacted>"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return "<redacted>"
 
     def __format__(self, spec: str) -> str:
         return "<redacted>"
