@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secretproxy.wire.messages import Bind
@@ -45,7 +45,10 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
+    """`$n`; `array` where the text casts it to an array, whatever type the client declared."""
+
     number: int
+    array: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def _cast(body: Node) -> Argument:
     if type_name.get("arrayBounds"):
         if isinstance(inner, Constant) and inner.text is not None:
             return array_literal(inner.text)
-        return inner
+        return replace(inner, array=True) if isinstance(inner, Parameter) else inner
     return UNKNOWN if isinstance(inner, Array) else inner
 
 
@@ -262,7 +265,7 @@ def is_array(argument: Argument, values: Values) -> bool:
         if values.bind is None:
             inner, outer = values.argument(argument.number)
             return not isinstance(inner, _Unknown | Parameter) and is_array(inner, outer)
-        return values.oid(argument.number) in ARRAY_OIDS
+        return argument.array or values.oid(argument.number) in ARRAY_OIDS
     return False
 
 
