@@ -1,60 +1,98 @@
-"""The file of the keys of testimony and session token: `testimony.key_file`.
+"""The file of testimony keys (testimony.key_file): lines of a version and 64 hex digits, mode 0600.
 
-Lines of `VERSION HEX`, a version and 32 bytes in hexadecimal; `#` begins a comment. The highest version signs, every one is
-accepted, so that keys can be rotated without a gap. No error quotes a key.
+Imports the standard library alone, so that the proxy can read its keys without the installer. Key bytes must never
+reach an error text, a log line or a repr made here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
+
+KEY_BYTES = 32
+HEADER = "# Keys of secretproxy's testimony and session tokens: version and 64 hex digits. Keep it secret.\n"
+MAX_FILE = 65_536
+MAX_VERSION = 2_147_483_647
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used; the text names the setting and the mend."""
+    """The key file cannot be used; the text names the setting and the mend, and never a key."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"testimony.key_file {path}: {problem}")
 
 
 def load_key_file(path: Path) -> dict[int, bytes]:
-    """The keys by version. Raises KeyFileError."""
+    """Every key of the file by version; the highest version signs."""
     try:
-        text = path.read_text(encoding="ascii")
-        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(MAX_FILE + 1)
     except FileNotFoundError:
-        raise KeyFileError(f"testimony.key_file: {path} does not exist; `secretproxy install` makes it") from None
+        raise KeyFileError(path, "there is no such file; `secretproxy install` makes it") from None
     except OSError as error:
-        raise KeyFileError(f"testimony.key_file: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise KeyFileError(f"testimony.key_file: {path} is not a key file") from None
-    if mode & (stat.S_IWGRP | stat.S_IRWXO):
-        raise KeyFileError(f"testimony.key_file: {path} is open to others; chmod 600 {path}")
+        raise KeyFileError(path, f"cannot be read ({error.strerror}); see that this user may read it") from None
+    if mode & 0o077:
+        raise KeyFileError(path, f"others may read or write it (mode {mode:04o}); run `chmod 600 {path}`")
+    if len(content) > MAX_FILE:
+        raise KeyFileError(path, f"longer than {MAX_FILE} bytes; this is not a key file")
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> dict[int, bytes]:
     keys: dict[int, bytes] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if not words:
+    for number, line in enumerate(content.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith(b"#"):
             continue
-        try:
-            version, key = int(words[0]), bytes.fromhex(words[1])
-        except (ValueError, IndexError):
-            raise KeyFileError(f"testimony.key_file: {path}, line {number} is not `VERSION HEX`") from None
-        if len(words) != 2 or len(key) != 32 or version < 1 or version in keys:
-            raise KeyFileError(f"testimony.key_file: {path}, line {number} is not a new version and 32 bytes in hexadecimal")
-        keys[version] = key
+        match = re.fullmatch(rb"([0-9]{1,10})[ \t]+([0-9A-Fa-f]{64})", line)
+        if match is None:
+            raise KeyFileError(path, f"line {number} is not `<version> <64 hex digits>`")
+        version = int(match[1])
+        if not 1 <= version <= MAX_VERSION:
+            raise KeyFileError(path, f"line {number}: a version is between 1 and {MAX_VERSION}")
+        if version in keys:
+            raise KeyFileError(path, f"line {number}: version {version} is listed twice; remove one of the lines")
+        keys[version] = bytes.fromhex(match[2].decode("ascii"))
     if not keys:
-        raise KeyFileError(f"testimony.key_file: {path} has no key")
+        raise KeyFileError(path, "holds no key; remove it and run `secretproxy install`, which makes a new one")
     return keys
 
 
 def create_key_file(path: Path) -> dict[int, bytes]:
-    """Makes the file with one new key, readable by its owner alone; an existing one is read. Raises KeyFileError."""
+    """A new file with one random key, version 1; never overwrites one that is there."""
+    keys = {1: secrets.token_bytes(KEY_BYTES)}
+    _write(path, keys, replace=False)
+    return keys
+
+
+def write_key_file(path: Path, keys: dict[int, bytes]) -> None:
+    """Replaces the file at once: a reader finds the old keys or the new ones, never half a file."""
+    _write(path, keys, replace=True)
+
+
+def _write(path: Path, keys: dict[int, bytes], *, replace: bool) -> None:
+    text = HEADER + "".join(f"{version} {keys[version].hex()}\n" for version in sorted(keys))
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode("ascii"))
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                os.replace(draft, path)
+            else:
+                os.link(draft, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
     except FileExistsError:
-        return load_key_file(path)
+        raise KeyFileError(path, "is there already; it is never overwritten") from None
     except OSError as error:
-        raise KeyFileError(f"testimony.key_file: {path} cannot be made: {error.strerror}") from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"# Keys of testimony and session token. Whoever has them can forge both.\n1 {secrets.token_hex(32)}\n")
-    return load_key_file(path)
+        raise KeyFileError(path, f"cannot be written ({error.strerror}); see that its directory exists and is yours") from None

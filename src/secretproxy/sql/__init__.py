@@ -1,1 +1,3 @@
-"""The sqitch project of the backend half: plan, deploy, verify and revert scripts. Data only."""
+"""The sqitch project itself, shipped as package data; no code lives here."""
+
+from __future__ import annotations

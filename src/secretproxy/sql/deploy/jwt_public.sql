@@ -11,7 +11,7 @@ LANGUAGE sql STABLE LEAKPROOF PARALLEL SAFE
 AS $body$
     SELECT CASE
         WHEN pg_catalog.current_setting('jwt.claims.user_id', true) OPERATOR(pg_catalog.~)
-             '^([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}$'
+             '^([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}$|^[{]([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}[}]$'
         THEN pg_catalog.current_setting('jwt.claims.user_id', true)::pg_catalog.uuid
     END
 $body$;
