@@ -140,7 +140,8 @@ def test_a_pipeline_is_refused_from_the_call_on(apart: Apart) -> None:
 def test_a_call_that_only_testimony_shows_ends_its_session_and_rolls_back(apart: Apart, postgres: Backend) -> None:
     hidden_function(postgres)
     owner = uuid.uuid4()
-    with psycopg.connect(apart.proxy.dsn()) as bystander, psycopg.connect(apart.proxy.dsn(), autocommit=True) as connection:
+    with psycopg.connect(apart.proxy.dsn()) as bystander:
+        connection = psycopg.connect(apart.proxy.dsn())
         apart.log_server.halt()
         with pytest.raises(psycopg.OperationalError) as ended:
             connection.execute("SELECT hidden_call(%s)", (owner,))

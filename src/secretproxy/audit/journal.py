@@ -26,7 +26,7 @@ from secretproxy.session.events import Event
 GROUP = 512
 # Events that nobody waits for (outcomes, refusals) and that an outage may leave waiting, before the oldest refusals go.
 KEPT_IN_OUTAGE = 100_000
-RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+RETRY_FIRST, RETRY_MOST = 0.05, 0.5
 PARTITIONS_EVERY = 6 * 3600.0
 
 log: Any = structlog.get_logger("secretproxy.journal")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log: Any = structlog.get_logger("secretproxy.session")
 
 _LOG_LOST = "session ended: a call of a secret function could not be written to the access log"
-_LOG_LOST_HINT = "Its transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
+_LOG_LOST_HINT = "An open transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
 
 
 # Bytes that a client may send ahead of its login's end before it is no longer read from.
