@@ -1,6 +1,6 @@
-"""Runs the sqitch project of secretproxy.sql on asyncpg: install, verify, revert, and the key file.
+"""Runs the sqitch project on asyncpg: install, verify, revert, and the key file that the proxy and the database share."""
 
-May import asyncpg; must never print, and never let a key or a secret value into an exception's text.
-"""
+from secretproxy.install.keyfile import KeyFileError, create_key_file, load_key_file
+from secretproxy.install.runner import InstallError, install, revert, verify
 
-from __future__ import annotations
+__all__ = ["InstallError", "KeyFileError", "create_key_file", "install", "load_key_file", "revert", "verify"]
