@@ -36,7 +36,8 @@ def load_key_file(path: Path) -> dict[int, bytes]:
         raise KeyFileError(path, "there is no such file; `secretproxy install` makes it") from None
     except OSError as error:
         raise KeyFileError(path, f"cannot be read ({error.strerror}); see that this user may read it") from None
-    if mode & 0o077:
+    # Its group may read it: that is how a secret is mounted for a container's user.
+    if mode & 0o037:
         raise KeyFileError(path, f"others may read or write it (mode {mode:04o}); run `chmod 600 {path}`")
     if len(content) > MAX_FILE:
         raise KeyFileError(path, f"longer than {MAX_FILE} bytes; this is not a key file")

@@ -47,7 +47,7 @@ async def install(dsn: str | None, key_file: Path, progress: Progress = _silent)
             await _deploy(connection, change)
             deployed.append(change.name)
             progress(change.name, "deployed")
-        keys = create_key_file(key_file)
+        keys = load_key_file(key_file) if key_file.exists() else create_key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
 
