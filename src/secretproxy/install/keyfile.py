@@ -65,10 +65,11 @@ def _parse(path: Path, content: bytes) -> dict[int, bytes]:
 
 
 def create_key_file(path: Path) -> dict[int, bytes]:
-    """A new file with one random key, version 1; never overwrites one that is there."""
-    keys = {1: secrets.token_bytes(KEY_BYTES)}
-    _write(path, keys, replace=False)
-    return keys
+    """A new file with one random key, version 1; one that is there is read, never overwritten."""
+    if not path.exists():
+        with suppress(FileExistsError):
+            _write(path, {1: secrets.token_bytes(KEY_BYTES)}, replace=False)
+    return load_key_file(path)
 
 
 def write_key_file(path: Path, keys: dict[int, bytes]) -> None:
@@ -80,6 +81,7 @@ def _write(path: Path, keys: dict[int, bytes], *, replace: bool) -> None:
     text = HEADER + "".join(f"{version} {keys[version].hex()}\n" for version in sorted(keys))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -94,6 +96,6 @@ def _write(path: Path, keys: dict[int, bytes], *, replace: bool) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(draft)
     except FileExistsError:
-        raise KeyFileError(path, "is there already; it is never overwritten") from None
+        raise
     except OSError as error:
-        raise KeyFileError(path, f"cannot be written ({error.strerror}); see that its directory exists and is yours") from None
+        raise KeyFileError(path, f"cannot be written ({error.strerror}); see that its directory is yours to write") from None
