@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 DEFAULT_FILE = Path("secretproxy.toml")
@@ -322,6 +323,19 @@ def _explain(error: ValidationError) -> list[str]:
     return lines
 
 
+def _sections() -> tuple[list[tuple[str, FieldInfo]], list[tuple[str, type[BaseModel]]]]:
+    """The settings outside sections, and the sections."""
+    plain: list[tuple[str, FieldInfo]] = []
+    sections: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Settings.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            sections.append((name, annotation))
+        else:
+            plain.append((name, field))
+    return plain, sections
+
+
 def example() -> str:
     """The whole of config.example.toml: every setting with its meaning and its default."""
     out = [
@@ -329,31 +343,56 @@ def example() -> str:
         "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port. Lines that start with #: unset by default.",
         "",
     ]
-    sections: list[tuple[str, type[BaseModel]]] = []
-    for name, field in Settings.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            sections.append((name, annotation))
-        else:
-            out.append(_line(name, field.get_default(call_default_factory=True), field.description))
+    plain, sections = _sections()
+    out += [_line(name, _default(field), field.description) for name, field in plain]
     for name, model in sections:
         out += ["", f"[{name}]"]
-        for key, field in model.model_fields.items():
-            out.append(_line(key, field.get_default(call_default_factory=True), field.description))
+        out += [_line(key, _default(field), field.description) for key, field in model.model_fields.items()]
     return "\n".join(out) + "\n"
+
+
+def reference() -> str:
+    """The whole of docs/configuration.md."""
+    out = [
+        "# Configuration",
+        "",
+        "In rising order: the TOML file (`--config FILE`, else `$SECRETPROXY_CONFIG`, else `./secretproxy.toml`), the environment, the",
+        "command line. The variable of `listen.port` is `SECRETPROXY_LISTEN_PORT`; lists are separated by commas. An unknown or impossible",
+        "setting stops the command with exit status 2 and a line that names it. `config.example.toml` holds the same as a file.",
+    ]
+    plain, sections = _sections()
+    out += _table("", plain)
+    for name, model in sections:
+        out += _table(name, list(model.model_fields.items()))
+    return "\n".join(out) + "\n"
+
+
+def _table(section: str, fields: list[tuple[str, FieldInfo]]) -> list[str]:
+    rows = [f"## [{section}]" if section else "## Outside sections", "", "| setting | default | meaning |", "| --- | --- | --- |"]
+    for key, field in fields:
+        value = _default(field)
+        shown = "unset" if value is None else f"`{_toml(value)}`".replace("|", "\\|")
+        rows.append(f"| `{key}` | {shown} | {field.description} |")
+    return ["", *rows]
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True)
 
 
 def _line(key: str, value: object, meaning: str | None) -> str:
     comment = f"# {meaning}\n" if meaning else ""
-    if value is None:
-        return f"{comment}# {key} ="
+    return f"{comment}# {key} =" if value is None else f"{comment}{key} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
     if isinstance(value, bool):
-        return f"{comment}{key} = {str(value).lower()}"
+        return str(value).lower()
     if isinstance(value, int | float):
-        return f"{comment}{key} = {value}"
+        return str(value)
     if isinstance(value, list):
-        return f"{comment}{key} = [{', '.join(_quoted(str(item)) for item in value)}]"
-    return f"{comment}{key} = {_quoted(str(value))}"
+        return f"[{', '.join(_quoted(str(item)) for item in value)}]"
+    return _quoted(str(value))
 
 
 def _quoted(text: str) -> str:
