@@ -1,4 +1,4 @@
-"""Writes config.example.toml and docs/configuration.md from the settings model, or with --check says whether they are up to date."""
+"""Writes config.example.toml and docs/configuration.md from the settings model; --check says whether they are up to date."""
 
 from __future__ import annotations
 

@@ -47,9 +47,13 @@ async def install(dsn: str | None, key_file: Path, progress: Progress = _silent)
             await _deploy(connection, change)
             deployed.append(change.name)
             progress(change.name, "deployed")
-        keys = load_key_file(key_file) if key_file.exists() else create_key_file(key_file)
+        keys = _key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
+
+
+def _key_file(path: Path) -> dict[int, bytes]:
+    return load_key_file(path) if path.exists() else create_key_file(path)
 
 
 async def _deploy(connection: Any, change: Change) -> None:
