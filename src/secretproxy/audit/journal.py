@@ -155,7 +155,8 @@ class Journal:
                 if time.monotonic() >= partitions_due:
                     await asyncio.wait_for(self._connection.execute("SELECT secretproxy.access_log_partitions()"), self._timeout)
                     partitions_due = time.monotonic() + PARTITIONS_EVERY
-                await self._more.wait()
+                if not self._rows:
+                    await self._more.wait()
                 self._more.clear()
                 while self._rows:
                     await self._write_group()
