@@ -17,6 +17,8 @@ RUN SECRETPROXY_COMPILE=1 /opt/secretproxy/bin/pip install --no-deps .
 FROM python:3.13-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin secretproxy
 COPY --from=build /opt/secretproxy /opt/secretproxy
+# The key file is named here, not held.
+# hadolint ignore=DL3064
 ENV PATH=/opt/secretproxy/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
