@@ -236,7 +236,7 @@ def main() -> int:
         subprocess.run(
             [server.binaries.program("pgbench"), "-i", "-q", "-s", "10", server.dsn()], capture_output=True, check=True
         )
-        bench = Bench(server, 2 if quick else 8, 1 if quick else 5)
+        bench = Bench(server, 2 if quick else 6, 1 if quick else 3)
         direct = Target("direct", server.port)
         bouncer = stack.enter_context(pgbouncer(server, directory))
         one = stack.enter_context(secretproxy(server, directory, 1))
