@@ -1,0 +1,202 @@
+"""Transcripts of the wire: what each side says, line by line, and what the session decides.
+
+    play = Playbook().logged_in()
+    play >> query("SELECT 1")            # the client says it; by default all of it goes on
+    play << complete("SELECT 1") << ready("I")
+
+`play.committed`, `play.recorded` and `play.injected` hold what the session asked for since the last look (`take`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+import uuid
+from collections.abc import Iterable
+
+from secretproxy.detect import Detector
+from secretproxy.session.events import Event, Identity
+from secretproxy.session.session import Limits, Session, Step
+from secretproxy.session.testimony import Keys
+
+KEY = bytes(range(32))
+KEYS = Keys({1: KEY})
+PID = 4711
+START = 1_700_000_000_000_000
+OWNER = uuid.UUID("5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f3a44")
+GETTER = "encrypted_secrets.secrets_getter(uuid,text,text)"
+
+
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack("!i", len(body) + 4) + body
+
+
+def text(value: str) -> bytes:
+    return value.encode() + b"\0"
+
+
+# --- the client ----------------------------------------------------------------------------------------------------
+
+
+def query(sql: str) -> bytes:
+    return message(b"Q", text(sql))
+
+
+def parse(sql: str, name: str = "", types: Iterable[int] = ()) -> bytes:
+    listed = list(types)
+    return message(b"P", text(name) + text(sql) + struct.pack(f"!H{len(listed)}I", len(listed), *listed))
+
+
+def bind(values: Iterable[bytes | None] = (), *, portal: str = "", statement: str = "", formats: Iterable[int] = ()) -> bytes:
+    chosen, given = list(formats), list(values)
+    body = text(portal) + text(statement) + struct.pack(f"!H{len(chosen)}H", len(chosen), *chosen) + struct.pack("!H", len(given))
+    for value in given:
+        body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
+    return message(b"B", body + struct.pack("!H", 0))
+
+
+def describe(kind: str = "S", name: str = "") -> bytes:
+    return message(b"D", kind.encode() + text(name))
+
+
+def execute(portal: str = "", rows: int = 0) -> bytes:
+    return message(b"E", text(portal) + struct.pack("!i", rows))
+
+
+def close(kind: str, name: str) -> bytes:
+    return message(b"C", kind.encode() + text(name))
+
+
+SYNC, FLUSH, TERMINATE = message(b"S"), message(b"H"), message(b"X")
+COPY_DATA, COPY_DONE = message(b"d", b"1\tx\n"), message(b"c")
+FUNCTION_CALL = message(b"F", struct.pack("!IHHH", 1234, 0, 0, 0))
+
+
+# --- the backend ---------------------------------------------------------------------------------------------------
+
+
+def ready(status: str = "I") -> bytes:
+    return message(b"Z", status.encode())
+
+
+def complete(tag: str = "SELECT 1") -> bytes:
+    return message(b"C", text(tag))
+
+
+def row(*values: str) -> bytes:
+    body = struct.pack("!H", len(values))
+    for value in values:
+        body += struct.pack("!i", len(value)) + value.encode()
+    return message(b"D", body)
+
+
+def error(sqlstate: str, severity: str = "ERROR") -> bytes:
+    return message(b"E", b"S" + text(severity) + b"V" + text(severity) + b"C" + text(sqlstate) + b"M" + text("broken") + b"\0")
+
+
+def notice(said: str, sqlstate: str = "00000", severity: str = "NOTICE") -> bytes:
+    return message(b"N", b"S" + text(severity) + b"V" + text(severity) + b"C" + text(sqlstate) + b"M" + text(said) + b"\0")
+
+
+def parameter(name: str, value: str) -> bytes:
+    return message(b"S", text(name) + text(value))
+
+
+PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE = message(b"1"), message(b"2"), message(b"3")
+NO_DATA, SUSPENDED, EMPTY = message(b"n"), message(b"s"), message(b"I")
+ROW_DESCRIPTION = message(b"T", b"\0\0")
+COPY_IN = message(b"G", b"\0\0\0")
+AUTHENTICATION_OK = message(b"R", b"\0\0\0\0")
+KEY_DATA = message(b"K", struct.pack("!II", PID, 1))
+
+
+def sign(signed: str, key: bytes = KEY) -> str:
+    return f"{signed} {hmac.new(key, signed.encode(), hashlib.sha256).hexdigest()}"
+
+
+def testified(
+    name: str = "key", *, owner: uuid.UUID | None = OWNER, function: str = GETTER, clock: int = START + 1, pid: int = PID,
+    start: int = START, key: bytes = KEY, jwt: uuid.UUID | None = None,
+) -> bytes:  # fmt: skip
+    """A signed INFO of a function."""
+    signed = (
+        f"SPX1 1 {pid} {start} {clock} {function} {owner or '-'} {name.encode().hex() or '_'} - {b'app'.hex()} - {jwt or '-'} p -"
+    )
+    return notice(sign(signed, key), "SPX01", "INFO")
+
+
+# --- the playbook --------------------------------------------------------------------------------------------------
+
+
+class Playbook:
+    """A session and what it has decided so far. What waits for the log goes on at once unless `refusing`."""
+
+    def __init__(self, *, limits: Limits | None = None, replication: str | None = None) -> None:
+        self.detector = Detector()
+        self.session = Session(Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication)
+        self.refusing = False
+        self.committed: list[Event] = []
+        self.recorded: list[Event] = []
+        self.refusals: list[Event] = []
+        self.injected = b""
+        self.held = b""
+        self.to_backend = b""
+        self.to_client = b""
+
+    def logged_in(self) -> Playbook:
+        """Through the login and the greeting."""
+        self << AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready()
+        self << ROW_DESCRIPTION + row(str(START)) + complete() + ready()
+        self << message(b"V", struct.pack("!i", -1)) + ready()
+        self.take()
+        return self
+
+    def __rshift__(self, chunk: bytes) -> Playbook:
+        self._client(self.session.from_client(chunk))
+        return self
+
+    def _client(self, out: bytes | Step) -> None:
+        if isinstance(out, bytes):
+            self.to_backend += out
+            return
+        self.to_backend += out.forward
+        self.committed += out.commit
+        self.recorded += out.record
+        self.held += b"".join(part.data for part in out.held)
+        if out.commit and self.refusing:
+            data, events = self.session.refuse(out, taken=False)
+            self.to_backend += data
+            self.refusals += events
+        else:
+            self.to_backend += b"".join(part.data for part in out.held)
+        if out.parse is not None:
+            self.session.parsed(out.parse[0], self.detector.analyse(*out.parse))
+            self._client(self.session.from_client(b""))
+
+    def __lshift__(self, chunk: bytes) -> Playbook:
+        out = self.session.from_backend(chunk)
+        if isinstance(out, bytes):
+            self.to_client += out
+            return self
+        self.to_client += out.forward + b"".join(part.data for part in out.held)
+        self.held += b"".join(part.data for part in out.held)
+        self.injected += out.inject
+        self.committed += out.commit
+        self.recorded += out.record
+        if out.ready:
+            self._client(self.session.from_client(b""))
+        return self
+
+    def take(self) -> tuple[bytes, bytes]:
+        """(to the backend, to the client) since the last look; everything else is forgotten."""
+        taken = self.to_backend, self.to_client
+        self.to_backend = self.to_client = self.injected = self.held = b""
+        self.committed, self.recorded, self.refusals = [], [], []
+        return taken
+
+    @property
+    def said(self) -> list[tuple[object, ...]]:
+        """Every event so far, briefly: kind, statement, names, outcome, sqlstate, calls."""
+        events = [*self.committed, *self.refusals, *self.recorded]
+        return [(e.event, e.statement_no, e.secret_names, e.outcome, e.sqlstate, e.calls) for e in events]
