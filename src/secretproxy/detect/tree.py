@@ -148,6 +148,8 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             elif kind == "ExecuteStmt":
                 given = tuple(_argument(parameter) for parameter in body.get("params", ()))
                 found.executes.append(SqlExecute(body.get("name", ""), given))
+            elif kind == "MultiAssignRef" and isinstance(body, dict) and body.get("colno", 1) > 1:
+                continue  # (a, b) = (SELECT ...): the source stands in the tree once for each column
             elif kind in ("PrepareStmt", "DeclareCursorStmt"):
                 walk_statement({kind: body}, monitored, found)
                 continue
