@@ -82,6 +82,25 @@ CREATE OR REPLACE FUNCTION secretproxy.to_text(value bytea) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN convert_from(value, CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END);
 
+-- Values are bytes of the database's encoding in format 1, of UTF-8 in format 2.
+CREATE OR REPLACE FUNCTION secretproxy.server_bytes(value text) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN convert_to(value, getdatabaseencoding());
+
+CREATE OR REPLACE FUNCTION secretproxy.server_text(value bytea) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN convert_from(value, 'SQL_ASCII'::name);
+
+CREATE OR REPLACE FUNCTION secretproxy.server_to_utf8(value bytea) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN getdatabaseencoding() IN ('UTF8'::name, 'SQL_ASCII'::name) THEN value
+            ELSE convert(value, getdatabaseencoding(), 'UTF8'::name) END;
+
+CREATE OR REPLACE FUNCTION secretproxy.utf8_to_server(value bytea) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN getdatabaseencoding() IN ('UTF8'::name, 'SQL_ASCII'::name) THEN value
+            ELSE convert(value, 'UTF8'::name, getdatabaseencoding()) END;
+
 DO $do$
 DECLARE
     v_function text;
@@ -89,7 +108,7 @@ BEGIN
     FOREACH v_function IN ARRAY ARRAY[
         'pgp_encrypt(bytea,text)', 'pgp_decrypt(bytea,text)', 'pgp_encrypt_1(bytea,text)', 'pgp_decrypt_1(bytea,text)',
         'bcrypt(text,text)', 'bcrypt_salt(int)', 'random_key()', 'hmac_pad(bytea,int)', 'hmac(bytea,bytea,bytea)',
-        'to_bytes(text)', 'to_text(bytea)'] LOOP
+        'to_bytes(text)', 'to_text(bytea)', 'server_bytes(text)', 'server_text(bytea)', 'server_to_utf8(bytea)', 'utf8_to_server(bytea)'] LOOP
         EXECUTE format('ALTER FUNCTION secretproxy.%s OWNER TO secretproxy_owner', v_function);
         EXECUTE format('REVOKE ALL ON FUNCTION secretproxy.%s FROM PUBLIC', v_function);
     END LOOP;

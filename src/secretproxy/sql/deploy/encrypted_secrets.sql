@@ -14,9 +14,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_context secretproxy.call_context := secretproxy.testify(
-        'encrypted_secrets.secrets_upsert(uuid,text,text,text)', 'write', v_secrets_owned_field, ARRAY[secret_name], field_encoding);
+    v_context secretproxy.context;
 BEGIN
+    SELECT * INTO v_context FROM secretproxy.context;
+    PERFORM secretproxy.testify(
+        v_context, 'encrypted_secrets.secrets_upsert(uuid,text,text,text)', 'write', v_secrets_owned_field, ARRAY[secret_name], field_encoding);
     IF field_encoding IS NULL OR field_encoding NOT IN ('pgp', 'crypt', 'none') THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'field_encoding must be pgp, crypt or none';
     END IF;
@@ -25,7 +27,7 @@ BEGIN
     END IF;
     INSERT INTO secrets_schema.secrets_table AS t (secrets_owned_field, name, secrets_value_field, secrets_enc_field)
     VALUES (v_secrets_owned_field, secret_name,
-            secretproxy.seal(v_context, v_secrets_owned_field, secret_name, secretproxy.to_bytes(secret_value), field_encoding),
+            secretproxy.seal(v_context, v_secrets_owned_field, secret_name, secretproxy.server_bytes(secret_value), field_encoding),
             field_encoding)
     ON CONFLICT (secrets_owned_field, name) DO UPDATE
         SET secrets_value_field = EXCLUDED.secrets_value_field, secrets_enc_field = EXCLUDED.secrets_enc_field;
@@ -41,23 +43,23 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_context secretproxy.call_context := secretproxy.testify(
-        'encrypted_secrets.secrets_getter(uuid,text,text)', 'read', secrets_getter.secrets_owned_field, ARRAY[secret_name], NULL);
-    v_stored bytea;
-    v_encoding text;
+    r record;
 BEGIN
-    SELECT t.secrets_value_field, t.secrets_enc_field INTO v_stored, v_encoding
-      FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = secrets_getter.secrets_owned_field AND t.name = secret_name;
-    IF NOT FOUND THEN
+    SELECT c AS context, t.id, t.secrets_value_field AS stored, t.secrets_enc_field AS encoding INTO r
+      FROM secretproxy.context c
+      LEFT JOIN secrets_schema.secrets_table t
+             ON t.secrets_owned_field = secrets_getter.secrets_owned_field AND t.name = secret_name;
+    PERFORM secretproxy.testify(
+        r.context, 'encrypted_secrets.secrets_getter(uuid,text,text)', 'read', secrets_getter.secrets_owned_field, ARRAY[secret_name], NULL);
+    IF r.id IS NULL THEN
         RETURN default_value;
-    ELSIF v_encoding = 'pgp' THEN
-        RETURN secretproxy.to_text(
-            secretproxy.open_value(v_context, secrets_getter.secrets_owned_field, secret_name, v_stored));
-    ELSIF v_encoding = 'crypt' AND substr(v_stored, 1, 4) = '\xff535032'::bytea THEN
-        RETURN convert_from(substr(v_stored, 9), 'SQL_ASCII');
+    ELSIF r.encoding = 'pgp' THEN
+        RETURN secretproxy.server_text(
+            secretproxy.open_value(r.context, secrets_getter.secrets_owned_field, secret_name, r.stored));
+    ELSIF r.encoding = 'crypt' THEN
+        RETURN secretproxy.server_text(secretproxy.password_text(r.stored));
     END IF;
-    RETURN secretproxy.to_text(v_stored);
+    RETURN secretproxy.server_text(r.stored);
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.secrets_getter(uuid, text, text) IS 'A secret, or the default where there is none';
@@ -69,40 +71,52 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_context secretproxy.call_context := secretproxy.testify(
-        'encrypted_secrets.secrets_verify(uuid,text,text)', 'verify', secrets_verify.secrets_owned_field, ARRAY[secret_name], NULL);
+    v_context secretproxy.context;
     v_id uuid;
     v_stored bytea;
     v_encoding text;
     v_hash text;
+    v_cost int;
     v_right boolean;
 BEGIN
+    SELECT * INTO v_context FROM secretproxy.context;
+    PERFORM secretproxy.testify(
+        v_context, 'encrypted_secrets.secrets_verify(uuid,text,text)', 'verify', secrets_verify.secrets_owned_field, ARRAY[secret_name], NULL);
     SELECT t.id, t.secrets_value_field, t.secrets_enc_field INTO v_id, v_stored, v_encoding
       FROM secrets_schema.secrets_table t
      WHERE t.secrets_owned_field = secrets_verify.secrets_owned_field AND t.name = secret_name;
-    IF NOT FOUND THEN
-        -- A missing password takes as long as a wrong one.
-        PERFORM secretproxy.password_hash(secretproxy.to_bytes(coalesce(secret_value, '')), v_context.crypt_cost);
-        RETURN false;
-    ELSIF v_encoding = 'crypt' AND substr(v_stored, 1, 4) = '\xff535032'::bytea THEN
-        v_hash := convert_from(substr(v_stored, 9), 'SQL_ASCII');
-        v_right := secretproxy.bcrypt(encode(sha256(secretproxy.to_bytes(secret_value)), 'hex'), v_hash) = v_hash;
-    ELSIF v_encoding = 'crypt' THEN
-        -- Format 1: bcrypt over the text form of the bytes.
-        v_hash := convert_from(v_stored, 'SQL_ASCII');
-        v_right := secretproxy.bcrypt('\x' || encode(secretproxy.to_bytes(secret_value), 'hex'), v_hash) = v_hash;
-        IF v_right AND current_setting('transaction_read_only') = 'off' THEN
-            UPDATE secrets_schema.secrets_table t
-               SET secrets_value_field = secretproxy.password_hash(secretproxy.to_bytes(secret_value), v_context.crypt_cost)
-             WHERE t.id = v_id AND t.secrets_value_field = v_stored;
+    IF v_encoding = 'crypt' THEN
+        v_hash := secretproxy.server_text(secretproxy.password_text(v_stored));
+        IF v_hash !~ '^\$2[axy]\$[0-9]{2}\$' THEN
+            v_right := false; -- written past the functions; not a bcrypt hash
+        ELSIF substr(v_stored, 1, 4) <> '\xff535032'::bytea THEN
+            -- Format 1: bcrypt over the text form of the bytes.
+            v_cost := substr(v_hash, 5, 2)::int;
+            v_right := secretproxy.bcrypt('\x' || encode(secretproxy.server_bytes(secret_value), 'hex'), v_hash) = v_hash;
+            IF v_right AND current_setting('transaction_read_only') = 'off' THEN
+                UPDATE secrets_schema.secrets_table t
+                   SET secrets_value_field = secretproxy.password_hash(secretproxy.to_bytes(secret_value), v_context.crypt_cost)
+                 WHERE t.id = v_id AND t.secrets_value_field = v_stored;
+                IF FOUND THEN
+                    INSERT INTO secretproxy.replaced_password (id, value) VALUES (v_id, v_stored) ON CONFLICT DO NOTHING;
+                END IF;
+            END IF;
+        ELSE
+            v_cost := substr(v_hash, 5, 2)::int;
+            v_right := secretproxy.bcrypt(encode(sha256(secretproxy.to_bytes(secret_value)), 'hex'), v_hash) = v_hash;
         END IF;
     ELSIF v_encoding = 'pgp' THEN
         v_right := secretproxy.open_value(v_context, secrets_verify.secrets_owned_field, secret_name, v_stored)
-                   = secretproxy.to_bytes(secret_value);
+                   = secretproxy.server_bytes(secret_value);
     ELSE
-        v_right := v_stored = secretproxy.to_bytes(secret_value);
+        v_right := v_stored = secretproxy.server_bytes(secret_value);
     END IF;
-    RETURN coalesce(v_right, false);
+    IF v_right THEN
+        RETURN true;
+    END IF;
+    -- Nothing there, a wrong password and a wrong value all take one bcrypt of the cost that passwords are stored with.
+    PERFORM secretproxy.take_time(CASE WHEN secret_value IS NOT NULL THEN v_cost END, v_context.crypt_cost);
+    RETURN false;
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.secrets_verify(uuid, text, text) IS 'Whether a value is the stored one; false where there is none';
@@ -112,9 +126,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_context secretproxy.call_context := secretproxy.testify(
-        'encrypted_secrets.secrets_delete(uuid,text)', 'delete', secrets_delete.secrets_owned_field, ARRAY[secret_name], NULL);
+    v_context secretproxy.context;
 BEGIN
+    SELECT * INTO v_context FROM secretproxy.context;
+    PERFORM secretproxy.testify(
+        v_context, 'encrypted_secrets.secrets_delete(uuid,text)', 'delete', secrets_delete.secrets_owned_field, ARRAY[secret_name], NULL);
     DELETE FROM secrets_schema.secrets_table t
      WHERE t.secrets_owned_field = secrets_delete.secrets_owned_field AND t.name = secret_name;
 END
@@ -126,9 +142,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_context secretproxy.call_context := secretproxy.testify(
-        'encrypted_secrets.secrets_delete(uuid,text[])', 'delete', secrets_delete.secrets_owned_field, secret_names, NULL);
+    v_context secretproxy.context;
 BEGIN
+    SELECT * INTO v_context FROM secretproxy.context;
+    PERFORM secretproxy.testify(
+        v_context, 'encrypted_secrets.secrets_delete(uuid,text[])', 'delete', secrets_delete.secrets_owned_field, secret_names, NULL);
     DELETE FROM secrets_schema.secrets_table t
      WHERE t.secrets_owned_field = secrets_delete.secrets_owned_field AND t.name = ANY (secret_names);
 END

@@ -43,67 +43,96 @@ LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN decode('ff53503200000000', 'hex'::text)
     || convert_to(secretproxy.bcrypt(encode(sha256(value), 'hex'::text), secretproxy.bcrypt_salt(cost)), 'SQL_ASCII'::name);
 
+-- The bcrypt hash of a stored password of either format.
+CREATE OR REPLACE FUNCTION secretproxy.password_text(stored bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN substr(stored, 1, 4) = decode('ff535032', 'hex'::text) THEN substr(stored, 9) ELSE stored END;
+
+-- Takes the time that is missing between one bcrypt of the cost `done` (NULL: none) and one of the cost `whole`: what was stored with
+-- an older cost, or not as a password at all, must not answer sooner than a secret that is not there. 2^whole = 2^done + sum(2^k).
+CREATE OR REPLACE FUNCTION secretproxy.take_time(done int, whole int) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $body$
+DECLARE
+    v_hash text;
+BEGIN
+    IF done IS NULL THEN
+        v_hash := secretproxy.bcrypt('-', secretproxy.bcrypt_salt(whole));
+        RETURN;
+    END IF;
+    FOR v_cost IN done..whole - 1 LOOP
+        v_hash := secretproxy.bcrypt('-', secretproxy.bcrypt_salt(v_cost));
+    END LOOP;
+END
+$body$;
+
+-- `value` is in the database's encoding. Runs under the search_path of the function that calls it, as the next one does.
 CREATE OR REPLACE FUNCTION secretproxy.seal(
-    context secretproxy.call_context, owner uuid, name text, value bytea, field_encoding text
+    context secretproxy.context, owner uuid, name text, value bytea, field_encoding text
 ) RETURNS bytea
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     IF field_encoding = 'pgp' THEN
         RETURN context.ring_prefix || secretproxy.pgp_encrypt(
-            value, secretproxy.value_key(context.ring_inner, context.ring_outer, owner, name));
+            secretproxy.server_to_utf8(value), secretproxy.value_key(context.ring_inner, context.ring_outer, owner, name));
     ELSIF field_encoding = 'crypt' THEN
-        RETURN secretproxy.password_hash(value, context.crypt_cost);
+        RETURN secretproxy.password_hash(secretproxy.server_to_utf8(value), context.crypt_cost);
     END IF;
     RETURN value;
 END
 $body$;
 
--- The bytes of a pgp value of either format.
+-- The bytes of a pgp value of either format, in the database's encoding.
 CREATE OR REPLACE FUNCTION secretproxy.open_value(
-    context secretproxy.call_context, owner uuid, name text, stored bytea
+    context secretproxy.context, owner uuid, name text, stored bytea
 ) RETURNS bytea
 LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
     v_inner bytea := context.ring_inner;
     v_outer bytea := context.ring_outer;
 BEGIN
-    IF substr(stored, 1, 4) <> '\xff535032'::bytea THEN
-        RETURN secretproxy.pgp_decrypt_1(stored, owner::text);
-    END IF;
     IF substr(stored, 1, 8) <> context.ring_prefix THEN
+        IF substr(stored, 1, 4) <> '\xff535032'::bytea THEN
+            RETURN secretproxy.pgp_decrypt_1(stored, owner::text);
+        END IF;
         SELECT r.inner_pad, r.outer_pad INTO v_inner, v_outer
           FROM secretproxy.keyring r WHERE r.prefix = substr(stored, 1, 8);
         IF NOT FOUND THEN
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'the key of this secret is not in secretproxy.keyring';
         END IF;
     END IF;
-    RETURN secretproxy.pgp_decrypt(substr(stored, 9), secretproxy.value_key(v_inner, v_outer, owner, name));
+    RETURN secretproxy.utf8_to_server(
+        secretproxy.pgp_decrypt(substr(stored, 9), secretproxy.value_key(v_inner, v_outer, owner, name)));
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION secretproxy.current_ring() RETURNS secretproxy.call_context
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $body$
-    SELECT (r.version, r.inner_pad, r.outer_pad, r.prefix, s.crypt_cost)::secretproxy.call_context
-      FROM secretproxy.settings s, secretproxy.keyring r WHERE r.retired_at IS NULL ORDER BY r.version DESC LIMIT 1
-$body$;
+-- Passwords of format 1 that a verify replaced by one of format 2, for a revert to put back. Whoever will not go back deletes its rows.
+CREATE TABLE IF NOT EXISTS secretproxy.replaced_password (
+    id uuid PRIMARY KEY REFERENCES secrets_schema.secrets_table (id) ON DELETE CASCADE,
+    value bytea NOT NULL
+);
+ALTER TABLE secretproxy.replaced_password OWNER TO secretproxy_owner;
+REVOKE ALL ON secretproxy.replaced_password FROM PUBLIC;
+COMMENT ON TABLE secretproxy.replaced_password IS 'Hashes of the original module that a successful verify replaced; only a revert reads them';
 
 CREATE OR REPLACE FUNCTION secrets_schema.tg_hash_secrets() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    v_context secretproxy.context;
 BEGIN
-    IF substr(NEW.secrets_value_field, 1, 4) = '\xff535032'::bytea THEN
-        RETURN NEW; -- sealed already
+    IF TG_OP = 'UPDATE' THEN
+        DELETE FROM secretproxy.replaced_password p WHERE p.id = OLD.id;
     END IF;
     IF NEW.secrets_enc_field IN ('pgp', 'crypt') THEN
-        NEW.secrets_value_field := secretproxy.seal(
-            secretproxy.current_ring(), NEW.secrets_owned_field, NEW.name, NEW.secrets_value_field, NEW.secrets_enc_field);
+        IF substr(NEW.secrets_value_field, 1, 4) IS DISTINCT FROM '\xff535032'::bytea THEN -- not sealed yet
+            SELECT * INTO v_context FROM secretproxy.context;
+            NEW.secrets_value_field := secretproxy.seal(
+                v_context, NEW.secrets_owned_field, NEW.name, NEW.secrets_value_field, NEW.secrets_enc_field);
+        END IF;
     ELSE
         NEW.secrets_enc_field := 'none';
     END IF;
@@ -118,9 +147,9 @@ DECLARE
     v_trigger name;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY[
-        'secretproxy.value_key(bytea,bytea,uuid,text)', 'secretproxy.password_hash(bytea,int)',
-        'secretproxy.seal(secretproxy.call_context,uuid,text,bytea,text)',
-        'secretproxy.open_value(secretproxy.call_context,uuid,text,bytea)', 'secretproxy.current_ring()',
+        'secretproxy.value_key(bytea,bytea,uuid,text)', 'secretproxy.password_hash(bytea,int)', 'secretproxy.password_text(bytea)', 'secretproxy.take_time(int,int)',
+        'secretproxy.seal(secretproxy.context,uuid,text,bytea,text)',
+        'secretproxy.open_value(secretproxy.context,uuid,text,bytea)',
         'secrets_schema.tg_hash_secrets()'] LOOP
         EXECUTE format('ALTER FUNCTION %s OWNER TO secretproxy_owner', v_function);
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', v_function);

@@ -1,11 +1,9 @@
 -- Deploy secretproxy:testimony to pg
--- requires: testimony_key
--- requires: keyring
--- requires: settings
+-- requires: context
 -- requires: jwt_public
 -- requires: access_log
 -- What every API function does first: it tells the proxy that it runs, for whom and for which secret, signed; it finds out whether
--- the session is proxied; it gives back the keys it will need, all from one look-up.
+-- the session is proxied.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -28,66 +26,68 @@ RETURN coalesce(encode(secretproxy.to_bytes(value), 'hex'::text), '-'::text);
 ALTER FUNCTION secretproxy.token(text) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.token(text) FROM PUBLIC;
 
-DO $do$
-BEGIN
-    IF to_regtype('secretproxy.call_context') IS NULL THEN
-        CREATE TYPE secretproxy.call_context AS (
-            ring_version int, ring_inner bytea, ring_outer bytea, ring_prefix bytea, crypt_cost int
-        );
-        ALTER TYPE secretproxy.call_context OWNER TO secretproxy_owner;
-    END IF;
-END
-$do$;
-
-CREATE OR REPLACE FUNCTION secretproxy.testify(
-    function_signature text, function_operation text, owner uuid, names text[], field_encoding text
-) RETURNS secretproxy.call_context
+-- The start of this backend, in microseconds since the Unix epoch. Statistics functions take a backend's number, which no function
+-- tells: it is looked up once a session and kept in a setting. Whatever a client writes there is checked against the pid.
+CREATE OR REPLACE FUNCTION secretproxy.own_start(pid int) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    k record;
-    v_context secretproxy.call_context;
+    v_text text := current_setting('secretproxy.backend', true);
+    v_number int;
+BEGIN
+    IF v_text ~ '^[0-9]{1,6}$' THEN
+        v_number := v_text::int;
+        IF pg_stat_get_backend_pid(v_number) = pid THEN
+            RETURN (extract(epoch FROM pg_stat_get_backend_start(v_number)) * 1000000)::bigint;
+        END IF;
+    END IF;
+    SELECT n INTO v_number FROM pg_stat_get_backend_idset() n WHERE pg_stat_get_backend_pid(n) = pid;
+    PERFORM set_config('secretproxy.backend', v_number::text, false);
+    RETURN (extract(epoch FROM pg_stat_get_backend_start(v_number)) * 1000000)::bigint;
+END
+$body$;
+ALTER FUNCTION secretproxy.own_start(int) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.own_start(int) FROM PUBLIC;
+
+-- Runs under the pinned search_path of the API function that calls it.
+CREATE OR REPLACE FUNCTION secretproxy.testify(
+    context secretproxy.context, function_signature text, function_operation text, owner uuid, names text[], field_encoding text
+) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+AS $body$
+DECLARE
     v_pid int := pg_backend_pid();
+    v_start bigint := secretproxy.own_start(v_pid);
     v_role text := nullif(current_setting('role'), 'none');
     v_token text := current_setting('secretproxy.session', true);
-    v_user uuid;
-    v_start bigint;
+    v_user uuid := jwt_public.current_user_id();
     v_proxied boolean := false;
     v_names text;
     v_message text;
 BEGIN
-    SELECT t.version, t.inner_pad, t.outer_pad, s.direct_calls, s.owner_check, s.crypt_cost,
-           r.version AS ring_version, r.inner_pad AS ring_inner, r.outer_pad AS ring_outer, r.prefix AS ring_prefix,
-           (extract(epoch FROM a.backend_start) * 1000000)::bigint AS started
-      INTO k
-      FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) t,
-           secretproxy.settings s,
-           (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
-           pg_stat_get_activity(v_pid) a;
-    v_start := k.started;
-    v_user := jwt_public.current_user_id();
-
     IF v_token LIKE '1.%.%' THEN
-        IF v_token = '1.' || k.version || '.'
-           || secretproxy.hmac(k.inner_pad, k.outer_pad, convert_to('SPXT1 ' || v_pid || ' ' || v_start, 'SQL_ASCII')) THEN
-            v_proxied := true;
-        ELSE
+        v_message := 'SPXT1 ' || v_pid || ' ' || v_start;
+        v_proxied := v_token = '1.' || context.testimony_version || '.'
+            || secretproxy.hmac(context.testimony_inner, context.testimony_outer, convert_to(v_message, 'SQL_ASCII'));
+        IF NOT v_proxied THEN
             v_proxied := EXISTS (
                 SELECT FROM secretproxy.testimony_key o
                 WHERE o.retired_at IS NULL AND v_token = '1.' || o.version || '.'
-                  || secretproxy.hmac(o.inner_pad, o.outer_pad, convert_to('SPXT1 ' || v_pid || ' ' || v_start, 'SQL_ASCII')));
+                  || secretproxy.hmac(o.inner_pad, o.outer_pad, convert_to(v_message, 'SQL_ASCII')));
         END IF;
     END IF;
 
-    v_names := CASE
-        WHEN names IS NULL THEN '-'
-        WHEN cardinality(names) = 0 THEN '='
-        WHEN cardinality(names) = 1 THEN CASE names[1] WHEN '' THEN '_' ELSE coalesce(encode(secretproxy.to_bytes(names[1]), 'hex'), '~') END
-        ELSE (SELECT string_agg(CASE WHEN n IS NULL THEN '~' WHEN n = '' THEN '_' ELSE encode(secretproxy.to_bytes(n), 'hex') END, ',' ORDER BY i)
-                FROM unnest(names) WITH ORDINALITY u(n, i))
-    END;
-    v_message := 'SPX1 ' || k.version || ' ' || v_pid || ' ' || v_start
+    IF names IS NULL THEN
+        v_names := '-';
+    ELSIF cardinality(names) = 0 THEN
+        v_names := '=';
+    ELSIF cardinality(names) = 1 AND names[1] <> '' THEN
+        v_names := encode(secretproxy.to_bytes(names[1]), 'hex');
+    ELSE
+        SELECT string_agg(CASE WHEN n IS NULL THEN '~' WHEN n = '' THEN '_' ELSE encode(secretproxy.to_bytes(n), 'hex') END, ',' ORDER BY i)
+          INTO v_names FROM unnest(names) WITH ORDINALITY u(n, i);
+    END IF;
+    v_message := 'SPX1 ' || context.testimony_version || ' ' || v_pid || ' ' || v_start
         || ' ' || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
         || ' ' || function_signature
         || ' ' || coalesce(owner::text, '-')
@@ -97,11 +97,12 @@ BEGIN
         || ' ' || secretproxy.token(v_role)
         || ' ' || coalesce(v_user::text, '-')
         || CASE WHEN v_proxied THEN ' p -' ELSE ' d -' END;
-    RAISE INFO USING ERRCODE = 'SPX01',
-        MESSAGE = v_message || ' ' || secretproxy.hmac(k.inner_pad, k.outer_pad, convert_to(v_message, 'SQL_ASCII'));
+    v_message := v_message || ' '
+        || secretproxy.hmac(context.testimony_inner, context.testimony_outer, convert_to(v_message, 'SQL_ASCII'));
+    RAISE INFO USING ERRCODE = 'SPX01', MESSAGE = v_message;
 
     IF NOT v_proxied THEN
-        IF k.direct_calls = 'refuse' THEN
+        IF context.direct_calls = 'refuse' THEN
             RAISE EXCEPTION USING ERRCODE = '42501',
                 MESSAGE = 'calls of encrypted_secrets functions must come through secretproxy',
                 HINT = 'Point the DSN at secretproxy, or set direct_calls of secretproxy.settings to log.';
@@ -119,23 +120,16 @@ BEGIN
         END IF;
     END IF;
 
-    IF k.owner_check = 'jwt' AND coalesce(v_role, session_user) = 'authenticated' AND owner IS DISTINCT FROM v_user THEN
+    IF context.owner_check = 'jwt' AND owner IS DISTINCT FROM v_user AND coalesce(v_role, session_user) = 'authenticated' THEN
         RAISE EXCEPTION USING ERRCODE = '42501',
             MESSAGE = 'this role may only use secrets of jwt_public.current_user_id()',
             HINT = 'See owner_check of secretproxy.settings.';
     END IF;
-
-    v_context.ring_version := k.ring_version;
-    v_context.ring_inner := k.ring_inner;
-    v_context.ring_outer := k.ring_outer;
-    v_context.ring_prefix := k.ring_prefix;
-    v_context.crypt_cost := k.crypt_cost;
-    RETURN v_context;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.testify(text, text, uuid, text[], text) IS 'Raises the signed INFO (SQLSTATE SPX01) that the proxy takes out of the stream';
-ALTER FUNCTION secretproxy.testify(text, text, uuid, text[], text) OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.testify(text, text, uuid, text[], text) FROM PUBLIC;
+COMMENT ON FUNCTION secretproxy.testify(secretproxy.context, text, text, uuid, text[], text) IS 'Raises the signed INFO (SQLSTATE SPX01) that the proxy takes out of the stream';
+ALTER FUNCTION secretproxy.testify(secretproxy.context, text, text, uuid, text[], text) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.testify(secretproxy.context, text, text, uuid, text[], text) FROM PUBLIC;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('testimony', '0000000000000000000000000000000000000000000000000000000000000000')

@@ -2,13 +2,16 @@
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
--- Values go back to format 1, so that pgp_sym_decrypt with the owner's uuid reads them. A password of format 2 stays a bcrypt
--- hash, of the SHA-256 of the password in hexadecimal: nothing can turn it back.
+-- Values go back to format 1, so that pgp_sym_decrypt with the owner's uuid reads them. Passwords that a verify
+-- replaced become what they were. One that was stored in format 2 stays a bcrypt hash, of the SHA-256 of the password in
+-- hexadecimal: nothing can turn it back.
 ALTER TABLE secrets_schema.secrets_table DISABLE TRIGGER USER;
 UPDATE secrets_schema.secrets_table t
    SET secrets_value_field = secretproxy.pgp_encrypt_1(
-        secretproxy.open_value(secretproxy.current_ring(), t.secrets_owned_field, t.name, t.secrets_value_field), t.secrets_owned_field::text)
+        secretproxy.open_value((SELECT c FROM secretproxy.context c), t.secrets_owned_field, t.name, t.secrets_value_field), t.secrets_owned_field::text)
  WHERE t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea;
+UPDATE secrets_schema.secrets_table t SET secrets_value_field = p.value
+  FROM secretproxy.replaced_password p WHERE p.id = t.id;
 UPDATE secrets_schema.secrets_table t
    SET secrets_value_field = substr(t.secrets_value_field, 9)
  WHERE t.secrets_enc_field = 'crypt' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea;
@@ -43,9 +46,10 @@ BEGIN
 END
 $do$;
 
-DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.call_context, uuid, text, bytea, text);
-DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.call_context, uuid, text, bytea);
-DROP FUNCTION IF EXISTS secretproxy.current_ring();
+DROP TABLE secretproxy.replaced_password;
+DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.context, uuid, text, bytea, text);
+DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.context, uuid, text, bytea);
+DROP FUNCTION IF EXISTS secretproxy.password_text(bytea), secretproxy.take_time(int, int);
 DROP FUNCTION IF EXISTS secretproxy.password_hash(bytea, int);
 DROP FUNCTION IF EXISTS secretproxy.value_key(bytea, bytea, uuid, text);
 DO $do$

@@ -2,9 +2,9 @@
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
-DROP FUNCTION IF EXISTS secretproxy.testify(text, text, uuid, text[], text);
+DROP FUNCTION IF EXISTS secretproxy.testify(secretproxy.context, text, text, uuid, text[], text);
 DROP FUNCTION IF EXISTS secretproxy.token(text);
 DROP FUNCTION IF EXISTS secretproxy.backend_start();
-DROP TYPE IF EXISTS secretproxy.call_context;
+DROP FUNCTION IF EXISTS secretproxy.own_start(int);
 DELETE FROM secretproxy.changes WHERE change = 'testimony';
 COMMIT;

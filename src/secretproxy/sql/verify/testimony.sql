@@ -3,5 +3,5 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SELECT 1 / (secretproxy.backend_start() > 0)::int;
-SELECT 'secretproxy.testify(text,text,uuid,text[],text)'::regprocedure;
+SELECT 'secretproxy.testify(secretproxy.context,text,text,uuid,text[],text)'::regprocedure;
 ROLLBACK;

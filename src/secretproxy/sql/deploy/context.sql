@@ -1,0 +1,67 @@
+-- Deploy secretproxy:context to pg
+-- requires: testimony_key
+-- requires: keyring
+-- requires: settings
+-- What every call needs of the settings and of the newest keys, in one row, so that one look-up serves a whole call. Triggers keep it.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS secretproxy.context (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    testimony_version int NOT NULL,
+    testimony_inner bytea NOT NULL,
+    testimony_outer bytea NOT NULL,
+    ring_version int NOT NULL,
+    ring_inner bytea NOT NULL,
+    ring_outer bytea NOT NULL,
+    ring_prefix bytea NOT NULL,
+    direct_calls text NOT NULL,
+    owner_check text NOT NULL,
+    crypt_cost int NOT NULL
+);
+ALTER TABLE secretproxy.context OWNER TO secretproxy_owner;
+REVOKE ALL ON secretproxy.context FROM PUBLIC;
+COMMENT ON TABLE secretproxy.context IS 'One row made of settings and the newest keys; kept by triggers, never edited';
+
+CREATE OR REPLACE FUNCTION secretproxy.refresh_context() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    -- Two changes at once: the later one must see what the earlier one wrote.
+    LOCK TABLE secretproxy.context IN SHARE ROW EXCLUSIVE MODE;
+    INSERT INTO secretproxy.context AS c
+    SELECT true, t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix,
+           s.direct_calls, s.owner_check, s.crypt_cost
+      FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) t,
+           (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
+           secretproxy.settings s
+    ON CONFLICT (only_row) DO UPDATE
+       SET testimony_version = EXCLUDED.testimony_version, testimony_inner = EXCLUDED.testimony_inner,
+           testimony_outer = EXCLUDED.testimony_outer, ring_version = EXCLUDED.ring_version, ring_inner = EXCLUDED.ring_inner,
+           ring_outer = EXCLUDED.ring_outer, ring_prefix = EXCLUDED.ring_prefix, direct_calls = EXCLUDED.direct_calls,
+           owner_check = EXCLUDED.owner_check, crypt_cost = EXCLUDED.crypt_cost;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = 'one key of secretproxy.keyring and one of secretproxy.testimony_key must not be retired, and secretproxy.settings keeps its row';
+    END IF;
+    RETURN NULL;
+END
+$body$;
+ALTER FUNCTION secretproxy.refresh_context() OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.refresh_context() FROM PUBLIC;
+
+CREATE OR REPLACE TRIGGER refresh_context AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON secretproxy.settings
+    FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.refresh_context();
+CREATE OR REPLACE TRIGGER refresh_context AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON secretproxy.keyring
+    FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.refresh_context();
+CREATE OR REPLACE TRIGGER refresh_context AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON secretproxy.testimony_key
+    FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.refresh_context();
+UPDATE secretproxy.settings SET only_row = true;
+
+INSERT INTO secretproxy.changes (change, digest)
+VALUES ('context', '0000000000000000000000000000000000000000000000000000000000000000')
+ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
+COMMIT;

@@ -1,0 +1,38 @@
+-- Revert secretproxy:encrypt_fields from pg
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DO $do$
+DECLARE
+    v_function text;
+    a record;
+    g record;
+BEGIN
+    FOREACH v_function IN ARRAY ARRAY['encrypted_secrets.encrypt_field_set(text)', 'encrypted_secrets.encrypt_field_bytea_to_text(bytea)',
+        'encrypted_secrets.encrypt_field_crypt()', 'encrypted_secrets.encrypt_field_pgp()',
+        'encrypted_secrets.encrypt_field_pgp_get(bytea,text)', 'encrypted_secrets.encrypt_field_pgp_getter(uuid,text,text)',
+        'encrypted_secrets.encrypt_field_crypt_verify(uuid,text,text)', 'encrypted_secrets.secrets_table_upsert(uuid,json)'] LOOP
+        SELECT * INTO a FROM secretproxy.adopted WHERE kind = 'function' AND object = v_function;
+        IF FOUND THEN
+            EXECUTE a.definition;
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
+            EXECUTE format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
+            IF a.acl IS NULL THEN
+                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
+            ELSE
+                FOR g IN SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS who, is_grantable
+                           FROM aclexplode(a.acl) WHERE privilege_type = 'EXECUTE' LOOP
+                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
+                        || CASE WHEN g.is_grantable AND g.who <> 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;
+                END LOOP;
+            END IF;
+        ELSE
+            EXECUTE format('DROP FUNCTION IF EXISTS %s', v_function);
+        END IF;
+    END LOOP;
+END
+$do$;
+
+DROP FUNCTION IF EXISTS secretproxy.column_text(secrets_schema.secrets_table, text);
+DELETE FROM secretproxy.changes WHERE change = 'encrypt_fields';
+COMMIT;
