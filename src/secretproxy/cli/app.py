@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 COMMANDS = ("run", "demo", "check", "env", "install", "verify", "revert")
+GROUPS = ("keys",)
 
 
 def _version(wanted: bool) -> None:
@@ -41,6 +42,8 @@ def _options(
 
 for _name in COMMANDS:
     app.command(_name)(getattr(importlib.import_module(f"secretproxy.cli.{_name}"), _name))
+for _name in GROUPS:
+    app.add_typer(importlib.import_module(f"secretproxy.cli.{_name}").app, name=_name)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ async def install(dsn: str | None, key_file: Path, progress: Progress = _silent)
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
     """
     deployed = []
-    async with _session(dsn) as connection:
+    async with session(dsn) as connection:
         await _check_server(connection)
         known = await _known(connection)
         for change in changes():
@@ -62,7 +62,7 @@ async def _deploy(connection: Any, change: Change) -> None:
             await connection.execute(change.statements("deploy"))
             await connection.execute("UPDATE secretproxy.changes SET digest = $2 WHERE change = $1", change.name, change.digest)
     except asyncpg.PostgresError as error:
-        raise InstallError(f"change {change.name} failed and left nothing behind: {_told(error)}") from None
+        raise InstallError(f"change {change.name} failed and left nothing behind: {told(error)}") from None
 
 
 async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
@@ -86,7 +86,7 @@ async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
 async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
     """What differs from what was installed, a line each; nothing where all is well. Raises InstallError."""
     findings: list[str] = []
-    async with _session(dsn) as connection:
+    async with session(dsn) as connection:
         known = await _known(connection)
         for change in changes():
             if change.name not in known:
@@ -143,7 +143,7 @@ async def _keys(connection: Any, key_file: Path) -> list[str]:
 async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
     """Takes back every change that is deployed, newest first. Raises InstallError."""
     reverted = []
-    async with _session(dsn) as connection:
+    async with session(dsn) as connection:
         known = await _known(connection)
         for change in reversed(changes()):
             if change.name not in known:
@@ -152,22 +152,23 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
                 async with connection.transaction():
                     await connection.execute(change.statements("revert"))
             except asyncpg.PostgresError as error:
-                raise InstallError(f"change {change.name} was not reverted: {_told(error)}") from None
+                raise InstallError(f"change {change.name} was not reverted: {told(error)}") from None
             reverted.append(change.name)
             progress(change.name, "reverted")
     return reverted
 
 
 @contextlib.asynccontextmanager
-async def _session(dsn: str | None) -> AsyncIterator[Any]:
-    """A connection that holds the installers' lock. Raises InstallError where there is none."""
+async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
+    """A connection, by default under the installers' lock. Raises InstallError where there is none."""
     try:
         connection = await asyncpg.connect(dsn, timeout=15, server_settings={"application_name": "secretproxy install"})
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
-        told = _told(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
-        raise InstallError(f"cannot connect: {told}; name the database with --dsn or libpq's PG* variables") from None
+        why = told(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
+        raise InstallError(f"cannot connect: {why}; name the database with --dsn or libpq's PG* variables") from None
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)".replace("$1", str(_LOCK)))
+        if lock:
+            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
         yield connection
     finally:
         await connection.close()
@@ -188,7 +189,7 @@ async def _known(connection: Any) -> dict[str, str]:
     return {row["change"]: row["digest"] for row in await connection.fetch("SELECT change, digest FROM secretproxy.changes")}
 
 
-def _told(error: asyncpg.PostgresError) -> str:
+def told(error: asyncpg.PostgresError) -> str:
     """A server's message without DETAIL and CONTEXT, which can hold rows."""
     return f"{getattr(error, 'message', None) or type(error).__name__} (SQLSTATE {error.sqlstate})"
 
@@ -196,4 +197,4 @@ def _told(error: asyncpg.PostgresError) -> str:
 def _meaning(error: asyncpg.PostgresError) -> str:
     if error.sqlstate == "22012":
         return "something it made is missing or was changed"
-    return _told(error)
+    return told(error)

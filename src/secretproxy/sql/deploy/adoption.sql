@@ -27,7 +27,6 @@ SELECT 'schema', quote_ident(n.nspname), pg_get_userbyid(n.nspowner), n.nspacl,
 FROM pg_namespace n
 WHERE n.nspname IN ('encrypted_secrets', 'secrets_schema', 'jwt_public')
   AND n.nspowner <> 'secretproxy_owner'::regrole
-  AND NOT EXISTS (SELECT FROM secretproxy.changes WHERE change = 'manifest')
 ON CONFLICT DO NOTHING;
 
 INSERT INTO secretproxy.adopted (kind, object, owner, acl, extension)
@@ -37,7 +36,6 @@ SELECT 'table', c.oid::regclass::text, pg_get_userbyid(c.relowner), c.relacl,
 FROM pg_class c
 WHERE c.oid = to_regclass('secrets_schema.secrets_table')
   AND c.relowner <> 'secretproxy_owner'::regrole
-  AND NOT EXISTS (SELECT FROM secretproxy.changes WHERE change = 'manifest')
 ON CONFLICT DO NOTHING;
 
 INSERT INTO secretproxy.adopted (kind, object, owner, definition, acl, extension)
@@ -53,7 +51,6 @@ WHERE p.proowner <> 'secretproxy_owner'::regrole
                           'encrypt_field_pgp', 'encrypt_field_pgp_get', 'encrypt_field_pgp_getter', 'encrypt_field_set'))
        OR (n.nspname = 'secrets_schema' AND p.proname = 'tg_hash_secrets')
        OR (n.nspname = 'jwt_public' AND p.proname = 'current_user_id' AND p.pronargs = 0))
-  AND NOT EXISTS (SELECT FROM secretproxy.changes WHERE change = 'manifest')
 ON CONFLICT DO NOTHING;
 
 INSERT INTO secretproxy.changes (change, digest)

@@ -26,24 +26,37 @@ RETURN coalesce(encode(secretproxy.to_bytes(value), 'hex'::text), '-'::text);
 ALTER FUNCTION secretproxy.token(text) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.token(text) FROM PUBLIC;
 
--- The start of this backend, in microseconds since the Unix epoch. Statistics functions take a backend's number, which no function
--- tells: it is looked up once a session and kept in a setting. Whatever a client writes there is checked against the pid.
+-- Where a session keeps its start: setval() makes the value that currval() gives to this session and to no other, and only the owner
+-- may call either. Without a WAL record, so that nothing waits for a disk; PostgreSQL 14 has no such sequences and looks it up anew.
+DO $do$
+BEGIN
+    IF to_regclass('secretproxy.session_start') IS NULL THEN
+        EXECUTE CASE WHEN current_setting('server_version_num')::int >= 150000
+                     THEN 'CREATE UNLOGGED SEQUENCE' ELSE 'CREATE SEQUENCE' END || ' secretproxy.session_start';
+    END IF;
+END
+$do$;
+ALTER SEQUENCE secretproxy.session_start OWNER TO secretproxy_owner;
+REVOKE ALL ON SEQUENCE secretproxy.session_start FROM PUBLIC;
+COMMENT ON SEQUENCE secretproxy.session_start IS 'Its currval is the start of the session that asks; no number is ever drawn from it';
+
+-- The start of this backend, in microseconds since the Unix epoch. Looking it up copies the state of every backend, once a transaction.
 CREATE OR REPLACE FUNCTION secretproxy.own_start(pid int) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $body$
 DECLARE
-    v_text text := current_setting('secretproxy.backend', true);
-    v_number int;
+    v_start bigint;
 BEGIN
-    IF v_text ~ '^[0-9]{1,6}$' THEN
-        v_number := v_text::int;
-        IF pg_stat_get_backend_pid(v_number) = pid THEN
-            RETURN (extract(epoch FROM pg_stat_get_backend_start(v_number)) * 1000000)::bigint;
-        END IF;
+    BEGIN
+        RETURN currval('secretproxy.session_start'::regclass);
+    EXCEPTION WHEN object_not_in_prerequisite_state THEN
+        NULL; -- not looked up yet
+    END;
+    v_start := coalesce((SELECT (extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_stat_get_activity(pid) a), 1);
+    IF current_setting('server_version_num')::int >= 150000 AND current_setting('transaction_read_only') = 'off' THEN
+        RETURN setval('secretproxy.session_start'::regclass, v_start);
     END IF;
-    SELECT n INTO v_number FROM pg_stat_get_backend_idset() n WHERE pg_stat_get_backend_pid(n) = pid;
-    PERFORM set_config('secretproxy.backend', v_number::text, false);
-    RETURN (extract(epoch FROM pg_stat_get_backend_start(v_number)) * 1000000)::bigint;
+    RETURN v_start;
 END
 $body$;
 ALTER FUNCTION secretproxy.own_start(int) OWNER TO secretproxy_owner;

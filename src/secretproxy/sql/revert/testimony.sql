@@ -6,5 +6,6 @@ DROP FUNCTION IF EXISTS secretproxy.testify(secretproxy.context, text, text, uui
 DROP FUNCTION IF EXISTS secretproxy.token(text);
 DROP FUNCTION IF EXISTS secretproxy.backend_start();
 DROP FUNCTION IF EXISTS secretproxy.own_start(int);
+DROP SEQUENCE IF EXISTS secretproxy.session_start;
 DELETE FROM secretproxy.changes WHERE change = 'testimony';
 COMMIT;

@@ -1,0 +1,96 @@
+"""`secretproxy keys`: the keys that stored values are sealed with."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Coroutine
+from typing import TypeVar
+
+import typer
+
+from secretproxy.config import ConfigError
+
+app = typer.Typer(help="Keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+_DSN = typer.Option(None, "--dsn", metavar="DSN", help="Database, as its owner; default: the PG* variables.")
+_JSON = typer.Option(False, "--json", help="Print JSON.")
+_Result = TypeVar("_Result")
+
+
+def _run(work: Coroutine[object, object, _Result]) -> _Result:
+    from secretproxy.install import InstallError
+
+    try:
+        return asyncio.run(work)
+    except InstallError as error:
+        raise ConfigError(str(error)) from None
+
+
+@app.command()
+def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
+    """Show key versions and how many values each sealed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from secretproxy.install import keys
+
+    ring, stored = _run(keys.status(dsn))
+    if as_json:
+        told = {"keys": [dataclasses.asdict(key) for key in ring], "stored": [dataclasses.asdict(item) for item in stored]}
+        typer.echo(json.dumps(told, default=str))
+        return
+    console = Console(highlight=False)
+    table = Table("version", "created", "retired", "values", box=None, pad_edge=False)
+    for key in ring:
+        retired = key.retired_at.isoformat(" ", "seconds") if key.retired_at else "-"
+        table.add_row(str(key.version), key.created_at.isoformat(" ", "seconds"), retired, str(key.values))
+    console.print(table)
+    console.print()
+    table = Table("encoding", "format", "key version", "values", box=None, pad_edge=False)
+    for item in stored:
+        version = "-" if item.key_version is None else str(item.key_version)
+        table.add_row(item.encoding or "none", str(item.format) if item.format else "-", version, str(item.values))
+    console.print(table if stored else "no values are stored")
+
+
+@app.command()
+def rotate(dsn: str | None = _DSN) -> None:
+    """Make a new key that seals from now on."""
+    from secretproxy.install import keys
+
+    version = _run(keys.rotate(dsn))
+    typer.echo(f"key version {version} seals from now on; `secretproxy keys reencrypt` seals older values with it")
+
+
+@app.command()
+def reencrypt(
+    dsn: str | None = _DSN,
+    batch: int = typer.Option(500, "--batch", min=1, max=100_000, help="Rows a transaction."),
+    as_json: bool = _JSON,
+) -> None:
+    """Seal every value with the newest key."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from secretproxy.install import keys
+
+    console = Console(stderr=True)
+    with Progress(
+        "values", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("values", total=None)
+        result = _run(keys.reencrypt(dsn, lambda done, total: bar.update(task, completed=done, total=total), batch))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result)))
+    else:
+        typer.echo(f"{result.done} values sealed with the newest key")
+    if result.failed:
+        print(
+            f"secretproxy: {result.failed} values do not open and stay as they are: "
+            "damaged, or copied under another owner or name",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)

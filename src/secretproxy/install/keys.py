@@ -1,0 +1,105 @@
+"""The ring keys of a database: which there are and what they sealed, a new one, and values sealed again with the newest.
+
+May import asyncpg. Values are opened and sealed inside the backend; only counts come out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from secretproxy.install.runner import InstallError, session, told
+
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RingKey:
+    """A version of the ring key, without the key."""
+
+    version: int
+    created_at: datetime
+    retired_at: datetime | None
+    values: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How many values are stored alike. `format` 0: as they are; `key_version` None: no ring key."""
+
+    encoding: str | None
+    format: int
+    key_version: int | None
+    values: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reencrypted:
+    """What a run did: values sealed again, values that do not open and stay as they are."""
+
+    done: int
+    failed: int
+
+
+Progress = Callable[[int, int], None]
+
+
+async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
+    """Ring keys by version, and rows by encoding, format and key version. Raises InstallError."""
+    async with session(dsn, lock=False) as connection:
+        try:
+            stored = [Stored(*row) for row in await connection.fetch("SELECT * FROM secretproxy.stored_formats()")]
+            rows = await connection.fetch("SELECT version, created_at, retired_at FROM secretproxy.keyring ORDER BY version")
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+    sealed = {item.key_version: item.values for item in stored if item.key_version is not None}
+    ring = [RingKey(row["version"], row["created_at"], row["retired_at"], sealed.get(row["version"], 0)) for row in rows]
+    return ring, stored
+
+
+async def rotate(dsn: str | None) -> int:
+    """Draws a new ring key, which seals from now on, and gives its version. Raises InstallError."""
+    async with session(dsn) as connection:
+        try:
+            return int(await connection.fetchval("SELECT secretproxy.rotate_keyring()"))
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+
+
+async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> Reencrypted:
+    """Seals every value again that the newest ring key did not seal, `batch` rows a transaction.
+
+    May be killed and run again at any point; rows that others hold are left for a second pass, which waits for them.
+    `progress` gets (values looked at, values found at the start). Raises InstallError.
+    """
+    done = failed = looked_at = 0
+    async with session(dsn, lock=False) as connection:
+        try:
+            total = await connection.fetchval(
+                """SELECT count(*) FROM secrets_schema.secrets_table t, secretproxy.context c
+                    WHERE t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) <> c.ring_prefix"""
+            )
+            for wait in (False, True):
+                after, failed = uuid.UUID(int=0), 0
+                while True:
+                    row = await connection.fetchrow("SELECT * FROM secretproxy.reencrypt($1, $2, $3)", after, batch, wait)
+                    done, failed, looked_at = done + row["done"], failed + row["failed"], looked_at + row["done"]
+                    progress(min(looked_at, total), total)
+                    if row["last"] is None:
+                        break
+                    after = row["last"]
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+    return Reencrypted(done, failed)
+
+
+def _explained(error: asyncpg.PostgresError) -> InstallError:
+    if error.sqlstate in ("42P01", "42883", "3F000"):
+        return InstallError("the backend half is not installed here, or is older: run `secretproxy install`")
+    if error.sqlstate == "42501":
+        return InstallError("ring keys are for the owner: connect as a superuser or a member of secretproxy_owner (--dsn)")
+    return InstallError(told(error))
