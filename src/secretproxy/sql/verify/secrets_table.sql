@@ -3,6 +3,12 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SELECT id, secrets_owned_field, name, secrets_value_field, secrets_enc_field FROM secrets_schema.secrets_table WHERE false;
-SELECT 1 / (NOT has_table_privilege('authenticated', 'secrets_schema.secrets_table', 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'))::int;
-SELECT 1 / (count(*) >= 2)::int FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure;
+-- Nobody but the owner reaches the table, save who could before it was adopted.
+SELECT 1 / (count(*) = 0)::int
+  FROM pg_class c, aclexplode(c.relacl) x
+ WHERE c.oid = 'secrets_schema.secrets_table'::regclass AND x.grantee <> c.relowner
+   AND NOT EXISTS (SELECT FROM secretproxy.adopted a, aclexplode(a.acl) y
+                    WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table'
+                      AND y.grantee = x.grantee AND y.privilege_type = x.privilege_type);
+SELECT 1 / (count(*) >= 2)::int FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure AND tgenabled IN ('O', 'A');
 ROLLBACK;
