@@ -1,0 +1,8 @@
+-- mechanism: CALL
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @setup
+CREATE PROCEDURE reads() LANGUAGE plpgsql AS $$ BEGIN PERFORM encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'); END $$
+
+-- @run
+CALL reads()

@@ -1,0 +1,12 @@
+-- mechanism: DML
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=beta, operation=read
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=gamma, operation=read
+
+-- @setup
+CREATE TABLE kept (id int PRIMARY KEY, v text);
+INSERT INTO kept VALUES (1, 'old');
+GRANT ALL ON kept TO app_user
+
+-- @run
+INSERT INTO kept SELECT id + 10, encrypted_secrets.secrets_getter(owner, name) FROM owners

@@ -1,0 +1,10 @@
+-- mechanism: DML
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @setup
+CREATE TABLE kept (id int PRIMARY KEY, v text);
+INSERT INTO kept VALUES (1, 'old');
+GRANT ALL ON kept TO app_user
+
+-- @run
+UPDATE kept SET v = s.v FROM (SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha') v OFFSET 0) s

@@ -1,0 +1,9 @@
+-- mechanism: DO
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- needs: pltcl
+
+-- @setup
+CREATE EXTENSION pltcl
+
+-- @run
+DO LANGUAGE pltcl $$ spi_exec {SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')} $$

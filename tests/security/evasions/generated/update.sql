@@ -1,0 +1,11 @@
+-- mechanism: generated columns and indexes
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=beta, operation=read
+
+-- @setup
+CREATE FUNCTION sure(n text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', n); END $$;
+CREATE TABLE kept (n text, v text GENERATED ALWAYS AS (sure(n)) STORED);
+INSERT INTO kept (n) VALUES ('alpha');
+GRANT ALL ON kept TO app_user
+
+-- @run
+UPDATE kept SET n = 'beta'

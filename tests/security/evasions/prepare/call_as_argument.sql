@@ -1,0 +1,7 @@
+-- mechanism: PREPARE and EXECUTE
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @run
+PREPARE p(text) AS SELECT $1
+
+EXECUTE p(encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'))

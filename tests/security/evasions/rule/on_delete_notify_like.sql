@@ -1,0 +1,11 @@
+-- mechanism: rules
+-- expect: function=encrypted_secrets.secrets_delete(uuid,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=delete
+
+-- @setup
+CREATE TABLE kept (id int PRIMARY KEY, v text);
+INSERT INTO kept VALUES (1, 'old');
+GRANT ALL ON kept TO app_user;
+CREATE RULE r AS ON DELETE TO kept DO INSTEAD SELECT encrypted_secrets.secrets_delete('00000000-0000-4000-8000-00000000000a', 'alpha')
+
+-- @run
+DELETE FROM kept

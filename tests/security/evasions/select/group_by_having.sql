@@ -1,0 +1,5 @@
+-- mechanism: select list
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @run
+SELECT count(*) FROM (VALUES (1)) v GROUP BY () HAVING encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha') IS NOT NULL

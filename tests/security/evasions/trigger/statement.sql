@@ -1,0 +1,12 @@
+-- mechanism: triggers
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @setup
+CREATE TABLE kept (id int PRIMARY KEY, v text);
+INSERT INTO kept VALUES (1, 'old');
+GRANT ALL ON kept TO app_user;
+CREATE FUNCTION fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'); RETURN coalesce(NEW, OLD); END $$;
+CREATE TRIGGER t AFTER DELETE ON kept FOR EACH STATEMENT EXECUTE FUNCTION fired()
+
+-- @run
+DELETE FROM kept WHERE false

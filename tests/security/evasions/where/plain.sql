@@ -1,0 +1,7 @@
+-- mechanism: WHERE
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=beta, operation=read
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=gamma, operation=read
+
+-- @run
+SELECT id FROM owners WHERE encrypted_secrets.secrets_getter(owner, name) LIKE '%beta' ORDER BY id
