@@ -121,7 +121,7 @@ def testified(
 ) -> bytes:  # fmt: skip
     """A signed INFO of a function."""
     signed = (
-        f"SPX1 1 {pid} {start} {clock} {function} {owner or '-'} {name.encode().hex() or '_'} - {b'app'.hex()} - {jwt or '-'} p -"
+        f"SPX1 1 {pid} {start} {clock:016x} {function} {owner or '-'} {name.encode().hex() or '_'} - {b'app'.hex()} - {jwt or '-'} p -"
     )
     return notice(sign(signed, key), "SPX01", "INFO")
 

@@ -5,8 +5,8 @@ an HMAC-SHA256 over the others:
 
     SPX1 KEY PID START CLOCK FUNCTION OWNER NAMES ENCODING SESSION_USER ROLE JWT_USER p|d - MAC
 
-START and CLOCK are microseconds since the Unix epoch; texts are in hexadecimal of their UTF-8 bytes; `-` is NULL.
-NAMES: hex joined by commas, `~` a NULL element, `_` an empty name, `=` an empty array.
+START is in microseconds since the Unix epoch, CLOCK in those since 2000-01-01 UTC as sixteen hexadecimal digits
+(timestamptz_send); texts are in hexadecimal of their UTF-8 bytes; `-` is NULL. NAMES: hex joined by commas, `~` a NULL element, `_` an empty name, `=` an empty array.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Keys:
             return Testimony(
                 pid=int(parts[2]),
                 start=int(parts[3]),
-                clock=int(parts[4]),
+                clock=int(parts[4], 16),
                 function=parts[5].decode("ascii"),
                 owner=_uuid(parts[6]),
                 names=_names(parts[7]),

@@ -100,7 +100,7 @@ def test_the_kept_start_of_a_session_cannot_be_made_up(stored: Database) -> None
     with stored.connect("app_user") as sql:
         for attempt in (
             "SELECT setval('secretproxy.session_start', 1)", "SELECT nextval('secretproxy.session_start')",
-            "ALTER SEQUENCE secretproxy.session_start RESTART", "SELECT secretproxy.own_start(pg_backend_pid())",
+            "ALTER SEQUENCE secretproxy.session_start RESTART", "SELECT secretproxy.own_start(NULL)",
         ):  # fmt: skip
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 sql.execute(attempt)

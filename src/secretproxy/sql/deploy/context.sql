@@ -11,6 +11,7 @@ SET LOCAL client_min_messages = warning;
 CREATE TABLE IF NOT EXISTS secretproxy.context (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     testimony_version int NOT NULL,
+    testimony_head text NOT NULL,
     testimony_inner bytea NOT NULL,
     testimony_outer bytea NOT NULL,
     ring_version int NOT NULL,
@@ -19,7 +20,9 @@ CREATE TABLE IF NOT EXISTS secretproxy.context (
     ring_prefix bytea NOT NULL,
     direct_calls text NOT NULL,
     owner_check text NOT NULL,
-    crypt_cost int NOT NULL
+    crypt_cost int NOT NULL,
+    -- What text is made bytes in: UTF-8, but a database in SQL_ASCII knows no characters.
+    charset name NOT NULL
 );
 ALTER TABLE secretproxy.context OWNER TO secretproxy_owner;
 REVOKE ALL ON secretproxy.context FROM PUBLIC;
@@ -33,16 +36,18 @@ BEGIN
     -- Two changes at once: the later one must see what the earlier one wrote.
     LOCK TABLE secretproxy.context IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO secretproxy.context AS c
-    SELECT true, t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix,
-           s.direct_calls, s.owner_check, s.crypt_cost
+    SELECT true, t.version, 'SPX1 ' || t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix,
+           s.direct_calls, s.owner_check, s.crypt_cost,
+           CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END
       FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
            secretproxy.settings s
     ON CONFLICT (only_row) DO UPDATE
-       SET testimony_version = EXCLUDED.testimony_version, testimony_inner = EXCLUDED.testimony_inner,
+       SET testimony_version = EXCLUDED.testimony_version, testimony_head = EXCLUDED.testimony_head, testimony_inner = EXCLUDED.testimony_inner,
            testimony_outer = EXCLUDED.testimony_outer, ring_version = EXCLUDED.ring_version, ring_inner = EXCLUDED.ring_inner,
            ring_outer = EXCLUDED.ring_outer, ring_prefix = EXCLUDED.ring_prefix, direct_calls = EXCLUDED.direct_calls,
-           owner_check = EXCLUDED.owner_check, crypt_cost = EXCLUDED.crypt_cost;
+           owner_check = EXCLUDED.owner_check, crypt_cost = EXCLUDED.crypt_cost,
+           charset = EXCLUDED.charset;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = 'one key of secretproxy.keyring and one of secretproxy.testimony_key must not be retired, and secretproxy.settings keeps its row';
@@ -60,6 +65,8 @@ CREATE OR REPLACE TRIGGER refresh_context AFTER INSERT OR UPDATE OR DELETE OR TR
 CREATE OR REPLACE TRIGGER refresh_context AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON secretproxy.testimony_key
     FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.refresh_context();
 UPDATE secretproxy.settings SET only_row = true;
+-- The planner takes a table that was never looked at for ten pages of rows.
+ANALYZE secretproxy.context;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('context', '0000000000000000000000000000000000000000000000000000000000000000')

@@ -26,13 +26,14 @@ RETURN coalesce(encode(secretproxy.to_bytes(value), 'hex'::text), '-'::text);
 ALTER FUNCTION secretproxy.token(text) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.token(text) FROM PUBLIC;
 
--- Where a session keeps its start: setval() makes the value that currval() gives to this session and to no other, and only the owner
--- may call either. Without a WAL record, so that nothing waits for a disk; PostgreSQL 14 has no such sequences and looks it up anew.
+-- What a session remembers of itself: setval() makes the value that currval() gives to this session and to no other, and only the
+-- owner may call either. The value is the session's start in microseconds since the Unix epoch, negative as long as no valid token was
+-- seen. Unlogged where PostgreSQL can (15 and later), so that nothing waits for a disk.
 DO $do$
 BEGIN
     IF to_regclass('secretproxy.session_start') IS NULL THEN
-        EXECUTE CASE WHEN current_setting('server_version_num')::int >= 150000
-                     THEN 'CREATE UNLOGGED SEQUENCE' ELSE 'CREATE SEQUENCE' END || ' secretproxy.session_start';
+        EXECUTE CASE WHEN current_setting('server_version_num')::int >= 150000 THEN 'CREATE UNLOGGED SEQUENCE' ELSE 'CREATE SEQUENCE' END
+            || ' secretproxy.session_start MINVALUE -9223372036854775807';
     END IF;
 END
 $do$;
@@ -40,28 +41,46 @@ ALTER SEQUENCE secretproxy.session_start OWNER TO secretproxy_owner;
 REVOKE ALL ON SEQUENCE secretproxy.session_start FROM PUBLIC;
 COMMENT ON SEQUENCE secretproxy.session_start IS 'Its currval is the start of the session that asks; no number is ever drawn from it';
 
--- The start of this backend, in microseconds since the Unix epoch. Looking it up copies the state of every backend, once a transaction.
-CREATE OR REPLACE FUNCTION secretproxy.own_start(pid int) RETURNS bigint
+-- The start of this backend, positive if the session is proxied: if it has, or had, a valid token. Looking the start up copies the
+-- state of every backend, and checking a token costs two hashes, so what was found is remembered where something can be written.
+CREATE OR REPLACE FUNCTION secretproxy.own_start(context secretproxy.context) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $body$
 DECLARE
+    v_known bigint;
     v_start bigint;
+    v_token text := current_setting('secretproxy.session', true);
+    v_signed bytea;
 BEGIN
     BEGIN
-        RETURN currval('secretproxy.session_start'::regclass);
+        v_known := currval('secretproxy.session_start'::regclass);
+        IF v_known > 0 THEN
+            RETURN v_known;
+        END IF;
     EXCEPTION WHEN object_not_in_prerequisite_state THEN
         NULL; -- not looked up yet
     END;
-    v_start := coalesce((SELECT (extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_stat_get_activity(pid) a), 1);
-    IF current_setting('server_version_num')::int >= 150000 AND current_setting('transaction_read_only') = 'off' THEN
+    v_start := coalesce(v_known, (SELECT -(extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_stat_get_activity(pg_backend_pid()) a), -1);
+    IF v_token LIKE '1.%.%' THEN
+        v_signed := convert_to('SPXT1 ' || pg_backend_pid() || ' ' || -v_start, 'SQL_ASCII');
+        IF v_token = '1.' || context.testimony_version || '.' || secretproxy.hmac(context.testimony_inner, context.testimony_outer, v_signed)
+            OR EXISTS (
+                SELECT FROM secretproxy.testimony_key o
+                WHERE o.retired_at IS NULL AND v_token = '1.' || o.version || '.' || secretproxy.hmac(o.inner_pad, o.outer_pad, v_signed))
+        THEN
+            v_start := -v_start;
+        END IF;
+    END IF;
+    IF v_start IS DISTINCT FROM v_known AND current_setting('transaction_read_only') = 'off' THEN
         RETURN setval('secretproxy.session_start'::regclass, v_start);
     END IF;
     RETURN v_start;
 END
 $body$;
-ALTER FUNCTION secretproxy.own_start(int) OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.own_start(int) FROM PUBLIC;
+ALTER FUNCTION secretproxy.own_start(secretproxy.context) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.own_start(secretproxy.context) FROM PUBLIC;
 
+-- secrets_getter() says the same in fewer steps where the session is known to be proxied; the two must agree.
 -- Runs under the pinned search_path of the API function that calls it.
 CREATE OR REPLACE FUNCTION secretproxy.testify(
     context secretproxy.context, function_signature text, function_operation text, owner uuid, names text[], field_encoding text
@@ -69,27 +88,13 @@ CREATE OR REPLACE FUNCTION secretproxy.testify(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 AS $body$
 DECLARE
-    v_pid int := pg_backend_pid();
-    v_start bigint := secretproxy.own_start(v_pid);
+    v_start bigint := secretproxy.own_start(context);
     v_role text := nullif(current_setting('role'), 'none');
-    v_token text := current_setting('secretproxy.session', true);
     v_user uuid := jwt_public.current_user_id();
-    v_proxied boolean := false;
+    v_proxied boolean := v_start > 0;
     v_names text;
     v_message text;
 BEGIN
-    IF v_token LIKE '1.%.%' THEN
-        v_message := 'SPXT1 ' || v_pid || ' ' || v_start;
-        v_proxied := v_token = '1.' || context.testimony_version || '.'
-            || secretproxy.hmac(context.testimony_inner, context.testimony_outer, convert_to(v_message, 'SQL_ASCII'));
-        IF NOT v_proxied THEN
-            v_proxied := EXISTS (
-                SELECT FROM secretproxy.testimony_key o
-                WHERE o.retired_at IS NULL AND v_token = '1.' || o.version || '.'
-                  || secretproxy.hmac(o.inner_pad, o.outer_pad, convert_to(v_message, 'SQL_ASCII')));
-        END IF;
-    END IF;
-
     IF names IS NULL THEN
         v_names := '-';
     ELSIF cardinality(names) = 0 THEN
@@ -100,8 +105,8 @@ BEGIN
         SELECT string_agg(CASE WHEN n IS NULL THEN '~' WHEN n = '' THEN '_' ELSE encode(secretproxy.to_bytes(n), 'hex') END, ',' ORDER BY i)
           INTO v_names FROM unnest(names) WITH ORDINALITY u(n, i);
     END IF;
-    v_message := 'SPX1 ' || context.testimony_version || ' ' || v_pid || ' ' || v_start
-        || ' ' || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    v_message := context.testimony_head || ' ' || pg_backend_pid() || ' ' || abs(v_start)
+        || ' ' || encode(timestamptz_send(clock_timestamp()), 'hex')
         || ' ' || function_signature
         || ' ' || coalesce(owner::text, '-')
         || ' ' || v_names
@@ -112,7 +117,7 @@ BEGIN
         || CASE WHEN v_proxied THEN ' p -' ELSE ' d -' END;
     v_message := v_message || ' '
         || secretproxy.hmac(context.testimony_inner, context.testimony_outer, convert_to(v_message, 'SQL_ASCII'));
-    RAISE INFO USING ERRCODE = 'SPX01', MESSAGE = v_message;
+    RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = v_message;
 
     IF NOT v_proxied THEN
         IF context.direct_calls = 'refuse' THEN
