@@ -114,7 +114,7 @@ def measure(server: PrivateServer, directory: Path, arguments: argparse.Namespac
             )
             command = ["-n", "-M", "prepared", "-c", str(arguments.clients), "-j", "2", "-T", str(arguments.seconds), "-D", "done=0"]
             done = subprocess.run(
-                [str(server.bin_dir / "pgbench"), *command, "-f", str(script), dsn],
+                [str(server.binaries.program("pgbench")), *command, "-f", str(script), dsn],
                 check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
             rates[name].append(float(re.findall(r"tps = ([\d.]+)", done.stdout)[-1]))
