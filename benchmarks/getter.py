@@ -57,7 +57,9 @@ SELECT set_config('secretproxy.session', '1.' || version || '.' || secretproxy.h
 
 def silent(source: str) -> str:
     """The getter's definition without what testifies."""
-    body = source.replace("encrypted_secrets.secrets_getter(", "public.silent_getter(", 1).replace("secrets_getter.", "silent_getter.")
+    body = source.replace("encrypted_secrets.secrets_getter(", "public.silent_getter(", 1).replace(
+        "secrets_getter.", "silent_getter."
+    )
     body, cut = re.subn(r"    BEGIN\n        v_start := .*?\n    END;\n", "", body, count=1, flags=re.DOTALL)
     body, message = re.subn(r",\n\s*convert_to\(concat_ws\(.*?'SQL_ASCII'\)\n", "\n", body, count=1, flags=re.DOTALL)
     body, said = re.subn(r"    IF v_start > 0 .*?    END IF;\n", "", body, count=1, flags=re.DOTALL)
@@ -112,7 +114,19 @@ def measure(server: PrivateServer, directory: Path, arguments: argparse.Namespac
             script.write_text(
                 f"\\if :done\n\\else\n{greeting}\\set done 1\n\\endif\n\\set k random(1, {ROWS})\n{statement.format(owner=OWNER)};\n"
             )
-            command = ["-n", "-M", "prepared", "-c", str(arguments.clients), "-j", "2", "-T", str(arguments.seconds), "-D", "done=0"]
+            command = [
+                "-n",
+                "-M",
+                "prepared",
+                "-c",
+                str(arguments.clients),
+                "-j",
+                "2",
+                "-T",
+                str(arguments.seconds),
+                "-D",
+                "done=0",
+            ]
             done = subprocess.run(
                 [str(server.binaries.program("pgbench")), *command, "-f", str(script), dsn],
                 check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

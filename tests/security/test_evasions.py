@@ -50,7 +50,9 @@ SELECT c.oid, n.nspname, c.relname, c.relkind
  WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'secretproxy')
    AND c.relkind IN ('r', 'p', 'm', 'S', 'v') ORDER BY 2, 3
 """
-SECRETS = "SELECT secrets_owned_field, name, secrets_enc_field, octet_length(secrets_value_field) FROM secrets_schema.secrets_table"
+SECRETS = (
+    "SELECT secrets_owned_field, name, secrets_enc_field, octet_length(secrets_value_field) FROM secrets_schema.secrets_table"
+)
 FUNCTIONS = "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.oid >= 16384 ORDER BY 1"
 LARGE_OBJECTS = "SELECT count(DISTINCT loid), md5(string_agg(data, '' ORDER BY loid, pageno)) FROM pg_largeobject"
 
@@ -81,9 +83,12 @@ class Site:
         deadline = time.monotonic() + seconds
         while True:
             rows = self.auditor.execute(
-                "SELECT * FROM secretproxy.access_log WHERE database = %s AND event <> 'direct' ORDER BY instance, seq", (database,)
+                "SELECT * FROM secretproxy.access_log WHERE database = %s AND event <> 'direct' ORDER BY instance, seq",
+                (database,),
             ).fetchall()
-            begun = {(r["session_id"], r["statement_no"]) for r in rows if r["event"] in ("attempt", "call", "definition", "table")}
+            begun = {
+                (r["session_id"], r["statement_no"]) for r in rows if r["event"] in ("attempt", "call", "definition", "table")
+            }
             ended = {(r["session_id"], r["statement_no"]) for r in rows if r["event"] == "outcome"}
             if begun <= ended:
                 return rows
@@ -215,9 +220,9 @@ def check_log(evasion: Evasion, calls: int, rows: list[dict[str, Any]], accesses
         known = [e for e in evasion.expects if e.fits(*key_of(row))]
         vague = row["owner_id"] is None or row["secret_names"] is None
         named = (row["function"] or "").partition("(")[0]
-        assert known or (vague and any(e.function.partition("(")[0] == named for e in evasion.expects)) or "attempt" in evasion.also, (
-            f"in the log, but never called: {brief([row])}"
-        )
+        assert (
+            known or (vague and any(e.function.partition("(")[0] == named for e in evasion.expects)) or "attempt" in evasion.also
+        ), f"in the log, but never called: {brief([row])}"
 
 
 def brief(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

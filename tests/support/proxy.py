@@ -62,6 +62,9 @@ class Proxy:
             assert time.monotonic() < deadline, f"no {text!r} within {seconds} s: {self.text()[-1000:]}"
             time.sleep(0.02)
 
+    def send_signal(self, name: str) -> None:
+        os.kill(self.pid, signal.Signals[f"SIG{name}"])
+
     def halt(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
         """Sends a signal and gives the exit status."""
         assert self._process is not None

@@ -120,9 +120,7 @@ def copy_fail(why: str = "no") -> bytes:
     return message(b"f", why.encode() + b"\0")
 
 
-def function_call(
-    oid: int, values: Sequence[bytes | str | None], formats: Sequence[int] = (), result: int = 0
-) -> bytes:
+def function_call(oid: int, values: Sequence[bytes | str | None], formats: Sequence[int] = (), result: int = 0) -> bytes:
     body = struct.pack(f"!IH{len(formats)}hH", oid, len(formats), *formats, len(values))
     for value in values:
         raw = None if value is None else encoded(value)

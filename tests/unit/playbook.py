@@ -120,9 +120,7 @@ def testified(
     start: int = START, key: bytes = KEY, jwt: uuid.UUID | None = None,
 ) -> bytes:  # fmt: skip
     """A signed INFO of a function."""
-    signed = (
-        f"SPX1 1 {pid} {start} {clock:016x} {function} {owner or '-'} {name.encode().hex() or '_'} - {b'app'.hex()} - {jwt or '-'} p -"
-    )
+    signed = f"SPX1 1 {pid} {start} {clock:016x} {function} {owner or '-'} {name.encode().hex() or '_'} - {b'app'.hex()} - {jwt or '-'} p -"
     return notice(sign(signed, key), "SPX01", "INFO")
 
 

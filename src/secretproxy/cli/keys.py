@@ -7,25 +7,28 @@ import dataclasses
 import json
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import TypeVar
 
 import typer
 
-from secretproxy.config import ConfigError
+from secretproxy.config import ConfigError, load_settings
 
 app = typer.Typer(help="Keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 _DSN = typer.Option(None, "--dsn", metavar="DSN", help="Database, as its owner; default: the PG* variables.")
+_CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
 _JSON = typer.Option(False, "--json", help="Print JSON.")
 _Result = TypeVar("_Result")
 
 
 def _run(work: Coroutine[object, object, _Result]) -> _Result:
     from secretproxy.install import InstallError
+    from secretproxy.install.keyfile import KeyFileError
 
     try:
         return asyncio.run(work)
-    except InstallError as error:
+    except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
 
 
@@ -38,8 +41,13 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
     from secretproxy.install import keys
 
     ring, stored = _run(keys.status(dsn))
+    testimony = _run(keys.testimony_status(dsn))
     if as_json:
-        told = {"keys": [dataclasses.asdict(key) for key in ring], "stored": [dataclasses.asdict(item) for item in stored]}
+        told = {
+            "keys": [dataclasses.asdict(key) for key in ring],
+            "stored": [dataclasses.asdict(item) for item in stored],
+            "testimony": [dataclasses.asdict(key) for key in testimony],
+        }
         typer.echo(json.dumps(told, default=str))
         return
     console = Console(highlight=False)
@@ -54,13 +62,41 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
         version = "-" if item.key_version is None else str(item.key_version)
         table.add_row(item.encoding or "none", str(item.format) if item.format else "-", version, str(item.values))
     console.print(table if stored else "no values are stored")
+    console.print()
+    table = Table("testimony key", "created", "state", box=None, pad_edge=False)
+    for shared in testimony:
+        table.add_row(str(shared.version), shared.created_at.isoformat(" ", "seconds"), shared.state)
+    console.print(table)
 
 
 @app.command()
-def rotate(dsn: str | None = _DSN) -> None:
-    """Make a new key that seals from now on."""
+def rotate(
+    dsn: str | None = _DSN,
+    testimony: bool = typer.Option(False, "--testimony", help="The key shared with the proxy, not that of the values."),
+    stage: bool = typer.Option(False, "--stage", help="With --testimony: make it known, let nothing sign with it yet."),
+    retire: bool = typer.Option(False, "--retire", help="With --testimony: end the keys before the one that signs."),
+    config: Path | None = _CONFIG,
+) -> None:
+    """Make a new key that seals, or signs, from now on."""
     from secretproxy.install import keys
 
+    if (stage or retire) and not testimony:
+        raise ConfigError("--stage and --retire are for the key shared with the proxy: add --testimony")
+    if stage and retire:
+        raise ConfigError("--stage begins an exchange of keys and --retire ends it: give one of them")
+    if testimony:
+        file = load_settings(config).testimony.key_file
+        if retire:
+            ended = _run(keys.retire_testimony(dsn, file))
+            typer.echo(f"testimony keys retired: {', '.join(map(str, ended)) or 'none'}")
+            return
+        version = _run(keys.stage_testimony(dsn, file))
+        if stage:
+            typer.echo(f"testimony key version {version} is in {file}: copy that to every proxy, then run this without --stage")
+            return
+        version = _run(keys.activate_testimony(dsn, file))
+        typer.echo(f"testimony key version {version} signs from now on; end older ones with --retire when no session is older")
+        return
     version = _run(keys.rotate(dsn))
     typer.echo(f"key version {version} seals from now on; `secretproxy keys reencrypt` seals older values with it")
 

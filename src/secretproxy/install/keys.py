@@ -1,17 +1,20 @@
-"""The ring keys of a database: which there are and what they sealed, a new one, and values sealed again with the newest.
+"""The keys of a database: ring keys and what they sealed, a new one, values sealed again; testimony keys and their exchange.
 
 May import asyncpg. Values are opened and sealed inside the backend; only counts come out.
 """
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import asyncpg
 
+from secretproxy.install.keyfile import KEY_BYTES, load_key_file, write_key_file
 from secretproxy.install.runner import InstallError, session, told
 
 BATCH = 500
@@ -95,6 +98,92 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
     return Reencrypted(done, failed)
+
+
+@dataclass(frozen=True, slots=True)
+class TestimonyKey:
+    """A version of the testimony key, without the key. `state`: staged (accepted, does not sign yet), active or retired."""
+
+    version: int
+    created_at: datetime
+    state: str
+
+
+_STATE = "CASE WHEN retired_at IS NOT NULL THEN 'retired' WHEN active THEN 'active' ELSE 'staged' END"
+
+
+async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
+    """Testimony keys by version. Raises InstallError."""
+    async with session(dsn, lock=False) as connection:
+        try:
+            rows = await connection.fetch(
+                f"SELECT version, created_at, {_STATE} FROM secretproxy.testimony_key WHERE version > 0 ORDER BY version"  # noqa: S608
+            )
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+    return [TestimonyKey(*row) for row in rows]
+
+
+async def stage_testimony(dsn: str | None, key_file: Path) -> int:
+    """Makes a new testimony key that is accepted but signs nothing yet, in the database first and then in the file. Gives its version.
+
+    Run again after a kill it goes on with the key that was staged. Raises InstallError, KeyFileError.
+    """
+    keys = load_key_file(key_file)
+    async with session(dsn) as connection:
+        try:
+            async with connection.transaction():
+                known = await connection.fetch(
+                    "SELECT version, key FROM secretproxy.testimony_key WHERE NOT active AND retired_at IS NULL"
+                )
+                if known:
+                    version, key = known[-1]["version"], bytes(known[-1]["key"])
+                else:
+                    newest = await connection.fetchval("SELECT max(version) FROM secretproxy.testimony_key")
+                    version, key = max(newest, *keys) + 1, secrets.token_bytes(KEY_BYTES)
+                    await connection.execute(
+                        "INSERT INTO secretproxy.testimony_key (version, key, active) VALUES ($1, $2, false)", version, key
+                    )
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+        if keys.get(version) != key:
+            write_key_file(key_file, keys | {version: key})
+    return int(version)
+
+
+async def activate_testimony(dsn: str | None, key_file: Path) -> int:
+    """Lets the functions sign with the newest key, which must be in the file. Gives its version. Raises InstallError, KeyFileError."""
+    keys = load_key_file(key_file)
+    async with session(dsn) as connection:
+        try:
+            async with connection.transaction():
+                row = await connection.fetchrow(
+                    "SELECT version, key FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1"
+                )
+                if row is None or keys.get(row["version"]) != bytes(row["key"]):
+                    raise InstallError(
+                        "testimony.key_file: the newest key of the database is not in it; use the file that was staged"
+                    )
+                await connection.execute("UPDATE secretproxy.testimony_key SET active = true WHERE version = $1", row["version"])
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+    return int(row["version"])
+
+
+async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
+    """Ends every key but the one that signs, in the database and then in the file. Gives the versions. Raises InstallError, KeyFileError."""
+    keys = load_key_file(key_file)
+    async with session(dsn) as connection:
+        try:
+            rows = await connection.fetch(
+                """UPDATE secretproxy.testimony_key SET retired_at = clock_timestamp()
+                    WHERE retired_at IS NULL AND version < (SELECT testimony_version FROM secretproxy.context) RETURNING version"""
+            )
+            signing = await connection.fetchval("SELECT testimony_version FROM secretproxy.context")
+        except asyncpg.PostgresError as error:
+            raise _explained(error) from None
+    write_key_file(key_file, {version: key for version, key in keys.items() if version >= signing})
+    return sorted(row["version"] for row in rows)
 
 
 def _explained(error: asyncpg.PostgresError) -> InstallError:

@@ -38,7 +38,8 @@ class Server:
     def __init__(self, settings: Settings, keys: dict[int, bytes], metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.keys = Keys(keys)
+        self.keys = Keys(keys, self._newer_keys)
+        self._keys_read = _changed_at(settings.testimony.key_file)
         self.detector = Detector(settings.monitor.schemas, settings.monitor.tables)
         limits = settings.limits
         self.limits = Limits(limits.max_message, limits.max_statement_memory, limits.parse_thread_bytes)
@@ -52,6 +53,25 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._most = max(1, settings.listen.max_sessions // settings.worker_count)
+
+    def _newer_keys(self) -> dict[int, bytes] | None:
+        """The keys of the file where it has changed since it was read last."""
+        changed = _changed_at(self.settings.testimony.key_file)
+        if changed == self._keys_read:
+            return None
+        self._keys_read = changed
+        try:
+            return load_key_file(self.settings.testimony.key_file)
+        except KeyFileError as error:
+            log.error("keys not read again, the old ones stay", problem=str(error))
+            return None
+
+    def reload(self) -> None:
+        """SIGHUP: what the configuration names is read again; the configuration itself is not."""
+        keys = self._newer_keys()
+        if keys is not None:
+            self.keys.replace(keys)
+        log.info("reloaded", keys=sorted(keys) if keys is not None else "unchanged")
 
     async def _connect_log(self) -> Any:
         return await connect_log(self.settings)
@@ -97,6 +117,7 @@ class Server:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._signalled, stop)
+        self.loop.add_signal_handler(signal.SIGHUP, self.reload)
         await self.journal.start()
         servers = [await self._listen(sock) for sock in sockets]
         self.listening = True
@@ -161,6 +182,14 @@ async def connect_log(settings: Settings) -> Any:
         connection.terminate()
         raise
     return connection
+
+
+def _changed_at(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

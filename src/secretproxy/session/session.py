@@ -157,6 +157,7 @@ class Session:
         self._skipping = False
         self._copying = False
         self._token_lost = False
+        self._token_version = 0
         self._started = 0
         self._ended = 0
         self._last_clock = 0
@@ -700,6 +701,7 @@ class Session:
         self._stepped().ready = True
 
     def _token_message(self, token: str) -> bytes:
+        self._token_version = self._keys.version
         if self._logical:
             return messages.query(f"SELECT pg_catalog.set_config('secretproxy.session', '{token}', false)")
         # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
@@ -894,6 +896,8 @@ class Session:
             for running in self._suspended.values():
                 self._end(running, "ok")
             self._suspended.clear()
+        if self._token_version and self._keys.version != self._token_version:
+            self._token_lost = True
         if self._token_lost and not pending and status != "E" and not self._client.streaming and self.phase is Phase.READY:
             self._renew_token()
 

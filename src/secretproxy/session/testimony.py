@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 SQLSTATE = b"SPX01"
@@ -38,13 +38,29 @@ class Testimony:
 
 
 class Keys:
-    """The keys of testimony and token by version. The highest signs; every one is accepted."""
+    """The keys of testimony and token by version. The highest signs; every one is accepted.
 
-    __slots__ = ("_keys", "_version")
+    `reload` is asked for newer keys where a testimony names a version that is not known.
+    """
 
-    def __init__(self, keys: Mapping[int, bytes]) -> None:
+    __slots__ = ("_keys", "_reload", "version")
+
+    def __init__(self, keys: Mapping[int, bytes], reload: Callable[[], Mapping[int, bytes] | None] | None = None) -> None:
+        self._reload = reload
+        self.replace(keys)
+
+    def replace(self, keys: Mapping[int, bytes]) -> None:
         self._keys = dict(keys)
-        self._version = max(self._keys)
+        self.version = max(self._keys)
+
+    def _key(self, version: int) -> bytes | None:
+        key = self._keys.get(version)
+        if key is None and self._reload is not None:
+            newer = self._reload()
+            if newer:
+                self.replace(newer)
+                key = self._keys.get(version)
+        return key
 
     def __repr__(self) -> str:
         return f"Keys(versions={sorted(self._keys)})"
@@ -52,7 +68,7 @@ class Keys:
     def token(self, pid: int, start: int) -> str:
         """The value of `secretproxy.session` for a backend process and its start."""
         signed = f"SPXT1 {pid} {start}".encode()
-        return f"1.{self._version}.{hmac.new(self._keys[self._version], signed, hashlib.sha256).hexdigest()}"
+        return f"1.{self.version}.{hmac.new(self._keys[self.version], signed, hashlib.sha256).hexdigest()}"
 
     def read(self, message: bytes) -> Testimony | None:
         """The testimony in a notice's message, or None where its MAC or its form is wrong."""
@@ -60,7 +76,7 @@ class Keys:
         parts = signed.split(b" ")
         if len(parts) != 14 or parts[0] != b"SPX1" or not parts[1].isdigit():
             return None
-        key = self._keys.get(int(parts[1]))
+        key = self._key(int(parts[1]))
         if key is None:
             return None
         if not hmac.compare_digest(hmac.digest(key, signed, "sha256").hex().encode(), mac):

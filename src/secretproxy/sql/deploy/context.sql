@@ -8,6 +8,15 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
+-- An older version's row had other columns; it is made anew from the tables below.
+DO $do$
+BEGIN
+    IF to_regclass('secretproxy.context') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('secretproxy.context') AND attname = 'charset') THEN
+        DROP TABLE secretproxy.context CASCADE; -- with the internal functions that take its row; later changes make them again
+    END IF;
+END
+$do$;
 CREATE TABLE IF NOT EXISTS secretproxy.context (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     testimony_version int NOT NULL,
@@ -39,7 +48,7 @@ BEGIN
     SELECT true, t.version, 'SPX1 ' || t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix,
            s.direct_calls, s.owner_check, s.crypt_cost,
            CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END
-      FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) t,
+      FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
            secretproxy.settings s
     ON CONFLICT (only_row) DO UPDATE
@@ -50,7 +59,7 @@ BEGIN
            charset = EXCLUDED.charset;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
-            MESSAGE = 'one key of secretproxy.keyring and one of secretproxy.testimony_key must not be retired, and secretproxy.settings keeps its row';
+            MESSAGE = 'one key of secretproxy.keyring must not be retired, one of secretproxy.testimony_key must be active, and secretproxy.settings keeps its row';
     END IF;
     RETURN NULL;
 END

@@ -1,6 +1,7 @@
 -- Deploy secretproxy:testimony_key to pg
 -- requires: crypto
--- Keys that the functions sign their testimony with and check session tokens by: the newest that is not retired signs.
+-- Keys that the functions sign their testimony with and check session tokens by: the newest that is active signs, every one that is
+-- not retired is accepted, so that a new key can be known to all before anybody uses it.
 -- `secretproxy install` stores the proxy's here. Version 0, drawn here, is known to nobody outside this table: until
 -- the proxy's key is stored, every call counts as direct.
 
@@ -13,9 +14,11 @@ CREATE TABLE IF NOT EXISTS secretproxy.testimony_key (
     key bytea NOT NULL CHECK (octet_length(key) = 32),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     retired_at timestamptz,
+    active boolean NOT NULL DEFAULT true,
     inner_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
     outer_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED
 );
+ALTER TABLE secretproxy.testimony_key ADD COLUMN IF NOT EXISTS active boolean NOT NULL DEFAULT true;
 ALTER TABLE secretproxy.testimony_key OWNER TO secretproxy_owner;
 COMMENT ON TABLE secretproxy.testimony_key IS 'Keys shared with the proxy (testimony.key_file): testimony and session tokens';
 

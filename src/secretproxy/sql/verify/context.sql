@@ -5,7 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- The row is what the settings and the newest keys say.
 SELECT 1 / (count(*) = 1)::int
   FROM secretproxy.context c,
-       (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) t,
+       (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
        (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
        secretproxy.settings s
  WHERE (c.testimony_version, c.testimony_inner, c.testimony_outer) = (t.version, t.inner_pad, t.outer_pad)
