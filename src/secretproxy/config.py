@@ -196,8 +196,14 @@ class AuditSettings(Section):
     spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool")
     timeout: float = Field(5.0, gt=0, description="Seconds that a write of the log may take before secret calls are refused")
     retention: str | None = Field(None, description="How long partitions are kept; unset: for ever")
-    checkpoint_key_file: Path | None = Field(None, description="Ed25519 key that signs checkpoints")
+    checkpoint_key_file: Path | None = Field(
+        None, description="Ed25519 key that signs checkpoints, made if it is missing; unset: no checkpoints"
+    )
+    checkpoint_file: Path | None = Field(
+        None, description="File that checkpoints are appended to, beside the table; keep it elsewhere"
+    )
     checkpoint_every: int = Field(10_000, ge=1, description="Events between two checkpoints")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="Seconds between two checkpoints, where there are new events")
 
 
 class TestimonySettings(Section):

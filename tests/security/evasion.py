@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.support.raw import Raw, extended, query, SYNC
+from tests.support.raw import SYNC, Raw, extended, query
 
 FOLDER = Path(__file__).parent / "evasions"
 # Every value that the battery stores or sends holds this.
@@ -131,7 +131,7 @@ def _load_sql(path: Path) -> Evasion:
                 return
 
     protocols = tuple(part.strip() for part in (headers.get("protocol") or ["simple, extended"])[0].split(","))
-    known = {protocol: headers["known"][0] for protocol in protocols} if "known" in headers else {}
+    known = dict.fromkeys(protocols, headers["known"][0]) if "known" in headers else {}
     known |= {protocol: headers[f"known-{protocol}"][0] for protocol in protocols if f"known-{protocol}" in headers}
     return Evasion(
         _name(path),

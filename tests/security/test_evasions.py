@@ -17,14 +17,14 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from tests.conftest import Backend
-from tests.security.evasion import CANARY, Evasion, Expect, Key, load_all
-from tests.support.proxy import Proxy
-from tests.support.raw import Address, Message, Raw, answer
 
 from secretproxy.install import install
 from secretproxy.install.keyfile import load_key_file
 from secretproxy.session.testimony import Keys
+from tests.conftest import Backend
+from tests.security.evasion import CANARY, Evasion, Expect, Key, load_all
+from tests.support.proxy import Proxy
+from tests.support.raw import Address, Message, Raw, answer
 
 BASE = "evasions"
 OWNER = "00000000-0000-4000-8000-00000000000a"

@@ -7,6 +7,7 @@ what came back byte for byte. Authentication is `trust` alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -233,10 +234,8 @@ class Raw:
     async def hang_up(self) -> None:
         """Closes the socket without a word."""
         self._writer.close()
-        try:
+        with contextlib.suppress(ConnectionError, OSError):
             await self._writer.wait_closed()
-        except (ConnectionError, OSError):
-            pass
 
 
 FIRST_OWN_OID = 16384

@@ -11,7 +11,7 @@ import pytest
 
 from secretproxy.audit import chain
 from secretproxy.audit.journal import Journal, LogUnavailable
-from secretproxy.audit.rows import COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
+from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
 from secretproxy.session.events import Event, Identity
 
 MASK = NameMask(200, [r"sk_live_"], b"k" * 32)
@@ -79,6 +79,10 @@ def log() -> Log:
     return Log()
 
 
+def line_of(columns: list[object] | tuple[object, ...]) -> bytes:
+    return chain.encode([columns[place] for place in CHAINED_AT])
+
+
 async def started(log: Log) -> Journal:
     journal = Journal(log.connect, MASK, timeout=0.5)
     await journal.start()
@@ -94,7 +98,7 @@ def assert_chain(log: Log) -> None:
     for number, values in enumerate(in_order(log), 1):
         assert values[4] == number and values[PREV_HASH] == before
         columns = list(values)
-        before = chain.link(before, columns[:PREV_HASH] + columns[ROW_HASH + 1 :])
+        before = chain.link(before, line_of(columns))
         assert values[ROW_HASH] == before
 
 
@@ -217,7 +221,7 @@ def test_the_hash_covers_every_column() -> None:
         3,
     )
     values = columns(full)
-    base = chain.link(chain.GENESIS, values[:PREV_HASH] + values[ROW_HASH + 1 :])
+    base = chain.link(chain.GENESIS, line_of(values))
     for index, name in enumerate(COLUMNS):
         if name in ("prev_hash", "row_hash"):
             continue
@@ -226,8 +230,8 @@ def test_the_hash_covers_every_column() -> None:
             if changed[index] == other:
                 continue
             changed[index] = other
-            assert chain.link(chain.GENESIS, changed[:PREV_HASH] + changed[ROW_HASH + 1 :]) != base, name
-    assert chain.link(b"x" * 32, values[:PREV_HASH] + values[ROW_HASH + 1 :]) != base
+            assert chain.link(chain.GENESIS, line_of(changed)) != base, name
+    assert chain.link(b"x" * 32, line_of(values)) != base
 
 
 def test_neighbouring_columns_do_not_run_together() -> None:

@@ -14,13 +14,14 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import structlog
 
 from secretproxy.audit import chain
-from secretproxy.audit.rows import INSERT, PREV_HASH, ROW_HASH, NameMask, Row, row
+from secretproxy.audit.checkpoints import Signer
+from secretproxy.audit.rows import CHAINED_AT, INSERT, PREV_HASH, ROW_HASH, NameMask, Row, row
 from secretproxy.session.events import Event
 
 GROUP = 512
@@ -28,6 +29,10 @@ GROUP = 512
 KEPT_IN_OUTAGE = 100_000
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5
 PARTITIONS_EVERY = 6 * 3600.0
+# Whoever follows the log listens here. Told at most every NOTIFY_EVERY seconds: a commit with a NOTIFY costs more than one without.
+CHANNEL = "secretproxy_access_log"
+NOTIFY_EVERY = 0.05
+_CHECKPOINT = "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
 
 log: Any = structlog.get_logger("secretproxy.journal")
 
@@ -46,6 +51,9 @@ class Journal:
         *,
         timeout: float = 5.0,
         instance: uuid.UUID | None = None,
+        signer: Signer | None = None,
+        checkpoint_every: int = 10_000,
+        checkpoint_seconds: float = 60.0,
     ) -> None:
         self.instance = instance or uuid.uuid4()
         self.written = 0
@@ -68,6 +76,14 @@ class Journal:
         self._closing = False
         self._first_try = asyncio.Event()
         self._dropped = 0
+        self._signer = signer
+        self._checkpoint_every = checkpoint_every
+        self._checkpoint_seconds = checkpoint_seconds
+        self._durable_hash = chain.GENESIS
+        self._checkpointed = 0
+        self._checkpoint_due = time.monotonic() + checkpoint_seconds
+        self._told = 0
+        self._tell_due = 0.0
 
     @property
     def available(self) -> bool:
@@ -135,9 +151,8 @@ class Journal:
                 duration=duration,
                 row_id=uuid.uuid4(),
             )
-            linked = columns[:PREV_HASH] + columns[ROW_HASH + 1 :]
             columns[PREV_HASH] = self._last_hash
-            self._last_hash = chain.link(self._last_hash, linked)
+            self._last_hash = chain.link(self._last_hash, chain.encode([columns[place] for place in CHAINED_AT]))
             columns[ROW_HASH] = self._last_hash
             self._rows.append(tuple(columns))
         self._more.set()
@@ -156,10 +171,12 @@ class Journal:
                     await asyncio.wait_for(self._connection.execute("SELECT secretproxy.access_log_partitions()"), self._timeout)
                     partitions_due = time.monotonic() + PARTITIONS_EVERY
                 if not self._rows:
-                    await self._more.wait()
+                    await self._wait_for_more()
                 self._more.clear()
                 while self._rows:
                     await self._write_group()
+                    await self._checkpoint()
+                await self._tell()
             except asyncio.CancelledError:
                 break
             except Exception as error:
@@ -170,7 +187,50 @@ class Journal:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.sleep(pause), pause + 1)
                 pause = min(pause * 2, RETRY_MOST)
+        with contextlib.suppress(Exception):
+            await self._checkpoint(last=True)
+            await self._tell(now=True)
         await self._disconnect()
+
+    async def _wait_for_more(self) -> None:
+        """Until there are events, or something else is due."""
+        due = []
+        if self._told < self._durable:
+            due.append(self._tell_due)
+        if self._signer is not None and self._checkpointed < self._durable:
+            due.append(self._checkpoint_due)
+        if not due:
+            await self._more.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._more.wait(), max(0.0, min(due) - time.monotonic()))
+        await self._checkpoint()
+
+    async def _tell(self, *, now: bool = False) -> None:
+        """Wakes whoever follows the log."""
+        moment = time.monotonic()
+        if self._told < self._durable and (now or moment >= self._tell_due):
+            await asyncio.wait_for(self._connection.execute(f"NOTIFY {CHANNEL}"), self._timeout)
+            self._told = self._durable
+            self._tell_due = moment + NOTIFY_EVERY
+
+    async def _checkpoint(self, *, last: bool = False) -> None:
+        """Signs how far the chain is in the log, where that is due."""
+        signer = self._signer
+        if signer is None or self._checkpointed == self._durable:
+            return
+        if not (last or self._durable - self._checkpointed >= self._checkpoint_every or time.monotonic() >= self._checkpoint_due):
+            return
+        made = signer.sign(self.instance, self._durable, self._durable_hash)
+        try:
+            await asyncio.to_thread(signer.keep, made)
+        except OSError as error:
+            log.error("checkpoint not kept in its file", setting="audit.checkpoint_file", cause=error.strerror)
+        await asyncio.wait_for(
+            self._connection.execute(_CHECKPOINT, made.instance, made.seq, made.row_hash, made.at, made.signature), self._timeout
+        )
+        self._checkpointed = made.seq
+        self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
 
     async def _write_group(self) -> None:
         group = [self._rows[index] for index in range(min(GROUP, len(self._rows)))]
@@ -186,6 +246,7 @@ class Journal:
         self.groups += 1
         self._up()
         self._durable = int(group[-1][4])  # type: ignore[call-overload]
+        self._durable_hash = cast(bytes, group[-1][ROW_HASH])
         waiting = self._waiting
         while waiting and waiting[0][0] <= self._durable:
             future = waiting.popleft()[1]

@@ -20,6 +20,9 @@ INSERT = (
     f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) "  # noqa: S608 - constant column names
     f"VALUES ({', '.join(f'${n}' for n in range(1, len(COLUMNS) + 1))}) ON CONFLICT DO NOTHING"
 )
+# What a chain covers, in the order of its lines: all but the two hashes.
+CHAINED = ("instance", "seq", *(name for name in COLUMNS if name not in ("instance", "seq", "prev_hash", "row_hash")))
+CHAINED_AT = tuple(COLUMNS.index(name) for name in CHAINED)
 PREV_HASH = COLUMNS.index("prev_hash")
 ROW_HASH = COLUMNS.index("row_hash")
 

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 COMMANDS = ("run", "demo", "check", "env", "install", "verify", "revert")
-GROUPS = ("keys",)
+GROUPS = ("audit", "keys")
 
 
 def _version(wanted: bool) -> None:

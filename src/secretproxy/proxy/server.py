@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import NameMask
 from secretproxy.config import ConfigError, Settings
@@ -44,7 +45,15 @@ class Server:
         limits = settings.limits
         self.limits = Limits(limits.max_message, limits.max_statement_memory, limits.parse_thread_bytes)
         mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
-        self.journal = Journal(self._connect_log, mask, timeout=settings.audit.timeout)
+        audit = settings.audit
+        self.journal = Journal(
+            self._connect_log,
+            mask,
+            timeout=audit.timeout,
+            signer=None if audit.checkpoint_key_file is None else Signer(audit.checkpoint_key_file, audit.checkpoint_file),
+            checkpoint_every=audit.checkpoint_every,
+            checkpoint_seconds=audit.checkpoint_seconds,
+        )
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.listening = False
@@ -274,7 +283,6 @@ def check_built(settings: Settings) -> None:
         "auth.mode": settings.auth.mode != "passthrough",
         "audit.on_outage": settings.audit.on_outage != "refuse",
         "audit.retention": settings.audit.retention is not None,
-        "audit.checkpoint_key_file": settings.audit.checkpoint_key_file is not None,
     }
     wanted = [name for name, asked in missing.items() if asked]
     if wanted:

@@ -6,7 +6,8 @@ an HMAC-SHA256 over the others:
     SPX1 KEY PID START CLOCK FUNCTION OWNER NAMES ENCODING SESSION_USER ROLE JWT_USER p|d - MAC
 
 START is in microseconds since the Unix epoch, CLOCK in those since 2000-01-01 UTC as sixteen hexadecimal digits
-(timestamptz_send); texts are in hexadecimal of their UTF-8 bytes; `-` is NULL. NAMES: hex joined by commas, `~` a NULL element, `_` an empty name, `=` an empty array.
+(timestamptz_send); texts are in hexadecimal of their UTF-8 bytes; `-` is NULL. NAMES: hex joined by commas, `~` a NULL
+element, `_` an empty name, `=` an empty array.
 """
 
 from __future__ import annotations

@@ -63,7 +63,10 @@ def test_a_direct_call_is_refused(stored: Database) -> None:
 def test_another_session_opened_from_inside_is_direct(stored: Database) -> None:
     """dblink from a session: its own token is not the other session's."""
     with stored.connect() as admin:
-        admin.execute("CREATE EXTENSION dblink")
+        try:
+            admin.execute("CREATE EXTENSION dblink")
+        except psycopg.errors.UndefinedFile:
+            pytest.skip("the server's dblink does not load")
         inner = psycopg.conninfo.make_conninfo(stored.dsn())
         call = "SELECT v FROM dblink(%s, %s) AS t (v text)"
         token = "SELECT set_config('secretproxy.session', '1.1.' || repeat('0', 64), false)"

@@ -41,7 +41,7 @@ ROWS = {
     "update": 'UPDATE {0} SET "{1}" = "{1}"',
     "delete": "DELETE FROM {0}",
     "truncate": "TRUNCATE {0}",
-    "lock": "LOCK TABLE {0} IN ACCESS SHARE MODE",
+    "lock": "LOCK TABLE {0} IN ACCESS EXCLUSIVE MODE",
     "alter": "ALTER TABLE {0} ADD COLUMN tried int",
     "drop": "DROP TABLE {0}",
     "trigger": "CREATE TRIGGER tried BEFORE INSERT ON {0} EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()",

@@ -1,0 +1,165 @@
+"""Checkpoints: how far an instance's chain went, signed with Ed25519, so that a tail that was cut off or made anew shows.
+
+A checkpoint goes into secretproxy.checkpoints and, with audit.checkpoint_file, onto the end of a file that the operator keeps where
+whoever can change the log cannot. May do file I/O; key bytes never reach an error text.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from secretproxy.config import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The row `seq` of `instance` had the hash `row_hash` at the time `at`."""
+
+    instance: uuid.UUID
+    seq: int
+    row_hash: bytes
+    at: datetime
+    signature: bytes = b""
+
+    @property
+    def signed_text(self) -> bytes:
+        at = self.at.astimezone(UTC).isoformat(timespec="microseconds")
+        return f"secretproxy checkpoint 1 {self.instance} {self.seq} {self.row_hash.hex()} {at}".encode()
+
+    def line(self) -> str:
+        """As a line of the checkpoint file."""
+        return json.dumps(
+            {
+                "instance": str(self.instance),
+                "seq": self.seq,
+                "row_hash": self.row_hash.hex(),
+                "at": self.at.astimezone(UTC).isoformat(timespec="microseconds"),
+                "signature": base64.b64encode(self.signature).decode(),
+            }
+        )
+
+    @classmethod
+    def read(cls, line: str) -> Checkpoint:
+        """Raises ValueError."""
+        try:
+            found = json.loads(line)
+            return cls(
+                uuid.UUID(found["instance"]),
+                int(found["seq"]),
+                bytes.fromhex(found["row_hash"]),
+                datetime.fromisoformat(found["at"]),
+                base64.b64decode(found["signature"], validate=True),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not a checkpoint") from error
+
+
+class Signer:
+    """Signs checkpoints with the key of audit.checkpoint_key_file, which is made if it is missing, with its public half beside it."""
+
+    def __init__(self, key_file: Path, file: Path | None = None) -> None:
+        """Raises ConfigError."""
+        self._key = _load_or_make(key_file)
+        self._file = file
+        if file is not None:
+            try:
+                os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
+            except OSError as error:
+                raise ConfigError(f"audit.checkpoint_file {file}: cannot be written: {error.strerror}") from None
+
+    def __repr__(self) -> str:
+        return "Signer(<redacted>)"
+
+    def sign(self, instance: uuid.UUID, seq: int, row_hash: bytes) -> Checkpoint:
+        bare = Checkpoint(instance, seq, row_hash, datetime.now(UTC))
+        return Checkpoint(instance, seq, row_hash, bare.at, self._key.sign(bare.signed_text))
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Appends to the file, durable when it returns. Raises OSError."""
+        if self._file is None:
+            return
+        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        try:
+            os.write(descriptor, (checkpoint.line() + "\n").encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _load_or_make(path: Path) -> Ed25519PrivateKey:
+    try:
+        if not path.exists():
+            made = Ed25519PrivateKey.generate()
+            pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return _load_or_make(path)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(pem)
+            public_file(path).write_bytes(
+                made.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+            )
+            return made
+        if stat.S_IMODE(path.stat().st_mode) & 0o037:
+            raise ConfigError(f"audit.checkpoint_key_file {path}: others may read or write it; run `chmod 600 {path}`")
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise ConfigError(f"audit.checkpoint_key_file {path}: {error.strerror}") from None
+    except (ValueError, TypeError):
+        raise ConfigError(f"audit.checkpoint_key_file {path}: not a PEM private key without a password") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"audit.checkpoint_key_file {path}: not an Ed25519 key")
+    return key
+
+
+def public_file(key_file: Path) -> Path:
+    """Where the public half of a key file is."""
+    return key_file.with_name(key_file.name + ".pub")
+
+
+def load_public(path: Path) -> Ed25519PublicKey:
+    """Raises ConfigError."""
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"--public-key {path}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"--public-key {path}: not a PEM public key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError(f"--public-key {path}: not an Ed25519 key")
+    return key
+
+
+def genuine(checkpoint: Checkpoint, key: Ed25519PublicKey) -> bool:
+    try:
+        key.verify(checkpoint.signature, checkpoint.signed_text)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def read_file(path: Path) -> Iterator[tuple[int, Checkpoint | None]]:
+    """Every line of a checkpoint file with its number; None where it is not a checkpoint. Raises ConfigError."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        yield number, Checkpoint.read(line)
+                    except ValueError:
+                        yield number, None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--checkpoints {path}: {getattr(error, 'strerror', None) or 'not text'}") from None

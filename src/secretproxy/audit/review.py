@@ -1,0 +1,281 @@
+"""Questions to the access log: accesses by filter, one session's story, counts, and what is new since the last look.
+
+Every answer is made of the rows of secretproxy.access_log; an access is an attempt, call, direct call or refusal with its outcome, as in
+the view secretproxy.secret_access. May import asyncpg; prints nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from secretproxy.audit.journal import CHANNEL
+from secretproxy.audit.rows import COLUMNS
+from secretproxy.config import ConfigError
+
+# A page of accesses. The outcome is looked up for the rows of the page alone.
+_ACCESS = """
+SELECT a.at, a.db_user, coalesce(a.role, o.role) AS role, coalesce(a.accessed_by, o.accessed_by) AS accessed_by,
+       a.operation, a.function, a.owner_id, a.secret_names,
+       CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END AS outcome,
+       coalesce(o.sqlstate, a.sqlstate) AS sqlstate, o.calls, a.client_addr, a.client_port, a.application_name, a.database,
+       a.encoding, a.via, a.event AS how, o.duration, a.session_id, a.statement_no, a.protocol, a.fingerprint, a.id,
+       a.instance, a.seq
+  FROM secretproxy.access_log a
+  LEFT JOIN LATERAL (SELECT * FROM secretproxy.access_log o
+                      WHERE o.session_id = a.session_id AND o.statement_no = a.statement_no AND o.event = 'outcome'
+                        AND o.at >= a.at ORDER BY o.at DESC LIMIT 1) o ON true
+ WHERE a.event IN ('attempt', 'call', 'direct', 'refusal')
+   AND NOT (a.event = 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL) AND EXISTS (
+        SELECT FROM secretproxy.access_log c
+         WHERE c.session_id = a.session_id AND c.statement_no = a.statement_no AND c.event = 'call' AND c.at >= a.at
+           AND split_part(c.function, '(', 1) = split_part(a.function, '(', 1)))
+"""
+OPERATIONS = ("read", "write", "verify", "delete")
+OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What to look for; None is anything. `secret`: a name; `client`: an address or a network."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    owner: str | None = None
+    secret: str | None = None
+    user: str | None = None
+    jwt_user: str | None = None
+    function: str | None = None
+    operation: str | None = None
+    outcome: str | None = None
+    client: str | None = None
+    application: str | None = None
+    session: str | None = None
+
+    def where(self) -> tuple[str, list[Any]]:
+        """SQL conditions with their parameters. Raises ConfigError for a filter that makes no sense."""
+        conditions: list[str] = []
+        values: list[Any] = []
+
+        def add(condition: str, value: Any) -> None:
+            values.append(value)
+            conditions.append(condition.replace("?", f"${len(values)}"))
+
+        if self.since is not None:
+            add("a.at >= ?", self.since)
+        if self.until is not None:
+            add("a.at < ?", self.until)
+        if self.owner is not None:
+            add("a.owner_id = ?", as_uuid("--owner", self.owner))
+        if self.secret is not None:
+            add(
+                "a.secret_names IS NOT NULL AND (a.secret_names[1] = ? OR (cardinality(a.secret_names) > 1 AND a.secret_names @> ARRAY[?]))",
+                self.secret,
+            )
+        if self.user is not None:
+            add("a.db_user = ?", self.user)
+        if self.jwt_user is not None:
+            add("coalesce(a.accessed_by, o.accessed_by) = ?", as_uuid("--jwt-user", self.jwt_user))
+        if self.function is not None:
+            add("(a.function = ? OR split_part(a.function, '(', 1) IN (?, 'encrypted_secrets.' || ?))", self.function)
+        if self.operation is not None:
+            add("a.operation = ?", one_of("--operation", self.operation, OPERATIONS))
+        if self.outcome is not None:
+            add(
+                "CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END = ?",
+                one_of("--outcome", self.outcome, OUTCOMES),
+            )
+        if self.client is not None:
+            add("a.client_addr <<= ?", _network(self.client))
+        if self.application is not None:
+            add("a.application_name = ?", self.application)
+        if self.session is not None:
+            add("a.session_id = ?", as_uuid("--session", self.session))
+        return "".join(f" AND {condition}" for condition in conditions), values
+
+
+def as_uuid(option: str, text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise ConfigError(f"{option}: not a uuid, such as 6a8f3b1e-5c0d-4b0e-9a57-0d6b1c2f3a44") from None
+
+
+def one_of(option: str, text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        raise ConfigError(f"{option}: one of {', '.join(known)}")
+    return text
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError("--client: not an address or a network, such as 10.0.0.7 or 10.0.0.0/24") from None
+
+
+def moment(option: str, text: str, now: datetime | None = None) -> datetime:
+    """`90m`, `2h`, `7d` (ago), `today`, `yesterday`, or an ISO 8601 date or time (of this machine's zone). Raises ConfigError."""
+    now = now or datetime.now().astimezone()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if text in ("now", "today", "yesterday"):
+        return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[text]
+    ago = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text)
+    if ago:
+        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option}: not a time; write 2h, 7d, yesterday, 2026-11-24 or 2026-11-24T09:30") from None
+    return found if found.tzinfo else found.astimezone()
+
+
+async def connect(dsn: str | None) -> Any:
+    """A connection for reading. Raises ConfigError."""
+    try:
+        return await asyncpg.connect(
+            dsn, timeout=15, server_settings={"application_name": "secretproxy audit", "default_transaction_read_only": "on"}
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
+        raise explained(error) from None
+
+
+def explained(error: Exception) -> ConfigError:
+    """What to do about a failed question, without the server's DETAIL."""
+    state = getattr(error, "sqlstate", None)
+    if state == "42501":
+        return ConfigError("this login may not read the log: make it a member of secretproxy_auditor, or give another with --dsn")
+    if state in ("42P01", "42703", "3F000"):
+        return ConfigError(
+            "this database has no access log, or an older one: run `secretproxy install` there, or give another with --dsn"
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        return ConfigError(f"the database refused: SQLSTATE {state} ({type(error).__name__}); see --dsn")
+    return ConfigError(f"cannot connect ({type(error).__name__}): name the log's database with --dsn or the PG* variables")
+
+
+async def accesses(connection: Any, wanted: Filter, limit: int | None = None) -> AsyncIterator[Any]:
+    """Accesses, the newest `limit` of them (None: all), oldest first."""
+    where, values = wanted.where()
+    if limit is None:
+        async with connection.transaction(readonly=True):
+            async for row in connection.cursor(f"{_ACCESS}{where} ORDER BY a.at, a.seq", *values, prefetch=500):
+                yield row
+        return
+    rows = await connection.fetch(f"{_ACCESS}{where} ORDER BY a.at DESC, a.seq DESC LIMIT {limit:d}", *values)
+    for row in reversed(rows):
+        yield row
+
+
+async def story(connection: Any, session: uuid.UUID) -> list[Any]:
+    """Every row of one session, in order."""
+    return list(
+        await connection.fetch("SELECT * FROM secretproxy.access_log WHERE session_id = $1 ORDER BY instance, seq, at", session)
+    )
+
+
+async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
+    """The log's own rows with every column, in the order that they are verified in."""
+    where, values = wanted.where()
+    query = f"SELECT {', '.join(f'a.{name}' for name in COLUMNS)} FROM secretproxy.access_log a"  # noqa: S608
+    if "o." in where:
+        raise ConfigError(
+            "an export takes whole rows: filter by time, owner, secret, user, operation, client, application or session"
+        )
+    async with connection.transaction(readonly=True):
+        async for row in connection.cursor(f"{query} WHERE true{where} ORDER BY a.instance, a.seq, a.at", *values, prefetch=1000):
+            yield row
+
+
+_STATS = f"WITH access AS ({_ACCESS}{{where}})"
+_BY = {
+    "secrets": """SELECT owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n, max(at) AS latest
+        FROM access GROUP BY 1, 2 ORDER BY 3 DESC, 2 LIMIT {limit}""",
+    "users": "SELECT db_user, role, accessed_by, count(*) AS n, max(at) AS latest FROM access GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1 LIMIT {limit}",
+    "hours": "SELECT extract(hour FROM at)::int AS hour, count(*) AS n FROM access GROUP BY 1 ORDER BY 1",
+    "outcomes": "SELECT operation, outcome, count(*) AS n FROM access GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+    # An access by somebody who, as far as the log goes back, had never used that secret before.
+    "first_time": """SELECT min(at) AS at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n
+        FROM access a WHERE owner_id IS NOT NULL AND NOT EXISTS (
+            SELECT FROM secretproxy.access_log e WHERE e.owner_id = a.owner_id AND e.secret_names = a.secret_names AND e.db_user = a.db_user
+               AND e.event IN ('attempt', 'call', 'direct') AND e.at < {since})
+        GROUP BY 2, 3, 4, 5 ORDER BY 1 DESC LIMIT {limit}""",
+    "at_night": """SELECT at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret
+        FROM access WHERE operation = 'read' AND (extract(hour FROM at) >= {evening} OR extract(hour FROM at) < {morning})
+        ORDER BY at DESC LIMIT {limit}""",
+    # Whether a password was right is not logged; whoever tries many in a short time is.
+    "many_verifies": """SELECT date_trunc('minute', at) AS at, db_user,
+           owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n
+        FROM access WHERE operation = 'verify' GROUP BY 1, 2, 3, 4 HAVING count(*) >= 5 ORDER BY 5 DESC LIMIT {limit}""",
+}
+
+
+async def stats(connection: Any, wanted: Filter, *, limit: int, evening: int, morning: int) -> dict[str, list[dict[str, Any]]]:
+    """Counts by secret, user, hour (of the session's time zone) and outcome, and what looks unusual."""
+    where, values = wanted.where()
+    answers: dict[str, list[dict[str, Any]]] = {}
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        for name, question in _BY.items():
+            given = list(values)
+            text = question
+            if "{since}" in text:
+                given.append(wanted.since or datetime.fromtimestamp(0, UTC))
+                text = text.replace("{since}", f"${len(given)}")
+            text = text.replace("{limit}", str(limit)).replace("{evening}", str(evening)).replace("{morning}", str(morning))
+            answers[name] = [dict(row) for row in await connection.fetch(_STATS.replace("{where}", where) + " " + text, *given)]
+    return answers
+
+
+class Follower:
+    """What is new in the log since it was asked last, whichever instance wrote it and however late."""
+
+    def __init__(self) -> None:
+        self._seen: dict[uuid.UUID, int] = {}
+        self._began: datetime | None = None
+        self._direct: dict[uuid.UUID, datetime] = {}
+
+    async def begin(self, connection: Any) -> None:
+        """Everything up to now is old. Called once; after a reconnect `news` goes on where it was."""
+        if self._began is not None:
+            return
+        found = await connection.fetch(
+            "SELECT instance, max(seq) AS seq FROM secretproxy.access_log WHERE instance IS NOT NULL AND at > now() - interval '7 days' GROUP BY 1"
+        )
+        self._seen = {row["instance"]: row["seq"] for row in found}
+        self._began = await connection.fetchval("SELECT now()")
+
+    async def news(self, connection: Any) -> list[Any]:
+        """New accesses, outcomes included as far as they are known, in the order of their time."""
+        found: list[Any] = []
+        began = self._began
+        fresh = await connection.fetch(
+            "SELECT DISTINCT instance FROM secretproxy.access_log WHERE at >= $1 AND instance IS NOT NULL AND instance <> ALL ($2)",
+            began, list(self._seen),
+        )  # fmt: skip
+        for row in fresh:
+            self._seen[row["instance"]] = 0
+        for instance, seq in list(self._seen.items()):
+            rows = await connection.fetch(f"{_ACCESS} AND a.instance = $1 AND a.seq > $2 ORDER BY a.seq", instance, seq)
+            top = await connection.fetchval(
+                "SELECT max(seq) FROM secretproxy.access_log WHERE instance = $1 AND seq >= $2", instance, seq
+            )
+            found += [row for row in rows if row["seq"] <= (top or seq)]
+            self._seen[instance] = max(seq, top or 0)
+        for row in await connection.fetch(
+            f"{_ACCESS} AND a.event = 'direct' AND a.instance IS NULL AND a.at >= $1 ORDER BY a.at", began
+        ):
+            if row["id"] not in self._direct:
+                self._direct[row["id"]] = row["at"]
+                found.append(row)
+        return sorted(found, key=lambda row: row["at"])
+
+
+__all__ = ["CHANNEL", "Filter", "Follower", "accesses", "connect", "explained", "moment", "rows", "stats", "story"]

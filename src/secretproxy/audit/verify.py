@@ -1,0 +1,337 @@
+"""`audit verify`: recomputes every chain of the log, from the database or from an export, and names what was done to it.
+
+One pass over the lines that PostgreSQL's COPY makes of the rows, instance by instance in the order of their numbers; memory does not
+grow with the log. Only what the reader computes itself is believed. May import asyncpg.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from secretproxy.audit import chain
+from secretproxy.audit.checkpoints import Checkpoint, genuine
+from secretproxy.audit.rows import CHAINED
+
+MOST_FINDINGS = 100
+_LINES = (
+    f"SELECT {', '.join(CHAINED)}, prev_hash, row_hash FROM secretproxy.access_log "  # noqa: S608 - constant column names
+    "WHERE event <> 'direct' OR instance IS NOT NULL OR seq IS NOT NULL OR row_hash IS NOT NULL ORDER BY instance, seq, at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One damage. `seq` is the first row that it shows at; None where it is about a whole instance."""
+
+    instance: str
+    seq: int | None
+    kind: str
+    text: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What a verification found. `unsigned` rows came after the last checkpoint: their end could be cut off unseen."""
+
+    rows: int = 0
+    instances: int = 0
+    direct: int = 0
+    checkpoints: int = 0
+    unsigned: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    more_findings: int = 0
+
+    @property
+    def sound(self) -> bool:
+        return not self.findings
+
+    def add(self, instance: object, seq: int | None, kind: str, text: str) -> None:
+        if len(self.findings) < MOST_FINDINGS:
+            self.findings.append(Finding(str(instance), seq, kind, text))
+        else:
+            self.more_findings += 1
+
+
+class Verifier:
+    """Takes the lines of a log in order and reports what does not fit. Pure."""
+
+    def __init__(self, checkpoints: Iterable[Checkpoint], key: Ed25519PublicKey | None) -> None:
+        self.report = Report()
+        self._signed: dict[str, dict[int, bytes]] = {}
+        seen: set[Checkpoint] = set()
+        for checkpoint in checkpoints:
+            if checkpoint in seen:
+                continue
+            seen.add(checkpoint)
+            self.report.checkpoints += 1
+            if key is not None and not genuine(checkpoint, key):
+                self.report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
+                continue
+            known = self._signed.setdefault(str(checkpoint.instance), {})
+            if known.setdefault(checkpoint.seq, checkpoint.row_hash) != checkpoint.row_hash:
+                self.report.add(
+                    checkpoint.instance,
+                    checkpoint.seq,
+                    "two writers",
+                    "two checkpoints of one row differ: two processes wrote as this instance",
+                )
+        self._instance = ""
+        self._expected = 1
+        self._previous = chain.GENESIS
+        self._checks: dict[int, bytes] = {}
+        self._last_signed = 0
+        self._done: set[str] = set()
+        # Of a row that does not fit: the hash that should come before it, and its place among the findings.
+        self._suspect: tuple[bytes, int] | None = None
+
+    def lines(self, block: bytes) -> None:
+        """Takes whole lines, each with its newline."""
+        sha256 = hashlib.sha256
+        expected, previous = self._expected, self._previous
+        instance = self._instance.encode()
+        checks = self._checks
+        count = 0
+        for line in block.split(b"\n"):
+            if not line:
+                continue
+            count += 1
+            body, _, row_hash = line.rpartition(b"\t")
+            body, _, prev_hash = body.rpartition(b"\t")
+            name, seq_text, _ = body.split(b"\t", 2)
+            if name != instance or seq_text != b"%d" % expected or expected in checks:
+                self._expected, self._previous = expected, previous
+                self._step(name, seq_text, body, prev_hash, row_hash)
+                expected, previous, instance, checks = self._expected, self._previous, self._instance.encode(), self._checks
+                continue
+            found = sha256(previous + body).digest()
+            if row_hash[3:] != found.hex().encode() or prev_hash[3:] != previous.hex().encode():
+                self._expected, self._previous = expected, previous
+                self._step(name, seq_text, body, prev_hash, row_hash)
+                expected, previous = self._expected, self._previous
+                continue
+            previous = found
+            expected += 1
+        self._expected, self._previous = expected, previous
+        self.report.rows += count
+
+    def _step(self, name: bytes, seq_text: bytes, body: bytes, prev_text: bytes, hash_text: bytes) -> None:
+        """One row with all questions asked."""
+        report = self.report
+        instance = name.decode()
+        if instance == "\\N" or seq_text == b"\\N":
+            report.add("-", None, "inserted", "a row that is not marked direct belongs to no chain")
+            return
+        if instance != self._instance:
+            self._end_instance()
+            if instance in self._done:
+                report.add(instance, None, "reordered", "the rows of an instance do not stand together")
+            self._begin_instance(instance)
+        seq = int(seq_text)
+        prev_hash, row_hash = _bytes(prev_text), _bytes(hash_text)
+        own = chain.link(prev_hash or b"", body)
+        fits_itself = own == row_hash
+        if seq == self._expected - 1 and self._suspect is not None and fits_itself and prev_hash == self._suspect[0]:
+            # The row before it, of the same number, was the one that does not belong here.
+            before, place = self._suspect
+            if place < len(report.findings):
+                wrong = report.findings[place]
+                report.findings[place] = Finding(
+                    wrong.instance, seq, "inserted", "a second row of this number, which fits no chain"
+                )
+            self._previous = row_hash or b""
+            self._suspect = None
+            return
+        if seq == self._expected - 1:
+            if fits_itself:
+                report.add(
+                    instance,
+                    seq,
+                    "two writers",
+                    "a second row of this number with a hash that fits: another process wrote as this instance",
+                )
+            else:
+                report.add(instance, seq, "inserted", "a second row of this number, which fits no chain")
+            return
+        if seq < self._expected:
+            report.add(instance, seq, "inserted", "a row where the chain has none")
+            return
+        if seq > self._expected:
+            if self._expected == 1 and self._anchored(seq - 1, prev_hash):
+                pass  # what was before went by retention, and a checkpoint tells how it ended
+            else:
+                missing = f"row {self._expected} is" if seq == self._expected + 1 else f"rows {self._expected} to {seq - 1} are"
+                report.add(instance, self._expected, "missing", f"{missing} missing")
+            self._previous = prev_hash or b""
+        if prev_hash != self._previous:
+            if fits_itself and self._checks.get(seq - 1) == prev_hash:
+                report.add(instance, seq - 1, "changed", "the row before does not have the hash that its checkpoint signed")
+            elif fits_itself:
+                report.add(
+                    instance, seq - 1 if seq > 1 else seq, "changed",
+                    "this row was changed and given a new hash, or another one was put in its place: the row after it continues another chain",
+                )  # fmt: skip
+            elif chain.link(self._previous, body) == row_hash:
+                report.add(instance, seq, "changed", "prev_hash was changed")
+            else:
+                report.add(instance, seq, "reordered", "another row, or one of another number, stands in this place")
+        elif not fits_itself:
+            report.add(instance, seq, "changed", "a column of this row was changed: its hash does not fit")
+        self._suspect = None if fits_itself and prev_hash == self._previous else (self._previous, len(report.findings) - 1)
+        signed = self._checks.get(seq)
+        if signed is not None and signed != row_hash:
+            report.add(
+                instance, seq, "changed", "the hash is not the one that a checkpoint signed: the chain was made anew up to here"
+            )
+        self._previous = row_hash or b""
+        self._expected = seq + 1
+
+    def _anchored(self, seq: int, row_hash: bytes | None) -> bool:
+        return row_hash is not None and self._checks.get(seq) == row_hash
+
+    def _begin_instance(self, instance: str) -> None:
+        self._instance = instance
+        self._suspect = None
+        self._expected, self._previous = 1, chain.GENESIS
+        self._checks = self._signed.get(instance, {})
+        self._last_signed = max(self._checks, default=0)
+        self.report.instances += 1
+
+    def _end_instance(self) -> None:
+        if not self._instance:
+            return
+        last = self._expected - 1
+        self._done.add(self._instance)
+        if self._last_signed > last:
+            self.report.add(
+                self._instance, last + 1, "truncated",
+                f"a checkpoint signed row {self._last_signed}, but the log ends at row {last}",
+            )  # fmt: skip
+        self.report.unsigned += max(0, last - self._last_signed)
+
+    def finish(self) -> Report:
+        """The report, once every line has been taken."""
+        self._end_instance()
+        for instance, signed in self._signed.items():
+            if instance not in self._done:
+                self.report.add(
+                    instance, None, "truncated", f"checkpoints signed {max(signed)} rows, none of which is in the log"
+                )
+        self._instance = ""
+        return self.report
+
+
+def _bytes(text: bytes) -> bytes | None:
+    if not text.startswith(b"\\\\x"):
+        return None
+    try:
+        return bytes.fromhex(text[3:].decode("ascii"))
+    except ValueError:
+        return None
+
+
+Progress = Callable[[int, int], None]
+
+
+async def verify_database(
+    dsn: str | None, outside: Iterable[Checkpoint], key: Ed25519PublicKey | None, progress: Progress
+) -> Report:
+    """Verifies the log of a database against its own checkpoints and `outside` ones. `progress`: (rows done, estimate).
+
+    Raises asyncpg's errors and OSError.
+    """
+    connection = await asyncpg.connect(
+        dsn, timeout=15, server_settings={"application_name": "secretproxy audit", **chain.SETTINGS}
+    )
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")
+            rows = await connection.fetch("SELECT instance, seq, row_hash, at, signature FROM secretproxy.checkpoints")
+            kept = [Checkpoint(r["instance"], r["seq"], bytes(r["row_hash"]), r["at"], bytes(r["signature"])) for r in rows]
+            verifier = Verifier([*kept, *outside], key)
+            total = int(await connection.fetchval("SELECT count(*) FROM secretproxy.access_log"))
+            rest = bytearray()
+
+            async def take(data: bytes) -> None:
+                nonlocal rest
+                cut = data.rfind(b"\n") + 1
+                if not cut:
+                    rest += data
+                    return
+                verifier.lines(bytes(rest) + data[:cut])
+                rest = bytearray(data[cut:])
+                progress(verifier.report.rows, total)
+
+            await _copy(connection, _LINES, take)
+            report = verifier.finish()
+            report.direct = int(
+                await connection.fetchval(
+                    "SELECT count(*) FROM secretproxy.access_log WHERE event = 'direct' AND instance IS NULL"
+                )
+            )
+            progress(total, total)
+            return report
+    finally:
+        await connection.close()
+
+
+async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> None:
+    """COPY in blocks: asyncpg hands on what a single read of the socket gave."""
+    blocks: list[bytes] = []
+    size = 0
+
+    async def gather(data: bytes) -> None:
+        nonlocal size
+        blocks.append(data)
+        size += len(data)
+        if size > 1 << 20:
+            await take(b"".join(blocks))
+            blocks.clear()
+            size = 0
+
+    await connection.copy_from_query(query, output=gather, format="text")
+    if blocks:
+        await take(b"".join(blocks))
+
+
+def verify_export(lines: Iterable[str], outside: Iterable[Checkpoint], key: Ed25519PublicKey | None) -> Report:
+    """Verifies an export in JSON lines (of `audit export --json`), whose rows stand as they do in the log. Raises ValueError."""
+    verifier = Verifier(outside, key)
+    direct = 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if row["event"] == "direct" and row["instance"] is None and row["seq"] is None:
+                direct += 1
+                continue
+            fields = [chain.encode([exported(name, row[name])]) for name in CHAINED]
+            hashes = [
+                b"\\\\x" + bytes.fromhex(row[name]).hex().encode() if row[name] else b"\\N" for name in ("prev_hash", "row_hash")
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"line {number} is not a row of `audit export --format jsonl`") from None
+        verifier.lines(b"\t".join([*fields, *hashes]) + b"\n")
+    report = verifier.finish()
+    report.direct = direct
+    return report
+
+
+def exported(name: str, value: Any) -> Any:
+    """A column of an export as the value that was logged. Raises ValueError."""
+    if name == "at" and isinstance(value, str):
+        return datetime.fromisoformat(value)
+    if name in ("id", "instance", "session_id", "owner_id", "accessed_by") and value is not None:
+        return uuid.UUID(value)
+    if name == "duration" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value

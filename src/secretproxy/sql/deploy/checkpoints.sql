@@ -1,0 +1,31 @@
+-- Deploy secretproxy:checkpoints to pg
+-- requires: access_log
+-- How far the chain of an instance went, signed by it. Added to and read as the log is, never changed.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE TABLE IF NOT EXISTS secretproxy.checkpoints (
+    instance uuid NOT NULL,
+    seq bigint NOT NULL,
+    row_hash bytea NOT NULL,
+    at timestamptz NOT NULL,
+    signature bytea NOT NULL,
+    UNIQUE (instance, seq, at)
+);
+ALTER TABLE secretproxy.checkpoints OWNER TO secretproxy_owner;
+COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519';
+REVOKE ALL ON secretproxy.checkpoints FROM PUBLIC;
+GRANT INSERT ON secretproxy.checkpoints TO secretproxy_writer;
+GRANT SELECT ON secretproxy.checkpoints TO secretproxy_auditor;
+
+CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE ON secretproxy.checkpoints
+    FOR EACH ROW EXECUTE FUNCTION secretproxy.access_log_is_append_only();
+CREATE OR REPLACE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only();
+
+INSERT INTO secretproxy.changes (change, digest)
+VALUES ('checkpoints', '0000000000000000000000000000000000000000000000000000000000000000')
+ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
+COMMIT;

@@ -1,0 +1,17 @@
+-- Deploy secretproxy:review_indexes to pg
+-- requires: access_log
+-- What the questions of a review look up: by owner, by secret, by user, each by time. Outcomes are found by their statement.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+
+CREATE INDEX IF NOT EXISTS access_log_owner_idx ON secretproxy.access_log (owner_id, at) WHERE owner_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS access_log_secret_idx ON secretproxy.access_log ((secret_names[1]), at) WHERE secret_names IS NOT NULL;
+CREATE INDEX IF NOT EXISTS access_log_names_idx ON secretproxy.access_log USING gin (secret_names) WHERE cardinality(secret_names) > 1;
+CREATE INDEX IF NOT EXISTS access_log_user_idx ON secretproxy.access_log (db_user, at) WHERE event <> 'outcome';
+
+INSERT INTO secretproxy.changes (change, digest)
+VALUES ('review_indexes', '0000000000000000000000000000000000000000000000000000000000000000')
+ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
+COMMIT;

@@ -1,0 +1,7 @@
+-- Revert secretproxy:review_indexes from pg
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DROP INDEX secretproxy.access_log_owner_idx, secretproxy.access_log_secret_idx, secretproxy.access_log_names_idx, secretproxy.access_log_user_idx;
+DELETE FROM secretproxy.changes WHERE change = 'review_indexes';
+COMMIT;

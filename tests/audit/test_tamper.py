@@ -1,0 +1,279 @@
+"""Alterations that a superuser makes with the triggers off: each is found and named, and an untouched log is sound."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+
+from secretproxy.audit import chain
+from secretproxy.audit.checkpoints import Signer, load_public, public_file, read_file
+from secretproxy.audit.journal import Journal
+from secretproxy.audit.rows import CHAINED, NameMask
+from secretproxy.audit.verify import Report, verify_database
+from secretproxy.install import install
+from secretproxy.session.events import Event, Identity
+from tests.conftest import Backend
+
+BASE = "tamper_base"
+NAMES = (
+    "plain",
+    "with, comma",
+    'quo"te',
+    "back\\slash",
+    "tab\tnew\nline",
+    "",
+    "NULL",
+    "Schlüssel \U0001f511",
+    "{braces}",
+    " space ",
+)
+A, B, C = (uuid.UUID(int=number << 100) for number in (1, 2, 3))
+COLUMNS = {
+    "id": "gen_random_uuid()", "at": "at + interval '1 microsecond'", "event": "'refusal'", "instance": "gen_random_uuid()", "seq": "seq + 1000",
+    "session_id": "gen_random_uuid()", "statement_no": "statement_no + 1", "function": "'f'", "operation": "'delete'", "owner_id": "gen_random_uuid()",
+    "secret_names": "ARRAY['other']", "encoding": "'none'", "via": "ARRAY['v()']", "protocol": "'fastpath'", "fingerprint": "'x'",
+    "db_user": "'somebody'", "role": "'r'", "accessed_by": "NULL", "database": "NULL", "application_name": "'psql'", "client_addr": "'10.9.9.9'",
+    "client_port": "1", "tls": "NOT tls", "outcome": "'lost'", "sqlstate": "'00001'", "duration": "coalesce(duration, 0) + 1e-9", "calls": "77",
+}  # fmt: skip
+# What is done, the kind that must be named, the row that it must be named at (None: any).
+ALTERATIONS: dict[str, tuple[str, str, int | None]] = {
+    **{
+        f"column {name}": (f"UPDATE access_log SET {name} = {value} WHERE instance = '{A}' AND seq = 20", kind, row)
+        for name, value in COLUMNS.items()
+        for kind, row in [{"instance": ("missing", 20), "seq": ("missing", 20)}.get(name, ("changed", 20))]
+    },
+    "a name in an array of two": (f"UPDATE access_log SET secret_names = ARRAY['a', 'bc'] WHERE instance = '{A}' AND seq = 21", "changed", 21),
+    "NULL for an empty name": (f"UPDATE access_log SET secret_names = ARRAY[NULL] WHERE instance = '{A}' AND secret_names = '{{\"\"}}'", "changed", None),
+    "prev_hash": (f"UPDATE access_log SET prev_hash = sha256('x') WHERE instance = '{A}' AND seq = 20", "changed", 20),
+    "row_hash": (f"UPDATE access_log SET row_hash = sha256('x') WHERE instance = '{A}' AND seq = 20", "changed", 20),
+    "both hashes emptied": (f"UPDATE access_log SET row_hash = NULL, prev_hash = NULL WHERE instance = '{A}' AND seq = 20", "reordered", 20),
+    "first row deleted": (f"DELETE FROM access_log WHERE instance = '{A}' AND seq = 1", "missing", 1),
+    "a row in the middle deleted": (f"DELETE FROM access_log WHERE instance = '{A}' AND seq = 20", "missing", 20),
+    "ten rows deleted": (f"DELETE FROM access_log WHERE instance = '{A}' AND seq BETWEEN 20 AND 29", "missing", 20),
+    "every second row deleted": (f"DELETE FROM access_log WHERE instance = '{A}' AND seq % 2 = 0", "missing", 2),
+    "last row deleted": (f"DELETE FROM access_log WHERE instance = '{A}' AND seq = 60", "truncated", 60),
+    "tail deleted": (f"DELETE FROM access_log WHERE instance = '{A}' AND seq > 30", "truncated", 31),
+    "an instance deleted": (f"DELETE FROM access_log WHERE instance = '{B}'", "truncated", None),
+    "everything deleted": ("DELETE FROM access_log WHERE instance IS NOT NULL", "truncated", None),
+    "a deleted row, the numbers closed up": (
+        f"DELETE FROM access_log WHERE instance = '{A}' AND seq = 20; UPDATE access_log SET seq = seq - 1 WHERE instance = '{A}' AND seq > 20",
+        "reordered", 20),
+    "two rows change places": (
+        f"UPDATE access_log SET seq = 999 WHERE instance = '{A}' AND seq = 20; UPDATE access_log SET seq = 20 WHERE instance = '{A}' AND seq = 25;"
+        f"UPDATE access_log SET seq = 25 WHERE instance = '{A}' AND seq = 999", "reordered", 20),
+    "neighbours change places": (
+        f"UPDATE access_log SET seq = 999 WHERE instance = '{A}' AND seq = 20; UPDATE access_log SET seq = 20 WHERE instance = '{A}' AND seq = 21;"
+        f"UPDATE access_log SET seq = 21 WHERE instance = '{A}' AND seq = 999", "reordered", 20),
+    "a row copied": (
+        f"INSERT INTO access_log SELECT (r).* FROM (SELECT jsonb_populate_record(a, '{{\"at\": \"2020-01-01\"}}') AS r FROM access_log a"
+        f" WHERE instance = '{A}' AND seq = 20) c", "inserted", 20),
+    "a row copied to a later time": (
+        f"INSERT INTO access_log SELECT (r).* FROM (SELECT jsonb_populate_record(a, '{{\"at\": \"2040-01-01\"}}') AS r FROM access_log a"
+        f" WHERE instance = '{A}' AND seq = 20) c",
+        "inserted",
+        20,
+    ),
+    "a row made up": (f"INSERT INTO access_log (event, instance, seq) VALUES ('call', '{A}', 20)", "inserted", 20),
+    "a row made up at the end": (
+        f"INSERT INTO access_log (event, instance, seq, prev_hash, row_hash) VALUES ('call', '{A}', 61, sha256('x'), sha256('y'))", "reordered", 61),
+    "a row of no instance": ("INSERT INTO access_log (event, function) VALUES ('call', 'f')", "inserted", None),
+    "a row of number 0": (f"INSERT INTO access_log (event, instance, seq) VALUES ('call', '{A}', 0)", "inserted", 0),
+    "a row passed off as direct": (
+        f"UPDATE access_log SET event = 'direct', instance = NULL, seq = NULL, prev_hash = NULL, row_hash = NULL WHERE instance = '{A}' AND seq = 20",
+        "missing", 20),
+    "a direct call with a number": (f"UPDATE access_log SET event = 'direct' WHERE instance = '{A}' AND seq = 20", "changed", 20),
+    "a row moved to another instance": (f"UPDATE access_log SET instance = '{B}' WHERE instance = '{A}' AND seq = 60", "reordered", None),
+    "two instances merged": (f"UPDATE access_log SET instance = '{A}', seq = seq + 60 WHERE instance = '{B}'", "reordered", 61),
+    "a checkpoint changed": ("UPDATE checkpoints SET row_hash = sha256('x') WHERE seq = 60", "checkpoint", 60),
+    "a checkpoint made up": (f"INSERT INTO checkpoints VALUES ('{A}', 70, sha256('x'), now(), '\\x00')", "checkpoint", 70),
+}  # fmt: skip
+
+
+@dataclass
+class Site:
+    postgres: Backend
+    directory: Path
+
+    @property
+    def signed_file(self) -> Path:
+        return self.directory / "checkpoints.jsonl"
+
+    def verify(self, database: str, *, with_file: bool = False) -> Report:
+        outside = [checkpoint for _, checkpoint in read_file(self.signed_file) if checkpoint] if with_file else []
+        key = load_public(public_file(self.directory / "sign.key"))
+        return asyncio.run(verify_database(self.postgres.dsn("auditor", database), outside, key, lambda done, total: None))
+
+
+def events(who: Identity) -> list[Event]:
+    made: list[Event] = []
+    for number in range(20):
+        event = Event("attempt", who, number, "encrypted_secrets.secrets_getter(uuid,text,text)", "read", uuid.uuid4())
+        event.secret_names = (NAMES[number % len(NAMES)],) if number % 7 else ("ab", "c", None)
+        event.encoding, event.via, event.protocol, event.fingerprint = "pgp", ("a()", 'b("x")'), "simple", "0123abcd"
+        event.role, event.accessed_by = "role", uuid.uuid4()
+        call = replace(event, event="call")
+        end = Event("outcome", who, number, outcome="ok", calls=number, timing=event.timing, role="role")
+        made += [event, call, end]
+    return made
+
+
+async def fill(site: Site) -> None:
+    """Three instances with sixty rows each, checkpoints at every twenty and at the end; and two direct calls."""
+    signer = Signer(site.directory / "sign.key", site.signed_file)
+
+    async def connect() -> Any:
+        return await asyncpg.connect(site.postgres.dsn("journal", BASE))
+
+    for instance in (A, B, C):
+        journal = Journal(connect, NameMask(200, (), b"k" * 32), instance=instance, signer=signer, checkpoint_every=20)
+        await journal.start()
+        address = ipaddress.ip_address("2001:db8::7" if instance == B else "192.0.2.7")
+        who = Identity(uuid.uuid4(), "app\tuser", "app", "x" * 70, None if instance == C else address, 5, False)
+        for event in events(who):
+            future = journal.append([event], wait=True)
+            assert future is not None
+            await future
+        assert await journal.close() == 0
+
+
+@pytest.fixture(scope="module")
+def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(postgres, tmp_path_factory.mktemp("tamper"))
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {BASE}")
+    asyncio.run(install(postgres.dsn(database=BASE), postgres.key_file))
+    asyncio.run(fill(made))
+    with psycopg.connect(postgres.dsn(database=BASE), autocommit=True) as admin:
+        admin.execute("INSERT INTO secretproxy.access_log (event, function) VALUES ('direct', 'f'), ('direct', 'g')")
+    return made
+
+
+@pytest.fixture
+def copy(site: Site) -> Iterator[str]:
+    name = f"tamper_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(site.postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {BASE}")
+        yield name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def alter(site: Site, database: str, statements: str) -> None:
+    with psycopg.connect(site.postgres.dsn(database=database), autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica; SET search_path = secretproxy")
+        assert admin.execute(statements).rowcount > 0
+
+
+def test_an_untouched_log_is_sound(site: Site) -> None:
+    for with_file in (False, True):
+        report = site.verify(BASE, with_file=with_file)
+        assert report.findings == []
+        assert (report.rows, report.instances, report.direct, report.unsigned) == (180, 3, 2, 0)
+        assert report.checkpoints == 9
+
+
+def test_there_are_forty_alterations() -> None:
+    assert len(ALTERATIONS) >= 40
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_alteration(site: Site, copy: str, name: str) -> None:
+    statements, kind, seq = ALTERATIONS[name]
+    alter(site, copy, statements)
+    report = site.verify(copy)
+    assert not report.sound
+    assert kind in {finding.kind for finding in report.findings}, report.findings
+    if seq is not None:
+        assert seq in {finding.seq for finding in report.findings if finding.kind == kind}, report.findings
+    if name.startswith("column") and kind == "changed":
+        assert len(report.findings) == 1
+
+
+def rehash(site: Site, database: str, first: int, last: int) -> None:
+    """Makes the hashes of rows anew, as whoever knows how can."""
+    with psycopg.connect(site.postgres.dsn(database=database), autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica; SET search_path = secretproxy")
+        for name, value in chain.SETTINGS.items():
+            admin.execute(f"SET {name} = '{value}'")
+        before = admin.execute("SELECT row_hash FROM access_log WHERE instance = %s AND seq = %s", (A, first - 1)).fetchone()
+        previous = bytes(before[0]) if before else chain.GENESIS
+        for seq in range(first, last + 1):
+            with admin.cursor().copy(
+                f"COPY (SELECT {', '.join(CHAINED)} FROM access_log WHERE instance = '{A}' AND seq = {seq}) TO STDOUT"
+            ) as out:
+                line = b"".join(bytes(part) for part in out)
+            made = chain.link(previous, line.rstrip(b"\n"))
+            admin.execute(
+                "UPDATE access_log SET prev_hash = %s, row_hash = %s WHERE instance = %s AND seq = %s", (previous, made, A, seq)
+            )
+            previous = made
+
+
+def test_a_changed_row_with_a_new_hash_shows_at_its_successor(site: Site, copy: str) -> None:
+    alter(site, copy, f"UPDATE access_log SET db_user = 'somebody' WHERE instance = '{A}' AND seq = 25")
+    rehash(site, copy, 25, 25)
+    assert [(finding.kind, finding.seq) for finding in site.verify(copy).findings] == [("changed", 25)]
+
+
+def test_a_chain_made_anew_to_its_end_does_not_fit_its_checkpoints(site: Site, copy: str) -> None:
+    alter(site, copy, f"UPDATE access_log SET db_user = 'somebody' WHERE instance = '{A}' AND seq = 25")
+    rehash(site, copy, 25, 60)
+    assert {(finding.kind, finding.seq) for finding in site.verify(copy).findings} == {("changed", 40), ("changed", 60)}
+
+
+def test_without_checkpoints_in_the_table_those_of_the_file_tell(site: Site, copy: str) -> None:
+    alter(site, copy, f"DELETE FROM checkpoints; DELETE FROM access_log WHERE instance = '{A}' AND seq > 30")
+    assert site.verify(copy).sound  # nothing in the database can tell
+    report = site.verify(copy, with_file=True)
+    assert [(finding.kind, finding.seq) for finding in report.findings] == [("truncated", 31)]
+
+
+def test_a_row_added_at_the_end_with_fitting_hashes_is_counted_as_unsigned(site: Site, copy: str) -> None:
+    alter(
+        site, copy,
+        f"INSERT INTO access_log (event, instance, seq, at) SELECT 'call', '{A}', 61, max(at) FROM access_log WHERE instance = '{A}'",
+    )  # fmt: skip
+    rehash(site, copy, 61, 61)
+    report = site.verify(copy)
+    assert report.sound and report.unsigned == 1
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "secretproxy", "audit", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_says_it_and_exits_with_1(site: Site, copy: str) -> None:
+    key = ("--public-key", str(public_file(site.directory / "sign.key")))
+    dsn = ("--dsn", site.postgres.dsn("auditor", copy))
+    sound = run("verify", *dsn, *key)
+    assert sound.returncode == 0 and "nothing was altered" in sound.stdout
+    alter(site, copy, f"DELETE FROM access_log WHERE instance = '{A}' AND seq = 20")
+    damaged = run("verify", *dsn, *key, "--json")
+    assert damaged.returncode == 1
+    assert [finding["kind"] for finding in json.loads(damaged.stdout)["findings"]] == ["missing"]
+    refused = run("verify", "--dsn", site.postgres.dsn("app_user", copy))
+    assert refused.returncode == 2 and "secretproxy_auditor" in refused.stderr
+
+
+def test_an_export_is_verified_without_the_database(site: Site, copy: str, tmp_path: Path) -> None:
+    exported = tmp_path / "log.jsonl"
+    assert run("export", str(exported), "--dsn", site.postgres.dsn("auditor", copy)).returncode == 0
+    key = ("--public-key", str(public_file(site.directory / "sign.key")), "--checkpoints", str(site.signed_file))
+    assert run("verify", "--file", str(exported), *key).returncode == 0
+    lines = exported.read_text().splitlines()
+    for number in (10, 100):
+        row = json.loads(lines[number])
+        row["db_user"] = "somebody"
+        exported.write_text("\n".join([*lines[:number], json.dumps(row), *lines[number + 1 :]]) + "\n")
+        assert run("verify", "--file", str(exported), *key).returncode == 1
