@@ -94,7 +94,7 @@ ALTERATIONS: dict[str, tuple[str, str, int | None]] = {
         f"UPDATE access_log SET event = 'direct', instance = NULL, seq = NULL, prev_hash = NULL, row_hash = NULL WHERE instance = '{A}' AND seq = 20",
         "missing", 20),
     "a direct call with a number": (f"UPDATE access_log SET event = 'direct' WHERE instance = '{A}' AND seq = 20", "changed", 20),
-    "a row moved to another instance": (f"UPDATE access_log SET instance = '{B}' WHERE instance = '{A}' AND seq = 60", "reordered", None),
+    "a row moved to another instance": (f"UPDATE access_log SET instance = '{B}' WHERE instance = '{A}' AND seq = 60", "inserted", None),
     "two instances merged": (f"UPDATE access_log SET instance = '{A}', seq = seq + 60 WHERE instance = '{B}'", "reordered", 61),
     "a checkpoint changed": ("UPDATE checkpoints SET row_hash = sha256('x') WHERE seq = 60", "checkpoint", 60),
     "a checkpoint made up": (f"INSERT INTO checkpoints VALUES ('{A}', 70, sha256('x'), now(), '\\x00')", "checkpoint", 70),

@@ -203,7 +203,7 @@ _BY = {
     "hours": "SELECT extract(hour FROM at)::int AS hour, count(*) AS n FROM access GROUP BY 1 ORDER BY 1",
     "outcomes": "SELECT operation, outcome, count(*) AS n FROM access GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
     # An access by somebody who, as far as the log goes back, had never used that secret before.
-    "first_time": """SELECT min(at) AS at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n
+    "first_time": """SELECT min(at) AS at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS times
         FROM access a WHERE owner_id IS NOT NULL AND NOT EXISTS (
             SELECT FROM secretproxy.access_log e WHERE e.owner_id = a.owner_id AND e.secret_names = a.secret_names AND e.db_user = a.db_user
                AND e.event IN ('attempt', 'call', 'direct') AND e.at < {since})

@@ -141,7 +141,7 @@ class Verifier:
         fits_itself = own == row_hash
         if seq == self._expected - 1 and self._suspect is not None and fits_itself and prev_hash == self._suspect[0]:
             # The row before it, of the same number, was the one that does not belong here.
-            before, place = self._suspect
+            place = self._suspect[1]
             if place < len(report.findings):
                 wrong = report.findings[place]
                 report.findings[place] = Finding(

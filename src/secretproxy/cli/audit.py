@@ -111,25 +111,32 @@ def _from(row: Any) -> str:
 def _console() -> Any:
     from rich.console import Console
 
-    # In a pipe nothing is cut off.
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=1000, no_color=True)
+    # In a pipe nothing is coloured and nothing is cut off.
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=1000, color_system=None)
+
+
+def _print(console: Any, table: Any, **how: Any) -> None:
+    """A table without the blanks that fill it up to the console's width."""
+    with console.capture() as captured:
+        console.print(table, **how)
+    print("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 
 def _access_table(found: list[Any], width: int) -> Any:
-    from rich import box
     from rich.table import Table
 
     wide = width >= 130
-    table = Table(box=box.SIMPLE_HEAD if wide else None, pad_edge=False, header_style="bold")
+    most = width if width >= 1000 else 0  # in a pipe nothing is cut
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold")
     table.add_column("at", no_wrap=True, min_width=19 if wide else 14)
-    table.add_column("user", overflow="ellipsis", no_wrap=True, max_width=30 if wide else 14)
+    table.add_column("user", overflow="ellipsis", no_wrap=True, max_width=most or (30 if wide else 14))
     if wide:
         table.add_column("jwt user", no_wrap=True)
     table.add_column("op", no_wrap=True, min_width=6)
     table.add_column("owner", no_wrap=True, min_width=36 if wide else 9)
-    table.add_column("secret", overflow="ellipsis", no_wrap=True, ratio=1 if not wide else None, max_width=60)
+    table.add_column("secret", overflow="ellipsis", no_wrap=True, ratio=None if wide else 1, max_width=most or 60)
     table.add_column("outcome", no_wrap=True)
-    table.add_column("from", overflow="ellipsis", no_wrap=True, max_width=40 if wide else 15)
+    table.add_column("from", overflow="ellipsis", no_wrap=True, max_width=most or (40 if wide else 15))
     colours = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yellow"}
     for row in found:
         owner = "?" if row["owner_id"] is None else str(row["owner_id"])
@@ -195,7 +202,7 @@ def list_(
                 empty = not await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
                 console.print("the log is empty" if empty else "no access fits")
                 return
-            console.print(_access_table(found, console.width))
+            _print(console, _access_table(found, console.width))
             if limit and len(found) == limit:
                 print(f"the newest {limit}; --limit 0 shows all", file=sys.stderr)
         finally:
@@ -312,7 +319,7 @@ def stats(
                 else:
                     cells.append(_safe(value) or "-")
             table.add_row(*cells)
-        console.print(table, no_wrap=True, overflow="ellipsis")
+        _print(console, table, no_wrap=True, overflow="ellipsis")
         console.print()
 
 

@@ -1,0 +1,217 @@
+"""Reviewing as a newcomer does it: commands in a terminal of 80 columns and in pipes, against accesses made through the proxy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import queue
+import re
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import Backend
+from tests.support.proxy import Proxy
+
+LONG = "a-name-that-is-much-longer-than-any-column-of-a-terminal-should-ever-be/" * 2
+HOSTILE = "clear\x1b[2Jscreen\rback"
+
+
+def run(postgres: Backend, *arguments: str, user: str = "auditor", database: str = "app") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "secretproxy", "audit", *arguments, "--dsn", postgres.dsn(user, database)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def in_terminal(columns: int, *command: str) -> str:
+    """What a command prints to a terminal of that width."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm-256color"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "secretproxy", *command], stdin=follower, stdout=follower, stderr=follower, env=environment
+    ) as process:
+        os.close(follower)
+        out = b""
+        while True:
+            try:
+                part = os.read(leader, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            out += part
+        process.wait(60)
+    os.close(leader)
+    return out.decode()
+
+
+@pytest.fixture(scope="module")
+def owner(postgres: Backend, proxy: Proxy) -> str:
+    """An owner with a story: writes, reads, a verify, a read of nothing, an error, hostile and long names."""
+    made = str(uuid.uuid4())
+    with psycopg.connect(proxy.dsn(), autocommit=True, application_name="review test") as sql:
+        for name in ("stripe", LONG, HOSTILE):
+            sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, 'value')", (made, name))
+        for _ in range(6):
+            sql.execute("SELECT encrypted_secrets.secrets_verify(%s, 'stripe', 'guess')", (made,))
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'stripe')", (made,))
+        with pytest.raises(psycopg.Error):
+            sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'bad', 'value', 'rot13')", (made,))
+        sql.execute("SELECT encrypted_secrets.secrets_delete(%s, ARRAY['stripe', 'other'])", (made,))
+    return made
+
+
+def listed(postgres: Backend, *arguments: str) -> list[dict[str, object]]:
+    done = run(postgres, "list", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_filter_finds_what_it_should(postgres: Backend, owner: str) -> None:
+    def count(*arguments: str) -> int:
+        return len(listed(postgres, "--owner", owner, *arguments))
+
+    assert count() == 12
+    assert count("--secret", "stripe") == 9
+    assert count("--secret", "other") == 1
+    assert count("--operation", "verify") == 6
+    assert count("--function", "secrets_getter") == 1
+    assert count("--function", "encrypted_secrets.secrets_delete(uuid,text[])") == 1
+    assert count("--outcome", "error") == 1
+    assert count("--user", "app_user") == 12
+    assert count("--user", "nobody") == 0
+    assert count("--client", "127.0.0.0/8") == 12
+    assert count("--client", "10.0.0.1") == 0
+    assert count("--application", "review test") == 12
+    assert count("--since", "1h") == 12
+    assert count("--until", "1h") == 0
+    assert count("--limit", "3") == 3
+    session = str(listed(postgres, "--owner", owner)[0]["session_id"])
+    assert count("--session", session) == 12
+    newest = listed(postgres, "--owner", owner, "--limit", "1")[0]
+    assert newest["operation"] == "delete" and newest["secret_names"] == ["stripe", "other"] and newest["outcome"] == "ok"
+
+
+def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: str) -> None:
+    for width in (80, 160):
+        text = in_terminal(width, "audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor"))
+        plain = [line for line in text.replace("\r\n", "\n").splitlines() if line]
+        assert "\x1b[2J" not in text and "\\x1b[2J" in text
+        assert len(plain) >= 12
+        for line in plain:
+            assert len(_without_colours(line)) <= width
+    assert owner in text
+
+
+def _without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_pipe_gets_no_colours_and_whole_cells(postgres: Backend, owner: str) -> None:
+    out = run(postgres, "list", "--owner", owner).stdout
+    assert "\x1b" not in out and LONG[:60] in out
+    table = list(csv.DictReader(io.StringIO(run(postgres, "list", "--owner", owner, "--csv").stdout)))
+    assert len(table) == 12 and json.loads(table[-1]["secret_names"]) == ["stripe", "other"]
+
+
+def test_one_session_is_told(postgres: Backend, owner: str) -> None:
+    session = str(listed(postgres, "--owner", owner)[0]["session_id"])
+    told = run(postgres, "show", session).stdout
+    assert "app_user" in told and "review test" in told and told.count("secrets_verify") == 6
+    assert "error 22023" in told and "value" not in told.replace("review test", "")
+    assert run(postgres, "show", str(uuid.uuid4())).returncode == 1
+
+
+def test_stats_count_and_point_out(postgres: Backend, owner: str) -> None:
+    done = run(postgres, "stats", "--owner", owner, "--json")
+    answers = json.loads(done.stdout)
+    assert sum(row["n"] for row in answers["outcomes"]) == 12
+    assert {row["secret"] for row in answers["secrets"]} >= {"stripe", LONG, HOSTILE}
+    assert [row["n"] for row in answers["users"]] == [12]
+    assert any(row["n"] >= 5 for row in answers["many_verifies"])
+    assert {row["secret"] for row in answers["first_time"]} >= {"stripe"}
+    text = run(postgres, "stats", "--owner", owner).stdout
+    assert "by secret" in text and "█" in text and "\x1b" not in text
+
+
+def test_nothing_bad_input_and_no_permission_are_said(postgres: Backend, owner: str) -> None:
+    assert "no access fits" in run(postgres, "list", "--owner", str(uuid.uuid4())).stdout
+    for arguments, word in {
+        ("list", "--owner", "me"): "--owner",
+        ("list", "--since", "soon"): "--since",
+        ("list", "--client", "here"): "--client",
+        ("list", "--operation", "steal"): "--operation",
+        ("list", "--json", "--csv"): "--json",
+        ("show", "x"): "SESSION",
+        ("export", "-", "--format", "xml"): "--format",
+    }.items():
+        done = run(postgres, *arguments)
+        assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
+    refused = run(postgres, "list", user="outsider")
+    assert refused.returncode == 2 and "secretproxy_auditor" in refused.stderr
+    elsewhere = run(postgres, "list", user="postgres", database="postgres")
+    assert elsewhere.returncode == 2 and "secretproxy install" in elsewhere.stderr
+
+
+def test_an_empty_log_says_so(postgres: Backend) -> None:
+    import asyncio
+
+    from secretproxy.install import install
+
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE empty_log")
+    asyncio.run(install(postgres.dsn(database="empty_log"), postgres.key_file))
+    assert "the log is empty" in run(postgres, "list", database="empty_log").stdout
+
+
+def test_an_export_has_every_row_and_its_hashes(postgres: Backend, owner: str, tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    assert run(postgres, "export", str(file), "--owner", owner).returncode == 0
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 12 and all(len(row["row_hash"]) == 64 for row in rows)
+
+
+def test_tail_shows_a_call_and_survives_a_lost_connection(postgres: Backend, proxy: Proxy) -> None:
+    owner = str(uuid.uuid4())
+    with subprocess.Popen(
+        [sys.executable, "-m", "secretproxy", "audit", "tail", "--json", "--dsn", postgres.dsn("auditor")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as tail:  # fmt: skip
+        try:
+            assert tail.stderr is not None and tail.stdout is not None
+            assert "following" in tail.stderr.readline()
+            lines: queue.Queue[str] = queue.Queue()
+            threading.Thread(target=lambda out: [lines.put(line) for line in out], args=(tail.stdout,), daemon=True).start()
+
+            def call(name: str) -> None:
+                with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+                    sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (owner, name))
+
+            def next_name() -> str:
+                while True:
+                    row = json.loads(lines.get(timeout=15))
+                    if row["owner_id"] == owner:
+                        return str(row["secret_names"][0])
+
+            call("one")
+            assert next_name() == "one"
+            with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+                gone = (
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'secretproxy audit'"
+                )
+                assert admin.execute(gone).fetchone() == (1,)
+            call("two")
+            call("three")
+            assert [next_name(), next_name()] == ["two", "three"]
+            assert "connecting again" in tail.stderr.readline()
+        finally:
+            tail.terminate()
