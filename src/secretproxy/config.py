@@ -84,7 +84,10 @@ class ListenSettings(Section):
     tls: Literal["off", "allow", "require"] = Field("off", description="TLS towards clients: off, allow or require")
     tls_cert: Path | None = Field(None, description="PEM certificate chain of the proxy")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
-    tls_client_ca: Path | None = Field(None, description="PEM authorities that client certificates must come from")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM authorities that client certificates must come from; unset: none is asked for"
+    )
+    tls_min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest TLS version that a client may use")
 
 
 class BackendSettings(Section):
@@ -98,6 +101,8 @@ class BackendSettings(Section):
     connect_timeout: float = Field(10.0, gt=0, description="Seconds to reach one server")
     tls: Literal["off", "prefer", "require", "verify-full"] = Field("off", description="TLS towards the backend")
     tls_ca: Path | None = Field(None, description="PEM authorities that the backend's certificate must come from")
+    tls_cert: Path | None = Field(None, description="PEM certificate that the proxy shows to the backend")
+    tls_key: Path | None = Field(None, description="PEM private key of that certificate; unset: in the same file")
 
     @field_validator("hosts", mode="before")
     @classmethod

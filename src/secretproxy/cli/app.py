@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = ("run", "demo", "check", "env", "install", "verify", "revert")
+COMMANDS = ("run", "demo", "check", "env", "install", "verify", "revert", "doctor")
 GROUPS = ("audit", "keys")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from secretproxy.audit.journal import LogUnavailable
+from secretproxy.proxy import tls
 from secretproxy.proxy.backend import BackendUnreachable, connect
 from secretproxy.session.session import Session, Step, new_identity
 from secretproxy.wire import messages
@@ -60,7 +62,11 @@ class Side(asyncio.Protocol):
         """Nothing more will be written; what the other side still says is read."""
         if not self.said_eof and self.transport is not None and not self.transport.is_closing():
             self.said_eof = True
-            self.transport.write_eof()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                # TLS has no half-closed connection that all would understand.
+                self.transport.close()
 
     def set_busy(self, busy: bool) -> None:
         self.busy = busy
@@ -132,6 +138,8 @@ class ClientSide(Side):
         self._task: asyncio.Task[None] | None = None
         self._over = False
         self._logged_in = False
+        self._tls = False
+        self._asked_tls = False
 
     # --- startup -----------------------------------------------------------------------------------------------
 
@@ -160,6 +168,10 @@ class ClientSide(Side):
     def _read_startup(self) -> None:
         buffer = self._startup
         try:
+            if buffer[0] == tls.CLIENT_HELLO and not self._tls and not self._asked_tls and self.server.tls is not None:
+                self._task = self.server.spawn(self._secure(bytes(buffer)))
+                buffer.clear()
+                return
             while len(buffer) >= 4:
                 length = messages.startup_length(bytes(buffer[:4]))
                 if len(buffer) < length:
@@ -167,9 +179,19 @@ class ClientSide(Side):
                 packet = bytes(buffer[:length])
                 del buffer[:length]
                 startup = messages.read_startup(packet)
+                if startup.code == messages.SSL_REQUEST and self.server.tls is not None and not self._tls:
+                    if buffer:
+                        # Nobody may slip in bytes that would be taken for encrypted ones later (CVE-2021-23214).
+                        raise ProtocolViolation("received unencrypted data after SSL request")
+                    self._task = self.server.spawn(self._secure(None))
+                    return
                 if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
                     self.write(b"N")
+                    self._asked_tls = True
                     continue
+                if self.server.settings.listen.tls == "require" and not self._tls and startup.code != messages.CANCEL_REQUEST:
+                    self.fail("28000", "this connection must use TLS (listen.tls of secretproxy)", hint="Use sslmode=require.")
+                    return
                 self.set_busy(True)
                 if startup.code == messages.CANCEL_REQUEST:
                     self._task = self.server.spawn(self._cancel(packet))
@@ -179,11 +201,46 @@ class ClientSide(Side):
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
 
+    async def _secure(self, begun: bytes | None) -> None:
+        """The TLS handshake: after an SSLRequest (None), or with the beginning of a ClientHello that came unasked."""
+        context, transport = self.server.tls, self.transport
+        assert context is not None
+        assert transport is not None
+        timeout = self.server.settings.listen.login_timeout
+        try:
+            if begun is None:
+                transport.pause_reading()
+                transport.write(b"S")
+                secured = await self.server.loop.start_tls(
+                    transport, self, context, server_side=True, ssl_handshake_timeout=timeout
+                )
+            else:
+                secured = await tls.accept_direct(transport, self, context, begun, timeout)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            log.info("TLS handshake failed", client=str(self._peer()[0] or "local"), reason=reason)
+            self.abort()
+            self._finish()
+            return
+        if secured is None or self._over:
+            self._finish()
+            return
+        self.transport = secured
+        self._tls = True
+        self._task = None
+        if begun is not None:
+            found = secured.get_extra_info("ssl_object")
+            if found is None or found.selected_alpn_protocol() != tls.ALPN:
+                self.fail("08P01", "received direct SSL connection request without ALPN protocol negotiation extension")
+                return
+        if self._startup:
+            self._read_startup()
+
     async def _cancel(self, packet: bytes) -> None:
         """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
         settings = self.server.settings.backend
         try:
-            protocol, _ = await connect(_Cancel, settings.addresses, settings.connect_timeout)
+            protocol, _ = await connect(_Cancel, settings.addresses, settings.connect_timeout, self.server.backend_tls)
             protocol.transport.write(packet)
             async with asyncio.timeout(settings.connect_timeout):
                 await protocol.closed
@@ -201,7 +258,9 @@ class ClientSide(Side):
             return
         settings = server.settings.backend
         try:
-            backend, host = await connect(lambda: BackendSide(self), settings.addresses, settings.connect_timeout)
+            backend, host = await connect(
+                lambda: BackendSide(self), settings.addresses, settings.connect_timeout, server.backend_tls
+            )
         except BackendUnreachable as error:
             log.error("backend unreachable", tried=str(error), setting="backend.hosts")
             self.fail("08001", f"the backend cannot be reached: {error}", hint="See backend.hosts of secretproxy.")
@@ -212,7 +271,7 @@ class ClientSide(Side):
         parameters = startup.parameters
         identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
         address, port = self._peer()
-        identity = replace(identity, client_addr=address, client_port=port)
+        identity = replace(identity, client_addr=address, client_port=port, tls=self._tls)
         self.session = Session(identity, server.keys, server.detector, server.limits, parameters.get("replication"))
         self.backend = backend
         log.debug("session begins", session=str(identity.session_id), backend=str(host))

@@ -24,6 +24,8 @@ from secretproxy.config import ConfigError, Settings
 from secretproxy.detect import Detector
 from secretproxy.install.keyfile import KeyFileError, load_key_file
 from secretproxy.ops.metrics import Metrics
+from secretproxy.proxy import tls
+from secretproxy.proxy.backend import Tls
 from secretproxy.proxy.relay import ClientSide
 from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
@@ -41,6 +43,8 @@ class Server:
         self.metrics = metrics
         self.keys = Keys(keys, self._newer_keys)
         self._keys_read = _changed_at(settings.testimony.key_file)
+        self.tls = tls.listen_context(settings.listen)
+        self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
         self.detector = Detector(settings.monitor.schemas, settings.monitor.tables)
         limits = settings.limits
         self.limits = Limits(limits.max_message, limits.max_statement_memory, limits.parse_thread_bytes)
@@ -80,6 +84,10 @@ class Server:
         keys = self._newer_keys()
         if keys is not None:
             self.keys.replace(keys)
+        try:
+            self.tls = tls.listen_context(self.settings.listen)
+        except ConfigError as error:
+            log.error("certificate not read again, the old one stays", problem=str(error))
         log.info("reloaded", keys=sorted(keys) if keys is not None else "unchanged")
 
     async def _connect_log(self) -> Any:
@@ -275,15 +283,15 @@ def read_keys(settings: Settings) -> dict[int, bytes]:
 
 
 def check_built(settings: Settings) -> None:
-    """Refuses settings whose feature this version does not have, rather than overlook them. Raises ConfigError."""
+    """Refuses certificates that cannot be used, and settings that this version does not carry out. Raises ConfigError."""
     missing = {
-        "listen.tls": settings.listen.tls != "off",
-        "backend.tls": settings.backend.tls not in ("off",),
         "backend.target_session_attrs": settings.backend.target_session_attrs != "any",
         "auth.mode": settings.auth.mode != "passthrough",
         "audit.on_outage": settings.audit.on_outage != "refuse",
         "audit.retention": settings.audit.retention is not None,
     }
+    tls.listen_context(settings.listen)
+    tls.backend_context(settings.backend)
     wanted = [name for name, asked in missing.items() if asked]
     if wanted:
         raise ConfigError(f"{', '.join(wanted)}: not built in this version; leave the default")

@@ -648,8 +648,15 @@ class Session:
 
     def backend_authentication(self) -> None:
         framer = self._backend
-        if framer.buffer[framer.start + 5 : framer.start + 9] == b"\0\0\0\0":
+        code = framer.buffer[framer.start + 5 : framer.start + 9]
+        if code == b"\0\0\0\0":
             self._authenticated = True
+        elif code == b"\0\0\0\n" and framer.complete and not self.identity.tls:
+            # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not the client's to do,
+            # and libpq takes its offer for an attack.
+            offered = framer.buffer[framer.start + 9 : framer.end].split(b"\0")
+            if b"SCRAM-SHA-256-PLUS" in offered:
+                self._replace(messages.authentication_sasl([name for name in offered if name and not name.endswith(b"-PLUS")]))
 
     def backend_key_data(self) -> None:
         framer = self._backend

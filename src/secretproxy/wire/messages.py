@@ -87,6 +87,12 @@ def field(message: bytes, start: int, end: int, kind: int) -> bytes:
     return fields(message, start, end).get(kind, b"")
 
 
+def authentication_sasl(mechanisms: list[bytes]) -> bytes:
+    """An AuthenticationSASL that offers these mechanisms."""
+    body = b"\0\0\0\n" + b"".join(name + b"\0" for name in mechanisms) + b"\0"
+    return b"R" + _INT32.pack(len(body) + 4) + body
+
+
 def error_response(severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None) -> bytes:
     """An ErrorResponse. The one place that builds one."""
     parts = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]

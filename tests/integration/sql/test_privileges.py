@@ -1,6 +1,6 @@
 """Who may do what: every operation on every object of ours is tried by every kind of login, and compared with a kept table.
 
-The table is privileges.txt. After a wanted change, SECRETPROXY_WRITE_PRIVILEGES=1 writes it anew; read the difference.
+The table is privileges.txt. After a wanted change, TEST_WRITE_PRIVILEGES=1 writes it anew; read the difference.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def found(database: Database) -> str:
 
 def test_privileges_are_those_of_the_kept_table(logins: Database) -> None:
     table = found(logins)
-    if os.environ.get("SECRETPROXY_WRITE_PRIVILEGES"):
+    if os.environ.get("TEST_WRITE_PRIVILEGES"):
         KEPT.write_text(table)
     assert table.splitlines() == KEPT.read_text().splitlines()
 

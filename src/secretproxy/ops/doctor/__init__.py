@@ -1,0 +1,9 @@
+"""The doctor: looks at a backend and at the proxy's own configuration for what would leak a value or let a call go by unseen.
+
+It only reads. Each finding says what is so, why it matters, and the statement or setting that mends it.
+"""
+
+from secretproxy.ops.doctor.findings import SEVERITIES, Finding
+from secretproxy.ops.doctor.rounds import examine
+
+__all__ = ["SEVERITIES", "Finding", "examine"]

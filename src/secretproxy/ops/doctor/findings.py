@@ -1,0 +1,18 @@
+"""What a finding is. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEVERITIES = ("info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to know. `name` stays the same between versions; `mend` is SQL, a setting or a command."""
+
+    name: str
+    severity: str
+    what: str
+    why: str
+    mend: str

@@ -1,0 +1,373 @@
+"""TLS on both sides, with libpq, psql and a client made of sockets; every combination has a kept result.
+
+The table is tls_matrix.txt; TEST_WRITE_TLS_MATRIX=1 writes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.conftest import Backend, prepare
+from tests.support.certificates import Authority
+from tests.support.log import AccessLog
+from tests.support.proxy import Proxy
+
+from secretproxy.demo.postgres import PrivateServer, find_postgres
+
+KEPT = Path(__file__).with_name("tls_matrix.txt")
+SSL_REQUEST = struct.pack("!II", 8, 80877103)
+OWNER = "7a1d7a3e-54a0-4b1f-9c8e-0d5d3f0c1b2c"
+GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'tls', 'nothing')"
+
+
+@dataclass
+class Site:
+    backend: Backend
+    directory: Path
+    authority: Authority
+    stranger: Authority
+
+    def proxy(self, directory: Path, listen: str = "off", backend: str = "off", extra: str = "") -> Proxy:
+        directory.mkdir(parents=True, exist_ok=True)
+        certificate, key = self.directory / "proxy.crt", self.directory / "proxy.key"
+        tls = f'tls = "{listen}"\ntls_cert = "{certificate}"\ntls_key = "{key}"\n' if listen != "off" else ""
+        made = Proxy(directory, self.backend.address, self.backend.dsn("journal"), self.backend.key_file, tls + extra)
+        text = made.config.read_text()
+        made.config.write_text(
+            text.replace(
+                "[audit]", f'tls = "{backend}"\ntls_ca = "{self.authority.file}"\n[audit]' if backend != "off" else "[audit]"
+            )
+        )
+        return made.start()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server of its own that speaks TLS and asks one login for a password."""
+    directory = tmp_path_factory.mktemp("tls")
+    authority, stranger = Authority(directory), Authority(directory, "stranger")
+    with PrivateServer(find_postgres()) as server:
+        for source, name in zip(authority.pair("server"), ("server.crt", "server.key"), strict=True):
+            target = server.data / name
+            shutil.copy(source, target)
+            owner = server.data.stat()
+            os.chown(target, owner.st_uid, owner.st_gid)
+            target.chmod(0o600)
+        made = prepare(server.host, server.port, directory)
+        rules = server.data / "pg_hba.conf"
+        rules.write_text(f"host all with_password 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        with psycopg.connect(made.dsn(), autocommit=True) as admin:
+            admin.execute("CREATE ROLE with_password LOGIN PASSWORD 'not a secret'")
+            admin.execute("GRANT authenticated TO with_password")
+            admin.execute("ALTER SYSTEM SET ssl = on")
+            admin.execute("SELECT pg_reload_conf()")
+        authority.pair("proxy")
+        authority.pair("app_user", None)
+        stranger.pair("intruder", None)
+        yield Site(Backend(made.host, made.port, made.key_file, server), directory, authority, stranger)
+
+
+def attempt(site: Site, proxy: Proxy, user: str, sslmode: str, negotiation: str, binding: str) -> str:
+    """`ok` and what the session is wrapped in, or what kind of refusal came."""
+    try:
+        with psycopg.connect(
+            host="127.0.0.1", port=proxy.port, dbname="app", user=user, password="not a secret", sslmode=sslmode, sslnegotiation=negotiation,
+            channel_binding=binding, sslrootcert=str(site.authority.file), gssencmode="disable", connect_timeout=10,
+        ) as session:  # fmt: skip
+            assert session.execute("SELECT 1").fetchone() == (1,)
+            return "ok, TLS" if session.pgconn.ssl_in_use else "ok, clear"
+    except psycopg.OperationalError as error:
+        text = str(error)
+        for words, kind in {
+            "weak sslmode": "refused by libpq: direct negotiation needs sslmode=require or more",
+            "must use TLS": "refused by the proxy: TLS is required",
+            "server does not support SSL": "refused by libpq: the proxy has no TLS",
+            "channel binding required": "refused by libpq: channel binding is not offered",
+            "channel binding is required": "refused by libpq: channel binding is not offered",
+            "SCRAM channel binding check failed": "refused by the backend: channel binding does not fit",
+            "server closed the connection": "refused by the proxy: TLS is off",
+            "wrong version number": "refused by the proxy: TLS is off",
+            "over a non-SSL connection": "refused by libpq: channel binding offered outside TLS",
+            "direct SSL": "refused by the proxy: TLS is off",
+            "invalid length of startup packet": "refused by the proxy: TLS is off",
+        }.items():
+            if words in text:
+                return kind
+        return f"refused: {text.splitlines()[0][-90:]}"
+
+
+def test_matrix(site: Site, tmp_path: Path) -> None:
+    lines = ["listen.tls  backend.tls  login          sslmode      sslnegotiation  channel_binding  result"]
+    for listen in ("off", "allow", "require"):
+        for backend in ("off", "verify-full"):
+            proxy = site.proxy(tmp_path / f"{listen}-{backend}", listen, backend)
+            try:
+                for user in ("app_user", "with_password"):
+                    for sslmode in ("disable", "prefer", "require", "verify-full"):
+                        for negotiation in ("postgres", "direct"):
+                            for binding in ("disable", "prefer", "require"):
+                                result = attempt(site, proxy, user, sslmode, negotiation, binding)
+                                lines.append(
+                                    f"{listen:11} {backend:12} {user:14} {sslmode:12} {negotiation:15} {binding:16} {result}"
+                                )
+            finally:
+                proxy.stop()
+    if os.environ.get("TEST_WRITE_TLS_MATRIX"):
+        KEPT.write_text("\n".join(lines) + "\n")
+    assert lines == KEPT.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def secured(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    made = site.proxy(tmp_path_factory.mktemp("secured"), "require", "verify-full", "login_timeout = 5.0\n")
+    yield made
+    made.stop()
+
+
+def context(site: Site, *, alpn: bool = True) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=str(site.authority.file))
+    if alpn:
+        made.set_alpn_protocols(["postgresql"])
+    return made
+
+
+def startup(user: str = "app_user") -> bytes:
+    body = f"user\0{user}\0database\0app\0\0".encode()
+    return struct.pack("!II", len(body) + 8, 196608) + body
+
+
+def until_ready(sock: socket.socket) -> bytes:
+    got = b""
+    while not got.endswith(b"Z\0\0\0\x05I"):
+        part = sock.recv(65536)
+        if not part:
+            break
+        got += part
+    return got
+
+
+def test_the_log_says_that_a_session_was_in_tls(site: Site, secured: Proxy) -> None:
+    log = AccessLog(site.backend.dsn())
+    with psycopg.connect(f"{secured.dsn()}?sslmode=require", autocommit=True) as session:
+        assert session.execute(GETTER).fetchone() == ("nothing",)
+    rows = log.settled()
+    assert rows and all(row["tls"] for row in rows)
+    with psycopg.connect(site.backend.dsn(), autocommit=True) as admin:
+        inside = admin.execute(
+            "SELECT bool_or(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = 'app_user'"
+        ).fetchone()
+        assert inside is not None
+
+
+def test_a_cancel_reaches_its_backend_through_both(site: Site, secured: Proxy) -> None:
+    with psycopg.connect(f"{secured.dsn()}?sslmode=require", autocommit=True) as session:
+        import threading
+
+        threading.Timer(0.3, session.cancel_safe).start()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            session.execute("SELECT pg_sleep(30)")
+
+
+def test_direct_negotiation_in_pieces(site: Site, secured: Proxy) -> None:
+    """A ClientHello that comes in small pieces, and one with the startup packet right behind the handshake."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context(site).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                hello = outgoing.read()
+                for start in range(0, len(hello), 50):
+                    sock.sendall(hello[start : start + 50])
+                incoming.write(sock.recv(65536))
+        assert tls.selected_alpn_protocol() == "postgresql"
+        tls.write(startup())
+        sock.sendall(outgoing.read())
+        got = b""
+        while not got.endswith(b"Z\0\0\0\x05I"):
+            try:
+                got += tls.read(65536)
+            except ssl.SSLWantReadError:
+                part = sock.recv(65536)
+                assert part
+                incoming.write(part)
+
+
+def test_direct_negotiation_without_alpn_is_refused(site: Site, secured: Proxy) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", secured.port), timeout=20) as plain,
+        context(site, alpn=False).wrap_socket(plain, server_hostname="127.0.0.1") as sock,
+    ):
+        sock.sendall(startup())
+        assert b"without ALPN" in until_ready(sock)
+
+
+def test_bytes_between_the_request_and_the_handshake_are_refused(secured: Proxy) -> None:
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as sock:
+        sock.sendall(SSL_REQUEST + startup())
+        got = b""
+        while part := sock.recv(65536):
+            got += part
+        assert got[:1] == b"E" and b"received unencrypted data after SSL request" in got
+
+
+def test_a_second_request_inside_tls_is_answered_no(site: Site, secured: Proxy) -> None:
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as plain:
+        plain.sendall(SSL_REQUEST)
+        assert plain.recv(1) == b"S"
+        with context(site).wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+            sock.sendall(SSL_REQUEST)
+            assert sock.recv(1) == b"N"
+            sock.sendall(startup())
+            assert until_ready(sock).endswith(b"Z\0\0\0\x05I")
+
+
+def test_gss_encryption_is_answered_no_and_tls_may_follow(site: Site, secured: Proxy) -> None:
+    with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as plain:
+        plain.sendall(struct.pack("!II", 8, 80877104))
+        assert plain.recv(1) == b"N"
+        plain.sendall(SSL_REQUEST)
+        assert plain.recv(1) == b"S"
+        with context(site).wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+            sock.sendall(startup())
+            assert until_ready(sock).endswith(b"Z\0\0\0\x05I")
+
+
+def test_noise_in_place_of_a_handshake_costs_only_itself(site: Site, secured: Proxy) -> None:
+    with psycopg.connect(f"{secured.dsn()}?sslmode=require", autocommit=True) as session:
+        for noise in (b"\x16" + os.urandom(500), SSL_REQUEST, b"\x16"):
+            with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as sock:
+                sock.sendall(noise)
+                if noise == SSL_REQUEST:
+                    assert sock.recv(1) == b"S"
+                    sock.sendall(os.urandom(500))
+        assert session.execute("SELECT 1").fetchone() == (1,)
+    assert "Traceback" not in secured.text()
+
+
+def test_old_versions_are_refused(site: Site, tmp_path: Path) -> None:
+    proxy = site.proxy(tmp_path / "new", "require", "off", 'tls_min_version = "1.3"\n')
+    try:
+        old = context(site)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as plain:
+            plain.sendall(SSL_REQUEST)
+            assert plain.recv(1) == b"S"
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                old.wrap_socket(plain, server_hostname="127.0.0.1").do_handshake()
+    finally:
+        proxy.stop()
+
+
+def test_client_certificates(site: Site, tmp_path: Path) -> None:
+    proxy = site.proxy(tmp_path / "clients", "require", "off", f'tls_client_ca = "{site.authority.file}"\n')
+    base = f"host=127.0.0.1 port={proxy.port} dbname=app user=app_user sslmode=require"
+    try:
+        for name, welcome in (("app_user", True), ("intruder", False), (None, False)):
+            pair = (
+                f" sslcert={site.directory}/{name}.crt sslkey={site.directory}/{name}.key"
+                if name
+                else " sslcert=none sslkey=none"
+            )
+            if welcome:
+                with psycopg.connect(base + pair) as session:
+                    assert session.execute("SELECT 1").fetchone() == (1,)
+            else:
+                with pytest.raises(psycopg.OperationalError):
+                    psycopg.connect(base + pair)
+    finally:
+        proxy.stop()
+
+
+def test_a_certificate_is_read_again_on_sighup(site: Site, tmp_path: Path) -> None:
+    shutil.copy(site.directory / "proxy.crt", tmp_path / "own.crt")
+    shutil.copy(site.directory / "proxy.key", tmp_path / "own.key")
+    proxy = site.proxy(
+        tmp_path / "reload", "off", "off", f'tls = "require"\ntls_cert = "{tmp_path}/own.crt"\ntls_key = "{tmp_path}/own.key"\n'
+    )
+
+    def serial() -> object:
+        with (
+            socket.create_connection(("127.0.0.1", proxy.port), timeout=20) as plain,
+            context(site).wrap_socket(plain, server_hostname="127.0.0.1") as sock,
+        ):
+            return (sock.getpeercert() or {})["serialNumber"]
+
+    try:
+        with psycopg.connect(f"{proxy.dsn()}?sslmode=require") as session:
+            before = serial()
+            certificate, key = site.authority.pair("renewed")
+            shutil.copy(certificate, tmp_path / "own.crt")
+            proxy.send_signal("HUP")
+            proxy.wait_for_text("certificate not read again")
+            assert serial() == before
+            shutil.copy(key, tmp_path / "own.key")
+            proxy.send_signal("HUP")
+            proxy.wait_for_text("reloaded", 2)
+            assert serial() != before
+            assert session.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        proxy.stop()
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require", "verify-full"])
+def test_a_backend_without_tls(site: Site, postgres: Backend, tmp_path: Path, mode: str) -> None:
+    proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file)
+    proxy.config.write_text(proxy.config.read_text().replace("[audit]", f'tls = "{mode}"\n[audit]'))
+    proxy.start()
+    try:
+        if mode == "prefer":
+            with psycopg.connect(proxy.dsn()) as session:
+                assert session.execute("SELECT 1").fetchone() == (1,)
+        else:
+            with pytest.raises(psycopg.OperationalError, match=r"does not speak TLS \(backend.tls\)"):
+                psycopg.connect(proxy.dsn())
+    finally:
+        proxy.stop()
+
+
+def test_a_backend_whose_certificate_does_not_verify(site: Site, tmp_path: Path) -> None:
+    proxy = Proxy(tmp_path, site.backend.address, site.backend.dsn("journal"), site.backend.key_file)
+    proxy.config.write_text(
+        proxy.config.read_text().replace("[audit]", f'tls = "verify-full"\ntls_ca = "{site.stranger.file}"\n[audit]')
+    )
+    proxy.start()
+    try:
+        with pytest.raises(psycopg.OperationalError, match="does not verify"):
+            psycopg.connect(proxy.dsn())
+    finally:
+        proxy.stop()
+
+
+@pytest.mark.parametrize(
+    ("toml", "setting"),
+    [
+        ('tls = "require"', "listen.tls_cert"),
+        ('tls = "require"\ntls_cert = "/nowhere"\ntls_key = "/nowhere"', "listen.tls_cert"),
+        ('tls = "allow"\ntls_cert = "{0}"\ntls_key = "{0}"', "listen.tls_key"),
+    ],
+)
+def test_certificates_that_cannot_be_used_are_said(site: Site, tmp_path: Path, toml: str, setting: str) -> None:
+    import sys
+
+    config = tmp_path / "secretproxy.toml"
+    config.write_text(
+        f'[testimony]\nkey_file = "{site.backend.key_file}"\n[listen]\nport = 0\n{toml.format(site.authority.file)}\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "secretproxy", "run", "--config", str(config)], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2 and setting in done.stderr and "Traceback" not in done.stderr
