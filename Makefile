@@ -3,13 +3,16 @@ PY := .venv/bin/python
 ARGS ?=
 COMPILED := $(wildcard src/secretproxy/wire/*.py) src/secretproxy/session/session.py src/secretproxy/session/statements.py
 
-.PHONY: demo test lint bench test-matrix example clean
+.PHONY: demo test evasions lint bench test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
 
 test: .venv/.stamp ## All tests
 	$(PY) -m pytest $(ARGS)
+
+evasions: .venv/.stamp ## The battery of evasions, as a table by mechanism
+	$(PY) -m pytest -q tests/security/test_evasions.py $(ARGS)
 
 lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .

@@ -18,6 +18,8 @@ from secretproxy.detect import tree
 from secretproxy.detect.functions import NAMES
 from secretproxy.detect.verdict import HARMLESS, Found, Verdict
 
+# Statements that make calls, or end what makes them, by the name of something prepared or declared before.
+_BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
 CACHE_ENTRIES = 4096
 CACHE_TEXT_BYTES = 4096
 
@@ -78,7 +80,7 @@ class Detector:
             document = pglast.parser.parse_sql_json(sql)
         except Exception:
             return self._by_words(sql)
-        if not self._words.search(document) and '"ExecuteStmt"' not in document and '"FetchStmt"' not in document:
+        if not self._words.search(document) and not _BY_NAME.search(document):
             return HARMLESS
         found = Found()
         try:
@@ -96,6 +98,8 @@ class Detector:
                 found.cursors,
                 found.executes,
                 found.fetches,
+                found.deallocates,
+                found.closes,
             )
         ):
             return HARMLESS
@@ -107,6 +111,8 @@ class Detector:
             tuple(found.cursors),
             tuple(found.executes),
             tuple(found.fetches),
+            tuple(found.deallocates),
+            tuple(found.closes),
             fingerprint(sql),
         )
 

@@ -85,6 +85,10 @@ def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
             _merge(found, inner)
         elif kind == "FetchStmt":
             found.fetches.append(body.get("portalname", ""))
+        elif kind == "DeallocateStmt":
+            found.deallocates.append(body.get("name"))
+        elif kind == "ClosePortalStmt":
+            found.closes.append(body.get("portalname"))
         elif kind in DEFINING:
             _define(kind, body, monitored, found)
         else:

@@ -22,7 +22,7 @@ class Verdict:
 
     calls: run when the statement runs; definitions: signatures of secret functions that the statement defines something over;
     tables: monitored tables it names; prepares and cursors: the calls that a later EXECUTE or FETCH of that
-    name will make; executes and fetches: those; parsed: whether PostgreSQL's grammar took it.
+    name will make; executes and fetches: those; deallocates and closes: names that end (None: all); parsed: whether PostgreSQL's grammar took it.
     """
 
     calls: tuple[Call, ...] = ()
@@ -32,6 +32,8 @@ class Verdict:
     cursors: tuple[tuple[str, tuple[Call, ...]], ...] = ()
     executes: tuple[SqlExecute, ...] = ()
     fetches: tuple[str, ...] = ()
+    deallocates: tuple[str | None, ...] = ()
+    closes: tuple[str | None, ...] = ()
     fingerprint: str | None = None
     parsed: bool = True
 
@@ -43,7 +45,7 @@ class Verdict:
     @property
     def remembers(self) -> bool:
         """Whether the session must look at it, though its own text may call nothing."""
-        return bool(self.prepares or self.cursors or self.executes or self.fetches)
+        return bool(self.prepares or self.cursors or self.executes or self.fetches or self.deallocates or self.closes)
 
     def __repr__(self) -> str:
         return f"Verdict(calls={len(self.calls)}, fingerprint={self.fingerprint})"
@@ -63,3 +65,5 @@ class Found:
     cursors: list[tuple[str, tuple[Call, ...]]] = field(default_factory=list)
     executes: list[SqlExecute] = field(default_factory=list)
     fetches: list[str] = field(default_factory=list)
+    deallocates: list[str | None] = field(default_factory=list)
+    closes: list[str | None] = field(default_factory=list)

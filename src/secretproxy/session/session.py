@@ -506,9 +506,23 @@ class Session:
             self._sql_calls[name] = Verdict(calls=prepared_calls)
         for name, cursor_calls in verdict.cursors:
             self._cursors[name] = resolve(cursor_calls, values)
-        if verdict.prepares or verdict.cursors:
+        self._forget_named(verdict)
+        if verdict.prepares or verdict.cursors or verdict.deallocates or verdict.closes:
             self._refresh_remembered()
         self._attempt_resolved(running, tuple(attempts), start, end)
+
+    def _forget_named(self, verdict: Verdict) -> None:
+        """DEALLOCATE and CLOSE. Should one of them fail, what it named is known by testimony from here on."""
+        for name in verdict.deallocates:
+            if name is None:
+                self._sql_calls.clear()
+            else:
+                self._sql_calls.pop(name, None)
+        for name in verdict.closes:
+            if name is None:
+                self._cursors.clear()
+            else:
+                self._cursors.pop(name, None)
 
     def _attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
         verdict = running.verdict
@@ -899,6 +913,10 @@ class Session:
         if self._between is not None:
             self._end(self._between, "ok")
             self._between = None
+        if status == "I" and self._cursors:
+            # They ended with their transaction; one WITH HOLD was run to its end by the commit.
+            self._cursors.clear()
+            self._refresh_remembered()
         if status == "I" and self._suspended:
             for running in self._suspended.values():
                 self._end(running, "ok")

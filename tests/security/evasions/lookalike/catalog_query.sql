@@ -1,0 +1,5 @@
+-- mechanism: look-alikes
+-- expect: nothing
+
+-- @run
+SELECT count(*) FROM pg_proc WHERE proname = 'secrets_getter'

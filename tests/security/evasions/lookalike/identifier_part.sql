@@ -1,0 +1,5 @@
+-- mechanism: look-alikes
+-- expect: nothing
+
+-- @run
+SELECT 1 AS my_secrets_getter_2

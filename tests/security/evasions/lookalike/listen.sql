@@ -1,0 +1,5 @@
+-- mechanism: look-alikes
+-- expect: nothing
+
+-- @run
+LISTEN secrets_getter

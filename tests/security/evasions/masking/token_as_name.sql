@@ -1,0 +1,5 @@
+-- mechanism: values that look like names
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=masked:*, operation=read
+
+-- @run
+SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'sk_live_CANARYVALUE')

@@ -1,0 +1,5 @@
+-- mechanism: names
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @run
+SELECT encrypted_secrets.secrets_getter(default_value := 'CANARYVALUE', secret_name := 'alpha', secrets_owned_field := '00000000-0000-4000-8000-00000000000a')

@@ -1,0 +1,19 @@
+"""protocol."""
+
+from tests.support import raw as wire
+from tests.support.raw import Raw
+
+MECHANISM = "protocol"
+EXPECT = [
+    "function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read",
+]
+
+
+async def run(raw: Raw) -> None:
+    await raw.send(
+        wire.extended("SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"]),
+        wire.FLUSH,
+    )
+    await raw.until(b"CE")
+    await raw.send(wire.SYNC)
+    await raw.ready()

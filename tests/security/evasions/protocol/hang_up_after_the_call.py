@@ -1,0 +1,14 @@
+"""protocol."""
+
+from tests.support.raw import Raw
+
+MECHANISM = "protocol"
+EXPECT = [
+    "function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read",
+]
+
+
+async def run(raw: Raw) -> None:
+    await raw.query("BEGIN")
+    await raw.query("SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')")
+    await raw.hang_up()

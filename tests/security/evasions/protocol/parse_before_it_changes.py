@@ -1,0 +1,22 @@
+"""protocol."""
+
+from tests.support import raw as wire
+from tests.support.raw import Raw
+
+MECHANISM = "protocol"
+EXPECT = [
+    "function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read",
+]
+
+
+async def run(raw: Raw) -> None:
+    await raw.send(wire.parse("SELECT 1", "s"), wire.SYNC)
+    await raw.ready()
+    await raw.send(
+        wire.close("s", b"S"),
+        wire.parse("SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')", "s"),
+        wire.bind(name="s"),
+        wire.execute(),
+        wire.SYNC,
+    )
+    await raw.ready()

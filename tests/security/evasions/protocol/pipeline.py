@@ -1,0 +1,21 @@
+"""protocol."""
+
+from tests.support import raw as wire
+from tests.support.raw import Raw
+
+MECHANISM = "protocol"
+EXPECT = [
+    "function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read",
+    "function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=beta, operation=read",
+]
+
+
+async def run(raw: Raw) -> None:
+    parts = [wire.extended("SELECT 1")]
+    parts += [
+        wire.extended("SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", name])
+        for name in ("alpha", "beta")
+    ]
+    parts += [wire.extended("SELECT 2"), wire.SYNC]
+    await raw.send(*parts)
+    await raw.ready()

@@ -1,0 +1,13 @@
+"""protocol."""
+
+from tests.support.raw import Raw
+
+MECHANISM = "protocol"
+EXPECT = [
+    "function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read",
+]
+
+
+async def run(raw: Raw) -> None:
+    padding = "/* " + "x" * 9_000_000 + " */"
+    await raw.query(f"SELECT {padding} encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')")

@@ -1,0 +1,6 @@
+-- mechanism: parsers that disagree
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- encoding: BIG5, cp950
+
+-- @run
+SELECT '功', encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'), '功'

@@ -1,0 +1,8 @@
+-- mechanism: transactions
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @setup
+CREATE FUNCTION quiet() RETURNS int LANGUAGE plpgsql AS $$ BEGIN BEGIN PERFORM encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'); RAISE EXCEPTION 'x'; EXCEPTION WHEN OTHERS THEN NULL; END; RETURN 1; END $$
+
+-- @run
+SELECT quiet()

@@ -1,0 +1,9 @@
+-- mechanism: transactions
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @run
+BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE
+
+SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')
+
+COMMIT

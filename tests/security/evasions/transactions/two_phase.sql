@@ -1,0 +1,14 @@
+-- mechanism: transactions
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=beta, operation=read
+
+-- @run
+BEGIN
+
+SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')
+
+ROLLBACK AND CHAIN
+
+SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'beta')
+
+COMMIT

@@ -1,0 +1,198 @@
+"""Statements that nobody wrote: a secret call, or something that only looks like one, in places of the grammar drawn at random.
+
+A counter inside the function knows how often it ran; the log must know the same number, and nothing of a look-alike.
+TEST_STATEMENTS=20000 is a night's run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.rows import dict_row
+
+from secretproxy.install import install
+from tests.conftest import Backend
+from tests.support.proxy import Proxy
+from tests.support.raw import Address, Raw
+
+DATABASE = "generated"
+OWNER = "00000000-0000-4000-8000-00000000000b"
+EXAMPLES = int(os.environ.get("TEST_STATEMENTS", "500"))
+# The function that every secret function asks for the caller's claim counts how often it is asked.
+COUNTER = """
+CREATE SEQUENCE public.counter;
+GRANT USAGE ON SEQUENCE public.counter TO PUBLIC;
+CREATE OR REPLACE FUNCTION jwt_public.current_user_id() RETURNS uuid LANGUAGE plpgsql VOLATILE AS
+$$ BEGIN PERFORM nextval('public.counter'); RETURN NULL; END $$;
+CREATE TABLE public.t (id int, v text);
+INSERT INTO public.t VALUES (1, 'a'), (2, 'b');
+GRANT ALL ON public.t TO PUBLIC;
+GRANT CREATE ON SCHEMA public TO app_user;
+CREATE SCHEMA other;
+GRANT USAGE ON SCHEMA other TO PUBLIC;
+CREATE FUNCTION other.secrets_getter(uuid, text) RETURNS text LANGUAGE sql AS $$ SELECT 'other' $$;
+CREATE FUNCTION public.wrapped(n text) RETURNS text LANGUAGE plpgsql AS
+$$ BEGIN RETURN encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000b', n, 'none'); END $$;
+CREATE VIEW public.seen AS SELECT id, public.wrapped(v) AS v FROM public.t;
+GRANT SELECT ON public.seen TO PUBLIC;
+"""
+
+names = st.sampled_from(["alpha", "beta", "it''s", "grün", "a,b", '"q"', "$1", "--", "/*"])
+schema = st.sampled_from(["encrypted_secrets.", '"encrypted_secrets".', "Encrypted_Secrets . ", "encrypted_secrets/**/./* x */"])
+function = st.sampled_from(["secrets_getter", '"secrets_getter"', "SECRETS_GETTER"])
+
+
+@st.composite
+def secret(draw: st.DrawFn) -> str:
+    """A call that gives a text."""
+    called, name = draw(schema) + draw(function), draw(names)
+    return draw(
+        st.sampled_from(
+            [
+                f"{called}('{OWNER}', '{name}', 'none')",
+                f"{called}(secret_name => '{name}', secrets_owned_field => '{OWNER}', default_value => 'x')",
+                f"{called}('{OWNER}'::uuid, '{name}'::text, NULL)",
+                f"{called}(CAST('{OWNER}' AS uuid), lower('{name}'))",
+                f"public.wrapped('{name}')",
+            ]
+        )
+    )
+
+
+lookalikes = st.sampled_from(
+    [
+        "'encrypted_secrets.secrets_getter(1)'", f"other.secrets_getter('{OWNER}', 'x')", "(SELECT secrets_getter FROM (SELECT 'c'::text) AS s (secrets_getter))",
+        "$q$encrypted_secrets.secrets_getter('a', 'b')$q$", "(SELECT encrypted_secrets FROM (SELECT 'd'::text) AS e (encrypted_secrets))",
+        "'x' /* encrypted_secrets.secrets_getter('a', 'b') */", "'plain'",
+    ]
+)  # fmt: skip
+WRAPPERS = (
+    "({0})", "coalesce({0}, 'n')", "coalesce(NULL, {0})", "(SELECT {0})", "CASE WHEN true THEN {0} ELSE 'e' END", "CASE {0} WHEN 'z' THEN 'a' ELSE 'b' END",
+    "(ARRAY[{0}])[1]", "(ROW({0}, 1)).f1", "concat({0}, 'x')", "{0} || 'x'", "lower({0})", "left({0}, 3)::text", "nullif({0}, 'q')", "({0})::varchar::text",
+    "(SELECT max(m) FROM (SELECT {0} AS m) AS d)", "(SELECT string_agg(s, '') FROM unnest(ARRAY[{0}]) AS s)", "({0} IS NULL)::text", "({0} = ANY (ARRAY['a']))::text",
+    "(EXISTS (SELECT 1 WHERE {0} <> 'x'))::text", "({0} LIKE 'a%')::text", "({0} IN ('a', 'b'))::text", "greatest({0}, 'a')", "({0}) COLLATE \"C\"",
+    "(SELECT first_value({0}) OVER ())", "to_json({0})::text", "format('%s', {0})", "substring({0} FROM 1 FOR 2)", "(VALUES ({0}))",
+)  # fmt: skip
+STATEMENTS = (
+    "SELECT {0}", "SELECT {0} AS secrets_getter", "VALUES ({0}, 1)", "SELECT 1 WHERE {0} IS NOT NULL", "SELECT id FROM t WHERE id = 1 AND {0} <> 'x'",
+    "WITH c AS (SELECT {0} AS v) SELECT * FROM c", "WITH c AS MATERIALIZED (SELECT {0} AS v) SELECT 1", "SELECT * FROM (SELECT {0} AS v) AS s",
+    "SELECT * FROM t, LATERAL (SELECT {0} AS w) AS l", "SELECT count(*) FROM t GROUP BY {0}", "SELECT id FROM t ORDER BY {0}", "SELECT id FROM t LIMIT length({0})",
+    "EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT {0}", "EXPLAIN SELECT {0}", "COPY (SELECT {0}) TO STDOUT", "INSERT INTO t VALUES (9, {0})",
+    "UPDATE t SET v = {0} WHERE id = 9", "DELETE FROM t WHERE id = 9 AND v <> {0}", "SELECT {0} UNION ALL SELECT 'y'", "SELECT DISTINCT {0}",
+    "DO $d$ BEGIN PERFORM {0}; END $d$", "DO $d$ DECLARE x text := {0}; BEGIN IF {0} = 'x' THEN NULL; END IF; END $d$",
+    "DO $d$ BEGIN BEGIN PERFORM {0}, 1 / 0; EXCEPTION WHEN OTHERS THEN NULL; END; END $d$", "SELECT * FROM seen", "SELECT v FROM seen WHERE id = 1",
+    "SELECT {0} FROM nowhere", "SELECT 1 / (CASE WHEN {0} IS NULL THEN 0 ELSE 0 END)", "SELECT {0}, {0}",
+    "BEGIN; SELECT {0}; ROLLBACK", "SELECT 1; SELECT {0}; SELECT 2", "PREPARE p AS SELECT {0}; EXECUTE p; EXECUTE p; DEALLOCATE p",
+    "BEGIN; DECLARE c CURSOR FOR SELECT {0}; FETCH c; CLOSE c; COMMIT", "CREATE TEMP TABLE made AS SELECT {0} AS v; DROP TABLE made",
+    "CREATE TEMP VIEW made AS SELECT {0} AS v; SELECT * FROM made; DROP VIEW made",
+)  # fmt: skip
+
+
+@st.composite
+def statements(draw: st.DrawFn) -> tuple[str, bool, bool]:
+    """A text, whether it is to be a look-alike only, and whether it goes by the extended protocol."""
+    harmless = draw(st.booleans())
+    inner = draw(lookalikes if harmless else secret())
+    for wrapper in draw(st.lists(st.sampled_from(WRAPPERS), max_size=4)):
+        inner = wrapper.format(inner)
+    frame = draw(st.sampled_from([frame for frame in STATEMENTS if not (harmless and "seen" in frame)]))
+    return frame.format(inner), harmless, draw(st.booleans()) and ";" not in frame.replace("$d$", "").split("DO")[0]
+
+
+@dataclass
+class Bench:
+    """A session through the proxy, and the counter and the log past it."""
+
+    runner: asyncio.Runner
+    raw: Raw
+    admin: psycopg.Connection[dict[str, Any]]
+    marks: Iterator[int]
+    seen: int = 0
+
+    def counted(self) -> int:
+        row = self.admin.execute("SELECT last_value, is_called FROM public.counter").fetchone()
+        assert row is not None
+        return int(row["last_value"]) if row["is_called"] else 0
+
+    def play(self, text: str, *, extended: bool) -> None:
+        self.runner.run(self.raw.extended(text) if extended else self.raw.query(text))
+
+    def logged(self, log: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows since the last time, up to a call of a name that only this one has: what the log has before that is complete."""
+        mark = f"mark {next(self.marks)}"
+        self.play(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', '{mark}')", extended=False)
+        while True:
+            rows = log.execute(
+                "SELECT * FROM secretproxy.access_log WHERE database = %s AND event <> 'direct' AND seq > %s ORDER BY seq",
+                (DATABASE, self.seen),
+            ).fetchall()
+            mine = [row for row in rows if row["secret_names"] == [mark]]
+            ended = mine and any(row["event"] == "outcome" and row["statement_no"] == mine[0]["statement_no"] for row in rows)
+            if ended:
+                self.seen = max(row["seq"] for row in rows)
+                return [row for row in rows if row["statement_no"] != mine[0]["statement_no"]]
+
+
+@pytest.fixture(scope="module")
+def bench(postgres: Backend, proxy: Proxy) -> Iterator[Bench]:
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {DATABASE}")
+    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file))
+    with (
+        psycopg.connect(postgres.dsn(database=DATABASE), autocommit=True, row_factory=dict_row) as admin,
+        asyncio.Runner() as runner,
+    ):
+        for statement in COUNTER.split(";\n"):
+            if statement.strip():
+                admin.execute(statement)
+        raw = runner.run(Raw.connect(Address("127.0.0.1", proxy.port, DATABASE, "app_user")))
+        # The first call of a session asks twice: it also finds out whether the session is proxied.
+        runner.run(raw.query(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'mark 0')"))
+        yield Bench(runner, raw, admin, itertools.count(1))
+        runner.run(raw.terminate())
+
+
+@pytest.fixture(scope="module")
+def central(postgres: Backend) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    with psycopg.connect(postgres.dsn("auditor"), autocommit=True, row_factory=dict_row) as connection:
+        yield connection
+
+
+def test_the_log_counts_as_the_function_does(bench: Bench, central: psycopg.Connection[dict[str, Any]]) -> None:
+    bench.logged(central)
+    tried = {"calls": 0, "look-alikes": 0, "ran": 0}
+
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(statements())
+    def check(made: tuple[str, bool, bool]) -> None:
+        text, harmless, extended = made
+        # What a statement that failed half-way left open.
+        bench.play("ROLLBACK", extended=False)
+        bench.play("DEALLOCATE ALL", extended=False)
+        before = bench.counted()
+        bench.play(text, extended=extended)
+        ran = bench.counted() - before
+        rows = bench.logged(central)
+        told = sum(row["calls"] or 0 for row in rows if row["event"] == "outcome")
+        assert told == ran, f"the function ran {ran} times, the log knows of {told}"
+        if harmless:
+            assert rows == [], f"rows for a look-alike: {[row['event'] for row in rows]}"
+        elif ran:
+            assert any(
+                row["event"] in ("attempt", "call") and row["function"].startswith("encrypted_secrets.secrets_getter")
+                for row in rows
+            )
+        tried["look-alikes" if harmless else "calls"] += 1
+        tried["ran"] += ran
+
+    check()
+    assert tried["calls"] > EXAMPLES // 10 and tried["look-alikes"] > EXAMPLES // 10 and tried["ran"] > EXAMPLES // 10, tried
