@@ -3,7 +3,7 @@ PY := .venv/bin/python
 ARGS ?=
 COMPILED := $(wildcard src/secretproxy/wire/*.py) src/secretproxy/session/session.py src/secretproxy/session/statements.py
 
-.PHONY: demo test evasions lint bench test-matrix example clean
+.PHONY: demo test evasions soak lint bench test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -13,6 +13,9 @@ test: .venv/.stamp ## All tests
 
 evasions: .venv/.stamp ## The battery of evasions, as a table by mechanism
 	$(PY) -m pytest -q tests/security/test_evasions.py $(ARGS)
+
+soak: .venv/.stamp ## Five minutes of kills under load
+	SOAK_SECONDS=300 $(PY) -m pytest -q tests/faults/test_kills.py --timeout 600 $(ARGS)
 
 lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .
