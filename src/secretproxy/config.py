@@ -198,7 +198,10 @@ class AuditSettings(Section):
         "refuse",
         description="While the log cannot be written: refuse secret calls, or spool events to a local file",
     )
-    spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool")
+    spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool, on a disk of this machine")
+    spool_max_bytes: int = Field(
+        256 * 1024 * 1024, ge=65_536, description="Bytes that a process may spool before secret calls are refused after all"
+    )
     timeout: float = Field(5.0, gt=0, description="Seconds that a write of the log may take before secret calls are refused")
     retention: str | None = Field(None, description="How long partitions are kept; unset: for ever")
     checkpoint_key_file: Path | None = Field(
@@ -270,6 +273,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The file's values come in as init arguments, so the environment must stand before them.
         return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _spools_somewhere(self) -> Settings:
+        if self.audit.on_outage == "spool" and self.audit.spool_dir is None:
+            raise ValueError("audit.on_outage is spool: name a directory with audit.spool_dir")
+        return self
 
     @model_validator(mode="after")
     def _listens_somewhere(self) -> Settings:

@@ -123,7 +123,9 @@ def test_kills_lose_and_double_nothing(site: Site) -> None:
         rows = sql.execute(
             "SELECT secret_names[1], event, count(*) FROM secretproxy.access_log WHERE event IN ('attempt', 'call') GROUP BY 1, 2"
         ).fetchall()
-        twice = sql.execute("SELECT count(*) FROM (SELECT FROM secretproxy.access_log GROUP BY instance, seq HAVING count(*) > 1) d").fetchone()
+        twice = sql.execute(
+            "SELECT count(*) FROM (SELECT FROM secretproxy.access_log GROUP BY instance, seq HAVING count(*) > 1) d"
+        ).fetchone()
         gaps = sql.execute(
             "SELECT count(*) FROM (SELECT instance, max(seq) - count(*) AS missing FROM secretproxy.access_log"
             " WHERE instance IS NOT NULL GROUP BY 1) g WHERE missing <> 0"

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import asyncpg
@@ -22,6 +24,7 @@ import structlog
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.rows import CHAINED_AT, INSERT, PREV_HASH, ROW_HASH, NameMask, Row, row
+from secretproxy.audit.spool import Spool, SpoolFull, left_behind, read
 from secretproxy.session.events import Event
 
 GROUP = 512
@@ -54,6 +57,8 @@ class Journal:
         signer: Signer | None = None,
         checkpoint_every: int = 10_000,
         checkpoint_seconds: float = 60.0,
+        spool_dir: Path | None = None,
+        spool_max_bytes: int = 256 * 1024 * 1024,
     ) -> None:
         self.instance = instance or uuid.uuid4()
         self.written = 0
@@ -84,11 +89,22 @@ class Journal:
         self._checkpoint_due = time.monotonic() + checkpoint_seconds
         self._told = 0
         self._tell_due = 0.0
+        self._spool = None if spool_dir is None else Spool(spool_dir, self.instance, spool_max_bytes)
+        self._spooled = 0
+        self._spool_trouble = False
+        self._spill = asyncio.Event()
+        self._spool_lock = asyncio.Lock()
+        self._spilling: asyncio.Task[None] | None = None
 
     @property
     def available(self) -> bool:
         """Whether the last thing known of the log is that it takes events."""
         return self._trouble is None
+
+    @property
+    def taking(self) -> bool:
+        """Whether secret calls go on: the log takes events, or the spool does."""
+        return self._trouble is None or (self._spool is not None and not self._spool_trouble)
 
     @property
     def trouble(self) -> str | None:
@@ -101,6 +117,8 @@ class Journal:
     async def start(self) -> None:
         """Starts writing; returns when the first connection has been tried, whatever came of it."""
         self._task = asyncio.create_task(self._run(), name="journal")
+        if self._spool is not None:
+            self._spilling = asyncio.create_task(self._spill_as_wanted(self._spool), name="spool")
         await self._first_try.wait()
 
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
@@ -110,7 +128,7 @@ class Journal:
         log is known to be unavailable, `wait` raises LogUnavailable at once and takes nothing; without `wait` the events are kept
         for its return.
         """
-        if wait and self._trouble is not None:
+        if wait and self._trouble is not None and not self.taking:
             raise LogUnavailable(self._trouble)
         self._take(events)
         if not wait:
@@ -156,6 +174,8 @@ class Journal:
             columns[ROW_HASH] = self._last_hash
             self._rows.append(tuple(columns))
         self._more.set()
+        if self._trouble is not None:
+            self._spill.set()
 
     async def _run(self) -> None:
         pause = RETRY_FIRST
@@ -165,6 +185,7 @@ class Journal:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await asyncio.wait_for(self._connect(), self._timeout)
                     self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
+                    await self._replay()
                     self._up()
                     pause = RETRY_FIRST
                 if time.monotonic() >= partitions_due:
@@ -176,6 +197,7 @@ class Journal:
                 while self._rows:
                     await self._write_group()
                     await self._checkpoint()
+                self._empty_spool()
                 await self._tell()
             except asyncio.CancelledError:
                 break
@@ -247,11 +269,80 @@ class Journal:
         self._up()
         self._durable = int(group[-1][4])  # type: ignore[call-overload]
         self._durable_hash = cast(bytes, group[-1][ROW_HASH])
+        self._done(self._durable)
+
+    def _done(self, seq: int) -> None:
+        """Everything up to this number is durable, in the log or in the spool."""
         waiting = self._waiting
-        while waiting and waiting[0][0] <= self._durable:
+        while waiting and waiting[0][0] <= seq:
             future = waiting.popleft()[1]
             if not future.done():
                 future.set_result(None)
+
+    async def _spill_as_wanted(self, spool: Spool) -> None:
+        """While the log takes nothing, what gathers goes into the spool, a group an fsync."""
+        while True:
+            await self._spill.wait()
+            self._spill.clear()
+            if self._trouble is not None:
+                await self._spill_now(spool)
+
+    async def _spill_now(self, spool: Spool) -> None:
+        if not self._rows:
+            return
+        # Numbers follow one another: those that are spooled stand at the front.
+        rows = list(itertools.islice(self._rows, max(0, self._spooled - cast(int, self._rows[0][4]) + 1), None))
+        if not rows:
+            return
+        try:
+            async with self._spool_lock:
+                await asyncio.to_thread(spool.write, rows)
+        except (OSError, SpoolFull) as error:
+            if not self._spool_trouble:
+                setting = "audit.spool_max_bytes" if isinstance(error, SpoolFull) else "audit.spool_dir"
+                log.error("spool cannot be written, secret calls are refused", cause=type(error).__name__, setting=setting)
+            self._spool_trouble = True
+            self._fail_waiting(self._trouble or "spool")
+            return
+        if self._spool_trouble or not self._spooled:
+            log.warning("access log cannot be written, events go into the spool", setting="audit.on_outage")
+        self._spool_trouble = False
+        self._spooled = cast(int, rows[-1][4])
+        self._done(self._spooled)
+        if self._trouble is None:
+            self._empty_spool()
+
+    def _empty_spool(self) -> None:
+        """Called when the log has everything."""
+        if self._spool is not None and self._spooled and not self._rows and not self._spool_lock.locked():
+            self._spool.clear()
+            log.info("spool replayed", up_to=self._spooled)
+            self._spooled = 0
+            self._spool_trouble = False
+
+    async def _replay(self) -> None:
+        """Writes what processes that are gone left in their spools; the unique key keeps out what the log has already."""
+        if self._spool is None:
+            return
+        for path, file in left_behind(self._spool.directory):
+            if path == self._spool.path:
+                continue
+            count = 0
+            group: list[Row] = []
+            try:
+                for row_left in read(file):
+                    group.append(row_left)
+                    count += 1
+                    if len(group) == GROUP:
+                        await asyncio.wait_for(self._insert.executemany(group), self._timeout)
+                        group = []
+                if group:
+                    await asyncio.wait_for(self._insert.executemany(group), self._timeout)
+            except ValueError:
+                log.error("a file in audit.spool_dir is no spool, it stays there", file=path.name)
+                continue
+            path.unlink(missing_ok=True)
+            log.info("spool of a process that is gone replayed", file=path.name, events=count)
 
     def _up(self) -> None:
         if self._trouble is not None:
@@ -263,9 +354,19 @@ class Journal:
     def _down(self, error: Exception) -> None:
         trouble = describe(error)
         if trouble != self._trouble:
-            log.error("access log cannot be written, secret calls are refused", cause=trouble, setting="audit.dsn")
+            if self._spool is None:
+                log.error("access log cannot be written, secret calls are refused", cause=trouble, setting="audit.dsn")
+            else:
+                log.error("access log cannot be written", cause=trouble, setting="audit.dsn")
         self._trouble = trouble
         self._first_try.set()
+        if self._spool is not None and not self._spool_trouble:
+            self._spill.set()
+            return
+        self._fail_waiting(trouble)
+        self._spill.set()
+
+    def _fail_waiting(self, trouble: str) -> None:
         # Statements that wait to go on are refused now. What has happened already keeps waiting for the log.
         still: deque[tuple[int, asyncio.Future[None], bool]] = deque()
         for number, future, until_outage in self._waiting:
@@ -290,7 +391,15 @@ class Journal:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        return len(self._rows)
+        if self._spilling is not None and self._spool is not None:
+            self._spilling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._spilling
+            if self._rows:
+                await self._spill_now(self._spool)
+            else:
+                self._empty_spool()
+        return sum(cast(int, row[4]) > self._spooled for row in self._rows)
 
 
 def describe(error: BaseException) -> str:

@@ -166,6 +166,7 @@ def list_(
     limit: int = typer.Option(100, "--limit", "-n", min=0, help="The newest so many; 0: all."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON, a line each."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV."),
+    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool instead of the log: its rows as JSON."),
     dsn: str | None = _DSN,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
@@ -178,6 +179,9 @@ def list_(
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")
     wanted.where()
+    if spool is not None:
+        _list_spool(spool)
+        return
     console = _console()
 
     async def work() -> None:
@@ -209,6 +213,26 @@ def list_(
             await connection.close()
 
     _run(work())
+
+
+def _list_spool(directory: Path) -> None:
+    from secretproxy.audit import spool
+    from secretproxy.audit.rows import COLUMNS
+
+    if not directory.is_dir():
+        raise ConfigError(f"--spool {directory}: no such directory")
+    count = 0
+    for path in sorted(directory.glob(f"*{spool.SUFFIX}")):
+        try:
+            with path.open("rb") as file:
+                for row in spool.read(file):
+                    print(json.dumps({name: _plain(value) for name, value in zip(COLUMNS, row, strict=True)}))
+                    count += 1
+        except OSError as error:
+            raise ConfigError(f"--spool {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigError(f"--spool {path}: {error}") from None
+    print(f"{count} rows wait in the spool", file=sys.stderr)
 
 
 @app.command()

@@ -339,6 +339,10 @@ class PrivateServer:
                     found.append(int(entry.name))
         return found
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         self.halt(signal.SIGKILL)
 

@@ -27,6 +27,8 @@ class JournalState(Protocol):
     @property
     def available(self) -> bool: ...
     @property
+    def taking(self) -> bool: ...
+    @property
     def trouble(self) -> str | None: ...
     @property
     def backlog(self) -> int: ...
@@ -52,7 +54,7 @@ def application(server: ServerState) -> Starlette:
             reasons.append("shutting down")
         elif not server.listening:
             reasons.append("not listening yet")
-        if not journal.available:
+        if not journal.taking:
             reasons.append(f"access log cannot be written: {journal.trouble}")
         body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
         return JSONResponse(body, status_code=503 if reasons else 200)

@@ -57,6 +57,8 @@ class Server:
             signer=None if audit.checkpoint_key_file is None else Signer(audit.checkpoint_key_file, audit.checkpoint_file),
             checkpoint_every=audit.checkpoint_every,
             checkpoint_seconds=audit.checkpoint_seconds,
+            spool_dir=audit.spool_dir if audit.on_outage == "spool" else None,
+            spool_max_bytes=audit.spool_max_bytes,
         )
         self.loop = asyncio.get_running_loop()
         self.draining = False
@@ -287,7 +289,6 @@ def check_built(settings: Settings) -> None:
     missing = {
         "backend.target_session_attrs": settings.backend.target_session_attrs != "any",
         "auth.mode": settings.auth.mode != "passthrough",
-        "audit.on_outage": settings.audit.on_outage != "refuse",
         "audit.retention": settings.audit.retention is not None,
     }
     tls.listen_context(settings.listen)

@@ -1,0 +1,226 @@
+"""audit.on_outage = "spool": calls go on while the log is down, and each is in the log once when it is back, whoever was killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.conftest import Backend, prepare
+from tests.support.proxy import Proxy
+
+from secretproxy.audit.spool import KIND, Spool, read
+from secretproxy.audit.verify import verify_database
+from secretproxy.demo.postgres import PrivateServer
+
+OWNER = "0c1c5d2e-6f0b-4c0d-8f57-3d1f0c9b2e77"
+
+
+@dataclass
+class Apart:
+    backend: Backend
+    server: PrivateServer
+    dsn: str
+    proxy: Proxy
+    spool: Path
+
+    def names(self) -> list[str]:
+        with psycopg.connect(self.dsn) as sql:
+            rows = sql.execute(
+                "SELECT secret_names[1] FROM secretproxy.access_log WHERE event IN ('attempt', 'call') AND owner_id = %s",
+                (OWNER,),
+            )
+            return sorted(row[0] for row in rows.fetchall())
+
+    def sound(self) -> None:
+        report = asyncio.run(verify_database(self.dsn, [], None, lambda done, total: None))
+        assert report.findings == []
+
+    def rows_wait(self) -> int:
+        return sum(sum(1 for _ in read(path.open("rb"))) for path in self.spool.glob("*.spool"))
+
+
+@pytest.fixture
+def apart(postgres: Backend, tmp_path: Path) -> Iterator[Apart]:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "proxy").mkdir()
+    spool = tmp_path / "spool"
+    with PrivateServer() as server:
+        logged = prepare(server.host, server.port, tmp_path / "log")
+        proxy = Proxy(tmp_path / "proxy", postgres.address, logged.dsn("journal"), postgres.key_file)
+        text = proxy.config.read_text().replace(
+            "timeout = 2.0\n", f'timeout = 1.0\non_outage = "spool"\nspool_dir = "{spool}"\nspool_max_bytes = 65536\n', 1
+        )
+        proxy.config.write_text(text)
+        proxy.start()
+        proxy.wait_for_text("access log can be written")
+        yield Apart(postgres, server, logged.dsn(), proxy, spool)
+        proxy.stop()
+
+
+def call(sql: psycopg.Connection[tuple[object, ...]], name: str) -> None:
+    sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (OWNER, name))
+
+
+def test_calls_go_on_and_are_in_the_log_once(apart: Apart) -> None:
+    with psycopg.connect(apart.backend.dsn(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE OR REPLACE FUNCTION public.spooled(n text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN encrypted_secrets.secrets_getter('{OWNER}', n); END $$"
+        )
+    with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
+        call(sql, "before")
+        apart.server.kill()
+        for number in range(20):
+            call(sql, f"during {number:02}")
+        sql.execute("SELECT public.spooled('during hidden')")
+        assert apart.rows_wait() >= 21
+        listed = subprocess.run(
+            [sys.executable, "-m", "secretproxy", "audit", "list", "--spool", str(apart.spool)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert {"during 00", "during hidden"} <= {
+            (json.loads(line)["secret_names"] or [""])[0] for line in listed.stdout.splitlines()
+        }
+        apart.server.start()
+        apart.proxy.wait_for_text("spool replayed")
+        call(sql, "after")
+    assert apart.proxy.halt() == 0
+    assert apart.names() == sorted(["before", *(f"during {n:02}" for n in range(20)), "during hidden", "after"])
+    assert list(apart.spool.glob("*")) == []
+    apart.sound()
+
+
+def test_what_a_killed_proxy_left_is_replayed_by_the_next(apart: Apart) -> None:
+    with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
+        call(sql, "before")
+        apart.server.kill()
+        for number in range(10):
+            call(sql, f"during {number}")
+    apart.proxy.kill()
+    assert apart.rows_wait() >= 10
+    apart.proxy.start()
+    with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
+        call(sql, "during the next")
+    apart.server.start()
+    apart.proxy.wait_for_text("spool of a process that is gone replayed")
+    apart.proxy.wait_for_text("spool replayed")
+    assert apart.proxy.halt() == 0
+    assert apart.names() == sorted(["before", *(f"during {n}" for n in range(10)), "during the next"])
+    assert list(apart.spool.glob("*")) == []
+    apart.sound()
+
+
+def test_a_proxy_that_ends_during_an_outage_leaves_everything(apart: Apart) -> None:
+    with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
+        apart.server.kill()
+        call(sql, "left")
+    assert apart.proxy.halt() == 0
+    apart.server.start()
+    apart.proxy.start()
+    apart.proxy.wait_for_text("spool of a process that is gone replayed")
+    assert apart.proxy.halt() == 0
+    assert apart.names() == ["left"]
+    with psycopg.connect(apart.dsn) as log:
+        assert log.execute("SELECT outcome FROM secretproxy.secret_access WHERE owner_id = %s", (OWNER,)).fetchall() == [("ok",)]
+    apart.sound()
+
+
+def test_a_full_spool_refuses(apart: Apart) -> None:
+    with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
+        apart.server.kill()
+        done = 0
+        with pytest.raises(psycopg.errors.IoError):  # noqa: PT012
+            for number in range(1000):
+                call(sql, f"many {number:04}")
+                done += 1
+        assert 10 < done < 1000
+        assert sql.execute("SELECT 1").fetchone() == (1,)
+        assert "audit.spool_max_bytes" in apart.proxy.text()
+        apart.server.start()
+        apart.proxy.wait_for_text("access log can be written", 2)
+        call(sql, "after")
+    assert apart.proxy.halt() == 0
+    names = apart.names()
+    assert {f"many {number:04}" for number in range(done)} <= set(names) and "after" in names
+    assert len(names) == len(set(names))
+    apart.sound()
+
+
+def test_kills_of_both_sides_at_random(apart: Apart) -> None:
+    """Sessions that call all the time, the log and the proxy killed six times: what was answered is in the log, once."""
+    answered: set[str] = set()
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                with psycopg.connect(f"{apart.proxy.dsn()}?connect_timeout=5", autocommit=True) as sql:
+                    while not stop.is_set():
+                        name = uuid.uuid4().hex
+                        call(sql, name)
+                        answered.add(name)
+            except psycopg.Error:
+                stop.wait(0.05)
+
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    for round_ in range(6):
+        count = len(answered)
+        while len(answered) < count + 15:
+            assert not stop.wait(0.02)
+        if round_ % 2:
+            apart.proxy.kill()
+            apart.proxy.start()
+        elif apart.server.running:
+            apart.server.kill()
+        else:
+            apart.server.start()
+    stop.set()
+    for thread in clients:
+        thread.join(30)
+    if not apart.server.running:
+        apart.server.start()
+    assert apart.proxy.halt() == 0
+    apart.proxy.start()  # takes over what the last one left
+    while apart.rows_wait():
+        stop.wait(0.05)
+        assert apart.proxy.running
+    assert apart.proxy.halt() == 0
+    names = apart.names()
+    assert answered <= set(names)
+    assert len(names) == len(set(names))
+    apart.sound()
+
+
+def test_a_torn_record_is_not_read_and_another_file_stays(tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from secretproxy.audit.rows import COLUMNS
+
+    instance = uuid.uuid4()
+    row = tuple(
+        {"instance": instance, "seq": 1, "at": datetime.now(UTC), "event": "call", "row_hash": b"\1" * 32}.get(name)
+        for name in COLUMNS
+    )
+    spool = Spool(tmp_path, instance, 1 << 20)
+    spool.write([row, row])
+    content = spool.path.read_bytes()
+    for cut in range(len(KIND), len(content)):
+        torn = tmp_path / "torn"
+        torn.write_bytes(content[:cut])
+        with torn.open("rb") as file:
+            assert list(read(file)) == [row] * ((cut - len(KIND)) // ((len(content) - len(KIND)) // 2))
+    (tmp_path / "other").write_bytes(b"something else entirely")
+    with (tmp_path / "other").open("rb") as file, pytest.raises(ValueError, match="not a spool"):
+        list(read(file))
