@@ -49,7 +49,7 @@ class Apart:
 
 
 @pytest.fixture
-def apart(postgres: Backend, tmp_path: Path) -> Iterator[Apart]:
+def apart(postgres: Backend, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Apart]:
     (tmp_path / "log").mkdir()
     (tmp_path / "proxy").mkdir()
     spool = tmp_path / "spool"
@@ -57,7 +57,9 @@ def apart(postgres: Backend, tmp_path: Path) -> Iterator[Apart]:
         logged = prepare(server.host, server.port, tmp_path / "log")
         proxy = Proxy(tmp_path / "proxy", postgres.address, logged.dsn("journal"), postgres.key_file)
         text = proxy.config.read_text().replace(
-            "timeout = 2.0\n", f'timeout = 1.0\non_outage = "spool"\nspool_dir = "{spool}"\nspool_max_bytes = 65536\n', 1
+            "timeout = 2.0\n",
+            f'timeout = 1.0\non_outage = "spool"\nspool_dir = "{spool}"\nspool_max_bytes = {getattr(request, "param", 1 << 24)}\n',
+            1,
         )
         proxy.config.write_text(text)
         proxy.start()
@@ -135,6 +137,7 @@ def test_a_proxy_that_ends_during_an_outage_leaves_everything(apart: Apart) -> N
     apart.sound()
 
 
+@pytest.mark.parametrize("apart", [65536], indirect=True)
 def test_a_full_spool_refuses(apart: Apart) -> None:
     with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
         apart.server.kill()
