@@ -203,7 +203,9 @@ class AuditSettings(Section):
         256 * 1024 * 1024, ge=65_536, description="Bytes that a process may spool before secret calls are refused after all"
     )
     timeout: float = Field(5.0, gt=0, description="Seconds that a write of the log may take before secret calls are refused")
-    retention: str | None = Field(None, description="How long partitions are kept; unset: for ever")
+    retention: str | None = Field(
+        None, description="How long `audit retention` keeps months of the log, such as 400 days; unset: for ever"
+    )
     checkpoint_key_file: Path | None = Field(
         None, description="Ed25519 key that signs checkpoints, made if it is missing; unset: no checkpoints"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from tests.conftest import Backend
 from tests.support.proxy import Proxy
 
-from secretproxy.install import keys
+from secretproxy.install import install, keys
 from secretproxy.install.keyfile import load_key_file
 
 OWNER = "7a1d7a3e-54a0-4b1f-9c8e-0d5d3f0c1b2a"
@@ -21,23 +20,30 @@ GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'exchanged', 'noth
 
 @pytest.fixture
 def own_proxy(postgres: Backend, tmp_path: Path) -> Iterator[Proxy]:
-    """A proxy with a copy of the key file, which the test may change."""
+    """A proxy before a database with keys of its own."""
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE exchange")
     key_file = tmp_path / "own.key"
-    shutil.copy(postgres.key_file, key_file)
-    key_file.chmod(0o600)
-    made = Proxy(tmp_path, f"{postgres.host}:{postgres.port}", postgres.dsn("journal"), key_file).start()
+    asyncio.run(install(postgres.dsn(database="exchange"), key_file))
+    made = Proxy(tmp_path, postgres.address, postgres.dsn("journal", "exchange"), key_file).start()
+    made.wait_for_text("access log can be written")
     yield made
     made.stop()
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute("DROP DATABASE exchange WITH (FORCE)")
 
 
 def test_keys_are_exchanged_without_a_gap(postgres: Backend, own_proxy: Proxy, tmp_path: Path) -> None:
-    owner, key_file = postgres.dsn(), tmp_path / "own.key"
+    owner, key_file = postgres.dsn(database="exchange"), tmp_path / "own.key"
     before = max(load_key_file(key_file))
 
     def key_of_a_call(session: psycopg.Connection[tuple[str]]) -> None:
         assert session.execute(GETTER).fetchone() == ("nothing",)
 
-    with psycopg.connect(own_proxy.dsn(), autocommit=True) as old, psycopg.connect(owner, autocommit=True) as admin:
+    with (
+        psycopg.connect(own_proxy.dsn(database="exchange"), autocommit=True) as old,
+        psycopg.connect(owner, autocommit=True) as admin,
+    ):
         key_of_a_call(old)
         staged = asyncio.run(keys.stage_testimony(owner, key_file))
         assert staged == before + 1 and set(load_key_file(key_file)) >= {before, staged}
@@ -49,7 +55,7 @@ def test_keys_are_exchanged_without_a_gap(postgres: Backend, own_proxy: Proxy, t
         assert asyncio.run(keys.activate_testimony(owner, key_file)) == staged
         key_of_a_call(old)  # signed with a key that the proxy has not read yet
         old.execute("SELECT 1")
-        with psycopg.connect(own_proxy.dsn(), autocommit=True) as new:
+        with psycopg.connect(own_proxy.dsn(database="exchange"), autocommit=True) as new:
             key_of_a_call(new)
 
             assert before in asyncio.run(keys.retire_testimony(owner, key_file))
@@ -62,7 +68,6 @@ def test_keys_are_exchanged_without_a_gap(postgres: Backend, own_proxy: Proxy, t
             ("exchanged",),
         ).fetchall()
     assert dict(found) == {"attempt": 6}
-    shutil.copy(key_file, postgres.key_file)  # the database's key from here on
 
 
 def test_reload_says_what_it_read(own_proxy: Proxy) -> None:

@@ -12,7 +12,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,26 +22,30 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from secretproxy.config import ConfigError
 
+CHECKPOINT, RETENTION = "checkpoint", "retention"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The row `seq` of `instance` had the hash `row_hash` at the time `at`."""
+    """The row `seq` of `instance` had the hash `row_hash` at the time `at`. Kind `retention`: it and all before it were removed then."""
 
     instance: uuid.UUID
     seq: int
     row_hash: bytes
     at: datetime
     signature: bytes = b""
+    kind: str = CHECKPOINT
 
     @property
     def signed_text(self) -> bytes:
         at = self.at.astimezone(UTC).isoformat(timespec="microseconds")
-        return f"secretproxy checkpoint 1 {self.instance} {self.seq} {self.row_hash.hex()} {at}".encode()
+        return f"secretproxy {self.kind} 1 {self.instance} {self.seq} {self.row_hash.hex()} {at}".encode()
 
     def line(self) -> str:
         """As a line of the checkpoint file."""
         return json.dumps(
             {
+                "kind": self.kind,
                 "instance": str(self.instance),
                 "seq": self.seq,
                 "row_hash": self.row_hash.hex(),
@@ -61,6 +65,7 @@ class Checkpoint:
                 bytes.fromhex(found["row_hash"]),
                 datetime.fromisoformat(found["at"]),
                 base64.b64decode(found["signature"], validate=True),
+                str(found.get("kind", CHECKPOINT)),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a checkpoint") from error
@@ -82,9 +87,9 @@ class Signer:
     def __repr__(self) -> str:
         return "Signer(<redacted>)"
 
-    def sign(self, instance: uuid.UUID, seq: int, row_hash: bytes) -> Checkpoint:
-        bare = Checkpoint(instance, seq, row_hash, datetime.now(UTC))
-        return Checkpoint(instance, seq, row_hash, bare.at, self._key.sign(bare.signed_text))
+    def sign(self, instance: uuid.UUID, seq: int, row_hash: bytes, kind: str = CHECKPOINT) -> Checkpoint:
+        bare = Checkpoint(instance, seq, row_hash, datetime.now(UTC), kind=kind)
+        return replace(bare, signature=self._key.sign(bare.signed_text))
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Appends to the file, durable when it returns. Raises OSError."""

@@ -35,8 +35,7 @@ PARTITIONS_EVERY = 6 * 3600.0
 # Whoever follows the log listens here. Told at most every NOTIFY_EVERY seconds: a commit with a NOTIFY costs more than one without.
 CHANNEL = "secretproxy_access_log"
 NOTIFY_EVERY = 0.05
-_CHECKPOINT = "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
-
+CHECKPOINT_INSERT = "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
@@ -249,7 +248,10 @@ class Journal:
         except OSError as error:
             log.error("checkpoint not kept in its file", setting="audit.checkpoint_file", cause=error.strerror)
         await asyncio.wait_for(
-            self._connection.execute(_CHECKPOINT, made.instance, made.seq, made.row_hash, made.at, made.signature), self._timeout
+            self._connection.execute(
+                CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind
+            ),
+            self._timeout,
         )
         self._checkpointed = made.seq
         self._checkpoint_due = time.monotonic() + self._checkpoint_seconds

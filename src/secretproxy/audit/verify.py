@@ -18,7 +18,7 @@ import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain
-from secretproxy.audit.checkpoints import Checkpoint, genuine
+from secretproxy.audit.checkpoints import RETENTION, Checkpoint, genuine
 from secretproxy.audit.rows import CHAINED
 
 MOST_FINDINGS = 100
@@ -67,6 +67,8 @@ class Verifier:
     def __init__(self, checkpoints: Iterable[Checkpoint], key: Ed25519PublicKey | None) -> None:
         self.report = Report()
         self._signed: dict[str, dict[int, bytes]] = {}
+        # Of each instance the last row that retention removed, and its hash.
+        self._removed: dict[str, tuple[int, bytes]] = {}
         seen: set[Checkpoint] = set()
         for checkpoint in checkpoints:
             if checkpoint in seen:
@@ -76,6 +78,9 @@ class Verifier:
             if key is not None and not genuine(checkpoint, key):
                 self.report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
                 continue
+            if checkpoint.kind == RETENTION:
+                name = str(checkpoint.instance)
+                self._removed[name] = max(self._removed.get(name, (0, b"")), (checkpoint.seq, checkpoint.row_hash))
             known = self._signed.setdefault(str(checkpoint.instance), {})
             if known.setdefault(checkpoint.seq, checkpoint.row_hash) != checkpoint.row_hash:
                 self.report.add(
@@ -165,9 +170,7 @@ class Verifier:
             report.add(instance, seq, "inserted", "a row where the chain has none")
             return
         if seq > self._expected:
-            if self._expected == 1 and self._anchored(seq - 1, prev_hash):
-                pass  # what was before went by retention, and a checkpoint tells how it ended
-            else:
+            if self._expected != 1 or self._removed.get(instance) != (seq - 1, prev_hash):
                 missing = f"row {self._expected} is" if seq == self._expected + 1 else f"rows {self._expected} to {seq - 1} are"
                 report.add(instance, self._expected, "missing", f"{missing} missing")
             self._previous = prev_hash or b""
@@ -194,9 +197,6 @@ class Verifier:
         self._previous = row_hash or b""
         self._expected = seq + 1
 
-    def _anchored(self, seq: int, row_hash: bytes | None) -> bool:
-        return row_hash is not None and self._checks.get(seq) == row_hash
-
     def _begin_instance(self, instance: str) -> None:
         self._instance = instance
         self._suspect = None
@@ -221,7 +221,7 @@ class Verifier:
         """The report, once every line has been taken."""
         self._end_instance()
         for instance, signed in self._signed.items():
-            if instance not in self._done:
+            if instance not in self._done and self._removed.get(instance, (0, b""))[0] < max(signed):
                 self.report.add(
                     instance, None, "truncated", f"checkpoints signed {max(signed)} rows, none of which is in the log"
                 )
@@ -254,8 +254,10 @@ async def verify_database(
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")
-            rows = await connection.fetch("SELECT instance, seq, row_hash, at, signature FROM secretproxy.checkpoints")
-            kept = [Checkpoint(r["instance"], r["seq"], bytes(r["row_hash"]), r["at"], bytes(r["signature"])) for r in rows]
+            rows = await connection.fetch("SELECT instance, seq, row_hash, at, signature, kind FROM secretproxy.checkpoints")
+            kept = [
+                Checkpoint(r["instance"], r["seq"], bytes(r["row_hash"]), r["at"], bytes(r["signature"]), r["kind"]) for r in rows
+            ]
             verifier = Verifier([*kept, *outside], key)
             total = int(await connection.fetchval("SELECT count(*) FROM secretproxy.access_log"))
             rest = bytearray()

@@ -289,7 +289,6 @@ def check_built(settings: Settings) -> None:
     missing = {
         "backend.target_session_attrs": settings.backend.target_session_attrs != "any",
         "auth.mode": settings.auth.mode != "passthrough",
-        "audit.retention": settings.audit.retention is not None,
     }
     tls.listen_context(settings.listen)
     tls.backend_context(settings.backend)

@@ -12,10 +12,11 @@ CREATE TABLE IF NOT EXISTS secretproxy.checkpoints (
     row_hash bytea NOT NULL,
     at timestamptz NOT NULL,
     signature bytea NOT NULL,
+    kind text NOT NULL DEFAULT 'checkpoint' CHECK (kind IN ('checkpoint', 'retention')),
     UNIQUE (instance, seq, at)
 );
 ALTER TABLE secretproxy.checkpoints OWNER TO secretproxy_owner;
-COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519';
+COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519. Kind retention: it and all before it were removed then';
 REVOKE ALL ON secretproxy.checkpoints FROM PUBLIC;
 GRANT INSERT ON secretproxy.checkpoints TO secretproxy_writer;
 GRANT SELECT ON secretproxy.checkpoints TO secretproxy_auditor;

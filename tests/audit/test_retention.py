@@ -1,0 +1,147 @@
+"""Old months go, what stays verifies, and rows that vanish without a signed end do not pass for retention."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from secretproxy.audit import chain
+from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
+from secretproxy.install import install
+from secretproxy.session.events import Event, Identity
+from tests.conftest import Backend
+
+OLD, CROSSING, NEW = (uuid.UUID(int=number) for number in (1, 2, 3))
+
+
+@pytest.fixture
+def months(postgres: Backend, tmp_path: Path) -> tuple[str, Path]:
+    """A database whose log has rows of three months; one instance ended in the first, one goes on into the third."""
+    name = f"months_{uuid.uuid4().hex[:6]}"
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    asyncio.run(install(postgres.dsn(database=name), postgres.key_file))
+    with psycopg.connect(postgres.dsn(database=name), autocommit=True) as admin:
+        for month in ("2020_01", "2020_02"):
+            first = f"{month.replace('_', '-')}-01 00:00+00"
+            admin.execute(
+                f"CREATE TABLE secretproxy.access_log_{month} PARTITION OF secretproxy.access_log FOR VALUES FROM ('{first}') TO ('{first}'::timestamptz + interval '1 month')"
+            )
+            admin.execute(f"ALTER TABLE secretproxy.access_log_{month} OWNER TO secretproxy_owner")
+        now = datetime.now(UTC)
+        write(admin, OLD, [datetime(2020, 1, day, tzinfo=UTC) for day in range(1, 6)])
+        write(
+            admin,
+            CROSSING,
+            [
+                *(datetime(2020, 1, day, tzinfo=UTC) for day in range(1, 6)),
+                *(datetime(2020, 2, day, tzinfo=UTC) for day in range(1, 6)),
+                now,
+                now,
+            ],
+        )
+        write(admin, NEW, [now, now, now])
+    config = tmp_path / "secretproxy.toml"
+    config.write_text(
+        f'[testimony]\nkey_file = "{postgres.key_file}"\n[audit]\nretention = "400 days"\ncheckpoint_key_file = "{tmp_path}/sign.key"\ncheckpoint_file = "{tmp_path}/checkpoints.jsonl"\n'
+    )
+    return postgres.dsn(database=name), config
+
+
+def write(admin: psycopg.Connection[tuple[object, ...]], instance: uuid.UUID, times: list[datetime]) -> None:
+    previous = chain.GENESIS
+    who = Identity(uuid.uuid4(), "app_user", "app")
+    for seq, at in enumerate(times, 1):
+        columns = row(
+            Event("call", who, seq, "f()"),
+            NameMask(200, (), b"k"),
+            instance=instance,
+            seq=seq,
+            at=at,
+            duration=None,
+            row_id=uuid.uuid4(),
+        )
+        columns[PREV_HASH] = previous
+        previous = columns[ROW_HASH] = chain.link(previous, chain.encode([columns[place] for place in CHAINED_AT]))
+        admin.execute(
+            f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})", columns
+        )
+
+
+def run(command: str, months: tuple[str, Path], *arguments: str) -> subprocess.CompletedProcess[str]:
+    dsn, config = months
+    return subprocess.run(
+        [sys.executable, "-m", "secretproxy", "audit", command, "--dsn", dsn, "--config", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def months_there(months: tuple[str, Path]) -> set[str]:
+    with psycopg.connect(months[0]) as sql:
+        found = sql.execute("SELECT relname FROM pg_class WHERE relname LIKE 'access_log_2020%' AND relkind = 'r'").fetchall()
+        return {str(name[0]) for name in found}
+
+
+def test_old_months_go_and_the_rest_verifies(months: tuple[str, Path]) -> None:
+    assert run("verify", months).returncode == 0
+    dry = run("retention", months, "--dry-run")
+    assert dry.returncode == 0 and "access_log_2020_01" in dry.stdout and "10 rows" in dry.stdout
+    assert months_there(months) == {"access_log_2020_01", "access_log_2020_02"}
+    gone = run("retention", months, "--drop")
+    assert gone.returncode == 0, gone.stderr
+    assert months_there(months) == set()
+    proof = run("verify", months)
+    assert proof.returncode == 0, proof.stdout
+    assert "5 rows of 2 instances" in proof.stdout
+    assert "nothing is that old" in run("retention", months).stdout
+
+
+def test_detached_months_stay_as_tables(months: tuple[str, Path]) -> None:
+    assert run("retention", months).returncode == 0
+    assert months_there(months) == {"access_log_2020_01", "access_log_2020_02"}
+    assert run("verify", months).returncode == 0
+    assert "5 rows of 2 instances" in run("verify", months).stdout
+
+
+def test_a_month_that_is_simply_dropped_is_missed(months: tuple[str, Path]) -> None:
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        admin.execute("DROP TABLE secretproxy.access_log_2020_01")
+    found = run("verify", months)
+    assert found.returncode == 1 and "missing" in found.stdout
+
+
+def test_rows_beyond_what_retention_signed_are_missed(months: tuple[str, Path]) -> None:
+    assert run("retention", months, "--drop").returncode == 0
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica")
+        admin.execute("DELETE FROM secretproxy.access_log WHERE instance = %s AND seq = 11", (CROSSING,))
+    assert "missing" in run("verify", months).stdout
+
+
+def test_a_log_that_does_not_verify_is_left_alone(months: tuple[str, Path]) -> None:
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica")
+        admin.execute("UPDATE secretproxy.access_log SET db_user = 'x' WHERE instance = %s AND seq = 2", (OLD,))
+    refused = run("retention", months, "--drop")
+    assert refused.returncode == 1 and "does not verify" in refused.stderr
+    assert len(months_there(months)) == 2
+
+
+def test_what_is_missing_is_said(months: tuple[str, Path]) -> None:
+    text = months[1].read_text()
+    months[1].write_text(text.replace('retention = "400 days"\n', ""))
+    assert "audit.retention" in run("retention", months).stderr
+    months[1].write_text("\n".join(line for line in text.splitlines() if "checkpoint" not in line))
+    done = run("retention", months)
+    assert done.returncode == 2 and "audit.checkpoint_key_file" in done.stderr
+    months[1].write_text(text)
+    assert run("retention", months, "--keep", "a while").returncode == 2
