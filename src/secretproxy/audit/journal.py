@@ -35,7 +35,10 @@ PARTITIONS_EVERY = 6 * 3600.0
 # Whoever follows the log listens here. Told at most every NOTIFY_EVERY seconds: a commit with a NOTIFY costs more than one without.
 CHANNEL = "secretproxy_access_log"
 NOTIFY_EVERY = 0.05
-CHECKPOINT_INSERT = "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
+CHECKPOINT_INSERT = (
+    "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) "
+    "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
+)
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
