@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import random
 import statistics
+import sys
 import tempfile
 import time
 import uuid
@@ -21,6 +22,7 @@ import asyncpg
 import psycopg
 
 from secretproxy.audit import chain, review
+from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer, find_postgres
@@ -109,6 +111,51 @@ async def measure(dsn: str, count: int) -> None:
     )
 
 
+async def follow(dsn: str, times: int = 50) -> None:
+    """Milliseconds from an event's commit to its line of `audit tail`."""
+    tail = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "secretproxy",
+        "audit",
+        "tail",
+        "--json",
+        "--dsn",
+        dsn,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert tail.stdout is not None
+    assert tail.stderr is not None
+    await tail.stderr.readline()
+
+    async def connect() -> Any:
+        return await asyncpg.connect(dsn)
+
+    journal = Journal(connect, NameMask(200, (), b"k" * 32))
+    await journal.start()
+    who = Identity(uuid.uuid4(), "user", "app")
+    taken = []
+    try:
+        for number in range(times):
+            name = f"tail {number}"
+            future = journal.append([Event("call", who, number, "f()", "read", uuid.uuid4(), (name,))], wait=True)
+            assert future is not None
+            await future
+            began = time.perf_counter()
+            while name not in (await tail.stdout.readline()).decode():
+                pass
+            taken.append((time.perf_counter() - began) * 1000)
+            await asyncio.sleep(random.random() * 0.1)
+    finally:
+        tail.terminate()
+        await tail.wait()
+        await journal.close()
+    print(
+        f"audit tail, commit to line         {statistics.median(taken):9.1f} ms median, {max(taken):.1f} ms at most, of {times}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
@@ -121,6 +168,7 @@ def main() -> None:
         load(server.dsn("app"), arguments.rows)
         print(f"loaded {arguments.rows:,} rows in {time.perf_counter() - began:.0f} s")
         asyncio.run(measure(server.dsn("app"), arguments.rows))
+        asyncio.run(follow(server.dsn("app")))
 
 
 if __name__ == "__main__":

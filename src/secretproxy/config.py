@@ -212,6 +212,9 @@ class AuditSettings(Section):
     checkpoint_file: Path | None = Field(
         None, description="File that checkpoints are appended to, beside the table; keep it elsewhere"
     )
+    checkpoint_command: str | None = Field(
+        None, description="Command that gets each checkpoint as a line on its standard input, to carry it elsewhere"
+    )
     checkpoint_every: int = Field(10_000, ge=1, description="Events between two checkpoints")
     checkpoint_seconds: float = Field(60.0, gt=0, description="Seconds between two checkpoints, where there are new events")
 

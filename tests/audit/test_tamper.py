@@ -249,6 +249,17 @@ def test_a_row_added_at_the_end_with_fitting_hashes_is_counted_as_unsigned(site:
     assert report.sound and report.unsigned == 1
 
 
+def test_a_command_gets_every_checkpoint(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    signer = Signer(tmp_path / "key", None, f"sh -c 'cat >> {kept}'")
+    made = [signer.sign(A, number, b"h" * 32) for number in (1, 2)]
+    for checkpoint in made:
+        signer.keep(checkpoint)
+    assert [checkpoint for _, checkpoint in read_file(kept)] == made
+    with pytest.raises(OSError, match="checkpoint_command"):
+        Signer(tmp_path / "key", None, "false").keep(made[0])
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "secretproxy", "audit", *arguments], capture_output=True, text=True, timeout=60)
 

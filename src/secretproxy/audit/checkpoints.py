@@ -7,9 +7,12 @@ whoever can change the log cannot. May do file I/O; key bytes never reach an err
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
+import shlex
 import stat
+import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from secretproxy.config import ConfigError
 
+# Seconds that the operator's command may take for a checkpoint.
+COMMAND_TIMEOUT = 10.0
 CHECKPOINT, RETENTION = "checkpoint", "retention"
 
 
@@ -74,10 +79,11 @@ class Checkpoint:
 class Signer:
     """Signs checkpoints with the key of audit.checkpoint_key_file, which is made if it is missing, with its public half beside it."""
 
-    def __init__(self, key_file: Path, file: Path | None = None) -> None:
+    def __init__(self, key_file: Path, file: Path | None = None, command: str | None = None) -> None:
         """Raises ConfigError."""
         self._key = _load_or_make(key_file)
         self._file = file
+        self._command = shlex.split(command) if command else None
         if file is not None:
             try:
                 os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
@@ -92,7 +98,15 @@ class Signer:
         return replace(bare, signature=self._key.sign(bare.signed_text))
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Appends to the file, durable when it returns. Raises OSError."""
+        """Appends to the file, durable when it returns, and hands the line to the command. Blocks. Raises OSError."""
+        if self._command is not None:
+            try:
+                subprocess.run(
+                    self._command, input=checkpoint.line() + "\n", text=True, check=True, timeout=COMMAND_TIMEOUT,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            except subprocess.SubprocessError as error:
+                raise OSError(errno.EIO, f"audit.checkpoint_command: {type(error).__name__}") from None
         if self._file is None:
             return
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)

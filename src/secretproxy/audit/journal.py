@@ -249,7 +249,7 @@ class Journal:
         try:
             await asyncio.to_thread(signer.keep, made)
         except OSError as error:
-            log.error("checkpoint not kept in its file", setting="audit.checkpoint_file", cause=error.strerror)
+            log.error("checkpoint not kept", setting="audit.checkpoint_file, audit.checkpoint_command", cause=error.strerror)
         await asyncio.wait_for(
             self._connection.execute(
                 CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind

@@ -590,7 +590,7 @@ def retention(
         raise ConfigError(
             "audit.checkpoint_key_file is unset: without a signed end nobody could tell retention from a theft of rows"
         )
-    signer = Signer(audit.checkpoint_key_file, audit.checkpoint_file)
+    signer = Signer(audit.checkpoint_key_file, audit.checkpoint_file, audit.checkpoint_command)
     public = public_file(audit.checkpoint_key_file)
 
     async def work() -> int:

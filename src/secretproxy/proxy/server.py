@@ -54,7 +54,9 @@ class Server:
             self._connect_log,
             mask,
             timeout=audit.timeout,
-            signer=None if audit.checkpoint_key_file is None else Signer(audit.checkpoint_key_file, audit.checkpoint_file),
+            signer=None
+            if audit.checkpoint_key_file is None
+            else Signer(audit.checkpoint_key_file, audit.checkpoint_file, audit.checkpoint_command),
             checkpoint_every=audit.checkpoint_every,
             checkpoint_seconds=audit.checkpoint_seconds,
             spool_dir=audit.spool_dir if audit.on_outage == "spool" else None,

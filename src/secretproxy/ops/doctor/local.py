@@ -87,7 +87,7 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
                 "audit.checkpoint_key_file = \"checkpoint.key\", and audit.checkpoint_file on a disk of its own",
             )
         )  # fmt: skip
-    elif settings.audit.checkpoint_file is None:
+    elif settings.audit.checkpoint_file is None and settings.audit.checkpoint_command is None:
         found.append(
             Finding(
                 "checkpoint_file", "info", "audit.checkpoint_file is unset: checkpoints stand only in the database they are to prove",
