@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from secretproxy.detect import arguments
 from secretproxy.detect.arguments import NO_VALUES, UNKNOWN, Argument, Values
-from secretproxy.detect.functions import Function, Operation, overloads
+from secretproxy.detect.functions import Function, Operation, operation_of, overloads
 
 __all__ = ["Call", "Operation", "ResolvedCall"]
 
@@ -42,7 +42,7 @@ class Call:
         if function is None:
             known = overloads(self.name)
             signature = known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}"
-            return ResolvedCall(signature, known[0].operation if known else None, None, None, None, False)
+            return ResolvedCall(signature, operation_of(signature), None, None, None, False)
         owner_known, owner = arguments.as_uuid(self._argument(function, function.owner), values)
         secret = self._argument(function, function.secret)
         names: tuple[str | None, ...] | None

@@ -61,6 +61,13 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("secrets_delete", ("uuid", "text[]"), ("secrets_owned_field", "secret_names"), "delete", 2),
 )
 
+# The original module's helpers that touch a secret. Where owner and name stand, only they themselves know.
+HELPERS: dict[str, Operation] = {
+    "encrypt_field_pgp_get": "read",
+    "encrypt_field_pgp_getter": "read",
+    "encrypt_field_crypt_verify": "verify",
+    "secrets_table_upsert": "write",
+}
 NAMES: frozenset[str] = frozenset(function.name for function in FUNCTIONS)
 
 
@@ -72,4 +79,4 @@ def operation_of(signature: str) -> Operation | None:
     """The operation of a signature such as `encrypted_secrets.secrets_getter(uuid,text,text)`."""
     name = signature.partition("(")[0].rpartition(".")[2]
     known = overloads(name)
-    return known[0].operation if known else None
+    return known[0].operation if known else HELPERS.get(name)

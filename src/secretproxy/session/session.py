@@ -966,6 +966,9 @@ class Session:
         event.operation = operation_of(told.function)
         event.owner_id = told.owner
         event.secret_names = told.names
+        context = found.get(0x57)
+        if context is not None:
+            event.via = testimony.call_path(context.decode(self._codec, "replace"))
         event.encoding = told.encoding if told.encoding in ("pgp", "crypt", "none") else None
         event.role = told.role
         event.accessed_by = told.jwt_user

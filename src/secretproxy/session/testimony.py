@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,3 +115,20 @@ def _names(token: bytes) -> tuple[str | None, ...] | None:
     if token == b"=":
         return ()
     return tuple(None if part == b"~" else "" if part == b"_" else _text(part) for part in token.split(b","))
+
+
+# What the context lines of PL/pgSQL and of SQL functions name (plpgsql_exec_error_callback() of src/pl/plpgsql/src/pl_exec.c,
+# sql_exec_error_callback() of src/backend/executor/functions.c). Lines that quote a statement's text match neither.
+_CALLER = re.compile(
+    r'^PL/pgSQL[ -]\w+ (inline_code_block|[\w$".]{1,200}\([^()"\n]{0,500}\)) |^SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)$',
+    re.MULTILINE,
+)
+_OWN = ("encrypted_secrets.secrets_", "secretproxy.testify(", "secretproxy.own_start(")
+MOST_CALLERS = 20
+
+
+def call_path(context: str) -> tuple[str, ...] | None:
+    """The functions on the way to the call, the outermost first, out of a notice's CONTEXT; its texts of statements are left alone."""
+    names = [found[1] or found[2] for found in _CALLER.finditer(context)]
+    callers = [name for name in names if not name.startswith(_OWN)]
+    return tuple(reversed(callers[:MOST_CALLERS])) or None
