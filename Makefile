@@ -1,6 +1,7 @@
 # demo and test are all that a new machine needs; both make .venv first.
 PY := .venv/bin/python
 ARGS ?=
+JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py) src/secretproxy/session/session.py src/secretproxy/session/statements.py
 
 .PHONY: demo test evasions soak lint bench test-matrix example clean
@@ -8,8 +9,8 @@ COMPILED := $(wildcard src/secretproxy/wire/*.py) src/secretproxy/session/sessio
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
 
-test: .venv/.stamp ## All tests
-	$(PY) -m pytest $(ARGS)
+test: .venv/.stamp ## All tests, JOBS of them at once
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 evasions: .venv/.stamp ## The battery of evasions, as a table by mechanism
 	$(PY) -m pytest -q tests/security/test_evasions.py $(ARGS)

@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -123,10 +124,12 @@ def _has_pgcrypto(directory: Path) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on, below those that outgoing connections are given (net.ipv4.ip_local_port_range)."""
+    while True:
+        port = 15_000 + secrets.randbelow(17_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
