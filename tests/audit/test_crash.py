@@ -21,7 +21,7 @@ from secretproxy.install import install
 from tests.audit.crash_worker import work
 from tests.conftest import Backend
 
-KILLS = int(os.environ.get("TEST_CRASHES", "200"))
+KILLS = int(os.environ.get("TEST_CRASHES", "20"))
 SHUT = "ALTER ROLE crash_journal NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'crash_journal'"
 
 

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -17,7 +18,8 @@ import pytest
 from tests.conftest import Backend, prepare
 from tests.support.proxy import Proxy
 
-from secretproxy.audit.spool import KIND, Spool, read
+from secretproxy.audit.rows import COLUMNS
+from secretproxy.audit.spool import KIND, Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer
 
@@ -206,24 +208,57 @@ def test_kills_of_both_sides_at_random(apart: Apart) -> None:
     apart.sound()
 
 
-def test_a_torn_record_is_not_read_and_another_file_stays(tmp_path: Path) -> None:
-    from datetime import UTC, datetime
+def made_row(instance: uuid.UUID, seq: int) -> tuple[object, ...]:
+    known = {"instance": instance, "seq": seq, "at": datetime.now(UTC), "event": "call", "row_hash": b"\1" * 32}
+    return tuple(known.get(name) for name in COLUMNS)
 
-    from secretproxy.audit.rows import COLUMNS
 
-    instance = uuid.uuid4()
-    row = tuple(
-        {"instance": instance, "seq": 1, "at": datetime.now(UTC), "event": "call", "row_hash": b"\1" * 32}.get(name)
-        for name in COLUMNS
-    )
-    spool = Spool(tmp_path, instance, 1 << 20)
+def rows_of(path: Path) -> list[tuple[object, ...]]:
+    with path.open("rb") as file:
+        return list(read(file))
+
+
+def test_a_torn_record_is_not_read_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    row = made_row(uuid.uuid4(), 1)
+    spool = Spool(tmp_path, uuid.uuid4(), 1 << 20)
     spool.write([row, row])
-    content = spool.path.read_bytes()
-    for cut in range(len(KIND), len(content)):
-        torn = tmp_path / "torn"
+    ((path, size),) = spool.seal()
+    content = path.read_bytes()
+    assert len(content) == size
+    torn = tmp_path / "torn"
+    for cut in range(len(content)):
         torn.write_bytes(content[:cut])
-        with torn.open("rb") as file:
-            assert list(read(file)) == [row] * ((cut - len(KIND)) // ((len(content) - len(KIND)) // 2))
-    (tmp_path / "other").write_bytes(b"something else entirely")
-    with (tmp_path / "other").open("rb") as file, pytest.raises(ValueError, match="not a spool"):
-        list(read(file))
+        assert rows_of(torn) == [row] * max(0, (cut - len(KIND)) // ((len(content) - len(KIND)) // 2))
+    for damaged in (b"something else entirely", content + bytes(64), content[:-1] + b"?"):
+        torn.write_bytes(damaged)
+        with pytest.raises(SpoolDamaged):
+            rows_of(torn)
+
+
+def test_segments_are_sealed_dropped_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instance = uuid.uuid4()
+    spool = Spool(tmp_path, instance, 4096)
+    written = 0
+    with pytest.raises(SpoolFull):  # noqa: PT012 - the write that fails is not known
+        while True:
+            spool.write([made_row(instance, written + 1)])
+            written += 1
+    sealed = spool.seal()
+    assert [row[4] for path, _ in sealed for row in rows_of(path)] == list(range(1, written + 1))
+    assert list(left_behind(tmp_path)) == []  # its writer lives
+    for path, _ in sealed:
+        spool.drop(path)
+    assert list(tmp_path.iterdir()) == []
+    # A disk that fails to sync: what was durable stays, what was not is tried again elsewhere.
+    spool.write([made_row(instance, 1)])
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(OSError):
+        spool.write([made_row(instance, 2)])
+    monkeypatch.undo()
+    spool.write([made_row(instance, 2)])
+    sealed = spool.seal()
+    assert len(sealed) == 2 and [row[4] for path, _ in sealed for row in rows_of(path)] == [1, 2]
+
+
+def fails(descriptor: int) -> None:
+    raise OSError(5, "no")

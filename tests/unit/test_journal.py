@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
+import time
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
 import pytest
 
 from secretproxy.audit import chain
+from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal, LogUnavailable
 from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
 from secretproxy.session.events import Event, Identity
@@ -31,6 +39,10 @@ class Log:
         self.down = False
         self.break_after_commit = False
         self.gate: asyncio.Event | None = None
+        self.encoding = "UTF8"
+        # What was executed beside the rows, and what of it fails.
+        self.beside: list[tuple[str, tuple[object, ...]]] = []
+        self.fails: dict[str, Exception] = {}
 
     async def connect(self) -> Any:
         if self.down:
@@ -49,9 +61,16 @@ class Connection:
     def terminate(self) -> None:
         self.closed = True
 
-    async def execute(self, sql: str) -> None:
+    def get_settings(self) -> Any:
+        return SimpleNamespace(server_encoding=self.log.encoding)
+
+    async def execute(self, sql: str, *values: object) -> None:
         if self.log.down:
             raise ConnectionResetError
+        self.log.beside.append((sql, values))
+        for part, error in self.log.fails.items():
+            if part in sql:
+                raise error
 
     async def prepare(self, sql: str) -> Connection:
         return self
@@ -192,6 +211,115 @@ async def test_close_writes_what_is_left_and_counts_what_it_could_not(log: Log) 
     other = await started(log)
     other.append([attempt()], wait=False)
     assert await other.close(timeout=0.3) == 1
+
+
+async def test_partitions_and_notices_that_fail_do_not_fail_the_log(log: Log) -> None:
+    log.fails = {
+        "access_log_partitions": asyncpg.LockNotAvailableError("x"), "NOTIFY": asyncpg.ProgramLimitExceededError("x"),
+        "checkpoints": asyncpg.InsufficientPrivilegeError("x"),
+    }  # fmt: skip
+    journal = await started(log)
+    assert journal.available
+    for number in range(20):
+        await asyncio.wait_for(journal.keep([attempt(str(number))]), 2)
+        await asyncio.sleep(0.01)
+    assert journal.available and len(log.rows) == 20
+    assert any("NOTIFY" in sql for sql, _ in log.beside)
+    await journal.close()
+
+
+async def test_a_function_that_is_not_installed_is_trouble(log: Log) -> None:
+    log.fails = {"access_log_partitions": asyncpg.UndefinedFunctionError("x")}
+    journal = await started(log)
+    assert not journal.available and "secretproxy install" in str(journal.trouble)
+    await journal.close(0.2)
+
+
+async def test_whoever_follows_is_told_while_writing_never_pauses(log: Log) -> None:
+    journal = await started(log)
+
+    async def write_all_the_time() -> None:
+        while True:
+            await asyncio.gather(*(journal.keep([attempt()]) for _ in range(3)))
+
+    writers = [asyncio.create_task(write_all_the_time()) for _ in range(3)]
+    async with asyncio.timeout(10):
+        while sum("NOTIFY" in sql for sql, _ in log.beside) < 4:
+            await asyncio.sleep(0.01)
+    for writer in writers:
+        writer.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+    await journal.close()
+    assert_chain(log)
+
+
+async def test_a_checkpoint_command_that_hangs_holds_up_nothing(log: Log, tmp_path: Path) -> None:
+    left = tmp_path / "pid"
+    signer = Signer(tmp_path / "key", tmp_path / "file", f"sh -c 'echo $$ > {left}; sleep 60 & wait'")
+    journal = Journal(log.connect, MASK, timeout=0.5, signer=signer, checkpoint_every=1)
+    await journal.start()
+    await journal.keep([attempt()])
+    async with asyncio.timeout(10):
+        while not left.exists():
+            await asyncio.sleep(0.01)
+    began = time.monotonic()
+    for _ in range(50):
+        await journal.keep([attempt()])
+        await asyncio.sleep(0.005)
+    assert time.monotonic() - began < 5 and journal.available
+    assert sum("NOTIFY" in sql for sql, _ in log.beside) > 1
+    began = time.monotonic()
+    await journal.close(1.0)
+    assert time.monotonic() - began < 4
+    os.killpg(int(left.read_text()), signal.SIGKILL)
+    assert len((tmp_path / "file").read_text().splitlines()) >= 1
+
+
+async def test_the_last_checkpoint_is_an_end_where_everything_was_written(log: Log, tmp_path: Path) -> None:
+    kinds = []
+    for left in (False, True):
+        signer = Signer(tmp_path / "key", tmp_path / f"file{left}")
+        journal = Journal(log.connect, MASK, timeout=0.5, signer=signer)
+        await journal.start()
+        await journal.keep([attempt()])
+        if left:
+            log.gate = asyncio.Event()
+            journal.append([attempt()], wait=False)
+        await journal.close(0.5)
+        log.gate = None
+        kinds += [json.loads(line)["kind"] for line in (tmp_path / f"file{left}").read_text().splitlines()]
+    assert kinds == ["end", "checkpoint"]
+
+
+async def test_a_name_that_the_logs_encoding_lacks_does_not_stop_the_log(log: Log) -> None:
+    log.encoding = "LATIN1"
+    mask = NameMask(200, (), b"k" * 32)
+    journal = Journal(log.connect, mask, timeout=0.5)
+    await journal.start()
+    await journal.keep([attempt("Schl\xfcssel \u0416")])
+    assert in_order(log)[0][12] == ["Schl\xfcssel \\u0416"]
+    await journal.close()
+    assert_chain(log)
+
+
+async def test_spooled_events_leave_memory_and_come_back_in_order(log: Log, tmp_path: Path) -> None:
+    journal = Journal(log.connect, MASK, timeout=0.5, spool_dir=tmp_path / "spool")
+    await journal.start()
+    await journal.keep([attempt("before")])
+    log.down = True
+    for number in range(200):
+        await asyncio.wait_for(journal.keep([attempt(str(number))]), 10)
+    assert len(journal._rows) == 0 and journal.backlog == 200
+    more = [journal.keep([attempt(f"more {number}")]) for number in range(50)]
+    log.down = False
+    await asyncio.gather(*more)
+    await asyncio.wait_for(journal.keep([attempt("after")]), 10)
+    assert await journal.close() == 0
+    assert [values[12] for values in in_order(log)] == [
+        [name] for name in ["before", *map(str, range(200)), *(f"more {n}" for n in range(50)), "after"]
+    ]
+    assert_chain(log)
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)

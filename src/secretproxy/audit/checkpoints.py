@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import uuid
@@ -27,12 +28,15 @@ from secretproxy.config import ConfigError
 
 # Seconds that the operator's command may take for a checkpoint.
 COMMAND_TIMEOUT = 10.0
-CHECKPOINT, RETENTION = "checkpoint", "retention"
+CHECKPOINT, END, RETENTION = "checkpoint", "end", "retention"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The row `seq` of `instance` had the hash `row_hash` at the time `at`. Kind `retention`: it and all before it were removed then."""
+    """The row `seq` of `instance` had the hash `row_hash` at the time `at`.
+
+    Kind `end`: the process ended in good order, and that row is its last. Kind `retention`: it and all before it were removed then.
+    """
 
     instance: uuid.UUID
     seq: int
@@ -99,22 +103,34 @@ class Signer:
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Appends to the file, durable when it returns, and hands the line to the command. Blocks. Raises OSError."""
-        if self._command is not None:
+        if self._file is not None:
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
             try:
-                subprocess.run(
-                    self._command, input=checkpoint.line() + "\n", text=True, check=True, timeout=COMMAND_TIMEOUT,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            except subprocess.SubprocessError as error:
-                raise OSError(errno.EIO, f"audit.checkpoint_command: {type(error).__name__}") from None
-        if self._file is None:
-            return
-        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        try:
-            os.write(descriptor, (checkpoint.line() + "\n").encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                os.write(descriptor, (checkpoint.line() + "\n").encode())
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        if self._command is not None:
+            self._hand_over(self._command, checkpoint.line() + "\n")
+
+    @staticmethod
+    def _hand_over(command: list[str], line: str) -> None:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                process.communicate(line, COMMAND_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                # With what it started: a shell's child would go on.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise OSError(errno.ETIMEDOUT, f"no end of audit.checkpoint_command within {COMMAND_TIMEOUT:g} s") from None
+        if process.returncode:
+            raise OSError(errno.EIO, f"audit.checkpoint_command ended with status {process.returncode}")
 
 
 def _load_or_make(path: Path) -> Ed25519PrivateKey:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,23 +21,19 @@ import asyncpg
 import structlog
 
 from secretproxy.audit import chain
+from secretproxy.audit.beside import PARTITIONS, Beside, may_wait
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.rows import CHAINED_AT, INSERT, PREV_HASH, ROW_HASH, NameMask, Row, row
-from secretproxy.audit.spool import Spool, SpoolFull, left_behind, read
+from secretproxy.audit.rows import CHAINED_AT, INSERT, INSTANCE, PREV_HASH, ROW_HASH, SEQ, NameMask, Row, row
+from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
+from secretproxy.audit.trouble import describe
 from secretproxy.session.events import Event
 
 GROUP = 512
-# Events that nobody waits for (outcomes, refusals) and that an outage may leave waiting, before the oldest refusals go.
-KEPT_IN_OUTAGE = 100_000
+# Rows that may wait in memory before refusals are counted only; each takes some 2 KiB. What else an outage leaves waiting is one
+# statement's a session.
+KEPT_IN_OUTAGE = 20_000
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5
-PARTITIONS_EVERY = 6 * 3600.0
-# Whoever follows the log listens here. Told at most every NOTIFY_EVERY seconds: a commit with a NOTIFY costs more than one without.
-CHANNEL = "secretproxy_access_log"
-NOTIFY_EVERY = 0.05
-CHECKPOINT_INSERT = (
-    "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) "
-    "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
-)
+SPOOL_AGAIN = 1.0
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
@@ -83,17 +78,19 @@ class Journal:
         self._closing = False
         self._first_try = asyncio.Event()
         self._dropped = 0
-        self._signer = signer
-        self._checkpoint_every = checkpoint_every
-        self._checkpoint_seconds = checkpoint_seconds
-        self._durable_hash = chain.GENESIS
-        self._checkpointed = 0
-        self._checkpoint_due = time.monotonic() + checkpoint_seconds
-        self._told = 0
-        self._tell_due = 0.0
+        self._beside = Beside(
+            connect,
+            self.instance,
+            timeout=timeout,
+            signer=signer,
+            checkpoint_every=checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds,
+        )
         self._spool = None if spool_dir is None else Spool(spool_dir, self.instance, spool_max_bytes)
+        # Rows that are in the spool and not yet in the log.
         self._spooled = 0
         self._spool_trouble = False
+        self._spool_again = 0.0
         self._spill = asyncio.Event()
         self._spool_lock = asyncio.Lock()
         self._spilling: asyncio.Task[None] | None = None
@@ -114,13 +111,15 @@ class Journal:
 
     @property
     def backlog(self) -> int:
-        return len(self._rows)
+        """Rows that the log does not have yet."""
+        return len(self._rows) + self._spooled
 
     async def start(self) -> None:
         """Starts writing; returns when the first connection has been tried, whatever came of it."""
         self._task = asyncio.create_task(self._run(), name="journal")
         if self._spool is not None:
             self._spilling = asyncio.create_task(self._spill_as_wanted(self._spool), name="spool")
+        self._beside.start()
         await self._first_try.wait()
 
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
@@ -181,100 +180,64 @@ class Journal:
 
     async def _run(self) -> None:
         pause = RETRY_FIRST
-        partitions_due = 0.0
-        while not (self._closing and not self._rows):
+        while not (self._closing and not self._rows and not self._spooled):
             try:
                 if self._connection is None or self._connection.is_closed():
-                    self._connection = await asyncio.wait_for(self._connect(), self._timeout)
-                    self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
-                    await self._replay()
-                    self._up()
+                    await self._open()
                     pause = RETRY_FIRST
-                if time.monotonic() >= partitions_due:
-                    await asyncio.wait_for(self._connection.execute("SELECT secretproxy.access_log_partitions()"), self._timeout)
-                    partitions_due = time.monotonic() + PARTITIONS_EVERY
-                if not self._rows:
-                    await self._wait_for_more()
-                self._more.clear()
-                while self._rows:
+                if self._rows:
                     await self._write_group()
-                    await self._checkpoint()
-                self._empty_spool()
-                await self._tell()
+                    continue
+                self._more.clear()
+                await self._more.wait()
             except asyncio.CancelledError:
                 break
             except Exception as error:
                 self._down(error)
-                await self._disconnect()
+                self._disconnect()
                 if self._closing:
                     break
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.sleep(pause), pause + 1)
+                await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
-        with contextlib.suppress(Exception):
-            await self._checkpoint(last=True)
-            await self._tell(now=True)
-        await self._disconnect()
+        self._disconnect()
 
-    async def _wait_for_more(self) -> None:
-        """Until there are events, or something else is due."""
-        due = []
-        if self._told < self._durable:
-            due.append(self._tell_due)
-        if self._signer is not None and self._checkpointed < self._durable:
-            due.append(self._checkpoint_due)
-        if not due:
-            await self._more.wait()
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._more.wait(), max(0.0, min(due) - time.monotonic()))
-        await self._checkpoint()
-
-    async def _tell(self, *, now: bool = False) -> None:
-        """Wakes whoever follows the log."""
-        moment = time.monotonic()
-        if self._told < self._durable and (now or moment >= self._tell_due):
-            await asyncio.wait_for(self._connection.execute(f"NOTIFY {CHANNEL}"), self._timeout)
-            self._told = self._durable
-            self._tell_due = moment + NOTIFY_EVERY
-
-    async def _checkpoint(self, *, last: bool = False) -> None:
-        """Signs how far the chain is in the log, where that is due."""
-        signer = self._signer
-        if signer is None or self._checkpointed == self._durable:
-            return
-        if not (last or self._durable - self._checkpointed >= self._checkpoint_every or time.monotonic() >= self._checkpoint_due):
-            return
-        made = signer.sign(self.instance, self._durable, self._durable_hash)
+    async def _open(self) -> None:
+        """A connection that takes rows, once what waits in spools is written."""
+        self._connection = await asyncio.wait_for(self._connect(), self._timeout)
+        self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
+        self._mask.stored_in(self._connection.get_settings().server_encoding)
         try:
-            await asyncio.to_thread(signer.keep, made)
-        except OSError as error:
-            log.error("checkpoint not kept", setting="audit.checkpoint_file, audit.checkpoint_command", cause=error.strerror)
-        await asyncio.wait_for(
-            self._connection.execute(
-                CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind
-            ),
-            self._timeout,
-        )
-        self._checkpointed = made.seq
-        self._checkpoint_due = time.monotonic() + self._checkpoint_seconds
+            await asyncio.wait_for(self._connection.execute(PARTITIONS), self._timeout)
+        except asyncpg.PostgresError as error:
+            if not may_wait(error):
+                raise
+            self._beside.partitions_failed()
+        if self._spool is not None:
+            # What must be written meanwhile is spooled: nobody waits for the end of this.
+            self._first_try.set()
+            await self._replay_left(self._spool)
+            await self._replay_own(self._spool)
+        self._up()
 
     async def _write_group(self) -> None:
         group = [self._rows[index] for index in range(min(GROUP, len(self._rows)))]
+        await self._write(group)
+        for _ in group:
+            self._rows.popleft()
+        self.written += len(group)
+        self.groups += 1
+        self._up()
+        last = group[-1]
+        self._beside.wrote(cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
+        self._done(cast(int, last[SEQ]))
+
+    async def _write(self, group: list[Row]) -> None:
         async with asyncio.timeout(self._timeout):
             if len(group) == 1:
                 await self._insert.fetch(*group[0])
             else:
                 # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
                 await self._insert.executemany(group)
-        for _ in group:
-            self._rows.popleft()
-        self.written += len(group)
-        self.groups += 1
-        self._up()
-        self._durable = int(group[-1][4])  # type: ignore[call-overload]
-        self._durable_hash = cast(bytes, group[-1][ROW_HASH])
-        self._done(self._durable)
 
     def _done(self, seq: int) -> None:
         """Everything up to this number is durable, in the log or in the spool."""
@@ -287,67 +250,91 @@ class Journal:
     async def _spill_as_wanted(self, spool: Spool) -> None:
         """While the log takes nothing, what gathers goes into the spool, a group an fsync."""
         while True:
-            await self._spill.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._spill.wait(), SPOOL_AGAIN if self._spool_trouble else None)
             self._spill.clear()
-            if self._trouble is not None:
-                await self._spill_now(spool)
-
-    async def _spill_now(self, spool: Spool) -> None:
-        if not self._rows:
-            return
-        # Numbers follow one another: those that are spooled stand at the front.
-        rows = list(itertools.islice(self._rows, max(0, self._spooled - cast(int, self._rows[0][4]) + 1), None))
-        if not rows:
-            return
-        try:
-            async with self._spool_lock:
-                await asyncio.to_thread(spool.write, rows)
-        except (OSError, SpoolFull) as error:
-            if not self._spool_trouble:
-                setting = "audit.spool_max_bytes" if isinstance(error, SpoolFull) else "audit.spool_dir"
-                log.error("spool cannot be written, secret calls are refused", cause=type(error).__name__, setting=setting)
-            self._spool_trouble = True
-            self._fail_waiting(self._trouble or "spool")
-            return
-        if self._spool_trouble or not self._spooled:
-            log.warning("access log cannot be written, events go into the spool", setting="audit.on_outage")
-        self._spool_trouble = False
-        self._spooled = cast(int, rows[-1][4])
-        self._done(self._spooled)
-        if self._trouble is None:
-            self._empty_spool()
-
-    def _empty_spool(self) -> None:
-        """Called when the log has everything."""
-        if self._spool is not None and self._spooled and not self._rows and not self._spool_lock.locked():
-            self._spool.clear()
-            log.info("spool replayed", up_to=self._spooled)
-            self._spooled = 0
-            self._spool_trouble = False
-
-    async def _replay(self) -> None:
-        """Writes what processes that are gone left in their spools; the unique key keeps out what the log has already."""
-        if self._spool is None:
-            return
-        for path, file in left_behind(self._spool.directory):
-            if path == self._spool.path:
-                continue
-            count = 0
-            group: list[Row] = []
             try:
-                for row_left in read(file):
-                    group.append(row_left)
-                    count += 1
-                    if len(group) == GROUP:
-                        await asyncio.wait_for(self._insert.executemany(group), self._timeout)
-                        group = []
-                if group:
-                    await asyncio.wait_for(self._insert.executemany(group), self._timeout)
-            except ValueError:
-                log.error("a file in audit.spool_dir is no spool, it stays there", file=path.name)
-                continue
-            path.unlink(missing_ok=True)
-            log.info("spool of a process that is gone replayed", file=path.name, events=count)
+                await self._spill_now(spool)
+            except Exception as error:
+                self._spool_failed(error)
+
+    async def _spill_now(self, spool: Spool, *, closing: bool = False) -> None:
+        async with self._spool_lock:
+            if not self._rows or (self._trouble is None and not closing) or time.monotonic() < self._spool_again:
+                return
+            rows = list(self._rows)
+            try:
+                await asyncio.to_thread(spool.write, rows)
+            except (OSError, SpoolFull) as error:
+                self._spool_failed(error)
+                return
+            # While there is trouble nothing else takes rows off the front.
+            for _ in rows:
+                self._rows.popleft()
+            if self._spool_trouble or not self._spooled:
+                log.warning("access log cannot be written, events go into the spool", setting="audit.on_outage")
+            self._spool_trouble = False
+            self._spooled += len(rows)
+            self._done(cast(int, rows[-1][SEQ]))
+
+    def _spool_failed(self, error: Exception) -> None:
+        # A full spool stays full until it is replayed; what else is the matter may pass.
+        full = isinstance(error, SpoolFull)
+        self._spool_again = float("inf") if full else time.monotonic() + SPOOL_AGAIN
+        if not self._spool_trouble:
+            setting = "audit.spool_max_bytes" if full else "audit.spool_dir"
+            log.error("spool cannot be written, secret calls are refused", cause=type(error).__name__, setting=setting)
+        self._spool_trouble = True
+        self._fail_waiting(self._trouble or "spool")
+
+    async def _replay_own(self, spool: Spool) -> None:
+        """Writes what this process spooled; when the last of it is in the log, the log takes events again."""
+        while True:
+            async with self._spool_lock:
+                sealed = spool.seal()
+                if not sealed:
+                    if self._spooled or self._spool_trouble:
+                        log.info("spool replayed")
+                    self._spooled, self._spool_trouble, self._spool_again = 0, False, 0.0
+                    self._up()
+                    return
+            for path, size in sealed:
+                with path.open("rb") as file:
+                    last = await self._replay(read(file, size))
+                if last is not None:
+                    self._beside.wrote(cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
+                spool.drop(path)
+
+    async def _replay_left(self, spool: Spool) -> None:
+        """Writes what processes that are gone left in their spools."""
+        for segments in left_behind(spool.directory):
+            last = None
+            for path, file in segments:
+                try:
+                    last = await self._replay(read(file)) or last
+                except (SpoolDamaged, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+                    kept = path.with_suffix(".damaged")
+                    path.rename(kept)
+                    cause = str(error) if isinstance(error, SpoolDamaged) else describe(error)
+                    log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=cause)
+                    continue
+                path.unlink(missing_ok=True)
+                log.info("spool of a process that is gone replayed", file=path.name)
+            if last is not None:
+                self._beside.replayed(cast(uuid.UUID, last[INSTANCE]), cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
+
+    async def _replay(self, rows: Iterator[Row]) -> Row | None:
+        """Writes spooled rows and gives the last; the unique key keeps out what the log has already."""
+        last = None
+        group: list[Row] = []
+        for last in rows:
+            group.append(last)
+            if len(group) == GROUP:
+                await self._write(group)
+                group = []
+        if group:
+            await self._write(group)
+        return last
 
     def _up(self) -> None:
         if self._trouble is not None:
@@ -381,7 +368,7 @@ class Journal:
                 future.set_exception(LogUnavailable(trouble))
         self._waiting = still
 
-    async def _disconnect(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection, self._insert = self._connection, None, None
         if connection is not None and not connection.is_closed():
             connection.terminate()
@@ -397,42 +384,12 @@ class Journal:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if self._spilling is not None and self._spool is not None:
-            self._spilling.cancel()
+            async with self._spool_lock:
+                # No thread is writing now.
+                self._spilling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._spilling
-            if self._rows:
-                await self._spill_now(self._spool)
-            else:
-                self._empty_spool()
-        return sum(cast(int, row[4]) > self._spooled for row in self._rows)
-
-
-def describe(error: BaseException) -> str:
-    """What went wrong, without quoting a server's message: those of a failed INSERT can show the row."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = getattr(error, "sqlstate", None) or "?"
-        return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time (audit.timeout)"
-    if isinstance(error, OSError):
-        return f"connection failed ({type(error).__name__})"
-    if isinstance(error, asyncpg.InterfaceError):
-        return "connection lost"
-    return type(error).__name__
-
-
-_MEANINGS = {
-    "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
-    "42P01": "the database has no table secretproxy.access_log: run `secretproxy install` there",
-    "42883": "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
-    "22023": "the server has no role secretproxy_writer: run `secretproxy install` there",
-    "42704": "the server has no role secretproxy_writer: run `secretproxy install` there",
-    "42501": "the login may not write the log: make it a member of secretproxy_writer",
-    "3D000": "there is no such database",
-    "28P01": "password authentication failed",
-    "28000": "the server does not let this login in",
-    "25006": "the database is read-only",
-    "53100": "disk full",
-    "53300": "too many connections",
-    "57P03": "the server is starting up or shutting down",
-}
+            self._spool_again = 0.0
+            await self._spill_now(self._spool, closing=True)
+        await self._beside.close(timeout, ended=not self.backlog)
+        return len(self._rows)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from secretproxy.audit.beside import CHECKPOINT_INSERT
 from secretproxy.audit.checkpoints import RETENTION, Signer
-from secretproxy.audit.journal import CHECKPOINT_INSERT
 
 _OLD = r"""
 SELECT c.oid::regclass::text AS partition, (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS upto

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.journal import CHANNEL
+from secretproxy.audit.beside import CHANNEL
 from secretproxy.audit.rows import COLUMNS
 from secretproxy.config import ConfigError
 

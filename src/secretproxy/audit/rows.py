@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
+from secretproxy.session.encodings import codec
 from secretproxy.session.events import Event
 
 COLUMNS = (
@@ -23,8 +24,12 @@ INSERT = (
 # What a chain covers, in the order of its lines: all but the two hashes.
 CHAINED = ("instance", "seq", *(name for name in COLUMNS if name not in ("instance", "seq", "prev_hash", "row_hash")))
 CHAINED_AT = tuple(COLUMNS.index(name) for name in CHAINED)
+INSTANCE, SEQ = COLUMNS.index("instance"), COLUMNS.index("seq")
 PREV_HASH = COLUMNS.index("prev_hash")
 ROW_HASH = COLUMNS.index("row_hash")
+
+# Encodings that PostgreSQL and Python map alike, character by character.
+_ONE_BYTE = frozenset({"LATIN1", "LATIN2", "LATIN3", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"})
 
 Row = tuple[object, ...]
 
@@ -39,6 +44,11 @@ class NameMask:
         self._max_name = max_name
         self._pattern = re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
         self._key = hmac.digest(key, b"secretproxy name mask", "sha256")
+        self._codec: str | None = None
+
+    def stored_in(self, encoding: str) -> None:
+        """The encoding of the log's database: what it has no character for is written as an escape."""
+        self._codec = None if encoding in ("UTF8", "SQL_ASCII") else codec(encoding) if encoding in _ONE_BYTE else "ascii"
 
     def __repr__(self) -> str:
         return f"NameMask(max_name={self._max_name})"
@@ -49,7 +59,8 @@ class NameMask:
         # NUL cannot be stored, and neither can half a surrogate pair.
         clean = name.encode("utf-8", "replace").replace(b"\0", b"?")
         if len(clean) <= self._max_name and not (self._pattern and self._pattern.search(name)):
-            return clean.decode()
+            text = clean.decode()
+            return text if self._codec is None else text.encode(self._codec, "backslashreplace").decode(self._codec)
         return f"masked:{hmac.new(self._key, clean, hashlib.sha256).hexdigest()[:32]}"
 
 

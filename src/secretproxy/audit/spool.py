@@ -1,13 +1,15 @@
-"""The spool: a local file that takes the events of an instance while the access log cannot, for audit.on_outage = "spool".
+"""The spool: local files that take the events of an instance while the access log cannot, for audit.on_outage = "spool".
 
-A file `<instance>.spool` is a line of its kind and then records: length and CRC-32 of the payload (four bytes each, big-endian), and the row's
-columns in JSON. A record counts once it is fsynced; a torn one at the end was never relied on. The writer holds a lock on its file, so that another
-process knows which files were left behind by one that is gone; those are replayed and removed. Rows keep their instance and number: the log's
-unique key keeps each single, however often it is replayed. Blocking: the journal calls it in a thread.
+A segment `<instance>.<number>.spool` is a line of its kind and then records: length and CRC-32 of the payload (four bytes each, big-endian), and the
+row's columns in JSON. A record counts once it is fsynced; a torn one at the end was never relied on. A segment that could not be written is given
+up for a new one, and is cut back to what was durable. The writer holds a lock on its segments, so that another process knows which were left behind
+by one that is gone; those are replayed and removed. Rows keep their instance and number: the log's unique key keeps each single, however often it
+is replayed. Blocking: the journal calls it in a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import json
@@ -24,6 +26,7 @@ from secretproxy.audit.rows import COLUMNS, Row
 
 KIND = b"secretproxy spool 1\n"
 SUFFIX = ".spool"
+SEGMENT = 16 * 1024 * 1024
 _HEAD = struct.Struct("!II")
 _UUIDS = frozenset({"id", "instance", "session_id", "owner_id", "accessed_by"})
 _BYTES = frozenset({"prev_hash", "row_hash"})
@@ -33,54 +36,94 @@ class SpoolFull(Exception):  # noqa: N818 - says what is the matter
     """audit.spool_max_bytes is reached."""
 
 
+class SpoolDamaged(ValueError):  # noqa: N818 - says what is the matter
+    """A segment holds something else than records, and not just a torn one at its end."""
+
+
 class Spool:
-    """The file of one instance."""
+    """The segments of one instance."""
 
     def __init__(self, directory: Path, instance: uuid.UUID, max_bytes: int) -> None:
         self.directory = directory
-        self.path = directory / f"{instance}{SUFFIX}"
+        self._instance = instance
         self._max_bytes = max_bytes
-        self._descriptor: int | None = None
+        self._number = 0
         self._size = 0
+        # Path, descriptor and bytes of each; the last one is written to where `_open` says so.
+        self._segments: list[tuple[Path, int, int]] = []
+        self._open = False
 
     def write(self, rows: Sequence[Row]) -> None:
         """Appends rows, durable when it returns. Raises SpoolFull, OSError; then none of them counts."""
         data = b"".join(map(_record, rows))
-        if self._descriptor is None:
-            self._open()
-        descriptor = self._descriptor
-        assert descriptor is not None
         if self._size + len(data) > self._max_bytes:
             raise SpoolFull("audit.spool_max_bytes")
+        if not self._open or self._segments[-1][2] >= SEGMENT:
+            self._begin()
+        path, descriptor, size = self._segments[-1]
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            _write(descriptor, data)
+        except OSError:
+            self._cut_back(descriptor, size)
+            raise
+        try:
             os.fsync(descriptor)
         except OSError:
-            os.ftruncate(descriptor, self._size)
+            # What an fsync that failed left on the disk is not known: nothing more goes into this file.
+            self._open = False
+            self._cut_back(descriptor, size)
+            if size == len(KIND):
+                self.drop(path)
             raise
+        self._segments[-1] = path, descriptor, size + len(data)
         self._size += len(data)
 
-    def _open(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def _cut_back(self, descriptor: int, size: int) -> None:
         try:
+            os.ftruncate(descriptor, size)
+        except OSError:
+            self._open = False
+
+    def _begin(self) -> None:
+        self._open = False
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.directory / f"{self._instance}.{self._number:08}{SUFFIX}"
+        fresh = path.with_suffix(".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            # Locked before it has the name by which others look for it.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(descriptor, KIND)
+            _write(descriptor, KIND)
             os.fsync(descriptor)
+            fresh.rename(path)
             _sync_directory(self.directory)
         except OSError:
             os.close(descriptor)
             raise
-        self._descriptor, self._size = descriptor, len(KIND)
+        self._number += 1
+        self._segments.append((path, descriptor, len(KIND)))
+        self._open = True
 
-    def clear(self) -> None:
-        """The log has everything: the file goes away."""
-        if self._descriptor is not None:
-            self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor, self._size = None, 0
+    def seal(self) -> list[tuple[Path, int]]:
+        """The segments with all that was written so far, and their bytes; what comes next goes into others."""
+        self._open = False
+        return [(path, size) for path, _, size in self._segments]
+
+    def drop(self, path: Path) -> None:
+        """The log has what is in a sealed segment: it goes away."""
+        for place, (known, descriptor, size) in enumerate(self._segments):
+            if known == path:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                self._size -= size - len(KIND)
+                del self._segments[place]
+                return
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _record(row: Row) -> bytes:
@@ -99,20 +142,22 @@ def _plain(value: object) -> Any:
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)
 
 
-def read(file: BinaryIO) -> Iterator[Row]:
-    """The rows of a spool up to its end or to a torn record. Raises ValueError where the file is no spool."""
-    if file.read(len(KIND)) != KIND:
-        if file.tell() < len(KIND):
+def read(file: BinaryIO, most: int | None = None) -> Iterator[Row]:
+    """The rows of a segment up to `most` bytes, its end, or a torn record there. Raises SpoolDamaged."""
+    kind = file.read(len(KIND))
+    if kind != KIND:
+        if KIND.startswith(kind):
             return
-        raise ValueError("not a spool of secretproxy")
-    while True:
-        head = file.read(_HEAD.size)
+        raise SpoolDamaged("not a spool of secretproxy")
+    while (most is None or file.tell() < most) and (head := file.read(_HEAD.size)):
         if len(head) < _HEAD.size:
             return
         length, checksum = _HEAD.unpack(head)
         payload = file.read(length)
-        if len(payload) < length or zlib.crc32(payload) != checksum:
+        if len(payload) < length:
             return
+        if not length or zlib.crc32(payload) != checksum:
+            raise SpoolDamaged(f"a damaged record before byte {file.tell()}")
         columns = json.loads(payload)
         yield tuple(_value(name, columns.get(name)) for name in COLUMNS)
 
@@ -131,19 +176,28 @@ def _value(name: str, value: Any) -> Any:
     return value
 
 
-def left_behind(directory: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Files whose writers are gone, each locked for as long as the caller is at it."""
-    for path in sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []:
-        try:
-            file = path.open("rb")
-        except OSError:
-            continue
-        with file:
+def segments(directory: Path) -> list[Path]:
+    """Every segment there, those of an instance in their order."""
+    return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
+
+
+def left_behind(directory: Path) -> Iterator[list[tuple[Path, BinaryIO]]]:
+    """The segments of each instance whose writer is gone, in their order, locked for as long as the caller is at them."""
+    instances: dict[str, list[Path]] = {}
+    for path in segments(directory):
+        instances.setdefault(path.name.partition(".")[0], []).append(path)
+    for paths in instances.values():
+        with contextlib.ExitStack() as held:
+            found: list[tuple[Path, BinaryIO]] = []
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for path in paths:
+                    file = held.enter_context(path.open("rb"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    found.append((path, file))
             except OSError:
+                # Its writer lives, or another process is at it.
                 continue
-            yield path, file
+            yield found
 
 
 def _sync_directory(directory: Path) -> None:

@@ -59,7 +59,7 @@ async def _backend(settings: Settings) -> str | None:
 
 
 async def _log(settings: Settings, keys: dict[int, bytes]) -> str | None:
-    from secretproxy.audit.journal import describe
+    from secretproxy.audit.trouble import describe
     from secretproxy.proxy.server import connect_log
 
     try:

@@ -76,7 +76,7 @@ CREATE OR REPLACE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.ac
 CREATE OR REPLACE FUNCTION secretproxy.access_log_partitions(months_ahead int DEFAULT 2) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '10s'
+SET lock_timeout = '500ms'
 SET client_min_messages = warning
 AS $body$
 DECLARE

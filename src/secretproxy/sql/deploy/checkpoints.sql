@@ -12,11 +12,13 @@ CREATE TABLE IF NOT EXISTS secretproxy.checkpoints (
     row_hash bytea NOT NULL,
     at timestamptz NOT NULL,
     signature bytea NOT NULL,
-    kind text NOT NULL DEFAULT 'checkpoint' CHECK (kind IN ('checkpoint', 'retention')),
+    kind text NOT NULL DEFAULT 'checkpoint',
     UNIQUE (instance, seq, at)
 );
 ALTER TABLE secretproxy.checkpoints OWNER TO secretproxy_owner;
-COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519. Kind retention: it and all before it were removed then';
+ALTER TABLE secretproxy.checkpoints DROP CONSTRAINT IF EXISTS checkpoints_kind_check;
+ALTER TABLE secretproxy.checkpoints ADD CONSTRAINT checkpoints_kind_check CHECK (kind IN ('checkpoint', 'end', 'retention'));
+COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519. Kind end: the process ended with that row; kind retention: it and all before it were removed then';
 REVOKE ALL ON secretproxy.checkpoints FROM PUBLIC;
 GRANT INSERT ON secretproxy.checkpoints TO secretproxy_writer;
 GRANT SELECT ON secretproxy.checkpoints TO secretproxy_auditor;

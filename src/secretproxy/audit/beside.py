@@ -1,0 +1,221 @@
+"""What goes on beside the journal, on a connection of its own, so that none of it can slow a write of the log or fail it.
+
+Partitions made ahead, whoever follows the log told, checkpoints signed. All of it may fail for a time: it is said once and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import structlog
+
+from secretproxy.audit import chain
+from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
+from secretproxy.audit.trouble import describe
+
+PARTITIONS = "SELECT secretproxy.access_log_partitions()"
+PARTITIONS_EVERY, PARTITIONS_AGAIN = 6 * 3600.0, 60.0
+# Whoever follows the log listens here; the payload is the instance that wrote. Told at most every NOTIFY_EVERY seconds.
+CHANNEL = "secretproxy_access_log"
+NOTIFY_EVERY = 0.03
+# A notice needs no disk, and does not wait long behind those of others.
+_NOTIFY = "SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '1s'; NOTIFY {channel}, '{instance}'"
+CHECKPOINT_INSERT = (
+    "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) "
+    "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
+)
+AGAIN = 1.0
+log: Any = structlog.get_logger("secretproxy.journal")
+
+
+class Beside:
+    """Told by the journal how far the log is; never waited for by it, but at its end."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        instance: uuid.UUID,
+        *,
+        timeout: float,
+        signer: Signer | None,
+        checkpoint_every: int,
+        checkpoint_seconds: float,
+    ) -> None:
+        self._connect = connect
+        self._instance = instance
+        self._timeout = timeout
+        self._signer = signer
+        self._every = checkpoint_every
+        self._seconds = checkpoint_seconds
+        self._connection: Any = None
+        self._trouble: str | None = None
+        self._news = asyncio.Event()
+        self._seq = 0
+        self._hash = chain.GENESIS
+        self._told = 0
+        self._tell_due = 0.0
+        self._signed = 0
+        self._sign_due = time.monotonic() + checkpoint_seconds
+        self._partitions_due = time.monotonic() + PARTITIONS_EVERY
+        self._to_keep: deque[Checkpoint] = deque()
+        self._keeping: asyncio.Task[None] | None = None
+        self._closing = False
+        self._again = asyncio.Event()
+        # Of instances that are gone: the last row that was replayed for them.
+        self._replayed: list[tuple[uuid.UUID, int, bytes]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="beside the journal")
+
+    def wrote(self, seq: int, row_hash: bytes) -> None:
+        """The log has everything up to this row."""
+        self._seq, self._hash = seq, row_hash
+        self._news.set()
+
+    def replayed(self, instance: uuid.UUID, seq: int, row_hash: bytes) -> None:
+        """The log has a row that another instance left in its spool."""
+        self._replayed.append((instance, seq, row_hash))
+        self._news.set()
+
+    def partitions_failed(self) -> None:
+        self._partitions_due = time.monotonic() + PARTITIONS_AGAIN
+
+    async def close(self, timeout: float, *, ended: bool) -> None:
+        """Signs how far the chain is, as its end where it has `ended`, and tells of it, as long as that takes no more than `timeout`."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._news.set()
+        self._again.set()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._task)
+                if self._told < self._seq or self._replayed or (self._signer is not None and self._seq):
+                    await self._connected()
+                    self._tell_due = 0.0
+                    await self._tell()
+                    await self._sign_replayed()
+                    if self._signer is not None and self._seq:
+                        await self._sign(self._signer, END if ended else CHECKPOINT)
+                if self._keeping is not None:
+                    await asyncio.shield(self._keeping)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._disconnect()
+
+    async def _run(self) -> None:
+        while await self._something_is_due():
+            try:
+                await self._connected()
+                await self._tell()
+                await self._sign_replayed()
+                await self._sign_as_due()
+                await self._make_partitions()
+                if self._trouble is not None:
+                    self._trouble = None
+                    log.info("checkpoints, partitions and notices of the log go on")
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                trouble = describe(error)
+                if trouble != self._trouble:
+                    log.error(
+                        "checkpoints, partitions and notices of the log wait, the log goes on", cause=trouble, setting="audit.dsn"
+                    )
+                self._trouble = trouble
+                self._disconnect()
+                self._again.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), AGAIN)
+
+    async def _something_is_due(self) -> bool:
+        """Waits for it; False at the end."""
+        while not self._closing:
+            self._news.clear()
+            due = [self._partitions_due]
+            if self._told < self._seq:
+                due.append(self._tell_due)
+            if self._replayed:
+                due.append(0.0)
+            if self._signer is not None and self._signed < self._seq and not self._to_keep:
+                due.append(0.0 if self._seq - self._signed >= self._every else self._sign_due)
+            left = min(due) - time.monotonic()
+            if left <= 0:
+                return True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left)
+        return False
+
+    async def _connected(self) -> None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncio.wait_for(self._connect(), self._timeout)
+
+    async def _execute(self, sql: str, *values: object) -> None:
+        await asyncio.wait_for(self._connection.execute(sql, *values), self._timeout)
+
+    async def _tell(self) -> None:
+        moment = time.monotonic()
+        if self._told < self._seq and moment >= self._tell_due:
+            seq = self._seq
+            await self._execute(_NOTIFY.format(channel=CHANNEL, instance=self._instance))
+            self._told, self._tell_due = seq, moment + NOTIFY_EVERY
+
+    async def _make_partitions(self) -> None:
+        if time.monotonic() >= self._partitions_due:
+            self.partitions_failed()
+            await self._execute(PARTITIONS)
+            self._partitions_due = time.monotonic() + PARTITIONS_EVERY
+
+    async def _sign_replayed(self) -> None:
+        while self._replayed:
+            instance, seq, row_hash = self._replayed[0]
+            await self._execute(_NOTIFY.format(channel=CHANNEL, instance=instance))
+            if self._signer is not None:
+                await self._keep(self._signer, self._signer.sign(instance, seq, row_hash))
+            del self._replayed[0]
+
+    async def _sign_as_due(self) -> None:
+        if self._signer is None or self._signed >= self._seq or self._to_keep:
+            return
+        if self._seq - self._signed >= self._every or time.monotonic() >= self._sign_due:
+            await self._sign(self._signer, CHECKPOINT)
+
+    async def _sign(self, signer: Signer, kind: str) -> None:
+        await self._keep(signer, signer.sign(self._instance, self._seq, self._hash, kind))
+        self._signed = self._seq
+        self._sign_due = time.monotonic() + self._seconds
+
+    async def _keep(self, signer: Signer, made: Checkpoint) -> None:
+        """In the log; elsewhere by a task of its own: a command that hangs holds up the next checkpoint and nothing else."""
+        await self._execute(CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind)
+        self._to_keep.append(made)
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.create_task(self._keep_elsewhere(signer), name="checkpoints")
+
+    async def _keep_elsewhere(self, signer: Signer) -> None:
+        while self._to_keep:
+            try:
+                await asyncio.to_thread(signer.keep, self._to_keep[0])
+            except OSError as error:
+                log.error("checkpoint not kept", setting="audit.checkpoint_file, audit.checkpoint_command", cause=error.strerror)
+            self._to_keep.popleft()
+        self._news.set()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            connection.terminate()
+
+
+def may_wait(error: asyncpg.PostgresError) -> bool:
+    """Whether partitions that could not be made are no reason to keep the log waiting: somebody reads it and holds a lock."""
+    return error.sqlstate in ("55P03", "57014", "40P01")

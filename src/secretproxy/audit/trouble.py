@@ -1,0 +1,36 @@
+"""What is wrong with the log, in words that quote no server's message: those of a failed INSERT can show the row."""
+
+from __future__ import annotations
+
+import asyncpg
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, by its SQLSTATE or class."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = getattr(error, "sqlstate", None) or "?"
+        return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time (audit.timeout)"
+    if isinstance(error, OSError):
+        return f"connection failed ({type(error).__name__})"
+    if isinstance(error, asyncpg.InterfaceError):
+        return "connection lost"
+    return type(error).__name__
+
+
+_MEANINGS = {
+    "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
+    "42P01": "the database has no table secretproxy.access_log: run `secretproxy install` there",
+    "42883": "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
+    "22023": "the server has no role secretproxy_writer: run `secretproxy install` there",
+    "42704": "the server has no role secretproxy_writer: run `secretproxy install` there",
+    "42501": "the login may not write the log: make it a member of secretproxy_writer",
+    "3D000": "there is no such database",
+    "28P01": "password authentication failed",
+    "28000": "the server does not let this login in",
+    "25006": "the database is read-only",
+    "53100": "disk full",
+    "53300": "too many connections",
+    "57P03": "the server is starting up or shutting down",
+}
