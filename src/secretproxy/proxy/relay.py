@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,12 +19,14 @@ import structlog
 
 from secretproxy.audit.journal import LogUnavailable
 from secretproxy.proxy import tls
+from secretproxy.proxy.aftermath import Aftermath, send_cancel
 from secretproxy.proxy.backend import BackendUnreachable, connect
 from secretproxy.session.session import Session, Step, new_identity
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
+    from secretproxy.config import Host
     from secretproxy.proxy.server import Server
 
 log: Any = structlog.get_logger("secretproxy.session")
@@ -68,6 +71,12 @@ class Side(asyncio.Protocol):
                 # TLS has no half-closed connection that all would understand.
                 self.transport.close()
 
+    def leave(self) -> None:
+        """Nothing more will be written, and what the other side still says is read: where that can be told it, it is."""
+        if self.transport is not None and self.transport.can_write_eof():
+            self.write_eof()
+        self.said_eof = True
+
     def set_busy(self, busy: bool) -> None:
         self.busy = busy
         self._read_or_not()
@@ -103,7 +112,12 @@ class BackendSide(Side):
 
     def __init__(self, client: ClientSide) -> None:
         super().__init__()
-        self.client = client
+        self.client: ClientSide | Aftermath = client
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left of it to be read."""
+        return self.ended and not self.backlog
 
     def data_received(self, data: bytes) -> None:
         self.client.from_backend(data)
@@ -136,6 +150,8 @@ class ClientSide(Side):
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._host: Host | None = None
+        self._aftermath: Aftermath | None = None
         self._over = False
         self._logged_in = False
         self._tls = False
@@ -169,7 +185,7 @@ class ClientSide(Side):
         buffer = self._startup
         try:
             if buffer[0] == tls.CLIENT_HELLO and not self._tls and not self._asked_tls and self.server.tls is not None:
-                self._task = self.server.spawn(self._secure(bytes(buffer)))
+                self._task = self.server.spawn(self._attend(self._secure(bytes(buffer))))
                 buffer.clear()
                 return
             while len(buffer) >= 4:
@@ -183,7 +199,7 @@ class ClientSide(Side):
                     if buffer:
                         # Nobody may slip in bytes that would be taken for encrypted ones later (CVE-2021-23214).
                         raise ProtocolViolation("received unencrypted data after SSL request")
-                    self._task = self.server.spawn(self._secure(None))
+                    self._task = self.server.spawn(self._attend(self._secure(None)))
                     return
                 if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
                     self.write(b"N")
@@ -194,12 +210,22 @@ class ClientSide(Side):
                     return
                 self.set_busy(True)
                 if startup.code == messages.CANCEL_REQUEST:
-                    self._task = self.server.spawn(self._cancel(packet))
+                    self._task = self.server.spawn(self._attend(self._cancel(packet)))
                 else:
-                    self._task = self.server.spawn(self._begin(packet, startup))
+                    self._task = self.server.spawn(self._attend(self._begin(packet, startup)))
                 return
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
+
+    async def _attend(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does a part of the session's work that waits; where it breaks off, the session ends."""
+        try:
+            await work
+        except Exception as error:
+            self.broken(error)
+        except BaseException:
+            self.fail("57P01", "terminating connection: the proxy is shutting down")
+            raise
 
     async def _secure(self, begun: bytes | None) -> None:
         """The TLS handshake: after an SSLRequest (None), or with the beginning of a ClientHello that came unasked."""
@@ -238,14 +264,7 @@ class ClientSide(Side):
 
     async def _cancel(self, packet: bytes) -> None:
         """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
-        settings = self.server.settings.backend
-        try:
-            protocol, _ = await connect(_Cancel, settings.addresses, settings.connect_timeout, self.server.backend_tls)
-            protocol.transport.write(packet)
-            async with asyncio.timeout(settings.connect_timeout):
-                await protocol.closed
-        except (BackendUnreachable, TimeoutError):
-            log.warning("cancel request did not reach the backend", setting="backend.hosts")
+        await send_cancel(packet, self.server.settings.backend.addresses, self)
         self._finish()
 
     async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
@@ -274,6 +293,7 @@ class ClientSide(Side):
         identity = replace(identity, client_addr=address, client_port=port, tls=self._tls)
         self.session = Session(identity, server.keys, server.detector, server.limits, parameters.get("replication"))
         self.backend = backend
+        self._host = host
         log.debug("session begins", session=str(identity.session_id), backend=str(host))
         backend.write(packet)
         self.set_busy(False)
@@ -305,17 +325,18 @@ class ClientSide(Side):
             return
         try:
             out = session.from_client(data)
+            if type(out) is bytes:
+                if out:
+                    backend.write(out)
+                elif not self._logged_in and session.waiting_bytes > _EARLY_MOST:
+                    self.set_busy(True)
+            else:
+                assert isinstance(out, Step)
+                self._carry_out_client(session, backend, out)
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
-            return
-        if type(out) is bytes:
-            if out:
-                backend.write(out)
-            elif not self._logged_in and session.waiting_bytes > _EARLY_MOST:
-                self.set_busy(True)
-        else:
-            assert isinstance(out, Step)
-            self._carry_out_client(session, backend, out)
+        except Exception as error:
+            self.broken(error)
 
     def _carry_out_client(self, session: Session, backend: BackendSide, step: Step) -> None:
         backend.write(step.forward)
@@ -325,7 +346,7 @@ class ClientSide(Side):
             self.server.journal.append(step.record, wait=False)
         if step.parse is not None:
             self.set_busy(True)
-            self.server.spawn(self._parse(session, *step.parse))
+            self.server.spawn(self._attend(self._parse(session, *step.parse)))
 
     def _commit_attempts(self, session: Session, backend: BackendSide, step: Step) -> None:
         self.server.metrics.attempts.inc(len(step.commit))
@@ -338,11 +359,16 @@ class ClientSide(Side):
         self.set_busy(True)
 
         def committed(done: asyncio.Future[None]) -> None:
-            if done.cancelled() or done.exception() is not None:
-                self._refuse(session, backend, step, taken=True)
-            else:
-                backend.write(b"".join(held.data for held in step.held))
-            self._client_goes_on()
+            if self._over:
+                return
+            try:
+                if done.cancelled() or done.exception() is not None:
+                    self._refuse(session, backend, step, taken=True)
+                else:
+                    backend.write(b"".join(held.data for held in step.held))
+                self._client_goes_on()
+            except Exception as error:
+                self.broken(error)
 
         future.add_done_callback(committed)
 
@@ -390,16 +416,19 @@ class ClientSide(Side):
             return
         try:
             out = session.from_backend(data)
+            if type(out) is bytes:
+                if out:
+                    self.write(out)
+            else:
+                assert isinstance(out, Step)
+                self._carry_out_backend(session, backend, out)
         except ProtocolViolation as error:
             log.error("the backend does not speak PostgreSQL's protocol", cause=str(error), setting="backend.hosts")
-            self.fail("08P01", "the backend does not speak PostgreSQL's protocol (backend.hosts)")
+            self.fail("08P01", "the backend does not speak PostgreSQL's protocol (backend.hosts)", backend_lost=True)
             return
-        if type(out) is bytes:
-            if out:
-                self.write(out)
-        else:
-            assert isinstance(out, Step)
-            self._carry_out_backend(session, backend, out)
+        except Exception as error:
+            self.broken(error)
+            return
         if self.server.draining and session.idle and not self.busy and not backend.busy:
             self.dismiss()
 
@@ -431,7 +460,7 @@ class ClientSide(Side):
             return
         self.write(b"".join(held.data for held in step.held))
         backend.set_busy(False)
-        while backend.backlog and not backend.busy:
+        while backend.backlog and not backend.busy and not self._over:
             self.from_backend(backend.backlog.popleft())
         if backend.ended and not backend.busy:
             self.backend_ended()
@@ -442,7 +471,7 @@ class ClientSide(Side):
             self.fail("58030", _LOG_LOST, hint=_LOG_LOST_HINT)
 
     def pause_writing(self) -> None:
-        if self.backend is not None:
+        if self.backend is not None and not self._over:
             self.backend.set_peer_full(True)
 
     def resume_writing(self) -> None:
@@ -460,37 +489,73 @@ class ClientSide(Side):
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def fail(self, sqlstate: str, text: str, hint: str | None = None) -> None:
-        """Ends the session with a FATAL error to the client; the backend's connection goes with it."""
+    def fail(self, sqlstate: str, text: str, hint: str | None = None, *, backend_lost: bool = False) -> None:
+        """Ends the session with a FATAL error to the client; the backend rolls back and ends. `backend_lost`: it is beyond reading."""
         if self._over:
             return
-        self.write(messages.error_response("FATAL", sqlstate, text, hint=hint))
-        if self.backend is not None:
+        self._say(messages.error_response("FATAL", sqlstate, text, hint=hint))
+        if backend_lost and self.backend is not None:
+            self.backend.ended = True
+            self.backend.backlog.clear()
             self.backend.abort()
-        self._finish()
+        self._finish(stop=True)
+
+    def _say(self, last_word: bytes) -> None:
+        """The session's last message, where the client is not in the middle of another one."""
+        holding = self.backend is not None and self.backend.busy
+        if self.session is None or holding or not self.session.answer_is_cut:
+            self.write(last_word)
+
+    def broken(self, error: BaseException) -> None:
+        """Something went wrong that should not: this session ends, and only what kind of thing it was is said."""
+        log.error("internal error, the session ends", kind=type(error).__name__)
+        self.fail("XX000", "internal error of secretproxy")
 
     def dismiss(self) -> None:
-        """Ends an idle session for the proxy's shutdown, as a backend's own shutdown would."""
+        """Ends a session for the proxy's shutdown, as a backend's own shutdown would."""
         if self._over:
             return
-        self.write(messages.error_response("FATAL", "57P01", "terminating connection: the proxy is shutting down"))
-        if self.backend is not None:
+        self._say(messages.error_response("FATAL", "57P01", "terminating connection: the proxy is shutting down"))
+        if self.session is not None and self.backend is not None and self.session.quiet:
             self.backend.write(messages.TERMINATE)
-        self._finish()
+        self._finish(stop=True)
 
-    def _finish(self) -> None:
+    def abandon(self) -> None:
+        """No time is left, not even for a backend that still runs."""
+        self._finish(stop=True)
+        if self._aftermath is not None:
+            self._aftermath.abandon()
+
+    def _finish(self, *, stop: bool = False) -> None:
+        """The client's side ends. Where the backend may still run something, it is read to its end; `stop`: and cancelled at once."""
         if self._over:
             return
         self._over = True
         for timer in (self._login_timer, self._hold_timer):
             if timer is not None:
                 timer.cancel()
+        self.backlog.clear()
+        self.close()
+        session, backend = self.session, self.backend
+        if (
+            session is None
+            or backend is None
+            or self._host is None
+            or session.quiet
+            or not session.authenticated
+            or backend.finished
+        ):
+            self.backend_is_done()
+            return
+        self._aftermath = Aftermath(self, session, backend, self._host, stop=stop)
+        self._aftermath.begin()
+
+    def backend_is_done(self) -> None:
+        """Nothing more comes from the backend: what had no end yet is lost, and the session is over."""
         if self.session is not None:
             events = self.session.lost()
             if events:
                 self.server.journal.append(events, wait=False)
-        self.backlog.clear()
-        self.close()
         if self.backend is not None:
             self.backend.backlog.clear()
             self.backend.close()
@@ -498,18 +563,3 @@ class ClientSide(Side):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish()
-
-
-class _Cancel(asyncio.Protocol):
-    """A connection that carries one CancelRequest."""
-
-    def __init__(self) -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)

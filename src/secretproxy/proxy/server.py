@@ -33,6 +33,8 @@ from secretproxy.session.testimony import Keys
 log: Any = structlog.get_logger("secretproxy")
 
 BACKLOG = 1024
+# Seconds that statements get to end once they are cancelled for the proxy's shutdown.
+STOP_SECONDS = 3.0
 
 
 class Server:
@@ -175,6 +177,12 @@ class Server:
                 await asyncio.wait_for(self._empty.wait(), self.settings.listen.drain_timeout)
         for client in list(self._connections):
             client.dismiss()
+        if self._connections:
+            # What still runs has been cancelled; what it testified to before belongs into the log.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), STOP_SECONDS)
+        for client in list(self._connections):
+            client.abandon()
         for task in list(self._tasks):
             task.cancel()
         left = await self.journal.close()

@@ -123,6 +123,8 @@ class Session:
         self.identity = identity
         self.phase = Phase.LOGIN
         self.backend_pid = 0
+        self.cancel_key = b""
+        self.authenticated = False
         self.backend_start: int | None = None
         self.transaction_status = "I"
         self.parameters: dict[str, str] = {}
@@ -152,7 +154,6 @@ class Session:
         self._early: list[bytes] = []
         self._greeting = ""
         self._greeting_z = b""
-        self._authenticated = False
         self._pending: deque[Entry] = deque()
         self._skipping = False
         self._copying = False
@@ -187,6 +188,21 @@ class Session:
             and self._client.at_boundary
             and not self._early
         )
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the backend runs nothing: it owes no answer and is not in the middle of its login."""
+        return self.phase in (Phase.READY, Phase.CLOSED) and not self._pending
+
+    @property
+    def takes_terminate(self) -> bool:
+        """Whether a Terminate can be put behind what the backend was sent."""
+        return self.phase is Phase.READY and not self._client.streaming
+
+    @property
+    def answer_is_cut(self) -> bool:
+        """Whether the client has a part of a message whose rest is still to come."""
+        return self._backend.streaming
 
     @property
     def waiting_bytes(self) -> int:
@@ -664,7 +680,7 @@ class Session:
         framer = self._backend
         code = framer.buffer[framer.start + 5 : framer.start + 9]
         if code == b"\0\0\0\0":
-            self._authenticated = True
+            self.authenticated = True
         elif code == b"\0\0\0\n" and framer.complete and not self.identity.tls:
             # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not the client's to do,
             # and libpq takes its offer for an attack.
@@ -675,6 +691,7 @@ class Session:
     def backend_key_data(self) -> None:
         framer = self._backend
         self.backend_pid = int.from_bytes(framer.buffer[framer.start + 5 : framer.start + 9], "big")
+        self.cancel_key = framer.buffer[framer.start + 5 : framer.end]
 
     def backend_parameter_status(self) -> None:
         framer = self._backend

@@ -201,6 +201,11 @@ def function_call(oid: int, arguments: list[str]) -> bytes:
     return _message(b"F", body + _INT16.pack(0))
 
 
+def cancel_request(key: bytes) -> bytes:
+    """A CancelRequest with the process id and the secret of a BackendKeyData."""
+    return struct.pack("!II", len(key) + 8, CANCEL_REQUEST) + key
+
+
 TERMINATE = _message(b"X", b"")
 
 

@@ -1,0 +1,122 @@
+"""A client that is gone, or is put out, leaves a statement behind that runs on: what it calls is in the log all the same."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import uuid
+
+import psycopg
+import pytest
+
+from tests.faults.conftest import Separate, reset, until
+
+LOOT = "INSERT INTO public.loot SELECT '{owner}', n, public.concealed('{owner}', n) FROM generate_series(1, {count}) n"
+SLOW = "INSERT INTO public.loot SELECT '{owner}', 1, public.concealed('{owner}', 1) FROM pg_sleep(1)"
+
+
+def send(sql: psycopg.Connection[tuple[object, ...]], statement: str) -> None:
+    """Sends a Query and does not wait for its answer."""
+    sql.pgconn.nonblocking = 1
+    sql.pgconn.send_query(statement.encode())
+    while sql.pgconn.flush():
+        pass
+
+
+@pytest.mark.parametrize("ending", ["reset", "closed", "terminated"])
+def test_a_statement_that_its_client_left_alone_is_followed_to_its_end(separate: Separate, ending: str) -> None:
+    owner = uuid.uuid4()
+    sql = psycopg.connect(separate.proxy.dsn(), autocommit=True)
+    send(sql, SLOW.format(owner=owner))
+    until(lambda: separate.running(str(owner)))
+    if ending == "reset":
+        reset(sql)
+    elif ending == "terminated":
+        sql.close()
+    else:
+        os.close(sql.fileno())
+    until(lambda: not separate.running(str(owner)))
+    until(lambda: separate.calls(owner))
+    assert separate.calls(owner) == 1 >= separate.loot(owner)
+    rows = [row for row in separate.log.settled() if row["owner_id"] == owner or row["event"] == "outcome"]
+    assert [row["event"] for row in rows] == ["call", "outcome"]
+
+
+def test_a_statement_that_only_produces_stops_when_nobody_listens(separate: Separate) -> None:
+    marker = uuid.uuid4().hex
+    sql = psycopg.connect(separate.proxy.dsn(), autocommit=True)
+    send(sql, f"SELECT '{marker}', repeat('x', 1000) FROM generate_series(1, 10000) a, generate_series(1, 10000) b")
+    select.select([sql.fileno()], [], [], 20)
+    reset(sql)
+    until(lambda: not separate.running(marker))
+
+
+def test_what_was_committed_behind_a_hold_is_in_the_log(separate: Separate) -> None:
+    """The log is down, the statement commits before anybody can stop it, its session ends: every call is written later."""
+    owner = uuid.uuid4()
+    with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql:
+        separate.server.halt()
+        with pytest.raises(psycopg.OperationalError) as ended:
+            sql.execute(LOOT.format(owner=owner, count=3000))
+        assert "access log" in str(ended.value)
+    until(lambda: not separate.running(str(owner)))
+    separate.server.start()
+    separate.until_up()
+    until(lambda: separate.log.settled() is not None)
+    assert separate.calls(owner) == 3000 if separate.loot(owner) else separate.calls(owner) > 0
+    assert separate.loot(owner) <= separate.calls(owner)
+
+
+def test_an_open_transaction_is_rolled_back_after_the_hold(separate: Separate) -> None:
+    owner = uuid.uuid4()
+    sql = psycopg.connect(separate.proxy.dsn())
+    sql.execute("SELECT 1")
+    separate.server.halt()
+    with pytest.raises(psycopg.OperationalError):
+        sql.execute(LOOT.format(owner=owner, count=10))
+    separate.server.start()
+    separate.until_up()
+    assert separate.loot(owner) == 0 and separate.calls(owner) == 10
+
+
+def test_a_client_that_breaks_the_protocol_while_its_statement_runs(separate: Separate) -> None:
+    owner = uuid.uuid4()
+    sql = psycopg.connect(separate.proxy.dsn(), autocommit=True)
+    send(sql, SLOW.format(owner=owner))
+    until(lambda: separate.running(str(owner)))
+    os.write(sql.fileno(), b"!\0\0\0\4")
+    until(lambda: not separate.running(str(owner)))
+    separate.until_up()
+    assert separate.loot(owner) <= separate.calls(owner)
+
+
+def test_the_proxy_leaves_while_a_statement_runs(separate: Separate) -> None:
+    owner = uuid.uuid4()
+    config = separate.proxy.config
+    before = config.read_text()
+    separate.proxy.stop()
+    config.write_text(before.replace("drain_timeout = 5.0", "drain_timeout = 0.3"))
+    try:
+        separate.proxy.start()
+        separate.until_up()
+        sql = psycopg.connect(separate.proxy.dsn(), autocommit=True)
+        failed: list[str | None] = []
+
+        def run() -> None:
+            try:
+                sql.execute(LOOT.format(owner=owner, count=1_000_000))
+            except psycopg.Error as error:
+                failed.append(error.sqlstate)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(lambda: separate.calls(owner))
+        assert separate.proxy.halt(signal.SIGTERM) == 0
+        thread.join(10)
+        until(lambda: not separate.running(str(owner)))
+        assert failed and separate.loot(owner) == 0
+        assert "could not be written" not in separate.proxy.text()
+    finally:
+        config.write_text(before)
