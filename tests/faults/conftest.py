@@ -11,11 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
-
-from secretproxy.demo.postgres import PrivateServer
 from tests.conftest import Backend, prepare
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
+
+from secretproxy.demo.postgres import PrivateServer
 
 HOLD = 2.0
 FUNCTIONS = """

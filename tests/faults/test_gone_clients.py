@@ -10,7 +10,6 @@ import uuid
 
 import psycopg
 import pytest
-
 from tests.faults.conftest import Separate, reset, until
 
 LOOT = "INSERT INTO public.loot SELECT '{owner}', n, public.concealed('{owner}', n) FROM generate_series(1, {count}) n"

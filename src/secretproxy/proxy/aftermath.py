@@ -38,6 +38,7 @@ class Aftermath:
         self._cancelled = False
         self._over = False
         backend.client = self
+        session.client_gone = True
         if stop:
             self._cancel()
 

@@ -493,11 +493,14 @@ class ClientSide(Side):
         """Ends the session with a FATAL error to the client; the backend rolls back and ends. `backend_lost`: it is beyond reading."""
         if self._over:
             return
-        self._say(messages.error_response("FATAL", sqlstate, text, hint=hint))
+        last_word = messages.error_response("FATAL", sqlstate, text, hint=hint)
         if backend_lost and self.backend is not None:
+            self.write(last_word)
             self.backend.ended = True
             self.backend.backlog.clear()
             self.backend.abort()
+        else:
+            self._say(last_word)
         self._finish(stop=True)
 
     def _say(self, last_word: bytes) -> None:

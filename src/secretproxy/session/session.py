@@ -125,6 +125,7 @@ class Session:
         self.backend_pid = 0
         self.cancel_key = b""
         self.authenticated = False
+        self.client_gone = False
         self.backend_start: int | None = None
         self.transaction_status = "I"
         self.parameters: dict[str, str] = {}
@@ -1058,6 +1059,9 @@ class Session:
             outcome = "cancelled"
         if running.refused:
             outcome = "refused"
+        elif outcome == "ok" and self.client_gone:
+            # It ran, and nobody was told so.
+            outcome = "lost"
         event = self._event(running, "outcome")
         event.outcome = outcome
         event.sqlstate = running.sqlstate
