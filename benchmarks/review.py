@@ -1,13 +1,16 @@
 """Measures reviewing on a log of many rows: `audit verify` and `audit list` by owner, secret, user and last hour.
 
-Rows are made by the journal's own encoder and loaded with COPY into a private server; `--rows` is 5,000,000 by default.
+Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import itertools
 import random
+import resource
 import statistics
 import sys
 import tempfile
@@ -23,51 +26,78 @@ import psycopg
 
 from secretproxy.audit import chain, review
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
+from secretproxy.audit.rows import CHAINED, NameMask
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 
 OWNERS, SECRETS, USERS = 5_000, 200, 40
+# As a log of that size has them: PostgreSQL's memory settings are for machines of long ago.
+SERVER = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",
+    "maintenance_work_mem": "512MB",
+    "work_mem": "16MB",
+}
 
 
-def events(count: int, rows_of_a_session: int = 40) -> Iterator[tuple[Event, float]]:
-    draw = random.Random(7)
-    owners = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(OWNERS)]
-    made = 0
-    while made < count:
-        who = Identity(uuid.UUID(int=draw.getrandbits(128)), f"user_{draw.randrange(USERS)}", "app", "service", None, 1, False)
-        for number in range(rows_of_a_session // 2):
-            attempt = Event("attempt", who, number, "encrypted_secrets.secrets_getter(uuid,text,text)", "read")
-            attempt.owner_id, attempt.secret_names = draw.choice(owners), (f"secret_{draw.randrange(SECRETS)}",)
-            attempt.protocol, attempt.fingerprint, attempt.encoding = "extended", "50fde20626009aba", None
-            yield attempt, 0.0
-            yield Event("outcome", who, number, outcome="ok", calls=1, protocol="extended"), 0.0004
-            made += 2
+PAST = """DO $$ DECLARE first timestamp := date_trunc('month', now() AT TIME ZONE 'UTC') - interval '{ago} months'; BEGIN
+EXECUTE format('CREATE TABLE secretproxy.access_log_%s PARTITION OF secretproxy.access_log FOR VALUES FROM (%L) TO (%L)',
+               to_char(first, 'YYYY_MM'), first AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC'); END $$"""
+FUNCTION = "encrypted_secrets.secrets_getter(uuid,text,text)"
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """COPY lines of a chain that ends now and began 30 days ago."""
-    mask, instance = NameMask(200, (), b"k" * 32), uuid.uuid4()
-    began = datetime.now(UTC) - timedelta(days=30)
-    step = timedelta(days=30) / count
-    previous = chain.GENESIS
-    for seq, (event, duration) in enumerate(events(count), 1):
-        columns = row(
-            event, mask, instance=instance, seq=seq, at=began + seq * step, duration=duration or None, row_id=uuid.uuid4()
+    """COPY lines (columns of CHAINED, then the hashes) of a chain that began 60 days ago and ends now: attempts and their outcomes."""
+    draw = random.Random(7)
+    bits, choice = draw.getrandbits, draw.randrange
+
+    def identifier() -> str:
+        text = f"{bits(128):032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    owners = [identifier() for _ in range(OWNERS)]
+    instance, previous = str(uuid.uuid4()), chain.GENESIS
+    began = datetime.now(UTC) - timedelta(days=60)
+    step = timedelta(days=60) / count
+    for seq in range(1, count + 1):
+        statement, end = divmod(seq - 1, 2)
+        if statement % 20 == 0 and not end:
+            session, user = identifier(), f"user_{choice(USERS)}"
+        moment = (began + seq * step).isoformat(sep=" ", timespec="microseconds")[:26].rstrip("0").removesuffix(".")
+        what, how = (
+            ("\\N\t\\N\t\\N\t\\N\t\\N\t\\N\textended\t\\N", "ok\t\\N\t0.0004\t1")
+            if end
+            else (
+                f"{FUNCTION}\tread\t{owners[choice(OWNERS)]}\t{{secret_{choice(SECRETS)}}}\t\\N\t\\N\textended\t50fde20626009aba",
+                "\\N\t\\N\t\\N\t\\N",
+            )
         )
-        columns[PREV_HASH] = previous
-        previous = columns[ROW_HASH] = chain.link(previous, chain.encode([columns[place] for place in CHAINED_AT]))
-        yield chain.encode([f"\\x{value.hex()}" if isinstance(value, bytes) else value for value in columns]) + b"\n"
+        event = "outcome" if end else "attempt"
+        line = (
+            f"{instance}\t{seq}\t{identifier()}\t{moment}+00\t{event}\t{session}\t{statement}\t{what}\t{user}\t\\N\t\\N\tapp\tservice\t\\N\t1\tf\t{how}"
+        ).encode()
+        made = chain.link(previous, line)
+        yield b"%b\t\\\\x%b\t\\\\x%b\n" % (line, previous.hex().encode(), made.hex().encode())
+        previous = made
+
+
+def take(made: Iterator[bytes]) -> bytes:
+    return b"".join(itertools.islice(made, 2000))
 
 
 def load(dsn: str, count: int) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT secretproxy.access_log_partitions()")
-        with connection.cursor().copy(f"COPY secretproxy.access_log ({', '.join(COLUMNS)}) FROM STDIN") as copy:
-            for line in lines(count):
-                copy.write(line)
+        for ago in (1, 2):
+            connection.execute(PAST.format(ago=ago))
+        with connection.cursor().copy(
+            f"COPY secretproxy.access_log ({', '.join(CHAINED)}, prev_hash, row_hash) FROM STDIN"
+        ) as copy:
+            for batch in iter(functools.partial(take, lines(count)), b""):
+                copy.write(batch)
         connection.execute("VACUUM ANALYZE secretproxy.access_log")
 
 
@@ -103,12 +133,14 @@ async def measure(dsn: str, count: int) -> None:
     }.items():
         taken, rows = await ask(dsn, wanted)
         print(f"audit list, {name:22} {taken:9.1f} ms  {rows} rows")
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     report = await verify_database(dsn, [], None, lambda done, total: None)
-    taken = time.perf_counter() - began
+    taken, used = time.perf_counter() - began, time.process_time() - used
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(
-        f"audit verify                       {report.rows / taken:9,.0f} rows a second, sound: {report.sound}, {count:,} rows in the log"
+        f"audit verify                       {report.rows / taken:9,.0f} rows a second, {report.rows / used:,.0f} a CPU second of its own"
     )
+    print(f"                                   sound: {report.sound}, {count:,} rows in the log, {most} MB of memory at most")
 
 
 async def follow(dsn: str, times: int = 50) -> None:
@@ -160,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
     arguments = parser.parse_args()
-    with PrivateServer(find_postgres()) as server, tempfile.TemporaryDirectory() as directory:
+    with PrivateServer(find_postgres(), settings=SERVER) as server, tempfile.TemporaryDirectory() as directory:
         with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
             connection.execute("CREATE DATABASE app")
         asyncio.run(install(server.dsn("app"), Path(directory) / "secretproxy.key"))

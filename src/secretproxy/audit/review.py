@@ -16,28 +16,31 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.beside import CHANNEL
 from secretproxy.audit.rows import COLUMNS
 from secretproxy.config import ConfigError
 
-# A page of accesses. The outcome is looked up for the rows of the page alone.
-_ACCESS = """
+ACCESS_COLUMNS = """
 SELECT a.at, a.db_user, coalesce(a.role, o.role) AS role, coalesce(a.accessed_by, o.accessed_by) AS accessed_by,
        a.operation, a.function, a.owner_id, a.secret_names,
        CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END AS outcome,
        coalesce(o.sqlstate, a.sqlstate) AS sqlstate, o.calls, a.client_addr, a.client_port, a.application_name, a.database,
        a.encoding, a.via, a.event AS how, o.duration, a.session_id, a.statement_no, a.protocol, a.fingerprint, a.id,
        a.instance, a.seq
-  FROM secretproxy.access_log a
+"""
+OUTCOME_OF = """
   LEFT JOIN LATERAL (SELECT * FROM secretproxy.access_log o
                       WHERE o.session_id = a.session_id AND o.statement_no = a.statement_no AND o.event = 'outcome'
                         AND o.at >= a.at ORDER BY o.at DESC LIMIT 1) o ON true
- WHERE a.event IN ('attempt', 'call', 'direct', 'refusal')
+"""
+IS_ACCESS = """
+       a.event IN ('attempt', 'call', 'direct', 'refusal')
    AND NOT (a.event = 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL) AND EXISTS (
         SELECT FROM secretproxy.access_log c
          WHERE c.session_id = a.session_id AND c.statement_no = a.statement_no AND c.event = 'call' AND c.at >= a.at
            AND split_part(c.function, '(', 1) = split_part(a.function, '(', 1)))
 """
+# A page of accesses. The outcome is looked up for the rows of the page alone.
+ACCESS = f"{ACCESS_COLUMNS} FROM secretproxy.access_log a {OUTCOME_OF} WHERE {IS_ACCESS}"
 OPERATIONS = ("read", "write", "verify", "delete")
 OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -167,10 +170,10 @@ async def accesses(connection: Any, wanted: Filter, limit: int | None = None) ->
     where, values = wanted.where()
     if limit is None:
         async with connection.transaction(readonly=True):
-            async for row in connection.cursor(f"{_ACCESS}{where} ORDER BY a.at, a.seq", *values, prefetch=500):
+            async for row in connection.cursor(f"{ACCESS}{where} ORDER BY a.at, a.seq", *values, prefetch=500):
                 yield row
         return
-    rows = await connection.fetch(f"{_ACCESS}{where} ORDER BY a.at DESC, a.seq DESC LIMIT {limit:d}", *values)
+    rows = await connection.fetch(f"{ACCESS}{where} ORDER BY a.at DESC, a.seq DESC LIMIT {limit:d}", *values)
     for row in reversed(rows):
         yield row
 
@@ -195,7 +198,7 @@ async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
             yield row
 
 
-_STATS = f"WITH access AS ({_ACCESS}{{where}})"
+_STATS = f"WITH access AS ({ACCESS}{{where}})"
 _BY = {
     "secrets": """SELECT owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n, max(at) AS latest
         FROM access GROUP BY 1, 2 ORDER BY 3 DESC, 2 LIMIT {limit}""",
@@ -234,48 +237,4 @@ async def stats(connection: Any, wanted: Filter, *, limit: int, evening: int, mo
     return answers
 
 
-class Follower:
-    """What is new in the log since it was asked last, whichever instance wrote it and however late."""
-
-    def __init__(self) -> None:
-        self._seen: dict[uuid.UUID, int] = {}
-        self._began: datetime | None = None
-        self._direct: dict[uuid.UUID, datetime] = {}
-
-    async def begin(self, connection: Any) -> None:
-        """Everything up to now is old. Called once; after a reconnect `news` goes on where it was."""
-        if self._began is not None:
-            return
-        found = await connection.fetch(
-            "SELECT instance, max(seq) AS seq FROM secretproxy.access_log WHERE instance IS NOT NULL AND at > now() - interval '7 days' GROUP BY 1"
-        )
-        self._seen = {row["instance"]: row["seq"] for row in found}
-        self._began = await connection.fetchval("SELECT now()")
-
-    async def news(self, connection: Any) -> list[Any]:
-        """New accesses, outcomes included as far as they are known, in the order of their time."""
-        found: list[Any] = []
-        began = self._began
-        fresh = await connection.fetch(
-            "SELECT DISTINCT instance FROM secretproxy.access_log WHERE at >= $1 AND instance IS NOT NULL AND instance <> ALL ($2)",
-            began, list(self._seen),
-        )  # fmt: skip
-        for row in fresh:
-            self._seen[row["instance"]] = 0
-        for instance, seq in list(self._seen.items()):
-            rows = await connection.fetch(f"{_ACCESS} AND a.instance = $1 AND a.seq > $2 ORDER BY a.seq", instance, seq)
-            top = await connection.fetchval(
-                "SELECT max(seq) FROM secretproxy.access_log WHERE instance = $1 AND seq >= $2", instance, seq
-            )
-            found += [row for row in rows if row["seq"] <= (top or seq)]
-            self._seen[instance] = max(seq, top or 0)
-        for row in await connection.fetch(
-            f"{_ACCESS} AND a.event = 'direct' AND a.instance IS NULL AND a.at >= $1 ORDER BY a.at", began
-        ):
-            if row["id"] not in self._direct:
-                self._direct[row["id"]] = row["at"]
-                found.append(row)
-        return sorted(found, key=lambda row: row["at"])
-
-
-__all__ = ["CHANNEL", "Filter", "Follower", "accesses", "connect", "explained", "moment", "rows", "stats", "story"]
+__all__ = ["Filter", "accesses", "connect", "explained", "moment", "rows", "stats", "story"]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import csv
 import dataclasses
-import functools
 import json
 import sys
 import uuid
@@ -351,11 +350,13 @@ def stats(
 def tail(as_json: bool = _JSON, dsn: str | None = _DSN) -> None:
     """Follow accesses as they happen."""
     from secretproxy.audit import review
+    from secretproxy.audit.beside import CHANNEL
+    from secretproxy.audit.following import Follower
 
     async def work() -> None:
         import asyncpg
 
-        follower = review.Follower()
+        follower = Follower()
         first = True
         while True:
             try:
@@ -366,24 +367,21 @@ def tail(as_json: bool = _JSON, dsn: str | None = _DSN) -> None:
                 await asyncio.sleep(1)
                 continue
             try:
-                news = asyncio.Event()
-                wake = functools.partial(_wake, news)
-                await connection.add_listener(review.CHANNEL, wake)
+                wake = _Wake()
+                await connection.add_listener(CHANNEL, wake)
                 connection.add_termination_listener(wake)
                 await follower.begin(connection)
-                if first:
-                    print("following the log", file=sys.stderr, flush=True)
+                print("following the log" if first else "connected again", file=sys.stderr, flush=True)
                 first = False
+                told: set[uuid.UUID] = set()
+                everywhere = True
                 while not connection.is_closed():
-                    for row in await follower.news(connection):
+                    for row in await follower.news(connection, told, everywhere=everywhere):
                         _told(row, as_json)
                     sys.stdout.flush()
-                    with contextlib.suppress(TimeoutError):
-                        # Direct calls tell nobody; they are looked for once in a while.
-                        await asyncio.wait_for(news.wait(), 1.0)
-                    news.clear()
+                    told, everywhere = await wake.wait()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                if getattr(error, "sqlstate", None) in ("42501", "42P01", "3F000"):
+                if isinstance(error, BrokenPipeError) or getattr(error, "sqlstate", None) in ("42501", "42P01", "3F000"):
                     raise
             finally:
                 with contextlib.suppress(Exception):
@@ -394,8 +392,35 @@ def tail(as_json: bool = _JSON, dsn: str | None = _DSN) -> None:
     _run(work())
 
 
-def _wake(news: asyncio.Event, *_: object) -> None:
-    news.set()
+class _Wake:
+    """Takes the notices of journals: which instances have written."""
+
+    # Direct calls tell nobody, and a notice can get lost with the process that owed it.
+    EVERYWHERE = 1.0
+
+    def __init__(self) -> None:
+        self._told: set[uuid.UUID] = set()
+        self._news = asyncio.Event()
+        self._due = 0.0
+
+    def __call__(self, *notice: Any) -> None:
+        with contextlib.suppress(ValueError, IndexError):
+            # Anybody may send a notice: what is in it is a hint where to look.
+            self._told.add(uuid.UUID(notice[3]))
+        self._news.set()
+
+    async def wait(self) -> tuple[set[uuid.UUID], bool]:
+        """Instances to look at, and whether it is time to look everywhere."""
+        clock = asyncio.get_running_loop().time
+        self._due = self._due or clock() + self.EVERYWHERE
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), max(0.0, self._due - clock()))
+        self._news.clear()
+        told, self._told = self._told, set()
+        everywhere = clock() >= self._due
+        if everywhere:
+            self._due = clock() + self.EVERYWHERE
+        return told, everywhere
 
 
 def _told(row: Any, as_json: bool) -> None:

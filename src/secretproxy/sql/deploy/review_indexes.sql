@@ -10,6 +10,8 @@ CREATE INDEX IF NOT EXISTS access_log_owner_idx ON secretproxy.access_log (owner
 CREATE INDEX IF NOT EXISTS access_log_secret_idx ON secretproxy.access_log ((secret_names[1]), at) WHERE secret_names IS NOT NULL;
 CREATE INDEX IF NOT EXISTS access_log_names_idx ON secretproxy.access_log USING gin (secret_names) WHERE cardinality(secret_names) > 1;
 CREATE INDEX IF NOT EXISTS access_log_user_idx ON secretproxy.access_log (db_user, at) WHERE event <> 'outcome';
+-- Few rows, looked for across all time: direct calls, definitions, direct use of the table, refusals, forgeries.
+CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event, at) WHERE event NOT IN ('attempt', 'call', 'outcome');
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('review_indexes', '0000000000000000000000000000000000000000000000000000000000000000')

@@ -1,0 +1,125 @@
+"""What is new in the log since it was looked at last, whichever process wrote it, however late it was committed.
+
+The rows of an instance are committed in the order of their numbers, so its last number that was seen is all there is to remember, and
+times are never compared. Direct calls have no number, and commit when their transaction does: they are looked for from the time on at
+which the oldest transaction that may still bring one began to write. May import asyncpg; prints nothing.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from secretproxy.audit.review import ACCESS, ACCESS_COLUMNS, IS_ACCESS, OUTCOME_OF
+
+PAGE = 1000
+# Seconds after which an instance that wrote nothing is looked at only now and then, and how often that is.
+QUIET_AFTER = 600.0
+EVERYTHING_EVERY = 30.0
+# A row's time is taken just before its transaction has a number.
+_MARGIN = timedelta(seconds=10)
+_OPEN_BEFORE = timedelta(hours=1)
+
+# A loose index scan: a step an instance, not one a row.
+_INSTANCES = """
+WITH RECURSIVE i (instance) AS (
+    (SELECT instance FROM secretproxy.access_log WHERE instance IS NOT NULL ORDER BY instance LIMIT 1)
+    UNION ALL
+    SELECT (SELECT a.instance FROM secretproxy.access_log a WHERE a.instance > i.instance ORDER BY a.instance LIMIT 1)
+      FROM i WHERE i.instance IS NOT NULL)
+SELECT i.instance, (SELECT a.seq FROM secretproxy.access_log a WHERE a.instance = i.instance ORDER BY a.seq DESC LIMIT 1) AS seq
+  FROM i WHERE i.instance IS NOT NULL
+"""
+_NEWS = f"""
+{ACCESS_COLUMNS}, {IS_ACCESS} AS is_access
+  FROM unnest($1::uuid[], $2::bigint[]) AS s (instance, after)
+ CROSS JOIN LATERAL (SELECT * FROM secretproxy.access_log l
+                      WHERE l.instance = s.instance AND l.seq > s.after ORDER BY l.seq LIMIT {PAGE}) a
+ {OUTCOME_OF}
+"""  # noqa: S608 - constant text
+_DIRECT = f"{ACCESS} AND a.event = 'direct' AND a.instance IS NULL AND a.at >= $1"
+_MARK = """
+SELECT clock_timestamp() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest,
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next
+"""
+
+
+class Follower:
+    """Give it a connection, first to `begin`; after a lost one it goes on where it was."""
+
+    def __init__(self) -> None:
+        self._seen: dict[uuid.UUID, int] = {}
+        self._lively: dict[uuid.UUID, float] = {}
+        self._everything_due = 0.0
+        # (a time, the number that the next transaction would have had then)
+        self._marks: deque[tuple[datetime, int]] = deque()
+        self._floor: datetime | None = None
+        self._direct: dict[uuid.UUID, datetime] = {}
+
+    async def begin(self, connection: Any) -> None:
+        """Everything that is there by now is old."""
+        if self._floor is None:
+            await self._mark(connection)
+            for row in await connection.fetch(_INSTANCES):
+                self._seen[row["instance"]] = row["seq"]
+            await self._new_direct(connection)
+        self._everything_due = 0.0
+
+    async def news(self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True) -> list[Any]:
+        """New accesses in the order of their time, outcomes as far as they are known: of instances that are `told`, or `everywhere`."""
+        looked_at = set(told)
+        if not everywhere:
+            return _sorted(await self._new_of(connection, looked_at))
+        now = time.monotonic()
+        looked_at.update(instance for instance, at in self._lively.items() if now - at < QUIET_AFTER)
+        if now >= self._everything_due:
+            self._everything_due = now + EVERYTHING_EVERY
+            for row in await connection.fetch(_INSTANCES):
+                if row["seq"] > self._seen.get(row["instance"], 0):
+                    looked_at.add(row["instance"])
+        found = await self._new_of(connection, looked_at)
+        await self._mark(connection)
+        return _sorted(found + await self._new_direct(connection))
+
+    async def _new_of(self, connection: Any, instances: Iterable[uuid.UUID]) -> list[Any]:
+        found = []
+        left = list(instances)
+        while left:
+            rows = await connection.fetch(_NEWS, left, [self._seen.get(instance, 0) for instance in left])
+            counts = dict.fromkeys(left, 0)
+            for row in rows:
+                instance = row["instance"]
+                counts[instance] += 1
+                self._seen[instance] = max(self._seen.get(instance, 0), row["seq"])
+                self._lively[instance] = time.monotonic()
+                if row["is_access"]:
+                    found.append(row)
+            left = [instance for instance, count in counts.items() if count == PAGE]
+        return found
+
+    async def _mark(self, connection: Any) -> None:
+        """Moves the floor up to where every transaction that began to write before it has ended."""
+        mark = await connection.fetchrow(_MARK)
+        if self._floor is None:
+            self._floor = mark["now"] - _OPEN_BEFORE
+        while self._marks and self._marks[0][1] <= mark["oldest"]:
+            self._floor = max(self._floor, self._marks.popleft()[0])
+        if not self._marks or self._marks[-1][1] != mark["next"]:
+            self._marks.append((mark["now"], mark["next"]))
+
+    async def _new_direct(self, connection: Any) -> list[Any]:
+        assert self._floor is not None
+        since = self._floor - _MARGIN
+        self._direct = {row_id: at for row_id, at in self._direct.items() if at >= since}
+        found = [row for row in await connection.fetch(_DIRECT, since) if row["id"] not in self._direct]
+        for row in found:
+            self._direct[row["id"]] = row["at"]
+        return found
+
+
+def _sorted(rows: list[Any]) -> list[Any]:
+    return sorted(rows, key=lambda row: row["at"])
