@@ -98,7 +98,13 @@ class BackendSettings(Section):
     target_session_attrs: Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"] = Field(
         "any", description="Which server is good enough, as in libpq"
     )
-    connect_timeout: float = Field(10.0, gt=0, description="Seconds to reach one server")
+    monitor_dsn: SecretStr | None = Field(
+        None,
+        description="Login that asks each of backend.hosts which kind it is, where auth.mode is passthrough and target_session_attrs "
+        "is not any; the DSN's own hosts do not count; unset: the login of audit.dsn",
+    )
+    monitor_interval: float = Field(1.0, gt=0, description="Seconds between two such questions to one server")
+    connect_timeout: float = Field(10.0, gt=0, description="Seconds to reach one address of a server")
     tls: Literal["off", "prefer", "require", "verify-full"] = Field("off", description="TLS towards the backend")
     tls_ca: Path | None = Field(None, description="PEM authorities that the backend's certificate must come from")
     tls_cert: Path | None = Field(None, description="PEM certificate that the proxy shows to the backend")
@@ -127,8 +133,32 @@ class AuthSettings(Section):
     mode: Literal["passthrough", "scram"] = Field(
         "passthrough", description="passthrough: the backend asks and the proxy relays; scram: the proxy asks"
     )
-    users_file: Path | None = Field(None, description="File of user names and SCRAM verifiers for mode scram")
-    lookup_query: str | None = Field(None, description="Query for a user's SCRAM verifier for mode scram")
+    users_file: Path | None = Field(
+        None, description='File with a line `"user" "SCRAM-SHA-256$..."` a user for mode scram, read again on SIGHUP'
+    )
+    lookup_dsn: SecretStr | None = Field(
+        None,
+        description="Database in which verifiers are looked up for mode scram, where there is no users_file, as a login of its own",
+    )
+    lookup_query: str = Field(
+        "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname = $1 AND rolcanlogin",
+        description="Query for a user's verifier: $1 is the name, the second column of the answer the verifier",
+    )
+    lookup_cache: float = Field(
+        10.0, ge=0, description="Seconds that a looked-up verifier, or that there is none, is remembered; 0: not at all"
+    )
+    failures_per_address: int = Field(
+        20,
+        ge=0,
+        description="Failed logins a minute that mode scram takes from one address before it refuses more; 0: any number",
+    )
+    failures_per_user: int = Field(
+        100,
+        ge=0,
+        description="Failed logins a minute that mode scram takes for one user before it refuses addresses that the user has not "
+        "logged in from; 0: any number",
+    )
+    failure_delay: float = Field(0.5, ge=0, description="Seconds before mode scram answers a failed login")
 
 
 class MonitorSettings(Section):
@@ -283,6 +313,14 @@ class Settings(BaseSettings):
     def _spools_somewhere(self) -> Settings:
         if self.audit.on_outage == "spool" and self.audit.spool_dir is None:
             raise ValueError("audit.on_outage is spool: name a directory with audit.spool_dir")
+        return self
+
+    @model_validator(mode="after")
+    def _knows_its_users(self) -> Settings:
+        if self.auth.mode == "scram" and self.auth.users_file is None and self.auth.lookup_dsn is None:
+            raise ValueError(
+                "auth.mode is scram: name the users with auth.users_file, or where to look them up with auth.lookup_dsn"
+            )
         return self
 
     @model_validator(mode="after")

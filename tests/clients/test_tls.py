@@ -12,17 +12,14 @@ import ssl
 import struct
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
-from tests.conftest import Backend, prepare
-from tests.support.certificates import Authority
+from tests.conftest import Backend
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
-
-from secretproxy.demo.postgres import PrivateServer, find_postgres
+from tests.support.tls_site import PASSWORD, Site, tls_site
 
 KEPT = Path(__file__).with_name("tls_matrix.txt")
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -30,58 +27,17 @@ OWNER = "7a1d7a3e-54a0-4b1f-9c8e-0d5d3f0c1b2c"
 GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'tls', 'nothing')"
 
 
-@dataclass
-class Site:
-    backend: Backend
-    directory: Path
-    authority: Authority
-    stranger: Authority
-
-    def proxy(self, directory: Path, listen: str = "off", backend: str = "off", extra: str = "") -> Proxy:
-        directory.mkdir(parents=True, exist_ok=True)
-        certificate, key = self.directory / "proxy.crt", self.directory / "proxy.key"
-        tls = f'tls = "{listen}"\ntls_cert = "{certificate}"\ntls_key = "{key}"\n' if listen != "off" else ""
-        made = Proxy(directory, self.backend.address, self.backend.dsn("journal"), self.backend.key_file, tls + extra)
-        text = made.config.read_text()
-        made.config.write_text(
-            text.replace(
-                "[audit]", f'tls = "{backend}"\ntls_ca = "{self.authority.file}"\n[audit]' if backend != "off" else "[audit]"
-            )
-        )
-        return made.start()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server of its own that speaks TLS and asks one login for a password."""
-    directory = tmp_path_factory.mktemp("tls")
-    authority, stranger = Authority(directory), Authority(directory, "stranger")
-    with PrivateServer(find_postgres()) as server:
-        for source, name in zip(authority.pair("server"), ("server.crt", "server.key"), strict=True):
-            target = server.data / name
-            shutil.copy(source, target)
-            owner = server.data.stat()
-            os.chown(target, owner.st_uid, owner.st_gid)
-            target.chmod(0o600)
-        made = prepare(server.host, server.port, directory)
-        rules = server.data / "pg_hba.conf"
-        rules.write_text(f"host all with_password 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
-        with psycopg.connect(made.dsn(), autocommit=True) as admin:
-            admin.execute("CREATE ROLE with_password LOGIN PASSWORD 'not a secret'")
-            admin.execute("GRANT authenticated TO with_password")
-            admin.execute("ALTER SYSTEM SET ssl = on")
-            admin.execute("SELECT pg_reload_conf()")
-        authority.pair("proxy")
-        authority.pair("app_user", None)
-        stranger.pair("intruder", None)
-        yield Site(Backend(made.host, made.port, made.key_file, server), directory, authority, stranger)
+    with tls_site(tmp_path_factory.mktemp("tls")) as made:
+        yield made
 
 
 def attempt(site: Site, proxy: Proxy, user: str, sslmode: str, negotiation: str, binding: str) -> str:
     """`ok` and what the session is wrapped in, or what kind of refusal came."""
     try:
         with psycopg.connect(
-            host="127.0.0.1", port=proxy.port, dbname="app", user=user, password="not a secret", sslmode=sslmode, sslnegotiation=negotiation,
+            host="127.0.0.1", port=proxy.port, dbname="app", user=user, password=PASSWORD, sslmode=sslmode, sslnegotiation=negotiation,
             channel_binding=binding, sslrootcert=str(site.authority.file), gssencmode="disable", connect_timeout=10,
         ) as session:  # fmt: skip
             assert session.execute("SELECT 1").fetchone() == (1,)

@@ -61,6 +61,10 @@ class NameMask:
         if len(clean) <= self._max_name and not (self._pattern and self._pattern.search(name)):
             text = clean.decode()
             return text if self._codec is None else text.encode(self._codec, "backslashreplace").decode(self._codec)
+        return self.masked(clean)
+
+    def masked(self, clean: bytes) -> str:
+        """The mask of a name that must not be shown whatever it looks like."""
         return f"masked:{hmac.new(self._key, clean, hashlib.sha256).hexdigest()[:32]}"
 
 

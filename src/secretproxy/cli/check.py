@@ -28,12 +28,12 @@ def check(
 
 
 async def _results(settings: Settings) -> list[tuple[str, str | None]]:
-    from secretproxy.proxy.server import check_built, read_keys
+    from secretproxy.proxy.server import check_usable, read_keys
 
     results: list[tuple[str, str | None]] = []
     keys: dict[int, bytes] = {}
     try:
-        check_built(settings)
+        check_usable(settings)
         results.append(("settings", None))
     except ConfigError as error:
         results.append(("settings", str(error)))
@@ -42,25 +42,70 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
         results.append(("testimony.key_file", None))
     except ConfigError as error:
         results.append(("testimony.key_file", str(error)))
-    results.append(("backend.hosts", await _backend(settings)))
+    results += [(f"backend.hosts {server}", fault) for server, fault in await _backends(settings)]
+    if settings.auth.mode == "scram":
+        results.append(("auth", await _users(settings)))
+    if settings.auth.mode == "passthrough" and settings.backend.target_session_attrs != "any":
+        results.append(("backend.target_session_attrs", await _kinds(settings)))
     results.append(("audit.dsn", await _log(settings, keys)))
     return results
 
 
-async def _backend(settings: Settings) -> str | None:
-    from secretproxy.proxy.backend import BackendUnreachable, connect
+async def _backends(settings: Settings) -> list[tuple[str, str | None]]:
+    """Every address of every server, in TLS where backend.tls says so."""
+    from secretproxy.proxy.backend import Target, Tls, Unreached, reach
+    from secretproxy.proxy.hosts import Hosts
+    from secretproxy.proxy.tls import backend_context
+
+    backend = settings.backend
+    try:
+        tls = Tls(backend_context(backend), backend.tls != "prefer")
+    except ConfigError as error:
+        return [("", str(error))]
+
+    async def look(target: Target) -> tuple[str, str | None]:
+        try:
+            await reach(asyncio.Protocol, target, backend.connect_timeout, tls)
+        except Unreached as error:
+            return str(target), str(error).removeprefix(f"{target}: ")
+        return str(target), None
+
+    targets, causes = await Hosts(settings).addresses()
+    return [("", cause) for cause in causes] + list(await asyncio.gather(*map(look, targets)))
+
+
+async def _users(settings: Settings) -> str | None:
+    """Whether a look-up works: the name asked for is one that nobody has."""
+    from secretproxy.proxy.users import LookupFailed, users_of
 
     try:
-        protocol, _ = await connect(asyncio.Protocol, settings.backend.addresses, settings.backend.connect_timeout)
+        await users_of(settings.auth, settings.backend.connect_timeout).find("secretproxy check")
+    except ConfigError as error:
+        return str(error)
+    except LookupFailed as error:
+        return f"users cannot be looked up: {error} (auth.lookup_dsn, auth.lookup_query)"
+    return None
+
+
+async def _kinds(settings: Settings) -> str | None:
+    """Whether some server is of the kind that is asked for."""
+    from secretproxy.proxy.backend import BackendUnreachable
+    from secretproxy.proxy.hosts import Hosts
+
+    hosts = Hosts(settings)
+    hosts.start()
+    try:
+        await hosts.candidates()
     except BackendUnreachable as error:
         return str(error)
-    del protocol
+    finally:
+        await hosts.stop()
     return None
 
 
 async def _log(settings: Settings, keys: dict[int, bytes]) -> str | None:
     from secretproxy.audit.trouble import describe
-    from secretproxy.proxy.server import connect_log
+    from secretproxy.proxy.own import connect_log
 
     try:
         connection: Any = await connect_log(settings)

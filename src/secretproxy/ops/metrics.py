@@ -19,6 +19,7 @@ class Metrics:
             registry=registry,
         )
         self.refused = Counter("secretproxy_refused_total", "Statements refused for want of the log", registry=registry)
+        self.failed_logins = Counter("secretproxy_failed_logins_total", "Logins with a wrong password", registry=registry)
         self.forgeries = Counter("secretproxy_forgeries_total", "Testimonies with a wrong MAC", registry=registry)
         self.events = Gauge("secretproxy_events_written", "Events written to the access log", registry=registry)
         self.backlog = Gauge("secretproxy_events_waiting", "Events waiting for the access log", registry=registry)

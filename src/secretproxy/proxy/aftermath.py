@@ -7,16 +7,13 @@ produces something, and what it testifies to goes to the journal until it has en
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from secretproxy.proxy.backend import BackendUnreachable, Tls, connect
 from secretproxy.wire import messages
 
 if TYPE_CHECKING:
-    from secretproxy.config import Host
     from secretproxy.proxy.relay import BackendSide, ClientSide
     from secretproxy.session.session import Session
 
@@ -29,12 +26,11 @@ MOST_WAITING = 100_000
 class Aftermath:
     """Stands in for the client of a backend. `stop`: the statement under way is cancelled at once, not at its next output."""
 
-    def __init__(self, client: ClientSide, session: Session, backend: BackendSide, host: Host, *, stop: bool) -> None:
+    def __init__(self, client: ClientSide, session: Session, backend: BackendSide, *, stop: bool) -> None:
         self._client = client
         self._server = client.server
         self._session = session
         self._backend = backend
-        self._host = host
         self._cancelled = False
         self._over = False
         backend.client = self
@@ -97,7 +93,7 @@ class Aftermath:
         key = self._session.cancel_key
         if not self._cancelled and key:
             self._cancelled = True
-            self._server.spawn(send_cancel(messages.cancel_request(key), [self._host], self._client))
+            self._server.spawn(self._server.cancels.send(messages.cancel_request(key)))
 
     def set_peer_full(self, full: bool) -> None:
         """Nothing is read from the client any more."""
@@ -115,31 +111,3 @@ class Aftermath:
         """The proxy ends: there is no time left."""
         self._backend.abort()
         self._end()
-
-
-class _Cancel(asyncio.Protocol):
-    """A connection that carries one CancelRequest."""
-
-    def __init__(self) -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.BaseTransport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-
-async def send_cancel(packet: bytes, hosts: list[Host], client: ClientSide) -> None:
-    """Hands a CancelRequest to a backend and returns when the backend has closed, which is its only answer."""
-    settings = client.server.settings.backend
-    tls: Tls = client.server.backend_tls
-    try:
-        protocol, _ = await connect(_Cancel, hosts, settings.connect_timeout, tls)
-        protocol.transport.write(packet)  # type: ignore[attr-defined]
-        async with asyncio.timeout(settings.connect_timeout):
-            await protocol.closed
-    except (BackendUnreachable, TimeoutError):
-        log.warning("cancel request did not reach the backend", setting="backend.hosts")

@@ -1,11 +1,13 @@
-"""Connections to the backend: which server, whether in TLS, how long to wait, and what to say when none answers."""
+"""Connections to the backend: which address of which server, whether in TLS, how long to wait, and what to say when none answers."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 import ssl
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -23,8 +25,27 @@ class Tls:
     required: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address of a server of backend.hosts."""
+
+    host: Host
+    address: str
+
+    def __str__(self) -> str:
+        return str(self.host) if self.address == self.host.host else f"{self.host} ({self.address})"
+
+
 class TlsRefused(Exception):  # noqa: N818 - says what is the matter
     """The server does not do what backend.tls asks for."""
+
+
+class Unreached(Exception):  # noqa: N818
+    """A server cannot be reached; the text says which and why."""
+
+
+class BackendUnreachable(Exception):  # noqa: N818
+    """No server of backend.hosts can be reached or will do; the text says which were tried and why each failed."""
 
 
 class _Asking(asyncio.Protocol):
@@ -48,20 +69,39 @@ class _Asking(asyncio.Protocol):
             self.answer.set_exception(TlsRefused("closed the connection"))
 
 
-class BackendUnreachable(Exception):  # noqa: N818 - says what is the matter
-    """No server of backend.hosts can be reached; the text says which were tried and why each failed."""
-
-
-async def _tcp(factory: Callable[[], P], host: Host, tls: Tls) -> P:
+async def resolve(host: Host, timeout: float) -> list[Target]:
+    """Every address of a server, as they are tried. Raises Unreached."""
+    if host.is_unix:
+        return [Target(host, host.host)]
+    try:
+        ipaddress.ip_address(host.host.partition("%")[0])
+    except ValueError:
+        pass
+    else:
+        return [Target(host, host.host)]
     loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            found = await loop.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise Unreached(f"{host}: its name does not resolve within {timeout:g} s") from None
+    except OSError:
+        raise Unreached(f"{host}: its name does not resolve") from None
+    return list(dict.fromkeys(Target(host, str(entry[4][0])) for entry in found))
+
+
+async def _tcp(factory: Callable[[], P], target: Target, tls: Tls) -> P:
+    loop = asyncio.get_running_loop()
+    port = target.host.port
     if tls.context is None:
-        return (await loop.create_connection(factory, host.host, host.port))[1]
-    transport, asking = await loop.create_connection(_Asking, host.host, host.port)
+        return (await loop.create_connection(factory, target.address, port))[1]
+    transport, asking = await loop.create_connection(_Asking, target.address, port)
     try:
         answer = await asking.answer
         protocol = factory()
         if answer == b"S":
-            secured = await loop.start_tls(transport, protocol, tls.context, server_hostname=host.host)
+            # The name of backend.hosts is what the certificate must be for, and what SNI says where it is no address.
+            secured = await loop.start_tls(transport, protocol, tls.context, server_hostname=target.host.host)
             if secured is None:
                 raise TlsRefused("closed the connection in the handshake")
             protocol.connection_made(secured)
@@ -80,27 +120,32 @@ async def _tcp(factory: Callable[[], P], host: Host, tls: Tls) -> P:
     return protocol
 
 
-async def connect(factory: Callable[[], P], hosts: Sequence[Host], timeout: float, tls: Tls = Tls()) -> tuple[P, Host]:
-    """The first server that takes a connection, in the order of `hosts`. Raises BackendUnreachable."""
-    loop = asyncio.get_running_loop()
+async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: Tls) -> P:
+    """A connection to this address, in TLS where `tls` says so. Raises Unreached."""
+    try:
+        async with asyncio.timeout(timeout):
+            if target.host.is_unix:
+                return (await asyncio.get_running_loop().create_unix_connection(factory, target.host.socket_path))[1]
+            return await _tcp(factory, target, tls)
+    except TlsRefused as error:
+        cause = str(error)
+    except ssl.SSLCertVerificationError as error:
+        cause = f"its certificate does not verify: {error.verify_message} (backend.tls_ca)"
+    except ssl.SSLError as error:
+        cause = f"TLS failed: {error.reason or 'handshake'}"
+    except TimeoutError:
+        cause = f"no answer within {timeout:g} s"
+    except OSError as error:
+        cause = (error.strerror or type(error).__name__).lower()
+    raise Unreached(f"{target}: {cause}")
+
+
+async def connect(factory: Callable[[], P], targets: Iterable[Target], timeout: float, tls: Tls) -> tuple[P, Target]:
+    """The first address that takes a connection. Raises BackendUnreachable."""
     causes = []
-    for host in hosts:
+    for target in targets:
         try:
-            async with asyncio.timeout(timeout):
-                if host.is_unix:
-                    _, protocol = await loop.create_unix_connection(factory, host.socket_path)
-                else:
-                    protocol = await _tcp(factory, host, tls)
-        except TlsRefused as error:
-            causes.append(f"{host}: {error}")
-        except ssl.SSLCertVerificationError as error:
-            causes.append(f"{host}: its certificate does not verify: {error.verify_message} (backend.tls_ca)")
-        except ssl.SSLError as error:
-            causes.append(f"{host}: TLS failed: {error.reason or 'handshake'}")
-        except TimeoutError:
-            causes.append(f"{host}: no answer within {timeout:g} s")
-        except OSError as error:
-            causes.append(f"{host}: {(error.strerror or type(error).__name__).lower()}")
-        else:
-            return protocol, host
+            return await reach(factory, target, timeout, tls), target
+        except Unreached as error:
+            causes.append(str(error))
     raise BackendUnreachable("; ".join(causes))

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -19,14 +20,16 @@ import structlog
 
 from secretproxy.audit.journal import LogUnavailable
 from secretproxy.proxy import tls
-from secretproxy.proxy.aftermath import Aftermath, send_cancel
-from secretproxy.proxy.backend import BackendUnreachable, connect
+from secretproxy.proxy.aftermath import Aftermath
+from secretproxy.proxy.backend import BackendUnreachable, Target, connect
+from secretproxy.proxy.hosts import Kind
+from secretproxy.proxy.login import BackendLogin, Logins, Refused
 from secretproxy.session.session import Session, Step, new_identity
+from secretproxy.session.states import Phase
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
-    from secretproxy.config import Host
     from secretproxy.proxy.server import Server
 
 log: Any = structlog.get_logger("secretproxy.session")
@@ -37,6 +40,9 @@ _LOG_LOST_HINT = "An open transaction is rolled back. See audit.dsn and limits.h
 
 # Bytes that a client may send ahead of its login's end before it is no longer read from.
 _EARLY_MOST = 65_536
+# PG_MAX_SASL_MESSAGE_LENGTH of src/include/libpq/sasl.h, and the names around it.
+_SASL_MOST = 1_100
+_WRONG_PASSWORD = ("28P01", "28000")
 
 
 class Side(asyncio.Protocol):
@@ -150,12 +156,15 @@ class ClientSide(Side):
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._host: Host | None = None
         self._aftermath: Aftermath | None = None
         self._over = False
         self._logged_in = False
         self._tls = False
         self._asked_tls = False
+        # What a SCRAM login is bound to here; None outside TLS.
+        self.binding: bytes | None = None
+        self._heard: asyncio.Future[None] | None = None
+        self._target: Target | None = None
 
     # --- startup -----------------------------------------------------------------------------------------------
 
@@ -165,7 +174,7 @@ class ClientSide(Side):
         self._login_timer = self.server.loop.call_later(self.server.settings.listen.login_timeout, self._login_timed_out)
 
     def _login_timed_out(self) -> None:
-        if self.session is None:
+        if self.session is None and self._heard is None:
             # A connection that never said who it is gets no answer, as from PostgreSQL.
             self._finish()
         else:
@@ -180,6 +189,8 @@ class ClientSide(Side):
                 self.set_busy(True)
             if self._task is None:
                 self._read_startup()
+            else:
+                self._wake()
 
     def _read_startup(self) -> None:
         buffer = self._startup
@@ -229,7 +240,7 @@ class ClientSide(Side):
 
     async def _secure(self, begun: bytes | None) -> None:
         """The TLS handshake: after an SSLRequest (None), or with the beginning of a ClientHello that came unasked."""
-        context, transport = self.server.tls, self.transport
+        context, transport, binding = self.server.tls, self.transport, self.server.tls_binding
         assert context is not None
         assert transport is not None
         timeout = self.server.settings.listen.login_timeout
@@ -253,6 +264,7 @@ class ClientSide(Side):
             return
         self.transport = secured
         self._tls = True
+        self.binding = binding
         self._task = None
         if begun is not None:
             found = secured.get_extra_info("ssl_object")
@@ -264,7 +276,7 @@ class ClientSide(Side):
 
     async def _cancel(self, packet: bytes) -> None:
         """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
-        await send_cancel(packet, self.server.settings.backend.addresses, self)
+        await self.server.cancels.send(packet)
         self._finish()
 
     async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
@@ -275,32 +287,118 @@ class ClientSide(Side):
         if not server.admit(self):
             self.fail("53300", "sorry, too many clients already (listen.max_sessions)")
             return
-        settings = server.settings.backend
         try:
-            backend, host = await connect(
-                lambda: BackendSide(self), settings.addresses, settings.connect_timeout, server.backend_tls
-            )
+            if server.logins is not None:
+                await self._begin_logged_in(server.logins, packet, startup)
+            else:
+                await self._begin_relayed(packet, startup)
         except BackendUnreachable as error:
             log.error("backend unreachable", tried=str(error), setting="backend.hosts")
             self.fail("08001", f"the backend cannot be reached: {error}", hint="See backend.hosts of secretproxy.")
-            return
+
+    async def _begin_relayed(self, packet: bytes, startup: messages.Startup) -> None:
+        """The backend authenticates the client. Raises BackendUnreachable."""
+        server = self.server
+        targets = await server.hosts.candidates()
+        timeout = server.settings.backend.connect_timeout
+        try:
+            backend, target = await connect(lambda: BackendSide(self), targets, timeout, server.backend_tls)
+        except BackendUnreachable:
+            server.hosts.doubt()
+            raise
         if self._over:
             backend.abort()
             return
-        parameters = startup.parameters
+        self._open_session(backend, target, startup)
+        backend.write(packet)
+        self.set_busy(False)
+        self._take_early()
+
+    async def _begin_logged_in(self, logins: Logins, packet: bytes, startup: messages.Startup) -> None:
+        """The proxy authenticates the client, and logs in at the backend for it. Raises BackendUnreachable."""
+        try:
+            login, target = await logins.enter(self, packet, startup, self.server.backend_tls)
+        except Refused as error:
+            self.write(error.answer)
+            self._finish()
+            return
+        except ProtocolViolation as error:
+            self.fail(error.sqlstate, str(error), detail=error.detail)
+            return
+        except ConnectionError:
+            self._finish()
+            return
+        if self._over:
+            login.transport.abort()
+            return
+        self._heard = None
+        self._go_on_after(login, target, startup)
+
+    def _go_on_after(self, login: BackendLogin, target: Target, startup: messages.Startup) -> None:
+        """The session takes over where the backend has said AuthenticationOk."""
+        backend = BackendSide(self)
+        self._open_session(backend, target, startup)
+        said = login.hand_over(backend)
+        self.set_busy(False)
+        self.from_backend(said)
+        if login.lost:
+            backend.connection_lost(None)
+        self._take_early()
+
+    def _open_session(self, backend: BackendSide, target: Target, startup: messages.Startup) -> None:
+        server, parameters = self.server, startup.parameters
         identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
         address, port = self._peer()
         identity = replace(identity, client_addr=address, client_port=port, tls=self._tls)
         self.session = Session(identity, server.keys, server.detector, server.limits, parameters.get("replication"))
         self.backend = backend
-        self._host = host
-        log.debug("session begins", session=str(identity.session_id), backend=str(host))
-        backend.write(packet)
-        self.set_busy(False)
+        self._target = target
+        log.debug("session begins", session=str(identity.session_id), backend=str(target))
+
+    def _take_early(self) -> None:
+        """What the client sent while its backend was connected to."""
         rest = bytes(self._startup)
         self._startup.clear()
         if rest:
             self.from_client(rest)
+
+    def _wake(self) -> None:
+        if self._heard is not None and not self._heard.done():
+            self._heard.set_result(None)
+
+    async def hear(self) -> bytes:
+        """The body of the client's next SASL message. Raises ProtocolViolation, ConnectionError."""
+        buffer = self._startup
+        while True:
+            if self._over:
+                raise ConnectionResetError
+            if len(buffer) >= 5:
+                if buffer[0] != 0x70:
+                    raise ProtocolViolation(f"expected SASL response, got message type {buffer[0]}")
+                length = 1 + int.from_bytes(buffer[1:5], "big")
+                if not 5 <= length <= _SASL_MOST:
+                    raise ProtocolViolation("invalid message length")
+                if len(buffer) >= length:
+                    body = bytes(buffer[5:length])
+                    del buffer[:length]
+                    return body
+            self._heard = self.server.loop.create_future()
+            self.set_busy(False)
+            await self._heard
+
+    @property
+    def source(self) -> bytes:
+        """Whence the client comes, as failed logins are counted: an address, a network of IPv6, a local user."""
+        address, _ = self._peer()
+        if isinstance(address, ipaddress.IPv6Address):
+            # Who has one address of a /64 has them all.
+            return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64))).encode()
+        if address is not None:
+            return str(address).encode()
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.family != socket.AF_UNIX:
+            return b"unknown"
+        return b"uid %d" % struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
 
     def _peer(self) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address | None, int | None]:
         assert self.transport is not None
@@ -416,6 +514,8 @@ class ClientSide(Side):
             return
         try:
             out = session.from_backend(data)
+            if not self._logged_in and not self._look_at_login(session):
+                return
             if type(out) is bytes:
                 if out:
                     self.write(out)
@@ -431,6 +531,32 @@ class ClientSide(Side):
             return
         if self.server.draining and session.idle and not self.busy and not backend.busy:
             self.dismiss()
+
+    def _look_at_login(self, session: Session) -> bool:
+        """What the backend has said so far of the login: whether it goes on."""
+        if session.login_refusal:
+            if session.login_refusal in _WRONG_PASSWORD:
+                self.server.metrics.failed_logins.inc()
+                # Whether there is such a user the proxy does not know: what stands for its name may be anything.
+                name = self.server.mask.masked((session.identity.db_user or "").encode("utf-8", "replace"))
+                log.warning("login failed", user=name, client=self.source.decode(), cause=session.login_refusal)
+            session.login_refusal = ""
+        if session.phase is Phase.LOGIN or self._target is None:
+            return True
+        hosts = self.server.hosts
+        if session.cancel_key:
+            self.server.cancels.learn(session.cancel_key, self._target)
+        kind = Kind.reported(session.parameters) if hosts.watching and hosts.attrs != "prefer-standby" else None
+        if kind is None or kind.suits(hosts.attrs):
+            return True
+        hosts.doubt()
+        log.warning("a server is not what it was a moment ago", server=str(self._target), state=str(kind))
+        self.fail(
+            "57P03",
+            f"{self._target}: {kind}, and no longer what backend.target_session_attrs = {hosts.attrs} asks for",
+            hint="Connect again: the servers are looked at anew.",
+        )
+        return False
 
     def _carry_out_backend(self, session: Session, backend: BackendSide, step: Step) -> None:
         self.write(step.forward)
@@ -489,11 +615,13 @@ class ClientSide(Side):
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def fail(self, sqlstate: str, text: str, hint: str | None = None, *, backend_lost: bool = False) -> None:
+    def fail(
+        self, sqlstate: str, text: str, hint: str | None = None, *, detail: str | None = None, backend_lost: bool = False
+    ) -> None:
         """Ends the session with a FATAL error to the client; the backend rolls back and ends. `backend_lost`: it is beyond reading."""
         if self._over:
             return
-        last_word = messages.error_response("FATAL", sqlstate, text, hint=hint)
+        last_word = messages.error_response("FATAL", sqlstate, text, hint=hint, detail=detail)
         if backend_lost and self.backend is not None:
             self.write(last_word)
             self.backend.ended = True
@@ -537,25 +665,21 @@ class ClientSide(Side):
         for timer in (self._login_timer, self._hold_timer):
             if timer is not None:
                 timer.cancel()
+        self._wake()
         self.backlog.clear()
         self.close()
         session, backend = self.session, self.backend
-        if (
-            session is None
-            or backend is None
-            or self._host is None
-            or session.quiet
-            or not session.authenticated
-            or backend.finished
-        ):
+        if session is None or backend is None or session.quiet or not session.authenticated or backend.finished:
             self.backend_is_done()
             return
-        self._aftermath = Aftermath(self, session, backend, self._host, stop=stop)
+        self._aftermath = Aftermath(self, session, backend, stop=stop)
         self._aftermath.begin()
 
     def backend_is_done(self) -> None:
         """Nothing more comes from the backend: what had no end yet is lost, and the session is over."""
         if self.session is not None:
+            if self._target is not None:
+                self.server.cancels.forget(self.session.cancel_key, self._target)
             events = self.session.lost()
             if events:
                 self.server.journal.append(events, wait=False)

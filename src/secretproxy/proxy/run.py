@@ -19,7 +19,8 @@ import uvloop
 from secretproxy.config import Settings
 from secretproxy.ops import health, logs
 from secretproxy.ops.metrics import Metrics
-from secretproxy.proxy.server import Server, check_built, open_sockets, read_keys, remove_unix_sockets
+from secretproxy.proxy.failures import Failures
+from secretproxy.proxy.server import Server, check_usable, open_sockets, read_keys, remove_unix_sockets
 
 log: Any = structlog.get_logger("secretproxy")
 
@@ -29,18 +30,19 @@ _PR_SET_DUMPABLE = 4
 
 def run(settings: Settings) -> int:
     """Serves in the foreground until SIGTERM or SIGINT. Returns the exit status. Raises ConfigError."""
-    check_built(settings)
+    check_usable(settings)
     keys = read_keys(settings)
     _keep_memory_private()
     _raise_descriptor_limit()
     logs.configure(settings.log)
     sockets = open_sockets(settings)
     health_socket = health.open_socket(settings.health)
+    failures = Failures(settings.auth.failures_per_address, settings.auth.failures_per_user)
     try:
         if settings.worker_count == 1:
-            uvloop.run(_serve(settings, keys, sockets, health_socket))
+            uvloop.run(_serve(settings, keys, sockets, health_socket, failures))
             return 0
-        return _supervise(settings, keys, sockets, health_socket)
+        return _supervise(settings, keys, sockets, health_socket, failures)
     finally:
         remove_unix_sockets(sockets)
 
@@ -50,8 +52,9 @@ async def _serve(
     keys: dict[int, bytes],
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
+    failures: Failures,
 ) -> None:
-    server = Server(settings, keys, Metrics())
+    server = Server(settings, keys, Metrics(), failures)
     watching = asyncio.create_task(health.serve(server, health_socket)) if health_socket is not None else None
     try:
         await server.serve(sockets)
@@ -67,6 +70,7 @@ def _supervise(
     keys: dict[int, bytes],
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
+    failures: Failures,
 ) -> int:
     """Forks the workers, restarts one that dies, hands SIGTERM on and waits for all."""
     workers: dict[int, float] = {}
@@ -96,7 +100,7 @@ def _supervise(
                 os._exit(1)
             status = 1
             try:
-                uvloop.run(_serve(settings, keys, sockets, health_socket))
+                uvloop.run(_serve(settings, keys, sockets, health_socket, failures))
                 status = 0
             except BaseException as error:
                 log.error("worker failed", kind=type(error).__name__)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import os
 import signal
 import socket
@@ -14,7 +15,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import structlog
 
 from secretproxy.audit.checkpoints import Signer
@@ -26,7 +26,13 @@ from secretproxy.install.keyfile import KeyFileError, load_key_file
 from secretproxy.ops.metrics import Metrics
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import Tls
+from secretproxy.proxy.cancel import Cancels
+from secretproxy.proxy.failures import Failures
+from secretproxy.proxy.hosts import Hosts
+from secretproxy.proxy.login import Logins
+from secretproxy.proxy.own import connect_log
 from secretproxy.proxy.relay import ClientSide
+from secretproxy.proxy.users import UsersFile, users_of
 from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
 
@@ -40,17 +46,18 @@ STOP_SECONDS = 3.0
 class Server:
     """Sessions of one process. Listening sockets come from outside, so that workers can share them."""
 
-    def __init__(self, settings: Settings, keys: dict[int, bytes], metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, keys: dict[int, bytes], metrics: Metrics, failures: Failures) -> None:
         self.settings = settings
         self.metrics = metrics
         self.keys = Keys(keys, self._newer_keys)
         self._keys_read = _changed_at(settings.testimony.key_file)
         self.tls = tls.listen_context(settings.listen)
+        self.tls_binding = tls.listen_binding(settings.listen)
         self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
         self.detector = Detector(settings.monitor.schemas, settings.monitor.tables)
         limits = settings.limits
         self.limits = Limits(limits.max_message, limits.max_statement_memory, limits.parse_thread_bytes)
-        mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
+        mask = self.mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
         audit = settings.audit
         self.journal = Journal(
             self._connect_log,
@@ -64,6 +71,15 @@ class Server:
             spool_dir=audit.spool_dir if audit.on_outage == "spool" else None,
             spool_max_bytes=audit.spool_max_bytes,
         )
+        self.hosts = Hosts(settings)
+        self.cancels = Cancels(self.hosts, settings.backend.connect_timeout, self.backend_tls)
+        self.logins: Logins | None = None
+        if settings.auth.mode == "scram":
+            users = users_of(settings.auth, settings.backend.connect_timeout)
+            # The oldest key: an unknown user's salt should outlive a rotation as a known one's does.
+            stand_in = hmac.digest(keys[min(keys)], b"secretproxy unknown users", "sha256")
+            failed = metrics.failed_logins.inc
+            self.logins = Logins(settings.auth, settings.backend, users, self.hosts, failures, stand_in, mask, failed)
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.listening = False
@@ -91,9 +107,15 @@ class Server:
         if keys is not None:
             self.keys.replace(keys)
         try:
-            self.tls = tls.listen_context(self.settings.listen)
+            secured, binding = tls.listen_context(self.settings.listen), tls.listen_binding(self.settings.listen)
+            self.tls, self.tls_binding = secured, binding
         except ConfigError as error:
             log.error("certificate not read again, the old one stays", problem=str(error))
+        if self.logins is not None:
+            try:
+                self.logins.users.reload()
+            except ConfigError as error:
+                log.error("users not read again, the old ones stay", problem=str(error))
         log.info("reloaded", keys=sorted(keys) if keys is not None else "unchanged")
 
     async def _connect_log(self) -> Any:
@@ -141,6 +163,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._signalled, stop)
         self.loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self.hosts.start()
         await self.journal.start()
         servers = [await self._listen(sock) for sock in sockets]
         self.listening = True
@@ -185,32 +208,11 @@ class Server:
             client.abandon()
         for task in list(self._tasks):
             task.cancel()
+        await self.hosts.stop()
         left = await self.journal.close()
         if left:
             log.error("events could not be written to the access log", events=left, setting="audit.dsn")
         log.info("stopped", events=self.journal.written)
-
-
-async def connect_log(settings: Settings) -> Any:
-    """The journal's connection: as the role that may insert and nothing else, every commit durable."""
-    dsn = settings.audit.dsn
-    arguments: dict[str, Any] = {}
-    if dsn is None:
-        host = settings.backend.addresses[0]
-        arguments = {"host": host.host, "port": host.port}
-    connection = await asyncpg.connect(
-        dsn.get_secret_value() if dsn is not None else None,
-        timeout=settings.audit.timeout,
-        command_timeout=settings.audit.timeout,
-        server_settings={"application_name": "secretproxy journal", "synchronous_commit": "on"},
-        **arguments,
-    )
-    try:
-        await connection.execute("SET ROLE secretproxy_writer")
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
 
 
 def _changed_at(path: Path) -> tuple[int, int] | None:
@@ -294,14 +296,9 @@ def read_keys(settings: Settings) -> dict[int, bytes]:
         raise ConfigError(str(error)) from None
 
 
-def check_built(settings: Settings) -> None:
-    """Refuses certificates that cannot be used, and settings that this version does not carry out. Raises ConfigError."""
-    missing = {
-        "backend.target_session_attrs": settings.backend.target_session_attrs != "any",
-        "auth.mode": settings.auth.mode != "passthrough",
-    }
+def check_usable(settings: Settings) -> None:
+    """Refuses certificates and a users file that cannot be used. Raises ConfigError."""
     tls.listen_context(settings.listen)
     tls.backend_context(settings.backend)
-    wanted = [name for name, asked in missing.items() if asked]
-    if wanted:
-        raise ConfigError(f"{', '.join(wanted)}: not built in this version; leave the default")
+    if settings.auth.mode == "scram" and settings.auth.users_file is not None:
+        UsersFile(settings.auth.users_file)

@@ -11,8 +11,10 @@ import asyncio
 import asyncio.sslproto
 import ssl
 from pathlib import Path
+from typing import Any
 
 from secretproxy.config import BackendSettings, ConfigError, ListenSettings
+from secretproxy.scram.binding import end_point_of_pem
 
 ALPN = "postgresql"
 # The first byte of a ClientHello's record; a startup packet begins with a length whose first byte is 0.
@@ -33,19 +35,41 @@ def listen_context(settings: ListenSettings) -> ssl.SSLContext | None:
     if settings.tls_client_ca is not None:
         _load_ca(context, settings.tls_client_ca, "listen.tls_client_ca")
         context.verify_mode = ssl.CERT_REQUIRED
-    # Session tickets of a context that is replaced on reload would only confuse.
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # No session is resumed, as in PostgreSQL: a ticket would outlive the certificate, and the authority of clients', that a reload replaces.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
     return context
 
 
-def backend_context(settings: BackendSettings) -> ssl.SSLContext | None:
+def listen_binding(settings: ListenSettings) -> bytes | None:
+    """What a client binds its SCRAM login to in TLS: the hash of our certificate; None where there is none. Raises ConfigError."""
+    if settings.tls == "off" or settings.tls_cert is None:
+        return None
+    try:
+        return end_point_of_pem(settings.tls_cert.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"listen.tls_cert {settings.tls_cert}: {error.strerror}") from None
+
+
+class _Named(ssl.SSLContext):
+    """Checks a server by the name it is known by, where whoever connects was given its address."""
+
+    server_name: str | None = None
+
+    def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
+        return super().wrap_bio(*arguments, **(named | {"server_hostname": self.server_name or named.get("server_hostname")}))
+
+
+def backend_context(settings: BackendSettings, server_name: str | None = None) -> ssl.SSLContext | None:
     """The context for the backend, None where TLS is off. Raises ConfigError.
 
-    As in libpq, `require` checks the certificate only where an authority is named, `verify-full` always and with the host's name.
+    As in libpq, `require` checks the certificate only where an authority is named, `verify-full` always and with the host's name:
+    that which is given at the handshake, or `server_name` whatever is given there.
     """
     if settings.tls == "off":
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+    context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
     context.check_hostname = settings.tls == "verify-full"

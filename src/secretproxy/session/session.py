@@ -123,7 +123,9 @@ class Session:
         self.identity = identity
         self.phase = Phase.LOGIN
         self.backend_pid = 0
+        # What a CancelRequest for this session carries: process id and secret key.
         self.cancel_key = b""
+        self.login_refusal = ""
         self.authenticated = False
         self.client_gone = False
         self.backend_start: int | None = None
@@ -691,8 +693,8 @@ class Session:
 
     def backend_key_data(self) -> None:
         framer = self._backend
-        self.backend_pid = int.from_bytes(framer.buffer[framer.start + 5 : framer.start + 9], "big")
         self.cancel_key = framer.buffer[framer.start + 5 : framer.end]
+        self.backend_pid = int.from_bytes(self.cancel_key[:4], "big")
 
     def backend_parameter_status(self) -> None:
         framer = self._backend
@@ -851,9 +853,12 @@ class Session:
             if not fatal:
                 self._drop()
             return
+        if self.phase is Phase.LOGIN:
+            self.login_refusal = sqlstate
+            return
         self._copying = False
         head = self._head()
-        if head is None or self.phase is Phase.LOGIN:
+        if head is None:
             return
         if head == INJECTED:
             if not fatal:

@@ -6,9 +6,10 @@ from __future__ import annotations
 class ProtocolViolation(Exception):  # noqa: N818 - the SQLSTATE's own name
     """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless said."""
 
-    def __init__(self, text: str, sqlstate: str = "08P01") -> None:
+    def __init__(self, text: str, sqlstate: str = "08P01", detail: str | None = None) -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
+        self.detail = detail
 
 
 class Unreadable(ProtocolViolation):

@@ -87,10 +87,25 @@ def field(message: bytes, start: int, end: int, kind: int) -> bytes:
     return fields(message, start, end).get(kind, b"")
 
 
+AUTHENTICATION_OK, AUTHENTICATION_SASL, AUTHENTICATION_SASL_CONTINUE, AUTHENTICATION_SASL_FINAL = 0, 10, 11, 12
+
+
+def authentication(code: int, data: bytes = b"") -> bytes:
+    """An Authentication message of this kind."""
+    return _message(b"R", _INT32.pack(code) + data)
+
+
 def authentication_sasl(mechanisms: list[bytes]) -> bytes:
     """An AuthenticationSASL that offers these mechanisms."""
-    body = b"\0\0\0\n" + b"".join(name + b"\0" for name in mechanisms) + b"\0"
-    return b"R" + _INT32.pack(len(body) + 4) + body
+    return authentication(AUTHENTICATION_SASL, b"".join(name + b"\0" for name in mechanisms) + b"\0")
+
+
+def read_authentication(body: bytes) -> tuple[int, bytes]:
+    """The kind of an Authentication message's body and what follows it. Raises ProtocolViolation."""
+    if len(body) < 4:
+        raise ProtocolViolation("an Authentication message is too short")
+    code: int = _INT32.unpack_from(body)[0]
+    return code, body[4:]
 
 
 def error_response(severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None) -> bytes:
@@ -121,6 +136,30 @@ def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
     if stop < 0:
         raise Unreadable("a string in the message has no terminator")
     return message[pos:stop], stop + 1
+
+
+def sasl_initial_response(mechanism: bytes, data: bytes) -> bytes:
+    """A SASLInitialResponse."""
+    return _message(b"p", mechanism + b"\0" + _INT32.pack(len(data)) + data)
+
+
+def sasl_response(data: bytes) -> bytes:
+    """A SASLResponse."""
+    return _message(b"p", data)
+
+
+def read_sasl_initial_response(body: bytes) -> tuple[bytes, bytes | None]:
+    """The mechanism and the data (None: none) of a SASLInitialResponse's body. Raises ProtocolViolation."""
+    mechanism, pos = cstring(body, 0, len(body))
+    if len(body) < pos + 4:
+        raise ProtocolViolation("insufficient data left in message")
+    size: int = _INT32.unpack_from(body, pos)[0]
+    data = body[pos + 4 :]
+    if size == -1 and not data:
+        return mechanism, None
+    if size != len(data):
+        raise ProtocolViolation("invalid message format")
+    return mechanism, data
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,72 @@
+"""Cancel requests: which server a key belongs to, and one connection that carries the request there.
+
+A session of this process says which server its key is good at. A key of another worker's, or of another proxy's before the same servers,
+may belong to any: all are asked, at every address, and a server that does not know the key does nothing. Keys are of any length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from secretproxy.proxy.backend import BackendUnreachable, Target, Tls, connect
+from secretproxy.proxy.hosts import Hosts
+
+log: Any = structlog.get_logger("secretproxy.session")
+
+# Anybody may send a CancelRequest, and each costs a connection a server: more than so many wait.
+_AT_ONCE = 64
+
+
+class _Carrier(asyncio.Protocol):
+    """A connection that carries one CancelRequest."""
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.BaseTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class Cancels:
+    """The cancel keys of one process, and the way of a request."""
+
+    def __init__(self, hosts: Hosts, timeout: float, tls: Tls) -> None:
+        self._hosts = hosts
+        self._timeout = timeout
+        self._tls = tls
+        self._targets: dict[bytes, Target] = {}
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    def learn(self, key: bytes, target: Target) -> None:
+        self._targets[key] = target
+
+    def forget(self, key: bytes, target: Target) -> None:
+        if self._targets.get(key) is target:
+            del self._targets[key]
+
+    async def send(self, packet: bytes) -> None:
+        """Hands a CancelRequest on and returns when the server has closed, which is its only answer."""
+        async with self._room:
+            known = self._targets.get(packet[8:])
+            targets = [known] if known is not None else (await self._hosts.addresses())[0]
+            reached = await asyncio.gather(*(self._carry(packet, target) for target in targets))
+        if not any(reached):
+            log.warning("cancel request did not reach the backend", setting="backend.hosts")
+
+    async def _carry(self, packet: bytes, target: Target) -> bool:
+        try:
+            carrier, _ = await connect(_Carrier, [target], self._timeout, self._tls)
+            carrier.transport.write(packet)  # type: ignore[attr-defined]
+            async with asyncio.timeout(self._timeout):
+                await carrier.closed
+        except (BackendUnreachable, TimeoutError):
+            return False
+        return True

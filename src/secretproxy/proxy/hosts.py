@@ -1,0 +1,193 @@
+"""Which server of backend.hosts a session goes to: in order, every address of a name, and of the kind that target_session_attrs asks for.
+
+libpq logs in and asks the server what it is. In mode scram the proxy does so too (login.py). In mode passthrough it cannot log in before
+the client does, so it asks each server beforehand, over and over, on a connection of its own; what a server then reports at the login itself
+is checked against it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import structlog
+
+from secretproxy.config import Host, Settings
+from secretproxy.proxy import tls
+from secretproxy.proxy.backend import BackendUnreachable, Target, Unreached, resolve
+from secretproxy.proxy.own import connect_own, trouble
+
+log: Any = structlog.get_logger("secretproxy.backend")
+
+_ASK = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') = 'on'"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a server says it is."""
+
+    standby: bool
+    read_only: bool
+
+    @classmethod
+    def reported(cls, parameters: Mapping[str, str]) -> Kind | None:
+        """Out of the ParameterStatus of a login; None before PostgreSQL 14, which does not tell."""
+        standby, read_only = parameters.get("in_hot_standby"), parameters.get("default_transaction_read_only")
+        if standby is None or read_only is None:
+            return None
+        return cls(standby == "on", read_only == "on")
+
+    def suits(self, attrs: str) -> bool:
+        """Whether libpq would take it for this target_session_attrs (fe-connect.c, CONNECTION_CHECK_TARGET)."""
+        if attrs in ("standby", "prefer-standby"):
+            return self.standby
+        if attrs == "primary":
+            return not self.standby
+        writable = not self.standby and not self.read_only
+        return {"read-write": writable, "read-only": not writable}.get(attrs, True)
+
+    def __str__(self) -> str:
+        return "it is a standby" if self.standby else "it is read-only" if self.read_only else "it is a primary"
+
+
+class Hosts:
+    """The servers of one process. `watching` where it has to know their kinds beforehand."""
+
+    def __init__(self, settings: Settings) -> None:
+        backend = settings.backend
+        self.attrs = backend.target_session_attrs
+        self._hosts = backend.addresses
+        self._timeout = backend.connect_timeout
+        self._interval = backend.monitor_interval
+        self.watching = self.attrs != "any" and settings.auth.mode == "passthrough"
+        dsn = backend.monitor_dsn or settings.audit.dsn
+        self._dsn = dsn.get_secret_value() if dsn is not None else None
+        self._backend = backend
+        self._kinds: dict[Host, dict[Target, Kind | str]] = {}
+        self._connections: dict[Target, Any] = {}
+        self._looks: dict[Host, asyncio.Event] = {host: asyncio.Event() for host in self._hosts}
+        self._looked = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        if self.watching:
+            self._tasks = [asyncio.create_task(self._watch(host), name=f"watch {host}") for host in self._hosts]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._connections.values():
+            connection.terminate()
+
+    async def addresses(self) -> tuple[list[Target], list[str]]:
+        """Every address of every server in order, and why a name has none."""
+        found: list[Target] = []
+        causes = []
+        for host in self._hosts:
+            try:
+                found += await resolve(host, self._timeout)
+            except Unreached as error:
+                causes.append(str(error))
+        return found, causes
+
+    async def candidates(self) -> list[Target]:
+        """Where a session may go, in the order in which to try. Raises BackendUnreachable."""
+        if not self.watching:
+            found, causes = await self.addresses()
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._known(), self._timeout)
+            found, causes = self._suitable()
+            if not found:
+                # The servers may be changing places just now: what they say must not be old.
+                await self.look_again()
+                found, causes = self._suitable()
+        if not found:
+            raise BackendUnreachable("; ".join(causes))
+        return found
+
+    async def _known(self) -> None:
+        async with self._looked:
+            await self._looked.wait_for(lambda: len(self._kinds) == len(self._hosts))
+
+    def _suitable(self) -> tuple[list[Target], list[str]]:
+        found, others, causes = [], [], []
+        for host in self._hosts:
+            for target, kind in self._kinds.get(host, {}).items():
+                if isinstance(kind, str):
+                    causes.append(kind)
+                elif kind.suits(self.attrs):
+                    found.append(target)
+                else:
+                    others.append(target)
+                    causes.append(f"{target}: {kind} (backend.target_session_attrs = {self.attrs})")
+        return found + (others if self.attrs == "prefer-standby" else []), causes
+
+    async def look_again(self) -> None:
+        """Asks all servers now, and waits for their answers as long as they may take."""
+        before = dict(self._kinds)
+        self.doubt()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout), self._looked:
+                await self._looked.wait_for(lambda: all(self._kinds.get(host) is not before.get(host) for host in self._hosts))
+
+    def doubt(self) -> None:
+        """Something did not go as what is known of the servers made expect."""
+        for event in self._looks.values():
+            event.set()
+
+    def kind(self, target: Target) -> Kind | str | None:
+        """What is known of an address."""
+        return self._kinds.get(target.host, {}).get(target)
+
+    async def _watch(self, host: Host) -> None:
+        event = self._looks[host]
+        while True:
+            event.clear()
+            try:
+                targets = await resolve(host, self._timeout)
+            except Unreached as error:
+                kinds: dict[Target, Kind | str] = {Target(host, host.host): str(error)}
+            else:
+                kinds = dict(zip(targets, await asyncio.gather(*map(self._ask, targets)), strict=True))
+            for target, kind in kinds.items():
+                if kind != self.kind(target):
+                    log.info("server", server=str(target), state=kind if isinstance(kind, str) else str(kind))
+            for target in self._kinds.get(host, {}):
+                if target not in kinds and target in self._connections:
+                    self._connections.pop(target).terminate()
+            async with self._looked:
+                self._kinds[host] = kinds
+                self._looked.notify_all()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), self._interval)
+
+    async def _ask(self, target: Target) -> Kind | str:
+        try:
+            connection = self._connections.get(target)
+            if connection is None or connection.is_closed():
+                connection = self._connections[target] = await self._connect(target)
+            row = await connection.fetchrow(_ASK, timeout=max(1.0, self._interval))
+            return Kind(bool(row[0]), bool(row[1]))
+        except (OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            lost = self._connections.pop(target, None)
+            if lost is not None:
+                lost.terminate()
+            return f"{target}: {trouble(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError) else ''}"
+
+    async def _connect(self, target: Target) -> Any:
+        secured = tls.backend_context(self._backend, target.host.host)
+        return await connect_own(
+            self._dsn,
+            "secretproxy monitor",
+            self._timeout,
+            host=target.address,
+            port=target.host.port,
+            target_session_attrs="any",
+            ssl="prefer" if self._backend.tls == "prefer" else False if secured is None or target.host.is_unix else secured,
+        )

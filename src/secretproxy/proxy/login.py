@@ -1,0 +1,421 @@
+"""Logins in mode scram: the proxy authenticates the client, then logs in at the backend with the keys that the client's proof gave away.
+
+The client meets the same exchange as PostgreSQL's (src/backend/libpq/auth.c, auth-sasl.c), also where the user is unknown. Only a client
+that asks for something that the backend's answer to the startup packet decides (a protocol above 3.0, `_pq_.` options) has its backend
+connection opened before it is authenticated. Must never put a key, a proof or an unknown user's name into a log or an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import structlog
+
+from secretproxy.audit.rows import NameMask
+from secretproxy.config import AuthSettings, BackendSettings
+from secretproxy.proxy.backend import BackendUnreachable, Target, Tls, Unreached, reach
+from secretproxy.proxy.failures import Failures
+from secretproxy.proxy.hosts import Hosts, Kind
+from secretproxy.proxy.users import LookupFailed, Users
+from secretproxy.scram import (
+    MECHANISM,
+    MECHANISM_PLUS,
+    ClientExchange,
+    LoginKeys,
+    NotTheBackend,
+    OtherVerifier,
+    ServerExchange,
+    WrongPassword,
+    mock,
+)
+from secretproxy.scram.binding import end_point_of_der
+from secretproxy.wire import messages
+from secretproxy.wire.errors import ProtocolViolation
+
+log: Any = structlog.get_logger("secretproxy.auth")
+
+# NAMEDATALEN - 1.
+_NAME_MOST = 63
+# Bytes of a backend's answers up to its ReadyForQuery.
+_ANSWER_MOST = 1_048_576
+
+
+class Refused(Exception):  # noqa: N818 - says what is the matter
+    """The client is not let in; `answer` is what it is told."""
+
+    def __init__(self, sqlstate: str, text: str, *, detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(text)
+        self.answer = messages.error_response("FATAL", sqlstate, text, detail=detail, hint=hint)
+
+
+class BackendSaid(Refused):
+    """The backend does not let the client in; it is told so in the backend's words."""
+
+    def __init__(self, answer: bytes) -> None:
+        Exception.__init__(self, "refused by the backend")
+        self.answer = answer
+        self.sqlstate = messages.field(answer, 0, len(answer), 0x43)
+
+
+class Outdated(Refused):
+    """The client's verifier at the proxy is not the backend's."""
+
+
+class Conversation(Protocol):
+    """The client's end, as a login needs it."""
+
+    binding: bytes | None
+
+    @property
+    def source(self) -> bytes:
+        """Whence it comes, as failures are counted: an address, or a local user."""
+
+    def write(self, data: bytes) -> None: ...
+
+    async def hear(self) -> bytes:
+        """The body of the client's next SASL message. Raises ProtocolViolation, ConnectionError."""
+
+
+class BackendLogin(asyncio.Protocol):
+    """A backend's connection up to its first ReadyForQuery."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.negotiation = b""
+        self.parameters: dict[str, str] = {}
+        self.lost = False
+        self._buffer = bytearray()
+        self._said = bytearray()
+        self._first = b""
+        self._more = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._more.set()
+
+    def eof_received(self) -> bool:
+        self.lost = True
+        self._more.set()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._more.set()
+
+    async def _message(self) -> bytes:
+        """The next message. Raises ProtocolViolation, ConnectionError."""
+        buffer = self._buffer
+        while True:
+            if len(buffer) >= 5:
+                length = 1 + int.from_bytes(buffer[1:5], "big")
+                if not 5 <= length <= _ANSWER_MOST:
+                    raise ProtocolViolation("a message of an impossible length")
+                if len(buffer) >= length:
+                    message = bytes(buffer[:length])
+                    del buffer[:length]
+                    return message
+            if self.lost:
+                raise ConnectionResetError
+            self._more.clear()
+            await self._more.wait()
+
+    async def open(self, packet: bytes) -> None:
+        """Sends the startup packet and waits for what the backend asks first."""
+        self.transport.write(packet)
+        while True:
+            message = await self._message()
+            if message[:1] == b"v":
+                self.negotiation = message
+            elif message[:1] == b"N":
+                self._said += message
+            else:
+                self._first = message
+                return
+
+    async def _asked(self) -> tuple[int, bytes]:
+        """The next Authentication message. Raises BackendSaid."""
+        message, self._first = self._first or await self._message(), b""
+        if message[:1] == b"E":
+            raise BackendSaid(message)
+        if message[:1] != b"R":
+            raise ProtocolViolation("something else than an Authentication message")
+        code, data = messages.read_authentication(message[5:])
+        if code == messages.AUTHENTICATION_OK:
+            self._said += message
+        return code, data
+
+    async def log_in(self, keys: LoginKeys) -> None:
+        """Answers for the client until the backend is ready. Raises Refused, ProtocolViolation, OtherVerifier, NotTheBackend."""
+        code, data = await self._asked()
+        if code == messages.AUTHENTICATION_SASL:
+            secured = self.transport.get_extra_info("ssl_object")
+            binding = end_point_of_der(secured.getpeercert(binary_form=True)) if secured is not None else None
+            exchange = ClientExchange(keys, data.split(b"\0"), secured=secured is not None, binding=binding)
+            self.transport.write(messages.sasl_initial_response(exchange.mechanism, exchange.first()))
+            code, data = await self._asked()
+            self._expect(code, messages.AUTHENTICATION_SASL_CONTINUE)
+            self.transport.write(messages.sasl_response(exchange.final(data)))
+            code, data = await self._asked()
+            self._expect(code, messages.AUTHENTICATION_SASL_FINAL)
+            exchange.finish(data)
+            code, data = await self._asked()
+        self._expect(code, messages.AUTHENTICATION_OK)
+        await self._settle()
+
+    @staticmethod
+    def _expect(code: int, wanted: int) -> None:
+        if code == wanted:
+            return
+        asked = {3: "a password in clear", 5: "an MD5 password", 7: "GSSAPI", 9: "SSPI"}.get(code, "something else")
+        log.error("the backend does not log clients in by SCRAM", asks_for=asked, setting="auth.mode, pg_hba.conf of the backend")
+        raise Refused(
+            "28000",
+            f"the backend asks for {asked}, which auth.mode = scram of secretproxy cannot answer",
+            hint="Let pg_hba.conf of the backend say scram-sha-256 for the proxy's address.",
+        )
+
+    async def _settle(self) -> None:
+        while True:
+            message = await self._message()
+            if message[:1] == b"E":
+                raise BackendSaid(message)
+            if message[:1] == b"S":
+                name, pos = messages.cstring(message, 5, len(message))
+                value, _ = messages.cstring(message, pos, len(message))
+                self.parameters[name.decode("ascii", "replace")] = value.decode("utf-8", "replace")
+            self._said += message
+            if message[:1] == b"Z":
+                return
+            if len(self._said) > _ANSWER_MOST:
+                raise ProtocolViolation("no end of messages at the login")
+
+    def hand_over(self, protocol: asyncio.Protocol) -> bytes:
+        """Gives the connection to `protocol`, and what was said from AuthenticationOk on to the caller."""
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        return bytes(self._said + self._buffer)
+
+    def leave(self) -> None:
+        self.transport.write(messages.TERMINATE)
+        self.transport.close()
+
+
+class Logins:
+    """What logging clients in takes, for one process."""
+
+    def __init__(
+        self,
+        auth: AuthSettings,
+        backend: BackendSettings,
+        users: Users,
+        hosts: Hosts,
+        failures: Failures,
+        key: bytes,
+        mask: NameMask,
+        failed: Callable[[], None],
+    ) -> None:
+        """`key`: what unknown users' salts are made of. `failed` is called at every failed login."""
+        self.users = users
+        self.hosts = hosts
+        self.failures = failures
+        self.backend = backend
+        self.mask = mask
+        self.failed = failed
+        self._delay = auth.failure_delay
+        self._key = key
+
+    async def enter(
+        self, client: Conversation, packet: bytes, startup: messages.Startup, tls: Tls
+    ) -> tuple[BackendLogin, Target]:
+        """A backend's connection that is logged in as this client. Raises Refused, BackendUnreachable, ProtocolViolation, ConnectionError."""
+        backends = _Backends(self, packet, tls)
+        # PostgreSQL cuts names there.
+        user = startup.parameters.get("user", "").encode("utf-8", "replace")[:_NAME_MOST]
+        try:
+            if startup.code != messages.PROTOCOL_3_0 or any(name.startswith("_pq_.") for name in startup.parameters):
+                client.write(await backends.open_early())
+            keys = await self._authenticate(client, user)
+            try:
+                return await backends.log_in(keys)
+            except Outdated:
+                self.users.forget(user.decode("utf-8", "ignore"))
+                raise
+            finally:
+                keys.wipe()
+        except BaseException:
+            backends.abandon()
+            raise
+
+    async def _authenticate(self, client: Conversation, user: bytes) -> LoginKeys:
+        if not user:
+            raise Refused("28000", "no PostgreSQL user name specified in startup packet")
+        name = user.decode("utf-8", "ignore")
+        self._check_rate(client, user)
+        mechanisms = [MECHANISM_PLUS, MECHANISM] if client.binding is not None else [MECHANISM]
+        client.write(messages.authentication_sasl(mechanisms))
+        mechanism, first = messages.read_sasl_initial_response(await client.hear())
+        exchange = ServerExchange(mechanism, client.binding)
+        if first is None:
+            client.write(messages.authentication(messages.AUTHENTICATION_SASL_CONTINUE))
+            first = await client.hear()
+        exchange.first(first)
+        try:
+            found = await self.users.find(name)
+        except LookupFailed:
+            raise Refused(
+                "57P03",
+                "the proxy cannot look up its users now",
+                hint="See auth.lookup_dsn of secretproxy, and its log for the cause.",
+            ) from None
+        stand_in = mock(self._key, user, self.users.iterations)
+        challenge = exchange.challenge(found or stand_in, doomed=found is None)
+        client.write(messages.authentication(messages.AUTHENTICATION_SASL_CONTINUE, challenge))
+        final = await client.hear()
+        # Whoever tries many at a time is counted before each one is judged.
+        self._check_rate(client, user)
+        try:
+            signature, keys = exchange.final(final)
+        except WrongPassword:
+            self.failures.failed(client.source, user)
+            self.users.forget(name)
+            self._note(client, user, known=found is not None)
+            await asyncio.sleep(self._delay)
+            raise Refused("28P01", f'password authentication failed for user "{name}"') from None
+        self.failures.succeeded(client.source, user)
+        client.write(messages.authentication(messages.AUTHENTICATION_SASL_FINAL, signature))
+        return keys
+
+    def _note(self, client: Conversation, user: bytes, *, known: bool) -> None:
+        """The log's line of a failed login. A name that no user has may be a password typed in the wrong place."""
+        shown = self.mask(user.decode("utf-8", "replace")) if known else self.mask.masked(user)
+        self.failed()
+        log.warning(
+            "login failed", user=shown, client=client.source.decode(), cause="wrong password" if known else "unknown user"
+        )
+
+    def _check_rate(self, client: Conversation, user: bytes) -> None:
+        wait = self.failures.wait(client.source, user)
+        if wait > 0:
+            log.warning("login refused: too many have failed", client=client.source.decode(), setting="auth.failures_per_address")
+            raise Refused(
+                "28000",
+                "too many failed logins; try again later",
+                hint=f"In {wait:.0f} seconds. See auth.failures_per_address and auth.failures_per_user of secretproxy.",
+            )
+
+
+class _Backends:
+    """The servers that one login may go to, one after the other, as libpq goes through its hosts."""
+
+    def __init__(self, logins: Logins, packet: bytes, tls: Tls) -> None:
+        self._logins = logins
+        self._packet = packet
+        self._tls = tls
+        self._queue: list[Target] | None = None
+        self._causes: list[str] = []
+        self._current: BackendLogin | None = None
+        self._opened: tuple[BackendLogin, Target] | None = None
+        self._told: bytes | None = None
+
+    async def open_early(self) -> bytes:
+        """Opens the first connection and gives what the backend says of the protocol, which the client is told now."""
+        self._opened = await self._open_next()
+        self._told = self._opened[0].negotiation
+        return self._told
+
+    def abandon(self) -> None:
+        if self._current is not None:
+            self._current.transport.abort()
+            self._current = None
+
+    async def _open_next(self) -> tuple[BackendLogin, Target]:
+        """The next server that answers the startup packet. Raises BackendUnreachable."""
+        if self._queue is None:
+            self._queue, self._causes = await self._logins.hosts.addresses()
+        timeout = self._logins.backend.connect_timeout
+        while self._queue:
+            target = self._queue.pop(0)
+            try:
+                login = self._current = await reach(BackendLogin, target, timeout, self._tls)
+                async with asyncio.timeout(timeout):
+                    await login.open(self._packet)
+            except Unreached as error:
+                self._causes.append(str(error))
+            except TimeoutError:
+                self._causes.append(f"{target}: no answer within {timeout:g} s")
+            except ConnectionError:
+                self._causes.append(f"{target}: closed the connection")
+            else:
+                return login, target
+            self.abandon()
+        raise BackendUnreachable("; ".join(self._causes))
+
+    async def log_in(self, keys: LoginKeys) -> tuple[BackendLogin, Target]:
+        """Raises Refused, BackendUnreachable, ProtocolViolation."""
+        attrs = self._logins.hosts.attrs
+        try:
+            return await self._first_suitable(keys, attrs)
+        except BackendUnreachable:
+            if attrs != "prefer-standby":
+                raise
+        self._queue = None
+        return await self._first_suitable(keys, "any")
+
+    async def _first_suitable(self, keys: LoginKeys, attrs: str) -> tuple[BackendLogin, Target]:
+        while True:
+            login, target = self._opened or await self._open_next()
+            self._opened = None
+            cause = await self._try(login, target, keys, attrs)
+            if cause is None:
+                return login, target
+            self._causes.append(cause)
+
+    async def _try(self, login: BackendLogin, target: Target, keys: LoginKeys, attrs: str) -> str | None:
+        """None where this server lets the client in and will do, else why another is to be tried."""
+        try:
+            async with asyncio.timeout(self._logins.backend.connect_timeout):
+                await login.log_in(keys)
+        except BackendSaid as error:
+            if error.sqlstate != b"57P03":
+                raise
+            self.abandon()
+            return f"{target}: it cannot take connections now"
+        except (TimeoutError, ConnectionError):
+            self.abandon()
+            return f"{target}: closed the connection or did not answer at the login"
+        except OtherVerifier:
+            log.error(
+                "the backend has another verifier for a user than the proxy",
+                backend=str(target),
+                setting="auth.users_file or auth.lookup_dsn",
+            )
+            raise Outdated(
+                "28000",
+                "the backend holds another password for this user than secretproxy does",
+                hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt and iterations "
+                "included.",
+            ) from None
+        except NotTheBackend:
+            log.error("the backend could not prove that it knows the user", backend=str(target), setting="backend.hosts")
+            raise Refused("08006", "the backend could not prove that it knows the user (backend.hosts)") from None
+        except ProtocolViolation as error:
+            log.error("the login at the backend failed", backend=str(target), cause=str(error), setting="backend.hosts")
+            raise Refused(
+                "08P01", f"the login at the backend failed: {error}", hint="See backend.hosts of secretproxy."
+            ) from None
+        if self._told is not None and login.negotiation != self._told:
+            with contextlib.suppress(OSError):
+                login.leave()
+            return f"{target}: it speaks another version of the protocol than the server before it"
+        kind = Kind.reported(login.parameters)
+        if kind is not None and not kind.suits(attrs):
+            with contextlib.suppress(OSError):
+                login.leave()
+            return f"{target}: {kind} (backend.target_session_attrs = {attrs})"
+        return None
