@@ -435,7 +435,53 @@ def test_forgeries_are_dropped_and_recorded(play: Playbook, forged: bytes) -> No
     play >> query("DO 'forge'")
     play << forged + complete("DO") + ready()
     assert play.to_client == complete("DO") + ready()
-    assert [(event.event, event.function, event.secret_names) for event in play.committed] == [("forgery", None, None)]
+    (event,) = play.committed
+    assert event.event == "forgery" and event.calls == 1
+    # What was signed once and is played again keeps what it says.
+    signed = forged in (testified(pid=1), testified(start=START + 1))
+    assert (event.function, event.secret_names) == ((GETTER, ("key",)) if signed else (None, None))
+
+
+def test_a_flood_of_forgeries_is_an_event_a_chunk(play: Playbook) -> None:
+    play >> query("DO 'flood'")
+    chunk = notice("SPX1 1 nonsense", "SPX01", "INFO") * 500 + testified("hidden") + testified("hidden") * 200
+    play << chunk + notice("", "SPX01", "INFO") * 300
+    assert [(event.event, event.secret_names, event.calls) for event in play.committed] == [
+        ("forgery", None, 800), ("call", ("hidden",), None), ("forgery", ("hidden",), 200),
+    ]  # fmt: skip
+    assert play.to_client == b"" and len(play.session._forgeries) == 2
+
+
+def test_a_forgery_longer_than_a_statement_may_be_is_dropped_without_being_kept() -> None:
+    play = Playbook(limits=Limits(max_statement_memory=70_000)).logged_in()
+    play >> query("DO ''")
+    large = notice("x" * 300_000, "SPX01", "INFO")
+    stream = row("before") + large + row("behind") + testified("hidden") + row("value") + large + complete("DO") + ready()
+    for size in (1_000, 4_096, 65_536, len(stream)):
+        play >> query("DO ''")
+        play.take()
+        for pos in range(0, len(stream), size):
+            play << stream[pos : pos + size]
+            assert len(play.session._backend._rest) < 4_096
+        play.session._last_clock = 0
+        assert play.to_client == row("before") + row("behind") + row("value") + complete("DO") + ready()
+        assert [event.event for event in play.committed if event.event == "call"] == ["call"]
+        assert sum(event.calls or 0 for event in play.committed if event.event == "forgery") == 2
+
+
+def test_a_refused_statement_is_covered_by_nothing_and_its_stand_in_cannot_be_foreseen(play: Playbook) -> None:
+    """A client that made a statement of the stand-in's name would have it run, with its call taken for one of the log."""
+    play.refusing = True
+    names = set()
+    for _ in range(2):
+        play >> query(SECRET)
+        names.add(play.to_backend)
+        play.take()
+        play << testified("key", clock=START + 10 + len(names)) + row("value")
+        assert [event.event for event in play.committed] == ["call"] and play.held == row("value")
+        play << error("26000") + ready()
+        play.take()
+    assert len(names) == 2
 
 
 def test_a_testimony_is_good_once(play: Playbook) -> None:

@@ -12,7 +12,7 @@ from secretproxy.detect.functions import Function, Operation, operation_of, over
 __all__ = ["Call", "Operation", "ResolvedCall"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ResolvedCall:
     """What the log says of an attempt. `exact`: function, owner and names are all known."""
 
@@ -22,6 +22,9 @@ class ResolvedCall:
     names: tuple[str | None, ...] | None
     encoding: str | None
     exact: bool
+
+    def __repr__(self) -> str:
+        return f"ResolvedCall({self.function}, exact={self.exact})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ class SqlExecute:
     name: str
     arguments: tuple[Argument, ...]
 
+    def __repr__(self) -> str:
+        return f"SqlExecute(arguments={len(self.arguments)})"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
@@ -54,7 +57,7 @@ class Verdict:
 HARMLESS = Verdict()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Found:
     """A verdict in the making."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from secretproxy.session.events import Event
 
 
 class Metrics:
@@ -24,6 +28,14 @@ class Metrics:
         self.events = Gauge("secretproxy_events_written", "Events written to the access log", registry=registry)
         self.backlog = Gauge("secretproxy_events_waiting", "Events waiting for the access log", registry=registry)
         self.log_up = Gauge("secretproxy_log_available", "1 while the access log takes events", registry=registry)
+
+    def count_testified(self, events: Iterable[Event]) -> None:
+        """Counts what testimony showed: calls, and messages that were none."""
+        for event in events:
+            if event.event == "forgery":
+                self.forgeries.inc(event.calls or 1)
+            else:
+                self.uncovered.inc()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

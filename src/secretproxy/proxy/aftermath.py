@@ -71,7 +71,7 @@ class Aftermath:
             return
         if not isinstance(step, bytes):
             if step.commit:
-                self._server.metrics.uncovered.inc(len(step.commit))
+                self._server.metrics.count_testified(step.commit)
                 done = journal.keep(step.commit)
                 if journal.backlog > MOST_WAITING:
                     self._backend.set_busy(True)

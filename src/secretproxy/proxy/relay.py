@@ -563,8 +563,7 @@ class ClientSide(Side):
         backend.write(step.inject)
         journal = self.server.journal
         if step.commit:
-            self.server.metrics.uncovered.inc(len(step.commit))
-            self.server.metrics.forgeries.inc(sum(event.event == "forgery" for event in step.commit))
+            self.server.metrics.count_testified(step.commit)
             future = journal.keep(step.commit)
             backend.set_busy(True)
             self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)

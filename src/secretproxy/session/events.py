@@ -15,7 +15,7 @@ Outcome = Literal["ok", "error", "cancelled", "lost", "refused"]
 Protocol = Literal["simple", "extended", "fastpath"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Identity:
     """Who the session is, as the log names it."""
 
@@ -27,6 +27,9 @@ class Identity:
     client_port: int | None = None
     tls: bool = False
 
+    def __repr__(self) -> str:
+        return f"Identity({self.session_id})"
+
 
 @dataclass(slots=True, eq=False)
 class Timing:
@@ -35,7 +38,7 @@ class Timing:
     began: float | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Event:
     """One row of the log but for what the journal adds."""
 
@@ -56,3 +59,7 @@ class Event:
     sqlstate: str | None = None
     calls: int | None = None
     timing: Timing = field(default_factory=Timing)
+
+    def __repr__(self) -> str:
+        # What a client called a secret may be a value; the journal masks it, this would not.
+        return f"Event({self.event}, statement_no={self.statement_no}, outcome={self.outcome})"

@@ -29,6 +29,7 @@ from secretproxy.session.statements import (
     PARSE,
     SYNC,
     Describing,
+    Key,
     Portal,
     Prepared,
     Running,
@@ -54,7 +55,8 @@ _ASK_START = (
 )
 _ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
 
-# The name of a portal and a prepared statement that do not exist: whoever executes them gets an error of the backend.
+# The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
+# backend. What follows is new each time, so that no client can have made one of that name.
 _REFUSED_NAME = "secretproxy refuses this call of a secret function"
 _REFUSED = "call of a secret function refused: the access log cannot be written"
 _REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
@@ -173,7 +175,10 @@ class Session:
         self._remembered: tuple[bytes, ...] = ()
         self._supplied: tuple[bytes, Verdict] | None = None
         self._between: Running | None = None
+        # The rest of a message that is too long to be looked at is not let through.
+        self._dropping = False
         # Of the chunk under way.
+        self._forgeries: dict[tuple[int, Key | None], Event] = {}
         self._step: Step | None = None
         self._kept_from = 0
         self._holding = False
@@ -578,7 +583,9 @@ class Session:
                 out.append(held.data)
                 continue
             running.refused = True
-            name = _REFUSED_NAME
+            # Should it run after all, nothing in the log covers it.
+            running.covered = set()
+            name = f"{_REFUSED_NAME} {uuid.uuid4().hex[:20]}"
             out.append(messages.query(f'EXECUTE "{name}"') if running.protocol == "simple" else messages.execute(name))
             if taken:
                 continue
@@ -610,6 +617,12 @@ class Session:
         self._step = None
         self._kept_from = 0
         self._holding = False
+        if self._forgeries:
+            self._forgeries = {}
+        if self._dropping:
+            self._stepped()
+            self._kept_from = framer.cut
+            self._dropping = framer.streaming
         while framer.next():
             handlers = self._ready_handlers if self.phase is Phase.READY else self._other_handlers()
             handler = handlers.get(framer.kind)
@@ -965,7 +978,13 @@ class Session:
         if not framer.complete:
             head = framer.buffer[framer.start : framer.start + framing.HEAD]
             if messages.field(head, 0, len(head), 0x43) == testimony.SQLSTATE:
-                framer.demand()
+                if framer.end - framer.start <= self._limits.max_statement_memory:
+                    framer.demand()
+                    return
+                # No function says so much: it need not be kept to be checked.
+                self._drop()
+                self._dropping = True
+                self._forged(self._under_way(), None)
             return
         if framer.buffer.find(b"CSPX01\0", framer.start, framer.end) < 0:
             return
@@ -976,7 +995,7 @@ class Session:
         told = self._keys.read(found.get(0x4D, b""))
         running = self._under_way()
         if told is None or not self._is_ours(told):
-            self._await(self._event(running, "forgery"))
+            self._forged(running, told)
             return
         self._last_clock = told.clock
         running.calls += 1
@@ -984,18 +1003,36 @@ class Session:
         running.accessed_by = told.jwt_user
         if (told.function, told.owner, told.names) in running.covered:
             return
-        event = self._event(running, "call")
+        event = self._told(running, "call", told)
+        context = found.get(0x57)
+        if context is not None:
+            event.via = testimony.call_path(context[: testimony.MOST_CONTEXT].decode(self._codec, "replace"))
+        self._await(event)
+
+    def _told(self, running: Running, kind: EventKind, told: testimony.Testimony) -> Event:
+        event = self._event(running, kind)
         event.function = told.function
         event.operation = operation_of(told.function)
         event.owner_id = told.owner
         event.secret_names = told.names
-        context = found.get(0x57)
-        if context is not None:
-            event.via = testimony.call_path(context.decode(self._codec, "replace"))
         event.encoding = told.encoding if told.encoding in ("pgp", "crypt", "none") else None
         event.role = told.role
         event.accessed_by = told.jwt_user
-        self._await(event)
+        return event
+
+    def _forged(self, running: Running, told: testimony.Testimony | None) -> None:
+        """A message that is no testimony of this backend's: one event for all that a chunk holds of the same, counted in `calls`.
+
+        What a genuine one says that was played again, or that a clock set back makes look so, is kept.
+        """
+        key = (running.number, None if told is None else (told.function, told.owner, told.names))
+        event = self._forgeries.get(key)
+        if event is None:
+            event = self._event(running, "forgery") if told is None else self._told(running, "forgery", told)
+            event.calls = 0
+            self._forgeries[key] = event
+            self._await(event)
+        event.calls = (event.calls or 0) + 1
 
     def _is_ours(self, told: testimony.Testimony) -> bool:
         """Made by this backend process, since it started, and not played again."""

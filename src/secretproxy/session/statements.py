@@ -84,6 +84,9 @@ class Undo:
     name: bytes
     before: Prepared | Portal | None
 
+    def __repr__(self) -> str:
+        return f"Undo({self.kind})"
+
 
 @dataclass(slots=True, eq=False)
 class Describing:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 SQLSTATE = b"SPX01"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Testimony:
     """One call as the function itself tells it. `authentic`: the MAC fits; without it nothing else can be believed."""
 
@@ -37,6 +37,9 @@ class Testimony:
     role: str | None
     jwt_user: uuid.UUID | None
     proxied: bool
+
+    def __repr__(self) -> str:
+        return f"Testimony({self.function})"
 
 
 class Keys:
@@ -125,6 +128,8 @@ _CALLER = re.compile(
 )
 _OWN = ("encrypted_secrets.secrets_", "secretproxy.testify(", "secretproxy.own_start(")
 MOST_CALLERS = 20
+# Bytes of a CONTEXT that are read: the calls next to the secret function stand first.
+MOST_CONTEXT = 16_384
 
 
 def call_path(context: str) -> tuple[str, ...] | None:

@@ -33,6 +33,9 @@ class Startup:
     code: int
     parameters: dict[str, str]
 
+    def __repr__(self) -> str:
+        return f"Startup({self.code}, parameters={len(self.parameters)})"
+
 
 def startup_length(head: bytes) -> int:
     """The length of a startup packet from its first four bytes. Raises ProtocolViolation."""
@@ -170,6 +173,9 @@ class Bind:
     statement: bytes
     formats: tuple[int, ...]
     values: tuple[Redacted, ...]
+
+    def __repr__(self) -> str:
+        return f"Bind(values={len(self.values)})"
 
 
 def read_bind(message: bytes, start: int, end: int) -> Bind:
