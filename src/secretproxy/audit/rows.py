@@ -33,6 +33,9 @@ _ONE_BYTE = frozenset({"LATIN1", "LATIN2", "LATIN3", "LATIN4", "LATIN5", "LATIN6
 
 Row = tuple[object, ...]
 
+# What is hashed begins with this: secretproxy.masked() of the backend half does the same with the same key.
+_MASK = b"secretproxy name mask "
+
 
 class NameMask:
     """Masks what a client puts in the place of a name but which may be a value: too long, or of a secret's known shape.
@@ -43,7 +46,7 @@ class NameMask:
     def __init__(self, max_name: int, patterns: Sequence[str], key: bytes) -> None:
         self._max_name = max_name
         self._pattern = re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
-        self._key = hmac.digest(key, b"secretproxy name mask", "sha256")
+        self._key = key
         self._codec: str | None = None
 
     def stored_in(self, encoding: str) -> None:
@@ -65,7 +68,7 @@ class NameMask:
 
     def masked(self, clean: bytes) -> str:
         """The mask of a name that must not be shown whatever it looks like."""
-        return f"masked:{hmac.new(self._key, clean, hashlib.sha256).hexdigest()[:32]}"
+        return f"masked:{hmac.new(self._key, _MASK + clean, hashlib.sha256).hexdigest()[:32]}"
 
 
 def row(

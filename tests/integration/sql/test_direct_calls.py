@@ -10,6 +10,9 @@ import pytest
 from psycopg.rows import dict_row
 from tests.integration.sql.conftest import Database
 
+from secretproxy.audit.rows import NameMask
+from secretproxy.config import MonitorSettings
+
 OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a31")
 OTHER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a32")
 GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'key')"
@@ -170,3 +173,58 @@ def test_helpers_answer_as_the_original_ones(stored: Database) -> None:
             "encrypt_field_crypt_verify(%(o)s, 'secrets_value_field', 'wrong')", {"o": OTHER}
         ).fetchone() == (True, False)  # fmt: skip
         assert {row["operation"] for row in direct(stored)} == {"read", "verify", "write"}
+
+
+@pytest.mark.parametrize("name", ["sk_live_4eC39HqLyjWDarjtT1zdp7dc", "x" * 201, "é" * 101, "-----BEGIN RSA PRIVATE KEY-----"])
+def test_a_name_that_looks_like_a_value_is_masked_as_the_proxy_masks_it(stored: Database, name: str) -> None:
+    with stored.connect("app_user") as sql:
+        sql.execute("SELECT set_config('application_name', left(%s, 60), false)", (name,))
+        sql.execute("SELECT encrypted_secrets.secrets_delete(%s, ARRAY['plain', %s, NULL])", (OWNER, name))
+    with stored.connect() as admin:
+        key = admin.execute("SELECT key FROM secretproxy.testimony_key WHERE active ORDER BY version DESC LIMIT 1").fetchone()
+    assert key is not None
+    masked = NameMask(200, MonitorSettings().name_patterns, key[0])
+    (row,) = direct(stored)
+    assert row["secret_names"] == ["plain", masked(name), None] and name not in str(row["secret_names"])
+    if name[0] in "s-":
+        assert row["application_name"] == masked(name[:60])
+
+
+def test_a_pattern_of_ones_own_counts_for_direct_calls(stored: Database) -> None:
+    setting(stored, "name_pattern", "^own-")
+    with stored.connect("app_user") as sql:
+        for name in ("own-value", "sk_live_but_not_ours"):
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (OWNER, name))
+    assert [row["secret_names"][0][:7] for row in direct(stored)] == ["masked:", "sk_live"]
+    with pytest.raises(psycopg.errors.InvalidRegularExpression):
+        setting(stored, "name_pattern", "(")
+
+
+def test_more_names_than_can_be_told_are_refused(stored: Database) -> None:
+    with stored.connect("app_user") as sql, pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        sql.execute(
+            "SELECT encrypted_secrets.secrets_delete(%s, ARRAY(SELECT repeat('x', 1000) FROM generate_series(1, 2001)))", (OWNER,)
+        )
+
+
+def test_a_call_in_a_parallel_worker_is_an_error(stored: Database) -> None:
+    """A function that says it is parallel safe and calls one that is not: a worker's testimony would be nobody's."""
+    with stored.connect() as admin:
+        admin.execute(
+            "CREATE FUNCTION public.mislabelled(n int) RETURNS text LANGUAGE plpgsql PARALLEL SAFE AS"
+            f" $$ BEGIN RETURN encrypted_secrets.secrets_getter('{OWNER}', 'key') || n; END $$;"
+            " CREATE TABLE public.many AS SELECT i FROM generate_series(1, 3000) i; GRANT SELECT ON public.many TO PUBLIC; ANALYZE public.many"
+        )
+    for read_only in ("off", "on"):
+        with stored.connect("app_user") as sql:
+            version = sql.info.server_version
+            for name, value in {
+                "debug_parallel_query" if version >= 160000 else "force_parallel_mode": "on",
+                "parallel_setup_cost": "0", "parallel_tuple_cost": "0", "min_parallel_table_scan_size": "0",
+                "parallel_leader_participation": "off", "default_transaction_read_only": read_only,
+            }.items():  # fmt: skip
+                sql.execute(f"SET {name} = {value}")
+            query = "SELECT count(public.mislabelled(i)) FROM public.many WHERE i < 4"
+            assert "Workers Planned" in str(sql.execute(f"EXPLAIN {query}").fetchall())
+            with pytest.raises(psycopg.errors.InvalidTransactionState):
+                sql.execute(query)

@@ -49,6 +49,7 @@ AS $body$
 DECLARE
     v_known bigint;
     v_start bigint;
+    v_worker boolean;
     v_token text := current_setting('secretproxy.session', true);
     v_signed bytea;
 BEGIN
@@ -60,7 +61,17 @@ BEGIN
     EXCEPTION WHEN object_not_in_prerequisite_state THEN
         NULL; -- not looked up yet
     END;
-    v_start := coalesce(v_known, (SELECT -(extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_stat_get_activity(pg_backend_pid()) a), -1);
+    v_start := v_known;
+    IF v_start IS NULL THEN
+        SELECT -(extract(epoch FROM a.backend_start) * 1000000)::bigint, a.leader_pid IS NOT NULL INTO v_start, v_worker
+          FROM pg_stat_get_activity(pg_backend_pid()) a;
+        IF v_worker THEN
+            -- Only under a function that says it is parallel safe and is not. Nobody hears a worker as what it is.
+            RAISE EXCEPTION USING ERRCODE = '25000', MESSAGE = 'encrypted_secrets functions cannot run in a parallel worker',
+                HINT = 'Mark the functions that call them PARALLEL UNSAFE, which is the default.';
+        END IF;
+        v_start := coalesce(v_start, -1);
+    END IF;
     IF v_token LIKE '1.%.%' THEN
         v_signed := convert_to('SPXT1 ' || pg_backend_pid() || ' ' || -v_start, 'SQL_ASCII');
         IF v_token = '1.' || context.testimony_version || '.' || secretproxy.hmac(context.testimony_inner, context.testimony_outer, v_signed)
@@ -79,6 +90,23 @@ END
 $body$;
 ALTER FUNCTION secretproxy.own_start(secretproxy.context) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.own_start(secretproxy.context) FROM PUBLIC;
+
+-- What a client put in the place of a name and may be a value stands in the log as a keyed digest: NameMask of the proxy does the same.
+CREATE OR REPLACE FUNCTION secretproxy.masked(context secretproxy.context, name text) RETURNS text
+LANGUAGE sql STABLE
+RETURN (
+    SELECT CASE
+        WHEN octet_length(secretproxy.to_bytes(name)) <= s.max_name AND (s.name_pattern = ''::text OR NOT name ~ s.name_pattern) THEN name
+        WHEN name IS NOT NULL THEN 'masked:'::text || left(
+            secretproxy.hmac(
+                (context).testimony_inner, (context).testimony_outer,
+                convert_to('secretproxy name mask '::text, 'SQL_ASCII'::name) || secretproxy.to_bytes(name)),
+            32)
+        END
+      FROM secretproxy.settings s
+);
+ALTER FUNCTION secretproxy.masked(secretproxy.context, text) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.masked(secretproxy.context, text) FROM PUBLIC;
 
 -- secrets_getter() says the same in fewer steps where the session is known to be proxied; the two must agree.
 -- Runs under the pinned search_path of the API function that calls it.
@@ -104,6 +132,10 @@ BEGIN
     ELSE
         SELECT string_agg(CASE WHEN n IS NULL THEN '~' WHEN n = '' THEN '_' ELSE encode(secretproxy.to_bytes(n), 'hex') END, ',' ORDER BY i)
           INTO v_names FROM unnest(names) WITH ORDINALITY u(n, i);
+    END IF;
+    IF length(v_names) > 4000000 THEN
+        -- What cannot be told cannot be done: the proxy does not read testimony of any length.
+        RAISE EXCEPTION USING ERRCODE = '54000', MESSAGE = 'too many secret names in one call', HINT = 'Make several calls.';
     END IF;
     v_message := context.testimony_head || ' ' || pg_backend_pid() || ' ' || abs(v_start)
         || ' ' || encode(timestamptz_send(clock_timestamp()), 'hex')
@@ -131,10 +163,12 @@ BEGIN
                 (event, function, operation, owner_id, secret_names, encoding, db_user, role, accessed_by, database,
                  application_name, client_addr, client_port)
             VALUES
-                ('direct', function_signature, function_operation, owner, names,
+                ('direct', function_signature, function_operation, owner,
+                 CASE WHEN names IS NOT NULL THEN ARRAY(
+                     SELECT secretproxy.masked(context, n) FROM unnest(names) WITH ORDINALITY u(n, i) ORDER BY i) END,
                  CASE WHEN field_encoding IN ('pgp', 'crypt', 'none') THEN field_encoding END,
                  session_user, v_role, v_user, current_database(),
-                 nullif(current_setting('application_name'), ''), inet_client_addr(), inet_client_port());
+                 secretproxy.masked(context, nullif(current_setting('application_name'), '')), inet_client_addr(), inet_client_port());
         END IF;
     END IF;
 

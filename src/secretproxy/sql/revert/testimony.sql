@@ -4,6 +4,7 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP FUNCTION IF EXISTS secretproxy.testify(secretproxy.context, text, text, uuid, text[], text);
 DROP FUNCTION IF EXISTS secretproxy.token(text);
+DROP FUNCTION IF EXISTS secretproxy.masked(secretproxy.context, text);
 DROP FUNCTION IF EXISTS secretproxy.backend_start();
 DROP FUNCTION IF EXISTS secretproxy.own_start(secretproxy.context);
 DROP SEQUENCE IF EXISTS secretproxy.session_start;
