@@ -37,6 +37,8 @@ class Log:
         self.rows: dict[tuple[object, object], tuple[object, ...]] = {}
         self.groups: list[int] = []
         self.down = False
+        self.refuses = False
+        self.connected = 0
         self.break_after_commit = False
         self.gate: asyncio.Event | None = None
         self.encoding = "UTF8"
@@ -47,6 +49,7 @@ class Log:
     async def connect(self) -> Any:
         if self.down:
             raise ConnectionRefusedError
+        self.connected += 1
         return Connection(self)
 
 
@@ -84,6 +87,8 @@ class Connection:
         if self.log.down:
             self.closed = True
             raise ConnectionResetError
+        if self.log.refuses:
+            raise asyncpg.DiskFullError("the row was: canary")
         for values in group:
             self.log.rows.setdefault((values[3], values[4]), tuple(values))
         self.log.groups.append(len(group))
@@ -384,3 +389,38 @@ def test_a_name_is_a_name(name: str) -> None:
 
 def test_what_postgres_cannot_store_is_replaced() -> None:
     assert MASK("a\0b") == "a?b" and MASK("a\ud800b") == "a?b"
+
+
+async def test_a_connection_that_was_ended_is_not_an_outage(log: Log) -> None:
+    journal = await started(log)
+    first = journal.append([attempt("first")], wait=True)
+    assert first is not None
+    await first
+    log.break_after_commit = True
+    for name in ("during", "after"):
+        future = journal.append([attempt(name)], wait=True)
+        assert future is not None
+        await asyncio.wait_for(future, 5)
+    assert journal.available and [values[12] for values in in_order(log)] == [["first"], ["during"], ["after"]]
+    await journal.close()
+    assert_chain(log)
+
+
+async def test_a_log_that_lets_in_and_takes_nothing_is_not_up(log: Log) -> None:
+    journal = await started(log)
+    log.refuses = True
+    future = journal.append([attempt("one")], wait=True)
+    assert future is not None
+    with pytest.raises(LogUnavailable):
+        await asyncio.wait_for(future, 5)
+    connected = log.connected
+    while log.connected < connected + 3:
+        assert not journal.available
+        with pytest.raises(LogUnavailable):
+            journal.append([attempt("two")], wait=True)
+        await asyncio.sleep(0.01)
+    log.refuses = False
+    await asyncio.wait_for(journal.keep([attempt("three")]), 5)
+    assert journal.available and [values[12] for values in in_order(log)] == [["one"], ["three"]]
+    await journal.close()
+    assert_chain(log)

@@ -73,6 +73,8 @@ class Journal:
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
+        # Whether the connection has written something, so that its end need not be that of the log.
+        self._proven = False
         self._trouble: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -193,8 +195,12 @@ class Journal:
             except asyncio.CancelledError:
                 break
             except Exception as error:
-                self._down(error)
+                again = self._proven and not isinstance(error, TimeoutError)
                 self._disconnect()
+                if again:
+                    # A connection that was ended, a deadlock: a new one shows whether the log is down.
+                    continue
+                self._down(error)
                 if self._closing:
                     break
                 await asyncio.sleep(pause)
@@ -217,7 +223,9 @@ class Journal:
             self._first_try.set()
             await self._replay_left(self._spool)
             await self._replay_own(self._spool)
-        self._up()
+        if not self._rows:
+            # Otherwise the first group shows whether rows are taken.
+            self._up()
 
     async def _write_group(self) -> None:
         group = [self._rows[index] for index in range(min(GROUP, len(self._rows)))]
@@ -228,6 +236,7 @@ class Journal:
         self.groups += 1
         self._up()
         last = group[-1]
+        self._proven = True
         self._beside.wrote(cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
         self._done(cast(int, last[SEQ]))
 
@@ -369,6 +378,7 @@ class Journal:
         self._waiting = still
 
     def _disconnect(self) -> None:
+        self._proven = False
         connection, self._connection, self._insert = self._connection, None, None
         if connection is not None and not connection.is_closed():
             connection.terminate()

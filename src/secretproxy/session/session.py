@@ -56,8 +56,8 @@ _ASK_START = (
 _ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
 
 # The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
-# backend. What follows is new each time, so that no client can have made one of that name.
-_REFUSED_NAME = "secretproxy refuses this call of a secret function"
+# backend. What follows is new each time, so that no client can have made one of that name. Together at most 63 bytes.
+_REFUSED_NAME = "secretproxy refuses this secret call"
 _REFUSED = "call of a secret function refused: the access log cannot be written"
 _REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
 _ABORTED = "current transaction is aborted, commands ignored until end of transaction block"
