@@ -18,7 +18,7 @@ import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain
-from secretproxy.audit.checkpoints import RETENTION, Checkpoint, genuine
+from secretproxy.audit.checkpoints import END, RETENTION, Checkpoint, genuine
 from secretproxy.audit.rows import CHAINED
 
 MOST_FINDINGS = 100
@@ -26,6 +26,16 @@ _LINES = (
     f"SELECT {', '.join(CHAINED)}, prev_hash, row_hash FROM secretproxy.access_log "  # noqa: S608 - constant column names
     "WHERE event <> 'direct' OR instance IS NOT NULL OR seq IS NOT NULL OR row_hash IS NOT NULL ORDER BY instance, seq, at"
 )
+
+
+_CHECKPOINTS = (
+    "SELECT instance, seq, row_hash, at, signature, kind FROM secretproxy.checkpoints ORDER BY kind <> 'retention', instance, seq"
+)
+# How many rows there may be, without counting them.
+_ESTIMATE = """
+SELECT nullif(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+ WHERE i.inhparent = 'secretproxy.access_log'::regclass
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +50,18 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What a verification found. `unsigned` rows came after the last checkpoint: their end could be cut off unseen."""
+    """What a verification found.
+
+    `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because their process
+    runs or was killed: rows cut off there would not show.
+    """
 
     rows: int = 0
     instances: int = 0
     direct: int = 0
     checkpoints: int = 0
     unsigned: int = 0
+    open: int = 0
     findings: list[Finding] = field(default_factory=list)
     more_findings: int = 0
 
@@ -64,46 +79,53 @@ class Report:
 class Verifier:
     """Takes the lines of a log in order and reports what does not fit. Pure."""
 
-    def __init__(self, checkpoints: Iterable[Checkpoint], key: Ed25519PublicKey | None) -> None:
+    def __init__(self, key: Ed25519PublicKey | None) -> None:
         self.report = Report()
+        self._key = key
         self._signed: dict[str, dict[int, bytes]] = {}
+        self._ended: dict[str, int] = {}
         # Of each instance the last row that retention removed, and its hash.
         self._removed: dict[str, tuple[int, bytes]] = {}
-        seen: set[Checkpoint] = set()
-        for checkpoint in checkpoints:
-            if checkpoint in seen:
-                continue
-            seen.add(checkpoint)
-            self.report.checkpoints += 1
-            if key is not None and not genuine(checkpoint, key):
-                self.report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
-                continue
-            if checkpoint.kind == RETENTION:
-                name = str(checkpoint.instance)
-                self._removed[name] = max(self._removed.get(name, (0, b"")), (checkpoint.seq, checkpoint.row_hash))
-            known = self._signed.setdefault(str(checkpoint.instance), {})
-            if known.setdefault(checkpoint.seq, checkpoint.row_hash) != checkpoint.row_hash:
-                self.report.add(
-                    checkpoint.instance,
-                    checkpoint.seq,
-                    "two writers",
-                    "two checkpoints of one row differ: two processes wrote as this instance",
-                )
         self._instance = ""
         self._expected = 1
+        # The hash of the row before the expected one, and of that before it.
         self._previous = chain.GENESIS
+        self._before = chain.GENESIS
+        # Where two processes wrote as one instance: further rows before the expected one that fit.
+        self._twins: list[bytes] = []
+        self._twins_before: list[bytes] = []
+        self._forked = False
         self._checks: dict[int, bytes] = {}
         self._last_signed = 0
+        # The number after the signed end.
+        self._beyond = 0
         self._done: set[str] = set()
         # Of a row that does not fit: the hash that should come before it, and its place among the findings.
         self._suspect: tuple[bytes, int] | None = None
 
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Takes a checkpoint. All of them come before the first line, those of retention first."""
+        self.report.checkpoints += 1
+        if self._key is not None and not genuine(checkpoint, self._key):
+            self.report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
+            return
+        name = str(checkpoint.instance)
+        if checkpoint.kind == RETENTION:
+            self._removed[name] = max(self._removed.get(name, (0, b"")), (checkpoint.seq, checkpoint.row_hash))
+        elif checkpoint.seq < self._removed.get(name, (0, b""))[0]:
+            return  # there is no row any more to hold it against
+        if checkpoint.kind == END:
+            self._ended[name] = max(self._ended.get(name, 0), checkpoint.seq)
+        if self._signed.setdefault(name, {}).setdefault(checkpoint.seq, checkpoint.row_hash) != checkpoint.row_hash:
+            text = "two checkpoints of one row differ: two processes wrote as this instance"
+            self.report.add(name, checkpoint.seq, "two writers", text)
+
     def lines(self, block: bytes) -> None:
         """Takes whole lines, each with its newline."""
         sha256 = hashlib.sha256
-        expected, previous = self._expected, self._previous
+        expected, before, previous = self._expected, self._before, self._previous
         instance = self._instance.encode()
-        checks = self._checks
+        checks, twins, beyond = self._checks, self._twins, self._beyond
         count = 0
         for line in block.split(b"\n"):
             if not line:
@@ -112,20 +134,17 @@ class Verifier:
             body, _, row_hash = line.rpartition(b"\t")
             body, _, prev_hash = body.rpartition(b"\t")
             name, seq_text, _ = body.split(b"\t", 2)
-            if name != instance or seq_text != b"%d" % expected or expected in checks:
-                self._expected, self._previous = expected, previous
-                self._step(name, seq_text, body, prev_hash, row_hash)
-                expected, previous, instance, checks = self._expected, self._previous, self._instance.encode(), self._checks
-                continue
-            found = sha256(previous + body).digest()
-            if row_hash[3:] != found.hex().encode() or prev_hash[3:] != previous.hex().encode():
-                self._expected, self._previous = expected, previous
-                self._step(name, seq_text, body, prev_hash, row_hash)
-                expected, previous = self._expected, self._previous
-                continue
-            previous = found
-            expected += 1
-        self._expected, self._previous = expected, previous
+            if name == instance and seq_text == b"%d" % expected and expected not in checks and expected != beyond and not twins:
+                found = sha256(previous + body).digest()
+                if row_hash[3:] == found.hex().encode() and prev_hash[3:] == previous.hex().encode():
+                    before, previous = previous, found
+                    expected += 1
+                    continue
+            self._expected, self._before, self._previous = expected, before, previous
+            self._step(name, seq_text, body, prev_hash, row_hash)
+            expected, before, previous = self._expected, self._before, self._previous
+            instance, checks, twins, beyond = self._instance.encode(), self._checks, self._twins, self._beyond
+        self._expected, self._before, self._previous = expected, before, previous
         self.report.rows += count
 
     def _step(self, name: bytes, seq_text: bytes, body: bytes, prev_text: bytes, hash_text: bytes) -> None:
@@ -156,13 +175,12 @@ class Verifier:
             self._suspect = None
             return
         if seq == self._expected - 1:
-            if fits_itself:
-                report.add(
-                    instance,
-                    seq,
-                    "two writers",
-                    "a second row of this number with a hash that fits: another process wrote as this instance",
-                )
+            if fits_itself and (prev_hash == self._before or prev_hash in self._twins_before):
+                self._twins.append(row_hash or b"")
+                if not self._forked:
+                    self._forked = True
+                    text = "a second row of this number that continues the chain as well: another process wrote as this instance"
+                    report.add(instance, seq, "two writers", text)
             else:
                 report.add(instance, seq, "inserted", "a second row of this number, which fits no chain")
             return
@@ -174,6 +192,11 @@ class Verifier:
                 missing = f"row {self._expected} is" if seq == self._expected + 1 else f"rows {self._expected} to {seq - 1} are"
                 report.add(instance, self._expected, "missing", f"{missing} missing")
             self._previous = prev_hash or b""
+        if prev_hash in self._twins:
+            self._previous, self._twins[self._twins.index(prev_hash)] = prev_hash, self._previous
+        if seq == self._beyond:
+            text = "a row after the end that its process signed"
+            report.add(instance, seq, "inserted", text)
         if prev_hash != self._previous:
             if fits_itself and self._checks.get(seq - 1) == prev_hash:
                 report.add(instance, seq - 1, "changed", "the row before does not have the hash that its checkpoint signed")
@@ -194,15 +217,18 @@ class Verifier:
             report.add(
                 instance, seq, "changed", "the hash is not the one that a checkpoint signed: the chain was made anew up to here"
             )
-        self._previous = row_hash or b""
+        self._before, self._previous = self._previous, row_hash or b""
+        self._twins_before, self._twins = self._twins, []
         self._expected = seq + 1
 
     def _begin_instance(self, instance: str) -> None:
         self._instance = instance
         self._suspect = None
-        self._expected, self._previous = 1, chain.GENESIS
+        self._expected, self._before, self._previous = 1, chain.GENESIS, chain.GENESIS
+        self._twins, self._twins_before, self._forked = [], [], False
         self._checks = self._signed.get(instance, {})
         self._last_signed = max(self._checks, default=0)
+        self._beyond = self._ended.get(instance, -1) + 1
         self.report.instances += 1
 
     def _end_instance(self) -> None:
@@ -216,6 +242,7 @@ class Verifier:
                 f"a checkpoint signed row {self._last_signed}, but the log ends at row {last}",
             )  # fmt: skip
         self.report.unsigned += max(0, last - self._last_signed)
+        self.report.open += self._instance not in self._ended
 
     def finish(self) -> Report:
         """The report, once every line has been taken."""
@@ -238,7 +265,7 @@ def _bytes(text: bytes) -> bytes | None:
         return None
 
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int | None], None]
 
 
 async def verify_database(
@@ -254,12 +281,12 @@ async def verify_database(
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")
-            rows = await connection.fetch("SELECT instance, seq, row_hash, at, signature, kind FROM secretproxy.checkpoints")
-            kept = [
-                Checkpoint(r["instance"], r["seq"], bytes(r["row_hash"]), r["at"], bytes(r["signature"]), r["kind"]) for r in rows
-            ]
-            verifier = Verifier([*kept, *outside], key)
-            total = int(await connection.fetchval("SELECT count(*) FROM secretproxy.access_log"))
+            verifier = Verifier(key)
+            async for row in connection.cursor(_CHECKPOINTS, prefetch=1000):
+                verifier.checkpoint(Checkpoint(*row))
+            for checkpoint in _in_order(outside):
+                verifier.checkpoint(checkpoint)
+            total = await connection.fetchval(_ESTIMATE)
             rest = bytearray()
 
             async def take(data: bytes) -> None:
@@ -279,10 +306,14 @@ async def verify_database(
                     "SELECT count(*) FROM secretproxy.access_log WHERE event = 'direct' AND instance IS NULL"
                 )
             )
-            progress(total, total)
+            progress(report.rows, report.rows)
             return report
     finally:
         await connection.close()
+
+
+def _in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    return sorted(checkpoints, key=lambda checkpoint: checkpoint.kind != RETENTION)
 
 
 async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> None:
@@ -306,7 +337,9 @@ async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> No
 
 def verify_export(lines: Iterable[str], outside: Iterable[Checkpoint], key: Ed25519PublicKey | None) -> Report:
     """Verifies an export in JSON lines (of `audit export --json`), whose rows stand as they do in the log. Raises ValueError."""
-    verifier = Verifier(outside, key)
+    verifier = Verifier(key)
+    for checkpoint in _in_order(outside):
+        verifier.checkpoint(checkpoint)
     direct = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -569,7 +569,9 @@ def verify(
         ) as bar:
             task = bar.add_task("rows", total=None)
             report = _run(
-                verifying.verify_database(dsn, outside, key, lambda done, total: bar.update(task, completed=done, total=total))
+                verifying.verify_database(
+                    dsn, outside, key, lambda done, total: bar.update(task, completed=done, total=total and max(done, total))
+                )
             )
     for number in unreadable:
         report.add("-", None, "checkpoint", f"line {number} of {checkpoints} is not a checkpoint")
@@ -585,7 +587,10 @@ def verify(
         if report.checkpoints and key is None:
             print(f"{report.checkpoints} checkpoints, their signatures not checked: give --public-key")
         elif report.checkpoints:
-            print(f"{report.checkpoints} checkpoints; {report.unsigned} rows came after the last one of their instance")
+            print(
+                f"{report.checkpoints} checkpoints; {report.unsigned} rows came after the last one of their instance, "
+                f"{report.open} instances have no signed end (running, or killed)"
+            )
         else:
             print("no checkpoints: rows cut off at the end would not show (see audit.checkpoint_key_file)")
         print("nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} damages found")
