@@ -5,11 +5,24 @@ from __future__ import annotations
 import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.x509.oid import NameOID
+
+
+def signed_by(key: Any, algorithm: hashes.HashAlgorithm | None, scheme: padding.PSS | None = None) -> x509.Certificate:
+    """A certificate that signs itself in this way."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "itself")])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+    )  # fmt: skip
+    return builder.sign(key, algorithm, rsa_padding=scheme)  # type: ignore[arg-type]
 
 
 class Authority:

