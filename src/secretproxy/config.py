@@ -74,11 +74,29 @@ class Host(Section):
         return cls(host=match["six"] or match["name"], port=port)
 
 
-class ListenSettings(Section):
+class KeepaliveSettings(Section):
+    """Of TCP connections: how a peer that has vanished is noticed. 0 leaves the system's own value."""
+
+    tcp_keepalives_idle: int = Field(300, ge=0, description="Seconds without a byte until a TCP peer is probed; 0: the system's")
+    tcp_keepalives_interval: int = Field(30, ge=0, description="Seconds between two probes; 0: the system's")
+    tcp_keepalives_count: int = Field(
+        4, ge=0, description="Probes without an answer until the connection is lost; 0: the system's"
+    )
+    tcp_user_timeout: int = Field(
+        120_000,
+        ge=0,
+        description="Milliseconds that sent bytes may stay unacknowledged before the connection is lost; 0: the system's",
+    )
+
+
+class ListenSettings(KeepaliveSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; empty for Unix sockets alone")
     port: int = Field(6432, ge=0, le=65535, description="TCP port, and the number in the Unix socket's name; 0: a free one")
     unix_socket_dir: Path | None = Field(None, description="Directory of the Unix socket; unset: none")
     max_sessions: int = Field(1000, ge=1, description="Sessions at once over all workers; one more is refused with 53300")
+    max_connections: int = Field(
+        0, ge=0, description="Connections at once over all workers, with those that are no session yet; 0: twice max_sessions"
+    )
     login_timeout: float = Field(60.0, gt=0, description="Seconds a client may take until it is logged in")
     drain_timeout: float = Field(30.0, ge=0, description="Seconds that open transactions get to finish after SIGTERM")
     tls: Literal["off", "allow", "require"] = Field("off", description="TLS towards clients: off, allow or require")
@@ -90,7 +108,7 @@ class ListenSettings(Section):
     tls_min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest TLS version that a client may use")
 
 
-class BackendSettings(Section):
+class BackendSettings(KeepaliveSettings):
     hosts: Annotated[list[str], NoDecode] = Field(
         default_factory=lambda: ["127.0.0.1:5432"],
         description="PostgreSQL servers, tried in order: host:port, [ipv6]:port or a socket directory[:port]",
@@ -258,7 +276,15 @@ class LimitSettings(Section):
     max_statement_memory: int = Field(
         8 * 1024 * 1024,
         ge=1024,
-        description="Bytes of the longest statement that is parsed; a longer one goes on under testimony",
+        description="Bytes of the longest statement that is parsed",
+    )
+    large_statements: Literal["forward", "refuse"] = Field(
+        "forward", description="A longer statement than that: forward it under testimony, or refuse it with 54000"
+    )
+    max_prepared: int = Field(
+        1000,
+        ge=1,
+        description="Prepared statements with secret calls that a session may have, and portals and cursors; one more gets 54000",
     )
     hold_timeout: float = Field(10.0, gt=0, description="Seconds that an answer is held for the log before the session ends")
     parse_thread_bytes: int = Field(65_536, ge=0, description="Statements longer than this are parsed in a thread")

@@ -20,8 +20,25 @@ from secretproxy.detect.verdict import HARMLESS, Found, Verdict
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
 _BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
+# The statements that lead to a call by a remembered name, by a word that each must hold.
+_NAMING = (b"execute", b"fetch", b"move", b"deallocate", b"close")
 CACHE_ENTRIES = 4096
 CACHE_TEXT_BYTES = 4096
+CACHE_BYTES = 4 * 1024 * 1024
+
+# What the parser makes of a text weighs about 150 bytes for each of its signs and gaps.
+_WORD_BYTES = bytes(sorted(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")) + bytes(range(128, 256))
+_MOST_SIGNS = 100_000
+# PostgreSQL's scanner reads a run of signs again from each of them (operators that end in + or -, nested comments).
+_SIGNS_IN_A_ROW = re.compile(rb"[-~!@#^&|`?+*/%<>=]{64,}")
+_MOST_SCANNED_AGAIN = 4_000_000
+
+
+def too_hard(text: bytes) -> bool:
+    """Whether parsing the text would take seconds or hundreds of megabytes, which no sensible text of its length does."""
+    if len(text) > _MOST_SIGNS and len(text.translate(None, _WORD_BYTES)) > _MOST_SIGNS:
+        return True
+    return sum(len(run) ** 2 for run in _SIGNS_IN_A_ROW.findall(text)) > _MOST_SCANNED_AGAIN
 
 
 class Detector:
@@ -40,6 +57,7 @@ class Detector:
             re.IGNORECASE,
         )
         self._cache: dict[tuple[bytes, str], Verdict] = {}
+        self._cached_bytes = 0
 
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
         """The cheap look. `remembered`: lower-case names of statements and cursors that lead to a secret call."""
@@ -47,7 +65,7 @@ class Detector:
         for needle in self._needles:
             if needle in lowered:
                 return True
-        return any(name in lowered for name in remembered) if remembered else False
+        return bool(remembered) and any(word in lowered for word in _NAMING) and any(name in lowered for name in remembered)
 
     def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = ()) -> Verdict:
         """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's."""
@@ -63,10 +81,12 @@ class Detector:
 
     def store(self, text: bytes, encoding: str, verdict: Verdict) -> Verdict:
         if len(text) <= CACHE_TEXT_BYTES:
-            if len(self._cache) >= CACHE_ENTRIES:
+            if len(self._cache) >= CACHE_ENTRIES or self._cached_bytes > CACHE_BYTES:
                 # The oldest half goes: dictionaries keep the order of insertion.
-                for key in list(self._cache)[: CACHE_ENTRIES // 2]:
+                for key in list(self._cache)[: len(self._cache) // 2]:
                     del self._cache[key]
+                self._cached_bytes = sum(len(key[0]) for key in self._cache)
+            self._cached_bytes += len(text)
             self._cache[text, encoding] = verdict
         return verdict
 
@@ -76,6 +96,8 @@ class Detector:
             sql = text.decode(encoding)
         except UnicodeDecodeError:
             return self._by_words(text.decode("latin-1"))
+        if too_hard(text):
+            return self._by_words(sql)
         try:
             document = pglast.parser.parse_sql_json(sql)
         except Exception:
@@ -126,6 +148,8 @@ class Detector:
 
 def fingerprint(sql: str) -> str | None:
     """The statement's fingerprint (libpg_query), equal for texts that differ in constants alone."""
+    if too_hard(sql.encode("utf-8", "replace")):
+        return None
     try:
         return str(pglast.parser.fingerprint(sql))
     except Exception:

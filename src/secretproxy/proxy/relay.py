@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from secretproxy.audit.journal import LogUnavailable
+from secretproxy.config import KeepaliveSettings
 from secretproxy.proxy import tls
 from secretproxy.proxy.aftermath import Aftermath
 from secretproxy.proxy.backend import BackendUnreachable, Target, connect
 from secretproxy.proxy.hosts import Kind
+from secretproxy.proxy.keepalive import keep_alive
 from secretproxy.proxy.login import BackendLogin, Logins, Refused
 from secretproxy.session.session import Session, Step, new_identity
 from secretproxy.session.states import Phase
@@ -45,10 +47,16 @@ _SASL_MOST = 1_100
 _WRONG_PASSWORD = ("28P01", "28000")
 
 
+# Seconds that a side gets to take what was written to it last before its connection is cut.
+_LINGER = 10.0
+
+
 class Side(asyncio.Protocol):
     """What both ends have in common: a transport, reasons not to read, and an end that is reached once."""
 
-    def __init__(self) -> None:
+    def __init__(self, keepalive: KeepaliveSettings) -> None:
+        self.keepalive = keepalive
+        self._lingering: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
         self.busy = False
         self.backlog: deque[bytes] = deque()
@@ -61,7 +69,7 @@ class Side(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(sock, self.keepalive)
 
     def write(self, data: bytes) -> None:
         if data and not self.said_eof and self.transport is not None and not self.transport.is_closing():
@@ -104,9 +112,17 @@ class Side(asyncio.Protocol):
                 transport.pause_reading()
 
     def close(self) -> None:
-        """Closes once what was written has gone out."""
+        """Closes once what was written has gone out; a peer that does not take it in time is cut off."""
         if self.transport is not None and not self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self._lingering = asyncio.get_running_loop().call_later(_LINGER, self.abort)
             self.transport.close()
+
+    def gone(self) -> None:
+        """The connection is no more."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -117,7 +133,7 @@ class BackendSide(Side):
     """The backend's end of a session."""
 
     def __init__(self, client: ClientSide) -> None:
-        super().__init__()
+        super().__init__(client.server.settings.backend)
         self.client: ClientSide | Aftermath = client
 
     @property
@@ -140,6 +156,7 @@ class BackendSide(Side):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone()
         self.ended = True
         self.client.backend_ended()
 
@@ -148,7 +165,7 @@ class ClientSide(Side):
     """The client's end of a session, and the session itself."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__()
+        super().__init__(server.settings.listen)
         self.server = server
         self.session: Session | None = None
         self.backend: BackendSide | None = None
@@ -158,9 +175,11 @@ class ClientSide(Side):
         self._task: asyncio.Task[None] | None = None
         self._aftermath: Aftermath | None = None
         self._over = False
+        # Busy because many answers are due.
+        self._crowded = False
         self._logged_in = False
         self._tls = False
-        self._asked_tls = False
+        self._asked: set[int] = set()
         # What a SCRAM login is bound to here; None outside TLS.
         self.binding: bytes | None = None
         self._heard: asyncio.Future[None] | None = None
@@ -170,7 +189,9 @@ class ClientSide(Side):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.server.opened(self)
+        if not self.server.opened(self):
+            self.fail("53300", "sorry, too many clients already (listen.max_connections)")
+            return
         self._login_timer = self.server.loop.call_later(self.server.settings.listen.login_timeout, self._login_timed_out)
 
     def _login_timed_out(self) -> None:
@@ -195,7 +216,7 @@ class ClientSide(Side):
     def _read_startup(self) -> None:
         buffer = self._startup
         try:
-            if buffer[0] == tls.CLIENT_HELLO and not self._tls and not self._asked_tls and self.server.tls is not None:
+            if buffer[0] == tls.CLIENT_HELLO and not self._tls and not self._asked and self.server.tls is not None:
                 self._task = self.server.spawn(self._attend(self._secure(bytes(buffer))))
                 buffer.clear()
                 return
@@ -213,8 +234,10 @@ class ClientSide(Side):
                     self._task = self.server.spawn(self._attend(self._secure(None)))
                     return
                 if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
+                    if startup.code in self._asked:
+                        raise ProtocolViolation(f"unsupported frontend protocol 1234.{startup.code & 0xFFFF}", "0A000")
                     self.write(b"N")
-                    self._asked_tls = True
+                    self._asked.add(startup.code)
                     continue
                 if self.server.settings.listen.tls == "require" and not self._tls and startup.code != messages.CANCEL_REQUEST:
                     self.fail("28000", "this connection must use TLS (listen.tls of secretproxy)", hint="Use sslmode=require.")
@@ -276,7 +299,8 @@ class ClientSide(Side):
 
     async def _cancel(self, packet: bytes) -> None:
         """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
-        await self.server.cancels.send(packet)
+        async with self.server.cancelling:
+            await self.server.cancels.send(packet)
         self._finish()
 
     async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
@@ -431,6 +455,11 @@ class ClientSide(Side):
             else:
                 assert isinstance(out, Step)
                 self._carry_out_client(session, backend, out)
+            if session.crowded and not self.busy:
+                # Answers may lie in the backend's buffer until a Flush or a Sync, and the client's is not read before they come.
+                backend.write(messages.FLUSH)
+                self._crowded = True
+                self.set_busy(True)
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
         except Exception as error:
@@ -438,13 +467,25 @@ class ClientSide(Side):
 
     def _carry_out_client(self, session: Session, backend: BackendSide, step: Step) -> None:
         backend.write(step.forward)
-        if step.commit:
-            self._commit_attempts(session, backend, step)
         if step.record:
             self.server.journal.append(step.record, wait=False)
+        if step.commit:
+            self._commit_attempts(session, backend, step)
+        else:
+            self._go_on_behind(session, step)
+
+    def _go_on_behind(self, session: Session, step: Step) -> None:
+        """What a step says of what stands behind it, once all that goes before has gone on: a verdict found sooner would let its
+        statement overtake those that waited for the log."""
+        if self._over:
+            return
         if step.parse is not None:
             self.set_busy(True)
             self.server.spawn(self._attend(self._parse(session, *step.parse)))
+        elif step.violation is not None:
+            self.fail(step.violation.sqlstate, str(step.violation))
+        elif step.commit:
+            self._client_goes_on()
 
     def _commit_attempts(self, session: Session, backend: BackendSide, step: Step) -> None:
         self.server.metrics.attempts.inc(len(step.commit))
@@ -452,6 +493,8 @@ class ClientSide(Side):
             future = self.server.journal.append(step.commit, wait=True)
         except LogUnavailable:
             self._refuse(session, backend, step, taken=False)
+            self.set_busy(True)
+            self.server.loop.call_soon(self._go_on_behind, session, step)
             return
         assert future is not None
         self.set_busy(True)
@@ -464,7 +507,7 @@ class ClientSide(Side):
                     self._refuse(session, backend, step, taken=True)
                 else:
                     backend.write(b"".join(held.data for held in step.held))
-                self._client_goes_on()
+                self._go_on_behind(session, step)
             except Exception as error:
                 self.broken(error)
 
@@ -477,7 +520,8 @@ class ClientSide(Side):
         backend.write(data)
 
     async def _parse(self, session: Session, text: bytes, encoding: str) -> None:
-        verdict = await asyncio.to_thread(self.server.detector.analyse, text, encoding)
+        async with self.server.parsing:
+            verdict = await asyncio.to_thread(self.server.detector.analyse, text, encoding)
         session.parsed(text, verdict)
         self._client_goes_on()
 
@@ -529,6 +573,9 @@ class ClientSide(Side):
         except Exception as error:
             self.broken(error)
             return
+        if self._crowded and session.roomy:
+            self._crowded = False
+            self._client_goes_on()
         if self.server.draining and session.idle and not self.busy and not backend.busy:
             self.dismiss()
 
@@ -688,4 +735,5 @@ class ClientSide(Side):
         self.server.closed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone()
         self._finish()

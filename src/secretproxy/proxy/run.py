@@ -20,6 +20,7 @@ from secretproxy.config import Settings
 from secretproxy.ops import health, logs
 from secretproxy.ops.metrics import Metrics
 from secretproxy.proxy.failures import Failures
+from secretproxy.proxy.room import Room, Seat
 from secretproxy.proxy.server import Server, check_usable, open_sockets, read_keys, remove_unix_sockets
 
 log: Any = structlog.get_logger("secretproxy")
@@ -38,11 +39,12 @@ def run(settings: Settings) -> int:
     sockets = open_sockets(settings)
     health_socket = health.open_socket(settings.health)
     failures = Failures(settings.auth.failures_per_address, settings.auth.failures_per_user)
+    room = Room(settings)
     try:
         if settings.worker_count == 1:
-            uvloop.run(_serve(settings, keys, sockets, health_socket, failures))
+            uvloop.run(_serve(settings, keys, room.seat(0), sockets, health_socket, failures))
             return 0
-        return _supervise(settings, keys, sockets, health_socket, failures)
+        return _supervise(settings, keys, room, sockets, health_socket, failures)
     finally:
         remove_unix_sockets(sockets)
 
@@ -50,11 +52,12 @@ def run(settings: Settings) -> int:
 async def _serve(
     settings: Settings,
     keys: dict[int, bytes],
+    seat: Seat,
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
     failures: Failures,
 ) -> None:
-    server = Server(settings, keys, Metrics(), failures)
+    server = Server(settings, keys, Metrics(), failures, seat)
     watching = asyncio.create_task(health.serve(server, health_socket)) if health_socket is not None else None
     try:
         await server.serve(sockets)
@@ -68,12 +71,13 @@ async def _serve(
 def _supervise(
     settings: Settings,
     keys: dict[int, bytes],
+    room: Room,
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
     failures: Failures,
 ) -> int:
     """Forks the workers, restarts one that dies, hands SIGTERM on and waits for all."""
-    workers: dict[int, float] = {}
+    workers: dict[int, tuple[int, float]] = {}
     stopping = False
 
     def stop(number: int, frame: object) -> None:
@@ -88,7 +92,7 @@ def _supervise(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def start() -> None:
+    def start(place: int) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -100,33 +104,33 @@ def _supervise(
                 os._exit(1)
             status = 1
             try:
-                uvloop.run(_serve(settings, keys, sockets, health_socket, failures))
+                uvloop.run(_serve(settings, keys, room.seat(place), sockets, health_socket, failures))
                 status = 0
             except BaseException as error:
                 log.error("worker failed", kind=type(error).__name__)
             finally:
                 sys.stdout.flush()
                 os._exit(status)
-        workers[pid] = time.monotonic()
+        workers[pid] = (place, time.monotonic())
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, reload)
-    for _ in range(settings.worker_count):
-        start()
+    for place in range(settings.worker_count):
+        start(place)
     while workers:
         try:
             pid, status = os.wait()
         except ChildProcessError:
             break
-        began = workers.pop(pid, 0.0)
-        if stopping or pid == 0:
+        place, began = workers.pop(pid, (-1, 0.0))
+        if stopping or place < 0:
             continue
         log.error("worker died, starting another", status=os.waitstatus_to_exitcode(status))
         if time.monotonic() - began < 1:
             time.sleep(1)
         if not stopping:
-            start()
+            start(place)
     return 0
 
 

@@ -32,6 +32,7 @@ from secretproxy.proxy.hosts import Hosts
 from secretproxy.proxy.login import Logins
 from secretproxy.proxy.own import connect_log
 from secretproxy.proxy.relay import ClientSide
+from secretproxy.proxy.room import Seat
 from secretproxy.proxy.users import UsersFile, users_of
 from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
@@ -39,6 +40,8 @@ from secretproxy.session.testimony import Keys
 log: Any = structlog.get_logger("secretproxy")
 
 BACKLOG = 1024
+# Cancel requests that are on their way to the backend at once; more wait.
+_MOST_CANCELLING = 32
 # Seconds that statements get to end once they are cancelled for the proxy's shutdown.
 STOP_SECONDS = 3.0
 
@@ -46,7 +49,7 @@ STOP_SECONDS = 3.0
 class Server:
     """Sessions of one process. Listening sockets come from outside, so that workers can share them."""
 
-    def __init__(self, settings: Settings, keys: dict[int, bytes], metrics: Metrics, failures: Failures) -> None:
+    def __init__(self, settings: Settings, keys: dict[int, bytes], metrics: Metrics, failures: Failures, seat: Seat) -> None:
         self.settings = settings
         self.metrics = metrics
         self.keys = Keys(keys, self._newer_keys)
@@ -56,7 +59,16 @@ class Server:
         self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
         self.detector = Detector(settings.monitor.schemas, settings.monitor.tables)
         limits = settings.limits
-        self.limits = Limits(limits.max_message, limits.max_statement_memory, limits.parse_thread_bytes)
+        self.limits = Limits(
+            limits.max_message,
+            limits.max_statement_memory,
+            limits.parse_thread_bytes,
+            refuse_large=limits.large_statements == "refuse",
+            max_prepared=limits.max_prepared,
+        )
+        # Long statements are parsed one after the other: the memory that one may take is taken once.
+        self.parsing = asyncio.Semaphore(1)
+        self.cancelling = asyncio.Semaphore(_MOST_CANCELLING)
         mask = self.mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
         audit = settings.audit
         self.journal = Journal(
@@ -87,7 +99,7 @@ class Server:
         self._admitted: set[ClientSide] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
-        self._most = max(1, settings.listen.max_sessions // settings.worker_count)
+        self._seat = seat
 
     def _newer_keys(self) -> dict[int, bytes] | None:
         """The keys of the file where it has changed since it was read last."""
@@ -125,23 +137,31 @@ class Server:
     def sessions(self) -> int:
         return len(self._admitted)
 
-    def opened(self, client: ClientSide) -> None:
+    def opened(self, client: ClientSide) -> bool:
+        """Whether one more connection fits."""
+        fits = self._seat.connection_fits
         self._connections.add(client)
         self._empty.clear()
+        self._count()
+        return fits
+
+    def _count(self) -> None:
+        self._seat.update(len(self._admitted), len(self._connections))
+        self.metrics.sessions.set(len(self._admitted))
 
     def admit(self, client: ClientSide) -> bool:
         """Whether one more session fits."""
-        if len(self._admitted) >= self._most:
+        if not self._seat.session_fits:
             return False
         self._admitted.add(client)
-        self.metrics.sessions.set(len(self._admitted))
+        self._count()
         self.metrics.sessions_total.inc()
         return True
 
     def closed(self, client: ClientSide) -> None:
         self._connections.discard(client)
         self._admitted.discard(client)
-        self.metrics.sessions.set(len(self._admitted))
+        self._count()
         if not self._connections:
             self._empty.set()
 

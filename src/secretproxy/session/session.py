@@ -32,6 +32,7 @@ from secretproxy.session.statements import (
     Key,
     Portal,
     Prepared,
+    Refusal,
     Running,
     Undo,
     resolve,
@@ -60,7 +61,29 @@ _ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
 _REFUSED_NAME = "secretproxy refuses this secret call"
 _REFUSED = "call of a secret function refused: the access log cannot be written"
 _REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
+_LOG_REFUSES = Refusal("58030", _REFUSED, _REFUSED_HINT)
+_TOO_LONG = Refusal(
+    "54000",
+    "statement refused: it is too long to be looked into for calls of secret functions (limits.max_statement_memory)",
+    "See limits.large_statements of secretproxy.",
+)
+_TOO_MANY = Refusal(
+    "54000",
+    "too many prepared statements, portals or cursors with calls of secret functions (limits.max_prepared)",
+    "Close or DEALLOCATE those that are done with.",
+)
 _ABORTED = "current transaction is aborted, commands ignored until end of transaction block"
+
+# Longer names are the same to PostgreSQL where these bytes are (NAMEDATALEN, src/include/pg_config_manual.h; string_hash()).
+_NAME_BYTES = 63
+# What is kept of harmless statements serves a fingerprint alone: so many of them, and so many bytes of their texts.
+_MOST_HARMLESS = 256
+_MOST_TEXTS = 262_144
+# Entries of `pending` from which on the client is not read from, and under which it is again.
+_CROWDED = 1024
+_ROOMY = 512
+# Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
+_MOST_EVENTS = 256
 
 _UNKNOWN = Prepared(HARMLESS, None)
 _UNREADABLE = {0x50: PARSE, 0x42: BIND, 0x44: DESCRIBE, 0x43: CLOSE}
@@ -86,7 +109,7 @@ class Step:
     long: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
     commit: events that must be durable before `held` goes on; where they cannot be, a client's chunk goes through
     Session.refuse and a backend's ends the session. record: events nobody waits for. ready: the client's chunks that waited can
-    be taken now (from_client(b"")). close: the client has left.
+    be taken now (from_client(b"")). violation: the session ends once all this is done.
     """
 
     forward: bytes = b""
@@ -96,7 +119,7 @@ class Step:
     held: list[Held] = field(default_factory=list)
     record: list[Event] = field(default_factory=list)
     ready: bool = False
-    close: bool = False
+    violation: ProtocolViolation | None = None
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"
@@ -104,11 +127,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes: the longest message of a client, the longest statement that is parsed, the longest parsed without a thread."""
+    """Bytes: the longest message of a client, the longest statement that is parsed, the longest parsed without a thread.
+
+    refuse_large: a longer statement than that is refused, not forwarded. max_prepared: statements with secret calls that may be
+    prepared at once, and portals and cursors likewise.
+    """
 
     max_message: int = 1_073_741_823
     max_statement_memory: int = 8 * 1024 * 1024
     parse_thread_bytes: int = 65_536
+    refuse_large: bool = False
+    max_prepared: int = 1000
 
 
 class Session:
@@ -156,20 +185,29 @@ class Session:
         self._login_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_LOGIN.items()}
         self._greeting_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_GREETING.items()}
         self._ready_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_READY.items()}
+        self._last_handlers = self._login_handlers | self._ready_handlers
         self._early: list[bytes] = []
         self._greeting = ""
         self._greeting_z = b""
         self._pending: deque[Entry] = deque()
         self._skipping = False
         self._copying = False
+        # Whether the backend has said anything since the last ReadyForQuery that answers one of the client's messages.
+        self._heard = False
         self._token_lost = False
+        self._token_inside = False
         self._token_version = 0
         self._started = 0
         self._ended = 0
         self._last_clock = 0
         self._statements: dict[bytes, Prepared] = {}
         self._portals: dict[bytes, Prepared | Portal] = {}
-        self._suspended: dict[bytes, Running] = {}
+        # Of statements: the bytes of harmless texts, and how many make secret calls.
+        self._texts = 0
+        self._secret_statements = 0
+        # Of portals: those that have stopped at their row limit, in order; whether any matters to what comes.
+        self._suspended: dict[Portal, None] = {}
+        self._portals_matter = False
         self._sql_calls: dict[str, Verdict] = {}
         self._cursors: dict[str, tuple[ResolvedCall, ...]] = {}
         self._remembered: tuple[bytes, ...] = ()
@@ -177,6 +215,8 @@ class Session:
         self._between: Running | None = None
         # The rest of a message that is too long to be looked at is not let through.
         self._dropping = False
+        # Bytes of a client's message that was replaced, still to come.
+        self._swallow_client = 0
         # Of the chunk under way.
         self._forgeries: dict[tuple[int, Key | None], Event] = {}
         self._step: Step | None = None
@@ -195,6 +235,7 @@ class Session:
             and not self._pending
             and self._client.at_boundary
             and not self._early
+            and not self._swallow_client
         )
 
     @property
@@ -211,6 +252,15 @@ class Session:
     def answer_is_cut(self) -> bool:
         """Whether the client has a part of a message whose rest is still to come."""
         return self._backend.streaming
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many answers are due that the client must wait for some; a Flush to the backend makes sure that they come."""
+        return len(self._pending) > _CROWDED and not self._client.streaming
+
+    @property
+    def roomy(self) -> bool:
+        return len(self._pending) < _ROOMY
 
     @property
     def waiting_bytes(self) -> int:
@@ -239,11 +289,28 @@ class Session:
             self._early.append(data)
             data = b"".join(self._early)
             self._early = []
+        if self._swallow_client:
+            gone = min(self._swallow_client, len(data))
+            self._swallow_client -= gone
+            data = data[gone:]
         framer = self._client
         framer.push(data)
         self._step = None
         self._kept_from = 0
         self._holding = False
+        try:
+            early = self._read_client(framer)
+            if early is not None:
+                return early
+        except ProtocolViolation as violation:
+            if framer.cut == 0:
+                raise
+            # What stands before it goes on, as if it had come in a chunk of its own.
+            self._stepped().violation = violation
+        return self._finish_client(framer)
+
+    def _read_client(self, framer: Framer) -> bytes | None:
+        """Handles the chunk's messages; gives what goes on at once where the rest must wait for the login."""
         handlers = self._handlers[self.phase]
         while framer.next():
             handler = handlers.get(framer.kind)
@@ -252,6 +319,7 @@ class Session:
                     # A client that does not wait to be let in: as the backend would, read it once it is ready.
                     framer.unread()
                     return self._too_early()
+                framer.cut = framer.start
                 raise ProtocolViolation(
                     "bytes after Terminate" if self._in(Phase.CLOSED) else f"invalid frontend message type {framer.kind}"
                 )
@@ -259,10 +327,13 @@ class Session:
                 handler()
             except Unreadable:
                 self._unreadable()
-            if self._wants_parse():
+            if self._step is not None and (self._step.parse is not None or len(self._step.commit) >= _MOST_EVENTS):
+                # What stands behind is read again later.
+                self._early.append(framer.buffer[framer.cut :])
+                framer.buffer = framer.buffer[: framer.cut]
                 break
             handlers = self._handlers[self.phase]
-        return self._finish_client(framer)
+        return None
 
     def _unreadable(self) -> None:
         """The backend answers such a message with an error of its own."""
@@ -274,9 +345,6 @@ class Session:
 
     def _in(self, phase: Phase) -> bool:
         return self.phase is phase
-
-    def _wants_parse(self) -> bool:
-        return self._step is not None and self._step.parse is not None
 
     def _taken(self) -> Step | None:
         step, self._step = self._step, None
@@ -301,11 +369,6 @@ class Session:
         else:
             step.forward += rest
         self._step = None
-        if step.parse is not None:
-            # What stands behind the long statement is read again after it.
-            behind = framer.buffer[framer.cut :]
-            framer.buffer = framer.buffer[: framer.cut]
-            self._early.append(behind)
         return step
 
     def _stepped(self) -> Step:
@@ -327,6 +390,27 @@ class Session:
         step.held.append(Held(buffer[start:end], running))
         self._kept_from = end
 
+    def _refuse_here(self, refusal: Refusal) -> None:
+        """The message is replaced by one that fails in the backend, at once; what is still to come of it is swallowed."""
+        framer = self._client
+        step = self._stepped()
+        simple = framer.kind == 0x51
+        running = Running("simple" if simple else "extended", HARMLESS)
+        running.refused = refusal
+        before = framer.buffer[self._kept_from : framer.start] + _failing(simple)
+        if self._holding:
+            step.held.append(Held(before))
+        else:
+            step.forward += before
+        self._kept_from = framer.cut
+        if not framer.complete:
+            self._swallow_client = framer.discard()
+        self._push_statement(running)
+        event = self._event(running, "refusal")
+        event.outcome = "refused"
+        event.sqlstate = refusal.sqlstate
+        step.record.append(event)
+
     def client_authentication(self) -> None:
         """PasswordMessage, SASL or GSS response: the backend's to judge."""
 
@@ -337,35 +421,50 @@ class Session:
         if self._client.cut < len(self._client.buffer):
             raise ProtocolViolation("bytes after Terminate")
         self.phase = Phase.CLOSED
-        self._stepped().close = True
 
     def client_query(self) -> None:
         framer = self._client
         if not framer.complete:
             if framer.end - framer.start <= self._limits.max_statement_memory:
                 framer.demand()
-                return
-            self._push_statement(b"")
+            elif self._limits.refuse_large:
+                self._refuse_here(_TOO_LONG)
+            else:
+                self._push_statement(b"")
             return
         text = framer.buffer[framer.start + 5 : framer.end - 1]
         verdict = self._verdict(text)
         if verdict is None:
             return
         if verdict is HARMLESS:
-            self._push_statement(text if len(text) <= self._limits.parse_thread_bytes else b"")
+            self._push_statement(text if self._may_keep(text) else b"")
+            return
+        if self._too_many(verdict):
+            self._refuse_here(_TOO_MANY)
             return
         running = Running("simple", verdict, text if len(text) <= self._limits.parse_thread_bytes else None)
-        self._attempt(running, NO_VALUES, framer.start, framer.end)
+        self._attempt(running, resolve(verdict.calls, NO_VALUES), NO_VALUES, framer.start, framer.end)
+
+    def _may_keep(self, text: bytes) -> bool:
+        """Whether a harmless query's text may wait for its answer, should its fingerprint be wanted."""
+        due, size = len(self._pending), len(text)
+        return (due < 4 and size <= self._limits.parse_thread_bytes) or (due < 512 and size <= 512)
+
+    def _too_many(self, verdict: Verdict) -> bool:
+        most = self._limits.max_prepared
+        return (bool(verdict.prepares) and len(self._sql_calls) >= most) or (bool(verdict.cursors) and len(self._cursors) >= most)
 
     def client_parse(self) -> None:
         framer = self._client
-        name, pos = self._cstring(framer.start + 5)
         if not framer.complete:
             if framer.end - framer.start <= self._limits.max_statement_memory:
                 framer.demand()
-                return
-            self._remember_statement(name, _UNKNOWN)
+            elif self._limits.refuse_large:
+                self._refuse_here(_TOO_LONG)
+            else:
+                self._remember_statement(self._name(framer.start + 5)[0], _UNKNOWN)
             return
+        name, pos = self._name(framer.start + 5)
         text, pos = messages.cstring(framer.buffer, pos, framer.end)
         verdict = self._verdict(text)
         if verdict is None:
@@ -374,45 +473,112 @@ class Session:
         if verdict is HARMLESS:
             self._remember_statement(name, Prepared(verdict, kept))
             return
+        if self._secret_statements >= self._limits.max_prepared and name not in self._statements:
+            self._refuse_here(_TOO_MANY)
+            return
         types = messages.read_parse_types(framer.buffer, pos, framer.end)
         self._remember_statement(name, Prepared(verdict, kept, types))
 
     def _remember_statement(self, name: bytes, prepared: Prepared) -> None:
+        if self._skipping:
+            return
         before = self._statements.get(name)
-        self._statements[name] = prepared
-        if name and (prepared.verdict is not HARMLESS or (before is not None and before.verdict is not HARMLESS)):
-            # A Parse that fails leaves the statement of that name as it was.
+        self._store_statement(name, prepared)
+        if prepared.verdict is not HARMLESS or (before is not None and before.verdict is not HARMLESS):
+            # A Parse that fails or is passed over leaves the statement of that name as it was.
             self._push(Undo(PARSE, name, before))
-            self._refresh_remembered()
+            if name:
+                self._refresh_remembered()
         else:
             self._push(PARSE)
 
+    def _store_statement(self, name: bytes, prepared: Prepared | None) -> Prepared | None:
+        """Remembers the statement, or none of this name; gives what was there."""
+        before = self._statements.pop(name, None)
+        if name and before is not None:
+            if before.verdict is not HARMLESS:
+                self._secret_statements -= 1
+            elif before.text is not None:
+                self._texts -= len(before.text)
+        if prepared is None:
+            return before
+        if name and prepared.verdict is not HARMLESS:
+            self._secret_statements += 1
+        elif name:
+            size = len(prepared.text or b"")
+            if len(self._statements) >= _MOST_HARMLESS + self._secret_statements or self._texts + size > _MOST_TEXTS:
+                # A statement that is not known is taken for harmless too.
+                return before
+            self._texts += size
+        self._statements[name] = prepared
+        return before
+
     def client_bind(self) -> None:
         framer = self._client
-        portal, pos = self._cstring(framer.start + 5)
-        name, _ = self._cstring(pos)
+        if not framer.complete and framer.buffer.count(b"\0", framer.start + 5) < 2:
+            # Names longer than what is there of the message.
+            if framer.end - framer.start <= self._limits.max_statement_memory:
+                framer.demand()
+                return
+            self._bind(self._name(framer.start + 5)[0], _UNKNOWN)
+            return
+        portal, pos = self._name(framer.start + 5)
+        name, _ = self._name(pos)
         statement = self._statements.get(name)
         if statement is None or statement.verdict is HARMLESS:
-            self._portals[portal] = statement or _UNKNOWN
-        elif not framer.complete and framer.end - framer.start <= self._limits.max_statement_memory:
-            framer.demand()
+            self._bind(portal, statement or _UNKNOWN)
             return
-        elif not framer.complete:
-            # Longer than may be kept: its arguments stay unknown, its calls do not.
-            self._portals[portal] = Portal(statement, NO_VALUES)
-        else:
+        values = NO_VALUES
+        if framer.complete:
             bind = messages.read_bind(framer.buffer, framer.start, framer.end)
             encoding = self._codec
             values = Values(bind, statement.types, lambda raw: raw.decode(encoding))
-            self._portals[portal] = Portal(statement, values)
-        if portal in self._suspended:
-            self._end(self._suspended.pop(portal), "ok")
-        self._push(BIND)
+        elif framer.end - framer.start <= self._limits.max_statement_memory:
+            framer.demand()
+            return
+        # A longer one than may be kept: its arguments stay unknown, its calls do not.
+        if len(self._portals) >= self._limits.max_prepared + _MOST_HARMLESS and portal not in self._portals:
+            self._refuse_here(_TOO_MANY)
+            return
+        calls = resolve(statement.verdict.calls, values)
+        weight = sum(len(name or "") for call in calls for name in call.names or ())
+        if weight > 1024 and weight + sum(p.weight for p in self._portals.values() if isinstance(p, Portal)) > _MOST_TEXTS:
+            calls, weight = resolve(statement.verdict.calls, NO_VALUES), 0
+        # The values are kept no longer than they must be.
+        later = statement.verdict.executes or statement.verdict.cursors
+        self._bind(portal, Portal(statement, calls, values if later else NO_VALUES, weight))
+
+    def _bind(self, name: bytes, portal: Prepared | Portal) -> None:
+        if self._skipping:
+            return
+        before = self._portals.get(name)
+        if isinstance(portal, Portal):
+            self._portals_matter = True
+        elif name:
+            self._portals_matter = True
+            if before is None and len(self._portals) >= _MOST_HARMLESS:
+                # A portal that is not known is taken for harmless too.
+                self._push(BIND)
+                return
+        self._portals[name] = portal
+        if isinstance(before, Portal):
+            self._close_portal(before)
+        if isinstance(portal, Portal) or isinstance(before, Portal):
+            self._push(Undo(BIND, name, before))
+        else:
+            self._push(BIND)
+
+    def _close_portal(self, portal: Portal) -> None:
+        portal.current = False
+        self._suspended.pop(portal, None)
+        running, portal.suspended = portal.suspended, None
+        if running is not None:
+            self._end(running, "ok")
 
     def client_describe(self) -> None:
         framer = self._client
         if framer.complete and framer.buffer[framer.start + 5 : framer.start + 6] == b"S":
-            name, _ = self._cstring(framer.start + 6)
+            name, _ = self._name(framer.start + 6)
             statement = self._statements.get(name)
             if statement is not None and statement.verdict is not HARMLESS:
                 self._push(Describing(statement))
@@ -421,42 +587,50 @@ class Session:
 
     def client_execute(self) -> None:
         framer = self._client
-        name, _ = self._cstring(framer.start + 5)
+        name, _ = self._name(framer.start + 5)
         portal = self._portals.get(name)
         if portal is None:
             attempts = self._cursors.get(name.decode(self._codec, "replace"))
             if attempts is None:
                 self._push_statement(_UNKNOWN)
                 return
-            running = Running("extended", HARMLESS, portal=name)
-            self._attempt_resolved(running, attempts, framer.start, framer.end)
+            self._attempt_resolved(Running("extended", HARMLESS), attempts, framer.start, framer.end)
             return
         if isinstance(portal, Prepared):
             self._push_statement(portal)
             return
-        suspended = self._suspended.pop(name, None)
+        suspended = portal.suspended
         if suspended is not None:
             # The same execution goes on; its attempts are in the log.
             self._started += 1
-            self._push(suspended)
+            if self._skipping:
+                self._ended = self._started
+                return
+            portal.suspended = None
+            self._suspended.pop(portal, None)
+            self._pending.append(suspended)
             return
         statement = portal.statement
-        running = Running("extended", statement.verdict, statement.text, name)
-        self._attempt(running, portal.values or NO_VALUES, framer.start, framer.end)
+        running = Running("extended", statement.verdict, statement.text, portal)
+        self._attempt(running, portal.calls, portal.values, framer.start, framer.end)
 
     def client_close(self) -> None:
         framer = self._client
-        if framer.complete:
-            name, _ = self._cstring(framer.start + 6)
-            if framer.buffer[framer.start + 5 : framer.start + 6] == b"S":
-                gone = self._statements.pop(name, None)
-                if gone is not None and gone.verdict is not HARMLESS:
-                    self._refresh_remembered()
-            else:
-                self._portals.pop(name, None)
-                running = self._suspended.pop(name, None)
-                if running is not None:
-                    self._end(running, "ok")
+        if self._skipping:
+            return
+        name, _ = self._name(framer.start + 6)
+        if framer.buffer[framer.start + 5 : framer.start + 6] == b"S":
+            statement = self._store_statement(name, None)
+            if statement is not None and statement.verdict is not HARMLESS:
+                self._push(Undo(CLOSE, name, statement))
+                self._refresh_remembered()
+                return
+        else:
+            portal = self._portals.pop(name, None)
+            if isinstance(portal, Portal):
+                self._close_portal(portal)
+                self._push(Undo(CLOSE, name, portal))
+                return
         self._push(CLOSE)
 
     def client_sync(self) -> None:
@@ -468,25 +642,31 @@ class Session:
     def client_copy_end(self) -> None:
         if self._copying:
             self._copying = False
-        else:
+        elif self._pending and len(self._pending) < _CROWDED:
+            # Nothing answers it: without a COPY under way or to come it means nothing.
             self._push(COPY_END)
 
     def client_function_call(self) -> None:
         self._push_statement(Running("fastpath", HARMLESS))
 
-    def _cstring(self, pos: int) -> tuple[bytes, int]:
+    def _name(self, pos: int) -> tuple[bytes, int]:
+        """A statement's or portal's name as far as it counts, and the position behind it."""
         framer = self._client
-        return messages.cstring(framer.buffer, pos, min(framer.end, len(framer.buffer)))
+        end = min(framer.end, len(framer.buffer))
+        if not framer.complete and framer.buffer.find(b"\0", pos, end) < 0:
+            return framer.buffer[pos : pos + _NAME_BYTES], end
+        name, pos = messages.cstring(framer.buffer, pos, end)
+        return name[:_NAME_BYTES], pos
 
     def _push(self, entry: Entry) -> None:
-        if not self._skipping and not self._copying:
+        if not self._skipping:
             self._pending.append(entry)
 
     def _push_statement(self, entry: Entry) -> None:
         self._started += 1
         if isinstance(entry, Running):
             entry.number = self._started
-        if self._skipping or self._copying:
+        if self._skipping:
             # The backend will not look at it: an earlier message of the pipeline failed.
             self._ended = self._started
             if isinstance(entry, Running):
@@ -514,16 +694,16 @@ class Session:
         """Takes the verdict that a Step asked for."""
         self._supplied = (text, verdict)
 
-    def _attempt(self, running: Running, values: Values, start: int, end: int) -> None:
+    def _attempt(self, running: Running, calls: tuple[ResolvedCall, ...], values: Values, start: int, end: int) -> None:
         verdict = running.verdict
-        attempts = list(resolve(verdict.calls, values))
+        attempts = list(calls)
         for execute in verdict.executes:
-            calls = self._sql_calls.get(execute.name)
-            if calls is None:
+            made = self._sql_calls.get(execute.name)
+            if made is None:
                 prepared = self._statements.get(execute.name.encode(self._codec, "replace"))
-                calls = prepared.verdict if prepared is not None else None
-            if calls is not None:
-                attempts += resolve(calls.calls, Values(arguments=execute.arguments, outer=values))
+                made = prepared.verdict if prepared is not None else None
+            if made is not None:
+                attempts += resolve(made.calls, Values(arguments=execute.arguments, outer=values))
         for cursor in verdict.fetches:
             attempts += self._cursors.get(cursor, ())
         for name, prepared_calls in verdict.prepares:
@@ -540,8 +720,10 @@ class Session:
         for name in verdict.deallocates:
             if name is None:
                 self._sql_calls.clear()
+                self._forget_statements()
             else:
                 self._sql_calls.pop(name, None)
+                self._store_statement(name.encode(self._codec, "replace"), None)
         for name in verdict.closes:
             if name is None:
                 self._cursors.clear()
@@ -582,11 +764,10 @@ class Session:
             if running is None:
                 out.append(held.data)
                 continue
-            running.refused = True
+            running.refused = _LOG_REFUSES
             # Should it run after all, nothing in the log covers it.
             running.covered = set()
-            name = f"{_REFUSED_NAME} {uuid.uuid4().hex[:20]}"
-            out.append(messages.query(f'EXECUTE "{name}"') if running.protocol == "simple" else messages.execute(name))
+            out.append(_failing(running.protocol == "simple"))
             if taken:
                 continue
             for call in running.attempts:
@@ -640,7 +821,7 @@ class Session:
 
     def _other_handlers(self) -> dict[int, Callable[[], None]]:
         if self.phase is Phase.CLOSED:
-            return self._login_handlers | self._ready_handlers
+            return self._last_handlers
         return self._greeting_handlers if self.phase is Phase.GREETING else self._login_handlers
 
     def _release(self, upto: int) -> None:
@@ -679,18 +860,17 @@ class Session:
         return pending[0] if pending else None
 
     def _pop(self, kind: int) -> None:
+        self._heard = True
         head = self._head()
         if head == kind or (isinstance(head, Undo) and head.kind == kind):
             self._pending.popleft()
 
     def backend_plain(self) -> None:
         """Goes on as it came."""
-        if self._head() == INJECTED:
-            self._drop_unless_asynchronous()
-
-    def _drop_unless_asynchronous(self) -> None:
-        if self._backend.kind not in b"ANS":
-            self._drop()
+        if self._backend.kind != 0x41:
+            self._heard = True
+            if self._head() == INJECTED:
+                self._drop()
 
     def backend_authentication(self) -> None:
         framer = self._backend
@@ -790,6 +970,7 @@ class Session:
             head.statement.types = messages.parameter_types(framer.buffer, framer.start, framer.end)
 
     def backend_row_description(self) -> None:
+        self._heard = True
         head = self._head()
         if head == DESCRIBE or isinstance(head, Describing):
             self._pending.popleft()
@@ -798,6 +979,7 @@ class Session:
 
     def backend_complete(self) -> None:
         """CommandComplete or EmptyQueryResponse."""
+        self._heard = True
         head = self._head()
         if head == INJECTED:
             self._drop()
@@ -809,7 +991,12 @@ class Session:
                 self._token_lost = True
             elif tag in (b"ROLLBACK", b"COMMIT") and self.transaction_status == "E":
                 self.transaction_status = "T"
-            if tag == b"DISCARD ALL":
+            if tag == b"ROLLBACK" and self._token_inside:
+                # Back to what the setting was before, which may be none.
+                self._token_lost = True
+            due = len(self._pending) - 1
+            if tag == b"DISCARD ALL" and (due <= 0 or (due == 1 and self._pending[1] == SYNC)):
+                # With more under way, names may be new ones already.
                 self._forget()
         if isinstance(head, Prepared) or (isinstance(head, Running) and head.protocol == "extended"):
             self._pending.popleft()
@@ -821,10 +1008,16 @@ class Session:
     def _forget(self) -> None:
         self._sql_calls.clear()
         self._cursors.clear()
-        self._statements = {name: kept for name, kept in self._statements.items() if not name}
+        self._forget_statements()
         self._refresh_remembered()
 
+    def _forget_statements(self) -> None:
+        """All but the unnamed one."""
+        self._statements = {name: kept for name, kept in self._statements.items() if not name}
+        self._texts = self._secret_statements = 0
+
     def backend_suspended(self) -> None:
+        self._heard = True
         head = self._head()
         if isinstance(head, Prepared):
             self._pending.popleft()
@@ -832,17 +1025,20 @@ class Session:
         elif isinstance(head, Running) and head.protocol == "extended":
             self._pending.popleft()
             self._ended += 1
-            if head.portal is None:
-                # Known by testimony alone: the next Execute of its portal counts as a statement of its own.
+            portal = head.portal
+            if portal is None or not portal.current or portal.suspended is not None:
+                # Known by testimony alone, or executed again or replaced already: the next Execute is a statement of its own.
                 self._end(head, "ok")
             elif head.in_the_log:
-                self._suspended[head.portal] = head
+                portal.suspended = head
+                self._suspended[portal] = None
 
     def backend_copy_in(self) -> None:
         """CopyInResponse: until CopyDone or CopyFail the backend overlooks Sync and Flush (CopyGetData, copyfromparse.c)."""
-        pending = self._pending
-        if not pending:
+        self._heard = True
+        if self._head() is None:
             return
+        pending = self._pending
         head = pending.popleft()
         kept: list[Entry] = []
         ended = False
@@ -865,10 +1061,12 @@ class Session:
         if self.phase is Phase.GREETING:
             if not fatal:
                 self._drop()
+                self._token_lost = self._greeting == "token"
             return
         if self.phase is Phase.LOGIN:
             self.login_refusal = sqlstate
             return
+        self._heard = True
         self._copying = False
         head = self._head()
         if head is None:
@@ -876,13 +1074,12 @@ class Session:
         if head == INJECTED:
             if not fatal:
                 self._drop()
+                # Cancelled, perhaps: another try behind the next statement.
+                self._token_lost = True
             return
-        if isinstance(head, Running) and head.refused:
-            if not framer.complete:
-                framer.demand()
-                return
-            self._answer_refusal(sqlstate)
-            sqlstate = "58030"
+        if isinstance(head, Running) and head.refused is not None and not fatal and framer.complete:
+            self._answer_refusal(head.refused, sqlstate)
+            sqlstate = head.refused.sqlstate
         if self._query_like(head):
             if isinstance(head, Running):
                 head.failed = True
@@ -910,31 +1107,62 @@ class Session:
             if isinstance(entry, Running):
                 entry.failed = True
                 entry.sqlstate = sqlstate
-                self._end(entry, "refused" if entry.refused else "error")
+                self._end(entry, "error")
         for entry in reversed(dropped):
-            if isinstance(entry, Undo) and entry.kind == PARSE:
-                if isinstance(entry.before, Prepared):
-                    self._statements[entry.name] = entry.before
-                else:
-                    self._statements.pop(entry.name, None)
-                self._refresh_remembered()
+            if isinstance(entry, Undo):
+                self._undo(entry)
 
-    def _answer_refusal(self, sqlstate: str) -> None:
+    def _undo(self, entry: Undo) -> None:
+        """What the message changed is as it was."""
+        name, before = entry.name, entry.before
+        if entry.kind == BIND or isinstance(before, Portal):
+            if before is None:
+                self._portals.pop(name, None)
+            else:
+                self._portals[name] = before
+                if isinstance(before, Portal):
+                    before.current = True
+        else:
+            assert not isinstance(before, Portal)
+            self._store_statement(name, before)
+            self._refresh_remembered()
+
+    def _answer_refusal(self, refusal: Refusal, sqlstate: str) -> None:
         if sqlstate == "25P02" or self.transaction_status == "E":
             self._replace(messages.error_response("ERROR", "25P02", _ABORTED))
         else:
-            self._replace(messages.error_response("ERROR", "58030", _REFUSED, hint=_REFUSED_HINT))
+            self._replace(messages.error_response("ERROR", refusal.sqlstate, refusal.text, hint=refusal.hint))
 
     def backend_ready(self) -> None:
         framer = self._backend
         status = framer.buffer[framer.start + 5 : framer.start + 6].decode("ascii", "replace")
-        if self._head() == INJECTED:
+        head = self._head()
+        heard, self._heard = self._heard, False
+        if head == INJECTED:
             self._pending.popleft()
             self._drop()
             framer.actions = _FROM_BACKEND
+            self.transaction_status = status
             return
         self.transaction_status = status
         self._copying = False
+        # An error has been seen and no Sync is left: this answers one that was taken for overlooked during COPY.
+        self._skipping = False
+        if heard or head == SYNC:
+            self._pop_cycle()
+        pending = self._pending
+        if self._between is not None:
+            self._end(self._between, "ok")
+            self._between = None
+        if status == "I":
+            self._transaction_over()
+        if self._token_version and self._keys.version != self._token_version:
+            self._token_lost = True
+        if self._token_lost and not pending and status != "E" and not self._client.streaming and self.phase is Phase.READY:
+            self._renew_token()
+
+    def _pop_cycle(self) -> None:
+        """Everything up to the Query, FunctionCall or Sync that a ReadyForQuery answers."""
         pending = self._pending
         while pending:
             entry = pending.popleft()
@@ -946,27 +1174,32 @@ class Session:
                 self._end(entry, "error" if entry.failed else "ok")
             if self._query_like(entry):
                 break
-        if self._between is not None:
-            self._end(self._between, "ok")
-            self._between = None
-        if status == "I" and self._cursors:
-            # They ended with their transaction; one WITH HOLD was run to its end by the commit.
+        self._head()
+
+    def _transaction_over(self) -> None:
+        """Portals and cursors have ended with it; one WITH HOLD was run to its end by the commit."""
+        for portal in self._suspended:
+            running, portal.suspended = portal.suspended, None
+            if running is not None:
+                self._end(running, "ok")
+        self._suspended.clear()
+        self._token_inside = False
+        if self._pending:
+            # The client is ahead: what is remembered may be of the next transaction already.
+            return
+        if self._cursors:
             self._cursors.clear()
             self._refresh_remembered()
-        if status == "I" and self._suspended:
-            for running in self._suspended.values():
-                self._end(running, "ok")
-            self._suspended.clear()
-        if self._token_version and self._keys.version != self._token_version:
-            self._token_lost = True
-        if self._token_lost and not pending and status != "E" and not self._client.streaming and self.phase is Phase.READY:
-            self._renew_token()
+        if self._portals_matter:
+            self._portals.clear()
+            self._portals_matter = False
 
     def _renew_token(self) -> None:
         self._token_lost = False
         token = self.token
         if token is None or self._physical:
             return
+        self._token_inside = self.transaction_status == "T"
         self._pending.append(INJECTED)
         self._backend.actions = _FROM_BACKEND_OWN
         self._stepped().inject += self._token_message(token)
@@ -1099,7 +1332,7 @@ class Session:
             return
         if outcome == "error" and running.sqlstate == "57014":
             outcome = "cancelled"
-        if running.refused:
+        if running.refused is not None:
             outcome = "refused"
         elif outcome == "ok" and self.client_gone:
             # It ran, and nobody was told so.
@@ -1116,7 +1349,7 @@ class Session:
         """The connection is gone: the outcome of everything that was under way."""
         self.phase = Phase.CLOSED
         self._step = Step()
-        entries: list[Entry | None] = [*self._pending, *self._suspended.values(), self._between]
+        entries: list[Entry | None] = [*self._pending, *(portal.suspended for portal in self._suspended), self._between]
         self._pending.clear()
         self._suspended.clear()
         self._between = None
@@ -1125,6 +1358,12 @@ class Session:
                 self._end(entry, "error" if entry.failed else "lost")
         step = self._taken()
         return step.record if step is not None else []
+
+
+def _failing(simple: bool) -> bytes:
+    """A message that the backend answers with an error: what it names does not exist."""
+    name = f"{_REFUSED_NAME} {uuid.uuid4().hex[:20]}"
+    return messages.query(f'EXECUTE "{name}"') if simple else messages.execute(name)
 
 
 def new_identity(

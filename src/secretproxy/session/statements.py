@@ -27,7 +27,7 @@ class Running:
         "refused", "role", "sqlstate", "text", "timing", "verdict",
     )  # fmt: skip
 
-    def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: bytes | None = None) -> None:
+    def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: Portal | None = None) -> None:
         self.protocol: Protocol = protocol
         self.verdict = verdict
         self.text = text
@@ -40,7 +40,7 @@ class Running:
         self.role: str | None = None
         self.accessed_by: uuid.UUID | None = None
         self.failed = False
-        self.refused = False
+        self.refused: Refusal | None = None
         self.sqlstate: str | None = None
         self.timing = Timing()
 
@@ -66,11 +66,18 @@ class Prepared:
 
 @dataclass(slots=True, eq=False)
 class Portal:
-    """A portal: its statement and, where that makes secret calls, what its parameters hold."""
+    """A portal whose statement makes secret calls: those calls as its parameters make them.
+
+    values: kept where the calls are known only once it runs. weight: how long the calls' names are together. current: not closed or
+    replaced. suspended: the execution that stopped at its row limit.
+    """
 
     statement: Prepared
-    values: Values | None = None
-    running: Running | None = None
+    calls: tuple[ResolvedCall, ...]
+    values: Values
+    weight: int = 0
+    current: bool = True
+    suspended: Running | None = None
 
     def __repr__(self) -> str:
         return f"Portal({self.statement!r})"
@@ -78,7 +85,7 @@ class Portal:
 
 @dataclass(slots=True, eq=False)
 class Undo:
-    """An entry of `pending` for a Parse or Bind that changed what is remembered: how it was before."""
+    """An entry of `pending` for a Parse, Bind or Close that changed what is remembered: how it was before."""
 
     kind: int
     name: bytes
@@ -86,6 +93,15 @@ class Undo:
 
     def __repr__(self) -> str:
         return f"Undo({self.kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client is told in place of the error that a replaced message makes in the backend."""
+
+    sqlstate: str
+    text: str
+    hint: str
 
 
 @dataclass(slots=True, eq=False)

@@ -43,7 +43,7 @@ class Framer:
         self.end: i64 = 0
         self.complete: bool = True
         self._rest: bytes = b""
-        self._parts: list[bytes] = []
+        self._part: bytearray = bytearray()
         self._need: i64 = 0
         self._skip: i64 = 0
         self._demanded: bool = False
@@ -51,7 +51,7 @@ class Framer:
     @property
     def at_boundary(self) -> bool:
         """Whether everything that was pushed ended with the end of a message."""
-        return self._skip == 0 and not self._rest and not self._parts
+        return self._skip == 0 and not self._rest and not self._part
 
     @property
     def streaming(self) -> bool:
@@ -62,14 +62,15 @@ class Framer:
         """Takes the next chunk of the stream."""
         size: i64 = len(data)
         if self._need > 0:
-            self._parts.append(data)
+            # One buffer that grows: as many parts as a client cares to send would weigh more than their bytes.
+            self._part += data
             self._need -= size
             if self._need > 0:
                 self.buffer = b""
                 self.cut = 0
                 return
-            data = b"".join(self._parts)
-            self._parts = []
+            data = bytes(self._part)
+            self._part = bytearray()
             self._need = 0
             size = len(data)
         elif self._rest:
@@ -118,7 +119,7 @@ class Framer:
                     # Wanted, and not all there: keep it. A long one is collected in parts, not glued chunk by chunk.
                     if self._demanded:
                         self._need = end - size
-                        self._parts = [data[pos:]]
+                        self._part = bytearray(data[pos:])
                         self.cut = pos
                         self.buffer = data[:pos]
                         return False
@@ -142,6 +143,12 @@ class Framer:
         self._skip = 0
         self.cut = self.start
         self._demanded = True
+
+    def discard(self) -> int:
+        """Ends the message just reported in part; gives how many of its bytes are still to come and must not be pushed."""
+        rest = self._skip
+        self._skip = 0
+        return rest
 
     def unread(self) -> None:
         """Takes the message just reported back: the next call of `next` reports it again."""

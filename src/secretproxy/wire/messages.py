@@ -252,6 +252,7 @@ def cancel_request(key: bytes) -> bytes:
 
 
 TERMINATE = _message(b"X", b"")
+FLUSH = _message(b"H", b"")
 
 
 def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
