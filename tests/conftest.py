@@ -16,6 +16,7 @@ import pytest
 
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
+from tests.support import canary as canaries
 from tests.support.canary import Canary, found_in
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
@@ -30,6 +31,9 @@ GRANT secretproxy_auditor TO auditor;
 CREATE ROLE outsider LOGIN;
 GRANT CREATE ON SCHEMA public TO app_user;
 """
+
+
+_COMMON = pytest.StashKey[Proxy]()
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,40 @@ def _container(directory: Path) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="session")
-def proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     running = Proxy(tmp_path_factory.mktemp("proxy"), postgres.address, postgres.dsn("journal"), postgres.key_file)
     running.start()
     running.wait_for_text("access log can be written")
+    request.session.stash[_COMMON] = running
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_value_is_left_anywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever the tests did: no table of a log, no file, metric or process holds one of their values."""
+    stop = PrivateServer.stop
+
+    def search_and_stop(server: PrivateServer) -> None:
+        if server.running:
+            canaries.search_server(server)
+        stop(server)
+
+    PrivateServer.stop = search_and_stop  # type: ignore[method-assign]
+    yield
+    PrivateServer.stop = stop  # type: ignore[method-assign]
+    canaries.search_files(tmp_path_factory.getbasetemp())
+    assert canaries.leaks == [], f"values of the tests were found in {sorted(set(canaries.leaks))}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def values_of_the_module(request: pytest.FixtureRequest, no_value_is_left_anywhere: None) -> Iterator[None]:
+    """A session of each module that uses the common proxy leaves values in it."""
+    yield
+    common = request.session.stash.get(_COMMON, None)
+    mine = (item for item in request.session.items if item.nodeid.startswith(request.node.nodeid))
+    if common is not None and any("proxy" in getattr(item, "fixturenames", ()) for item in mine):
+        assert canaries.leave_values(common), "the common proxy let no session in"
 
 
 @pytest.fixture

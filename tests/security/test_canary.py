@@ -1,0 +1,56 @@
+"""The values' search can fail: it finds a value in each of the places where it looks, in whatever spelling."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import Backend
+from tests.support import canary
+from tests.support.canary import MARKER
+from tests.support.proxy import Proxy
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        MARKER.encode(), b"x" + MARKER.upper().encode(), MARKER.encode().hex().encode(), base64.b64encode(b"ab" + MARKER.encode() + b"c"),
+        base64.b64encode(b"a" + MARKER.encode()), base64.b64encode(MARKER.encode() + b"\0"),
+    ],
+)  # fmt: skip
+def test_a_value_is_found_in_a_file(tmp_path: Path, spelled: bytes) -> None:
+    place = tmp_path / "deep" / "file"
+    place.parent.mkdir()
+    place.write_bytes(b"\0" * 100_000 + spelled + b"\n")
+    before = len(canary.leaks)
+    canary.search_files(tmp_path)
+    found = canary.leaks[before:]
+    del canary.leaks[before:]
+    place.unlink()
+    assert found == [str(place)]
+
+
+@pytest.mark.parametrize("column", ["application_name", "secret_names", "via", "fingerprint"])
+def test_a_value_is_found_in_the_log(postgres: Backend, column: str) -> None:
+    with psycopg.connect(postgres.dsn()) as sql:
+        value = f"x{MARKER}x" if column in ("application_name", "fingerprint") else [f"x{MARKER}x"]
+        sql.execute(f"INSERT INTO secretproxy.access_log (event, {column}) VALUES ('direct', %s)", (value,))
+        sql.execute("COMMIT")
+    try:
+        assert any("access_log" in table for table in canary.search_database(postgres.dsn()))
+    finally:
+        with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+            sql.execute("SET session_replication_role = replica")
+            sql.execute(f"DELETE FROM secretproxy.access_log WHERE {column}::text ~ %s", (MARKER,))
+    assert canary.search_database(postgres.dsn()) == []
+
+
+def test_a_session_leaves_values_and_none_is_found(proxy: Proxy, postgres: Backend) -> None:
+    before = canary.sessions
+    assert canary.leave_values(proxy) and canary.sessions == before + 1
+    with psycopg.connect(postgres.dsn()) as sql:
+        stored = sql.execute("SELECT count(*) FROM secretproxy.access_log WHERE secret_names::text ~ 'masked:'").fetchone()
+    assert stored is not None and stored[0] >= 4, "the values in names' places are there as digests"
