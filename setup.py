@@ -1,4 +1,4 @@
-"""Compiles the hot path (framing and session) to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
+"""Compiles the hot path (framing, session, the log's lines) to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
 
 Everything else about the build stands in pyproject.toml. Without a compiler the same source runs as pure Python.
 """
@@ -16,6 +16,8 @@ COMPILED = [
     "src/secretproxy/wire/framing.py",
     "src/secretproxy/wire/messages.py",
     "src/secretproxy/wire/redacted.py",
+    "src/secretproxy/audit/chain.py",
+    "src/secretproxy/audit/rows.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
 ]

@@ -12,8 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from secretproxy.audit import chain
-from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
+from secretproxy.audit.rows import STORED, Lines, NameMask
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend
@@ -56,23 +55,11 @@ def months(postgres: Backend, tmp_path: Path) -> tuple[str, Path]:
 
 
 def write(admin: psycopg.Connection[tuple[object, ...]], instance: uuid.UUID, times: list[datetime]) -> None:
-    previous = chain.GENESIS
+    lines = Lines(NameMask(200, (), b"k"), instance)
     who = Identity(uuid.uuid4(), "app_user", "app")
-    for seq, at in enumerate(times, 1):
-        columns = row(
-            Event("call", who, seq, "f()"),
-            NameMask(200, (), b"k"),
-            instance=instance,
-            seq=seq,
-            at=at,
-            duration=None,
-            row_id=uuid.uuid4(),
-        )
-        columns[PREV_HASH] = previous
-        previous = columns[ROW_HASH] = chain.link(previous, chain.encode([columns[place] for place in CHAINED_AT]))
-        admin.execute(
-            f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})", columns
-        )
+    with admin.cursor().copy(f"COPY secretproxy.access_log ({', '.join(STORED)}) FROM STDIN") as copy:
+        for seq, at in enumerate(times, 1):
+            copy.write(lines.add(Event("call", who, seq, "f()"), round(at.timestamp() * 1_000_000), None).stored() + b"\n")
 
 
 def run(command: str, months: tuple[str, Path], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -18,10 +17,11 @@ import pytest
 from tests.conftest import Backend, prepare
 from tests.support.proxy import Proxy
 
-from secretproxy.audit.rows import COLUMNS
+from secretproxy.audit.rows import Line, Lines, NameMask
 from secretproxy.audit.spool import KIND, Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer
+from secretproxy.session.events import Event, Identity
 
 OWNER = "0c1c5d2e-6f0b-4c0d-8f57-3d1f0c9b2e77"
 
@@ -208,12 +208,13 @@ def test_kills_of_both_sides_at_random(apart: Apart) -> None:
     apart.sound()
 
 
-def made_row(instance: uuid.UUID, seq: int) -> tuple[object, ...]:
-    known = {"instance": instance, "seq": seq, "at": datetime.now(UTC), "event": "call", "row_hash": b"\1" * 32}
-    return tuple(known.get(name) for name in COLUMNS)
+def made_row(instance: uuid.UUID, seq: int) -> Line:
+    lines = Lines(NameMask(200, (), b"k"), instance)
+    lines.seq = seq - 1
+    return lines.add(Event("call", Identity(uuid.uuid4(), "app\\_user\t")), 1, None)
 
 
-def rows_of(path: Path) -> list[tuple[object, ...]]:
+def rows_of(path: Path) -> list[Line]:
     with path.open("rb") as file:
         return list(read(file))
 
@@ -244,7 +245,7 @@ def test_segments_are_sealed_dropped_and_bounded(tmp_path: Path, monkeypatch: py
             spool.write([made_row(instance, written + 1)])
             written += 1
     sealed = spool.seal()
-    assert [row[4] for path, _ in sealed for row in rows_of(path)] == list(range(1, written + 1))
+    assert [row.seq for path, _ in sealed for row in rows_of(path)] == list(range(1, written + 1))
     assert list(left_behind(tmp_path)) == []  # its writer lives
     for path, _ in sealed:
         spool.drop(path)
@@ -257,7 +258,7 @@ def test_segments_are_sealed_dropped_and_bounded(tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     spool.write([made_row(instance, 2)])
     sealed = spool.seal()
-    assert len(sealed) == 2 and [row[4] for path, _ in sealed for row in rows_of(path)] == [1, 2]
+    assert len(sealed) == 2 and [row.seq for path, _ in sealed for row in rows_of(path)] == [1, 2]
 
 
 def fails(descriptor: int) -> None:

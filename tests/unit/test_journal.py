@@ -8,18 +8,22 @@ import os
 import signal
 import time
 import uuid
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.journal import Journal, LogUnavailable
-from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
+from secretproxy.audit.journal import FEW, RIDE, Journal, LogUnavailable
+from secretproxy.audit.rows import STORED, Line, Lines, NameMask, stored_line
 from secretproxy.session.events import Event, Identity
 
 MASK = NameMask(200, [r"sk_live_"], b"k" * 32)
@@ -34,8 +38,9 @@ class Log:
     """A database in memory: it can be down, break off after its commit, or hang."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[object, object], tuple[object, ...]] = {}
+        self.rows: dict[int, dict[str, str | None]] = {}
         self.groups: list[int] = []
+        self.copied = 0
         self.down = False
         self.refuses = False
         self.connected = 0
@@ -78,10 +83,19 @@ class Connection:
     async def prepare(self, sql: str) -> Connection:
         return self
 
-    async def fetch(self, *values: object) -> None:
-        await self.executemany([values])
+    async def fetch(self, *fields: str | None) -> None:
+        await self.executemany([fields])
 
-    async def executemany(self, group: list[tuple[object, ...]]) -> None:
+    async def executemany(self, group: Sequence[Sequence[str | None]]) -> None:
+        await self._store(group, again=True)
+
+    async def copy_to_table(self, table: str, *, source: bytearray, columns: Sequence[str], **_: object) -> None:
+        assert tuple(columns) == STORED
+        lines = bytes(source).splitlines()
+        self.log.copied += len(lines)
+        await self._store([stored_line(line).fields() for line in lines], again=False)
+
+    async def _store(self, group: Sequence[Sequence[str | None]], *, again: bool) -> None:
         if self.log.gate is not None:
             await self.log.gate.wait()
         if self.log.down:
@@ -89,8 +103,11 @@ class Connection:
             raise ConnectionResetError
         if self.log.refuses:
             raise asyncpg.DiskFullError("the row was: canary")
-        for values in group:
-            self.log.rows.setdefault((values[3], values[4]), tuple(values))
+        for fields in group:
+            row = dict(zip(STORED, fields, strict=True))
+            seq = int(row["seq"] or 0)
+            assert again or seq not in self.log.rows, "COPY knows no ON CONFLICT"
+            self.log.rows.setdefault(seq, row)
         self.log.groups.append(len(group))
         if self.log.break_after_commit:
             self.log.break_after_commit = False
@@ -103,27 +120,27 @@ def log() -> Log:
     return Log()
 
 
-def line_of(columns: list[object] | tuple[object, ...]) -> bytes:
-    return chain.encode([columns[place] for place in CHAINED_AT])
-
-
 async def started(log: Log) -> Journal:
     journal = Journal(log.connect, MASK, timeout=0.5)
     await journal.start()
     return journal
 
 
-def in_order(log: Log) -> list[tuple[object, ...]]:
-    return [log.rows[key] for key in sorted(log.rows, key=lambda key: key[1])]  # type: ignore[arg-type,return-value]
+def in_order(log: Log) -> list[dict[str, str | None]]:
+    return [log.rows[seq] for seq in sorted(log.rows)]
+
+
+def names(log: Log) -> list[str | None]:
+    return [row["secret_names"] for row in in_order(log)]
 
 
 def assert_chain(log: Log) -> None:
     before = chain.GENESIS
-    for number, values in enumerate(in_order(log), 1):
-        assert values[4] == number and values[PREV_HASH] == before
-        columns = list(values)
-        before = chain.link(before, line_of(columns))
-        assert values[ROW_HASH] == before
+    for number, row in enumerate(in_order(log), 1):
+        line = chain.encode([row[name] for name in STORED[:-2]])
+        assert row["seq"] == str(number) and row["prev_hash"] == "\\x" + before.hex()
+        before = chain.link(before, line)
+        assert row["row_hash"] == "\\x" + before.hex()
 
 
 async def test_what_gathers_during_a_write_is_one_group(log: Log) -> None:
@@ -163,7 +180,7 @@ async def test_known_to_be_down_it_takes_nothing_that_waits(log: Log) -> None:
     kept = journal.keep([attempt("call")])
     log.down = False
     await asyncio.wait_for(kept, 5)
-    assert [values[12] for values in in_order(log)] == [["outcome"], ["call"]]
+    assert names(log) == ["{outcome}", "{call}"]
     await journal.close()
     assert_chain(log)
 
@@ -182,7 +199,7 @@ async def test_an_outage_fails_those_that_wait_to_go_and_keeps_what_has_happened
     assert not happened.done()
     log.down = False
     await asyncio.wait_for(happened, 5)
-    assert [values[12] for values in in_order(log)] == [["going"], ["happened"]]
+    assert names(log) == ["{going}", "{happened}"]
     await journal.close()
     assert_chain(log)
 
@@ -190,9 +207,29 @@ async def test_an_outage_fails_those_that_wait_to_go_and_keeps_what_has_happened
 async def test_a_commit_whose_fate_is_unknown_is_written_once(log: Log) -> None:
     journal = await started(log)
     log.break_after_commit = True
-    future = journal.keep([attempt("one"), attempt("two")])
-    await asyncio.wait_for(future, 5)
-    assert len(log.groups) == 2 and len(log.rows) == 2
+    many = [attempt(str(number)) for number in range(FEW + 1)]
+    await asyncio.wait_for(journal.keep(many), 5)
+    assert log.groups == [len(many)] * 2 and len(log.rows) == len(many)
+    # The doubt ends with the group: what comes after it is copied again.
+    assert log.copied == len(many)
+    await asyncio.wait_for(journal.keep(many), 5)
+    assert log.copied == len(log.rows) == 2 * len(many)
+    await journal.close()
+    assert_chain(log)
+
+
+async def test_what_nobody_waits_for_rides_with_what_somebody_waits_for(log: Log) -> None:
+    journal = await started(log)
+    journal.append([attempt("outcome")], wait=False)
+    future = journal.append([attempt("next")], wait=True)
+    assert future is not None
+    await future
+    assert log.groups == [2] and names(log) == ["{outcome}", "{next}"]
+    journal.append([attempt("last")], wait=False)
+    deadline = asyncio.get_running_loop().time() + 5
+    while len(log.rows) < 3:
+        assert asyncio.get_running_loop().time() < deadline, "what rides goes by itself where nothing follows it"
+        await asyncio.sleep(RIDE)
     await journal.close()
     assert_chain(log)
 
@@ -302,7 +339,7 @@ async def test_a_name_that_the_logs_encoding_lacks_does_not_stop_the_log(log: Lo
     journal = Journal(log.connect, mask, timeout=0.5)
     await journal.start()
     await journal.keep([attempt("Schl\xfcssel \u0416")])
-    assert in_order(log)[0][12] == ["Schl\xfcssel \\u0416"]
+    assert names(log) == ['{"Schl\xfcssel \\\\u0416"}']
     await journal.close()
     assert_chain(log)
 
@@ -320,9 +357,7 @@ async def test_spooled_events_leave_memory_and_come_back_in_order(log: Log, tmp_
     await asyncio.gather(*more)
     await asyncio.wait_for(journal.keep([attempt("after")]), 10)
     assert await journal.close() == 0
-    assert [values[12] for values in in_order(log)] == [
-        [name] for name in ["before", *map(str, range(200)), *(f"more {n}" for n in range(50)), "after"]
-    ]
+    assert names(log) == ["{before}", *(f"{{{n}}}" for n in range(200)), *(f'{{"more {n}"}}' for n in range(50)), "{after}"]
     assert_chain(log)
     assert list((tmp_path / "spool").iterdir()) == []
 
@@ -330,41 +365,74 @@ async def test_spooled_events_leave_memory_and_come_back_in_order(log: Log, tmp_
 AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
-def columns(event: Event) -> list[object]:
-    return row(event, MASK, instance=uuid.UUID(int=1), seq=1, at=AT, duration=0.5, row_id=uuid.UUID(int=2))
+def line_of(event: Event, at: datetime = AT, duration: float | None = 0.5) -> Line:
+    return Lines(MASK, uuid.UUID(int=1)).add(event, (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1), duration)
+
+
+FULL: dict[str, Any] = {
+    "event": "attempt",
+    "who": Identity(uuid.UUID(int=3), "app", "app", "tests", ip_address("::1"), 5432, True),
+    "statement_no": 7,
+    "function": "f(uuid)",
+    "operation": "read",
+    "owner_id": uuid.UUID(int=4),
+    "secret_names": ("a",),
+    "encoding": "pgp",
+    "via": ("g()",),
+    "protocol": "simple",
+    "fingerprint": "abc",
+    "role": "role",
+    "accessed_by": uuid.UUID(int=5),
+    "outcome": "ok",
+    "sqlstate": "00000",
+    "calls": 3,
+}
 
 
 def test_the_hash_covers_every_column() -> None:
-    full = Event(
-        "attempt",
-        WHO,
-        1,
-        "f(uuid)",
-        "read",
-        uuid.uuid4(),
-        ("a",),
-        "pgp",
-        ("g()",),
-        "simple",
-        "abc",
-        "role",
-        uuid.uuid4(),
-        "ok",
-        "00000",
-        3,
-    )
-    values = columns(full)
-    base = chain.link(chain.GENESIS, line_of(values))
-    for index, name in enumerate(COLUMNS):
-        if name in ("prev_hash", "row_hash"):
-            continue
-        for other in (None, "changed", ["changed"]):
-            changed = list(values)
-            if changed[index] == other:
-                continue
+    fields = line_of(Event(**FULL)).fields()
+    fields[STORED.index("id")] = "00000000-0000-4000-8000-000000000006"
+    base = chain.link(chain.GENESIS, chain.encode(fields[:-2]))
+    for index, name in enumerate(STORED[:-2]):
+        for other in (None, "changed"):
+            changed: list[str | None] = list(fields)
+            assert changed[index] != other, name
             changed[index] = other
-            assert chain.link(chain.GENESIS, line_of(changed)) != base, name
-    assert chain.link(b"x" * 32, line_of(values)) != base
+            assert chain.link(chain.GENESIS, chain.encode(changed[:-2])) != base, name
+    assert chain.link(b"x" * 32, chain.encode(fields[:-2])) != base
+
+
+TEXTS = st.text(max_size=12) | st.sampled_from(["", "NULL", "null", "\\N", "\\.", 'a"b', "{}", "\t\r\n\b\f\v", "é\udc80\0"])
+
+
+@given(
+    function=TEXTS,
+    secret_names=st.lists(TEXTS | st.none(), max_size=3),
+    via=st.lists(TEXTS, max_size=2),
+    role=TEXTS,
+    sqlstate=TEXTS.map(lambda text: text.encode("ascii", "replace").decode()),
+    duration=st.floats(0, 1e7),
+    at=st.integers(0, 7 * 10**15).map(lambda micros: datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros)),
+)
+def test_a_line_is_the_canonical_one_of_its_columns(
+    function: str, secret_names: list[str | None], via: list[str], role: str, sqlstate: str, duration: float, at: datetime
+) -> None:
+    event = Event(
+        **FULL
+        | {"function": function, "secret_names": tuple(secret_names), "via": tuple(via), "role": role, "sqlstate": sqlstate}
+    )
+    line = line_of(event, at, duration)
+    row_id = line.fields()[STORED.index("id")]
+    who = event.who
+    columns = [
+        uuid.UUID(int=1), 1, row_id, at, "attempt", who.session_id, 7, MASK(function), "read", event.owner_id,
+        [MASK(name) for name in secret_names], "pgp", [MASK(step) for step in via], "simple", "abc", "app", MASK(role), event.accessed_by,
+        "app", "tests", who.client_addr, 5432, True, "ok", sqlstate, round(duration, 6), 3,
+    ]  # fmt: skip
+    assert line.line == chain.encode(columns)
+    assert uuid.UUID(row_id).version == 4
+    assert stored_line(line.stored()) == line and line.prev_hash == chain.GENESIS
+    assert line.fields()[7:9] == [MASK(function), "read"]
 
 
 def test_neighbouring_columns_do_not_run_together() -> None:
@@ -401,7 +469,7 @@ async def test_a_connection_that_was_ended_is_not_an_outage(log: Log) -> None:
         future = journal.append([attempt(name)], wait=True)
         assert future is not None
         await asyncio.wait_for(future, 5)
-    assert journal.available and [values[12] for values in in_order(log)] == [["first"], ["during"], ["after"]]
+    assert journal.available and names(log) == ["{first}", "{during}", "{after}"]
     await journal.close()
     assert_chain(log)
 
@@ -421,6 +489,6 @@ async def test_a_log_that_lets_in_and_takes_nothing_is_not_up(log: Log) -> None:
         await asyncio.sleep(0.01)
     log.refuses = False
     await asyncio.wait_for(journal.keep([attempt("three")]), 5)
-    assert journal.available and [values[12] for values in in_order(log)] == [["one"], ["three"]]
+    assert journal.available and names(log) == ["{one}", "{three}"]
     await journal.close()
     assert_chain(log)

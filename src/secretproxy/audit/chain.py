@@ -19,43 +19,52 @@ SETTINGS = {
 }  # fmt: skip
 # src/backend/commands/copyto.c, CopyAttributeOutText()
 _COPY = str.maketrans({"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"})
+_SPECIAL = re.compile(r"[\\\x08-\x0d]")
 # src/backend/utils/adt/arrayfuncs.c, array_out()
 _QUOTED = re.compile(r'[\s"\\{},]', re.ASCII)
 
 
 def encode(columns: Sequence[object]) -> bytes:
     """The canonical line of a row's columns, without prev_hash and row_hash and without a newline."""
-    return "\t".join(map(_field, columns)).encode("utf-8", "surrogatepass")
+    return "\t".join([field(value) for value in columns]).encode("utf-8", "surrogatepass")
 
 
-def _field(value: object) -> str:
+def field(value: object) -> str:
+    """A column's value as it stands in a line."""
     if value is None:
         return "\\N"
-    kind = type(value)
-    if kind is str:
-        return value.translate(_COPY)  # type: ignore[attr-defined,no-any-return]
-    if kind is int:
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, int):
         return str(value)
     if isinstance(value, datetime):
         moment = value.astimezone(UTC)
         fraction = f"{moment.microsecond:06}".rstrip("0")
         return f"{moment:%Y-%m-%d %H:%M:%S}{'.' if fraction else ''}{fraction}+00"
-    if isinstance(value, bool):
-        return "t" if value else "f"
     if isinstance(value, float):
-        return repr(value).removesuffix(".0")
+        return number(value)
     if isinstance(value, list | tuple):
-        return f"{{{','.join(map(_element, value))}}}".translate(_COPY)
-    return str(value).translate(_COPY)
+        return text("{" + ",".join(["NULL" if part is None else element(str(part)) for part in value]) + "}")
+    return text(str(value))
 
 
-def _element(value: object) -> str:
-    if value is None:
-        return "NULL"
-    text = str(value)
-    if text == "" or text.upper() == "NULL" or _QUOTED.search(text):
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return text
+def text(value: str) -> str:
+    """A text with what COPY escapes."""
+    return value.translate(_COPY) if _SPECIAL.search(value) else value
+
+
+def number(value: float) -> str:
+    """A double precision number."""
+    return repr(value).removesuffix(".0")
+
+
+def element(value: str) -> str:
+    """An element of an array, not yet escaped for COPY."""
+    if value == "" or _QUOTED.search(value) or value.upper() == "NULL":
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return value
 
 
 def link(previous: bytes, line: bytes) -> bytes:

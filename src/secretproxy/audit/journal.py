@@ -1,34 +1,38 @@
 """The journal: takes the events of all sessions, numbers and links them, and writes them in groups on a connection of its own.
 
-While one group is being committed the next one gathers, so a commit serves every session that waits. An event that was taken
-is kept, in order and with its number, until the log has it: a group whose commit broke off is written again as it was and
-the unique key keeps it single. May import asyncpg; must never let an asyncpg error's text through, for it can quote a row.
+While one group is being committed the next one gathers, so a commit serves every session that waits; events that nobody waits for
+ride with it. A group goes by COPY, in one statement, which knows no ON CONFLICT. An event that was taken is kept, in order and with its
+number, until the log has it: a group whose commit broke off is written again by INSERT, and the unique key keeps it single. May import
+asyncpg; must never let an asyncpg error's text through, for it can quote a row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 import structlog
 
-from secretproxy.audit import chain
 from secretproxy.audit.beside import PARTITIONS, Beside, may_wait
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.rows import CHAINED_AT, INSERT, INSTANCE, PREV_HASH, ROW_HASH, SEQ, NameMask, Row, row
+from secretproxy.audit.rows import INSERT, STORED, Line, Lines, NameMask
 from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.trouble import describe
 from secretproxy.session.events import Event
 
 GROUP = 512
+# So few rows are cheaper by INSERT, a row a statement: COPY opens the table and its indexes once, but takes one round trip more.
+FEW = 4
+# Seconds that events which nobody waits for wait for a group that somebody waits for.
+RIDE = 0.01
 # Rows that may wait in memory before refusals are counted only; each takes some 2 KiB. What else an outage leaves waiting is one
 # statement's a session.
 KEPT_IN_OUTAGE = 20_000
@@ -63,13 +67,14 @@ class Journal:
         self._connect = connect
         self._mask = mask
         self._timeout = timeout
-        self._seq = 0
-        self._last_hash = chain.GENESIS
-        self._last_at = datetime.fromtimestamp(0, UTC)
-        self._rows: deque[Row] = deque()
+        self._lines = Lines(mask, self.instance)
+        self._last_at = 0
+        self._rows: deque[Line] = deque()
         # (number of the last event, what waits for it, whether an outage ends the wait)
         self._waiting: deque[tuple[int, asyncio.Future[None], bool]] = deque()
-        self._durable = 0
+        # Up to this number the log may have rows whose commit broke off.
+        self._doubtful = 0
+        self._riding: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
@@ -135,6 +140,8 @@ class Journal:
             raise LogUnavailable(self._trouble)
         self._take(events)
         if not wait:
+            if self._riding is None and events:
+                self._riding = asyncio.get_running_loop().call_later(RIDE, self._ridden)
             return None
         return self._wait(until_outage=True)
 
@@ -145,13 +152,22 @@ class Journal:
 
     def _wait(self, *, until_outage: bool) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._seq, future, until_outage))
+        self._waiting.append((self._lines.seq, future, until_outage))
+        self._more.set()
         return future
+
+    def _ridden(self) -> None:
+        self._riding = None
+        self._more.set()
+
+    @property
+    def _pressing(self) -> bool:
+        """Whether there is something to be written now."""
+        return bool(self._rows) and (bool(self._waiting) or self._riding is None or self._closing or len(self._rows) >= GROUP)
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()
-        at = max(datetime.now(UTC), self._last_at)
-        self._last_at = at
+        at = self._last_at = max(time.time_ns() // 1000, self._last_at)
         for event in events:
             duration = None
             timing = event.timing
@@ -162,21 +178,9 @@ class Journal:
             if event.outcome == "refused" and len(self._rows) >= KEPT_IN_OUTAGE:
                 self._dropped += 1
                 continue
-            self._seq += 1
-            columns = row(
-                event,
-                self._mask,
-                instance=self.instance,
-                seq=self._seq,
-                at=at,
-                duration=duration,
-                row_id=uuid.uuid4(),
-            )
-            columns[PREV_HASH] = self._last_hash
-            self._last_hash = chain.link(self._last_hash, chain.encode([columns[place] for place in CHAINED_AT]))
-            columns[ROW_HASH] = self._last_hash
-            self._rows.append(tuple(columns))
-        self._more.set()
+            self._rows.append(self._lines.add(event, at, duration))
+        if len(self._rows) >= GROUP:
+            self._more.set()
         if self._trouble is not None:
             self._spill.set()
 
@@ -187,7 +191,7 @@ class Journal:
                 if self._connection is None or self._connection.is_closed():
                     await self._open()
                     pause = RETRY_FIRST
-                if self._rows:
+                if self._pressing:
                     await self._write_group()
                     continue
                 self._more.clear()
@@ -228,25 +232,36 @@ class Journal:
             self._up()
 
     async def _write_group(self) -> None:
-        group = [self._rows[index] for index in range(min(GROUP, len(self._rows)))]
-        await self._write(group)
+        group = list(itertools.islice(self._rows, GROUP))
+        last = group[-1]
+        again = group[0].seq <= self._doubtful
+        self._doubtful = last.seq
+        await self._write(group, again=again)
         for _ in group:
             self._rows.popleft()
         self.written += len(group)
         self.groups += 1
         self._up()
-        last = group[-1]
         self._proven = True
-        self._beside.wrote(cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
-        self._done(cast(int, last[SEQ]))
+        self._beside.wrote(last.seq, last.row_hash)
+        self._done(last.seq)
 
-    async def _write(self, group: list[Row]) -> None:
+    async def _write(self, group: Sequence[Line], *, again: bool) -> None:
+        """Writes rows in one transaction. `again`: the log may have some of them."""
         async with asyncio.timeout(self._timeout):
             if len(group) == 1:
-                await self._insert.fetch(*group[0])
-            else:
+                await self._insert.fetch(*group[0].fields())
+            elif again or len(group) <= FEW:
                 # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
-                await self._insert.executemany(group)
+                await self._insert.executemany([line.fields() for line in group])
+            else:
+                await self._connection.copy_to_table(
+                    "access_log",
+                    schema_name="secretproxy",
+                    columns=STORED,
+                    source=bytearray(b"".join([line.stored() + b"\n" for line in group])),
+                    format="text",
+                )
 
     def _done(self, seq: int) -> None:
         """Everything up to this number is durable, in the log or in the spool."""
@@ -284,7 +299,7 @@ class Journal:
                 log.warning("access log cannot be written, events go into the spool", setting="audit.on_outage")
             self._spool_trouble = False
             self._spooled += len(rows)
-            self._done(cast(int, rows[-1][SEQ]))
+            self._done(rows[-1].seq)
 
     def _spool_failed(self, error: Exception) -> None:
         # A full spool stays full until it is replayed; what else is the matter may pass.
@@ -311,7 +326,7 @@ class Journal:
                 with path.open("rb") as file:
                     last = await self._replay(read(file, size))
                 if last is not None:
-                    self._beside.wrote(cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
+                    self._beside.wrote(last.seq, last.row_hash)
                 spool.drop(path)
 
     async def _replay_left(self, spool: Spool) -> None:
@@ -330,19 +345,19 @@ class Journal:
                 path.unlink(missing_ok=True)
                 log.info("spool of a process that is gone replayed", file=path.name)
             if last is not None:
-                self._beside.replayed(cast(uuid.UUID, last[INSTANCE]), cast(int, last[SEQ]), cast(bytes, last[ROW_HASH]))
+                self._beside.replayed(last.instance, last.seq, last.row_hash)
 
-    async def _replay(self, rows: Iterator[Row]) -> Row | None:
+    async def _replay(self, lines: Iterator[Line]) -> Line | None:
         """Writes spooled rows and gives the last; the unique key keeps out what the log has already."""
         last = None
-        group: list[Row] = []
-        for last in rows:
+        group: list[Line] = []
+        for last in lines:
             group.append(last)
             if len(group) == GROUP:
-                await self._write(group)
+                await self._write(group, again=True)
                 group = []
         if group:
-            await self._write(group)
+            await self._write(group, again=True)
         return last
 
     def _up(self) -> None:

@@ -1,37 +1,104 @@
-"""Events as rows of secretproxy.access_log, and the one place where a name that looks like a value is masked. Pure."""
+"""Events as lines of secretproxy.access_log, numbered and linked, and the one place where a name that looks like a value is masked.
+
+A line is made once: the chain hashes it, COPY takes it as it is, the spool keeps it. Pure, compiled by mypyc where that is asked for.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
+import time
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 
+from secretproxy.audit import chain
 from secretproxy.session.encodings import codec
-from secretproxy.session.events import Event
+from secretproxy.session.events import Event, Identity
 
 COLUMNS = (
     "id", "at", "event", "instance", "seq", "prev_hash", "row_hash", "session_id", "statement_no", "function", "operation",
     "owner_id", "secret_names", "encoding", "via", "protocol", "fingerprint", "db_user", "role", "accessed_by", "database",
     "application_name", "client_addr", "client_port", "tls", "outcome", "sqlstate", "duration", "calls",
 )  # fmt: skip
-INSERT = (
-    f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) "  # noqa: S608 - constant column names
-    f"VALUES ({', '.join(f'${n}' for n in range(1, len(COLUMNS) + 1))}) ON CONFLICT DO NOTHING"
-)
 # What a chain covers, in the order of its lines: all but the two hashes.
 CHAINED = ("instance", "seq", *(name for name in COLUMNS if name not in ("instance", "seq", "prev_hash", "row_hash")))
-CHAINED_AT = tuple(COLUMNS.index(name) for name in CHAINED)
-INSTANCE, SEQ = COLUMNS.index("instance"), COLUMNS.index("seq")
-PREV_HASH = COLUMNS.index("prev_hash")
-ROW_HASH = COLUMNS.index("row_hash")
-
+# What is written, in the order of a line.
+STORED = (*CHAINED, "prev_hash", "row_hash")
+TYPES = {
+    "id": "uuid", "at": "timestamptz", "instance": "uuid", "seq": "bigint", "prev_hash": "bytea", "row_hash": "bytea", "session_id": "uuid",
+    "statement_no": "bigint", "owner_id": "uuid", "secret_names": "text[]", "via": "text[]", "accessed_by": "uuid", "client_addr": "inet",
+    "client_port": "int", "tls": "boolean", "duration": "double precision", "calls": "bigint",
+}  # fmt: skip
+# Takes the texts of a line's fields, and a line that the log has already as well.
+INSERT = (
+    f"INSERT INTO secretproxy.access_log ({', '.join(STORED)}) VALUES ("  # noqa: S608 - constant column names
+    + ", ".join(f"${place}::text::{TYPES[name]}" if name in TYPES else f"${place}" for place, name in enumerate(STORED, 1))
+    + ") ON CONFLICT DO NOTHING"
+)
 # Encodings that PostgreSQL and Python map alike, character by character.
 _ONE_BYTE = frozenset({"LATIN1", "LATIN2", "LATIN3", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"})
+# What is hashed for a mask begins with this: secretproxy.masked() of the backend half does the same with the same key.
+_MASK = b"secretproxy name mask "
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+# Texts of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
+_KEPT_TEXTS = 4096
+_RANDOM = 4096
 
-Row = tuple[object, ...]
+
+class Line:
+    """A row of the log as it is written: its number, the line that its hash covers, and the two hashes."""
+
+    __slots__ = ("line", "prev_hash", "row_hash", "seq")
+
+    def __init__(self, seq: int, line: bytes, prev_hash: bytes, row_hash: bytes) -> None:
+        self.seq = seq
+        self.line = line
+        self.prev_hash = prev_hash
+        self.row_hash = row_hash
+
+    def __repr__(self) -> str:
+        return f"Line({self.seq})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Line) and self.stored() == other.stored()
+
+    def __hash__(self) -> int:
+        return hash(self.row_hash)
+
+    def stored(self) -> bytes:
+        """The columns of STORED as a line for COPY, without its newline."""
+        return b"%b\t\\\\x%b\t\\\\x%b" % (self.line, self.prev_hash.hex().encode(), self.row_hash.hex().encode())
+
+    @property
+    def instance(self) -> uuid.UUID:
+        return uuid.UUID(self.line.partition(b"\t")[0].decode("ascii"))
+
+    def fields(self) -> list[str | None]:
+        """The same as the texts that INSERT takes."""
+        return [
+            None if field == "\\N" else _ESCAPED.sub(_unescaped, field) if "\\" in field else field
+            for field in self.stored().decode("utf-8").split("\t")
+        ]
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return _PLAIN.get(found[1], found[1])
+
+
+def stored_line(stored: bytes) -> Line:
+    """The line that `Line.stored` gave. Raises ValueError."""
+    rest, _, row_hash = stored.rpartition(b"\t")
+    line, _, prev_hash = rest.rpartition(b"\t")
+    return Line(
+        int(line.split(b"\t", 2)[1]),
+        line,
+        bytes.fromhex(prev_hash[3:].decode("ascii")),
+        bytes.fromhex(row_hash[3:].decode("ascii")),
+    )
+
 
 # What is hashed begins with this: secretproxy.masked() of the backend half does the same with the same key.
 _MASK = b"secretproxy name mask "
@@ -47,11 +114,12 @@ class NameMask:
         self._max_name = max_name
         self._pattern = re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
         self._key = key
-        self._codec: str | None = None
+        # Empty: every character can be stored.
+        self.codec = ""
 
     def stored_in(self, encoding: str) -> None:
         """The encoding of the log's database: what it has no character for is written as an escape."""
-        self._codec = None if encoding in ("UTF8", "SQL_ASCII") else codec(encoding) if encoding in _ONE_BYTE else "ascii"
+        self.codec = "" if encoding in ("UTF8", "SQL_ASCII") else codec(encoding) if encoding in _ONE_BYTE else "ascii"
 
     def __repr__(self) -> str:
         return f"NameMask(max_name={self._max_name})"
@@ -63,7 +131,7 @@ class NameMask:
         clean = name.encode("utf-8", "replace").replace(b"\0", b"?")
         if len(clean) <= self._max_name and not (self._pattern and self._pattern.search(name)):
             text = clean.decode()
-            return text if self._codec is None else text.encode(self._codec, "backslashreplace").decode(self._codec)
+            return text if not self.codec else text.encode(self.codec, "backslashreplace").decode(self.codec)
         return self.masked(clean)
 
     def masked(self, clean: bytes) -> str:
@@ -71,46 +139,119 @@ class NameMask:
         return f"masked:{hmac.new(self._key, _MASK + clean, hashlib.sha256).hexdigest()[:32]}"
 
 
-def row(
-    event: Event,
-    mask: NameMask,
-    *,
-    instance: uuid.UUID,
-    seq: int,
-    at: datetime,
-    duration: float | None,
-    row_id: uuid.UUID,
-) -> list[object]:
-    """The row in the order of COLUMNS; the hashes are still None."""
-    who = event.who
-    return [
-        row_id,
-        at,
-        event.event,
-        instance,
-        seq,
-        None,
-        None,
-        who.session_id,
-        event.statement_no,
-        mask(event.function),
-        event.operation,
-        event.owner_id,
-        None if event.secret_names is None else [mask(name) for name in event.secret_names],
-        event.encoding,
-        None if event.via is None else [mask(step) for step in event.via],
-        event.protocol,
-        event.fingerprint,
-        mask(who.db_user),
-        mask(event.role),
-        event.accessed_by,
-        mask(who.database),
-        mask(who.application_name),
-        who.client_addr,
-        who.client_port,
-        who.tls,
-        event.outcome,
-        event.sqlstate,
-        duration,
-        event.calls,
-    ]
+class Lines:
+    """The chain of one instance in the making: events in, lines out."""
+
+    def __init__(self, mask: NameMask, instance: uuid.UUID) -> None:
+        self.seq = 0
+        self.last_hash = chain.GENESIS
+        self._mask = mask
+        self._instance = str(instance)
+        # Of names that were not masked: a value that slipped into a name's place is not kept.
+        self._texts: dict[str, str] = {}
+        self._elements: dict[str, str] = {}
+        self._codec = ""
+        self._second = -1
+        self._moment = ""
+        self._random = ""
+        self._drawn = 0
+
+    def __repr__(self) -> str:
+        return f"Lines({self._instance}, {self.seq})"
+
+    def add(self, event: Event, at: int, duration: float | None) -> Line:
+        """The next line; `at` is in microseconds since the Unix epoch."""
+        who = event.who
+        if self._codec != self._mask.codec:
+            self._codec = self._mask.codec
+            self._texts.clear()
+            self._elements.clear()
+        known = who.as_logged
+        if not known or known[3] != self._codec:
+            known[:] = self._known(who)
+        seq = self.seq + 1
+        names, via, role = event.secret_names, event.via, event.role
+        statement_no, accessed_by, owner, calls = event.statement_no, event.accessed_by, event.owner_id, event.calls
+        sqlstate, fingerprint = event.sqlstate, event.fingerprint
+        line = "\t".join(
+            (
+                self._instance,
+                str(seq),
+                self._id(),
+                self._at(at),
+                event.event,
+                known[0],
+                "\\N" if statement_no is None else str(statement_no),
+                "\\N" if event.function is None else self._text(event.function),
+                event.operation or "\\N",
+                "\\N" if owner is None else str(owner),
+                "\\N" if names is None else self._array(names),
+                event.encoding or "\\N",
+                "\\N" if via is None else self._array(via),
+                event.protocol or "\\N",
+                "\\N" if fingerprint is None else chain.text(fingerprint),
+                known[1],
+                "\\N" if role is None else self._text(role),
+                "\\N" if accessed_by is None else str(accessed_by),
+                known[2],
+                event.outcome or "\\N",
+                "\\N" if sqlstate is None else chain.text(sqlstate),
+                "\\N" if duration is None else chain.number(round(duration, 6)),
+                "\\N" if calls is None else str(calls),
+            )
+        ).encode("utf-8")
+        before = self.last_hash
+        self.last_hash = chain.link(before, line)
+        self.seq = seq
+        return Line(seq, line, before, self.last_hash)
+
+    def _known(self, who: Identity) -> tuple[str, str, str, str]:
+        """Of an identity: the session, the user, the columns from the database to tls, and what they were made for."""
+        mask = self._mask
+        rest = (mask(who.database), mask(who.application_name), who.client_addr, who.client_port, who.tls)
+        tail = "\t".join([chain.field(value) for value in rest])
+        return str(who.session_id), chain.field(mask(who.db_user)), tail, self._codec
+
+    def _text(self, value: str) -> str:
+        known = self._texts.get(value)
+        if known is None:
+            masked = self._mask(value) or ""
+            known = chain.text(masked)
+            if masked == value:
+                if len(self._texts) >= _KEPT_TEXTS:
+                    self._texts.clear()
+                self._texts[value] = known
+        return known
+
+    def _array(self, values: Sequence[str | None]) -> str:
+        return "{" + ",".join(["NULL" if value is None else self._element(value) for value in values]) + "}"
+
+    def _element(self, value: str) -> str:
+        known = self._elements.get(value)
+        if known is None:
+            masked = self._mask(value) or ""
+            known = chain.text(chain.element(masked))
+            if masked == value:
+                if len(self._elements) >= _KEPT_TEXTS:
+                    self._elements.clear()
+                self._elements[value] = known
+        return known
+
+    def _at(self, at: int) -> str:
+        second = at // 1_000_000
+        if second != self._second:
+            self._second = second
+            self._moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(second))
+        micros = at - second * 1_000_000
+        if micros == 0:
+            return self._moment + "+00"
+        return self._moment + "." + str(1_000_000 + micros)[1:].rstrip("0") + "+00"
+
+    def _id(self) -> str:
+        """A random UUID (version 4)."""
+        if self._drawn == len(self._random):
+            self._random = os.urandom(_RANDOM).hex()
+            self._drawn = 0
+        drawn = self._random[self._drawn : self._drawn + 32]
+        self._drawn += 32
+        return f"{drawn[:8]}-{drawn[8:12]}-4{drawn[13:16]}-{'89ab'[int(drawn[16], 16) & 3]}{drawn[17:20]}-{drawn[20:]}"

@@ -1,7 +1,7 @@
 """The spool: local files that take the events of an instance while the access log cannot, for audit.on_outage = "spool".
 
 A segment `<instance>.<number>.spool` is a line of its kind and then records: length and CRC-32 of the payload (four bytes each, big-endian), and the
-row's columns in JSON. A record counts once it is fsynced; a torn one at the end was never relied on. A segment that could not be written is given
+row as COPY takes it. A record counts once it is fsynced; a torn one at the end was never relied on. A segment that could not be written is given
 up for a new one, and is cut back to what was durable. The writer holds a lock on its segments, so that another process knows which were left behind
 by one that is gone; those are replayed and removed. Rows keep their instance and number: the log's unique key keeps each single, however often it
 is replayed. Blocking: the journal calls it in a thread.
@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import ipaddress
-import json
 import os
 import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from secretproxy.audit.rows import COLUMNS, Row
+from secretproxy.audit.rows import Line, stored_line
 
-KIND = b"secretproxy spool 1\n"
+KIND = b"secretproxy spool 2\n"
 SUFFIX = ".spool"
 SEGMENT = 16 * 1024 * 1024
 _HEAD = struct.Struct("!II")
-_UUIDS = frozenset({"id", "instance", "session_id", "owner_id", "accessed_by"})
-_BYTES = frozenset({"prev_hash", "row_hash"})
 
 
 class SpoolFull(Exception):  # noqa: N818 - says what is the matter
@@ -53,9 +48,9 @@ class Spool:
         self._segments: list[tuple[Path, int, int]] = []
         self._open = False
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Appends rows, durable when it returns. Raises SpoolFull, OSError; then none of them counts."""
-        data = b"".join(map(_record, rows))
+    def write(self, lines: Sequence[Line]) -> None:
+        """Appends lines, durable when it returns. Raises SpoolFull, OSError; then none of them counts."""
+        data = b"".join(map(_record, lines))
         if self._size + len(data) > self._max_bytes:
             raise SpoolFull("audit.spool_max_bytes")
         if not self._open or self._segments[-1][2] >= SEGMENT:
@@ -126,24 +121,13 @@ def _write(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _record(row: Row) -> bytes:
-    columns = {name: _plain(value) for name, value in zip(COLUMNS, row, strict=True) if value is not None}
-    payload = json.dumps(columns, separators=(",", ":")).encode()
+def _record(line: Line) -> bytes:
+    payload = line.stored()
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _plain(value: object) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
-
-
-def read(file: BinaryIO, most: int | None = None) -> Iterator[Row]:
-    """The rows of a segment up to `most` bytes, its end, or a torn record there. Raises SpoolDamaged."""
+def read(file: BinaryIO, most: int | None = None) -> Iterator[Line]:
+    """The lines of a segment up to `most` bytes, its end, or a torn record there. Raises SpoolDamaged."""
     kind = file.read(len(KIND))
     if kind != KIND:
         if KIND.startswith(kind):
@@ -158,22 +142,7 @@ def read(file: BinaryIO, most: int | None = None) -> Iterator[Row]:
             return
         if not length or zlib.crc32(payload) != checksum:
             raise SpoolDamaged(f"a damaged record before byte {file.tell()}")
-        columns = json.loads(payload)
-        yield tuple(_value(name, columns.get(name)) for name in COLUMNS)
-
-
-def _value(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name in _UUIDS:
-        return uuid.UUID(value)
-    if name in _BYTES:
-        return bytes.fromhex(value)
-    if name == "at":
-        return datetime.fromisoformat(value)
-    if name == "client_addr":
-        return ipaddress.ip_address(value)
-    return value
+        yield stored_line(payload)
 
 
 def segments(directory: Path) -> list[Path]:

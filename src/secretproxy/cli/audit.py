@@ -214,9 +214,25 @@ def list_(
     _run(work())
 
 
+def _spooled(name: str, text: str | None) -> Any:
+    """A field of a spooled line as JSON shows it."""
+    from secretproxy.audit.rows import TYPES
+    from secretproxy.detect.arguments import Array, Constant, array_literal
+
+    kind = TYPES.get(name)
+    if text is None:
+        return None
+    if kind == "text[]":
+        found = array_literal(text)
+        return [part.text for part in found.elements if isinstance(part, Constant)] if isinstance(found, Array) else text
+    if kind == "boolean":
+        return text == "t"
+    return int(text) if kind in ("bigint", "int") else float(text) if kind == "double precision" else text
+
+
 def _list_spool(directory: Path) -> None:
     from secretproxy.audit import spool
-    from secretproxy.audit.rows import COLUMNS
+    from secretproxy.audit.rows import STORED
 
     if not directory.is_dir():
         raise ConfigError(f"--spool {directory}: no such directory")
@@ -224,8 +240,8 @@ def _list_spool(directory: Path) -> None:
     for path in sorted(directory.glob(f"*{spool.SUFFIX}")):
         try:
             with path.open("rb") as file:
-                for row in spool.read(file):
-                    print(json.dumps({name: _plain(value) for name, value in zip(COLUMNS, row, strict=True)}))
+                for line in spool.read(file):
+                    print(json.dumps({name: _spooled(name, text) for name, text in zip(STORED, line.fields(), strict=True)}))
                     count += 1
         except OSError as error:
             raise ConfigError(f"--spool {path}: {error.strerror}") from None

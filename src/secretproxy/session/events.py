@@ -26,6 +26,8 @@ class Identity:
     client_addr: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
     client_port: int | None = None
     tls: bool = False
+    # What the journal makes of it, once.
+    as_logged: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"Identity({self.session_id})"
