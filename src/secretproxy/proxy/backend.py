@@ -44,6 +44,10 @@ class Unreached(Exception):  # noqa: N818
     """A server cannot be reached; the text says which and why."""
 
 
+class Silent(Unreached):
+    """A server does not answer at all."""
+
+
 class BackendUnreachable(Exception):  # noqa: N818
     """No server of backend.hosts can be reached or will do; the text says which were tried and why each failed."""
 
@@ -134,18 +138,22 @@ async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: T
     except ssl.SSLError as error:
         cause = f"TLS failed: {error.reason or 'handshake'}"
     except TimeoutError:
-        cause = f"no answer within {timeout:g} s"
+        raise Silent(f"{target}: no answer within {timeout:g} s") from None
     except OSError as error:
         cause = (error.strerror or type(error).__name__).lower()
     raise Unreached(f"{target}: {cause}")
 
 
-async def connect(factory: Callable[[], P], targets: Iterable[Target], timeout: float, tls: Tls) -> tuple[P, Target]:
-    """The first address that takes a connection. Raises BackendUnreachable."""
+async def connect(
+    factory: Callable[[], P], targets: Iterable[Target], timeout: float, tls: Tls, silent: Callable[[Target], None] | None = None
+) -> tuple[P, Target]:
+    """The first address that takes a connection; `silent` is told of those that do not answer. Raises BackendUnreachable."""
     causes = []
     for target in targets:
         try:
             return await reach(factory, target, timeout, tls), target
         except Unreached as error:
             causes.append(str(error))
+            if silent is not None and isinstance(error, Silent):
+                silent(target)
     raise BackendUnreachable("; ".join(causes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,12 @@ import structlog
 from secretproxy.config import Host, Settings
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import BackendUnreachable, Target, Unreached, resolve
-from secretproxy.proxy.own import connect_own, trouble
+from secretproxy.proxy.own import FAILURES, connect_own, trouble
 
 log: Any = structlog.get_logger("secretproxy.backend")
 
+# Seconds that an address which did not answer is tried last: one login waits for it, not every one.
+_SILENT_SECONDS = 10.0
 _ASK = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') = 'on'"
 
 
@@ -72,6 +74,7 @@ class Hosts:
         self._connections: dict[Target, Any] = {}
         self._looks: dict[Host, asyncio.Event] = {host: asyncio.Event() for host in self._hosts}
         self._looked = asyncio.Condition()
+        self._silent: dict[Target, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -85,7 +88,7 @@ class Hosts:
             connection.terminate()
 
     async def addresses(self) -> tuple[list[Target], list[str]]:
-        """Every address of every server in order, and why a name has none."""
+        """Every address of every server in the order in which to try them, and why a name has none."""
         found: list[Target] = []
         causes = []
         for host in self._hosts:
@@ -93,7 +96,13 @@ class Hosts:
                 found += await resolve(host, self._timeout)
             except Unreached as error:
                 causes.append(str(error))
-        return found, causes
+        now = time.monotonic()
+        return sorted(found, key=lambda target: self._silent.get(target, 0.0) > now), causes
+
+    def silent(self, target: Target) -> None:
+        """An address did not answer."""
+        now = time.monotonic()
+        self._silent = {one: until for one, until in self._silent.items() if until > now} | {target: now + _SILENT_SECONDS}
 
     async def candidates(self) -> list[Target]:
         """Where a session may go, in the order in which to try. Raises BackendUnreachable."""
@@ -174,7 +183,7 @@ class Hosts:
                 connection = self._connections[target] = await self._connect(target)
             row = await connection.fetchrow(_ASK, timeout=max(1.0, self._interval))
             return Kind(bool(row[0]), bool(row[1]))
-        except (OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             lost = self._connections.pop(target, None)
             if lost is not None:
                 lost.terminate()

@@ -16,7 +16,7 @@ import structlog
 
 from secretproxy.audit.rows import NameMask
 from secretproxy.config import AuthSettings, BackendSettings
-from secretproxy.proxy.backend import BackendUnreachable, Target, Tls, Unreached, reach
+from secretproxy.proxy.backend import BackendUnreachable, Silent, Target, Tls, Unreached, reach
 from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.hosts import Hosts, Kind
 from secretproxy.proxy.users import LookupFailed, Users
@@ -347,7 +347,10 @@ class _Backends:
                     await login.open(self._packet)
             except Unreached as error:
                 self._causes.append(str(error))
+                if isinstance(error, Silent):
+                    self._logins.hosts.silent(target)
             except TimeoutError:
+                self._logins.hosts.silent(target)
                 self._causes.append(f"{target}: no answer within {timeout:g} s")
             except ConnectionError:
                 self._causes.append(f"{target}: closed the connection")

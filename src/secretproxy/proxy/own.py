@@ -12,6 +12,9 @@ import asyncpg
 
 from secretproxy.config import Settings
 
+# What comes of a connection that cannot be made or breaks. The last: none of a DSN's hosts is of the kind it asks for.
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 
 def trouble(error: BaseException) -> str:
     """What went wrong, without a server's words."""
@@ -47,7 +50,7 @@ async def connect_own(dsn: str | None, application_name: str, timeout: float, **
             return await asyncpg.connect(
                 dsn, timeout=timeout, command_timeout=timeout, server_settings=server_settings, **(arguments | place)
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except FAILURES:
             if place is tried[-1]:
                 raise
     raise AssertionError("a DSN names at least one place")
@@ -73,7 +76,7 @@ async def connect_log(settings: Settings) -> Any:
                 **one,
             )
             break
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except FAILURES:
             if one is arguments[-1]:
                 raise
     try:

@@ -323,13 +323,20 @@ class ClientSide(Side):
     async def _begin_relayed(self, packet: bytes, startup: messages.Startup) -> None:
         """The backend authenticates the client. Raises BackendUnreachable."""
         server = self.server
-        targets = await server.hosts.candidates()
         timeout = server.settings.backend.connect_timeout
+
+        async def reached() -> tuple[BackendSide, Target]:
+            targets = await server.hosts.candidates()
+            return await connect(lambda: BackendSide(self), targets, timeout, server.backend_tls, server.hosts.silent)
+
         try:
-            backend, target = await connect(lambda: BackendSide(self), targets, timeout, server.backend_tls)
+            backend, target = await reached()
         except BackendUnreachable:
-            server.hosts.doubt()
-            raise
+            if not server.hosts.watching:
+                raise
+            # What is known of the servers was old.
+            await server.hosts.look_again()
+            backend, target = await reached()
         if self._over:
             backend.abort()
             return

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from secretproxy.config import AuthSettings, ConfigError
-from secretproxy.proxy.own import connect_own, trouble
+from secretproxy.proxy.own import FAILURES, connect_own, trouble
 from secretproxy.scram import NotAVerifier, Verifier
 from secretproxy.scram.verifier import ITERATIONS
 
@@ -137,7 +137,7 @@ class Lookup:
             task.add_done_callback(lambda done: self._answered(user, done))
         try:
             return await asyncio.shield(task)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             cause = trouble(error)
             log.error("users cannot be looked up", cause=cause, setting="auth.lookup_dsn, auth.lookup_query")
             raise LookupFailed(cause) from None
