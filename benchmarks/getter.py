@@ -91,7 +91,7 @@ def silent(source: str) -> str:
     )
     body, memory = re.subn(r"    BEGIN\n        v_start := .*?\n    END;\n", "", body, count=1, flags=re.DOTALL)
     body, message = re.subn(r",\n\s*convert_to\(format\(.*?'SQL_ASCII'\)\n", "\n", body, count=1, flags=re.DOTALL)
-    body, columns = re.subn(r"c\.testimony_inner, c\.testimony_outer, (.*?), v_start > 0 AND [^,]*,", r"\1,", body, count=1)
+    body, columns = re.subn(r"c\.testimony_inner, c\.testimony_outer, (.*?),\s*v_start > 0 AND [^,]*,", r"\1,", body, count=1)
     body, targets = re.subn(r"INTO v_inner, v_outer, (.*?), v_proxied, (.*?), v_message\n", r"INTO \1, \2\n", body, count=1)
     body, said = re.subn(r"    IF v_proxied THEN.*?    END IF;\n", "", body, count=1, flags=re.DOTALL)
     if (memory, message, columns, targets, said) != (1, 1, 1, 1, 1):

@@ -13,6 +13,7 @@ from secretproxy.config import ConfigError, load_settings
 def install(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+    record: bool = typer.Option(False, "--record", help="Take what is there now for what verify compares with."),
 ) -> None:
     """Install the backend half into a database."""
     from secretproxy.install import InstallError, KeyFileError
@@ -20,7 +21,9 @@ def install(
 
     settings = load_settings(config)
     try:
-        deployed = asyncio.run(run(dsn, settings.testimony.key_file, lambda change, state: typer.echo(f"  {change:<18} {state}")))
+        deployed = asyncio.run(
+            run(dsn, settings.testimony.key_file, lambda change, state: typer.echo(f"  {change:<18} {state}"), record)
+        )
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
     typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")

@@ -24,6 +24,10 @@ class InstallError(Exception):
     """Install, verify or revert cannot go on; the text says why and what to do."""
 
 
+# How a finding ends that is told once, whichever of the two comparisons finds it.
+REPLACED = "its body was replaced"
+NEW = "was not there when it was installed"
+
 Progress = Callable[[str, str], None]
 
 
@@ -31,9 +35,10 @@ def _silent(change: str, state: str) -> None:
     del change, state
 
 
-async def install(dsn: str | None, key_file: Path, progress: Progress = _silent) -> list[str]:
+async def install(dsn: str | None, key_file: Path, progress: Progress = _silent, record: bool = False) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
+    What everything looks like then is written down for verify, where something was deployed, and with `record` in any case.
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
     """
     deployed = []
@@ -47,6 +52,8 @@ async def install(dsn: str | None, key_file: Path, progress: Progress = _silent)
             await _deploy(connection, change)
             deployed.append(change.name)
             progress(change.name, "deployed")
+        if deployed or record:
+            await connection.execute("SELECT secretproxy.record_facts()")
         keys = _key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
@@ -94,23 +101,27 @@ async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
                 continue
             if known[change.name] not in (change.digest, "0" * 64):
                 findings.append(f"change {change.name} was deployed by another version: run `secretproxy install`")
+            if change.name == "installed":
+                continue  # its script tells whether something differs, for sqitch; below is told what
             try:
                 async with connection.transaction():
                     await connection.execute(change.statements("verify"))
             except asyncpg.PostgresError as error:
                 findings.append(f"change {change.name}: {_meaning(error)}")
-        findings += await _functions(connection)
+        bodies = await _bodies(connection)
+        facts = await _facts(connection) if "installed" in known else []
+        findings += [line for line in bodies if f"{line.partition(':')[0]} {NEW}" not in facts]
+        findings += [line for line in facts if f"{line.partition(':')[0]}: {REPLACED}" not in bodies]
         if key_file is not None and not findings:
             findings += await _keys(connection, key_file)
     return findings
 
 
-async def _functions(connection: Any) -> list[str]:
-    """Functions whose body is missing, replaced or no longer the owner's."""
+async def _bodies(connection: Any) -> list[str]:
+    """Functions that are missing, and bodies that are none of the package's: whoever edits what was written down cannot edit these."""
     findings = []
     rows = await connection.fetch(
-        """SELECT n.nspname, p.proname, p.oid::regprocedure::text AS signature, p.prosrc,
-                  pg_get_userbyid(p.proowner) AS owner, p.proconfig
+        """SELECT n.nspname, p.proname, p.oid::regprocedure::text AS signature, p.prosrc
              FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
             WHERE n.nspname IN ('secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public')"""
     )
@@ -118,14 +129,69 @@ async def _functions(connection: Any) -> list[str]:
     for name, digests in function_bodies().items():
         if name not in seen:
             findings.append(f"function {name[0]}.{name[1]} is missing")
+        findings += [
+            f"function {row['signature']}: {REPLACED}"
+            for row in rows
+            if (row["nspname"], row["proname"]) == name and hashlib.sha256(row["prosrc"].encode()).hexdigest() not in digests
+        ]
+    return findings
+
+
+# Facts whose values say nothing that may not be told.
+_PLAIN = ("owner", "security definer", "volatility", "settings", "parallel", "leakproof", "enabled", "not null", "type", "validated", "login",
+          "superuser", "persistence", "row security")  # fmt: skip
+
+
+async def _facts(connection: Any) -> list[str]:
+    """What differs from what was written down at the installation."""
+    rows = await connection.fetch(
+        """SELECT kind, object, fact, i.value AS was, f.value AS now, i.recorded, f.found,
+                  bool_or(i.recorded) OVER whole AS known, bool_or(f.found) OVER whole AS present
+             FROM (SELECT *, true AS recorded FROM secretproxy.installed) i
+             FULL JOIN (SELECT *, true AS found FROM secretproxy.facts()) f USING (kind, object, fact)
+           WINDOW whole AS (PARTITION BY kind, object) ORDER BY kind, object, fact"""
+    )
+    findings: dict[str, None] = {}
+    for row in rows:
+        if row["was"] == row["now"] and row["recorded"] == row["found"]:
             continue
-        for row in rows:
-            if (row["nspname"], row["proname"]) != name:
-                continue
-            if hashlib.sha256(row["prosrc"].encode()).hexdigest() not in digests:
-                findings.append(f"function {row['signature']}: its body was replaced")
-            if row["owner"] != "secretproxy_owner":
-                findings.append(f"function {row['signature']}: owned by {row['owner']}, not by secretproxy_owner")
+        kind, name, fact = row["kind"], f"{row['kind']} {row['object']}", row["fact"]
+        if kind == "server":
+            return [
+                f"installed on PostgreSQL {row['was']}, running on {row['now']}: `secretproxy install --record` writes down what is there"
+            ]
+        if not row["present"]:
+            findings[f"{name} is missing"] = None
+        elif not row["known"]:
+            findings[f"{name} {NEW}"] = None
+        elif not row["recorded"]:
+            findings[f"{name}: has a {fact} since it was installed"] = None
+        elif not row["found"]:
+            findings[f"{name}: lost its {fact}"] = None
+        elif fact in _PLAIN:
+            findings[f"{name}: {fact} is {row['now']}, was {row['was']}"] = None
+        else:
+            findings[f"{name}: its {fact} was changed"] = None
+    return list(findings) + await _partitions(connection)
+
+
+async def _partitions(connection: Any) -> list[str]:
+    """Partitions of the log that are more open than the log: they are made and dropped as months pass, so nothing is written down of them."""
+    rows = await connection.fetch(
+        """SELECT c.oid::regclass::text AS name, pg_get_userbyid(c.relowner) AS owner, c.relacl IS NOT NULL AND EXISTS (
+                      SELECT FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner) AS granted,
+                  (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled IN ('O', 'A')
+                      AND t.tgfoid = to_regprocedure('secretproxy.access_log_is_append_only()')) AS guards
+             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('secretproxy.access_log') ORDER BY 1"""
+    )
+    findings = []
+    for row in rows:
+        if row["owner"] != "secretproxy_owner":
+            findings.append(f"partition {row['name']}: owned by {row['owner']}")
+        if row["granted"]:
+            findings.append(f"partition {row['name']}: has grants of its own")
+        if row["guards"] < 2:
+            findings.append(f"partition {row['name']}: not append-only")
     return findings
 
 

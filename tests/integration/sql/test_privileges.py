@@ -27,7 +27,7 @@ SELECT c.oid::regclass::text, c.relkind, a.attname
   LEFT JOIN LATERAL (SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
                       ORDER BY attnum LIMIT 1) a ON true
  WHERE (n.nspname = ANY (%s) OR c.relname = 'secret_access_log') AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
-   AND NOT c.relispartition ORDER BY 1
+   AND (NOT c.relispartition OR c.relname = 'access_log_default') ORDER BY 1
 """
 FUNCTIONS = """
 SELECT p.oid::regprocedure::text, p.prorettype = 'trigger'::regtype,
@@ -41,15 +41,21 @@ ROWS = {
     "update": 'UPDATE {0} SET "{1}" = "{1}"',
     "delete": "DELETE FROM {0}",
     "truncate": "TRUNCATE {0}",
+    # Nobody here may make a permanent table, and no other may reference one: asked, not tried.
+    "references": "DO $$ BEGIN IF NOT has_table_privilege('{0}', 'REFERENCES') THEN RAISE insufficient_privilege; END IF; END $$",
+    "reindex": "REINDEX TABLE {0}",
     "lock": "LOCK TABLE {0} IN ACCESS EXCLUSIVE MODE",
     "alter": "ALTER TABLE {0} ADD COLUMN tried int",
     "drop": "DROP TABLE {0}",
     "trigger": "CREATE TRIGGER tried BEFORE INSERT ON {0} EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()",
 }
-SEQUENCES = {"select": "SELECT last_value FROM {0}", "nextval": "SELECT nextval('{0}')", "setval": "SELECT setval('{0}', 1)"}
+SEQUENCES = {
+    "select": "SELECT last_value FROM {0}", "nextval": "SELECT nextval('{0}')", "currval": "SELECT currval('{0}')",
+    "setval": "SELECT setval('{0}', 1)", "alter": "ALTER SEQUENCE {0} RESTART", "drop": "DROP SEQUENCE {0}",
+}  # fmt: skip
 VIEWS = {
     name: text.replace("TABLE", "VIEW") for name, text in ROWS.items() if name in ("select", "insert", "update", "delete", "drop")
-}
+} | {"alter": "ALTER VIEW {0} RESET (security_barrier)", "replace": "CREATE OR REPLACE VIEW {0} AS SELECT 1"}
 
 
 def allowed(sql: psycopg.Connection[tuple[object, ...]], statement: str) -> bool:
@@ -90,6 +96,7 @@ def found(database: Database) -> str:
             for schema in SCHEMAS:
                 for name, statement in {
                     "usage": f"SELECT '{schema}.no_such_table'::regclass", "create": f"CREATE TABLE {schema}.tried ()",
+                    "alter": f"ALTER SCHEMA {schema} RENAME TO tried", "drop": f"DROP SCHEMA {schema} CASCADE",
                 }.items():  # fmt: skip
                     lines.setdefault((f"schema {schema}", name), [])
                     if allowed(sql, statement):

@@ -60,7 +60,8 @@ BEGIN
     END;
     -- One look-up for the keys, the secret and what the testimony says: each statement and each expression more would cost as much as
     -- the decryption. format() looks an output function up once for each change of type, so the numbers come first.
-    SELECT c.testimony_inner, c.testimony_outer, c.charset, t.secrets_value_field, v_start > 0 AND c.owner_check = 'off',
+    SELECT c.testimony_inner, c.testimony_outer, c.charset, t.secrets_value_field,
+           v_start > 0 AND c.owner_check = 'off' AND octet_length(secret_name) < 1000000,
            encode(sha256(c.ring_outer || sha256(
                c.ring_inner || uuid_send(secrets_getter.secrets_owned_field) || convert_to(secret_name, c.charset))), 'hex'),
            CASE WHEN t.id IS NULL THEN 'missing'

@@ -1,0 +1,9 @@
+-- Revert secretproxy:installed from pg
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DROP FUNCTION IF EXISTS secretproxy.record_facts();
+DROP FUNCTION IF EXISTS secretproxy.facts();
+DROP TABLE secretproxy.installed;
+DELETE FROM secretproxy.changes WHERE change = 'installed';
+COMMIT;
