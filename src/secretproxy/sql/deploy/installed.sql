@@ -12,6 +12,10 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
+-- What older versions made and this one does not.
+DROP TYPE IF EXISTS secretproxy.call_context CASCADE; -- with the internal functions that take it
+DROP FUNCTION IF EXISTS secretproxy.current_ring(), secretproxy.own_start(int), secretproxy.testify(text, text, uuid, text[], text);
+
 CREATE TABLE IF NOT EXISTS secretproxy.installed (
     kind text NOT NULL,
     object text NOT NULL,
@@ -37,7 +41,7 @@ AS $body$
         SELECT n.* FROM pg_namespace n WHERE n.nspname IN ('secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public')
     ), relations AS (
         SELECT c.* FROM pg_class c JOIN spaces n ON n.oid = c.relnamespace
-         WHERE NOT c.relispartition AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+         WHERE NOT c.relispartition AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')
            AND (n.nspname IN ('secretproxy', 'encrypted_secrets') OR c.oid = to_regclass('secrets_schema.secrets_table'))
         UNION ALL
         SELECT c.* FROM pg_class c
