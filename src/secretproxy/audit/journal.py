@@ -1,9 +1,9 @@
 """The journal: takes the events of all sessions, numbers and links them, and writes them in groups on a connection of its own.
 
 While one group is being committed the next one gathers, so a commit serves every session that waits; events that nobody waits for
-ride with it. A group goes by COPY, in one statement, which knows no ON CONFLICT. An event that was taken is kept, in order and with its
-number, until the log has it: a group whose commit broke off is written again by INSERT, and the unique key keeps it single. May import
-asyncpg; must never let an asyncpg error's text through, for it can quote a row.
+ride with it. An event that was taken is kept, in order and with its number, until the log has it: a group whose commit broke off is
+written again as it was and the unique key keeps it single. May import asyncpg; must never let an asyncpg error's text through, for it
+can quote a row.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ import structlog
 
 from secretproxy.audit.beside import PARTITIONS, Beside, may_wait
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.rows import INSERT, STORED, Line, Lines, NameMask
+from secretproxy.audit.rows import INSERT, INSERT_ONE, Line, Lines, NameMask
 from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.trouble import describe
 from secretproxy.session.events import Event
 
 GROUP = 512
-# So few rows are cheaper by INSERT, a row a statement: COPY opens the table and its indexes once, but takes one round trip more.
-FEW = 4
 # Seconds that events which nobody waits for wait for a group that somebody waits for.
 RIDE = 0.01
 # Rows that may wait in memory before refusals are counted only; each takes some 2 KiB. What else an outage leaves waiting is one
@@ -72,8 +70,6 @@ class Journal:
         self._rows: deque[Line] = deque()
         # (number of the last event, what waits for it, whether an outage ends the wait)
         self._waiting: deque[tuple[int, asyncio.Future[None], bool]] = deque()
-        # Up to this number the log may have rows whose commit broke off.
-        self._doubtful = 0
         self._riding: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._connection: Any = None
@@ -234,9 +230,7 @@ class Journal:
     async def _write_group(self) -> None:
         group = list(itertools.islice(self._rows, GROUP))
         last = group[-1]
-        again = group[0].seq <= self._doubtful
-        self._doubtful = last.seq
-        await self._write(group, again=again)
+        await self._write(group)
         for _ in group:
             self._rows.popleft()
         self.written += len(group)
@@ -246,22 +240,20 @@ class Journal:
         self._beside.wrote(last.seq, last.row_hash)
         self._done(last.seq)
 
-    async def _write(self, group: Sequence[Line], *, again: bool) -> None:
-        """Writes rows in one transaction. `again`: the log may have some of them."""
+    async def _write(self, group: Sequence[Line]) -> None:
+        """Writes rows in one transaction. The log may have some of them already."""
+        plain: list[bytes] = []
+        for line in group:
+            made = line.plain()
+            if made is None:
+                break
+            plain.append(made)
         async with asyncio.timeout(self._timeout):
-            if len(group) == 1:
-                await self._insert.fetch(*group[0].fields())
-            elif again or len(group) <= FEW:
-                # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
-                await self._insert.executemany([line.fields() for line in group])
+            if len(plain) == len(group):
+                await self._insert.fetch(b"\n".join(plain).decode())
             else:
-                await self._connection.copy_to_table(
-                    "access_log",
-                    schema_name="secretproxy",
-                    columns=STORED,
-                    source=bytearray(b"".join([line.stored() + b"\n" for line in group])),
-                    format="text",
-                )
+                # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
+                await self._connection.executemany(INSERT_ONE, [line.fields() for line in group])
 
     def _done(self, seq: int) -> None:
         """Everything up to this number is durable, in the log or in the spool."""
@@ -354,10 +346,10 @@ class Journal:
         for last in lines:
             group.append(last)
             if len(group) == GROUP:
-                await self._write(group, again=True)
+                await self._write(group)
                 group = []
         if group:
-            await self._write(group, again=True)
+            await self._write(group)
         return last
 
     def _up(self) -> None:

@@ -1,6 +1,6 @@
 """Events as lines of secretproxy.access_log, numbered and linked, and the one place where a name that looks like a value is masked.
 
-A line is made once: the chain hashes it, COPY takes it as it is, the spool keeps it. Pure, compiled by mypyc where that is asked for.
+A line is made once: the chain hashes it, the log takes it as it is, the spool keeps it. Pure, compiled by mypyc where that is asked for.
 """
 
 from __future__ import annotations
@@ -31,12 +31,20 @@ TYPES = {
     "statement_no": "bigint", "owner_id": "uuid", "secret_names": "text[]", "via": "text[]", "accessed_by": "uuid", "client_addr": "inet",
     "client_port": "int", "tls": "boolean", "duration": "double precision", "calls": "bigint",
 }  # fmt: skip
-# Takes the texts of a line's fields, and a line that the log has already as well.
-INSERT = (
-    f"INSERT INTO secretproxy.access_log ({', '.join(STORED)}) VALUES ("  # noqa: S608 - constant column names
-    + ", ".join(f"${place}::text::{TYPES[name]}" if name in TYPES else f"${place}" for place, name in enumerate(STORED, 1))
-    + ") ON CONFLICT DO NOTHING"
+
+
+def _insert(field: str, source: str) -> str:
+    values = ", ".join(f"{field % place}::{TYPES.get(name, 'text')}" for place, name in enumerate(STORED, 1))
+    return f"INSERT INTO secretproxy.access_log ({', '.join(STORED)}) SELECT {values} {source} ON CONFLICT DO NOTHING"
+
+
+# Takes the lines of a group in one parameter: a statement opens the table and its indexes once. Rows that the log has already stay single.
+INSERT = _insert(
+    "f[%d]",
+    r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f FROM pg_catalog.string_to_table($1::text, E'\n') AS l OFFSET 0) AS s",
 )
+# Takes the texts of one line's fields, where a field holds what those separators would mistake.
+INSERT_ONE = _insert("$%d::text", "")
 # Encodings that PostgreSQL and Python map alike, character by character.
 _ONE_BYTE = frozenset({"LATIN1", "LATIN2", "LATIN3", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"})
 # What is hashed for a mask begins with this: secretproxy.masked() of the backend half does the same with the same key.
@@ -72,12 +80,18 @@ class Line:
         """The columns of STORED as a line for COPY, without its newline."""
         return b"%b\t\\\\x%b\t\\\\x%b" % (self.line, self.prev_hash.hex().encode(), self.row_hash.hex().encode())
 
+    def plain(self) -> bytes | None:
+        """The same for INSERT; None where a field is escaped."""
+        if b"\\" in self.line.replace(b"\\N", b""):
+            return None
+        return b"%b\t\\x%b\t\\x%b" % (self.line, self.prev_hash.hex().encode(), self.row_hash.hex().encode())
+
     @property
     def instance(self) -> uuid.UUID:
         return uuid.UUID(self.line.partition(b"\t")[0].decode("ascii"))
 
     def fields(self) -> list[str | None]:
-        """The same as the texts that INSERT takes."""
+        """The same as the texts that INSERT_ONE takes."""
         return [
             None if field == "\\N" else _ESCAPED.sub(_unescaped, field) if "\\" in field else field
             for field in self.stored().decode("utf-8").split("\t")
