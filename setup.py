@@ -1,4 +1,4 @@
-"""Compiles the hot path (framing, session, the log's lines) to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
+"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
 
 Everything else about the build stands in pyproject.toml. Without a compiler the same source runs as pure Python.
 """
@@ -18,8 +18,15 @@ COMPILED = [
     "src/secretproxy/wire/redacted.py",
     "src/secretproxy/audit/chain.py",
     "src/secretproxy/audit/rows.py",
+    "src/secretproxy/detect/arguments.py",
+    "src/secretproxy/detect/calls.py",
+    "src/secretproxy/detect/detector.py",
+    "src/secretproxy/detect/functions.py",
+    "src/secretproxy/detect/verdict.py",
+    "src/secretproxy/session/events.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
+    "src/secretproxy/session/testimony.py",
 ]
 
 

@@ -71,8 +71,13 @@ HELPERS: dict[str, Operation] = {
 NAMES: frozenset[str] = frozenset(function.name for function in FUNCTIONS)
 
 
+_OVERLOADS: dict[str, tuple[Function, ...]] = {
+    name: tuple(function for function in FUNCTIONS if function.name == name) for name in NAMES
+}
+
+
 def overloads(name: str) -> tuple[Function, ...]:
-    return tuple(function for function in FUNCTIONS if function.name == name)
+    return _OVERLOADS.get(name, ())
 
 
 def operation_of(signature: str) -> Operation | None:

@@ -33,34 +33,60 @@ class Identity:
         return f"Identity({self.session_id})"
 
 
-@dataclass(slots=True, eq=False)
 class Timing:
     """When a statement began, filled in by whoever has a clock, and shared by its events."""
 
-    began: float | None = None
+    __slots__ = ("began",)
+
+    def __init__(self) -> None:
+        self.began: float | None = None
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Event:
-    """One row of the log but for what the journal adds."""
+    """One row of the log but for what the journal adds. Written out: a dataclass costs ten times as much to make, compiled."""
 
-    event: EventKind
-    who: Identity
-    statement_no: int | None = None
-    function: str | None = None
-    operation: str | None = None
-    owner_id: uuid.UUID | None = None
-    secret_names: tuple[str | None, ...] | None = None
-    encoding: str | None = None
-    via: tuple[str, ...] | None = None
-    protocol: Protocol | None = None
-    fingerprint: str | None = None
-    role: str | None = None
-    accessed_by: uuid.UUID | None = None
-    outcome: Outcome | None = None
-    sqlstate: str | None = None
-    calls: int | None = None
-    timing: Timing = field(default_factory=Timing)
+    __slots__ = (
+        "accessed_by", "calls", "encoding", "event", "fingerprint", "function", "operation", "outcome", "owner_id", "protocol", "role",
+        "secret_names", "sqlstate", "statement_no", "timing", "via", "who",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        event: EventKind,
+        who: Identity,
+        statement_no: int | None = None,
+        function: str | None = None,
+        operation: str | None = None,
+        owner_id: uuid.UUID | None = None,
+        secret_names: tuple[str | None, ...] | None = None,
+        encoding: str | None = None,
+        via: tuple[str, ...] | None = None,
+        protocol: Protocol | None = None,
+        fingerprint: str | None = None,
+        role: str | None = None,
+        accessed_by: uuid.UUID | None = None,
+        outcome: Outcome | None = None,
+        sqlstate: str | None = None,
+        calls: int | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.event: EventKind = event
+        self.who = who
+        self.statement_no = statement_no
+        self.function = function
+        self.operation = operation
+        self.owner_id = owner_id
+        self.secret_names = secret_names
+        self.encoding = encoding
+        self.via = via
+        self.protocol: Protocol | None = protocol
+        self.fingerprint = fingerprint
+        self.role = role
+        self.accessed_by = accessed_by
+        self.outcome: Outcome | None = outcome
+        self.sqlstate = sqlstate
+        self.calls = calls
+        self.timing = Timing() if timing is None else timing
 
     def __repr__(self) -> str:
         # What a client called a secret may be a value; the journal masks it, this would not.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from secretproxy.detect import Detector, ResolvedCall, Verdict
 from secretproxy.detect.arguments import NO_VALUES, Values
@@ -90,18 +90,19 @@ _UNREADABLE = {0x50: PARSE, 0x42: BIND, 0x44: DESCRIBE, 0x43: CLOSE}
 Entry = int | bytes | Prepared | Running | Undo | Describing
 
 
-@dataclass(slots=True)
 class Held:
     """A part of a client's chunk that waits for the log; `running` where it is an attempt itself."""
 
-    data: bytes
-    running: Running | None = None
+    __slots__ = ("data", "running")
+
+    def __init__(self, data: bytes, running: Running | None = None) -> None:
+        self.data = data
+        self.running = running
 
     def __repr__(self) -> str:
         return f"Held({len(self.data)} bytes)"
 
 
-@dataclass(slots=True)
 class Step:
     """What is to be done with a chunk, in this order.
 
@@ -112,14 +113,17 @@ class Step:
     be taken now (from_client(b"")). violation: the session ends once all this is done.
     """
 
-    forward: bytes = b""
-    inject: bytes = b""
-    parse: tuple[bytes, str] | None = None
-    commit: list[Event] = field(default_factory=list)
-    held: list[Held] = field(default_factory=list)
-    record: list[Event] = field(default_factory=list)
-    ready: bool = False
-    violation: ProtocolViolation | None = None
+    __slots__ = ("commit", "forward", "held", "inject", "parse", "ready", "record", "violation")
+
+    def __init__(self) -> None:
+        self.forward = b""
+        self.inject = b""
+        self.parse: tuple[bytes, str] | None = None
+        self.commit: list[Event] = []
+        self.held: list[Held] = []
+        self.record: list[Event] = []
+        self.ready = False
+        self.violation: ProtocolViolation | None = None
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"

@@ -17,29 +17,50 @@ import hmac
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 SQLSTATE = b"SPX01"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Testimony:
-    """One call as the function itself tells it. `authentic`: the MAC fits; without it nothing else can be believed."""
+    """One call as the function itself tells it, its MAC checked."""
 
-    pid: int
-    start: int
-    clock: int
-    function: str
-    owner: uuid.UUID | None
-    names: tuple[str | None, ...] | None
-    encoding: str | None
-    session_user: str
-    role: str | None
-    jwt_user: uuid.UUID | None
-    proxied: bool
+    __slots__ = (
+        "clock", "encoding", "function", "jwt_user", "names", "owner", "pid", "proxied", "role", "session_user", "start",
+    )  # fmt: skip
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self.pid = int(parts[2])
+        self.start = int(parts[3])
+        self.clock = int(parts[4], 16)
+        self.function = parts[5].decode("ascii")
+        self.owner = _uuid(parts[6])
+        self.names = _names(parts[7])
+        self.encoding = _text(parts[8])
+        self.session_user = _text(parts[9]) or ""
+        self.role = _text(parts[10])
+        self.jwt_user = _uuid(parts[11])
+        self.proxied = parts[12] == b"p"
 
     def __repr__(self) -> str:
         return f"Testimony({self.function})"
+
+
+class Key:
+    """An HMAC-SHA256 key, its two pads hashed once: a third of the cost of hmac.digest() for a short message."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        block = hashlib.sha256(key).digest() if len(key) > 64 else key
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block.ljust(64, b"\0")))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block.ljust(64, b"\0")))
+
+    def sign(self, message: bytes) -> str:
+        """The MAC in hexadecimal."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
 
 class Keys:
@@ -55,10 +76,10 @@ class Keys:
         self.replace(keys)
 
     def replace(self, keys: Mapping[int, bytes]) -> None:
-        self._keys = dict(keys)
+        self._keys = {version: Key(key) for version, key in keys.items()}
         self.version = max(self._keys)
 
-    def _key(self, version: int) -> bytes | None:
+    def _key(self, version: int) -> Key | None:
         key = self._keys.get(version)
         if key is None and self._reload is not None:
             newer = self._reload()
@@ -73,7 +94,7 @@ class Keys:
     def token(self, pid: int, start: int) -> str:
         """The value of `secretproxy.session` for a backend process and its start."""
         signed = f"SPXT1 {pid} {start}".encode()
-        return f"1.{self.version}.{hmac.new(self._keys[self.version], signed, hashlib.sha256).hexdigest()}"
+        return f"1.{self.version}.{self._keys[self.version].sign(signed)}"
 
     def read(self, message: bytes) -> Testimony | None:
         """The testimony in a notice's message, or None where its MAC or its form is wrong."""
@@ -84,22 +105,10 @@ class Keys:
         key = self._key(int(parts[1]))
         if key is None:
             return None
-        if not hmac.compare_digest(hmac.digest(key, signed, "sha256").hex().encode(), mac):
+        if not hmac.compare_digest(key.sign(signed).encode(), mac):
             return None
         try:
-            return Testimony(
-                pid=int(parts[2]),
-                start=int(parts[3]),
-                clock=int(parts[4], 16),
-                function=parts[5].decode("ascii"),
-                owner=_uuid(parts[6]),
-                names=_names(parts[7]),
-                encoding=_text(parts[8]),
-                session_user=_text(parts[9]) or "",
-                role=_text(parts[10]),
-                jwt_user=_uuid(parts[11]),
-                proxied=parts[12] == b"p",
-            )
+            return Testimony(parts)
         except ValueError:
             return None
 
