@@ -129,6 +129,11 @@ def function_call(oid: int, values: Sequence[bytes | str | None], formats: Seque
     return message(b"F", body + struct.pack("!h", result))
 
 
+def cancel_request(key: bytes) -> bytes:
+    """What a connection of its own says to cancel the statement of another: the body of its BackendKeyData."""
+    return struct.pack("!II", len(key) + 8, 80877102) + key
+
+
 def extended(text: str | bytes, values: Sequence[bytes | str | None] = (), types: Sequence[int] = ()) -> bytes:
     """Parse, Bind, Describe and Execute of the unnamed statement, without Sync."""
     return parse(text, types=types) + bind(values) + describe() + execute()

@@ -18,7 +18,7 @@ import structlog
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
-from secretproxy.audit.trouble import describe
+from secretproxy.audit.trouble import describe, told_to_end
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
 PARTITIONS_EVERY, PARTITIONS_AGAIN = 6 * 3600.0, 60.0
@@ -123,9 +123,9 @@ class Beside:
                 if self._trouble is not None:
                     self._trouble = None
                     log.info("checkpoints, partitions and notices of the log go on")
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if told_to_end():
+                    raise
                 trouble = describe(error)
                 if trouble != self._trouble:
                     log.error(

@@ -25,7 +25,7 @@ from secretproxy.audit.beside import PARTITIONS, Beside, may_wait
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.rows import INSERT, INSERT_ONE, Line, Lines, NameMask
 from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
-from secretproxy.audit.trouble import describe
+from secretproxy.audit.trouble import describe, told_to_end
 from secretproxy.session.events import Event
 
 GROUP = 512
@@ -192,9 +192,9 @@ class Journal:
                     continue
                 self._more.clear()
                 await self._more.wait()
-            except asyncio.CancelledError:
-                break
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if told_to_end():
+                    break
                 again = self._proven and not isinstance(error, TimeoutError)
                 self._disconnect()
                 if again:
@@ -237,8 +237,8 @@ class Journal:
         self.groups += 1
         self._up()
         self._proven = True
-        self._beside.wrote(last.seq, last.row_hash)
         self._done(last.seq)
+        self._beside.wrote(last.seq, last.row_hash)
 
     async def _write(self, group: Sequence[Line]) -> None:
         """Writes rows in one transaction. The log may have some of them already."""
@@ -271,7 +271,9 @@ class Journal:
             self._spill.clear()
             try:
                 await self._spill_now(spool)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if told_to_end():
+                    raise
                 self._spool_failed(error)
 
     async def _spill_now(self, spool: Spool, *, closing: bool = False) -> None:
@@ -293,7 +295,7 @@ class Journal:
             self._spooled += len(rows)
             self._done(rows[-1].seq)
 
-    def _spool_failed(self, error: Exception) -> None:
+    def _spool_failed(self, error: BaseException) -> None:
         # A full spool stays full until it is replayed; what else is the matter may pass.
         full = isinstance(error, SpoolFull)
         self._spool_again = float("inf") if full else time.monotonic() + SPOOL_AGAIN
@@ -359,7 +361,7 @@ class Journal:
             self._dropped = 0
         self._first_try.set()
 
-    def _down(self, error: Exception) -> None:
+    def _down(self, error: BaseException) -> None:
         trouble = describe(error)
         if trouble != self._trouble:
             if self._spool is None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
+
+
+def told_to_end() -> bool:
+    """Whether it is this task that was cancelled, and not something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def describe(error: BaseException) -> str:

@@ -1,12 +1,13 @@
 """The proxy's own log: structlog to stdout, for people or as JSON lines.
 
-Tracebacks are never printed: their frames can hold what passes through.
+Tracebacks are never printed: their frames and their errors' texts can hold what passes through.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Any, TextIO
 
 import structlog
@@ -34,6 +35,14 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     )
     # Libraries speak only of what is grave, and through the same door.
     logging.basicConfig(handlers=[_Forward()], level=logging.ERROR, force=True)
+    # So do errors that nobody has caught, in any thread and in a destructor.
+    sys.excepthook = lambda kind, error, traceback: _uncaught(kind)
+    sys.unraisablehook = lambda about: _uncaught(about.exc_type)
+    threading.excepthook = lambda about: _uncaught(about.exc_type)
+
+
+def _uncaught(kind: type[BaseException]) -> None:
+    structlog.get_logger("secretproxy").error("internal error", kind=kind.__name__)
 
 
 def _without_traceback(logger: Any, method: str, event: Any) -> Any:
