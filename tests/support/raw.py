@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 PROTOCOL = 196608
@@ -61,6 +61,12 @@ class Address:
     port: int
     database: str
     user: str = "app_user"
+
+
+def startup(parameters: Mapping[str, str], protocol: int = PROTOCOL) -> bytes:
+    """A startup packet."""
+    body = b"".join(encoded(key) + b"\0" + encoded(value) + b"\0" for key, value in parameters.items()) + b"\0"
+    return struct.pack("!II", len(body) + 8, protocol) + body
 
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
@@ -153,13 +159,18 @@ class Raw:
 
     @classmethod
     async def connect(cls, address: Address, family: list[list[Message]] | None = None, **parameters: str) -> Raw:
-        """Opens the connection and reads up to the first ReadyForQuery."""
+        """Opens the connection, logs in and reads up to the first ReadyForQuery."""
+        raw = await cls.open(address, family)
+        given = {"user": address.user, "database": address.database, "client_encoding": "UTF8"} | parameters
+        await raw.send(startup(given))
+        await raw.ready()
+        return raw
+
+    @classmethod
+    async def open(cls, address: Address, family: list[list[Message]] | None = None) -> Raw:
+        """Opens the connection and says nothing."""
         raw = cls(address, [] if family is None else family)
         raw._reader, raw._writer = await asyncio.open_connection(address.host, address.port)
-        given = {"user": address.user, "database": address.database, "client_encoding": "UTF8"} | parameters
-        body = b"".join(key.encode() + b"\0" + value.encode() + b"\0" for key, value in given.items()) + b"\0"
-        await raw.send(struct.pack("!II", len(body) + 8, PROTOCOL) + body)
-        await raw.ready()
         return raw
 
     async def another(self, user: str | None = None, **parameters: str) -> Raw:
@@ -189,6 +200,10 @@ class Raw:
             self.key = found.body
         self.seen.append(found)
         return found
+
+    async def byte(self) -> None:
+        """Reads a single byte, kept as a message without a body."""
+        self.seen.append(Message(await self._reader.read(1), b""))
 
     async def until(self, kinds: bytes) -> list[Message]:
         """Everything up to a message of one of these kinds, or to the end of the connection."""

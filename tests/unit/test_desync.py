@@ -401,9 +401,10 @@ def test_a_token_that_failed_at_the_login_is_tried_again() -> None:
 # --- bounds --------------------------------------------------------------------------------------------------------
 
 
-def test_what_stands_before_a_violation_goes_on(play: Playbook) -> None:
+def test_what_stands_before_a_violation_goes_on() -> None:
+    play = Playbook(limits=Limits(max_message=2000)).logged_in()
     with pytest.raises(ProtocolViolation):
-        play >> query(HARMLESS) + query(SECRET) + COPY_DATA + message(b"!") + query(HARMLESS)
+        play >> query(HARMLESS) + query(SECRET) + COPY_DATA + query("x" * 3000) + query(HARMLESS)
     assert play.to_backend == query(HARMLESS) + query(SECRET) + COPY_DATA
     assert attempts(play) == [("key",)]
 

@@ -29,7 +29,7 @@ from secretproxy.proxy.login import BackendLogin, Logins, Refused
 from secretproxy.session.session import Session, Step, new_identity
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import Malformed, ProtocolViolation
 
 if TYPE_CHECKING:
     from secretproxy.proxy.server import Server
@@ -234,8 +234,8 @@ class ClientSide(Side):
                     self._task = self.server.spawn(self._attend(self._secure(None)))
                     return
                 if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
-                    if startup.code in self._asked:
-                        raise ProtocolViolation(f"unsupported frontend protocol 1234.{startup.code & 0xFFFF}", "0A000")
+                    if self._tls or startup.code in self._asked:
+                        raise messages.unsupported(startup.code)
                     self.write(b"N")
                     self._asked.add(startup.code)
                     continue
@@ -248,6 +248,10 @@ class ClientSide(Side):
                 else:
                     self._task = self.server.spawn(self._attend(self._begin(packet, startup)))
                 return
+        except Malformed as error:
+            # As from PostgreSQL: whoever says such things gets no answer.
+            log.info("malformed startup packet", cause=str(error), client=str(self._peer()[0] or "local"))
+            self._finish()
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
 

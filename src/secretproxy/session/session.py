@@ -39,7 +39,7 @@ from secretproxy.session.statements import (
 )
 from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
 from secretproxy.wire import framing, messages
-from secretproxy.wire.errors import ProtocolViolation, Unreadable
+from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
 from secretproxy.wire.framing import Framer
 
 # Rows and COPY data pass unseen. Everything else is seen; what is read must be whole.
@@ -55,6 +55,8 @@ _ASK_START = (
     " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
 )
 _ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
+
+_SASL_FINAL = b"\0\0\0\x0c"  # the one that asks for nothing
 
 # The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
 # backend. What follows is new each time, so that no client can have made one of that name. Together at most 63 bytes.
@@ -286,8 +288,7 @@ class Session:
                 self._early.append(data)
                 return b""
             if self.phase is Phase.CLOSED:
-                if data:
-                    raise ProtocolViolation("bytes after Terminate")
+                # The backend would not read it either.
                 return b""
         elif self._early:
             self._early.append(data)
@@ -306,6 +307,11 @@ class Session:
             early = self._read_client(framer)
             if early is not None:
                 return early
+        except Malformed:
+            if self._in(Phase.LOGIN) and framer.buffer[framer.cut] not in self._handlers[Phase.LOGIN]:
+                return self._too_early()
+            framer.let_head_go()
+            self.phase = Phase.CLOSED
         except ProtocolViolation as violation:
             if framer.cut == 0:
                 raise
@@ -319,18 +325,19 @@ class Session:
         while framer.next():
             handler = handlers.get(framer.kind)
             if handler is None:
-                if self._in(Phase.LOGIN) and not self._early:
+                if self._in(Phase.LOGIN):
                     # A client that does not wait to be let in: as the backend would, read it once it is ready.
                     framer.unread()
                     return self._too_early()
-                framer.cut = framer.start
-                raise ProtocolViolation(
-                    "bytes after Terminate" if self._in(Phase.CLOSED) else f"invalid frontend message type {framer.kind}"
-                )
+                # The backend's to answer: it ends the session there and reads no further.
+                self.phase = Phase.CLOSED
+                return None
             try:
                 handler()
             except Unreadable:
                 self._unreadable()
+            if self._in(Phase.CLOSED):
+                return None
             if self._step is not None and (self._step.parse is not None or len(self._step.commit) >= _MOST_EVENTS):
                 # What stands behind is read again later.
                 self._early.append(framer.buffer[framer.cut :])
@@ -344,6 +351,8 @@ class Session:
         kind = self._client.kind
         if kind == 0x45:
             self._push_statement(_UNKNOWN)
+        elif kind == 0x51:
+            self._push_statement(b"")
         else:
             self._push(_UNREADABLE[kind])
 
@@ -422,8 +431,6 @@ class Session:
         """Nothing answers it."""
 
     def client_terminate(self) -> None:
-        if self._client.cut < len(self._client.buffer):
-            raise ProtocolViolation("bytes after Terminate")
         self.phase = Phase.CLOSED
 
     def client_query(self) -> None:
@@ -436,6 +443,8 @@ class Session:
             else:
                 self._push_statement(b"")
             return
+        if framer.end - framer.start < 6:
+            raise Unreadable("Query is too short")
         text = framer.buffer[framer.start + 5 : framer.end - 1]
         verdict = self._verdict(text)
         if verdict is None:
@@ -866,7 +875,9 @@ class Session:
     def _pop(self, kind: int) -> None:
         self._heard = True
         head = self._head()
-        if head == kind or (isinstance(head, Undo) and head.kind == kind):
+        if head == INJECTED:
+            self._drop()
+        elif head == kind or (isinstance(head, Undo) and head.kind == kind):
             self._pending.popleft()
 
     def backend_plain(self) -> None:
@@ -881,6 +892,11 @@ class Session:
         code = framer.buffer[framer.start + 5 : framer.start + 9]
         if code == b"\0\0\0\0":
             self.authenticated = True
+        elif self._early and code != _SASL_FINAL:
+            # It asks for a password and gets what the client has said instead: the backend's to refuse.
+            self._stepped().inject += b"".join(self._early)
+            self._early = []
+            self.phase = Phase.CLOSED
         elif code == b"\0\0\0\n" and framer.complete and not self.identity.tls:
             # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not the client's to do,
             # and libpq takes its offer for an attack.
@@ -940,8 +956,12 @@ class Session:
 
     def _token_message(self, token: str) -> bytes:
         self._token_version = self._keys.version
+        setting = f"SET secretproxy.session TO '{token}'"
         if self._logical:
-            return messages.query(f"SELECT pg_catalog.set_config('secretproxy.session', '{token}', false)")
+            return messages.query(setting)
+        if self.transaction_status != "I":
+            # The client may still choose its transaction's isolation or snapshot: nothing may take one before that.
+            return messages.aside(setting, "secretproxy token")
         # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
         return messages.function_call(_SET_CONFIG, ["secretproxy.session", token, "f"])
 
@@ -989,7 +1009,7 @@ class Session:
             self._drop()
             return
         framer = self._backend
-        if framer.kind == 0x43:
+        if framer.kind == 0x43 and framer.end - framer.start > 5:
             tag = framer.buffer[framer.start + 5 : min(framer.end - 1, framer.start + 16)]
             if tag in (b"RESET", b"DISCARD ALL"):
                 self._token_lost = True
@@ -1063,7 +1083,11 @@ class Session:
         severity = found.get(0x56, found.get(0x53, b""))
         fatal = severity in (b"FATAL", b"PANIC")
         if self.phase is Phase.GREETING:
-            if not fatal:
+            if fatal:
+                self._release(framer.start)
+                self._say(self._greeting_z)
+                self.phase = Phase.CLOSED
+            else:
                 self._drop()
                 self._token_lost = self._greeting == "token"
             return

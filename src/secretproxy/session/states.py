@@ -5,10 +5,10 @@ A session begins when its startup packet has gone to the backend.
     LOGIN      authentication is relayed; the client may only answer it (or leave)
     GREETING   the backend is ready, the proxy sets the session's token; what the client says meanwhile waits
     READY      the client's messages go on, read on their way
-    CLOSED     the client has said Terminate, or the session was ended
+    CLOSED     the client has said Terminate or what ends a session, or the session was ended: no more of it goes on
 
-A message that has no entry for the state is not the client's to send: SQLSTATE 08P01 and the end of the session, as in
-SocketBackend() of src/backend/tcop/postgres.c. The names on the right are methods of session.Session.
+A message that has no entry for the state is not the client's to send. It goes on, the last one that does: the backend ends
+the session, in its own words (SocketBackend() of src/backend/tcop/postgres.c). The names on the right are methods of session.Session.
 """
 
 from __future__ import annotations

@@ -14,3 +14,7 @@ class ProtocolViolation(Exception):  # noqa: N818 - the SQLSTATE's own name
 
 class Unreadable(ProtocolViolation):
     """A message is framed well but its content is not what its type says: the other side is the one to complain."""
+
+
+class Malformed(ProtocolViolation):
+    """No backend takes such a length either: it ends the session by itself, in its own words or none."""

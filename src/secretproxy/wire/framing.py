@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from mypy_extensions import i64
 
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import Malformed, ProtocolViolation
 
 # What to do with a message of a type, an entry for each of the 256 type bytes.
 PASS = 0  # skipped: rows and COPY data
 MARK = 1  # reported by its type alone; a long one is reported at its first bytes
 WHOLE = 2  # reported once it is complete, up to SHORT bytes; a longer one at its first HEAD bytes
+
+# The longest length that PostgreSQL takes: PQ_LARGE_MESSAGE_LIMIT in src/include/libpq/libpq.h.
+LONGEST = 0x3FFFFFFE
 
 SHORT = 65536
 HEAD = 1024
@@ -88,7 +91,7 @@ class Framer:
     def next(self) -> bool:
         """Goes on to the next message that is to be seen; False where the chunk has none left.
 
-        Raises ProtocolViolation for a length that no message can have.
+        Raises Malformed for a length that no message can have, ProtocolViolation for one that the settings do not allow.
         """
         data = self.buffer
         size: i64 = len(data)
@@ -100,6 +103,8 @@ class Framer:
             length: i64 = (data[pos + 1] << 24) | (data[pos + 2] << 16) | (data[pos + 3] << 8) | data[pos + 4]
             if length < 4 or length > self.max_message:
                 self.cut = pos
+                if length < 4 or length > LONGEST:
+                    raise Malformed(f"message length {length} is out of range")
                 raise ProtocolViolation(f"message length {length} is out of range (limits.max_message)")
             end: i64 = pos + 1 + length
             kind: i64 = data[pos]
@@ -149,6 +154,10 @@ class Framer:
         rest = self._skip
         self._skip = 0
         return rest
+
+    def let_head_go(self) -> None:
+        """Counts the head of the message that `next` called malformed among what may go on."""
+        self.cut += 5
 
     def unread(self) -> None:
         """Takes the message just reported back: the next call of `next` reports it again."""

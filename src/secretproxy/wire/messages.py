@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from secretproxy.wire.errors import ProtocolViolation, Unreadable
+from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
 from secretproxy.wire.redacted import Redacted
 
 PROTOCOL_3_0 = 196608
@@ -17,7 +17,7 @@ CANCEL_REQUEST = 80877102
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 # Longest startup packet that PostgreSQL itself takes: MAX_STARTUP_PACKET_LENGTH in src/include/libpq/pqcomm.h.
-MAX_STARTUP_PACKET = 10000
+MAX_STARTUP_PACKET = 10004  # with the four bytes of the length itself
 
 _INT32 = struct.Struct("!i")
 _INT16 = struct.Struct("!h")
@@ -38,11 +38,17 @@ class Startup:
 
 
 def startup_length(head: bytes) -> int:
-    """The length of a startup packet from its first four bytes. Raises ProtocolViolation."""
+    """The length of a startup packet from its first four bytes. Raises Malformed."""
     length: int = _INT32.unpack_from(head)[0]
     if not 8 <= length <= MAX_STARTUP_PACKET:
-        raise ProtocolViolation("invalid length of startup packet")
+        raise Malformed("invalid length of startup packet")
     return length
+
+
+def unsupported(code: int) -> ProtocolViolation:
+    """What is said to a protocol version that is none of ours."""
+    version = f"{code >> 16}.{code & 0xFFFF}"
+    return ProtocolViolation(f"unsupported frontend protocol {version}: server supports 3.0 to 3.2", "0A000")
 
 
 def read_startup(packet: bytes) -> Startup:
@@ -50,18 +56,17 @@ def read_startup(packet: bytes) -> Startup:
     code: int = _INT32.unpack_from(packet, 4)[0]
     if code in (SSL_REQUEST, GSSENC_REQUEST, CANCEL_REQUEST):
         if code == CANCEL_REQUEST and len(packet) < 16:
-            raise ProtocolViolation("invalid length of cancel request")
+            raise Malformed("invalid length of cancel request")
         return Startup(code, {})
-    major = code >> 16
-    if major != 3:
-        raise ProtocolViolation(f"unsupported frontend protocol {major}.{code & 0xFFFF}: server supports 3.0 to 3.2", "0A000")
+    if code >> 16 != 3:
+        raise unsupported(code)
     if packet[-1:] != b"\0":
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     parts = packet[8:-1].split(b"\0")
     if parts and not parts[-1]:
         parts.pop()
     if len(parts) % 2:
-        raise ProtocolViolation("invalid startup packet layout: a parameter has no value")
+        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     texts = [part.decode("utf-8", "replace") for part in parts]
     return Startup(code, dict(zip(texts[::2], texts[1::2], strict=True)))
 
@@ -249,6 +254,19 @@ def function_call(oid: int, arguments: list[str]) -> bytes:
 def cancel_request(key: bytes) -> bytes:
     """A CancelRequest with the process id and the secret of a BackendKeyData."""
     return struct.pack("!II", len(key) + 8, CANCEL_REQUEST) + key
+
+
+def aside(text: str, name: str) -> bytes:
+    """A statement without parameters from Parse to Sync, under a name and closed again: the unnamed ones stay as they are."""
+    named = name.encode() + b"\0"
+    return (
+        _message(b"P", named + text.encode() + b"\0\0\0")
+        + _message(b"B", named + named + b"\0\0\0\0\0\0")
+        + execute(name)
+        + _message(b"C", b"P" + named)
+        + _message(b"C", b"S" + named)
+        + _message(b"S", b"")
+    )
 
 
 TERMINATE = _message(b"X", b"")
