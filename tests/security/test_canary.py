@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -54,3 +56,27 @@ def test_a_session_leaves_values_and_none_is_found(proxy: Proxy, postgres: Backe
     with psycopg.connect(postgres.dsn()) as sql:
         stored = sql.execute("SELECT count(*) FROM secretproxy.access_log WHERE secret_names::text ~ 'masked:'").fetchone()
     assert stored is not None and stored[0] >= 4, "the values in names' places are there as digests"
+
+
+def test_no_core_of_the_proxy_is_ever_written(proxy: Proxy, tmp_path: Path) -> None:
+    for pid in (proxy.pid, *canary.children(proxy.pid)):
+        limit = next(
+            line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max core file size")
+        )
+        assert limit.split()[4:6] == ["0", "0"]
+    # Workers are forked: what was set before counts for them too.
+    program = """
+import ctypes, os, resource, signal, sys
+from secretproxy.proxy.run import _keep_memory_private
+_keep_memory_private()
+child = os.fork()
+if child == 0:
+    dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+    if dumpable == 0 and resource.getrlimit(resource.RLIMIT_CORE) == (0, 0):
+        os.abort()
+    os._exit(1)
+status = os.waitpid(child, 0)[1]
+sys.exit(0 if os.WIFSIGNALED(status) and not os.WCOREDUMP(status) else 1)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, timeout=60, check=False)
+    assert ran.returncode == 0 and list(tmp_path.iterdir()) == []
