@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
+import asyncpg
 import psycopg
 import pytest
 
+from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import STORED, Lines, NameMask
 from secretproxy.install import install
+from secretproxy.install import verify as verify_installed
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend
 
@@ -121,6 +125,103 @@ def test_a_log_that_does_not_verify_is_left_alone(months: tuple[str, Path]) -> N
     refused = run("retention", months, "--drop")
     assert refused.returncode == 1 and "does not verify" in refused.stderr
     assert len(months_there(months)) == 2
+
+
+def test_rows_whose_month_had_no_partition_get_one_and_go_too(months: tuple[str, Path]) -> None:
+    stray = uuid.uuid4()
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        write(
+            admin,
+            stray,
+            [
+                datetime(2019, 11, 30, 23, 59, 59, 999999, UTC),
+                datetime(2019, 12, 1, tzinfo=UTC),
+                datetime(2031, 1, 1, tzinfo=UTC),
+            ],
+        )
+        assert admin.execute("SELECT count(*) FROM secretproxy.access_log_default").fetchone() == (3,)
+        assert run("verify", months).returncode == 0
+        done = run("retention", months, "--drop")
+        assert done.returncode == 0, done.stderr
+        assert "access_log_2019_11: removed" in done.stdout and "access_log_2019_12: removed" in done.stdout
+        assert admin.execute("SELECT count(*) FROM secretproxy.access_log_default").fetchone() == (0,)
+        assert admin.execute("SELECT seq FROM secretproxy.access_log_2031_01").fetchall() == [(3,)]
+        for table in ("access_log_default", "access_log_2031_01"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                admin.execute(f"DELETE FROM secretproxy.{table}; TRUNCATE secretproxy.{table}")
+    assert "6 rows of 3 instances" in run("verify", months).stdout
+    asyncio.run(install_is_as_it_was(months[0]))
+
+
+async def install_is_as_it_was(dsn: str) -> None:
+    assert await verify_installed(dsn) == []
+
+
+def test_a_journal_writes_over_the_turn_of_the_year(
+    months: tuple[str, Path], postgres: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions are there ahead; each row goes into its own, and the chain goes on."""
+    dsn, _ = months
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute("SELECT secretproxy.access_log_partitions(24)")
+    turn = datetime(datetime.now(UTC).year + 1, 1, 1, tzinfo=UTC)
+
+    class Clock(datetime):
+        moment = turn - timedelta(milliseconds=3)
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            cls.moment += timedelta(milliseconds=1)
+            return cls.moment
+
+    monkeypatch.setattr("secretproxy.audit.journal.datetime", Clock)
+
+    async def write_six() -> None:
+        async def connect() -> asyncpg.Connection:
+            return await asyncpg.connect(dsn)
+
+        journal = Journal(connect, NameMask(200, (), b"k"))
+        await journal.start()
+        for number in range(6):
+            await journal.keep([Event("call", Identity(uuid.uuid4(), "turn", "app"), number, "f()")])
+            if number == 4:
+                Clock.moment -= timedelta(days=3)  # a clock that is set back: time in the log never is
+        assert await journal.close() == 0
+
+    asyncio.run(write_six())
+    with psycopg.connect(dsn) as sql:
+        rows = sql.execute(
+            "SELECT tableoid::regclass::text, at >= %s FROM secretproxy.access_log WHERE db_user = 'turn' ORDER BY seq", (turn,)
+        ).fetchall()
+    before, after = f"secretproxy.access_log_{turn.year - 1}_12", f"secretproxy.access_log_{turn.year}_01"
+    assert rows == [(before, False)] * 2 + [(after, True)] * 4
+    assert run("verify", months).returncode == 0
+
+
+def test_a_review_that_holds_the_log_does_not_hold_the_journal(months: tuple[str, Path]) -> None:
+    """A month is missing, and somebody reads the default partition for long: the partition waits, rows do not."""
+    dsn, _ = months
+    with psycopg.connect(dsn) as reader, psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(
+            "DO $$ BEGIN EXECUTE (SELECT format('DROP TABLE secretproxy.access_log_%s', to_char(now() AT TIME ZONE 'UTC' + interval '2 months', 'YYYY_MM'))); END $$"
+        )
+        reader.execute("SELECT count(*) FROM secretproxy.access_log")
+
+        async def write() -> float:
+            async def connect() -> asyncpg.Connection:
+                return await asyncpg.connect(dsn)
+
+            journal = Journal(connect, NameMask(200, (), b"k"), timeout=30)
+            await journal.start()
+            assert journal.available
+            began = time.monotonic()
+            await journal.keep([Event("call", Identity(uuid.uuid4(), "held", "app"), 1, "f()")])
+            assert await journal.close() == 0
+            return time.monotonic() - began
+
+        assert asyncio.run(write()) < 10
+        reader.rollback()
+        assert admin.execute("SELECT secretproxy.access_log_partitions()").fetchone() == (1,)
 
 
 def test_what_is_missing_is_said(months: tuple[str, Path]) -> None:

@@ -643,6 +643,9 @@ def retention(
         connection = await review.connect(dsn)
         try:
             await connection.execute("SET default_transaction_read_only = off")
+            if not dry_run:
+                for name in await months.settle(connection):
+                    print(f"{name}: made of rows whose month had no partition")
             found = await months.old(connection, keep)
             for partition in found:
                 print(f"{partition.name}: {partition.rows} rows, until {partition.upto:%Y-%m-%d}")
