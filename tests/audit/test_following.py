@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
 
-from secretproxy.audit import chain
 from secretproxy.audit.following import Follower
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import CHAINED_AT, COLUMNS, PREV_HASH, ROW_HASH, NameMask, row
+from secretproxy.audit.rows import STORED, Lines, NameMask
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend
@@ -124,24 +124,12 @@ async def test_what_is_remembered_of_direct_calls_goes_away(
 async def test_rows_of_long_ago_that_are_replayed_now(postgres: Backend, database: str) -> None:
     """A process that is gone left them in its spool; the log had never heard of it."""
     connection, follower = await followed(postgres.dsn("auditor", database))
-    instance, previous = uuid.uuid4(), chain.GENESIS
-    began = datetime.now(UTC) - timedelta(hours=3)
-    with psycopg.connect(postgres.dsn(database=database), autocommit=True) as sql:
-        for seq in range(1, 4):
-            columns = row(
-                call(f"spooled {seq}"),
-                MASK,
-                instance=instance,
-                seq=seq,
-                at=began + timedelta(seconds=seq),
-                duration=None,
-                row_id=uuid.uuid4(),
-            )
-            columns[PREV_HASH] = previous
-            previous = columns[ROW_HASH] = chain.link(previous, chain.encode([columns[place] for place in CHAINED_AT]))
-            sql.execute(
-                f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})", columns
-            )
+    lines = Lines(MASK, instance := uuid.uuid4())
+    began = time.time_ns() // 1000 - 3 * 3600 * 1_000_000
+    into = f"COPY secretproxy.access_log ({', '.join(STORED)}) FROM STDIN"
+    with psycopg.connect(postgres.dsn(database=database)) as sql, sql.cursor().copy(into) as copy:
+        for number in range(1, 4):
+            copy.write(lines.add(call(f"spooled {number}"), began + number, None).stored() + b"\n")
     assert names(await follower.news(connection, [uuid.uuid4(), instance], everywhere=False)) == [
         f"spooled {n}" for n in (1, 2, 3)
     ]

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 import uuid
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import psycopg
@@ -166,15 +167,13 @@ def test_a_journal_writes_over_the_turn_of_the_year(
         admin.execute("SELECT secretproxy.access_log_partitions(24)")
     turn = datetime(datetime.now(UTC).year + 1, 1, 1, tzinfo=UTC)
 
-    class Clock(datetime):
-        moment = turn - timedelta(milliseconds=3)
+    moment = [round(turn.timestamp() * 1e9) - 3_000_000]
 
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            cls.moment += timedelta(milliseconds=1)
-            return cls.moment
+    def time_ns() -> int:
+        moment[0] += 1_000_000
+        return moment[0]
 
-    monkeypatch.setattr("secretproxy.audit.journal.datetime", Clock)
+    monkeypatch.setattr("secretproxy.audit.journal.time", SimpleNamespace(time_ns=time_ns, monotonic=time.monotonic))
 
     async def write_six() -> None:
         async def connect() -> asyncpg.Connection:
@@ -185,7 +184,7 @@ def test_a_journal_writes_over_the_turn_of_the_year(
         for number in range(6):
             await journal.keep([Event("call", Identity(uuid.uuid4(), "turn", "app"), number, "f()")])
             if number == 4:
-                Clock.moment -= timedelta(days=3)  # a clock that is set back: time in the log never is
+                moment[0] -= 3 * 86400 * 10**9  # a clock that is set back: time in the log never is
         assert await journal.close() == 0
 
     asyncio.run(write_six())

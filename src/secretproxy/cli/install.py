@@ -14,6 +14,7 @@ def install(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
     record: bool = typer.Option(False, "--record", help="Take what is there now for what verify compares with."),
+    again: bool = typer.Option(False, "--again", help="Deploy every change once more, over whatever was altered."),
 ) -> None:
     """Install the backend half into a database."""
     from secretproxy.install import InstallError, KeyFileError
@@ -21,9 +22,10 @@ def install(
 
     settings = load_settings(config)
     try:
-        deployed = asyncio.run(
-            run(dsn, settings.testimony.key_file, lambda change, state: typer.echo(f"  {change:<18} {state}"), record)
+        work = run(
+            dsn, settings.testimony.key_file, lambda change, state: typer.echo(f"  {change:<18} {state}"), record, again=again
         )
+        deployed = asyncio.run(work)
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
     typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")

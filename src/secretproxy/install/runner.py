@@ -35,10 +35,13 @@ def _silent(change: str, state: str) -> None:
     del change, state
 
 
-async def install(dsn: str | None, key_file: Path, progress: Progress = _silent, record: bool = False) -> list[str]:
+async def install(
+    dsn: str | None, key_file: Path, progress: Progress = _silent, record: bool = False, *, again: bool = False
+) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
-    What everything looks like then is written down for verify, where something was deployed, and with `record` in any case.
+    What everything looks like then is written down for verify, where something new was deployed, and with `record` in any case.
+    With `again` every change is deployed once more, over whatever was altered.
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
     """
     deployed = []
@@ -46,13 +49,14 @@ async def install(dsn: str | None, key_file: Path, progress: Progress = _silent,
         await _check_server(connection)
         known = await _known(connection)
         for change in changes():
-            if known.get(change.name) == change.digest:
+            if known.get(change.name) == change.digest and not again:
                 progress(change.name, "is there")
                 continue
             await _deploy(connection, change)
             deployed.append(change.name)
             progress(change.name, "deployed")
-        if deployed or record:
+        # What another deployment of the same did not put right must go on to differ.
+        if record or any(known.get(change.name) != change.digest for change in changes()):
             await connection.execute("SELECT secretproxy.record_facts()")
         keys = _key_file(key_file)
         await _store_keys(connection, keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from secretproxy.ops.doctor.findings import Finding
@@ -34,6 +34,8 @@ class Rule:
     leaks: Callable[[str], bool]
     what: str
     safe: str
+    # Values of it that are but a warning.
+    mild: Sequence[str] = ()
 
 
 def _on(value: str) -> bool:
@@ -50,7 +52,7 @@ _PARAMETERS = "the server's log holds bind parameters, and with them values"
 _PGAUDIT = "pgaudit logs statements in full, and with them values in the arguments of functions"
 
 RULES: dict[str, Rule] = {
-    "log_statement": Rule("error", lambda v: v in ("all", "mod"), _STATEMENTS, "none"),
+    "log_statement": Rule("error", lambda v: v != "none", _STATEMENTS, "none", ("ddl",)),
     "log_min_duration_statement": Rule("error", _enabled, _STATEMENTS, "-1"),
     "log_min_duration_sample": Rule("warning", _enabled, _STATEMENTS, "-1"),
     "log_transaction_sample_rate": Rule("warning", lambda v: float(v) > 0, _STATEMENTS, "0"),
@@ -70,6 +72,10 @@ RULES: dict[str, Rule] = {
     "pgaudit.log_parameter": Rule("error", _on, "pgaudit logs bind parameters, and with them values", "off"),
     "auto_explain.log_min_duration": Rule(
         "warning", _enabled, "auto_explain logs statements in full with their plans, and with them values", "-1"
+    ),
+    "pg_qualstats.track_constants": Rule("warning", _on, "pg_qualstats keeps the constants of conditions", "off"),
+    "pg_stat_monitor.pgsm_normalized_query": Rule(
+        "warning", lambda v: not _on(v), "pg_stat_monitor keeps statements with their constants", "on"
     ),
     "pg_stat_statements.track_utility": Rule(
         "warning", _on, "pg_stat_statements keeps utility statements (DO, PREPARE, COPY, EXPLAIN) with their constants", "off"
@@ -116,7 +122,7 @@ def examine(settings: Iterable[Setting]) -> list[Finding]:
         found.append(
             Finding(
                 setting.name,
-                rule.severity,
+                "warning" if setting.value in rule.mild else rule.severity,
                 f"{setting.name} is {setting.value}{setting.scope}",
                 rule.what,
                 mend(setting, rule.safe),
@@ -144,7 +150,7 @@ def examine(settings: Iterable[Setting]) -> list[Finding]:
                 "track_activity_query_size", "info",
                 f"pg_stat_activity shows the first {values['track_activity_query_size']} bytes of running statements",
                 "superusers and members of pg_read_all_stats see values that stand in the text of a running statement",
-                "send values as bind parameters; or ALTER SYSTEM SET track_activity_query_size = 1024 and restart",
+                "ALTER SYSTEM SET track_activity_query_size = 1024 -- and restart; better, send values as bind parameters",
             )
         )  # fmt: skip
     return found

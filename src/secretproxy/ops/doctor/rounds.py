@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import asyncpg
 from secretproxy.config import Settings
 from secretproxy.install import InstallError
 from secretproxy.install import verify as verify_installed
-from secretproxy.ops.doctor import backend, local, logging
+from secretproxy.ops.doctor import backend, calls, local, logging, privileges
 from secretproxy.ops.doctor.findings import SEVERITIES, Finding
 
 
@@ -23,37 +24,56 @@ async def examine(dsn: str | None, settings: Settings, config: Path | None) -> l
         raise InstallError(
             f"cannot connect ({type(error).__name__}): name the database with --dsn or libpq's PG* variables"
         ) from None
+    missing: list[str] = []
+    hidden: list[str] = []
     try:
-        found += logging.examine(await backend.settings(connection))
-        for topic, look in {
-            "replication": backend.replication,
-            "privileges": backend.privileges,
-            "installation": backend.installed,
-            "clock": backend.clock,
-        }.items():
+        for topic, look in _TOPICS.items():
             try:
                 async with connection.transaction(readonly=True):
                     found += await look(connection)
-            except asyncpg.PostgresError as error:
-                found.append(backend.unreadable(topic, error))
+            except (
+                asyncpg.UndefinedTableError,
+                asyncpg.UndefinedFunctionError,
+                asyncpg.UndefinedColumnError,
+                asyncpg.InvalidSchemaNameError,
+            ):
+                missing.append(topic)
+            except (asyncpg.InsufficientPrivilegeError, calls.MayNotLook):
+                hidden.append(topic)
+        login = await connection.fetchval("SELECT session_user")
     finally:
         await connection.close()
-    found += await _installation(dsn, settings)
+    if missing:
+        found.append(backend.not_installed(missing))
+    else:
+        try:
+            found += await _installation(dsn, settings)
+        except (InstallError, asyncpg.PostgresError):
+            hidden.append("the installation")
+    if hidden:
+        found.append(backend.not_looked_at(hidden, login))
     return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
+
+
+async def _logging(connection: Any) -> list[Finding]:
+    return logging.examine(await backend.settings(connection))
+
+
+_TOPICS: dict[str, Callable[[Any], Awaitable[list[Finding]]]] = {
+    "settings": _logging,
+    "replication": backend.replication,
+    "grants": privileges.grants,
+    "roles": privileges.roles,
+    "direct calls": calls.direct_calls,
+    "stored formats": calls.formats,
+    "the log": calls.logged,
+    "sessions": calls.sessions,
+    "the clock": backend.clock,
+}
 
 
 async def _installation(dsn: str | None, settings: Settings) -> list[Finding]:
     key_file = settings.testimony.key_file
     why = "calls that a changed object serves may be neither seen nor safe"
-    try:
-        differing = await verify_installed(dsn, key_file if key_file.exists() else None)
-    except (InstallError, asyncpg.PostgresError) as error:
-        return [_could_not(error)]
-    return [Finding("installation", "error", text, why, "secretproxy install") for text in differing]
-
-
-def _could_not(error: Any) -> Finding:
-    return Finding(
-        "not_looked_at", "warning", f"installation: could not be verified ({type(error).__name__})", "what was not looked at may be wrong",
-        "run doctor as a superuser",
-    )  # fmt: skip
+    differing = await verify_installed(dsn, key_file if key_file.exists() else None)
+    return [Finding("installation", "error", text, why, "secretproxy install --again") for text in differing]

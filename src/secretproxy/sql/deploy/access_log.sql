@@ -66,6 +66,7 @@ CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE ON secretproxy.acc
     FOR EACH ROW EXECUTE FUNCTION secretproxy.access_log_is_append_only();
 CREATE OR REPLACE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.access_log
     FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only();
+ALTER TABLE secretproxy.access_log ENABLE TRIGGER append_only, ENABLE TRIGGER append_only_truncate;
 
 CREATE TABLE IF NOT EXISTS secretproxy.access_log_default PARTITION OF secretproxy.access_log DEFAULT;
 ALTER TABLE secretproxy.access_log_default OWNER TO secretproxy_owner;

@@ -27,6 +27,7 @@ CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE ON secretproxy.che
     FOR EACH ROW EXECUTE FUNCTION secretproxy.access_log_is_append_only();
 CREATE OR REPLACE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only();
+ALTER TABLE secretproxy.checkpoints ENABLE TRIGGER append_only, ENABLE TRIGGER append_only_truncate;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('checkpoints', '0000000000000000000000000000000000000000000000000000000000000000')

@@ -166,6 +166,10 @@ BEGIN
             FOR EACH ROW WHEN (NEW.secrets_value_field IS DISTINCT FROM OLD.secrets_value_field)
             EXECUTE FUNCTION secrets_schema.tg_hash_secrets();
     END IF;
+    FOR v_function IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass
+                         AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure AND tgenabled <> 'O' LOOP
+        EXECUTE format('ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER %I', v_function);
+    END LOOP;
 END
 $do$;
 

@@ -19,6 +19,8 @@ ALTER TABLE secretproxy.settings
         DEFAULT 'sk_(live|test)_|gh[pousr]_[A-Za-z0-9]|xox[abprs]-|AKIA[0-9A-Z]{12}|-----BEGIN |eyJ[A-Za-z0-9_-]{8,}\.|://[^/\s:]+:[^/\s@]+@'
         CHECK (('' ~ name_pattern) IS NOT NULL);
 ALTER TABLE secretproxy.settings OWNER TO secretproxy_owner;
+-- For doctor: what is set here is no secret.
+GRANT SELECT ON secretproxy.settings TO secretproxy_auditor;
 COMMENT ON TABLE secretproxy.settings IS 'One row, read by the encrypted_secrets functions, changed with UPDATE';
 COMMENT ON COLUMN secretproxy.settings.direct_calls IS 'A call that did not come through the proxy: log it, or refuse it';
 COMMENT ON COLUMN secretproxy.settings.owner_check IS 'jwt: a member of authenticated may only name jwt_public.current_user_id() as owner';

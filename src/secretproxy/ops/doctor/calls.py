@@ -1,0 +1,93 @@
+"""What was called past the proxy, or looks like it, and what the functions still hold from of old. May use an asyncpg connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secretproxy.ops.doctor.findings import Finding
+from secretproxy.ops.doctor.logging import quoted
+
+
+class MayNotLook(Exception):  # noqa: N818 - says what is the matter
+    """The server shows this login less than there is, without an error."""
+
+
+async def direct_calls(connection: Any) -> list[Finding]:
+    if await connection.fetchval("SELECT direct_calls FROM secretproxy.settings") != "log":
+        return []
+    return [
+        Finding(
+            "direct_calls", "info", "direct_calls is log: calls that come by no proxy are let through",
+            "the row that such a call leaves goes away with its transaction where that is rolled back",
+            "UPDATE secretproxy.settings SET direct_calls = 'refuse' -- once every DSN points at the proxy",
+        )
+    ]  # fmt: skip
+
+
+async def formats(connection: Any) -> list[Finding]:
+    old = await connection.fetchval(
+        'SELECT sum("values") FROM secretproxy.stored_formats() AS s (encoding, format, key_version, "values") WHERE format = 1'
+    )
+    if not old:
+        return []
+    return [
+        Finding(
+            "format_1", "warning", f"{old} values are stored in format 1, as the original module wrote them",
+            "their key is the owner's uuid: whoever has a dump and the log can decrypt them; passwords are converted when they verify",
+            "secretproxy keys reencrypt",
+        )
+    ]  # fmt: skip
+
+
+async def logged(connection: Any) -> list[Finding]:
+    """What the log of the last seven days says of direct calls and of forgeries."""
+    found = []
+    row = await connection.fetchrow(
+        """SELECT count(*) AS n, string_agg(DISTINCT db_user, ', ') AS users, max(at)::timestamptz(0)::text AS latest
+             FROM secretproxy.access_log WHERE event = 'direct' AND at > now() - interval '7 days'"""
+    )
+    if row["n"]:
+        found.append(
+            Finding(
+                "direct_seen", "warning", f"{row['n']} direct calls in the last 7 days, by {row['users']}, the latest at {row['latest']}",
+                "they came past the proxy: they stand outside the chains, and rolled back ones left nothing",
+                "SELECT * FROM secretproxy.direct_accesses -- shows where they come from: point those DSNs at the proxy",
+            )
+        )  # fmt: skip
+    forged = await connection.fetchval(
+        "SELECT count(*) FROM secretproxy.access_log WHERE event = 'forgery' AND at > now() - interval '7 days'"
+    )
+    if forged:
+        found.append(
+            Finding(
+                "forgeries", "warning", f"{forged} forged testimonies in the last 7 days",
+                "somebody imitates the functions' testimony, or the proxy lacks a key that they sign with",
+                "SELECT * FROM secretproxy.unusual_events WHERE event = 'forgery' -- and compare `secretproxy keys status` with testimony.key_file",
+            )
+        )  # fmt: skip
+    return found
+
+
+async def sessions(connection: Any) -> list[Finding]:
+    """Sessions that may use secrets from where no proxy is: those whose journal is connected here show where proxies are."""
+    if not await connection.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+        raise MayNotLook
+    rows = await connection.fetch(
+        """WITH proxies AS (SELECT DISTINCT client_addr FROM pg_stat_activity WHERE application_name = 'secretproxy journal')
+           SELECT usename, coalesce(host(client_addr), 'a Unix socket') AS address, count(*) AS n,
+                  string_agg(DISTINCT nullif(application_name, ''), ', ') AS applications
+             FROM pg_stat_activity a
+            WHERE backend_type = 'client backend' AND datname = current_database()
+              AND pg_has_role(usesysid, 'authenticated', 'MEMBER') AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = usesysid)
+              AND EXISTS (SELECT FROM proxies) AND NOT EXISTS (SELECT FROM proxies p WHERE p.client_addr IS NOT DISTINCT FROM a.client_addr)
+            GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 5"""
+    )
+    return [
+        Finding(
+            "direct_session", "warning",
+            f"{row['n']} sessions of {row['usename']} from {row['address']}, where no proxy is" + (f" ({row['applications']})" if row["applications"] else ""),
+            "they may use secrets, and come past the proxy: point their DSN at it, and let pg_hba.conf admit them from there alone",
+            f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = {quoted(row['usename'])} AND coalesce(host(client_addr), 'a Unix socket') = {quoted(row['address'])}",
+        )
+        for row in rows
+    ]  # fmt: skip

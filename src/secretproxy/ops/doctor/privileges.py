@@ -1,0 +1,159 @@
+"""Who reaches past the functions: grants, memberships and attributes of roles. May use an asyncpg connection; changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secretproxy.ops.doctor.findings import Finding
+from secretproxy.ops.doctor.logging import identifier
+
+# Relations that only their owner may touch.
+_CLOSED = ("secrets_schema.secrets_table", "secretproxy.keyring", "secretproxy.testimony_key")
+# Privileges on the log that its writer and its auditors have.
+_OF_THE_LOG = (("secretproxy_writer", "INSERT"), ("secretproxy_auditor", "SELECT"))
+_SCHEMAS = ("secretproxy", "encrypted_secrets", "secrets_schema", "jwt_public")
+_EVERYTHING = {
+    "pg_read_all_data": "reads every table, those of values and keys included, past the functions",
+    "pg_write_all_data": "changes every table, those of values and keys included, past the functions",
+    "pg_read_server_files": "reads the server's files, tables and its log included",
+    "pg_write_server_files": "writes the server's files, and so becomes superuser",
+    "pg_execute_server_program": "runs programs as the server, and so becomes superuser",
+}
+
+
+def _grantee(name: str) -> str:
+    return name if name == "PUBLIC" else identifier(name)
+
+
+async def grants(connection: Any) -> list[Finding]:
+    """Privileges on tables and columns, on schemas, and of everybody on the functions."""
+    found = []
+    for row in await connection.fetch(
+        """SELECT r.name, coalesce(g.rolname, 'PUBLIC') AS grantee, string_agg(DISTINCT a.privilege_type, ', ') AS what
+             FROM unnest($1::text[]) AS r (name) JOIN pg_class c ON c.oid = to_regclass(r.name)
+            CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
+                                UNION ALL SELECT x.* FROM pg_attribute t, aclexplode(t.attacl) x WHERE t.attrelid = c.oid) a
+             LEFT JOIN pg_roles g ON g.oid = a.grantee
+            WHERE a.grantee <> c.relowner GROUP BY 1, 2 ORDER BY 1, 2""",
+        list(_CLOSED),
+    ):
+        found.append(
+            Finding(
+                "table_grant", "error", f"{row['grantee']} has {row['what']} on {row['name']}",
+                "the table can be read or changed past the functions, and only statements that name it are seen",
+                f"REVOKE ALL ON {row['name']} FROM {_grantee(row['grantee'])} CASCADE",
+            )
+        )  # fmt: skip
+    for row in await connection.fetch(
+        """SELECT c.oid::regclass::text AS name, coalesce(g.rolname, 'PUBLIC') AS grantee, string_agg(DISTINCT a.privilege_type, ', ') AS what
+             FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee
+            WHERE (c.oid IN (to_regclass('secretproxy.access_log'), to_regclass('secretproxy.checkpoints'))
+                   OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('secretproxy.access_log')))
+              AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'
+              AND (coalesce(g.rolname, ''), a.privilege_type) NOT IN (SELECT * FROM unnest($1::text[], $2::text[])) GROUP BY 1, 2 ORDER BY 1, 2""",
+        [role for role, _ in _OF_THE_LOG], [what for _, what in _OF_THE_LOG],
+    ):  # fmt: skip
+        found.append(
+            Finding(
+                "log_grant", "error", f"{row['grantee']} has {row['what']} on {row['name']}",
+                "whoever writes past the journal makes rows that no process vouches for", f"REVOKE {row['what']} ON {row['name']} FROM {_grantee(row['grantee'])} CASCADE",
+            )
+        )  # fmt: skip
+    for row in await connection.fetch(
+        """SELECT n.nspname, coalesce(g.rolname, 'PUBLIC') AS grantee FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
+             LEFT JOIN pg_roles g ON g.oid = a.grantee
+            WHERE n.nspname = ANY ($1) AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner ORDER BY 1, 2""",
+        list(_SCHEMAS),
+    ):
+        found.append(
+            Finding(
+                "schema_create", "error", f"{row['grantee']} may create in schema {row['nspname']}",
+                "functions and tables of theirs can stand before those that were installed",
+                f"REVOKE CREATE ON SCHEMA {row['nspname']} FROM {_grantee(row['grantee'])} CASCADE",
+            )
+        )  # fmt: skip
+    for row in await connection.fetch(
+        """SELECT p.oid::regprocedure::text AS function FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+            WHERE p.pronamespace = to_regnamespace('encrypted_secrets') AND a.grantee = 0
+              AND p.proname IN ('secrets_getter', 'secrets_upsert', 'secrets_verify', 'secrets_delete') ORDER BY 1"""
+    ):
+        found.append(
+            Finding(
+                "public_execute", "error", f"everybody may execute {row['function']}",
+                "every login of this database can use secrets", f"REVOKE EXECUTE ON FUNCTION {row['function']} FROM PUBLIC",
+            )
+        )  # fmt: skip
+    return found
+
+
+async def roles(connection: Any) -> list[Finding]:
+    """Memberships and attributes by which a login that is no superuser gets past the functions."""
+    found = []
+    version = connection.get_server_version().major
+    found += await _members(
+        connection,
+        "secretproxy_owner",
+        "owner_member",
+        "error",
+        "the owner reads the keys and the table, and can replace the functions",
+    )
+    for role, why in _EVERYTHING.items():
+        found += await _members(connection, role, "reads_everything", "error", f"{role} {why}")
+    for row in await connection.fetch(
+        "SELECT rolname FROM pg_roles WHERE rolreplication AND NOT rolsuper AND rolcanlogin ORDER BY 1"
+    ):
+        found.append(
+            Finding(
+                "replication_role", "warning", f"{row['rolname']} may replicate",
+                "it can copy the whole cluster, the tables of values and keys included; reads of a copy are not seen",
+                f"ALTER ROLE {identifier(row['rolname'])} NOREPLICATION -- where it serves no standby or backup",
+            )
+        )  # fmt: skip
+    if version < 16:
+        for row in await connection.fetch(
+            "SELECT rolname FROM pg_roles WHERE rolcreaterole AND NOT rolsuper AND rolcanlogin ORDER BY 1"
+        ):
+            found.append(
+                Finding(
+                    "createrole", "error", f"{row['rolname']} has CREATEROLE, and can make itself a member of secretproxy_owner",
+                    "before PostgreSQL 16 that attribute reaches every role that is no superuser",
+                    f"ALTER ROLE {identifier(row['rolname'])} NOCREATEROLE",
+                )
+            )  # fmt: skip
+    for row in await connection.fetch("SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin AND oid <> 10 ORDER BY 1"):
+        found.append(
+            Finding(
+                "superusers", "info", f"{row['rolname']} is a superuser that may log in",
+                "a superuser reads the keys and the table, and can switch off triggers; the chain shows changes of the log, not such reads",
+                f"ALTER ROLE {identifier(row['rolname'])} NOSUPERUSER -- where it needs it no longer",
+            )
+        )  # fmt: skip
+    return found
+
+
+async def _members(connection: Any, role: str, name: str, severity: str, why: str) -> list[Finding]:
+    """Who can become `role` or has its rights, by which direct member: the grant to revoke is that one."""
+    newer = connection.get_server_version().major >= 16
+    # Since 16 a membership may carry neither its rights nor SET ROLE nor ADMIN.
+    usable = "(m.inherit_option OR m.set_option OR m.admin_option)" if newer else "true"
+    rows = await connection.fetch(
+        f"""SELECT d.rolname AS direct, pg_get_userbyid(m.grantor) AS grantor,
+                   array_agg(l.rolname::text ORDER BY l.rolname) AS logins
+              FROM pg_auth_members m JOIN pg_roles d ON d.oid = m.member
+              JOIN pg_roles l ON l.rolcanlogin AND NOT l.rolsuper AND (l.oid = d.oid OR pg_has_role(l.oid, d.oid, 'MEMBER'))
+             WHERE m.roleid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND {usable}
+               AND NOT EXISTS (SELECT FROM pg_roles s WHERE s.oid = d.oid AND s.rolname IN ('pg_monitor', 'secretproxy_owner'))
+             GROUP BY 1, 2 ORDER BY 1""",
+        role,
+    )
+    found = []
+    for row in rows:
+        through = "" if row["logins"] == [row["direct"]] else f", by way of {row['direct']}"
+        by = f" GRANTED BY {identifier(row['grantor'])}" if newer else ""
+        found.append(
+            Finding(
+                name, severity, f"{', '.join(row['logins'])} can become {role}{through}", why,
+                f"REVOKE {role} FROM {identifier(row['direct'])}{by} CASCADE",
+            )
+        )  # fmt: skip
+    return found
