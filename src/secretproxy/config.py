@@ -83,9 +83,9 @@ class KeepaliveSettings(Section):
         4, ge=0, description="Probes without an answer until the connection is lost; 0: the system's"
     )
     tcp_user_timeout: int = Field(
-        120_000,
+        0,
         ge=0,
-        description="Milliseconds that sent bytes may stay unacknowledged before the connection is lost; 0: the system's",
+        description="Milliseconds that a TCP peer may leave sent bytes untaken before the connection is lost; 0: the system's own way",
     )
 
 

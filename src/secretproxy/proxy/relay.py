@@ -48,7 +48,7 @@ _WRONG_PASSWORD = ("28P01", "28000")
 
 
 # Seconds that a side gets to take what was written to it last before its connection is cut.
-_LINGER = 10.0
+_LINGER = 5.0
 
 
 class Side(asyncio.Protocol):

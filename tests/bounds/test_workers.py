@@ -1,0 +1,133 @@
+"""Several workers on one port: they share the sessions and the limit of them, one that dies is replaced, all of them drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import Backend
+from tests.support.log import AccessLog
+from tests.support.process import descriptors, workers
+from tests.support.proxy import Proxy
+from tests.support.raw import Address, Raw
+
+WORKERS = 4
+GETTER = "SELECT encrypted_secrets.secrets_getter('5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f3a44', 'worker', 'none')"
+
+
+@pytest.fixture
+def several(postgres: Backend, tmp_path: Path) -> Iterator[Proxy]:
+    proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file)
+    text = proxy.config.read_text().replace("[listen]\n", "[listen]\nmax_sessions = 40\n")
+    proxy.config.write_text(f"workers = {WORKERS}\n{text}")
+    proxy.start()
+    proxy.wait_for_text("access log can be written", WORKERS)
+    yield proxy
+    proxy.stop()
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def spread(proxy: Proxy) -> list[int]:
+    """Descriptors of each worker: sessions take two."""
+    return [descriptors(pid) for pid in workers(proxy.pid)]
+
+
+def test_the_limit_is_that_of_all_workers_together(several: Proxy) -> None:
+    before = spread(several)
+    sessions = [psycopg.connect(several.dsn(), autocommit=True) for _ in range(40)]
+    shares = [(now - then) // 2 for now, then in zip(spread(several), before, strict=True)]
+    print(f"40 sessions over {WORKERS} workers: {shares}")
+    assert sum(shares) == 40 and min(shares) > 0
+    with pytest.raises(psycopg.OperationalError, match=r"listen\.max_sessions"):
+        psycopg.connect(several.dsn())
+    for session in sessions:
+        assert session.execute("SELECT 1").fetchone() == (1,)
+    for session in sessions:
+        session.close()
+    until(lambda: _connects(several))
+
+
+def _connects(proxy: Proxy) -> bool:
+    with contextlib.suppress(psycopg.OperationalError):
+        psycopg.connect(proxy.dsn()).close()
+        return True
+    return False
+
+
+def test_a_worker_that_dies_takes_its_own_sessions_and_is_replaced(several: Proxy) -> None:
+    sessions = [psycopg.connect(several.dsn(), autocommit=True) for _ in range(20)]
+    old = workers(several.pid)
+    assert len(old) == WORKERS
+    os.kill(old[0], signal.SIGKILL)
+    until(lambda: len(workers(several.pid)) == WORKERS and old[0] not in workers(several.pid))
+    alive = 0
+    for session in sessions:
+        with contextlib.suppress(psycopg.OperationalError):
+            session.execute("SELECT 1")
+            alive += 1
+    assert 0 < alive <= 20
+    several.wait_for_text("access log can be written", WORKERS + 1)
+    # The places of the dead worker's sessions are free again: forty fit in all.
+    more = [psycopg.connect(several.dsn()) for _ in range(40 - alive)]
+    with pytest.raises(psycopg.OperationalError, match=r"listen\.max_sessions"):
+        psycopg.connect(several.dsn())
+    for session in (*sessions, *more):
+        session.close()
+
+
+async def test_four_workers_under_load_reload_and_shut_down(several: Proxy, postgres: Backend, log: AccessLog) -> None:
+    address = Address("127.0.0.1", several.port, "app")
+    ended: Counter[str] = Counter()
+    answered = 0
+
+    async def load() -> None:
+        nonlocal answered
+        session = await Raw.connect(address)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                answer = await session.query(GETTER)
+                if not answer[-1].kind:
+                    ended[next((m.sqlstate for m in answer if m.kind == b"E"), "nothing said")] += 1
+                    answered += any(m.kind == b"C" for m in answer)
+                    return
+                assert [m.kind for m in answer] == [b"T", b"D", b"C", b"Z"], answer
+                answered += 1
+                session.seen.clear()
+        ended["reset"] += 1
+
+    tasks = [asyncio.create_task(load()) for _ in range(20)]
+    await asyncio.sleep(1)
+    several.send_signal("HUP")
+    await asyncio.to_thread(several.wait_for_text, "reloaded", WORKERS)
+    await asyncio.sleep(0.5)
+    assert answered > 20 and not ended
+    several.send_signal("TERM")
+    await asyncio.gather(*tasks)
+    assert await asyncio.to_thread(several.halt) == 0
+    assert set(ended) == {"57P01"}, ended
+    assert several.text().count("stopped") >= WORKERS
+    assert "internal error" not in several.text() and "Traceback" not in several.text()
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        found = admin.execute(
+            "SELECT count(*) FILTER (WHERE event = 'attempt'), count(*) FILTER (WHERE event = 'outcome' AND outcome = 'ok')"
+            " FROM secretproxy.access_log WHERE session_id IN"
+            " (SELECT session_id FROM secretproxy.access_log WHERE secret_names = ARRAY['worker'])"
+        ).fetchone()
+    assert found is not None
+    print(f"{answered} answered, {found[0]} attempts, {found[1]} with the outcome ok")
+    assert found[0] >= found[1] >= answered
