@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 import uuid
 from collections import deque
@@ -206,7 +207,8 @@ class Beside:
             try:
                 await asyncio.to_thread(signer.keep, self._to_keep[0])
             except OSError as error:
-                log.error("checkpoint not kept", setting="audit.checkpoint_file, audit.checkpoint_command", cause=error.strerror)
+                cause = os.strerror(error.errno) if error.errno else type(error).__name__
+                log.error("checkpoint not kept", setting="audit.checkpoint_file, audit.checkpoint_command", cause=cause)
             self._to_keep.popleft()
         self._news.set()
 

@@ -1,0 +1,76 @@
+"""The ways round the log that remain, walked to their end, and what shows that somebody did."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from secretproxy.install.runner import verify
+from tests.conftest import Backend
+from tests.support.canary import Canary
+from tests.support.log import AccessLog
+from tests.support.proxy import Proxy
+
+# What secretproxy.open_value() does, by somebody who can read the table and the key ring.
+BY_HAND = """
+SELECT convert_from(secretproxy.pgp_decrypt(substr(t.secrets_value_field, 9), secretproxy.hmac(
+           k.inner_pad, k.outer_pad, uuid_send(t.secrets_owned_field) || convert_to(t.name, 'UTF8'))), 'UTF8')
+  FROM secrets_schema.secrets_table t, secretproxy.keyring k
+ WHERE t.secrets_owned_field = %s AND k.retired_at IS NULL AND substr(t.secrets_value_field, 1, 8) = k.prefix
+"""
+
+
+@pytest.fixture
+def stored(postgres: Backend, canary: Canary) -> tuple[uuid.UUID, str]:
+    owner, value = uuid.uuid4(), canary.value()
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'key', %s)", (owner, value))
+    return owner, value
+
+
+@pytest.fixture
+def reader(postgres: Backend) -> Iterator[str]:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        sql.execute("CREATE ROLE reads_all LOGIN; GRANT pg_read_all_data TO reads_all")
+        yield "reads_all"
+        sql.execute("DROP ROLE reads_all")
+
+
+def test_a_superuser_who_decrypts_by_hand_leaves_a_table_event(
+    proxy: Proxy, log: AccessLog, stored: tuple[uuid.UUID, str]
+) -> None:
+    owner, value = stored
+    log.mark()
+    with psycopg.connect(proxy.dsn("postgres"), autocommit=True) as sql:
+        assert sql.execute(BY_HAND, (owner,)).fetchone() == (value,)
+    rows = [(row["event"], row["via"]) for row in log.settled() if row["db_user"] == "postgres" and row["event"] != "outcome"]
+    assert rows == [("table", ["secrets_schema.secrets_table"])]
+
+
+def test_a_reader_of_all_data_leaves_a_table_event(
+    proxy: Proxy, log: AccessLog, reader: str, stored: tuple[uuid.UUID, str]
+) -> None:
+    log.mark()
+    with psycopg.connect(proxy.dsn(reader), autocommit=True) as sql:
+        for statement in ("SELECT count(*) FROM secrets_schema.secrets_table", "TABLE secrets_schema.secrets_table LIMIT 1"):
+            sql.execute(statement)
+    rows = [(row["event"], row["via"]) for row in log.settled() if row["db_user"] == reader and row["event"] != "outcome"]
+    assert rows == [("table", ["secrets_schema.secrets_table"])] * 2
+
+
+def test_a_changed_function_is_found_by_verify(postgres: Backend) -> None:
+    """One that no longer testifies, put in place by somebody who may."""
+    name = "encrypted_secrets.secrets_getter(uuid,text,text)"
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        before = sql.execute("SELECT pg_get_functiondef(%s::regprocedure)", (name,)).fetchone()
+        assert before is not None
+        try:
+            sql.execute(before[0].replace("RAISE INFO SQLSTATE 'SPX01'", "RAISE DEBUG SQLSTATE 'SPX01'"))
+            assert any("secrets_getter" in str(problem) for problem in asyncio.run(verify(postgres.dsn())))
+        finally:
+            sql.execute(before[0])
+        assert not any("secrets_getter" in str(problem) for problem in asyncio.run(verify(postgres.dsn())))
