@@ -18,6 +18,7 @@ from secretproxy.install.project import Change, changes, function_bodies
 
 _LOCK = 0x5EC2E7
 _MOST_OLD = 140000
+_SETTINGS = {"application_name": "secretproxy install", "standard_conforming_strings": "on"}
 
 
 class InstallError(Exception):
@@ -232,7 +233,7 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
     """A connection, by default under the installers' lock. Raises InstallError where there is none."""
     try:
-        connection = await asyncpg.connect(dsn, timeout=15, server_settings={"application_name": "secretproxy install"})
+        connection = await asyncpg.connect(dsn, timeout=15, server_settings=_SETTINGS)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
         why = told(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
         raise InstallError(f"cannot connect: {why}; name the database with --dsn or libpq's PG* variables") from None

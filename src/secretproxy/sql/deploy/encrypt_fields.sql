@@ -65,6 +65,7 @@ REVOKE ALL ON FUNCTION secretproxy.column_text(secrets_schema.secrets_table, tex
 CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp_get(secret_value bytea, secret_encode text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -79,7 +80,7 @@ BEGIN
     SELECT * INTO v_context FROM secretproxy.context;
     PERFORM secretproxy.testify(v_context, 'encrypted_secrets.encrypt_field_pgp_get(bytea,text)', 'read', v_owner,
                                 CASE WHEN v_name IS NOT NULL THEN ARRAY[v_name] END, NULL);
-    IF substr(secret_value, 1, 4) = '\xff535032'::bytea THEN
+    IF substr(secret_value, 1, 4) = decode('ff535032', 'hex') THEN
         IF v_name IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'this value is not one of this owner''s secrets',
                 HINT = 'Values of format 2 are bound to their owner and name; use encrypted_secrets.secrets_getter.';
@@ -96,6 +97,7 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp_getter(
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -111,7 +113,7 @@ BEGIN
         CASE WHEN v_row.name IS NOT NULL THEN ARRAY[v_row.name] END, NULL);
     v_value := secretproxy.column_text(v_row, secret_value_field)::bytea;
     v_key := secretproxy.column_text(v_row, secret_encode_field);
-    IF substr(v_value, 1, 4) = '\xff535032'::bytea THEN
+    IF substr(v_value, 1, 4) = decode('ff535032', 'hex') THEN
         RETURN secretproxy.server_text(secretproxy.open_value(v_context, v_row.secrets_owned_field, v_row.name, v_value));
     END IF;
     RETURN secretproxy.server_text(secretproxy.pgp_decrypt_1(v_value, v_key));
@@ -124,6 +126,7 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_crypt_verify(
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -144,12 +147,12 @@ BEGIN
             v_hash := secretproxy.server_text(secretproxy.password_text(v_stored));
         END IF;
     END IF;
-    IF v_hash ~ '^\$2[axy]\$[0-9]{2}\$' AND secret_verify_value IS NOT NULL THEN
+    IF v_hash ~ '^[$]2[axy][$][0-9]{2}[$]' AND secret_verify_value IS NOT NULL THEN
         v_cost := substr(v_hash, 5, 2)::int;
         IF secretproxy.bcrypt(
-            CASE WHEN substr(v_stored, 1, 4) = '\xff535032'::bytea
+            CASE WHEN substr(v_stored, 1, 4) = decode('ff535032', 'hex')
                  THEN encode(sha256(secretproxy.to_bytes(secret_verify_value)), 'hex')
-                 ELSE '\x' || encode(secretproxy.server_bytes(secret_verify_value), 'hex') END, v_hash) = v_hash THEN
+                 ELSE chr(92) || 'x' || encode(secretproxy.server_bytes(secret_verify_value), 'hex') END, v_hash) = v_hash THEN
             RETURN true;
         END IF;
     END IF;
@@ -163,6 +166,7 @@ COMMENT ON FUNCTION encrypted_secrets.encrypt_field_crypt_verify(uuid, text, tex
 CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_table_upsert(secrets_owned_field uuid, data json) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;

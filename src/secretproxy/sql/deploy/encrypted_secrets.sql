@@ -12,6 +12,7 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_upsert(
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -106,6 +107,7 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_verify(
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -124,12 +126,12 @@ BEGIN
      WHERE t.secrets_owned_field = secrets_verify.secrets_owned_field AND t.name = secret_name;
     IF v_encoding = 'crypt' THEN
         v_hash := secretproxy.server_text(secretproxy.password_text(v_stored));
-        IF v_hash !~ '^\$2[axy]\$[0-9]{2}\$' THEN
+        IF v_hash !~ '^[$]2[axy][$][0-9]{2}[$]' THEN
             v_right := false; -- written past the functions; not a bcrypt hash
-        ELSIF substr(v_stored, 1, 4) <> '\xff535032'::bytea THEN
+        ELSIF substr(v_stored, 1, 4) <> decode('ff535032', 'hex') THEN
             -- Format 1: bcrypt over the text form of the bytes.
             v_cost := substr(v_hash, 5, 2)::int;
-            v_right := secretproxy.bcrypt('\x' || encode(secretproxy.server_bytes(secret_value), 'hex'), v_hash) = v_hash;
+            v_right := secretproxy.bcrypt(chr(92) || 'x' || encode(secretproxy.server_bytes(secret_value), 'hex'), v_hash) = v_hash;
             IF v_right AND current_setting('transaction_read_only') = 'off' THEN
                 UPDATE secrets_schema.secrets_table t
                    SET secrets_value_field = secretproxy.password_hash(secretproxy.to_bytes(secret_value), v_context.crypt_cost)
@@ -161,6 +163,7 @@ COMMENT ON FUNCTION encrypted_secrets.secrets_verify(uuid, text, text) IS 'Wheth
 CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_delete(secrets_owned_field uuid, secret_name text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -177,6 +180,7 @@ COMMENT ON FUNCTION encrypted_secrets.secrets_delete(uuid, text) IS 'Deletes one
 CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_delete(secrets_owned_field uuid, secret_names text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;

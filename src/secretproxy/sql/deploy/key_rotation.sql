@@ -29,6 +29,7 @@ CREATE OR REPLACE FUNCTION secretproxy.reencrypt(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -76,8 +77,8 @@ SET search_path = pg_catalog, pg_temp
 AS $body$
     SELECT t.secrets_enc_field,
            CASE WHEN t.secrets_enc_field NOT IN ('pgp', 'crypt') THEN 0
-                WHEN substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea THEN 2 ELSE 1 END AS format,
-           CASE WHEN t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea
+                WHEN substr(t.secrets_value_field, 1, 4) = decode('ff535032', 'hex') THEN 2 ELSE 1 END AS format,
+           CASE WHEN t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 4) = decode('ff535032', 'hex')
                 THEN ('x' || encode(substr(t.secrets_value_field, 5, 4), 'hex'))::bit(32)::int END AS key_version,
            count(*)
       FROM secrets_schema.secrets_table t GROUP BY 1, 2, 3 ORDER BY 1, 2, 3

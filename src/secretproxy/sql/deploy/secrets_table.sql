@@ -94,7 +94,7 @@ DECLARE
     v_outer bytea := context.ring_outer;
 BEGIN
     IF substr(stored, 1, 8) <> context.ring_prefix THEN
-        IF substr(stored, 1, 4) <> '\xff535032'::bytea THEN
+        IF substr(stored, 1, 4) <> decode('ff535032', 'hex') THEN
             RETURN secretproxy.pgp_decrypt_1(stored, owner::text);
         END IF;
         SELECT r.inner_pad, r.outer_pad INTO v_inner, v_outer
@@ -120,6 +120,7 @@ COMMENT ON TABLE secretproxy.replaced_password IS 'Hashes of the original module
 CREATE OR REPLACE FUNCTION secrets_schema.tg_hash_secrets() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_context secretproxy.context;
@@ -128,7 +129,7 @@ BEGIN
         DELETE FROM secretproxy.replaced_password p WHERE p.id = OLD.id;
     END IF;
     IF NEW.secrets_enc_field IN ('pgp', 'crypt') THEN
-        IF substr(NEW.secrets_value_field, 1, 4) IS DISTINCT FROM '\xff535032'::bytea THEN -- not sealed yet
+        IF substr(NEW.secrets_value_field, 1, 4) IS DISTINCT FROM decode('ff535032', 'hex') THEN -- not sealed yet
             SELECT * INTO v_context FROM secretproxy.context;
             NEW.secrets_value_field := secretproxy.seal(
                 v_context, NEW.secrets_owned_field, NEW.name, NEW.secrets_value_field, NEW.secrets_enc_field);

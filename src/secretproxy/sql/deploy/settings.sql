@@ -29,6 +29,23 @@ COMMENT ON COLUMN secretproxy.settings.max_name IS 'Bytes of the longest secret 
 COMMENT ON COLUMN secretproxy.settings.name_pattern IS 'A secret name that this regular expression finds stands in a direct call''s row as a digest';
 COMMENT ON COLUMN secretproxy.settings.keyring IS 'Where the keys of the values are kept: internal, in secretproxy.keyring';
 
+CREATE OR REPLACE FUNCTION secretproxy.check_settings() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF NEW.keyring IS DISTINCT FROM 'internal' THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'keyring must be internal: keys kept outside the database are not offered',
+            HINT = 'docs/operations.md says why, under Keys.';
+    END IF;
+    RETURN NEW;
+END
+$body$;
+ALTER FUNCTION secretproxy.check_settings() OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.check_settings() FROM PUBLIC;
+CREATE OR REPLACE TRIGGER check_settings BEFORE INSERT OR UPDATE ON secretproxy.settings
+    FOR EACH ROW EXECUTE FUNCTION secretproxy.check_settings();
+
 INSERT INTO secretproxy.settings DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 INSERT INTO secretproxy.changes (change, digest)

@@ -41,10 +41,14 @@ ALTER SEQUENCE secretproxy.session_start OWNER TO secretproxy_owner;
 REVOKE ALL ON SEQUENCE secretproxy.session_start FROM PUBLIC;
 COMMENT ON SEQUENCE secretproxy.session_start IS 'Its currval is the start of the session that asks; no number is ever drawn from it';
 
+-- Whoever holds keys in variables plans generically: debug_print_plan shows a client the plans that its calls make, and a plan for one
+-- execution holds the values of its variables. No body has a backslash in a string: standard_conforming_strings is the client's to set.
+
 -- The start of this backend, positive if the session is proxied: if it has, or had, a valid token. Looking the start up copies the
 -- state of every backend, and checking a token costs two hashes, so what was found is remembered where something can be written.
 CREATE OR REPLACE FUNCTION secretproxy.own_start(context secretproxy.context) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_known bigint;
@@ -114,6 +118,7 @@ CREATE OR REPLACE FUNCTION secretproxy.testify(
     context secretproxy.context, function_signature text, function_operation text, owner uuid, names text[], field_encoding text
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
     v_start bigint := secretproxy.own_start(context);

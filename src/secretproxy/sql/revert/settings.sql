@@ -3,5 +3,6 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP TABLE secretproxy.settings;
+DROP FUNCTION IF EXISTS secretproxy.check_settings();
 DELETE FROM secretproxy.changes WHERE change = 'settings';
 COMMIT;
