@@ -164,6 +164,8 @@ def test_what_is_there_can_be_taken_for_right(fresh: Database) -> None:
         assert findings(fresh) == ["index secretproxy.of_our_own was not there when it was installed"]
         assert fresh.install() == []
         assert findings(fresh) != [], "an installation that deploys nothing forgives nothing"
+        asyncio.run(install(fresh.dsn(), fresh.backend.key_file, again=True))
+        assert findings(fresh) != [], "neither does one of the same once more"
         asyncio.run(install(fresh.dsn(), fresh.backend.key_file, record=True))
         assert findings(fresh) == []
         # What was written down is edited: bodies are compared with the package's all the same.

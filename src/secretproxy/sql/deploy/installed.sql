@@ -136,7 +136,8 @@ COMMENT ON FUNCTION secretproxy.record_facts() IS 'Writes down what every object
 ALTER FUNCTION secretproxy.record_facts() OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.record_facts() FROM PUBLIC;
 
-SELECT secretproxy.record_facts();
+-- Once: what differs later must go on to differ when this is deployed again.
+SELECT secretproxy.record_facts() WHERE NOT EXISTS (SELECT FROM secretproxy.installed);
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('installed', '0000000000000000000000000000000000000000000000000000000000000000')
