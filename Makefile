@@ -4,7 +4,7 @@ ARGS ?=
 JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py
 
-.PHONY: demo test evasions soak bounds fuzz lint bench test-matrix example clean
+.PHONY: demo test evasions soak inject bounds fuzz lint bench test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -23,6 +23,9 @@ bounds: .venv/.stamp ## Rows of 500 MB, COPY of 10 GB, 2,000 sessions, 10,000 co
 
 fuzz: .venv/.stamp ## Framing and session under hypothesis and atheris, FUZZ_SECONDS=300 unless set
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(PY) -m pytest -q -s tests/fuzz --timeout 3600 $(ARGS)
+
+inject: .venv/.stamp ## Every error at every await of the proxy, a quarter of an hour
+	INJECT=all $(PY) -m pytest -q -s tests/faults/test_injected.py --timeout 3600 $(ARGS)
 
 lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .

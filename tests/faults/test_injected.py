@@ -1,7 +1,7 @@
 """Each await of the proxy, and each call of its session and journal, fails once, with an error whose text is a value: nothing leaks,
 nothing hangs, the proxy serves on, and no client got a value that the log knows nothing of.
 
-INJECT=all tries every error at every point (`make soak`); otherwise INJECT pairs of point and error are drawn, and INJECT_SEED, which is printed,
+INJECT=all tries every error at every point (`make inject`); otherwise INJECT pairs of point and error are drawn, and INJECT_SEED, which is printed,
 draws the same again.
 """
 
@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import Backend
 from tests.support.canary import MARKER, held
 
-SHARE = os.environ.get("INJECT", "25")
+SHARE = os.environ.get("INJECT", "15")
 SEED = os.environ.get("INJECT_SEED") or str(random.randrange(1_000_000))
 SETUP = """
 CREATE TABLE IF NOT EXISTS public.disguises (name text, value text);

@@ -485,6 +485,37 @@ def test_a_refused_statement_is_covered_by_nothing_and_its_stand_in_cannot_be_fo
     assert len(names) == 2
 
 
+def test_testimony_of_the_login_is_recorded_and_not_shown() -> None:
+    """A login event trigger runs before the first ReadyForQuery, when the session has no token yet."""
+    play = Playbook()
+    play << AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + testified("at-login") + ready()
+    assert play.to_client == AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA
+    assert [(event.event, event.secret_names) for event in play.committed] == [("call", ("at-login",))]
+    play << ROW_DESCRIPTION + row(str(START)) + complete() + ready() + message(b"V", b"\xff\xff\xff\xff") + ready()
+    assert play.to_client.endswith(ready())
+    play >> query(HARMLESS)
+    play << complete() + ready()
+    assert [(event.event, event.calls) for event in play.recorded] == [("outcome", 1)]
+
+
+def test_testimony_between_statements_is_recorded_and_holds_what_follows(play: Playbook) -> None:
+    play << testified("between") + notice("said to everybody")
+    assert play.held == notice("said to everybody")
+    assert [(event.event, event.secret_names) for event in play.committed] == [("call", ("between",))]
+    play >> query(HARMLESS)
+    play << complete() + ready()
+    assert [(event.outcome, event.calls) for event in play.recorded] == [("ok", 1)]
+
+
+def test_what_a_gone_client_left_behind_is_lost_or_failed_but_never_well(play: Playbook) -> None:
+    play >> query(SECRET) + query(SECRET)
+    play.session.client_gone = True
+    assert not play.session.quiet
+    play << testified() + complete() + ready() + error("57014") + ready()
+    assert [(event.outcome, event.sqlstate) for event in play.recorded] == [("lost", None), ("cancelled", "57014")]
+    assert play.session.quiet
+
+
 def test_a_testimony_is_good_once(play: Playbook) -> None:
     play >> query(SECRET)
     play << testified() + testified()
