@@ -201,6 +201,12 @@ class MonitorSettings(Section):
         description="Regular expressions: a secret's name that one of them finds is logged as a digest",
     )
 
+    catalog_refresh: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds after which a database's catalog is looked at again for what leads to a secret function, 0: never at all",
+    )
+
     @field_validator("schemas", "tables", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -316,7 +322,7 @@ class Settings(BaseSettings):
     listen: ListenSettings = Field(default_factory=lambda: ListenSettings())  # type: ignore[call-arg]
     backend: BackendSettings = Field(default_factory=lambda: BackendSettings())  # type: ignore[call-arg]
     auth: AuthSettings = Field(default_factory=lambda: AuthSettings())  # type: ignore[call-arg]
-    monitor: MonitorSettings = Field(default_factory=lambda: MonitorSettings())
+    monitor: MonitorSettings = Field(default_factory=lambda: MonitorSettings())  # type: ignore[call-arg]
     audit: AuditSettings = Field(default_factory=lambda: AuditSettings())  # type: ignore[call-arg]
     testimony: TestimonySettings = Field(default_factory=lambda: TestimonySettings())  # type: ignore[call-arg]
     limits: LimitSettings = Field(default_factory=lambda: LimitSettings())  # type: ignore[call-arg]

@@ -67,6 +67,7 @@ PLACES = [
     "DO $$ DECLARE v text := {}; BEGIN v := {}; IF {} IS NULL THEN RAISE NOTICE '%', {}; END IF; RETURN; END $$",
     "DO $$ DECLARE r record; BEGIN FOR r IN SELECT {} LOOP WHILE {} <> 'x' LOOP EXIT WHEN {} = 'y'; END LOOP; END LOOP; END $$",
     "DO $$ BEGIN BEGIN PERFORM {}; EXCEPTION WHEN others THEN PERFORM {}; END; CASE {} WHEN {} THEN NULL; ELSE NULL; END CASE; END $$",
+    "DO $$ DECLARE v my_domain := {}; w public.my_type DEFAULT {}; BEGIN END $$",
     "DO LANGUAGE plpgsql 'BEGIN PERFORM 1; UPDATE t SET a = b; END'; SELECT {}",
 ]
 

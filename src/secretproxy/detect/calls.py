@@ -22,6 +22,7 @@ class ResolvedCall:
     names: tuple[str | None, ...] | None
     encoding: str | None
     exact: bool
+    via: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         return f"ResolvedCall({self.function}, exact={self.exact})"
@@ -31,7 +32,8 @@ class ResolvedCall:
 class Call:
     """One FuncCall of a secret function: the schema it is logged under, its name and its arguments by position or name.
 
-    `opaque`: seen by name alone (in a body that has no parse tree, in text that does not parse).
+    `opaque`: seen by name alone (in a body that has no parse tree, in text that does not parse). `via`: the objects that lead to it,
+    where the statement names the first of them and not the function, whose `signature` the catalog tells.
     """
 
     schema: str
@@ -39,13 +41,15 @@ class Call:
     positional: tuple[Argument, ...] = ()
     named: tuple[tuple[str, Argument], ...] = ()
     opaque: bool = False
+    signature: str | None = None
+    via: tuple[str, ...] | None = None
 
     def resolve(self, values: Values = NO_VALUES) -> ResolvedCall:
         function = self._function(values)
         if function is None:
             known = overloads(self.name)
-            signature = known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}"
-            return ResolvedCall(signature, operation_of(signature), None, None, None, False)
+            signature = self.signature or (known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}")
+            return ResolvedCall(signature, operation_of(signature), None, None, None, False, self.via)
         owner_known, owner = arguments.as_uuid(self._argument(function, function.owner), values)
         secret = self._argument(function, function.secret)
         names: tuple[str | None, ...] | None

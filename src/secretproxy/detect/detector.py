@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pglast.parser
 
 from secretproxy.detect import tree
 from secretproxy.detect.functions import NAMES
-from secretproxy.detect.verdict import HARMLESS, Found, Verdict
+from secretproxy.detect.leads import Leads
+from secretproxy.detect.verdict import HARMLESS, Found, Verdict, once
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
 _BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
@@ -56,6 +58,7 @@ class Detector:
             r"(?<![\w$])(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + r")(?![\w$])",
             re.IGNORECASE,
         )
+        self._led = False
         self._cache: dict[tuple[bytes, str], Verdict] = {}
         self._cached_bytes = 0
 
@@ -65,7 +68,15 @@ class Detector:
         for needle in self._needles:
             if needle in lowered:
                 return True
-        return bool(remembered) and any(word in lowered for word in _NAMING) and any(name in lowered for name in remembered)
+        if remembered and any(word in lowered for word in _NAMING) and any(name in lowered for name in remembered):
+            return True
+        return self._led and self.monitored.leads.may_concern(lowered)
+
+    def learn(self, leads: Leads) -> None:
+        """Takes what the catalog says leads to a secret function; verdicts of before are forgotten."""
+        self.monitored = replace(self.monitored, leads=leads)
+        self._led = bool(leads)
+        self._cache.clear()
 
     def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = ()) -> Verdict:
         """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's."""
@@ -92,6 +103,7 @@ class Detector:
 
     def analyse(self, text: bytes, encoding: str) -> Verdict:
         """Parses and walks. Pure: it may run in a thread."""
+        monitored = self.monitored
         try:
             sql = text.decode(encoding)
         except UnicodeDecodeError:
@@ -102,13 +114,13 @@ class Detector:
             document = pglast.parser.parse_sql_json(sql)
         except Exception:
             return self._by_words(sql)
-        if not self._words.search(document) and not _BY_NAME.search(document):
+        if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.leads:
             return HARMLESS
         found = Found()
         try:
             statements: list[dict[str, Any]] = json.loads(document).get("stmts", [])
             for statement in statements:
-                tree.walk_statement(statement.get("stmt", {}), self.monitored, found)
+                tree.walk_statement(statement.get("stmt", {}), monitored, found)
         except RecursionError:
             return self._by_words(sql)
         if not any(
@@ -126,7 +138,7 @@ class Detector:
         ):
             return HARMLESS
         return Verdict(
-            tuple(found.calls),
+            once(found.calls),
             tuple(dict.fromkeys(found.definitions)),
             tuple(dict.fromkeys(found.tables)),
             tuple(found.prepares),

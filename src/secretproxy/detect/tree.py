@@ -13,11 +13,12 @@ from typing import Any
 
 import pglast.parser
 
-from secretproxy.detect import arguments
+from secretproxy.detect import arguments, leads, plpgsql
 from secretproxy.detect.arguments import UNKNOWN, Argument
 from secretproxy.detect.calls import Call
 from secretproxy.detect.functions import NAMES, overloads
-from secretproxy.detect.verdict import Found, SqlExecute
+from secretproxy.detect.leads import NO_LEADS, Leads
+from secretproxy.detect.verdict import Found, SqlExecute, once
 
 Node = dict[str, Any]
 
@@ -32,15 +33,38 @@ DEFINING = frozenset(
         "GrantStmt", "CommentStmt", "SecLabelStmt", "AlterExtensionContentsStmt", "CreatePLangStmt", "CreateFdwStmt",
     }
 )  # fmt: skip
+# Of these, those that say which function shall run when something is used.
+_OVER_A_FUNCTION = frozenset({"CreateTrigStmt", "CreateEventTrigStmt", "DefineStmt", "CreateCastStmt", "CreateOpClassStmt"})
+# What a statement does with the relation that stands in its `relation`.
+_USES = {
+    "InsertStmt": leads.INSERT, "UpdateStmt": leads.UPDATE, "DeleteStmt": leads.DELETE, "MergeStmt": 0, "CopyStmt": leads.SELECT,
+    "RefreshMatViewStmt": leads.MAINTAIN, "ReindexStmt": leads.MAINTAIN, "ClusterStmt": leads.MAINTAIN,
+    "VacuumRelation": leads.MAINTAIN,
+}  # fmt: skip
+_MERGED = {"CMD_INSERT": leads.INSERT, "CMD_UPDATE": leads.UPDATE, "CMD_DELETE": leads.DELETE}
+_COMMANDS = re.compile(
+    r"(Create|Define|View|Index|Rule|Alter|Rename|Drop|Grant|Comment|SecLabel|Refresh|Reindex|Import|Composite)"
+)
+_WORDS = {
+    "Define": "CREATE",
+    "View": "CREATE",
+    "Index": "CREATE",
+    "Rule": "CREATE",
+    "Composite": "CREATE",
+    "Rename": "ALTER",
+    "SecLabel": "SECURITY",
+}
+_NOTHING: frozenset[str] = frozenset()
 _BODY_WORD = r"(?<![\w$])({})(?![\w$])"
 
 
 @dataclass(frozen=True, slots=True)
 class Monitored:
-    """The schemas whose functions are secret functions, and the monitored tables as (schema, table)."""
+    """The schemas whose functions are secret functions, the monitored tables as (schema, table), and what leads to a secret function."""
 
     schemas: tuple[str, ...]
     tables: tuple[tuple[str, str], ...]
+    leads: Leads = NO_LEADS
 
     def function(self, parts: list[str]) -> tuple[str, str] | None:
         """(schema, name) where a function's name, qualified or not, may be a secret function's."""
@@ -65,23 +89,27 @@ class Monitored:
         qualified = re.findall(rf'(?<![\w$])"?({schemas})"?\s*\.\s*"?([\w$]+)', body, re.IGNORECASE)
         calls = {(self.schemas[0], name.lower()) for name in found}
         calls |= {(schema.lower(), name.lower()) for schema, name in qualified}
-        return tuple(Call(schema, name, opaque=True) for schema, name in sorted(calls))
+        return (*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.leads.by_word(body))
 
 
 def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
     """Walks one top-level statement (`{"SelectStmt": {...}}`)."""
     for kind, body in statement.items():
+        if monitored.leads.events:
+            command = _COMMANDS.match(kind)
+            if command is not None:
+                found.calls += monitored.leads.event(_WORDS.get(command[1], command[1].upper()))
         if kind == "PrepareStmt":
             inner = Found()
             walk_statement(body.get("query", {}), monitored, inner)
             if inner.calls:
-                found.prepares.append((body.get("name", ""), tuple(inner.calls)))
+                found.prepares.append((body.get("name", ""), once(inner.calls)))
             _merge(found, inner)
         elif kind == "DeclareCursorStmt":
             inner = Found()
             _walk(body.get("query", {}), monitored, inner)
             if inner.calls:
-                found.cursors.append((body.get("portalname", ""), tuple(inner.calls)))
+                found.cursors.append((body.get("portalname", ""), once(inner.calls)))
             _merge(found, inner)
         elif kind == "FetchStmt":
             found.fetches.append(body.get("portalname", ""))
@@ -113,6 +141,8 @@ def _define(kind: str, body: Node, monitored: Monitored, found: Found) -> None:
         known = monitored.function(parts)
         if known is not None and kind != "CreateFunctionStmt":
             found.definitions.append(_signature(*known))
+        elif kind in _OVER_A_FUNCTION:
+            found.definitions += [call.resolve().function for call in monitored.leads.function(parts, None)]
     if kind == "CreateFunctionStmt":
         known = monitored.function(_strings(body.get("funcname", [])))
         if known is not None and len(body.get("funcname", [])) > 1:
@@ -130,15 +160,20 @@ def _signature(schema: str, name: str) -> str:
 
 
 def _walk(node: Any, monitored: Monitored, found: Found) -> None:
-    """Every node below `node`, without recursion: a deep expression must not end the walk."""
-    pending: list[Any] = [node]
+    """Every node below `node`, without recursion: a deep expression must not end the walk.
+
+    With each node goes its scope, the names of the common table expressions that hide relations there.
+    """
+    pending: list[tuple[Any, frozenset[str]]] = [(node, _NOTHING)]
     while pending:
-        item = pending.pop()
+        item, scope = pending.pop()
         if isinstance(item, list):
-            pending.extend(reversed(item))
+            pending.extend((part, scope) for part in reversed(item))
             continue
         if not isinstance(item, dict):
             continue
+        if "withClause" in item:
+            scope = _common_tables(item["withClause"], scope, pending)
         for kind, body in reversed(item.items()):
             if kind in ("FuncCall", "funccall") and isinstance(body, dict):
                 _call(body, monitored, found)
@@ -146,6 +181,9 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
                 table = monitored.table(body.get("schemaname"), body["relname"])
                 if table is not None:
                     found.tables.append(table)
+                if kind == "RangeVar" and monitored.leads:
+                    _relation(body, leads.SELECT, scope, monitored, found)
+                continue
             elif kind == "DoStmt":
                 _do(body, monitored, found)
                 continue
@@ -157,13 +195,69 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             elif kind in ("PrepareStmt", "DeclareCursorStmt"):
                 walk_statement({kind: body}, monitored, found)
                 continue
+            elif kind in ("withClause", "lockingClause"):
+                continue
+            elif monitored.leads and isinstance(body, dict | list):
+                _led(kind, body, monitored, found)
             if isinstance(body, dict | list):
-                pending.append(body)
+                pending.append((body, scope))
+
+
+def _common_tables(clause: Node, scope: frozenset[str], pending: list[tuple[Any, frozenset[str]]]) -> frozenset[str]:
+    """Puts the queries of a WITH up to be walked, each in its own scope, and gives the scope of what stands under it."""
+    parts = [part["CommonTableExpr"] for part in clause.get("ctes", ()) if "CommonTableExpr" in part]
+    below = scope | {part.get("ctename", "") for part in parts}
+    seen = below if clause.get("recursive") else scope
+    for part in parts:
+        pending.append((part, seen))
+        seen = seen | {part.get("ctename", "")}
+    return below
+
+
+def _relation(body: Node, uses: int, scope: frozenset[str], monitored: Monitored, found: Found) -> None:
+    schema, name = body.get("schemaname"), body["relname"]
+    if schema is not None or name not in scope:
+        found.calls += monitored.leads.relation([name] if schema is None else [schema, name], uses)
+
+
+def _led(kind: str, body: Any, monitored: Monitored, found: Found) -> None:
+    """What leads to a secret function from a node that is none itself: relations written to, operators, types, row.function."""
+    known = monitored.leads
+    if kind in _USES:
+        uses = _USES[kind]
+        if kind == "CopyStmt" and body.get("is_from"):
+            uses = leads.INSERT
+        elif kind == "InsertStmt" and body.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE":
+            uses |= leads.UPDATE
+        for clause in body.get("mergeWhenClauses", ()):
+            uses |= _MERGED.get(clause.get("MergeWhenClause", {}).get("commandType"), 0)
+        if "relname" in body.get("relation", {}):
+            _relation(body["relation"], uses, _NOTHING, monitored, found)
+    elif kind == "TruncateStmt":
+        for relation in body.get("relations", ()):
+            _relation(relation["RangeVar"], leads.TRUNCATE, _NOTHING, monitored, found)
+    elif kind == "A_Expr":
+        found.calls += known.operator(_strings(body.get("name", [])))
+    elif kind in ("operName", "useOp"):
+        found.calls += known.operator(_strings(body))
+    elif kind in ("typeName", "TypeName"):
+        found.calls += known.type(_strings(body.get("names", [])))
+    elif kind == "ColumnRef":
+        fields = _strings(body.get("fields", []))
+        if len(fields) > 1:
+            found.calls += known.attribute(fields[-1])
+    elif kind == "indirection":
+        for field in _strings(body):
+            found.calls += known.attribute(field)
 
 
 def _call(body: Node, monitored: Monitored, found: Found) -> None:
-    known = monitored.function(_strings(body.get("funcname", [])))
+    parts = _strings(body.get("funcname", []))
+    known = monitored.function(parts)
     if known is None:
+        if monitored.leads:
+            variadic = body.get("func_variadic") or body.get("agg_within_group")
+            found.calls += monitored.leads.function(parts, None if variadic else len(body.get("args", ())))
         return
     positional: list[Argument] = []
     named: list[tuple[str, Argument]] = []
@@ -198,50 +292,41 @@ def _do(body: Node, monitored: Monitored, found: Found) -> None:
 
 def _plpgsql(code: str, monitored: Monitored, found: Found) -> bool:
     """The calls of a PL/pgSQL block, statement by statement; False where it does not parse."""
-    tag = "$b$"
-    while tag in code:
-        tag = f"$b{len(tag)}$"
-    try:
-        functions = json.loads(pglast.parser.parse_plpgsql_json(f"DO {tag}{code}{tag}"))
-    except Exception:
+    block = plpgsql.read(plpgsql.as_do(code))
+    if block is None:
         return False
-    inner = Found()
-    for query, mode, dynamic in _expressions(functions):
-        if not _plpgsql_expression(query, mode, monitored, inner, dynamic=dynamic):
-            inner.calls += monitored.calls_by_word(query)
-    _merge(found, inner)
+    walk_block(block, monitored, found)
     return True
 
 
-def _expressions(functions: Any) -> list[tuple[str, int, bool]]:
-    found: list[tuple[str, int, bool]] = []
-    pending: list[tuple[Any, bool]] = [(functions, False)]
-    while pending:
-        item, dynamic = pending.pop()
-        if isinstance(item, list):
-            pending.extend((part, dynamic) for part in reversed(item))
-        elif isinstance(item, dict):
-            expression = item.get("PLpgSQL_expr")
-            if isinstance(expression, dict):
-                found.append((expression.get("query", ""), expression.get("parseMode", 0), dynamic))
-            for kind, body in reversed(item.items()):
-                if kind != "PLpgSQL_expr":
-                    # "query" of EXECUTE and of RETURN QUERY EXECUTE is an expression that gives a statement's text.
-                    pending.append(
-                        (
-                            body,
-                            kind in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors", "dynquery") or dynamic,
-                        )
-                    )
-    return found
+def walk_function(definition: Node, language: str, text: str, monitored: Monitored, found: Found) -> None:
+    """What a function calls when it runs. `definition`: the CreateFunctionStmt of `text`."""
+    _walk([definition.get("parameters", []), definition.get("sql_body", {})], monitored, found)
+    block = plpgsql.read(text) if language == "plpgsql" else None
+    if block is not None:
+        walk_block(block, monitored, found)
+        return
+    for option in definition.get("options", []):
+        element = option.get("DefElem", {})
+        if element.get("defname") == "as":
+            for code in _texts(element.get("arg")):
+                if language != "sql" or not _text(code, monitored, found):
+                    found.calls += monitored.calls_by_word(code)
 
 
-def _plpgsql_expression(query: str, mode: int, monitored: Monitored, found: Found, *, dynamic: bool) -> bool:
-    """One SQL statement (mode 0), expression (2) or assignment (3 and up) of a block; variables are unknown arguments."""
-    if mode == 2:
-        query = f"SELECT {query}"
-    elif mode >= 3:
-        query = "SELECT " + re.sub(r"\A.*?(?::=|=)", "", query, count=1, flags=re.DOTALL)
+def walk_block(block: plpgsql.Block, monitored: Monitored, found: Found) -> None:
+    """The statements and expressions of a PL/pgSQL body, and the types of its variables."""
+    inner = Found()
+    for query, dynamic in block.statements:
+        if not _text(query, monitored, inner, dynamic=dynamic):
+            inner.calls += monitored.calls_by_word(query)
+    for name in block.types:
+        inner.calls += monitored.leads.type(name)
+    _merge(found, inner)
+
+
+def _text(query: str, monitored: Monitored, found: Found, *, dynamic: bool = False) -> bool:
+    """A statement inside a body, its variables unknown arguments; False where it does not parse."""
     try:
         statements = json.loads(pglast.parser.parse_sql_json(query)).get("stmts", [])
     except Exception:
@@ -265,7 +350,7 @@ def _dynamic_text(statement: Any, monitored: Monitored, found: Found) -> None:
             text = constant.get("sval", {}).get("sval", "") if isinstance(constant, dict) else ""
             if text:
                 inner = Found()
-                if _plpgsql_expression(text, 0, monitored, inner, dynamic=False):
+                if _text(text, monitored, inner):
                     _merge(found, inner)
             pending.extend(value for value in item.values() if isinstance(value, dict | list))
 

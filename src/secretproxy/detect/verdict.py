@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from secretproxy.detect.arguments import Argument
@@ -70,3 +71,20 @@ class Found:
     fetches: list[str] = field(default_factory=list)
     deallocates: list[str | None] = field(default_factory=list)
     closes: list[str | None] = field(default_factory=list)
+
+
+# Attempts that a statement makes by way of other objects: no more than these are written of one.
+MOST_LED = 50
+
+
+def once(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls of a text, those that another object leads to once each."""
+    kept: list[Call] = []
+    led: set[Call] = set()
+    for call in calls:
+        if call.via is not None:
+            if call in led or len(led) >= MOST_LED:
+                continue
+            led.add(call)
+        kept.append(call)
+    return tuple(kept)

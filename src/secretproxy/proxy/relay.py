@@ -532,7 +532,7 @@ class ClientSide(Side):
 
     async def _parse(self, session: Session, text: bytes, encoding: str) -> None:
         async with self.server.parsing:
-            verdict = await asyncio.to_thread(self.server.detector.analyse, text, encoding)
+            verdict = await asyncio.to_thread(session.detector.analyse, text, encoding)
         session.parsed(text, verdict)
         self._client_goes_on()
 
@@ -626,10 +626,14 @@ class ClientSide(Side):
             backend.set_busy(True)
             self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)
             future.add_done_callback(lambda done: self._release(done, step))
+            self.server.catalogs.surprised(session)
         if step.record:
             journal.append(step.record, wait=False)
+        if step.defined:
+            self.server.catalogs.changed(session)
         if step.ready:
             self._logged_in = True
+            self.server.catalogs.join(session)
             if self._login_timer is not None:
                 self._login_timer.cancel()
             self._client_goes_on()
@@ -735,6 +739,7 @@ class ClientSide(Side):
     def backend_is_done(self) -> None:
         """Nothing more comes from the backend: what had no end yet is lost, and the session is over."""
         if self.session is not None:
+            self.server.catalogs.leave(self.session)
             if self._target is not None:
                 self.server.cancels.forget(self.session.cancel_key, self._target)
             events = self.session.lost()

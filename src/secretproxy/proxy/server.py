@@ -27,6 +27,7 @@ from secretproxy.ops.metrics import Metrics
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import Tls
 from secretproxy.proxy.cancel import Cancels
+from secretproxy.proxy.catalog import Catalogs
 from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.hosts import Hosts
 from secretproxy.proxy.login import Logins
@@ -57,7 +58,8 @@ class Server:
         self.tls = tls.listen_context(settings.listen)
         self.tls_binding = tls.listen_binding(settings.listen)
         self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
-        self.detector = Detector(settings.monitor.schemas, settings.monitor.tables)
+        self.detector = self._new_detector()
+        self.catalogs = Catalogs(settings, self._new_detector, self.backend_tls, self.spawn)
         limits = settings.limits
         self.limits = Limits(
             limits.max_message,
@@ -129,6 +131,9 @@ class Server:
             except ConfigError as error:
                 log.error("users not read again, the old ones stay", problem=str(error))
         log.info("reloaded", keys=sorted(keys) if keys is not None else "unchanged")
+
+    def _new_detector(self) -> Detector:
+        return Detector(self.settings.monitor.schemas, self.settings.monitor.tables)
 
     async def _connect_log(self) -> Any:
         return await connect_log(self.settings)

@@ -58,6 +58,9 @@ _ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
 
 _SASL_FINAL = b"\0\0\0\x0c"  # the one that asks for nothing
 
+# How the tags begin of statements that may change what leads to a secret function, themselves or in what they run.
+_DEFINING = frozenset({b"CREA", b"ALTE", b"DROP", b"IMPO", b"DO", b"CALL"})
+
 # The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
 # backend. What follows is new each time, so that no client can have made one of that name. Together at most 63 bytes.
 _REFUSED_NAME = "secretproxy refuses this secret call"
@@ -112,10 +115,11 @@ class Step:
     long: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
     commit: events that must be durable before `held` goes on; where they cannot be, a client's chunk goes through
     Session.refuse and a backend's ends the session. record: events nobody waits for. ready: the client's chunks that waited can
-    be taken now (from_client(b"")). violation: the session ends once all this is done.
+    be taken now (from_client(b"")). violation: the session ends once all this is done. defined: the catalog
+    may have changed.
     """
 
-    __slots__ = ("commit", "forward", "held", "inject", "parse", "ready", "record", "violation")
+    __slots__ = ("commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "violation")
 
     def __init__(self) -> None:
         self.forward = b""
@@ -126,6 +130,7 @@ class Step:
         self.record: list[Event] = []
         self.ready = False
         self.violation: ProtocolViolation | None = None
+        self.defined = False
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"
@@ -170,7 +175,7 @@ class Session:
         self.parameters: dict[str, str] = {}
         self.answered = False
         self._keys = keys
-        self._detector = detector
+        self.detector = detector
         self._limits = limits
         # Physical replication takes no SQL, logical replication no extended protocol and no FunctionCall.
         self._physical = replication is not None and replication.lower() in (
@@ -219,6 +224,7 @@ class Session:
         self._remembered: tuple[bytes, ...] = ()
         self._supplied: tuple[bytes, Verdict] | None = None
         self._between: Running | None = None
+        self._defined = False
         # The rest of a message that is too long to be looked at is not let through.
         self._dropping = False
         # Bytes of a client's message that was replaced, still to come.
@@ -272,6 +278,19 @@ class Session:
     def waiting_bytes(self) -> int:
         """How much of the client's the session keeps until the backend is ready for it."""
         return sum(len(part) for part in self._early)
+
+    def use(self, detector: Detector) -> None:
+        """Takes the detector of the session's database."""
+        self.detector = detector
+
+    def reconsider(self) -> None:
+        """The detector knows more, or something else: verdicts on what is prepared are found again."""
+        for name, prepared in self._statements.items():
+            if prepared.text is not None and len(prepared.text) <= self._limits.parse_thread_bytes:
+                verdict = self.detector.verdict(prepared.text, self._codec)
+                if verdict != prepared.verdict:
+                    self._statements[name] = Prepared(verdict, prepared.text, prepared.types)
+        self._refresh_remembered()
 
     @property
     def token(self) -> str | None:
@@ -690,7 +709,7 @@ class Session:
 
     def _verdict(self, text: bytes) -> Verdict | None:
         """The verdict, or None where it must be found in a thread first."""
-        detector = self._detector
+        detector = self.detector
         if not detector.may_concern(text, self._remembered):
             return HARMLESS
         supplied = self._supplied
@@ -1015,6 +1034,8 @@ class Session:
                 self._token_lost = True
             elif tag in (b"ROLLBACK", b"COMMIT") and self.transaction_status == "E":
                 self.transaction_status = "T"
+            elif tag[:4] in _DEFINING:
+                self._defined = True
             if tag == b"ROLLBACK" and self._token_inside:
                 # Back to what the setting was before, which may be none.
                 self._token_lost = True
@@ -1206,6 +1227,9 @@ class Session:
 
     def _transaction_over(self) -> None:
         """Portals and cursors have ended with it; one WITH HOLD was run to its end by the commit."""
+        if self._defined:
+            self._defined = False
+            self._stepped().defined = True
         for portal in self._suspended:
             running, portal.suspended = portal.suspended, None
             if running is not None:
@@ -1352,6 +1376,7 @@ class Session:
         event.owner_id = call.owner
         event.secret_names = call.names
         event.encoding = call.encoding
+        event.via = call.via
         return event
 
     def _end(self, running: Running, outcome: Outcome) -> None:

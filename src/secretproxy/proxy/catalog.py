@@ -1,0 +1,250 @@
+"""Keeps each database's detector informed of what its catalog says leads to a secret function.
+
+One watch a database, shared by its sessions: a reading at the first session, another when a session has defined something, when
+testimony shows a call that no attempt announced, and every `monitor.catalog_refresh` seconds; each on a connection of its
+own that is closed after it. Never on a statement's path: until a reading is done, and where none can be, testimony covers.
+May import asyncpg; must never let an asyncpg error's text through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import structlog
+
+from secretproxy.audit.journal import describe
+from secretproxy.config import Settings
+from secretproxy.detect import Detector
+from secretproxy.detect.graph import Body, Edge, Graph, Object
+from secretproxy.detect.leads import NO_LEADS, Leads
+from secretproxy.detect.tree import Monitored
+from secretproxy.proxy import catalog_sql
+from secretproxy.proxy.backend import Tls
+from secretproxy.session.session import Session
+
+log: Any = structlog.get_logger("secretproxy.catalog")
+
+# Between two readings of a database: at least, while something keeps changing; after one that found nothing new, twice as long.
+GAP = 0.2
+# A database whose last session has gone is remembered so long.
+LINGER = 300.0
+MOST_BODIES = 2000
+MOST_ROUNDS = 32
+_EXCLUDED = ("secretproxy", "information_schema", "pg_catalog", "pg_toast")
+# What an event trigger that names no tags is for.
+_COMMANDS = ("CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COMMENT", "SECURITY", "REFRESH", "REINDEX", "IMPORT")
+
+
+class Watch:
+    """One database: its detector, its sessions, and when its catalog is to be read next."""
+
+    def __init__(self, database: str, detector: Detector) -> None:
+        self.database = database
+        self.detector = detector
+        self.sessions: set[Session] = set()
+        self.left_at = 0.0
+        self.wake = asyncio.Event()
+        self.urgent = True
+        self.surprised = False
+        self.fingerprint: str | None = None
+        self.read_at = 0.0
+        self.version = 0
+        self.leads = NO_LEADS
+        self.trouble: str | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Catalogs:
+    """All watches of a process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        detector: Callable[[], Detector],
+        tls: Tls,
+        spawn: Callable[[Any], asyncio.Task[None]],
+    ) -> None:
+        self._settings = settings
+        self._detector = detector
+        self._tls = tls
+        self._spawn = spawn
+        self._refresh = settings.monitor.catalog_refresh
+        self._watches: dict[str, Watch] = {}
+        # Many databases at once are read a few at a time.
+        self._turn = asyncio.Semaphore(2)
+
+    def join(self, session: Session) -> None:
+        """A session has been let into its database."""
+        database = session.identity.database
+        if database is None or not self._refresh:
+            return
+        watch = self._watches.get(database)
+        if watch is None:
+            watch = self._watches[database] = Watch(database, self._detector())
+            watch.task = self._spawn(self._keep(watch))
+        elif not watch.sessions and time.monotonic() - watch.read_at > self._refresh:
+            watch.urgent = True
+            watch.wake.set()
+        watch.sessions.add(session)
+        session.use(watch.detector)
+
+    def leave(self, session: Session) -> None:
+        watch = self._watches.get(session.identity.database or "")
+        if watch is not None:
+            watch.sessions.discard(session)
+            watch.left_at = time.monotonic()
+
+    def changed(self, session: Session) -> None:
+        """A session has defined something."""
+        watch = self._watches.get(session.identity.database or "")
+        if watch is not None:
+            watch.urgent = True
+            watch.wake.set()
+
+    def surprised(self, session: Session) -> None:
+        """A call was made that nobody announced."""
+        watch = self._watches.get(session.identity.database or "")
+        if watch is not None and not watch.surprised:
+            watch.surprised = True
+            watch.wake.set()
+
+    async def _keep(self, watch: Watch) -> None:
+        gap, due = GAP, 0.0
+        try:
+            while True:
+                if not watch.urgent:
+                    wait = self._refresh if not watch.surprised else max(0.0, due - time.monotonic())
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(watch.wake.wait(), wait)
+                watch.wake.clear()
+                now = time.monotonic()
+                if not watch.sessions and not watch.urgent:
+                    if now - watch.left_at > LINGER:
+                        return
+                    continue
+                if watch.urgent or now >= (due if watch.surprised else watch.read_at + self._refresh):
+                    watch.urgent = watch.surprised = False
+                    async with self._turn:
+                        new = await self._read(watch)
+                    gap = GAP if new else min(2 * gap, self._refresh)
+                    due = watch.read_at + gap
+                    await asyncio.sleep(GAP)
+        finally:
+            self._watches.pop(watch.database, None)
+
+    async def _read(self, watch: Watch) -> bool:
+        """Reads a catalog if it has changed. Gives whether it had."""
+        before = watch.fingerprint
+        watch.read_at = time.monotonic()
+        try:
+            connection = await connect(self._settings, watch.database, self._tls)
+            try:
+                async with connection.transaction(isolation="repeatable_read", readonly=True):
+                    fingerprint = str(await connection.fetchval(catalog_sql.FINGERPRINT))
+                    if fingerprint == before:
+                        return False
+                    monitored = self._detector().monitored
+                    leads, full = await read(connection, monitored, watch.version + 1)
+            finally:
+                connection.terminate()
+        except Exception as error:
+            self._failed(watch, describe(error))
+            return False
+        watch.fingerprint = fingerprint
+        if watch.trouble is not None:
+            watch.trouble = None
+            log.info("catalog read", database=watch.database)
+        if full:
+            log.warning("more leads to secret functions than are kept", database=watch.database, kept=len(leads))
+        if not leads.same_as(watch.leads):
+            watch.version, watch.leads = leads.version, leads
+            watch.detector.learn(leads)
+            log.debug("catalog says what leads to secret functions", database=watch.database, names=len(leads))
+            for number, session in enumerate(list(watch.sessions)):
+                session.reconsider()
+                if number % 20 == 19:
+                    await asyncio.sleep(0)
+        return True
+
+    def _failed(self, watch: Watch, cause: str) -> None:
+        if watch.trouble is None:
+            log.warning(
+                "catalog cannot be read: calls by way of views, functions and the like are known by testimony alone",
+                database=watch.database,
+                cause=cause,
+                setting="audit.dsn, monitor.catalog_refresh",
+            )
+        watch.trouble = cause
+
+
+async def connect(settings: Settings, database: str, tls: Tls) -> Any:
+    """A connection to a session's database as the journal's login, on the backend, which need not be where the log is."""
+    addresses = settings.backend.addresses
+    dsn = settings.audit.dsn
+    arguments: dict[str, Any] = {"ssl": tls.context} if tls.context is not None and tls.required else {}
+    return await asyncpg.connect(
+        dsn.get_secret_value() if dsn is not None else None,
+        host=[address.host for address in addresses],
+        port=[address.port for address in addresses],
+        database=database,
+        timeout=settings.audit.timeout,
+        command_timeout=30,
+        server_settings={
+            "application_name": "secretproxy catalog",
+            "search_path": "pg_catalog",
+            "statement_timeout": "20s",
+            "lock_timeout": "1s",
+            "jit": "off",
+        },
+        **arguments,
+    )
+
+
+async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Leads, bool]:
+    """What leads to a secret function in the database of a connection, and whether there is more than is kept."""
+    secrets = [_object(row, "function") for row in await connection.fetch(catalog_sql.SECRETS, list(monitored.schemas))]
+    graph = Graph(monitored, secrets)
+    excluded = [*_EXCLUDED, *monitored.schemas]
+    tables = [schema for schema, _ in monitored.tables], [name for _, name in monitored.tables]
+    known: list[int] = []
+    for _ in range(MOST_ROUNDS):
+        keys, words = graph.unexplored(), graph.words()
+        if not keys and not words:
+            break
+        if keys:
+            classes, objects = [key[0] for key in keys], [key[1] for key in keys]
+            rows = await connection.fetch(catalog_sql.EDGES, classes, objects, excluded, *tables)
+            await asyncio.to_thread(graph.add_edges, [_edge(row) for row in rows])
+        if words:
+            wanted = catalog_sql.regular_expression(words)
+            rows = await connection.fetch(catalog_sql.BODIES, wanted, excluded, known, MOST_BODIES)
+            known += [row["obj"] for row in rows]
+            bodies = [Body(_object(row, "function"), row["language"], row["definition"]) for row in rows]
+            await asyncio.to_thread(graph.add_bodies, bodies)
+    return await asyncio.to_thread(graph.leads, version), graph.full
+
+
+def _object(row: Any, kind: str) -> Object:
+    commands: tuple[str, ...] = ()
+    if kind == "event":
+        commands = tuple(dict.fromkeys(tag.split()[0] for tag in row["commands"])) if row["commands"] else _COMMANDS
+    return Object(
+        (row["class"], row["obj"]),
+        kind,
+        row["schema"],
+        row["name"],
+        row["identity"],
+        row.get("least", 0),
+        row.get("most", -1),
+        row.get("takes_row", False),
+        commands,
+    )
+
+
+def _edge(row: Any) -> Edge:
+    return Edge((row["ref"], row["source"]), _object(row, row["kind"]), row["needs"], row["gives"], row["through"])
