@@ -59,12 +59,29 @@ class Detector:
             re.IGNORECASE,
         )
         self._led = False
+        self._harmless: set[bytes] = set()
         self._cache: dict[tuple[bytes, str], Verdict] = {}
         self._cached_bytes = 0
 
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
         """The cheap look. `remembered`: lower-case names of statements and cursors that lead to a secret call."""
-        lowered = text.lower()
+        if self._led and not remembered:
+            return self._may_be_led(text)
+        return self._may_concern(text.lower(), remembered)
+
+    def _may_be_led(self, text: bytes) -> bool:
+        """The look where the catalog has many names to look for: texts that come again are known."""
+        if text in self._harmless:
+            return False
+        if self._may_concern(text.lower(), ()):
+            return True
+        if len(text) <= CACHE_TEXT_BYTES:
+            if len(self._harmless) >= CACHE_ENTRIES:
+                self._harmless.clear()
+            self._harmless.add(text)
+        return False
+
+    def _may_concern(self, lowered: bytes, remembered: Collection[bytes]) -> bool:
         for needle in self._needles:
             if needle in lowered:
                 return True
@@ -77,6 +94,7 @@ class Detector:
         self.monitored = replace(self.monitored, leads=leads)
         self._led = bool(leads)
         self._cache.clear()
+        self._harmless.clear()
 
     def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = ()) -> Verdict:
         """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's."""

@@ -17,7 +17,7 @@ SELECT, INSERT, UPDATE, DELETE, TRUNCATE, MAINTAIN = 1, 2, 4, 8, 16, 32
 
 _WRITING = tuple(b"insert update delete merge truncate copy analyze analyse vacuum cluster reindex refresh index alter".split())
 # From so many names on the identifiers of a text are looked up in a set instead of each name in the text.
-MANY = 24
+MANY = 6
 _IDENTIFIER = re.compile(rb"[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*")
 _SEARCHABLE = re.compile(r"[^\x00-\x20\"\x7f-\U0010ffff]+")
 
