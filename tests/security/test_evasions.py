@@ -3,6 +3,9 @@
 Each file of evasions/ runs twice, in two copies of one database: past the proxy and through it. What runs is known three ways,
 which must agree: from the file's own header, from the testimony that the direct session sees, and from the access log alone,
 read as the auditor. The answers of both sessions are the same bytes, and the databases hold the same afterwards.
+
+A case works in the schema `work`, which is dropped behind it. Where anything else of a database is then not as it was, both
+are given up and made anew, so no case sees another's traces. The catalog is not read here: what is hidden is testimony's alone.
 """
 
 from __future__ import annotations
@@ -36,7 +39,50 @@ SELECT encrypted_secrets.secrets_upsert('{OWNER}', 'pass', '{CANARY}-pass', 'cry
 CREATE TABLE public.owners (id int PRIMARY KEY, owner uuid NOT NULL, name text NOT NULL);
 INSERT INTO public.owners VALUES (1, '{OWNER}', 'alpha'), (2, '{OWNER}', 'beta'), (3, '{OWNER}', 'gamma');
 GRANT SELECT ON public.owners TO PUBLIC;
+CREATE SCHEMA saved;
+CREATE TABLE saved.secrets AS TABLE secrets_schema.secrets_table;
+CREATE TABLE saved.owners AS TABLE public.owners;
 """
+# What a case works in, made anew for each.
+WORK = """
+DROP SCHEMA IF EXISTS work CASCADE;
+CREATE SCHEMA work;
+GRANT USAGE ON SCHEMA work TO PUBLIC;
+GRANT CREATE ON SCHEMA work TO app_user;
+SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
+"""
+RESTORE = """
+SET session_replication_role = replica;
+DELETE FROM secrets_schema.secrets_table;
+INSERT INTO secrets_schema.secrets_table SELECT * FROM saved.secrets;
+DELETE FROM public.owners;
+INSERT INTO public.owners SELECT * FROM saved.owners;
+"""
+CONTENT = """
+SELECT md5(concat((SELECT string_agg(t::text, ',' ORDER BY t::text) FROM secrets_schema.secrets_table t),
+                  (SELECT string_agg(t::text, ',' ORDER BY t::text) FROM public.owners t),
+                  (SELECT string_agg(t::text, ',' ORDER BY t::text) FROM secretproxy.settings t)))
+"""
+_CATALOGS = (
+    "pg_proc", "pg_type", "pg_operator", "pg_cast", "pg_event_trigger", "pg_publication", "pg_extension", "pg_language", "pg_opclass",
+    "pg_foreign_data_wrapper", "pg_foreign_server", "pg_user_mapping", "pg_am", "pg_trigger", "pg_policy", "pg_rewrite", "pg_constraint",
+    "pg_attrdef", "pg_conversion", "pg_ts_parser", "pg_ts_config", "pg_ts_dict", "pg_default_acl", "pg_transform", "pg_statistic_ext",
+    "pg_auth_members", "pg_authid", "pg_largeobject_metadata",
+)  # fmt: skip
+_ROWS = [
+    *((name, "true") for name in _CATALOGS),
+    ("pg_class", "relpersistence <> 't'"),
+    ("pg_db_role_setting", "setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"),
+    ("pg_namespace", "nspname <> 'work' AND nspname !~ '^pg_.*temp_'"),
+]
+# Equal before and after, if a case has left nothing outside its schema. Rows that were changed have another xmin.
+SIGNATURE = (
+    "SELECT concat_ws(' ', (SELECT count(*) FROM pg_prepared_xacts), "
+    + ", ".join(
+        f"(SELECT count(*) || ':' || coalesce(sum(xmin::text::bigint), 0) FROM {name} WHERE {which})" for name, which in _ROWS
+    )
+    + ")"
+)
 ROLES = """
 CREATE ROLE battery_replicator LOGIN REPLICATION;
 GRANT authenticated TO battery_replicator;
@@ -59,6 +105,44 @@ LARGE_OBJECTS = "SELECT count(DISTINCT loid), md5(string_agg(data, '' ORDER BY l
 CASES = [(evasion, protocol) for evasion in load_all() for protocol in evasion.protocols]
 
 
+def one(connection: psycopg.Connection[Any], query: str) -> Any:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@dataclass
+class Copy:
+    """A copy of the database, a superuser's connection to it and an auditor's, and how it was at first."""
+
+    name: str
+    connection: psycopg.Connection[Any]
+    auditor: psycopg.Connection[dict[str, Any]]
+    signature: str
+    content: str
+
+    def cleaned(self) -> bool:
+        try:
+            self.connection.execute("DISCARD ALL")
+            self.connection.execute(WORK)
+            if one(self.connection, CONTENT) != self.content:
+                self.connection.execute(RESTORE)
+                self.connection.execute("RESET ALL")
+            return bool(one(self.connection, SIGNATURE) == self.signature and one(self.connection, CONTENT) == self.content)
+        except psycopg.Error:
+            return False
+
+    def close(self) -> None:
+        self.connection.close()
+        self.auditor.close()
+
+
+@dataclass
+class Pair:
+    proxied: Copy
+    direct: Copy
+
+
 @dataclass
 class Site:
     """The server, the proxy, and connections kept for the whole module."""
@@ -72,19 +156,52 @@ class Site:
     version: int
     made: int = 0
 
-    def fresh(self, template: str) -> str:
-        self.made += 1
-        name = f"evasion_{self.made:05}"
-        self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return name
+    pair: Pair | None = None
 
-    def rows(self, database: str, seconds: float = 10) -> list[dict[str, Any]]:
+    def databases(self) -> Pair:
+        """The two copies, as they were at first."""
+        if self.pair is None:
+            self.made += 1
+            self.pair = Pair(*(self._copy(f"evasion_{kind}_{self.made:03}") for kind in ("proxied", "direct")))
+        return self.pair
+
+    def _copy(self, name: str) -> Copy:
+        self.admin.execute(f"CREATE DATABASE {name} TEMPLATE {BASE} STRATEGY FILE_COPY")
+        self.admin.execute(f"ALTER DATABASE {name} SET search_path = work, public")
+        connection = psycopg.connect(self.postgres.dsn(database=name), autocommit=True, prepare_threshold=None)
+        auditor = psycopg.connect(
+            self.postgres.dsn("auditor", name), autocommit=True, row_factory=dict_row, prepare_threshold=None
+        )
+        connection.execute(WORK)
+        return Copy(name, connection, auditor, one(connection, SIGNATURE), one(connection, CONTENT))
+
+    def clean(self) -> None:
+        """Drops what a case has made; gives the databases up if that was not all."""
+        pair, self.pair = self.pair, None
+        if pair is None:
+            return
+        if all(copy.cleaned() for copy in (pair.proxied, pair.direct)):
+            self.pair = pair
+            return
+        for copy in (pair.proxied, pair.direct):
+            copy.close()
+            self.admin.execute(f"DROP DATABASE {copy.name} WITH (FORCE)")
+
+    def mark(self, database: str) -> int:
+        """The number of the last row that the log has of a database."""
+        row = self.auditor.execute(
+            "SELECT coalesce(max(seq), 0) AS seq FROM secretproxy.access_log WHERE database = %s", (database,)
+        ).fetchone()
+        assert row is not None
+        return int(row["seq"])
+
+    def rows(self, database: str, mark: int, seconds: float = 10) -> list[dict[str, Any]]:
         """The proxy's rows on a database, once every statement in them has its outcome."""
         deadline = time.monotonic() + seconds
         while True:
             rows = self.auditor.execute(
-                "SELECT * FROM secretproxy.access_log WHERE database = %s AND event <> 'direct' ORDER BY instance, seq",
-                (database,),
+                "SELECT * FROM secretproxy.access_log WHERE database = %s AND event <> 'direct' AND seq > %s ORDER BY seq",
+                (database, mark),
             ).fetchall()
             begun = {
                 (r["session_id"], r["statement_no"]) for r in rows if r["event"] in ("attempt", "call", "definition", "table")
@@ -95,14 +212,19 @@ class Site:
             assert time.monotonic() < deadline, f"no outcome for {len(begun - ended)} statements within {seconds} s"
             time.sleep(0.01)
 
-    def accesses(self, database: str) -> list[dict[str, Any]]:
+    def accesses(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        sessions = list({row["session_id"] for row in rows})
         return self.auditor.execute(
-            "SELECT * FROM secretproxy.secret_access WHERE database = %s AND how <> 'direct'", (database,)
+            "SELECT * FROM secretproxy.secret_access WHERE session_id = ANY (%s) AND how <> 'direct'", (sessions,)
         ).fetchall()
 
 
 @pytest.fixture(scope="module")
-def site(postgres: Backend, proxy: Proxy) -> Iterator[Site]:
+def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    extra = "[monitor]\ncatalog_refresh = 0\n"
+    proxy = Proxy(tmp_path_factory.mktemp("battery"), postgres.address, postgres.dsn("journal"), postgres.key_file, extra)
+    proxy.start()
+    proxy.wait_for_text("access log can be written")
     admin = psycopg.connect(postgres.dsn(database="postgres"), autocommit=True)
     admin.execute(f"CREATE DATABASE {BASE}")
     asyncio.run(install(postgres.dsn(database=BASE), postgres.key_file))
@@ -113,17 +235,21 @@ def site(postgres: Backend, proxy: Proxy) -> Iterator[Site]:
         version = connection.info.server_version // 10000
     auditor = psycopg.connect(postgres.dsn("auditor"), autocommit=True, row_factory=dict_row)
     keys = Keys(load_key_file(postgres.key_file))
-    yield Site(postgres, proxy, admin, auditor, keys, frozenset(extensions), version)
+    made = Site(postgres, proxy, admin, auditor, keys, frozenset(extensions), version)
+    yield made
     auditor.close()
+    if made.pair is not None:
+        made.pair.proxied.close()
+        made.pair.direct.close()
     admin.close()
+    proxy.stop()
 
 
-def setup(site: Site, database: str, evasion: Evasion) -> Any:
+def setup(copy: Copy, evasion: Evasion) -> Any:
     """Runs the setup and gives the time after it."""
-    with psycopg.connect(site.postgres.dsn(database=database), autocommit=True) as connection:
-        for block in evasion.setup:
-            connection.execute(block)
-        return connection.execute("SELECT clock_timestamp()").fetchone()[0]  # type: ignore[index]
+    for block in evasion.setup:
+        copy.connection.execute(block)
+    return one(copy.connection, "SELECT clock_timestamp()")
 
 
 async def play(evasion: Evasion, protocol: str, address: Address) -> list[list[Message]]:
@@ -136,28 +262,27 @@ async def play(evasion: Evasion, protocol: str, address: Address) -> list[list[M
     return raw.family
 
 
-def state(site: Site, database: str) -> dict[str, Any]:
+def state(copy: Copy) -> dict[str, Any]:
     """What stands in a database, but for the log and for what is random in a sealed value."""
-    with psycopg.connect(site.postgres.dsn(database=database), autocommit=True) as connection:
-        found: dict[str, Any] = {"functions": connection.execute(FUNCTIONS).fetchall()}
-        found["large objects"] = connection.execute(LARGE_OBJECTS).fetchall()
-        found["secrets"] = sorted(map(str, connection.execute(SECRETS).fetchall()))
-        for _, schema, name, kind in connection.execute(STATE).fetchall():
-            content: Any = kind
-            if kind == "S":
-                content = connection.execute(f'SELECT last_value, is_called FROM "{schema}"."{name}"').fetchall()
-            elif kind in ("r", "m") and schema != "secrets_schema":
-                content = sorted(row[0] for row in connection.execute(f'SELECT t::text FROM "{schema}"."{name}" t').fetchall())
-            found[f"{schema}.{name}"] = content
-        return found
+    connection = copy.connection
+    found: dict[str, Any] = {"functions": connection.execute(FUNCTIONS).fetchall()}
+    found["large objects"] = connection.execute(LARGE_OBJECTS).fetchall()
+    found["secrets"] = sorted(map(str, connection.execute(SECRETS).fetchall()))
+    for _, schema, name, kind in connection.execute(STATE).fetchall():
+        content: Any = kind
+        if kind == "S":
+            content = connection.execute(f'SELECT last_value, is_called FROM "{schema}"."{name}"').fetchall()
+        elif kind in ("r", "m") and schema != "secrets_schema":
+            content = sorted(row[0] for row in connection.execute(f'SELECT t::text FROM "{schema}"."{name}" t').fetchall())
+        found[f"{schema}.{name}"] = content
+    return found
 
 
-def direct_rows(site: Site, database: str, since: Any) -> list[dict[str, Any]]:
+def direct_rows(copy: Copy, since: Any) -> list[dict[str, Any]]:
     """What the functions themselves wrote into the database's own log."""
-    with psycopg.connect(site.postgres.dsn("auditor", database), row_factory=dict_row) as connection:
-        return connection.execute(
-            "SELECT * FROM secretproxy.access_log WHERE event = 'direct' AND at > %s ORDER BY at", (since,)
-        ).fetchall()
+    return copy.auditor.execute(
+        "SELECT * FROM secretproxy.access_log WHERE event = 'direct' AND at > %s ORDER BY at", (since,)
+    ).fetchall()
 
 
 def told(site: Site, family: list[list[Message]]) -> Counter[Key]:
@@ -238,8 +363,17 @@ def check_direct(evasion: Evasion, rows: list[dict[str, Any]]) -> None:
     assert len(rows) == sum(expect.calls or 0 for expect in wanted), f"direct rows that nobody expects: {brief(rows)}"
 
 
+@dataclass(frozen=True)
+class Case:
+    evasion: Evasion
+    protocol: str
+    proxied: Copy
+    direct: Copy
+    since: Any
+
+
 @pytest.fixture
-def case(request: pytest.FixtureRequest, site: Site) -> Iterator[tuple[Evasion, str, str, str, Any]]:
+def case(request: pytest.FixtureRequest, site: Site) -> Iterator[Case]:
     evasion, protocol = request.param
     if evasion.needs:
         needs = str(evasion.needs)
@@ -247,12 +381,11 @@ def case(request: pytest.FixtureRequest, site: Site) -> Iterator[tuple[Evasion, 
             pytest.skip(f"needs PostgreSQL {needs.removeprefix('server ')}")
         if not needs.startswith("server ") and needs not in site.extensions:
             pytest.skip(f"the server has no extension {needs}")
-    proxied = site.fresh(BASE)
-    since = setup(site, proxied, evasion)
-    direct = site.fresh(proxied)
-    yield evasion, protocol, proxied, direct, since
-    for name in (proxied, direct):
-        site.admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    pair = site.databases()
+    since = setup(pair.proxied, evasion)
+    setup(pair.direct, evasion)
+    yield Case(evasion, protocol, pair.proxied, pair.direct, since)
+    site.clean()
 
 
 def parameters() -> list[Any]:
@@ -264,24 +397,27 @@ def parameters() -> list[Any]:
 
 
 @pytest.mark.parametrize("case", parameters(), indirect=True)
-def test_evasion(case: tuple[Evasion, str, str, str, Any], site: Site, record_property: Any) -> None:
-    evasion, protocol, proxied, direct, since = case
+def test_evasion(case: Case, site: Site, record_property: Any) -> None:
+    evasion, names = case.evasion, (case.proxied.name, case.direct.name)
     record_property("mechanism", evasion.mechanism)
-    written = site.proxy.output.stat().st_size
+    written, mark = site.proxy.output.stat().st_size, site.mark(case.proxied.name)
     host, port = site.postgres.host, site.postgres.port
-    family = asyncio.run(play(evasion, protocol, Address(host, port, direct, evasion.role)))
-    through = asyncio.run(play(evasion, protocol, Address("127.0.0.1", site.proxy.port, proxied, evasion.role)))
+    family = asyncio.run(play(evasion, case.protocol, Address(host, port, case.direct.name, evasion.role)))
+    proxied = Address("127.0.0.1", site.proxy.port, case.proxied.name, evasion.role)
+    through = asyncio.run(play(evasion, case.protocol, proxied))
 
     true = told(site, family)
     check_truth(evasion, true)
-    rows = site.rows(proxied)
-    own = direct_rows(site, proxied, since)
-    shown = f"{rows}{own}{site.proxy.output.read_bytes()[written:].decode(errors='replace')}"
+    rows = site.rows(case.proxied.name, mark)
+    own = direct_rows(case.proxied, case.since)
+    with site.proxy.output.open("rb") as output:
+        output.seek(written)
+        shown = f"{rows}{own}{output.read().decode(errors='replace')}"
     for spelling in (CANARY, CANARY.lower(), CANARY.encode().hex()):
         assert spelling not in shown, "a value is in the log"
-    check_log(evasion, sum(true.values()), rows, site.accesses(proxied))
+    check_log(evasion, sum(true.values()), rows, site.accesses(rows))
     check_direct(evasion, own)
 
     assert not any(message.testimony for messages in through for message in messages), "the client saw testimony"
-    assert answer(through, (proxied, direct)) == answer(family, (proxied, direct))
-    assert state(site, proxied) == state(site, direct)
+    assert answer(through, names) == answer(family, names)
+    assert state(case.proxied) == state(case.direct)
