@@ -41,8 +41,7 @@ def database(postgres: Backend) -> str:
 def watched(postgres: Backend, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that has read the catalog and will not look again by itself."""
     directory = tmp_path_factory.mktemp("watched")
-    extra = "[monitor]\ncatalog_refresh = 3600\n"
-    proxy = Proxy(directory, postgres.address, postgres.dsn("journal"), postgres.key_file, extra)
+    proxy = Proxy(directory, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=3600)
     proxy.start()
     proxy.wait_for_text("access log can be written")
     with psycopg.connect(proxy.dsn(database=database)):

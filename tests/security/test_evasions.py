@@ -221,8 +221,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    extra = "[monitor]\ncatalog_refresh = 0\n"
-    proxy = Proxy(tmp_path_factory.mktemp("battery"), postgres.address, postgres.dsn("journal"), postgres.key_file, extra)
+    proxy = Proxy(tmp_path_factory.mktemp("battery"), postgres.address, postgres.dsn("journal"), postgres.key_file)
     proxy.start()
     proxy.wait_for_text("access log can be written")
     admin = psycopg.connect(postgres.dsn(database="postgres"), autocommit=True)

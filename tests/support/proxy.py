@@ -14,9 +14,12 @@ from tests.support import canary
 
 
 class Proxy:
-    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs."""
+    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs.
 
-    def __init__(self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "") -> None:
+    The catalog is read where a test asks for it: what others call by way of a function or a view is testimony's to tell.
+    """
+
+    def __init__(self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "", catalog: float = 0) -> None:
         self.directory = directory
         self.port = free_port()
         self.health_port = free_port()
@@ -26,7 +29,8 @@ class Proxy:
         self.config.write_text(
             f'[backend]\nhosts = ["{backend}"]\n[audit]\ndsn = "{log_dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{key_file}"\n'
             f"[health]\nport = {self.health_port}\n[log]\nlevel = 'debug'\n[listen]\nport = {self.port}\n"
-            f'unix_socket_dir = "{directory}"\ndrain_timeout = 5.0\n{extra}'
+            f'unix_socket_dir = "{directory}"\ndrain_timeout = 5.0\n'
+            f"[monitor]\ncatalog_refresh = {catalog}\n{extra}"
         )
 
     @property

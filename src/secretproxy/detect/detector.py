@@ -25,6 +25,7 @@ _BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)
 # The statements that lead to a call by a remembered name, by a word that each must hold.
 _NAMING = (b"execute", b"fetch", b"move", b"deallocate", b"close")
 CACHE_ENTRIES = 4096
+HARMLESS_TEXT_BYTES = 512
 CACHE_TEXT_BYTES = 4096
 CACHE_BYTES = 4 * 1024 * 1024
 
@@ -75,7 +76,7 @@ class Detector:
             return False
         if self._may_concern(text.lower(), ()):
             return True
-        if len(text) <= CACHE_TEXT_BYTES:
+        if len(text) <= HARMLESS_TEXT_BYTES:
             if len(self._harmless) >= CACHE_ENTRIES:
                 self._harmless.clear()
             self._harmless.add(text)
@@ -94,6 +95,7 @@ class Detector:
         self.monitored = replace(self.monitored, leads=leads)
         self._led = bool(leads)
         self._cache.clear()
+        self._cached_bytes = 0
         self._harmless.clear()
 
     def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = ()) -> Verdict:

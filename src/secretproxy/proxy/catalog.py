@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import asyncpg
 import structlog
 
-from secretproxy.audit.journal import describe
 from secretproxy.config import Settings
 from secretproxy.detect import Detector
 from secretproxy.detect.graph import Body, Edge, Graph, Object
@@ -25,6 +23,7 @@ from secretproxy.detect.leads import NO_LEADS, Leads
 from secretproxy.detect.tree import Monitored
 from secretproxy.proxy import catalog_sql
 from secretproxy.proxy.backend import Tls
+from secretproxy.proxy.own import connect_own, trouble
 from secretproxy.session.session import Session
 
 log: Any = structlog.get_logger("secretproxy.catalog")
@@ -35,6 +34,8 @@ GAP = 0.2
 LINGER = 300.0
 MOST_BODIES = 2000
 MOST_ROUNDS = 32
+# Seconds that one question to a catalog may take.
+READ_TIMEOUT = 30.0
 _EXCLUDED = ("secretproxy", "information_schema", "pg_catalog", "pg_toast")
 # What an event trigger that names no tags is for.
 _COMMANDS = ("CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COMMENT", "SECURITY", "REFRESH", "REINDEX", "IMPORT")
@@ -153,7 +154,7 @@ class Catalogs:
             finally:
                 connection.terminate()
         except Exception as error:
-            self._failed(watch, describe(error))
+            self._failed(watch, trouble(error))
             return False
         watch.fingerprint = fingerprint
         if watch.trouble is not None:
@@ -187,20 +188,14 @@ async def connect(settings: Settings, database: str, tls: Tls) -> Any:
     addresses = settings.backend.addresses
     dsn = settings.audit.dsn
     arguments: dict[str, Any] = {"ssl": tls.context} if tls.context is not None and tls.required else {}
-    return await asyncpg.connect(
+    return await connect_own(
         dsn.get_secret_value() if dsn is not None else None,
+        "secretproxy catalog",
+        settings.audit.timeout,
         host=[address.host for address in addresses],
         port=[address.port for address in addresses],
         database=database,
-        timeout=settings.audit.timeout,
-        command_timeout=30,
-        server_settings={
-            "application_name": "secretproxy catalog",
-            "search_path": "pg_catalog",
-            "statement_timeout": "20s",
-            "lock_timeout": "1s",
-            "jit": "off",
-        },
+        server_settings={"search_path": "pg_catalog", "statement_timeout": "20s", "lock_timeout": "1s", "jit": "off"},
         **arguments,
     )
 
@@ -218,11 +213,11 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Lea
             break
         if keys:
             classes, objects = [key[0] for key in keys], [key[1] for key in keys]
-            rows = await connection.fetch(catalog_sql.EDGES, classes, objects, excluded, *tables)
+            rows = await connection.fetch(catalog_sql.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT)
             await asyncio.to_thread(graph.add_edges, [_edge(row) for row in rows])
         if words:
             wanted = catalog_sql.regular_expression(words)
-            rows = await connection.fetch(catalog_sql.BODIES, wanted, excluded, known, MOST_BODIES)
+            rows = await connection.fetch(catalog_sql.BODIES, wanted, excluded, known, MOST_BODIES, timeout=READ_TIMEOUT)
             known += [row["obj"] for row in rows]
             bodies = [Body(_object(row, "function"), row["language"], row["definition"]) for row in rows]
             await asyncio.to_thread(graph.add_bodies, bodies)

@@ -285,11 +285,11 @@ class Session:
 
     def reconsider(self) -> None:
         """The detector knows more, or something else: verdicts on what is prepared are found again."""
-        for name, prepared in self._statements.items():
+        for name, prepared in list(self._statements.items()):
             if prepared.text is not None and len(prepared.text) <= self._limits.parse_thread_bytes:
                 verdict = self.detector.verdict(prepared.text, self._codec)
                 if verdict != prepared.verdict:
-                    self._statements[name] = Prepared(verdict, prepared.text, prepared.types)
+                    self._store_statement(name, Prepared(verdict, prepared.text, prepared.types))
         self._refresh_remembered()
 
     @property
