@@ -229,7 +229,7 @@ def test_a_catalog_that_cannot_be_read_is_said_once_and_testimony_covers(
         admin.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
         admin.execute(f"GRANT CONNECT ON DATABASE {database} TO app_user")
         proxy = Proxy(
-            tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, "[monitor]\ncatalog_refresh = 0.2\n"
+            tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.2
         )
         proxy.start()
         try:
