@@ -228,9 +228,7 @@ def test_a_catalog_that_cannot_be_read_is_said_once_and_testimony_covers(
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
         admin.execute(f"GRANT CONNECT ON DATABASE {database} TO app_user")
-        proxy = Proxy(
-            tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.2
-        )
+        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.2)
         proxy.start()
         try:
             proxy.wait_for_text("access log can be written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import uuid
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ def everything(root: object) -> Iterator[object]:
         yield found
         waiting += [getattr(found, name, None) for kind in type(found).__mro__ for name in getattr(kind, "__slots__", ())]
         waiting += list(getattr(found, "__dict__", {}).values())
+        # What is compiled has neither slots nor a dictionary.
+        compiled = [name for kind in type(found).__mro__ for name, what in vars(kind).items() if inspect.isgetsetdescriptor(what)]
+        waiting += [getattr(found, name, None) for name in compiled]
 
 
 def filled() -> Playbook:
