@@ -75,15 +75,17 @@ class Side(asyncio.Protocol):
         if data and not self.said_eof and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
-    def write_eof(self) -> None:
-        """Nothing more will be written; what the other side still says is read."""
+    def write_eof(self, farewell: bytes = b"") -> None:
+        """Nothing more will be written; what the other side still says is read. `farewell`: what says so where the transport cannot."""
         if not self.said_eof and self.transport is not None and not self.transport.is_closing():
-            self.said_eof = True
             if self.transport.can_write_eof():
                 self.transport.write_eof()
+            elif farewell:
+                self.transport.write(farewell)
             else:
                 # TLS has no half-closed connection that all would understand.
                 self.transport.close()
+            self.said_eof = True
 
     def leave(self) -> None:
         """Nothing more will be written, and what the other side still says is read: where that can be told it, it is."""
@@ -545,7 +547,7 @@ class ClientSide(Side):
         while self.backlog and not self.busy:
             self.from_client(self.backlog.popleft())
         if self.ended and not self.busy and self.backend is not None:
-            self.backend.write_eof()
+            self.backend.write_eof(self.session.farewell if self.session is not None else b"")
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -554,7 +556,7 @@ class ClientSide(Side):
             self._finish()
             return False
         if self._logged_in and not self.busy:
-            backend.write_eof()
+            backend.write_eof(session.farewell)
         # The backend still answers what it was sent; its end closes the session.
         return True
 
@@ -598,6 +600,8 @@ class ClientSide(Side):
                 # Whether there is such a user the proxy does not know: what stands for its name may be anything.
                 name = self.server.mask.masked((session.identity.db_user or "").encode("utf-8", "replace"))
                 log.warning("login failed", user=name, client=self.source.decode(), cause=session.login_refusal)
+                if session.login_refusal == "28000" and self._tls and self.server.backend_tls.context is not None:
+                    log.warning("a login with channel binding cannot be relayed from TLS to TLS", setting="auth.mode")
             session.login_refusal = ""
         if session.phase is Phase.LOGIN or self._target is None:
             return True

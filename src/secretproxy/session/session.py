@@ -261,6 +261,11 @@ class Session:
         return self.phase is Phase.READY and not self._client.streaming
 
     @property
+    def farewell(self) -> bytes:
+        """What tells the backend that its client sends no more: nothing can in the middle of a message or of COPY data."""
+        return messages.TERMINATE if self.takes_terminate and not self._copying else b""
+
+    @property
     def answer_is_cut(self) -> bool:
         """Whether the client has a part of a message whose rest is still to come."""
         return self._backend.streaming
