@@ -12,7 +12,7 @@ import scramp
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secretproxy.scram import (
@@ -192,6 +192,7 @@ def test_a_login_that_is_bound_to_another_certificate() -> None:
     assert caught.value.sqlstate == "28000"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120), st.binary(max_size=120), st.sampled_from([MECHANISM, MECHANISM_PLUS]))
 def test_whatever_is_said_only_protocol_errors_or_a_wrong_password_come_of_it(
     first: bytes, final: bytes, mechanism: bytes
@@ -206,6 +207,7 @@ def test_whatever_is_said_only_protocol_errors_or_a_wrong_password_come_of_it(
     raise AssertionError("noise has logged in")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_message_changed_in_any_byte_does_not_log_in(data: st.DataObject) -> None:
     client = scramp.ScramClient(["SCRAM-SHA-256"], "user", PASSWORD)
