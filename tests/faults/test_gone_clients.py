@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
+import socket
+import struct
 import threading
 import uuid
 
 import psycopg
 import pytest
 from tests.faults.conftest import Separate, reset, until
+from tests.support import raw
 
 LOOT = "INSERT INTO public.loot SELECT '{owner}', n, public.concealed('{owner}', n) FROM generate_series(1, {count}) n"
 SLOW = "INSERT INTO public.loot SELECT '{owner}', 1, public.concealed('{owner}', 1) FROM pg_sleep(1)"
@@ -78,6 +82,33 @@ def test_an_open_transaction_is_rolled_back_after_the_hold(separate: Separate) -
     separate.server.start()
     separate.until_up()
     assert separate.loot(owner) == 0 and separate.calls(owner) == 10
+
+
+async def test_a_copy_that_its_client_left_in_the_middle_is_undone_and_its_calls_are_not(separate: Separate) -> None:
+    owner = uuid.uuid4()
+    table = f"copied_{owner.hex[:8]}"
+    with psycopg.connect(separate.backend.dsn(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE TABLE public.{table} (n int, value text); GRANT ALL ON public.{table} TO PUBLIC;"
+            f" CREATE FUNCTION public.{table}_calls() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN NEW.value := public.concealed('{owner}', NEW.n); RETURN NEW; END $$;"
+            f" CREATE TRIGGER calls BEFORE INSERT ON public.{table} FOR EACH ROW EXECUTE FUNCTION public.{table}_calls()"
+        )
+    client = await raw.Raw.connect(raw.Address("127.0.0.1", separate.proxy.port, "app"), application_name=table)
+    await client.send(raw.query(f"COPY public.{table} (n) FROM STDIN"))
+    await client.until(b"G")
+    # More than the backend collects before it inserts.
+    await client.send(raw.copy_data("".join(f"{n}\n" for n in range(3000))))
+    until(lambda: separate.calls(owner))
+    client._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client._writer.transport.abort()
+    await asyncio.sleep(0)
+    with psycopg.connect(separate.backend.dsn(), autocommit=True) as admin:
+        until(lambda: admin.execute("SELECT FROM pg_stat_activity WHERE application_name = %s", (table,)).fetchone() is None)
+        assert admin.execute(f"SELECT count(*) FROM public.{table}").fetchone() == (0,)
+    rows = [row for row in separate.log.settled() if row["application_name"] == table]
+    assert rows[-1]["event"] == "outcome" and rows[-1]["outcome"] in ("error", "lost", "cancelled")
+    assert rows[-1]["calls"] == separate.calls(owner) > 0
 
 
 def test_a_client_that_breaks_the_protocol_while_its_statement_runs(separate: Separate) -> None:
