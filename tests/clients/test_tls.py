@@ -136,6 +136,22 @@ def test_the_kept_matrix_is_what_the_rules_say() -> None:
     assert lines == KEPT.read_text().splitlines()
 
 
+def test_the_table_of_the_docs_is_what_the_rules_say() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tls-and-authentication.md").read_text()
+    seen = set()
+    for line in text.splitlines():
+        columns = [column.strip() for column in line.strip("| ").split("|")]
+        if len(columns) != 5 or columns[0] not in ("passthrough", "scram"):
+            continue
+        mode, secured, backends, bindings, said = columns
+        for backend, binding in itertools.product(backends.split(", "), bindings.split(", ")):
+            cell = Cell(mode, "allow", "off" if backend == "off" else "verify-full", "with_password", "", "", binding)
+            result = cell.over("TLS" if secured == "yes" else "clear")
+            assert result.startswith("ok" if said == "works" else said), line
+            seen.add((mode, secured, backend, binding))
+    assert len(seen) == 2 * 2 * 2 * 3
+
+
 @pytest.mark.parametrize(("mode", "listen", "backend"), SITES)
 def test_matrix(site: Site, tmp_path: Path, mode: str, listen: str, backend: str) -> None:
     proxy = site.proxy(tmp_path, listen, backend, auth=site.scram() if mode == "scram" else "")
