@@ -87,9 +87,14 @@ class Side(asyncio.Protocol):
                 self.transport.close()
             self.said_eof = True
 
+    @property
+    def half_closes(self) -> bool:
+        """Whether the other side can be told that nothing more comes, and be read from all the same."""
+        return self.transport is not None and self.transport.can_write_eof()
+
     def leave(self) -> None:
         """Nothing more will be written, and what the other side still says is read: where that can be told it, it is."""
-        if self.transport is not None and self.transport.can_write_eof():
+        if self.half_closes:
             self.write_eof()
         self.said_eof = True
 

@@ -1,0 +1,137 @@
+"""How a backend is told that its client has gone, by what can be told it, and that it is waited for no longer than it can end."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from secretproxy.config import BackendSettings
+from secretproxy.proxy.aftermath import Aftermath
+from secretproxy.proxy.relay import BackendSide, ClientSide
+from secretproxy.session.session import Limits
+from secretproxy.wire import messages
+from tests.unit.playbook import Playbook, complete, query, ready, row, testified
+
+
+class Transport:
+    """A connection to a backend, in TLS or not."""
+
+    def __init__(self, tls: bool) -> None:
+        self.tls = tls
+        self.said: list[bytes] = []
+        self.ended = False
+        self.aborted = False
+
+    def can_write_eof(self) -> bool:
+        return not self.tls
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def write(self, data: bytes) -> None:
+        self.said.append(data)
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.aborted = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Scene:
+    """A session in the middle of a statement, whose client has just gone."""
+
+    def __init__(self, play: Playbook, tls: bool) -> None:
+        self.kept: list[Any] = []
+        self.recorded: list[Any] = []
+        self.done = 0
+        self.cancelled: list[bytes] = []
+        self.transport = Transport(tls)
+        journal = SimpleNamespace(keep=self.keep, append=lambda events, wait: self.recorded.extend(events), backlog=0)
+        self.server = SimpleNamespace(
+            loop=asyncio.get_running_loop(),
+            settings=SimpleNamespace(limits=SimpleNamespace(hold_timeout=0.05), backend=BackendSettings()),
+            journal=journal,
+            metrics=SimpleNamespace(count_testified=lambda events: None),
+            cancels=SimpleNamespace(send=self.cancelled.append),
+            spawn=lambda work: None,
+        )
+        client = SimpleNamespace(server=self.server, backend_is_done=self.is_done)
+        self.backend = BackendSide(cast(ClientSide, client))
+        self.backend.transport = cast(asyncio.Transport, self.transport)
+        self.aftermath = Aftermath(cast(ClientSide, client), play.session, self.backend, stop=False)
+
+    def keep(self, events: Any) -> asyncio.Future[None]:
+        self.kept += events
+        return asyncio.get_running_loop().create_future()
+
+    def is_done(self) -> None:
+        self.done += 1
+
+
+def running() -> Playbook:
+    play = Playbook(limits=Limits(max_statement_memory=70_000)).logged_in()
+    play >> query("SELECT * FROM some_view")
+    return play
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_backend_is_told_and_read_to_its_end(tls: bool) -> None:
+    play = running()
+    scene = Scene(play, tls)
+    scene.aftermath.begin()
+    assert scene.transport.said == [messages.TERMINATE] and scene.transport.ended is not tls
+    assert scene.cancelled == []
+    scene.backend.data_received(testified("hidden") + row("value"))
+    assert len(scene.cancelled) == 1 and [event.secret_names for event in scene.kept] == [("hidden",)]
+    scene.backend.data_received(complete() + ready())
+    assert [(event.outcome, event.calls) for event in scene.recorded] == [("lost", 1)]
+    assert scene.done == 1
+    scene.backend.connection_lost(None)
+    assert scene.done == 1 and scene.transport.said == [messages.TERMINATE]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_in_the_middle_of_a_message_there_is_no_terminate(tls: bool) -> None:
+    """It would be taken for a part of the message. Where no end of the stream can be told either, patience ends."""
+    play = running()
+    play >> query("SELECT '" + "x" * 200_000 + "'")[:100_000]
+    scene = Scene(play, tls)
+    scene.aftermath.begin()
+    assert scene.transport.said == [] and scene.transport.ended is not tls
+    scene.backend.data_received(testified("hidden") + row("value"))
+    assert [event.secret_names for event in scene.kept] == [("hidden",)]
+    await asyncio.sleep(0.1)
+    assert (scene.done, scene.transport.aborted) == ((1, True) if tls else (0, False))
+
+
+async def test_what_is_not_understood_ends_it() -> None:
+    scene = Scene(running(), False)
+    scene.aftermath.begin()
+    scene.backend.data_received(b"!\0\0\0\4")
+    assert scene.done == 1
+
+
+async def test_what_waits_for_the_log_is_bounded() -> None:
+    scene = Scene(running(), False)
+    scene.aftermath.begin()
+    scene.server.journal.backlog = 1_000_000
+    futures: list[asyncio.Future[None]] = []
+    scene.server.journal.keep = lambda events: futures.append(scene.keep(events)) or futures[-1]
+    scene.backend.transport = None
+    scene.backend.data_received(testified("one"))
+    assert scene.backend.busy and len(scene.kept) == 1
+    scene.backend.data_received(testified("two", clock=1 << 60))
+    assert len(scene.kept) == 1, "read when the log has taken the first"
+    futures[0].set_result(None)
+    await asyncio.sleep(0)
+    assert len(scene.kept) == 2
