@@ -59,9 +59,25 @@ async def install(
         # What another deployment of the same did not put right must go on to differ.
         if record or any(known.get(change.name) != change.digest for change in changes()):
             await connection.execute("SELECT secretproxy.record_facts()")
+        if deployed:
+            for trigger in await _foreign_triggers(connection):
+                progress(
+                    trigger,
+                    "runs as secretproxy_owner now, for the functions write as that role: make its function SECURITY DEFINER",
+                )
         keys = _key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
+
+
+async def _foreign_triggers(connection: Any) -> list[str]:
+    """Triggers of an application on the table whose functions need rights of their own."""
+    rows = await connection.fetch(
+        """SELECT t.tgname || ' (' || t.tgfoid::regprocedure || ')' AS name FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = 'secrets_schema.secrets_table'::regclass AND NOT t.tgisinternal AND NOT p.prosecdef
+              AND p.pronamespace <> 'pg_catalog'::regnamespace ORDER BY 1"""
+    )
+    return [row["name"] for row in rows]
 
 
 def _key_file(path: Path) -> dict[int, bytes]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from tests.integration.sql.conftest import Database
 
-from secretproxy.install import revert, verify
+from secretproxy.install import install, revert, verify
 
 ORIGINAL = (Path(__file__).parent / "original.sql").read_text()
 FILL = """
@@ -49,16 +50,11 @@ def facts(sql: psycopg.Connection[Any]) -> dict[str, list[Any]]:
 
 def answers(sql: psycopg.Connection[Any], secrets: list[tuple[uuid.UUID, str]]) -> list[tuple[Any, ...]]:
     """What getter and verify say of every secret."""
-    given = []
-    for owner, name in secrets:
-        row = sql.execute(
-            "SELECT encrypted_secrets.secrets_getter(%(o)s, %(n)s, 'default'), encrypted_secrets.secrets_verify(%(o)s, %(n)s, %(v)s), "
-            "encrypted_secrets.secrets_verify(%(o)s, %(n)s, %(w)s)",
-            {"o": owner, "n": name, "v": value_of(name), "w": "wrong"},
-        ).fetchone()
-        assert row is not None
-        given.append(row)
-    return given
+    return sql.execute(
+        "SELECT encrypted_secrets.secrets_getter(o, n, 'default'), encrypted_secrets.secrets_verify(o, n, v), encrypted_secrets.secrets_verify(o, n, 'wrong') "
+        "FROM unnest(%s::uuid[], %s::text[], %s::text[]) WITH ORDINALITY AS s (o, n, v, i) ORDER BY i",
+        ([owner for owner, _ in secrets], [name for _, name in secrets], [value_of(name) for _, name in secrets]),
+    ).fetchall()
 
 
 def original(sql: psycopg.Connection[Any]) -> list[tuple[uuid.UUID, str]]:
@@ -79,6 +75,7 @@ def test_nothing_changes_for_the_application_and_a_revert_gives_it_back(empty: D
         assert sql.execute(FACTS["rows"]).fetchall() == before["rows"], "an installation alone rewrites no value"
         assert sql.execute("SELECT count(*) FROM public.secret_names").fetchone() == (1000,)
 
+        sql.execute("UPDATE secretproxy.settings SET crypt_cost = 4")
         # Values first: a successful verify upgrades a password, and its hash is then another.
         read = [
             sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s, 'default')", secret).fetchone() for secret in secrets
@@ -131,6 +128,124 @@ def test_a_failed_verify_upgrades_nothing(empty: Database) -> None:
         secrets = original(sql)
         before = sql.execute(FACTS["rows"]).fetchall()
         empty.install()
+        sql.execute("UPDATE secretproxy.settings SET crypt_cost = 4")
         for owner, name in secrets[:100]:
             sql.execute("SELECT encrypted_secrets.secrets_verify(%s, %s, 'wrong')", (owner, name))
         assert sql.execute(FACTS["rows"]).fetchall() == before
+
+
+# What an application may have built on the original modules.
+APPLICATION = """
+CREATE VIEW public.api_keys AS
+    SELECT secrets_owned_field AS owner, name, encrypted_secrets.secrets_getter(secrets_owned_field, name) AS value
+      FROM secrets_schema.secrets_table WHERE secrets_enc_field <> 'crypt';
+CREATE FUNCTION public.api_key(owner uuid, name text) RETURNS text LANGUAGE sql STABLE
+    BEGIN ATOMIC SELECT encrypted_secrets.secrets_getter(api_key.owner, api_key.name, 'none'); END;
+CREATE FUNCTION public.log_in(owner uuid, password text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN encrypted_secrets.secrets_verify(secrets_owned_field => owner, secret_name => 'login', secret_value => password);
+END $$;
+CREATE TABLE public.accounts (id uuid PRIMARY KEY, password text, secret uuid REFERENCES secrets_schema.secrets_table (id) ON DELETE SET NULL);
+CREATE FUNCTION public.keep_password() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM encrypted_secrets.secrets_upsert(NEW.id, 'login', NEW.password, 'crypt');
+    NEW.secret := (SELECT t.id FROM secrets_schema.secrets_table t WHERE t.secrets_owned_field = NEW.id AND t.name = 'login');
+    NEW.password := NULL;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER keep_password BEFORE INSERT ON public.accounts FOR EACH ROW EXECUTE FUNCTION public.keep_password();
+CREATE TABLE public.touched (name text);
+CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN INSERT INTO public.touched VALUES (NEW.name); RETURN NEW; END $$;
+CREATE TRIGGER touch AFTER INSERT OR UPDATE ON secrets_schema.secrets_table FOR EACH ROW EXECUTE FUNCTION public.touch();
+CREATE INDEX by_name ON secrets_schema.secrets_table (lower(name));
+COMMENT ON COLUMN secrets_schema.secrets_table.name IS 'of the application';
+GRANT SELECT (id, name) ON secrets_schema.secrets_table TO auditor;
+"""
+BUILT = """
+SELECT c.oid, c.relname, regexp_replace(c.relacl::text, '/[a-z_]+', '', 'g') FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relname NOT LIKE 'secret_access%' AND c.relkind IN ('r', 'v', 'i')
+UNION ALL SELECT p.oid, p.proname, p.proacl::text FROM pg_proc p WHERE p.proname IN ('api_key', 'log_in', 'keep_password', 'touch')
+UNION ALL SELECT t.oid, t.tgname, NULL FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid IN ('public.accounts'::regclass, 'secrets_schema.secrets_table'::regclass)
+UNION ALL SELECT c.oid, c.conname, NULL FROM pg_constraint c WHERE c.conrelid IN ('public.accounts'::regclass, 'secrets_schema.secrets_table'::regclass) AND c.contype <> 'n'
+UNION ALL SELECT a.attnum, a.attname, regexp_replace(a.attacl::text, '/[a-z_]+', '', 'g') FROM pg_attribute a WHERE a.attrelid = 'secrets_schema.secrets_table'::regclass AND a.attnum > 0
+UNION ALL SELECT 0, col_description('secrets_schema.secrets_table'::regclass, 3)::name, NULL ORDER BY 1, 2
+"""
+
+
+def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
+    """Views, functions, triggers, keys, indexes and grants of its own: the same objects before, under and after an installation."""
+
+    def use(sql: psycopg.Connection[Any], round_: int) -> list[Any]:
+        account = uuid.UUID(int=1000 + round_)
+        sql.execute("INSERT INTO public.accounts (id, password) VALUES (%s, %s)", (account, f"password {round_}"))
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'token', %s)", (account, f"token {round_}"))
+        given: list[Any] = []
+        for known in range(round_ + 1):
+            owner = uuid.UUID(int=1000 + known)
+            given += sql.execute(
+                "SELECT public.log_in(%(o)s, %(p)s), public.log_in(%(o)s, 'wrong'), public.api_key(%(o)s, 'token'), "
+                "(SELECT secret IS NOT NULL AND password IS NULL FROM public.accounts WHERE id = %(o)s)",
+                {"o": owner, "p": f"password {known}"},
+            ).fetchall()
+        given.append(sql.execute("SELECT name, value FROM public.api_keys WHERE name = 'token' ORDER BY value").fetchall())
+        return given
+
+    def wanted(round_: int) -> list[Any]:
+        return [
+            *((True, False, f"token {known}", True) for known in range(round_ + 1)),
+            [("token", f"token {known}") for known in range(round_ + 1)],
+        ]
+
+    with empty.connect() as sql:
+        sql.execute(ORIGINAL)
+        sql.execute(APPLICATION)
+        built = sql.execute(BUILT).fetchall()
+        assert use(sql, 0) == wanted(0)
+        empty.install()
+        assert sql.execute(BUILT).fetchall() == built
+        assert use(sql, 1) == wanted(1)
+        assert asyncio.run(verify(empty.dsn(), empty.backend.key_file)) == []
+        # Through the triggers: a row that is inserted directly, and one whose value is updated.
+        owner = uuid.UUID(int=2000)
+        sql.execute(
+            "INSERT INTO secrets_schema.secrets_table (secrets_owned_field, name, secrets_value_field, secrets_enc_field) "
+            "VALUES (%(o)s, 'a', 'first', 'pgp'), (%(o)s, 'b', 'first', 'crypt'), (%(o)s, 'c', 'first', NULL)", {"o": owner}
+        )  # fmt: skip
+        sql.execute(
+            "UPDATE secrets_schema.secrets_table SET secrets_value_field = 'second' WHERE secrets_owned_field = %s", (owner,)
+        )
+        assert sql.execute(
+            "SELECT encrypted_secrets.secrets_getter(%(o)s, 'a'), encrypted_secrets.secrets_verify(%(o)s, 'b', 'second'), "
+            "encrypted_secrets.secrets_getter(%(o)s, 'c')", {"o": owner}
+        ).fetchone() == ("second", True, "second")  # fmt: skip
+        before = sql.execute("SELECT count(*) FROM public.touched").fetchone()
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'a', 'third')", (owner,))
+        after = sql.execute("SELECT count(*) FROM public.touched").fetchone()
+        assert before is not None
+        assert after == (before[0] + 1,)
+        asyncio.run(revert(empty.dsn()))
+        assert sql.execute(BUILT).fetchall() == built
+        # Passwords that were stored in format 2 cannot be turned back: the ones of the first round can.
+        assert sql.execute("SELECT public.log_in(%s, 'password 0')", (uuid.UUID(int=1000),)).fetchone() == (True,)
+        assert (
+            sql.execute("SELECT name, value FROM public.api_keys WHERE name = 'token' ORDER BY value").fetchall() == wanted(1)[-1]
+        )
+
+
+def test_a_trigger_of_the_application_gets_no_rights_of_the_owner(empty: Database) -> None:
+    """It runs as whoever writes, which is the functions' owner from now on: nobody else may make one, and one that is there is told."""
+    told: dict[str, str] = {}
+    with empty.connect() as sql, empty.connect("app_user") as app:
+        sql.execute(ORIGINAL)
+        sql.execute("GRANT ALL ON secrets_schema.secrets_table TO app_user; GRANT USAGE ON SCHEMA secrets_schema TO app_user")
+        sql.execute("GRANT CREATE ON SCHEMA public TO app_user")
+        app.execute("CREATE FUNCTION public.steal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$")
+        make = "CREATE TRIGGER {} AFTER INSERT ON secrets_schema.secrets_table FOR EACH ROW EXECUTE FUNCTION public.steal()"
+        app.execute(make.format("earlier"))
+        asyncio.run(install(empty.dsn(), empty.backend.key_file, lambda what, state: told.__setitem__(what, state)))
+        assert "SECURITY DEFINER" in told["earlier (steal())"]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute(make.format("later"))
+        assert app.execute("SELECT count(*) FROM secrets_schema.secrets_table").fetchone() == (0,), "other grants stay"
+        asyncio.run(revert(empty.dsn()))
+        app.execute(make.format("later"))
+        sql.execute("DROP OWNED BY app_user CASCADE; GRANT authenticated TO app_user")

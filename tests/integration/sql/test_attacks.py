@@ -271,3 +271,21 @@ def test_a_keyring_elsewhere_is_told_to_be_none(stored: Database) -> None:
             with pytest.raises(psycopg.errors.InvalidParameterValue, match="keyring must be internal") as told:
                 admin.execute("UPDATE secretproxy.settings SET keyring = %s", (value,))
             assert "docs/operations.md" in (told.value.diag.message_hint or "")
+
+
+def test_the_owner_of_the_schema_jwt_public_gets_nothing(empty: Database) -> None:
+    """It belongs to whoever made it, who may drop and make functions there: ours call none of them."""
+    with empty.connect() as admin, empty.connect("app_user") as sql:
+        admin.execute("CREATE SCHEMA jwt_public AUTHORIZATION app_user")
+        empty.install()
+        sql.execute("DROP FUNCTION jwt_public.current_user_id()")
+        sql.execute(
+            "CREATE FUNCTION jwt_public.current_user_id() RETURNS uuid LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'ran as %', current_user; END $$"
+        )
+        sql.execute("SELECT set_config('jwt.claims.user_id', %s, false)", (str(OWNER),))
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'a', 'value')", (OWNER,))
+        assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'a')", (OWNER,)).fetchone() == ("value",)
+        assert admin.execute("SELECT DISTINCT accessed_by FROM secretproxy.access_log WHERE event = 'direct'").fetchall() == [
+            (OWNER,)
+        ]
+        admin.execute("DROP OWNED BY app_user CASCADE; GRANT authenticated TO app_user")

@@ -74,7 +74,7 @@ BEGIN
                CASE secret_name WHEN '' THEN '_' ELSE coalesce(encode(convert_to(secret_name, c.charset), 'hex'), '~') END,
                encode(convert_to(session_user::text, c.charset), 'hex'),
                CASE current_setting('role') WHEN 'none' THEN '-' ELSE encode(convert_to(current_setting('role'), c.charset), 'hex') END,
-               coalesce(jwt_public.current_user_id()::text, '-')), 'SQL_ASCII')
+               coalesce(secretproxy.jwt_user()::text, '-')), 'SQL_ASCII')
       INTO v_inner, v_outer, v_charset, v_stored, v_proxied, v_key, v_kind, v_message
       FROM secretproxy.context c
       LEFT JOIN secrets_schema.secrets_table t

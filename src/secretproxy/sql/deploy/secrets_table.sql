@@ -32,6 +32,18 @@ BEGIN
 END
 $do$;
 REVOKE ALL ON secrets_schema.secrets_table FROM PUBLIC;
+-- Grants that were there stay, but for this one: the functions write as their owner, a trigger runs as whoever writes, and so whoever
+-- may make triggers here could read the key ring.
+DO $do$
+DECLARE
+    v_grantee text;
+BEGIN
+    FOR v_grantee IN SELECT pg_get_userbyid(x.grantee) FROM pg_class c, aclexplode(c.relacl) x
+                      WHERE c.oid = 'secrets_schema.secrets_table'::regclass AND x.privilege_type = 'TRIGGER' AND x.grantee NOT IN (0, c.relowner) LOOP
+        EXECUTE format('REVOKE TRIGGER ON secrets_schema.secrets_table FROM %I CASCADE', v_grantee);
+    END LOOP;
+END
+$do$;
 
 -- The hexadecimal passphrase of one value: HMAC-SHA256(ring key, owner and name).
 CREATE OR REPLACE FUNCTION secretproxy.value_key(inner_pad bytea, outer_pad bytea, owner uuid, name text) RETURNS text

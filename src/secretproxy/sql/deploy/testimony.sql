@@ -123,7 +123,7 @@ AS $body$
 DECLARE
     v_start bigint := secretproxy.own_start(context);
     v_role text := nullif(current_setting('role'), 'none');
-    v_user uuid := jwt_public.current_user_id();
+    v_user uuid := secretproxy.jwt_user();
     v_proxied boolean := v_start > 0;
     v_names text;
     v_message text;

@@ -30,5 +30,6 @@ BEGIN
 END
 $do$;
 
+DROP FUNCTION IF EXISTS secretproxy.jwt_user();
 DELETE FROM secretproxy.changes WHERE change = 'jwt_public';
 COMMIT;
