@@ -4,7 +4,7 @@ ARGS ?=
 JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py
 
-.PHONY: demo test evasions soak inject bounds fuzz lint bench test-matrix example clean
+.PHONY: demo test evasions soak tls-soak inject bounds fuzz lint bench test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -17,6 +17,9 @@ evasions: .venv/.stamp ## The battery of evasions, as a table by mechanism
 
 soak: .venv/.stamp ## Five minutes of kills under load
 	SOAK_SECONDS=300 $(PY) -m pytest -q tests/faults/test_kills.py --timeout 600 $(ARGS)
+
+tls-soak: .venv/.stamp ## A thousand logins and 300 MB each way in TLS on both sides
+	TLS_CONNECTS=1000 TLS_BULK_ROWS=300000 $(PY) -m pytest -q -n0 tests/clients/test_tls_backend.py --timeout 900 $(ARGS)
 
 bounds: .venv/.stamp ## Rows of 500 MB, COPY of 10 GB, 2,000 sessions, 10,000 connects, a soak of ten minutes
 	BOUNDS_FULL=1 BOUNDS_SCALE=100 $(PY) -m pytest -q -n0 -s tests/bounds --timeout 3600 $(ARGS)

@@ -231,6 +231,8 @@ def test_a_log_without_the_schema(postgres: Backend, tmp_path: Path) -> None:
         ("[testimony]\nkey_file = '/nowhere/keys'\n", "testimony.key_file"),
         ("[listen]\ntls = 'require'\n", "listen.tls"),
         ("[monitor]\nname_patterns = ['(']\n", "monitor.name_patterns"),
+        ("[auth]\nmode = 'scram'\n", "auth.users_file"),
+        ("[auth]\nmode = 'scram'\nusers_file = '/nowhere'\n", "auth.users_file"),
     ],
 )
 def test_settings(tmp_path: Path, text: str, setting: str) -> None:

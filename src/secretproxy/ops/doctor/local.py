@@ -6,6 +6,8 @@ import ipaddress
 import stat
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from secretproxy.config import Settings
 from secretproxy.install.keyfile import KeyFileError, load_key_file
 from secretproxy.ops.doctor.findings import Finding
@@ -25,6 +27,19 @@ def _readable_by_others(path: Path) -> bool:
         return bool(stat.S_IMODE(path.stat().st_mode) & 0o007)
     except OSError:
         return False
+
+
+def _dsns(settings: Settings) -> dict[str, SecretStr | None]:
+    return {
+        "audit.dsn": settings.audit.dsn,
+        "auth.lookup_dsn": settings.auth.lookup_dsn,
+        "backend.monitor_dsn": settings.backend.monitor_dsn,
+    }
+
+
+def _has_password(dsn: str) -> bool:
+    login = dsn.partition("://")[2]
+    return "password" in dsn or ("@" in login.partition("/")[0] and ":" in login.partition("@")[0])
 
 
 def examine(settings: Settings, config: Path | None) -> list[Finding]:
@@ -68,17 +83,22 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
                     f"chmod 600 {path}",
                 )
             )
-    if config is not None and settings.audit.dsn is not None and _readable_by_others(config):
-        dsn = settings.audit.dsn.get_secret_value()
-        if "password" in dsn or (
-            "@" in dsn.partition("://")[2].partition("/")[0] and ":" in dsn.partition("://")[2].partition("@")[0]
-        ):
+    if config is not None and _readable_by_others(config):
+        holding = [name for name, dsn in _dsns(settings).items() if dsn is not None and _has_password(dsn.get_secret_value())]
+        if holding:
             found.append(
                 Finding(
-                    "config_mode", "warning", f"{config} can be read by everybody and holds a password (audit.dsn)",
-                    "whoever has it can write rows into the log", f"chmod 600 {config}",
+                    "config_mode", "warning", f"{config} can be read by everybody and holds a password ({', '.join(holding)})",
+                    "whoever has it can log in with it", f"chmod 600 {config}",
                 )
             )  # fmt: skip
+    if settings.backend.tls_cert is not None and settings.auth.mode == "passthrough":
+        found.append(
+            Finding(
+                "relayed_certificate", "warning", "backend.tls_cert is set, and auth.mode is passthrough",
+                "where pg_hba.conf asks for a certificate, every client is let in as whoever the proxy's certificate stands for", "auth.mode = \"scram\"",
+            )
+        )  # fmt: skip
     if settings.audit.checkpoint_key_file is None:
         found.append(
             Finding(
