@@ -64,7 +64,6 @@ class Aftermath:
         if self._backend.busy:
             self._backend.backlog.append(data)
             return
-        self._cancel()
         journal = self._server.journal
         try:
             step = self._session.from_backend(data)
@@ -83,6 +82,8 @@ class Aftermath:
                 journal.append(step.record, wait=False)
         if self._session.quiet:
             self._end()
+        else:
+            self._cancel()
 
     def _go_on(self) -> None:
         if not self._over:
@@ -96,7 +97,10 @@ class Aftermath:
         key = self._session.cancel_key
         if not self._cancelled and key:
             self._cancelled = True
-            self._server.spawn(self._server.cancels.send(messages.cancel_request(key)))
+            try:
+                self._server.spawn(self._server.cancels.send(messages.cancel_request(key)))
+            except Exception as error:
+                log.error("a backend without a client was not asked to stop", kind=type(error).__name__)
 
     def set_peer_full(self, full: bool) -> None:
         """Nothing is read from the client any more."""
