@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import ssl
 import statistics
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -600,3 +603,31 @@ def test_a_server_that_does_not_know_the_user_is_not_given_the_session(site: Sit
     finally:
         made.stop()
         impostor.listener.close()
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def checked(proxy: Proxy) -> tuple[int, dict[str, str | None]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "secretproxy", "check", "--json", "--config", str(proxy.config)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, {found["check"]: found["fault"] for found in json.loads(done.stdout)}
+
+
+def test_check_tries_what_the_settings_name(site: Site, proxy: Proxy, tmp_path: Path) -> None:
+    status, found = checked(proxy)
+    assert status == 0 and found["auth"] is None and found[f"backend.hosts {site.backend.address}"] is None
+    # A look-up that fails, an authority that did not sign, a kind that no server is.
+    wrong = Proxy(tmp_path, site.backend.address, site.backend.dsn("journal"), site.backend.key_file)
+    text = wrong.config.read_text()
+    stranger = text.replace("[audit]", f'tls = "verify-full"\ntls_ca = "{site.stranger.file}"\n[audit]')
+    wrong.config.write_text(f"{stranger}[auth]\n{site.scram(lookup_dsn='postgresql://nobody@127.0.0.1:1/app')}\n")
+    status, found = checked(wrong)
+    assert status == 1 and "does not verify" in str(found[f"backend.hosts {site.backend.address}"])
+    assert "auth.lookup_dsn" in str(found["auth"])
+    wrong.config.write_text(text.replace("[audit]", 'target_session_attrs = "standby"\n[audit]'))
+    status, found = checked(wrong)
+    assert status == 1 and "it is a primary" in str(found["backend.target_session_attrs"])

@@ -14,7 +14,7 @@ from tests.support import canary
 
 
 class Proxy:
-    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs.
+    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs, the last of which is [listen].
 
     The catalog is read where a test asks for it: what others call by way of a function or a view is testimony's to tell.
     """
@@ -28,9 +28,8 @@ class Proxy:
         self._process: subprocess.Popen[bytes] | None = None
         self.config.write_text(
             f'[backend]\nhosts = ["{backend}"]\n[audit]\ndsn = "{log_dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{key_file}"\n'
-            f"[health]\nport = {self.health_port}\n[log]\nlevel = 'debug'\n[listen]\nport = {self.port}\n"
-            f'unix_socket_dir = "{directory}"\ndrain_timeout = 5.0\n'
-            f"[monitor]\ncatalog_refresh = {catalog}\n{extra}"
+            f"[monitor]\ncatalog_refresh = {catalog}\n[health]\nport = {self.health_port}\n[log]\nlevel = 'debug'\n[listen]\nport = {self.port}\n"
+            f'unix_socket_dir = "{directory}"\ndrain_timeout = 5.0\n{extra}'
         )
 
     @property

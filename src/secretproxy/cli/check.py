@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from secretproxy.config import ConfigError, Settings, load_settings
+from secretproxy.ops import logs
 
 
 def check(
@@ -18,6 +20,8 @@ def check(
 ) -> None:
     """Check settings, keys, backend and access log."""
     settings = load_settings(config)
+    # What is tried says a word in the log; standard output has the results alone.
+    logs.configure(settings.log, sys.stderr)
     results = asyncio.run(_results(settings))
     if as_json:
         typer.echo(json.dumps([{"check": name, "ok": fault is None, "fault": fault} for name, fault in results]))
