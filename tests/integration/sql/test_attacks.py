@@ -289,3 +289,26 @@ def test_the_owner_of_the_schema_jwt_public_gets_nothing(empty: Database) -> Non
             (OWNER,)
         ]
         admin.execute("DROP OWNED BY app_user CASCADE; GRANT authenticated TO app_user")
+
+
+def test_a_name_that_testimony_cannot_tell_is_refused_in_a_proxied_session_too(stored: Database) -> None:
+    """The getter's short way says what the long way says, and no more."""
+    token = (
+        "SELECT '1.' || version || '.' || secretproxy.hmac(inner_pad, outer_pad, convert_to('SPXT1 ' || %s || ' ' || %s, 'SQL_ASCII')) "
+        "FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1"
+    )
+    told: list[str] = []
+    with stored.connect() as admin, stored.connect("app_user") as sql:
+        sql.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+        made = admin.execute(token, sql.execute("SELECT pg_backend_pid()::text, secretproxy.backend_start()::text").fetchone())
+        sql.execute("SELECT set_config('secretproxy.session', %s, false)", made.fetchone())
+        for name in ("x", "", "caf\u00e9\n", "y" * 500_000, "z" * 999_999, "z" * 1_000_001, None, "x"):
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (OWNER, name))
+        names = [line.split(" ")[7] for line in told]
+        assert names == [
+            "78", "_", "café\n".encode().hex(), "79" * 500_000, "7a" * 999_999, "7a" * 1_000_001, "~", "78",
+        ]  # fmt: skip
+        assert {line.split(" ")[12] for line in told} == {"p"}
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (OWNER, "z" * 2_500_000))
+        assert len(told) == len(names)
