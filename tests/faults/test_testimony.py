@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import threading
 import time
@@ -15,6 +17,8 @@ import psycopg
 import pytest
 from tests.faults.conftest import HOLD, Separate, until
 from tests.support import raw
+
+from secretproxy.install.keyfile import load_key_file
 
 CALLS = int(os.environ.get("SECRETPROXY_TEST_CALLS", "10000"))
 FORGERIES = int(os.environ.get("SECRETPROXY_TEST_FORGERIES", "100000"))
@@ -147,6 +151,52 @@ def test_forgeries_of_any_form_are_dropped_and_the_session_goes_on(separate: Sep
     assert seen == ["00000"]
     until(lambda: forgeries(separate)[1] == 2)
     assert peak.grown < 24 * MIB
+
+
+def test_testimony_of_another_session_is_a_forgery_that_keeps_what_it_says(separate: Separate) -> None:
+    """Signed with the right key by another backend process: what a direct session was told, said again through the proxy."""
+    owner = uuid.uuid4()
+    told: list[str] = []
+    with psycopg.connect(separate.backend.dsn("app_user"), autocommit=True) as direct:
+        direct.add_notice_handler(lambda diagnostic: told.append(str(diagnostic.message_primary)))
+        direct.execute(f"SELECT encrypted_secrets.secrets_getter('{owner}', 'elsewhere')")
+    assert len(told) == 1 and told[0].startswith("SPX1 ")
+    with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql:
+        seen: list[object] = []
+        sql.add_notice_handler(seen.append)
+        sql.execute(FORGE.format(count=3, message=f"'{told[0]}'"))
+        sql.execute(f"SELECT public.concealed('{owner}', 1)")
+    assert seen == []
+    until(lambda: forgeries(separate)[1] == 3)
+    rows = [row for row in separate.log.settled() if row["owner_id"] == owner]
+    assert {(row["event"], row["secret_names"][0]) for row in rows} == {("forgery", "elsewhere"), ("call", "name-1")}
+    assert sum(row["calls"] for row in rows if row["event"] == "forgery") == 3
+
+
+def test_testimony_of_this_session_is_good_once(separate: Separate) -> None:
+    owner = uuid.uuid4()
+    keys = load_key_file(separate.backend.key_file)
+    version = max(keys)
+    with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql:
+        sql.execute(f"SELECT public.concealed('{owner}', 1)")
+        start = sql.execute("SELECT secretproxy.backend_start(), encode(timestamptz_send(clock_timestamp()), 'hex')").fetchone()
+        assert start is not None
+
+        def say(name: str, clock: str) -> None:
+            signed = (
+                f"SPX1 {version} {sql.info.backend_pid} {start[0]} {clock} encrypted_secrets.secrets_getter(uuid,text,text)"
+                f" {owner} {name.encode().hex()} - {b'app_user'.hex()} - - p -"
+            )
+            mac = hmac.new(keys[version], signed.encode(), hashlib.sha256).hexdigest()
+            sql.execute(FORGE.format(count=1, message=f"'{signed} {mac}'"))
+
+        say("new", start[1])
+        say("new", start[1])
+        say("old", "0000000000000001")
+        sql.execute(f"SELECT public.concealed('{owner}', 2)")
+    until(lambda: forgeries(separate)[1] == 2)
+    rows = [(row["event"], row["secret_names"][0]) for row in separate.log.settled() if row["owner_id"] == owner]
+    assert rows == [("call", "name-1"), ("call", "new"), ("forgery", "new"), ("forgery", "old"), ("call", "name-2")]
 
 
 # --- wherever it comes ---------------------------------------------------------------------------------------------
