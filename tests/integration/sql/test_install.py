@@ -148,6 +148,11 @@ def test_verify_names_what_differs(fresh: Database) -> None:
     assert {damage: lines for damage, lines in named.items() if len(lines) > 3} == {}
 
 
+def test_what_is_written_down_is_written_last() -> None:
+    """A change that came after it would differ from what it wrote, where sqitch deploys."""
+    assert changes()[-1].name == "installed"
+
+
 def test_a_role_that_may_more_is_named(fresh: Database) -> None:
     with fresh.connect() as sql:
         try:
