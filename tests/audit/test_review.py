@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import operator
 import os
 import pty
 import queue
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -22,7 +24,7 @@ from tests.conftest import Backend
 from tests.support.proxy import Proxy
 
 LONG = "a-name-that-is-much-longer-than-any-column-of-a-terminal-should-ever-be/" * 2
-HOSTILE = "clear\x1b[2Jscreen\rback"
+HOSTILE = "[/bold][red] :key: \x1b[2J\rback\u202etxt.\x9b31m\n"
 
 
 def run(postgres: Backend, *arguments: str, user: str = "auditor", database: str = "app") -> subprocess.CompletedProcess[str]:
@@ -105,7 +107,8 @@ def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: s
     for width in (80, 160):
         text = in_terminal(width, "audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor"))
         plain = [line for line in text.replace("\r\n", "\n").splitlines() if line]
-        assert "\x1b[2J" not in text and "\\x1b[2J" in text
+        # Nothing that a client chose moves the cursor, colours or turns around; markup stands there as it is.
+        assert not set("\x9b\u202e") & set(text) and "\x1b[2J" not in text and "\\x1b[2J" in text
         assert len(plain) >= 12
         for line in plain:
             assert len(_without_colours(line)) <= width
@@ -141,6 +144,62 @@ def test_stats_count_and_point_out(postgres: Backend, owner: str) -> None:
     assert {row["secret"] for row in answers["first_time"]} >= {"stripe"}
     text = run(postgres, "stats", "--owner", owner).stdout
     assert "by secret" in text and "█" in text and "\x1b" not in text
+
+
+def test_hostile_names_are_exact_for_machines_and_harmless_for_people(postgres: Backend, owner: str) -> None:
+    session = str(listed(postgres, "--owner", owner)[0]["session_id"])
+    dsn = ("--dsn", postgres.dsn("auditor"))
+    for command in (("show", session), ("stats", "--owner", owner), ("list", "--owner", owner)):
+        for text in (in_terminal(200, "audit", *command, *dsn), run(postgres, *command).stdout):
+            assert not set("\x9b\u202e") & set(text) and "\x1b[2J" not in text and "\rback" not in text
+            assert "[/bold][red] :key:" in text
+    names = {str(access["secret_names"][0]) for access in listed(postgres, "--owner", owner)}  # type: ignore[index]
+    assert HOSTILE in names
+    table = csv.DictReader(io.StringIO(run(postgres, "list", "--owner", owner, "--csv").stdout, newline=""))
+    assert HOSTILE in {json.loads(row["secret_names"])[0] for row in table}
+
+
+def test_views_give_the_answers_of_the_commands(postgres: Backend, owner: str) -> None:
+    def view(query: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(postgres.dsn("auditor")) as sql:
+            return sql.execute(query, (owner,)).fetchall()
+
+    listed_now = listed(postgres, "--owner", owner)
+    columns = ("id", "outcome", "sqlstate", "secret_names", "db_user", "operation", "how", "calls")
+    rows = view(f"SELECT {', '.join(columns)} FROM secretproxy.secret_access WHERE owner_id = %s ORDER BY at, id")
+    key = operator.itemgetter(0)
+    assert sorted(([str(row[0]), *row[1:]] for row in rows), key=key) == sorted(
+        ([access[name] for name in columns] for access in listed_now), key=key
+    )
+    answers = json.loads(run(postgres, "stats", "--owner", owner, "--limit", "100", "--json").stdout)
+    counted = {row["secret"]: row["n"] for row in answers["secrets"]}
+    of_view = dict(view("SELECT secret_name, accesses FROM secretproxy.accesses_by_secret WHERE owner_id = %s"))
+    assert counted["stripe"] == 8 and of_view["stripe"] == 9  # the delete of two counts for each
+    assert counted[LONG] == of_view[LONG] == 1
+    failed = view("SELECT count(*) FROM secretproxy.failed_accesses WHERE owner_id = %s")[0][0]
+    assert failed == sum(row["n"] for row in answers["outcomes"] if row["outcome"] not in ("ok", "unknown")) == 1
+    assert {row["secret"] for row in answers["first_time"]} - {"stripe, other"} == {
+        row[0] for row in view("SELECT secret_name FROM secretproxy.first_accesses WHERE owner_id = %s")
+    } - {"other"}
+    (run_of,) = answers["many_verifies"]
+    assert (
+        view("SELECT verifies, failed FROM secretproxy.many_verifies WHERE owner_id = %s")
+        == [(run_of["n"], run_of["failed"])]
+        == [(6, 0)]
+    )
+    days = view("SELECT sum(accesses) FROM secretproxy.accesses_by_day WHERE %s::text IS NOT NULL")[0][0]
+    assert isinstance(days, Decimal) and days >= len(listed_now)
+
+
+def test_every_view_has_a_comment_and_is_for_auditors(postgres: Backend) -> None:
+    with psycopg.connect(postgres.dsn("auditor")) as sql:
+        views = sql.execute(
+            "SELECT c.oid::regclass::text, obj_description(c.oid) FROM pg_class c WHERE relkind = 'v' AND relnamespace = 'secretproxy'::regnamespace"
+            " AND has_table_privilege(c.oid, 'SELECT')"
+        ).fetchall()
+        assert len(views) == 9 and all(comment for _, comment in views)
+        for name, _ in views:
+            sql.execute(f"SELECT * FROM {name} LIMIT 1")
 
 
 def test_nothing_bad_input_and_no_permission_are_said(postgres: Backend, owner: str) -> None:

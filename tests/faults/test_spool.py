@@ -87,7 +87,7 @@ def test_calls_go_on_and_are_in_the_log_once(apart: Apart) -> None:
         sql.execute("SELECT public.spooled('during hidden')")
         assert apart.rows_wait() >= 21
         listed = subprocess.run(
-            [sys.executable, "-m", "secretproxy", "audit", "list", "--spool", str(apart.spool)],
+            [sys.executable, "-m", "secretproxy", "audit", "list", "--json", "--spool", str(apart.spool)],
             capture_output=True,
             text=True,
             timeout=30,

@@ -7,6 +7,7 @@ the view secretproxy.secret_access. May import asyncpg; prints nothing.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -142,6 +143,13 @@ def moment(option: str, text: str, now: datetime | None = None) -> datetime:
     return found if found.tzinfo else found.astimezone()
 
 
+def local_zone() -> tuple[str, str]:
+    """This machine's time zone by its name, and its distance from UTC today."""
+    offset = f"{datetime.now().astimezone():%z}"
+    named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    return (named if re.fullmatch(r"[A-Za-z0-9_+/-]{1,60}", named) else "UTC", f"{offset[:3]}:{offset[3:]}")
+
+
 async def connect(dsn: str | None) -> Any:
     """A connection for reading. Raises ConfigError."""
     try:
@@ -220,10 +228,14 @@ _BY = {
     "at_night": """SELECT at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret
         FROM access WHERE operation = 'read' AND (extract(hour FROM at) >= {evening} OR extract(hour FROM at) < {morning})
         ORDER BY at DESC LIMIT {limit}""",
-    # Whether a password was right is not logged; whoever tries many in a short time is.
-    "many_verifies": """SELECT date_trunc('minute', at) AS at, db_user,
-           owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n
-        FROM access WHERE operation = 'verify' GROUP BY 1, 2, 3, 4 HAVING count(*) >= 5 ORDER BY 5 DESC LIMIT {limit}""",
+    # Whether a password was right is not logged; whoever tries many in a row is. As in the view many_verifies.
+    "many_verifies": """SELECT min(at) AS at, db_user, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret,
+           count(*) FILTER (WHERE outcome <> 'ok') AS failed, count(*) AS n
+        FROM (SELECT *, count(*) FILTER (WHERE pause > interval '1 minute') OVER w AS run
+                FROM (SELECT *, at - lag(at) OVER w AS pause FROM access WHERE operation = 'verify'
+                      WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)) v
+              WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)) r
+       GROUP BY db_user, owner_id, secret_names, run HAVING count(*) >= 5 ORDER BY 6 DESC, 1 LIMIT {limit}""",
 }
 
 
@@ -231,6 +243,11 @@ async def stats(connection: Any, wanted: Filter, *, limit: int, evening: int, mo
     """Counts by secret, user, hour (of the session's time zone) and outcome, and what looks unusual."""
     where, values = wanted.where()
     answers: dict[str, list[dict[str, Any]]] = {}
+    zone, offset = local_zone()
+    try:
+        await connection.execute(f"SET TIME ZONE '{zone}'")
+    except asyncpg.PostgresError:
+        await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         for name, question in _BY.items():
             given = list(values)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,7 +111,8 @@ def _console() -> Any:
     from rich.console import Console
 
     # In a pipe nothing is coloured and nothing is cut off.
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=1000, color_system=None)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=1000, color_system=None)
 
 
 def _print(console: Any, table: Any, **how: Any) -> None:
@@ -165,11 +166,11 @@ def list_(
     limit: int = typer.Option(100, "--limit", "-n", min=0, help="The newest so many; 0: all."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON, a line each."),
     as_csv: bool = typer.Option(False, "--csv", help="Print CSV."),
-    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool instead of the log: its rows as JSON."),
+    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool, instead of what is in the log."),
     dsn: str | None = _DSN,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
-    from secretproxy.audit import review
+    from secretproxy.audit import review, spooled
 
     wanted = _filter(
         since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
@@ -178,76 +179,58 @@ def list_(
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")
     wanted.where()
-    if spool is not None:
-        _list_spool(spool)
-        return
     console = _console()
+
+    def show(found: list[Any], *, empty: str) -> None:
+        if not found:
+            console.print(empty)
+            return
+        _print(console, _access_table(found, console.width))
+        if limit and len(found) == limit:
+            print(f"the newest {limit}; --limit 0 shows all", file=sys.stderr)
 
     async def work() -> None:
         connection = await review.connect(dsn)
         try:
-            found: list[Any] = []
-            writer = None
-            async for row in review.accesses(connection, wanted, limit or None):
-                if as_json:
-                    print(json.dumps(_record(row)))
-                elif as_csv:
-                    record = _record(row)
-                    if writer is None:
-                        writer = csv.DictWriter(sys.stdout, list(record))
-                        writer.writeheader()
-                    writer.writerow({k: json.dumps(v) if isinstance(v, list) else v for k, v in record.items()})
-                else:
-                    found.append(row)
+            rows = review.accesses(connection, wanted, limit or None)
             if as_json or as_csv:
+                write = _writer(sys.stdout, as_csv)
+                async for row in rows:
+                    write(row)
                 return
-            if not found:
-                empty = not await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
-                console.print("the log is empty" if empty else "no access fits")
-                return
-            _print(console, _access_table(found, console.width))
-            if limit and len(found) == limit:
-                print(f"the newest {limit}; --limit 0 shows all", file=sys.stderr)
+            found = [row async for row in rows]
+            some = found or await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
+            show(found, empty="no access fits" if some else "the log is empty")
         finally:
             await connection.close()
 
-    _run(work())
+    if spool is None:
+        _run(work())
+        return
+    waiting = spooled.accesses(spool, wanted, limit or None)
+    if as_json or as_csv:
+        write = _writer(sys.stdout, as_csv)
+        for row in waiting:
+            write(row)
+        return
+    show(waiting, empty="nothing that fits waits in the spool")
 
 
-def _spooled(name: str, text: str | None) -> Any:
-    """A field of a spooled line as JSON shows it."""
-    from secretproxy.audit.rows import TYPES
-    from secretproxy.detect.arguments import Array, Constant, array_literal
+def _writer(file: Any, as_csv: bool) -> Callable[[Any], None]:
+    """Writes rows one by one, exactly as they are: JSON lines, or CSV with a heading."""
+    if not as_csv:
+        return lambda row: print(json.dumps(_record(row)), file=file)
+    heading: list[str] = []
 
-    kind = TYPES.get(name)
-    if text is None:
-        return None
-    if kind == "text[]":
-        found = array_literal(text)
-        return [part.text for part in found.elements if isinstance(part, Constant)] if isinstance(found, Array) else text
-    if kind == "boolean":
-        return text == "t"
-    return int(text) if kind in ("bigint", "int") else float(text) if kind == "double precision" else text
+    def write(row: Any) -> None:
+        record = _record(row)
+        writer = csv.DictWriter(file, list(record))
+        if not heading:
+            heading.extend(record)
+            writer.writeheader()
+        writer.writerow({name: json.dumps(value) if isinstance(value, list) else value for name, value in record.items()})
 
-
-def _list_spool(directory: Path) -> None:
-    from secretproxy.audit import spool
-    from secretproxy.audit.rows import STORED
-
-    if not directory.is_dir():
-        raise ConfigError(f"--spool {directory}: no such directory")
-    count = 0
-    for path in sorted(directory.glob(f"*{spool.SUFFIX}")):
-        try:
-            with path.open("rb") as file:
-                for line in spool.read(file):
-                    print(json.dumps({name: _spooled(name, text) for name, text in zip(STORED, line.fields(), strict=True)}))
-                    count += 1
-        except OSError as error:
-            raise ConfigError(f"--spool {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigError(f"--spool {path}: {error}") from None
-    print(f"{count} rows wait in the spool", file=sys.stderr)
+    return write
 
 
 @app.command()
@@ -298,9 +281,7 @@ def show(
                 text += f" via {', '.join(map(_safe, row['via']))}"
             if row["accessed_by"]:
                 text += f" for {row['accessed_by']}"
-        console.print(
-            f"{row['at'].astimezone():%Y-%m-%d %H:%M:%S} #{row['statement_no'] or '-':<4} {text}", soft_wrap=True, markup=False
-        )
+        console.print(f"{row['at'].astimezone():%Y-%m-%d %H:%M:%S} #{row['statement_no'] or '-':<4} {text}", soft_wrap=True)
 
 
 @app.command()
@@ -334,9 +315,11 @@ def stats(
     if not answers["outcomes"]:
         console.print("no access fits")
         return
+    zone = review.local_zone()[0]
     titles = {
-        "secrets": "by secret", "users": "by user", "hours": "by hour", "outcomes": "by outcome", "first_time": "first use of a secret by a user",
-        "at_night": f"reads between {evening}:00 and {morning}:00", "many_verifies": "five or more verifies of a secret in a minute",
+        "secrets": "by secret", "users": "by user", "hours": f"by hour ({zone})", "outcomes": "by outcome",
+        "first_time": "first use of a secret by a user", "at_night": f"reads between {evening}:00 and {morning}:00 ({zone})",
+        "many_verifies": "five or more verifies of a secret in a row, with how many failed",
     }  # fmt: skip
     for name, found in answers.items():
         if not found:
@@ -485,17 +468,10 @@ def export(
                 except OSError as error:
                     raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
             try:
-                writer = None
+                write = _writer(file, form == "csv")
                 async for row in review.rows(connection, wanted):
-                    record = _record(row)
+                    write(row)
                     count += 1
-                    if form == "jsonl":
-                        file.write(json.dumps(record) + "\n")
-                        continue
-                    if writer is None:
-                        writer = csv.DictWriter(file, list(record))
-                        writer.writeheader()
-                    writer.writerow({k: json.dumps(v) if isinstance(v, list) else v for k, v in record.items()})
             finally:
                 if file is not sys.stdout:
                     file.close()

@@ -29,10 +29,15 @@ CREATE OR REPLACE VIEW secretproxy.direct_accesses AS
 SELECT * FROM secretproxy.secret_access WHERE how = 'direct';
 COMMENT ON VIEW secretproxy.direct_accesses IS 'Calls that came by no proxy';
 
-CREATE OR REPLACE VIEW secretproxy.many_verifies AS
-SELECT date_trunc('minute', at) AS minute, db_user, client_addr, owner_id, secret_names, count(*) AS verifies
-  FROM secretproxy.secret_access WHERE operation = 'verify' GROUP BY 1, 2, 3, 4, 5 HAVING count(*) >= 5;
-COMMENT ON VIEW secretproxy.many_verifies IS 'Five or more verifies of one secret by one user within a minute';
+DROP VIEW IF EXISTS secretproxy.many_verifies;
+CREATE VIEW secretproxy.many_verifies AS
+SELECT min(at) AS at, max(at) AS until, db_user, owner_id, secret_names, count(*) AS verifies, count(*) FILTER (WHERE outcome <> 'ok') AS failed
+  FROM (SELECT *, count(*) FILTER (WHERE pause > interval '1 minute') OVER w AS run
+          FROM (SELECT *, at - lag(at) OVER w AS pause FROM secretproxy.secret_access WHERE operation = 'verify'
+                WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, id)) v
+        WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, id)) r
+ GROUP BY db_user, owner_id, secret_names, run HAVING count(*) >= 5;
+COMMENT ON VIEW secretproxy.many_verifies IS 'Five or more verifies of one secret by one user with no pause of a minute between them, and how many ended in an error; whether a password was right is not logged';
 
 CREATE OR REPLACE VIEW secretproxy.unusual_events AS
 SELECT at, event, db_user, function, via, client_addr, application_name, session_id, statement_no
