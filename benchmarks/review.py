@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import functools
 import itertools
+import json
 import random
 import resource
 import statistics
@@ -116,6 +117,17 @@ async def ask(dsn: str, wanted: review.Filter, times: int = 5) -> tuple[float, i
     return statistics.median(taken) * 1000, len(found)
 
 
+async def blocks(dsn: str, wanted: review.Filter) -> int:
+    """Blocks that a page of 100 touches: what its time at any size of the log depends on."""
+    connection = await review.connect(dsn)
+    try:
+        query, values = review.page(wanted, 100)
+        (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", *values))
+    finally:
+        await connection.close()
+    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+
+
 async def measure(dsn: str, count: int) -> None:
     connection = await asyncpg.connect(dsn)
     sample = await connection.fetchrow(
@@ -132,7 +144,7 @@ async def measure(dsn: str, count: int) -> None:
         "anything": review.Filter(),
     }.items():
         taken, rows = await ask(dsn, wanted)
-        print(f"audit list, {name:22} {taken:9.1f} ms  {rows} rows")
+        print(f"audit list, {name:22} {taken:9.1f} ms  {rows} rows, {await blocks(dsn, wanted)} blocks read")
     began, used = time.perf_counter(), time.process_time()
     report = await verify_database(dsn, [], None, lambda done, total: None)
     taken, used = time.perf_counter() - began, time.process_time() - used

@@ -112,6 +112,9 @@ def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: s
         assert len(plain) >= 12
         for line in plain:
             assert len(_without_colours(line)) <= width
+        heads = _without_colours(plain[0]).split()
+        assert heads[-2:] == ["outcome", "from"] and "user" in heads  # a long name pushes no column out
+        assert all(word in _without_colours(line) for line in plain[1:] for word in ("app_user", "127.0.0.1"))
     assert owner in text
 
 
@@ -217,6 +220,15 @@ def test_nothing_bad_input_and_no_permission_are_said(postgres: Backend, owner: 
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr
     refused = run(postgres, "list", user="outsider")
     assert refused.returncode == 2 and "secretproxy_auditor" in refused.stderr
+    for dsn, word in {
+        "postgresql://auditor:hunter2@127.0.0.1:1/app": "--dsn", "host=x password=hunter2": "URL",
+        postgres.dsn("auditor", "none_such").replace("auditor@", "auditor:hunter2@"): "no such database",
+    }.items():  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "secretproxy", "audit", "list", "--dsn", dsn], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 2 and word in done.stderr and len(done.stderr.splitlines()) == 1
+        assert "hunter2" not in done.stderr + done.stdout
     elsewhere = run(postgres, "list", user="postgres", database="postgres")
     assert elsewhere.returncode == 2 and "secretproxy install" in elsewhere.stderr
 
@@ -230,6 +242,7 @@ def test_an_empty_log_says_so(postgres: Backend) -> None:
         admin.execute("CREATE DATABASE empty_log")
     asyncio.run(install(postgres.dsn(database="empty_log"), postgres.key_file))
     assert "the log is empty" in run(postgres, "list", database="empty_log").stdout
+    assert "the log is empty" in run(postgres, "stats", database="empty_log").stdout
 
 
 def test_an_export_has_every_row_and_its_hashes(postgres: Backend, owner: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 
 from secretproxy.audit.rows import COLUMNS
+from secretproxy.audit.trouble import describe
 from secretproxy.config import ConfigError
 
 ACCESS_COLUMNS = """
@@ -170,26 +171,34 @@ def explained(error: Exception) -> ConfigError:
             "this database has no access log, or an older one: run `secretproxy install` there, or give another with --dsn"
         )
     if isinstance(error, asyncpg.PostgresError):
-        return ConfigError(f"the database refused: SQLSTATE {state} ({type(error).__name__}); see --dsn")
+        return ConfigError(f"the database refused: {describe(error)}; see --dsn")
+    if isinstance(error, ValueError):
+        return ConfigError("--dsn: not a URL such as postgresql://auditor@db.example/app")
     return ConfigError(f"cannot connect ({type(error).__name__}): name the log's database with --dsn or the PG* variables")
 
 
 async def accesses(connection: Any, wanted: Filter, limit: int | None = None) -> AsyncIterator[Any]:
     """Accesses, the newest `limit` of them (None: all), oldest first."""
-    where, values = wanted.where()
     if limit is None:
+        where, values = wanted.where()
         async with connection.transaction(readonly=True):
             async for row in connection.cursor(f"{ACCESS}{where} ORDER BY a.at, a.seq", *values, prefetch=500):
                 yield row
         return
-    page = f"ORDER BY a.at DESC, a.seq DESC LIMIT {limit:d}"
-    query = f"{ACCESS}{where} {page}"
-    if wanted.secret is not None:
-        # A page by each index: with both in one condition every access of that secret would be read and sorted.
-        pages = " UNION ALL ".join(f"({ACCESS}{wanted.where(place)[0]} {page})" for place in (_FIRST_NAME, _LATER_NAME))
-        query = f"SELECT * FROM ({pages}) a {page}"  # noqa: S608 - constant text
+    query, values = page(wanted, limit)
     for row in reversed(await connection.fetch(query, *values)):
         yield row
+
+
+def page(wanted: Filter, limit: int) -> tuple[str, list[Any]]:
+    """The query for the newest `limit` accesses, newest first, and its parameters. Raises ConfigError."""
+    where, values = wanted.where()
+    newest = f"ORDER BY a.at DESC, a.seq DESC LIMIT {limit:d}"
+    if wanted.secret is None:
+        return f"{ACCESS}{where} {newest}", values
+    # A page by each index: with both in one condition every access of that secret would be read and sorted.
+    pages = " UNION ALL ".join(f"({ACCESS}{wanted.where(place)[0]} {newest})" for place in (_FIRST_NAME, _LATER_NAME))
+    return f"SELECT * FROM ({pages}) a {newest}", values  # noqa: S608 - constant text
 
 
 async def story(connection: Any, session: uuid.UUID) -> list[Any]:

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import json
 import sys
+import textwrap
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -123,34 +124,44 @@ def _print(console: Any, table: Any, **how: Any) -> None:
 
 
 def _access_table(found: list[Any], width: int) -> Any:
+    from rich.cells import cell_len
     from rich.table import Table
 
     wide = width >= 130
-    most = width if width >= 1000 else 0  # in a pipe nothing is cut
-    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold")
-    table.add_column("at", no_wrap=True, min_width=19 if wide else 14)
-    table.add_column("user", overflow="ellipsis", no_wrap=True, max_width=most or (30 if wide else 14))
-    if wide:
-        table.add_column("jwt user", no_wrap=True)
-    table.add_column("op", no_wrap=True, min_width=6)
-    table.add_column("owner", no_wrap=True, min_width=36 if wide else 9)
-    table.add_column("secret", overflow="ellipsis", no_wrap=True, ratio=None if wide else 1, max_width=most or 60)
-    table.add_column("outcome", no_wrap=True)
-    table.add_column("from", overflow="ellipsis", no_wrap=True, max_width=most or (40 if wide else 15))
-    colours = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yellow"}
+    piped = width >= 1000  # there nothing is cut
+    gap = 2 if wide else 1
+    heads = ["at", "user", "jwt user", "op", "owner", "secret", "outcome", "from"]
+    most = {"user": 30 if wide else 14, "outcome": 15, "from": 40 if wide else 15}
+    lines = []
     for row in found:
         owner = "?" if row["owner_id"] is None else str(row["owner_id"])
-        cells = [row["at"].astimezone().strftime("%Y-%m-%d %H:%M:%S" if wide else "%m-%d %H:%M:%S"), _who(row)]
-        if wide:
-            cells.append("" if row["accessed_by"] is None else str(row["accessed_by"]))
-        cells += [
-            row["operation"] or "?",
-            owner if wide or len(owner) < 9 else owner[:8] + "…",
-            _names(row),
-            _how_ended(row),
-            _from(row),
-        ]
-        table.add_row(*cells, style=colours.get(row["outcome"], "red"))
+        lines.append(
+            [
+                row["at"].astimezone().strftime("%Y-%m-%d %H:%M:%S" if wide else "%m-%d %H:%M:%S"),
+                _who(row),
+                "" if row["accessed_by"] is None else str(row["accessed_by"]),
+                row["operation"] or "?",
+                owner if wide or len(owner) < 9 else owner[:8] + "…",
+                _names(row),
+                _how_ended(row),
+                _from(row),
+            ]
+        )
+    widths = [
+        min(max(map(cell_len, (head, *(line[place] for line in lines)))), width if piped else most.get(head, width))
+        for place, head in enumerate(heads)
+    ]
+    shown = [place for place in range(len(heads)) if wide or heads[place] != "jwt user"]
+    # The secret's name gets what the others leave.
+    name = heads.index("secret")
+    others = sum(widths[place] + gap for place in shown if place != name)
+    widths[name] = max(8, min(widths[name], width - others))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for place in shown:
+        table.add_column(heads[place], no_wrap=True, overflow="ellipsis", width=widths[place])
+    colours = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yellow"}
+    for line, row in zip(lines, found, strict=True):
+        table.add_row(*(line[place] for place in shown), style=colours.get(row["outcome"], "red"))
     return table
 
 
@@ -260,6 +271,7 @@ def show(
     if not found:
         console.print("no such session in the log")
         raise typer.Exit(1)
+    terminal = sys.stdout.isatty()
     first = found[0]
     address = "a Unix socket" if first["client_addr"] is None else f"{first['client_addr']} port {first['client_port']}"
     console.print(f"session      {wanted}", soft_wrap=True)
@@ -273,15 +285,23 @@ def show(
             seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
             text = f"  {row['outcome']}{' ' + row['sqlstate'] if row['sqlstate'] else ''}{seconds}, ran {row['calls'] or 0} times"
         else:
-            names = (
-                "" if row["secret_names"] is None and row["owner_id"] is None else f" {_names(row)} of {row['owner_id'] or '?'}"
-            )
-            text = f"{what} {_safe(row['function']) or ''}{names}"
+            owner = str(row["owner_id"] or "?")
+            function = _safe(row["function"])
+            if terminal and console.width < 130:
+                owner = owner if len(owner) < 9 else owner[:8] + "…"
+                function = function.partition("(")[0].removeprefix("encrypted_secrets.")
+            names = "" if row["secret_names"] is None and row["owner_id"] is None else f" {_names(row)} of {owner}"
+            text = f"{what} {function}{names}"
             if row["via"]:
                 text += f" via {', '.join(map(_safe, row['via']))}"
             if row["accessed_by"]:
                 text += f" for {row['accessed_by']}"
-        console.print(f"{row['at'].astimezone():%Y-%m-%d %H:%M:%S} #{row['statement_no'] or '-':<4} {text}", soft_wrap=True)
+        line = f"{row['at'].astimezone():%Y-%m-%d %H:%M:%S} #{row['statement_no'] or '-':<4} {text}"
+        print(
+            "\n".join(textwrap.wrap(line, console.width, subsequent_indent=" " * 26, break_on_hyphens=False))
+            if terminal
+            else line
+        )
 
 
 @app.command()
@@ -293,7 +313,7 @@ def stats(
     morning: int = typer.Option(6, "--morning", min=0, max=24, help="Hour until which a read is unusual."),
     as_json: bool = _JSON, dsn: str | None = _DSN,
 ) -> None:  # fmt: skip
-    """Count accesses by secret, user and hour, and show what is unusual."""
+    """Count accesses, and show what is unusual."""
     from rich.table import Table
 
     from secretproxy.audit import review
@@ -303,7 +323,11 @@ def stats(
     async def work() -> dict[str, list[dict[str, Any]]]:
         connection = await review.connect(dsn)
         try:
-            return await review.stats(connection, wanted, limit=limit, evening=evening, morning=morning)
+            answers = await review.stats(connection, wanted, limit=limit, evening=evening, morning=morning)
+            if not answers["outcomes"] and not as_json:
+                some = await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
+                print("no access fits" if some else "the log is empty")
+            return answers
         finally:
             await connection.close()
 
@@ -313,13 +337,12 @@ def stats(
         return
     console = _console()
     if not answers["outcomes"]:
-        console.print("no access fits")
         return
     zone = review.local_zone()[0]
     titles = {
         "secrets": "by secret", "users": "by user", "hours": f"by hour ({zone})", "outcomes": "by outcome",
         "first_time": "first use of a secret by a user", "at_night": f"reads between {evening}:00 and {morning}:00 ({zone})",
-        "many_verifies": "five or more verifies of a secret in a row, with how many failed",
+        "many_verifies": "five or more verifies of a secret in a row",
     }  # fmt: skip
     for name, found in answers.items():
         if not found:
@@ -336,6 +359,8 @@ def stats(
                     cells.append(f"{value.astimezone():%m-%d %H:%M}")
                 elif isinstance(value, uuid.UUID):
                     cells.append(str(value) if console.width >= 130 else str(value)[:8] + "…")
+                elif key == "failed":
+                    cells.append(f"{value} failed")
                 elif key == "hour":
                     cells.append(f"{value:02}:00")
                 else:
@@ -599,7 +624,10 @@ def retention(
     ),
     config: Path | None = _CONFIG,
 ) -> None:
-    """Take old months out of the log, with signed ends, so that the rest still verifies."""
+    """Take old months out of the log.
+
+    How each chain in them ended is signed first, so that the rest still verifies.
+    """
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
     from secretproxy.audit.checkpoints import Signer, load_public, public_file
