@@ -30,6 +30,9 @@ fuzz: .venv/.stamp ## Framing and session under hypothesis and atheris, FUZZ_SEC
 inject: .venv/.stamp ## Every error at every await of the proxy, a quarter of an hour
 	INJECT=all $(PY) -m pytest -q -s tests/faults/test_injected.py --timeout 3600 $(ARGS)
 
+crashes: .venv/.stamp ## Two hundred kills of a journal while it writes log, spool and checkpoints
+	TEST_CRASHES=200 $(PY) -m pytest -q -n 0 --timeout 1800 tests/audit/test_crash.py $(ARGS)
+
 lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

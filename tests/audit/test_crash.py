@@ -1,4 +1,7 @@
-"""Killed at two hundred random points while it writes log, spool and checkpoints: the log verifies, and what was durable is there, once."""
+"""Killed at random points while it writes log, spool and checkpoints: the log verifies, and what was durable is there, once.
+
+Twenty kills; `make crashes` does two hundred (TEST_CRASHES).
+"""
 
 from __future__ import annotations
 
