@@ -4,7 +4,7 @@ ARGS ?=
 JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py
 
-.PHONY: demo test evasions soak tls-soak inject bounds fuzz lint bench test-matrix example clean
+.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz lint bench test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
