@@ -20,10 +20,11 @@ import psycopg
 import pytest
 
 from secretproxy.audit import chain
-from secretproxy.audit.checkpoints import Signer, load_public, public_file, read_file
+from secretproxy.audit.checkpoints import Signer, genuine, load_public, public_file, read_file
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import CHAINED, NameMask
 from secretproxy.audit.verify import Report, verify_database
+from secretproxy.config import ConfigError
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend
@@ -372,6 +373,23 @@ def test_a_command_gets_every_checkpoint(tmp_path: Path) -> None:
     assert [checkpoint for _, checkpoint in read_file(kept)] == made
     with pytest.raises(OSError, match="checkpoint_command"):
         Signer(tmp_path / "key", None, "false").keep(made[0])
+
+
+def test_the_key_is_for_its_owner_alone_and_its_public_half_for_all(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    made = Signer(key).sign(A, 1, b"h" * 32)
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert b"PRIVATE" not in public_file(key).read_bytes() and genuine(made, load_public(public_file(key)))
+    assert genuine(Signer(key).sign(A, 2, b"h" * 32), load_public(public_file(key)))  # read again, not made anew
+    assert "PRIVATE" not in repr(Signer(key))
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Signer(key)
+    key.chmod(0o600)
+    for wrong in (b"", b"no key", public_file(key).read_bytes()):
+        key.write_bytes(wrong)
+        with pytest.raises(ConfigError, match="checkpoint_key_file"):
+            Signer(key)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
