@@ -124,7 +124,8 @@ def instrument() -> None:
     for name in MODULES:
         module: ModuleType = importlib.import_module(name)
         assert module.__file__ is not None
-        path = module.__file__ if module.__file__.endswith(".py") else str(Path(*name.split(".")).with_suffix(".py"))
+        # Compiled or not, its source stands beside it.
+        path = str(Path(module.__file__).with_name(f"{name.rpartition('.')[2]}.py"))
         tree = ast.fix_missing_locations(Instrument(name).visit(ast.parse(Path(path).read_text())))
         module.__dict__.update(_await_point=_await, _call_point=_call)
         exec(compile(tree, path, "exec"), module.__dict__)
