@@ -22,6 +22,7 @@ from tests.support.proxy import Proxy
         MARKER.encode(), b"x" + MARKER.upper().encode(), MARKER.encode().hex().encode(), base64.b64encode(b"ab" + MARKER.encode() + b"c"),
         base64.b64encode(b"a" + MARKER.encode()), base64.b64encode(MARKER.encode() + b"\0"),
     ],
+    ids=["plain", "upper case", "hexadecimal", "base64 at 2", "base64 at 1", "base64"],
 )  # fmt: skip
 def test_a_value_is_found_in_a_file(tmp_path: Path, spelled: bytes) -> None:
     place = tmp_path / "deep" / "file"
