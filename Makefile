@@ -4,7 +4,7 @@ ARGS ?=
 JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py
 
-.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz lint bench test-matrix example clean
+.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz lint bench keys-full test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -42,6 +42,9 @@ lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 
 bench: .venv/.stamp ## The table of benchmarks/RESULTS.md
 	$(PY) benchmarks/run.py $(ARGS)
+
+keys-full: .venv/.stamp ## keys reencrypt over 100,000 values, killed ten times, with writers
+	SECRETPROXY_TEST_KEY_ROWS=100000 $(PY) -m pytest -q tests/integration/sql/test_keys.py -k killed --timeout 1200 $(ARGS)
 
 test-matrix: .venv/.stamp ## The SQL tests on PostgreSQL 14 to 18
 	$(PY) scripts/test_matrix.py $(ARGS)
