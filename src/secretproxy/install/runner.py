@@ -21,6 +21,15 @@ _MOST_OLD = 140000
 _SETTINGS = {"application_name": "secretproxy install", "standard_conforming_strings": "on"}
 
 
+# Keys are parameters of statements here: a server that logs statements must not log these. Only a superuser may say so of the former.
+_KEEP_PARAMETERS = """
+SELECT set_config(s.name, '0', false) FROM pg_settings s, pg_roles r
+ WHERE r.rolname = current_user
+   AND (s.name = 'log_parameter_max_length_on_error'
+        OR s.name IN ('log_parameter_max_length', 'auto_explain.log_parameter_max_length') AND r.rolsuper)
+"""
+
+
 class InstallError(Exception):
     """Install, verify or revert cannot go on; the text says why and what to do."""
 
@@ -254,6 +263,7 @@ async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
         why = told(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
         raise InstallError(f"cannot connect: {why}; name the database with --dsn or libpq's PG* variables") from None
     try:
+        await connection.execute(_KEEP_PARAMETERS)
         if lock:
             await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
         yield connection

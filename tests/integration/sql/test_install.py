@@ -13,6 +13,8 @@ from tests.integration.sql.conftest import Database
 
 import secretproxy.sql
 from secretproxy.install import InstallError, install, revert, verify
+from secretproxy.install.keyfile import load_key_file
+from secretproxy.install.keys import activate_testimony, stage_testimony
 from secretproxy.install.project import changes
 
 PROJECT = Path(secretproxy.sql.__file__).parent
@@ -177,6 +179,26 @@ def test_what_is_there_can_be_taken_for_right(fresh: Database) -> None:
         sql.execute("CREATE OR REPLACE FUNCTION secretproxy.facts(OUT kind text, OUT object text, OUT fact text, OUT value text) "
                     "RETURNS SETOF record LANGUAGE sql AS 'SELECT kind, object, fact, value FROM secretproxy.installed'")  # fmt: skip
         assert findings(fresh) == ["function secretproxy.facts(): its body was replaced"]
+
+
+def test_no_key_goes_to_the_log_of_a_server_that_logs_everything(empty: Database, tmp_path: Path) -> None:
+    server = empty.backend.server
+    if server is None:
+        pytest.skip("the log of a server in a container is not read here")
+    key_file = tmp_path / "keys"
+    with psycopg.connect(empty.backend.dsn(), autocommit=True) as admin:
+        for setting in ("log_statement = 'all'", "log_min_duration_statement = 0", "log_parameter_max_length = -1",
+                        "log_parameter_max_length_on_error = -1"):  # fmt: skip
+            admin.execute(f"ALTER DATABASE {empty.name} SET {setting}")
+    asyncio.run(install(empty.dsn(), key_file))
+    staged = asyncio.run(stage_testimony(empty.dsn(), key_file))
+    asyncio.run(activate_testimony(empty.dsn(), key_file))
+    assert asyncio.run(verify(empty.dsn(), key_file)) == []
+    text = server.log.read_text(errors="replace")
+    assert "INSERT INTO secretproxy.testimony_key" in text, "statements are logged"
+    found = load_key_file(key_file)
+    assert staged in found
+    assert [version for version, key in found.items() if key.hex() in text] == []
 
 
 def test_a_failed_change_leaves_nothing_behind(empty: Database) -> None:
