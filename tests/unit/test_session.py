@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secretproxy.detect.strings import STANDARD
 from secretproxy.session.session import Limits
 from secretproxy.session.states import Phase
 from secretproxy.wire.errors import ProtocolViolation
@@ -199,7 +200,7 @@ def test_a_long_statement_is_parsed_elsewhere() -> None:
     play = Playbook(limits=Limits(parse_thread_bytes=100)).logged_in()
     long = f"{SECRET} /* {'x' * 200} */"
     out = play.session.from_client(query(long) + query(HARMLESS))
-    assert not isinstance(out, bytes) and out.parse == (long.encode(), "utf-8")
+    assert not isinstance(out, bytes) and out.parse == (long.encode(), "utf-8", STANDARD)
     play._client(out)
     assert play.to_backend == query(long) + query(HARMLESS)
     assert [event.secret_names for event in play.committed] == [("key",)]

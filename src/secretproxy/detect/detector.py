@@ -18,13 +18,16 @@ import pglast.parser
 from secretproxy.detect import tree
 from secretproxy.detect.functions import NAMES
 from secretproxy.detect.leads import Leads
-from secretproxy.detect.verdict import HARMLESS, Found, Verdict, once
+from secretproxy.detect.strings import ESCAPES, STANDARD, as_standard
+from secretproxy.detect.verdict import HARMLESS, Found, Verdict, once, union
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
 _BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
 # The statements that lead to a call by a remembered name, by a word that each must hold.
 _NAMING = (b"execute", b"fetch", b"move", b"deallocate", b"close")
 CACHE_ENTRIES = 4096
+# In these no byte of a longer character is one of ASCII's: a text that does not decode can be parsed byte by byte.
+ASCII_STANDS = frozenset({"utf-8", "latin-1", "euc_jp", "euc_kr", "gb2312", "euc_jis_2004"})
 HARMLESS_TEXT_BYTES = 512
 CACHE_TEXT_BYTES = 4096
 CACHE_BYTES = 4 * 1024 * 1024
@@ -61,7 +64,7 @@ class Detector:
         )
         self._led = False
         self._harmless: set[bytes] = set()
-        self._cache: dict[tuple[bytes, str], Verdict] = {}
+        self._cache: dict[tuple[bytes, str, int], Verdict] = {}
         self._cached_bytes = 0
 
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
@@ -98,19 +101,22 @@ class Detector:
         self._cached_bytes = 0
         self._harmless.clear()
 
-    def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = ()) -> Verdict:
-        """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's."""
+    def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = (), strings: int = STANDARD) -> Verdict:
+        """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's.
+
+        strings: how its string constants may be read, as strings.py has it.
+        """
         if not self.may_concern(text, remembered):
             return HARMLESS
-        cached = self.cached(text, encoding)
+        cached = self.cached(text, encoding, strings)
         if cached is not None:
             return cached
-        return self.store(text, encoding, self.analyse(text, encoding))
+        return self.store(text, encoding, self.analyse(text, encoding, strings), strings)
 
-    def cached(self, text: bytes, encoding: str) -> Verdict | None:
-        return self._cache.get((text, encoding))
+    def cached(self, text: bytes, encoding: str, strings: int = STANDARD) -> Verdict | None:
+        return self._cache.get((text, encoding, strings))
 
-    def store(self, text: bytes, encoding: str, verdict: Verdict) -> Verdict:
+    def store(self, text: bytes, encoding: str, verdict: Verdict, strings: int = STANDARD) -> Verdict:
         if len(text) <= CACHE_TEXT_BYTES:
             if len(self._cache) >= CACHE_ENTRIES or self._cached_bytes > CACHE_BYTES:
                 # The oldest half goes: dictionaries keep the order of insertion.
@@ -118,16 +124,30 @@ class Detector:
                     del self._cache[key]
                 self._cached_bytes = sum(len(key[0]) for key in self._cache)
             self._cached_bytes += len(text)
-            self._cache[text, encoding] = verdict
+            self._cache[text, encoding, strings] = verdict
         return verdict
 
-    def analyse(self, text: bytes, encoding: str) -> Verdict:
-        """Parses and walks. Pure: it may run in a thread."""
-        monitored = self.monitored
+    def analyse(self, text: bytes, encoding: str, strings: int = STANDARD) -> Verdict:
+        """Parses and walks, in both readings where the session may have either. Pure: it may run in a thread."""
         try:
             sql = text.decode(encoding)
         except UnicodeDecodeError:
-            return self._by_words(text.decode("latin-1"))
+            sql = text.decode("latin-1")
+            if encoding not in ASCII_STANDS:
+                return self._by_words(sql)
+        if strings == STANDARD or "\\" not in sql:
+            return self._read(text, sql)
+        escaped = self._read(text, as_standard(sql))
+        if strings == ESCAPES:
+            return escaped
+        standard = self._read(text, sql)
+        # What does not parse does not run.
+        if not standard.parsed and escaped.parsed:
+            return escaped
+        return standard if not escaped.parsed else union(standard, escaped)
+
+    def _read(self, text: bytes, sql: str) -> Verdict:
+        monitored = self.monitored
         if too_hard(text):
             return self._by_words(sql)
         try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from secretproxy.detect.arguments import Argument
 from secretproxy.detect.calls import Call
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +91,27 @@ def once(calls: Sequence[Call]) -> tuple[Call, ...]:
             led.add(call)
         kept.append(call)
     return tuple(kept)
+
+
+def union(one: Verdict, other: Verdict) -> Verdict:
+    """What either of two readings of a text says."""
+    if one == other:
+        return one
+    if other is HARMLESS or one is HARMLESS:
+        return one if other is HARMLESS else other
+    return Verdict(
+        _both(one.calls, other.calls),
+        _both(one.definitions, other.definitions),
+        _both(one.tables, other.tables),
+        _both(one.prepares, other.prepares),
+        _both(one.cursors, other.cursors),
+        _both(one.executes, other.executes),
+        _both(one.fetches, other.fetches),
+        _both(one.deallocates, other.deallocates),
+        _both(one.closes, other.closes),
+        one.fingerprint,
+    )
+
+
+def _both(a: Sequence[T], b: Sequence[T]) -> tuple[T, ...]:
+    return (*a, *(part for part in b if part not in a))

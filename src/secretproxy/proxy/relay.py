@@ -537,9 +537,9 @@ class ClientSide(Side):
         self.server.journal.append(events, wait=False)
         backend.write(data)
 
-    async def _parse(self, session: Session, text: bytes, encoding: str) -> None:
+    async def _parse(self, session: Session, text: bytes, encoding: str, strings: int) -> None:
         async with self.server.parsing:
-            verdict = await asyncio.to_thread(session.detector.analyse, text, encoding)
+            verdict = await asyncio.to_thread(session.detector.analyse, text, encoding, strings)
         session.parsed(text, verdict)
         self._client_goes_on()
 
@@ -635,6 +635,7 @@ class ClientSide(Side):
             backend.set_busy(True)
             self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)
             future.add_done_callback(lambda done: self._release(done, step))
+        if step.surprised:
             self.server.catalogs.surprised(session)
         if step.record:
             journal.append(step.record, wait=False)

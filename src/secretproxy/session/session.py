@@ -16,6 +16,7 @@ from secretproxy.detect import Detector, ResolvedCall, Verdict
 from secretproxy.detect.arguments import NO_VALUES, Values
 from secretproxy.detect.detector import fingerprint
 from secretproxy.detect.functions import operation_of
+from secretproxy.detect.strings import EITHER, ESCAPES, STANDARD
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session import testimony
 from secretproxy.session.encodings import codec
@@ -111,26 +112,27 @@ class Held:
 class Step:
     """What is to be done with a chunk, in this order.
 
-    forward: to the other side, at once. inject: to the backend, from the proxy itself. parse: a text (with its codec) that is
-    long: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
+    forward: to the other side, at once. inject: to the backend, from the proxy itself. parse: a long text, its codec and how its
+    strings may be read: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
     commit: events that must be durable before `held` goes on; where they cannot be, a client's chunk goes through
     Session.refuse and a backend's ends the session. record: events nobody waits for. ready: the client's chunks that waited can
     be taken now (from_client(b"")). violation: the session ends once all this is done. defined: the catalog
-    may have changed.
+    may have changed. surprised: a call was made by a function that no attempt named.
     """
 
-    __slots__ = ("commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "violation")
+    __slots__ = ("commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "surprised", "violation")
 
     def __init__(self) -> None:
         self.forward = b""
         self.inject = b""
-        self.parse: tuple[bytes, str] | None = None
+        self.parse: tuple[bytes, str, int] | None = None
         self.commit: list[Event] = []
         self.held: list[Held] = []
         self.record: list[Event] = []
         self.ready = False
         self.violation: ProtocolViolation | None = None
         self.defined = False
+        self.surprised = False
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"
@@ -292,7 +294,7 @@ class Session:
         """The detector knows more, or something else: verdicts on what is prepared are found again."""
         for name, prepared in list(self._statements.items()):
             if prepared.text is not None and len(prepared.text) <= self._limits.parse_thread_bytes:
-                verdict = self.detector.verdict(prepared.text, self._codec)
+                verdict = self.detector.verdict(prepared.text, self._codec, (), EITHER)
                 if verdict != prepared.verdict:
                     self._store_statement(name, Prepared(verdict, prepared.text, prepared.types))
         self._refresh_remembered()
@@ -721,10 +723,15 @@ class Session:
         if supplied is not None and supplied[0] == text:
             self._supplied = None
             return supplied[1]
+        strings = STANDARD
+        if b"\\" in text:
+            # Something under way may change the setting before the backend reads this.
+            off = self.parameters.get("standard_conforming_strings") == "off"
+            strings = EITHER if self._pending else ESCAPES if off else STANDARD
         if len(text) <= self._limits.parse_thread_bytes:
-            return detector.verdict(text, self._codec, self._remembered)
+            return detector.verdict(text, self._codec, self._remembered, strings)
         self._client.unread()
-        self._stepped().parse = (text, self._codec)
+        self._stepped().parse = (text, self._codec, strings)
         return None
 
     def parsed(self, text: bytes, verdict: Verdict) -> None:
@@ -1294,6 +1301,8 @@ class Session:
         if (told.function, told.owner, told.names) in running.covered:
             return
         event = self._told(running, "call", told)
+        if not any(call.function == told.function for call in running.attempts):
+            self._stepped().surprised = True
         context = found.get(0x57)
         if context is not None:
             event.via = testimony.call_path(context[: testimony.MOST_CONTEXT].decode(self._codec, "replace"))
