@@ -1,0 +1,5 @@
+-- mechanism: operators, casts, aggregates
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @run
+SELECT string_agg(name, ',' ORDER BY id) FILTER (WHERE encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha') IS NOT NULL) FROM owners WHERE id = 1

@@ -1,0 +1,8 @@
+-- mechanism: operators, casts, aggregates
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @setup
+CREATE FUNCTION many(VARIADIC text[]) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'); END $$
+
+-- @run
+SELECT many(VARIADIC ARRAY['a', 'b'])

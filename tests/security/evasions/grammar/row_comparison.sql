@@ -1,0 +1,5 @@
+-- mechanism: window, aggregate, grammar corners
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read, calls=2
+
+-- @run
+SELECT (encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha'), 1) < ('b', 2), ROW(encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')) IS NULL

@@ -1,0 +1,6 @@
+-- mechanism: SQL/JSON and XML
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- needs: server 17
+
+-- @run
+SELECT JSON_VALUE(jsonb '{}', '$.a' DEFAULT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha') ON EMPTY)

@@ -1,0 +1,5 @@
+-- mechanism: look-alikes
+-- expect: nothing
+
+-- @run
+SELECT E'\', encrypted_secrets.secrets_getter(1, 2) --'

@@ -1,0 +1,7 @@
+-- mechanism: parsers that disagree
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+
+-- @run
+SET standard_conforming_strings = off
+
+SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'al\x70ha')
