@@ -1,5 +1,6 @@
 -- mechanism: event triggers
 -- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read, how=direct
 -- needs: server 17
 
 -- @setup
