@@ -49,6 +49,8 @@ _WRONG_PASSWORD = ("28P01", "28000")
 
 # Seconds that a side gets to take what was written to it last before its connection is cut.
 _LINGER = 5.0
+# How long a client that was logged in may take to hang up once its session is over.
+_PARTING = 2.0
 
 
 class Side(asyncio.Protocol):
@@ -124,6 +126,17 @@ class Side(asyncio.Protocol):
             if self.transport.get_write_buffer_size():
                 self._lingering = asyncio.get_running_loop().call_later(_LINGER, self.abort)
             self.transport.close()
+
+    def part(self) -> None:
+        """Closes in such a way that the last words arrive: a socket closed with unread bytes resets its peer, which then loses them."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or not transport.can_write_eof():
+            self.close()
+            return
+        self.write_eof()
+        self.busy = self._peer_full = False
+        self._read_or_not()
+        self._lingering = asyncio.get_running_loop().call_later(_PARTING, self.close)
 
     def gone(self) -> None:
         """The connection is no more."""
@@ -556,6 +569,8 @@ class ClientSide(Side):
 
     def eof_received(self) -> bool:
         self.ended = True
+        if self._over:
+            return False
         session, backend = self.session, self.backend
         if session is None or backend is None or not (self._logged_in or session.waiting_bytes):
             self._finish()
@@ -738,7 +753,10 @@ class ClientSide(Side):
                 timer.cancel()
         self._wake()
         self.backlog.clear()
-        self.close()
+        if self._logged_in and not self.ended:
+            self.part()
+        else:
+            self.close()
         session, backend = self.session, self.backend
         if session is None or backend is None or session.quiet or not session.authenticated or backend.finished:
             self.backend_is_done()
