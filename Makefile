@@ -4,7 +4,7 @@ ARGS ?=
 JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py
 
-.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz lint bench keys-full test-matrix example clean
+.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench keys-full test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -32,6 +32,9 @@ inject: .venv/.stamp ## Every error at every await of the proxy, a quarter of an
 
 crashes: .venv/.stamp ## Two hundred kills of a journal while it writes log, spool and checkpoints
 	TEST_CRASHES=200 $(PY) -m pytest -q -n 0 --timeout 1800 tests/audit/test_crash.py $(ARGS)
+
+suites: .venv/.stamp ## Test suites of drivers that others wrote, directly and through the proxy (ARGS="asyncpg psycopg2 ...")
+	$(PY) scripts/suites.py $(ARGS)
 
 lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .

@@ -74,7 +74,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     if os.environ.get("TEST_BACKEND") == "testcontainers":
         yield from _container(directory)
         return
-    with PrivateServer(find_postgres(), settings={"wal_level": "logical"}) as server:
+    with PrivateServer(find_postgres(), settings={"wal_level": "logical", "max_prepared_transactions": "5"}) as server:
         made = prepare(server.host, server.port, directory)
         yield Backend(made.host, made.port, made.key_file, server)
 

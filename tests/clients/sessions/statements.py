@@ -72,7 +72,6 @@ SIMPLE = {
     "enum": "SELECT 'glad'::mood, enum_range(NULL::mood)",
     "vacuum": "VACUUM parts",
     "vacuum in a transaction": "BEGIN; VACUUM parts",
-    "two phase": "BEGIN; PREPARE TRANSACTION 'x'",
     "lock": "BEGIN; LOCK parts IN ACCESS SHARE MODE; COMMIT",
     "values": "VALUES (1, 'a'), (2, 'b')",
     "table": "TABLE parts",
@@ -86,6 +85,7 @@ SIMPLE = {
 def simple() -> Iterator[Played]:
     for name, text in SIMPLE.items():
         yield Played(f"simple: {name}", (query(text), Z(), query("SELECT 'after'"), Z()))
+    yield Played("simple: two phase", (query("BEGIN"), Z(), query("CREATE TEMP TABLE t (a int); PREPARE TRANSACTION 'x'"), Z(), query("BEGIN; DELETE FROM written WHERE false; PREPARE TRANSACTION 'x'"), Z(), query("ROLLBACK PREPARED 'x'"), Z()))
     yield Played("simple: several at once", (query("SELECT 1") + query("") + query("SELECT 1/0") + query("BEGIN") + query("END"), Z(5)))
     yield Played("simple: failed transaction", (query("BEGIN"), Z(), query("nonsense"), Z(), query("SELECT 1"), Z(), query("COMMIT"), Z()))
 
