@@ -125,6 +125,7 @@ def test_shutdown_and_crash(own: tuple[PrivateServer, Proxy], tmp_path: Path) ->
             server.start()
         waiting, other = Client(port), Client(port)
         waiting.socket.sendall(query("SELECT pg_sleep(60)"))
+        _once_asleep(server, waiting.pid)
         os.kill(other.pid, signal.SIGKILL)
         crash = [other.last_words(), waiting.last_words()]
         again = _when_up(port)
@@ -134,6 +135,14 @@ def test_shutdown_and_crash(own: tuple[PrivateServer, Proxy], tmp_path: Path) ->
     killed, ended, shut_down = heard["direct"]
     assert killed == [] and b"C57P02" in ended
     assert shut_down == [b"SFATAL", b"C57P01", b"Mterminating connection due to administrator command"]
+
+
+def _once_asleep(server: PrivateServer, pid: int) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        deadline = time.monotonic() + 20
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+        while connection.execute(asleep, (pid,)).fetchone() != (1,):
+            assert time.monotonic() < deadline
 
 
 def _when_up(port: int) -> Client:
