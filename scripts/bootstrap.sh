@@ -41,6 +41,9 @@ if ! .venv/bin/python -c '' >/dev/null 2>&1 || [ -n "${PYTHON:-}" ]; then
 fi
 echo "bootstrap: installing the locked packages"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+# Wheels alone: where there is none, hypothesis fuzzes without it.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/fuzz.lock >/dev/null 2>&1 ||
+    echo "bootstrap: no wheel of atheris for this Python and machine: make fuzz goes without"
 
 # The hot path as C where a compiler works, pure Python otherwise. A stale build must not shadow a changed source.
 find src -name '*.so' -delete

@@ -101,6 +101,21 @@ def test_a_skipped_parse_leaves_the_unnamed_statement(play: Playbook) -> None:
     assert attempts(play) == [("key",)]
 
 
+@pytest.mark.parametrize("skipped", [parse(HARMLESS, "s"), close("S", "s")])
+def test_a_later_pipeline_may_find_that_an_earlier_one_was_skipped(play: Playbook, skipped: bytes) -> None:
+    """All of it is sent before the error is known."""
+    prepared(play) >> bind(statement="missing") + skipped + SYNC + bind(statement="s") + execute() + SYNC
+    assert attempts(play) == [("key",)]
+    play << error("26000") + ready() + BIND_COMPLETE + testified() + complete() + ready()
+    assert [event.event for event in play.committed] == ["attempt"]
+    still_in_step(play)
+
+
+def test_what_cannot_be_skipped_leaves_no_doubt(play: Playbook) -> None:
+    play >> parse(SECRET) + bind() + execute() + SYNC + parse(HARMLESS) + bind() + execute() + SYNC + bind() + execute() + SYNC
+    assert attempts(play) == [("key",)]
+
+
 def test_a_parse_after_the_error_was_seen_changes_nothing(play: Playbook) -> None:
     prepared(play) >> bind(statement="missing") + FLUSH
     play << error("26000")

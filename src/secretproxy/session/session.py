@@ -203,6 +203,11 @@ class Session:
         self._greeting = ""
         self._greeting_z = b""
         self._pending: deque[Entry] = deque()
+        # Of these, what may yet turn out to be passed over; and how many pipelines have ended with a Sync.
+        self._doubts: deque[Undo] = deque()
+        self._pipeline = 1
+        # While there are such: names of statements (False) and portals (True) that this pipeline has changed.
+        self._renamed: set[tuple[bool, bytes]] = set()
         self._skipping = False
         self._copying = False
         # Whether the backend has said anything since the last ReadyForQuery that answers one of the client's messages.
@@ -523,9 +528,11 @@ class Session:
             return
         before = self._statements.get(name)
         self._store_statement(name, prepared)
+        if self._doubts:
+            self._renamed.add((False, name))
         if prepared.verdict is not HARMLESS or (before is not None and before.verdict is not HARMLESS):
             # A Parse that fails or is passed over leaves the statement of that name as it was.
-            self._push(Undo(PARSE, name, before))
+            self._push_undo(Undo(PARSE, name, before))
             if name:
                 self._refresh_remembered()
         else:
@@ -564,6 +571,9 @@ class Session:
         portal, pos = self._name(framer.start + 5)
         name, _ = self._name(pos)
         statement = self._statements.get(name)
+        if self._doubts and (statement is None or statement.verdict is HARMLESS):
+            doubted = self._doubted(name, portals=False)
+            statement = doubted if isinstance(doubted, Prepared) else statement
         if statement is None or statement.verdict is HARMLESS:
             self._bind(portal, statement or _UNKNOWN)
             return
@@ -591,6 +601,8 @@ class Session:
         if self._skipping:
             return
         before = self._portals.get(name)
+        if self._doubts:
+            self._renamed.add((True, name))
         if isinstance(portal, Portal):
             self._portals_matter = True
         elif name:
@@ -603,7 +615,7 @@ class Session:
         if isinstance(before, Portal):
             self._close_portal(before)
         if isinstance(portal, Portal) or isinstance(before, Portal):
-            self._push(Undo(BIND, name, before))
+            self._push_undo(Undo(BIND, name, before))
         else:
             self._push(BIND)
 
@@ -628,6 +640,8 @@ class Session:
         framer = self._client
         name, _ = self._name(framer.start + 5)
         portal = self._portals.get(name)
+        if self._doubts and not isinstance(portal, Portal):
+            portal = self._doubted(name, portals=True) or portal
         if portal is None:
             attempts = self._cursors.get(name.decode(self._codec, "replace"))
             if attempts is None:
@@ -661,14 +675,14 @@ class Session:
         if framer.buffer[framer.start + 5 : framer.start + 6] == b"S":
             statement = self._store_statement(name, None)
             if statement is not None and statement.verdict is not HARMLESS:
-                self._push(Undo(CLOSE, name, statement))
+                self._push_undo(Undo(CLOSE, name, statement))
                 self._refresh_remembered()
                 return
         else:
             portal = self._portals.pop(name, None)
             if isinstance(portal, Portal):
                 self._close_portal(portal)
-                self._push(Undo(CLOSE, name, portal))
+                self._push_undo(Undo(CLOSE, name, portal))
                 return
         self._push(CLOSE)
 
@@ -676,6 +690,9 @@ class Session:
         if self._copying:
             return
         self._skipping = False
+        self._pipeline += 1
+        if self._renamed:
+            self._renamed.clear()
         self._pending.append(SYNC)
 
     def client_copy_end(self) -> None:
@@ -700,6 +717,31 @@ class Session:
     def _push(self, entry: Entry) -> None:
         if not self._skipping:
             self._pending.append(entry)
+
+    def _push_undo(self, undo: Undo) -> None:
+        """Behind an unanswered message of the same pipeline, it may be passed over: later pipelines take both for possible."""
+        last = self._pending[-1] if self._pending else SYNC
+        if last != SYNC and last != COPY_END and not self._query_like(last):
+            undo.pipeline = self._pipeline
+            self._doubts.append(undo)
+        self._pending.append(undo)
+
+    def _settle(self, undo: Undo) -> None:
+        """It has been answered or passed over."""
+        if undo.pipeline:
+            self._doubts.popleft()
+
+    def _doubted(self, name: bytes, portals: bool) -> Prepared | Portal | None:
+        """What may still have this name and makes secret calls, should an earlier pipeline have failed."""
+        if (portals, name) in self._renamed:
+            # Changed in this very pipeline: either that has been done, or nothing of what follows will be.
+            return None
+        for undo in self._doubts:
+            before = undo.before
+            if undo.name == name and undo.pipeline != self._pipeline and isinstance(before, Portal) is portals:
+                if isinstance(before, Portal) or (before is not None and before.verdict is not HARMLESS):
+                    return before
+        return None
 
     def _push_statement(self, entry: Entry) -> None:
         self._started += 1
@@ -908,7 +950,11 @@ class Session:
         head = self._head()
         if head == INJECTED:
             self._drop()
-        elif head == kind or (isinstance(head, Undo) and head.kind == kind):
+        elif isinstance(head, Undo):
+            if head.kind == kind:
+                self._pending.popleft()
+                self._settle(head)
+        elif head == kind:
             self._pending.popleft()
 
     def backend_plain(self) -> None:
@@ -1163,6 +1209,8 @@ class Session:
             dropped.append(pending.popleft())
         self._skipping = not pending
         for entry in dropped:
+            if isinstance(entry, Undo):
+                self._settle(entry)
             if isinstance(entry, Prepared | bytes | Running):
                 self._ended += 1
             if isinstance(entry, Running):
@@ -1229,6 +1277,8 @@ class Session:
             entry = pending.popleft()
             if entry == SYNC:
                 break
+            if isinstance(entry, Undo):
+                self._settle(entry)
             if isinstance(entry, Prepared | bytes | Running):
                 self._ended += 1
             if isinstance(entry, Running):

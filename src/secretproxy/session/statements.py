@@ -85,11 +85,15 @@ class Portal:
 
 @dataclass(slots=True, eq=False)
 class Undo:
-    """An entry of `pending` for a Parse, Bind or Close that changed what is remembered: how it was before."""
+    """An entry of `pending` for a Parse, Bind or Close that changed what is remembered: how it was before.
+
+    pipeline: the pipeline in which it may be passed over for an error of what stands before it; 0: none does.
+    """
 
     kind: int
     name: bytes
     before: Prepared | Portal | None
+    pipeline: int = 0
 
     def __repr__(self) -> str:
         return f"Undo({self.kind})"

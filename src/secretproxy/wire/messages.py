@@ -274,13 +274,15 @@ FLUSH = _message(b"H", b"")
 
 
 def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
-    """The columns of a DataRow."""
+    """The columns of a DataRow. Raises ProtocolViolation."""
     count = int.from_bytes(message[start + 5 : start + 7], "big")
     pos = start + 7
     row: list[bytes | None] = []
     for _ in range(count):
-        size = _INT32.unpack_from(message, pos)[0]
+        size = int.from_bytes(message[pos : pos + 4], "big", signed=True)
         pos += 4
+        if pos + max(size, 0) > end:
+            raise ProtocolViolation("DataRow is too short")
         row.append(None if size < 0 else message[pos : pos + size])
         pos += max(size, 0)
     return row

@@ -1,0 +1,300 @@
+"""A session between a client that says anything and a model of a backend, driven step by step, checked at each.
+
+What must hold, whatever the order in which the network and the log move:
+- what the client says reaches the backend whole and in order, nothing before its attempts are in the log;
+- what the backend says reaches the client but for testimony and for answers to the proxy's own messages;
+- each testimony is counted in exactly one outcome; one of a statement that names its function needs no event of its own;
+- each statement in the log has one outcome for each time that it ended; nothing is left over in the end, no state without a way on.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from types import SimpleNamespace
+
+from tests.fuzz.model import NAMED, SECRET, VIEW, Backend
+from tests.unit.playbook import (
+    AUTHENTICATION_OK,
+    COPY_DONE,
+    FLUSH,
+    FUNCTION_CALL,
+    KEY,
+    KEY_DATA,
+    OWNER,
+    ROW_DESCRIPTION,
+    START,
+    SYNC,
+    bind,
+    close,
+    complete,
+    describe,
+    execute,
+    message,
+    parameter,
+    parse,
+    query,
+    ready,
+    row,
+)
+
+TEXTS = [
+    "SELECT 1", "", "broken", "SELECT 1/0", SECRET % "abc", SECRET % "def", VIEW, NAMED, "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT a",
+    "ROLLBACK TO a", "RESET ALL", "DISCARD ALL", "PREPARE q AS " + SECRET % "sql", "EXECUTE q", "DEALLOCATE q",
+    "DECLARE c CURSOR FOR " + SECRET % "sql", "FETCH c", "CLOSE c", SECRET % "abc" + "; SELECT 1", SECRET % "abc" + "; SELECT 1/0",
+]  # fmt: skip
+STATEMENTS = ["", "a", "b"]
+PORTALS = ["", "p", "c"]
+COPY_FAIL = message(b"f", b"no\0")
+COPY = "COPY t FROM STDIN"
+
+
+def copied(bad: bool) -> bytes:
+    return message(b"d", b"row\n") + (message(b"d", b"bad") if bad else b"")
+
+
+def values(text: str) -> list[bytes]:
+    return [str(OWNER).encode(), b"par"] if text == NAMED else []
+
+
+# What a client may say, as one piece that no other message comes between.
+SAYINGS: list[bytes] = [
+    *(query(text) for text in TEXTS),
+    *(parse(text, name) for text in TEXTS if "; " not in text for name in STATEMENTS),
+    *(bind(given, portal=portal, statement=name) for portal in PORTALS for name in STATEMENTS for given in ([], values(NAMED))),
+    *(execute(portal, rows) for portal in PORTALS for rows in (0, 1)),
+    *(close(kind, name) for kind in "SP" for name in ("", "a", "p", "c")),
+    *(describe(kind, name) for kind, name in (("S", ""), ("S", "a"), ("P", ""), ("P", "p"))),
+    SYNC, SYNC, SYNC, FLUSH, FUNCTION_CALL, COPY_DONE, COPY_FAIL, message(b"d", b"stray"),
+    *(query(COPY) + copied(bad) + end for bad in (False, True) for end in (COPY_DONE, COPY_FAIL)),
+    *(
+        parse(COPY) + bind() + execute() + sync + copied(bad) + end + SYNC
+        for sync in (b"", SYNC) for bad in (False, True) for end in (COPY_DONE, COPY_FAIL)
+    ),
+    # The common ones, as drivers say them.
+    *(parse(text) + bind(values(text)) + execute() + SYNC for text in (SECRET % "abc", NAMED, VIEW, "SELECT 1", "BEGIN", "ROLLBACK")),
+    *(parse(text) + bind() + execute(rows=1) + FLUSH for text in (SECRET % "abc", VIEW)),
+]  # fmt: skip
+
+
+# What leads somewhere together: statements that others use, errors that what follows is skipped behind, ends of transactions.
+LEADING: list[bytes] = [
+    close("S", "a") + parse(SECRET % "abc", "a") + SYNC,
+    close("S", "a") + parse("SELECT 1", "a") + SYNC,
+    parse(SECRET % "def") + SYNC,
+    bind(statement="a") + execute() + SYNC,
+    bind() + execute() + SYNC,
+    bind(statement="a") + execute(rows=1) + FLUSH,
+    execute(rows=1) + SYNC,
+    bind(portal="p", statement="a") + execute("p", rows=1) + SYNC,
+    execute("p") + SYNC,
+    close("P", "p") + SYNC,
+    *(
+        bind(statement="missing") + skipped + SYNC
+        for skipped in (parse("SELECT 1", "a"), parse("SELECT 1"), close("S", "a"), close("P", "p"), bind(), bind(portal="p"))
+    ),
+    *(query(text) for text in ("SELECT 1", SECRET % "abc", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT a", "ROLLBACK TO a", "RESET ALL")),
+    query("RESET ALL") + query("BEGIN"),
+    query("DISCARD ALL") + parse(SECRET % "abc", "a") + SYNC,
+    query("BEGIN") + query("DECLARE c CURSOR FOR " + SECRET % "sql") + query("FETCH c"),
+    parse(COPY) + bind() + execute() + SYNC + copied(False) + COPY_DONE + SYNC,
+    parse(COPY) + bind() + execute() + SYNC + copied(True) + COPY_DONE + SYNC,
+    query(COPY) + copied(True) + COPY_DONE,
+]  # fmt: skip
+
+
+class Harness:
+    """`code`: the modules of a session, compiled or pure (see pure.py)."""
+
+    def __init__(self, code: SimpleNamespace) -> None:
+        self.code = code
+        self.session = code.Session(
+            code.Identity(uuid.UUID(int=1), "app", "app"), code.Keys({1: KEY}), code.Detector(), code.Limits()
+        )
+        self.said = b""
+        self.unsent = b""
+        self.forwarded = b""
+        self.received = b""
+        self.backend = Backend()
+        self.events: list[object] = []
+        self._to_backend: deque[tuple[bytes, bool]] = deque()
+        self._client_waits: object | None = None
+        self._backend_waits: object | None = None
+        self._client_backlog: deque[bytes] = deque()
+        self._backend_backlog: deque[bytes] = deque()
+        for chunk in (
+            AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready(),
+            ROW_DESCRIPTION + row(str(START)) + complete() + ready(),
+            message(b"V", b"\xff\xff\xff\xff") + ready(),
+        ):
+            self.session.from_backend(chunk)
+        assert self.session.idle
+
+    # --- moves -------------------------------------------------------------------------------------------------
+
+    def say(self, piece: bytes) -> None:
+        self.said += piece
+        self.unsent += piece
+
+    def send(self, size: int) -> None:
+        """The client's next bytes arrive."""
+        chunk, self.unsent = self.unsent[:size], self.unsent[size:]
+        if chunk:
+            self._client_backlog.append(chunk)
+            self._take_client()
+
+    def _take_client(self) -> None:
+        while self._client_backlog and self._client_waits is None:
+            self._client_step(self.session.from_client(self._client_backlog.popleft()))
+
+    def _client_step(self, out: object) -> None:
+        if isinstance(out, bytes):
+            self._forward(out)
+            return
+        assert isinstance(out, self.code.Step)
+        assert out.violation is None and out.parse is None
+        self._forward(out.forward)
+        self.events += out.record
+        if out.commit:
+            self._client_waits = out
+        else:
+            assert not out.held
+
+    def _forward(self, data: bytes) -> None:
+        if data:
+            self.forwarded += data
+            assert self.said.startswith(self.forwarded)
+            self._to_backend.append((data, False))
+
+    def run(self, size: int) -> None:
+        """The backend reads on, up to so many bytes."""
+        while self._to_backend and size > 0 and not self.backend.ended:
+            data, injected = self._to_backend.popleft()
+            if not injected and len(data) > size:
+                self._to_backend.appendleft((data[size:], False))
+                data = data[:size]
+            self.backend.feed(data, injected=injected)
+            size -= len(data)
+
+    def deliver(self, size: int) -> None:
+        """The backend's next bytes arrive."""
+        chunk = bytes(self.backend.out[:size])
+        del self.backend.out[:size]
+        if chunk:
+            self._backend_backlog.append(chunk)
+            self._take_backend()
+
+    def _take_backend(self) -> None:
+        while self._backend_backlog and self._backend_waits is None:
+            self._backend_step(self.session.from_backend(self._backend_backlog.popleft()))
+
+    def _backend_step(self, out: object) -> None:
+        if isinstance(out, bytes):
+            self._receive(out)
+            return
+        assert isinstance(out, self.code.Step)
+        self._receive(out.forward)
+        if out.inject:
+            self._to_backend.append((out.inject, True))
+        self.events += out.record
+        if out.commit:
+            self._backend_waits = out
+        else:
+            assert not out.held
+
+    def _receive(self, data: bytes) -> None:
+        self.received += data
+        assert self.backend.visible.startswith(self.received)
+
+    def log(self, which: int) -> None:
+        """The log has taken what one side waits for."""
+        if which % 2 and self._client_waits is not None:
+            step, self._client_waits = self._client_waits, None
+            self.events += step.commit  # type: ignore[attr-defined]
+            self._forward(b"".join(held.data for held in step.held))  # type: ignore[attr-defined]
+            self._client_step(self.session.from_client(b""))
+            self._take_client()
+        elif not which % 2 and self._backend_waits is not None:
+            step, self._backend_waits = self._backend_waits, None
+            self.events += step.commit  # type: ignore[attr-defined]
+            self._receive(b"".join(held.data for held in step.held))  # type: ignore[attr-defined]
+            self._take_backend()
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        for _ in range(10_000):
+            before = self._state()
+            self.send(1 << 20)
+            self.run(1 << 20)
+            self.deliver(1 << 20)
+            self.log(0)
+            self.log(1)
+            if self._state() == before:
+                return
+        raise AssertionError("no end of moves")
+
+    def _state(self) -> tuple[object, ...]:
+        return (
+            len(self.unsent), len(self.forwarded), len(self.received), len(self.events), len(self._to_backend),
+            len(self.backend.out), len(self._client_backlog), len(self._backend_backlog),
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """The client ends its pipeline and waits for the answers: everything must have come to its end."""
+        self.say(SYNC)
+        self._drain()
+        if self.backend.transaction != "I" and not self.backend.ended:
+            self.say(query("ROLLBACK"))
+            self._drain()
+        if not self.backend.ended:
+            assert self.forwarded == self.said and self.session.quiet, self.session
+            assert self.session.idle
+            assert self.backend.token, "the session has lost its token"
+        assert self.received == self.backend.visible
+        self.events += self.session.lost()
+        self._judge()
+
+    def _judge(self) -> None:
+        by_kind: dict[str, list[object]] = {}
+        for event in self.events:
+            by_kind.setdefault(event.event, []).append(event)  # type: ignore[attr-defined]
+        assert set(by_kind) <= {"attempt", "call", "outcome"}, set(by_kind)
+        calls = sorted(event.secret_names[0] for event in by_kind.get("call", []))  # type: ignore[attr-defined]
+        backend = self.backend
+        assert [name for name in calls if name != "sql"] == sorted(backend.hidden)
+        assert calls.count("sql") <= len(backend.either)
+        counted = sum(event.calls for event in by_kind.get("outcome", []))  # type: ignore[attr-defined]
+        assert counted == len(backend.told) + len(backend.hidden) + len(backend.either), counted
+        started = {event.statement_no for event in self.events if event.event != "outcome"}  # type: ignore[attr-defined]
+        ended = [event.statement_no for event in by_kind.get("outcome", [])]  # type: ignore[attr-defined]
+        assert started == set(ended), (started, ended)
+        attempted = {event.statement_no for event in by_kind.get("attempt", [])}  # type: ignore[attr-defined]
+        for number in attempted:
+            assert ended.count(number) == 1, f"{ended.count(number)} outcomes of statement {number}"
+
+    @property
+    def log_lines(self) -> list[tuple[object, ...]]:
+        """What the log has of the statements that made calls, whatever the order of the moves."""
+        return sorted(
+            (e.statement_no, str(e.outcome), e.calls)
+            for e in self.events
+            if e.event == "outcome" and e.calls  # type: ignore[attr-defined]
+        )
+
+    def play(self, data: bytes) -> None:
+        """Moves told by bytes: three each."""
+        for start in range(0, len(data) - 2, 3):
+            move, number, size = data[start : start + 3]
+            if move % 8 < 2:
+                self.say(LEADING[number % len(LEADING)])
+            elif move % 8 == 2:
+                self.say(SAYINGS[(number << 8 | size) % len(SAYINGS)])
+            elif move % 8 == 3:
+                self.send(number + 1)
+            elif move % 8 == 4:
+                self.run(number + 1)
+            elif move % 8 == 5:
+                self.deliver(number + 1)
+            else:
+                self.log(move)
