@@ -8,14 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.pure import INSTALLED, PURE
 from tests.fuzz.test_machine import EXAMPLES
+from tests.fuzz.test_machine import FUZZ as MACHINE
 
 MARK, WHOLE = b"MN", b"QRS"
-FUZZ = settings(max_examples=EXAMPLES * 2, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(MACHINE, max_examples=EXAMPLES * 2)
 BODIES = st.one_of(st.binary(max_size=30), st.integers(900, 1200).map(bytes), st.integers(65_000, 67_000).map(bytes))
 MESSAGES = st.one_of(
     st.builds(lambda kind, body: bytes([kind]) + struct.pack("!I", len(body) + 4) + body, st.sampled_from(b"PMNQRS"), BODIES),

@@ -12,11 +12,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from tests.fuzz.harness import LEADING, SAYINGS, Harness
 from tests.fuzz.pure import INSTALLED, PURE
 
+# Without FUZZ_SECONDS the examples are always the same; `make fuzz` looks for new ones.
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "30"))
 # As many as a quiet core does in a fifth of the time.
 EXAMPLES = int(SECONDS * 6)
 FUZZ = settings(
-    max_examples=EXAMPLES, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=EXAMPLES,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    derandomize="FUZZ_SECONDS" not in os.environ,
 )
 PIECES = st.one_of(st.sampled_from(LEADING), st.sampled_from(LEADING), st.sampled_from(SAYINGS))
 SIZES = st.sampled_from([1, 3, 20, 100, 10_000])

@@ -111,6 +111,13 @@ def test_a_later_pipeline_may_find_that_an_earlier_one_was_skipped(play: Playboo
     still_in_step(play)
 
 
+def test_what_was_skipped_is_not_what_a_later_failure_goes_back_to(play: Playbook) -> None:
+    prepared(play) >> bind(statement="missing") + parse(HARMLESS, "s") + SYNC + parse(SECRET.replace("key", "new"), "s") + SYNC
+    play << error("26000") + ready() + error("42P05") + ready()
+    play >> bind(statement="s") + execute() + SYNC
+    assert attempts(play) == [("key",)]
+
+
 def test_what_cannot_be_skipped_leaves_no_doubt(play: Playbook) -> None:
     play >> parse(SECRET) + bind() + execute() + SYNC + parse(HARMLESS) + bind() + execute() + SYNC + bind() + execute() + SYNC
     assert attempts(play) == [("key",)]

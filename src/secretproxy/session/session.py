@@ -571,9 +571,11 @@ class Session:
         portal, pos = self._name(framer.start + 5)
         name, _ = self._name(pos)
         statement = self._statements.get(name)
-        if self._doubts and (statement is None or statement.verdict is HARMLESS):
-            doubted = self._doubted(name, portals=False)
-            statement = doubted if isinstance(doubted, Prepared) else statement
+        others = self._doubted(name, portals=False) if self._doubts else []
+        if others and (statement is None or statement.verdict is HARMLESS):
+            doubted = others.pop()
+            assert isinstance(doubted, Prepared)
+            statement = doubted
         if statement is None or statement.verdict is HARMLESS:
             self._bind(portal, statement or _UNKNOWN)
             return
@@ -590,6 +592,10 @@ class Session:
             self._refuse_here(_TOO_MANY)
             return
         calls = resolve(statement.verdict.calls, values)
+        for other in others:
+            assert isinstance(other, Prepared)
+            if other.verdict is not statement.verdict:
+                calls += resolve(other.verdict.calls, values)
         weight = sum(len(name or "") for call in calls for name in call.names or ())
         if weight > 1024 and weight + sum(p.weight for p in self._portals.values() if isinstance(p, Portal)) > _MOST_TEXTS:
             calls, weight = resolve(statement.verdict.calls, NO_VALUES), 0
@@ -640,8 +646,9 @@ class Session:
         framer = self._client
         name, _ = self._name(framer.start + 5)
         portal = self._portals.get(name)
-        if self._doubts and not isinstance(portal, Portal):
-            portal = self._doubted(name, portals=True) or portal
+        others = self._doubted(name, portals=True) if self._doubts else []
+        if others and not isinstance(portal, Portal):
+            portal = others.pop()
         if portal is None:
             attempts = self._cursors.get(name.decode(self._codec, "replace"))
             if attempts is None:
@@ -665,7 +672,11 @@ class Session:
             return
         statement = portal.statement
         running = Running("extended", statement.verdict, statement.text, portal)
-        self._attempt(running, portal.calls, portal.values, framer.start, framer.end)
+        calls = portal.calls
+        for other in others:
+            assert isinstance(other, Portal)
+            calls += other.calls
+        self._attempt(running, calls, portal.values, framer.start, framer.end)
 
     def client_close(self) -> None:
         framer = self._client
@@ -719,9 +730,11 @@ class Session:
             self._pending.append(entry)
 
     def _push_undo(self, undo: Undo) -> None:
-        """Behind an unanswered message of the same pipeline, it may be passed over: later pipelines take both for possible."""
+        """Behind an unanswered message of the same pipeline it may be passed over, and a name may be taken: later pipelines take
+        what was before for possible too."""
         last = self._pending[-1] if self._pending else SYNC
-        if last != SYNC and last != COPY_END and not self._query_like(last):
+        first = last in (SYNC, COPY_END) or self._query_like(last)
+        if not first or (undo.name and undo.kind != CLOSE):
             undo.pipeline = self._pipeline
             self._doubts.append(undo)
         self._pending.append(undo)
@@ -731,17 +744,24 @@ class Session:
         if undo.pipeline:
             self._doubts.popleft()
 
-    def _doubted(self, name: bytes, portals: bool) -> Prepared | Portal | None:
-        """What may still have this name and makes secret calls, should an earlier pipeline have failed."""
+    def _doubted(self, name: bytes, *, portals: bool) -> list[Prepared | Portal]:
+        """What else may have this name and makes secret calls, should an earlier pipeline have failed."""
+        found: list[Prepared | Portal] = []
         if (portals, name) in self._renamed:
             # Changed in this very pipeline: either that has been done, or nothing of what follows will be.
-            return None
+            return found
         for undo in self._doubts:
             before = undo.before
-            if undo.name == name and undo.pipeline != self._pipeline and isinstance(before, Portal) is portals:
-                if isinstance(before, Portal) or (before is not None and before.verdict is not HARMLESS):
-                    return before
-        return None
+            if (
+                undo.name != name
+                or undo.pipeline == self._pipeline
+                or before is None
+                or isinstance(before, Portal) is not portals
+            ):
+                continue
+            if isinstance(before, Portal) or before.verdict is not HARMLESS:
+                found.append(before)
+        return found
 
     def _push_statement(self, entry: Entry) -> None:
         self._started += 1
@@ -1222,19 +1242,27 @@ class Session:
                 self._undo(entry)
 
     def _undo(self, entry: Undo) -> None:
-        """What the message changed is as it was."""
+        """What the message changed is as it was; where a later one has changed it again, that is what it was before that one."""
         name, before = entry.name, entry.before
-        if entry.kind == BIND or isinstance(before, Portal):
-            if before is None:
-                self._portals.pop(name, None)
-            else:
-                self._portals[name] = before
-                if isinstance(before, Portal):
-                    before.current = True
-        else:
+        portals = entry.kind == BIND or isinstance(before, Portal)
+        for later in self._pending:
+            if (
+                isinstance(later, Undo)
+                and later.name == name
+                and (later.kind == BIND or isinstance(later.before, Portal)) is portals
+            ):
+                later.before = before
+                return
+        if not portals:
             assert not isinstance(before, Portal)
             self._store_statement(name, before)
             self._refresh_remembered()
+        elif before is None:
+            self._portals.pop(name, None)
+        else:
+            self._portals[name] = before
+            if isinstance(before, Portal):
+                before.current = True
 
     def _answer_refusal(self, refusal: Refusal, sqlstate: str) -> None:
         if sqlstate == "25P02" or self.transaction_status == "E":
