@@ -245,6 +245,10 @@ class Harness:
         """The client ends its pipeline and waits for the answers: everything must have come to its end."""
         self.say(SYNC)
         self._drain()
+        if self.backend.copying and not self.backend.ended:
+            # That Sync was overlooked: a COPY still waits for its data.
+            self.say(COPY_FAIL + SYNC)
+            self._drain()
         if self.backend.transaction != "I" and not self.backend.ended:
             self.say(query("ROLLBACK"))
             self._drain()

@@ -80,6 +80,11 @@ class Backend:
         return not self._buffer
 
     @property
+    def copying(self) -> bool:
+        """Whether it reads the data of a COPY."""
+        return bool(self._copying)
+
+    @property
     def token(self) -> bool:
         """Whether the session's token is set."""
         return self._token

@@ -118,6 +118,11 @@ def test_what_was_skipped_is_not_what_a_later_failure_goes_back_to(play: Playboo
     assert attempts(play) == [("key",)]
 
 
+def test_a_query_in_between_may_be_skipped_as_well(play: Playbook) -> None:
+    prepared(play) >> parse("broken") + query(HARMLESS) + close("S", "s") + SYNC + bind(statement="s") + execute() + SYNC
+    assert attempts(play) == [("key",)]
+
+
 def test_what_cannot_be_skipped_leaves_no_doubt(play: Playbook) -> None:
     play >> parse(SECRET) + bind() + execute() + SYNC + parse(HARMLESS) + bind() + execute() + SYNC + bind() + execute() + SYNC
     assert attempts(play) == [("key",)]

@@ -732,12 +732,19 @@ class Session:
     def _push_undo(self, undo: Undo) -> None:
         """Behind an unanswered message of the same pipeline it may be passed over, and a name may be taken: later pipelines take
         what was before for possible too."""
-        last = self._pending[-1] if self._pending else SYNC
-        first = last in (SYNC, COPY_END) or self._query_like(last)
-        if not first or (undo.name and undo.kind != CLOSE):
+        if self._may_be_skipped() or (undo.name and undo.kind != CLOSE):
             undo.pipeline = self._pipeline
             self._doubts.append(undo)
         self._pending.append(undo)
+
+    def _may_be_skipped(self) -> bool:
+        """Whether an unanswered message of the extended protocol stands before what comes now, with no Sync between."""
+        for entry in reversed(self._pending):
+            if entry == SYNC:
+                return False
+            if entry != COPY_END and entry != INJECTED and not self._query_like(entry):
+                return True
+        return False
 
     def _settle(self, undo: Undo) -> None:
         """It has been answered or passed over."""
