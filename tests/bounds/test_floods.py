@@ -34,8 +34,8 @@ def until(holds: Callable[[], bool], seconds: float = 20) -> None:
 
 
 @contextlib.contextmanager
-def proxy_with(postgres: Backend, directory: Path, listen: str) -> Iterator[Proxy]:
-    proxy = Proxy(directory, postgres.address, postgres.dsn("journal"), postgres.key_file)
+def proxy_with(postgres: Backend, directory: Path, listen: str, extra: str = "") -> Iterator[Proxy]:
+    proxy = Proxy(directory, postgres.address, postgres.dsn("journal"), postgres.key_file, extra)
     proxy.config.write_text(proxy.config.read_text().replace("[listen]\n", f"[listen]\n{listen}\n"))
     proxy.start()
     proxy.wait_for_text("access log can be written")
@@ -231,15 +231,16 @@ def test_a_backend_that_is_killed_takes_its_session_alone(quiet: Proxy, postgres
     assert bystander.asks() < 1
 
 
-def test_a_client_that_neither_reads_nor_leaves_is_cut_off(quiet: Proxy) -> None:
+def test_a_client_that_neither_reads_nor_leaves_is_cut_off(postgres: Backend, tmp_path: Path) -> None:
     """Its session has ended and what it is told last cannot be delivered: the descriptor is not kept for ever."""
-    before = descriptors(quiet.pid)
-    with Client(quiet.port, receive=4096) as deaf:
-        deaf.send(raw.query("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)"))
-        # Until the proxy has more for it than goes into the kernel's buffers.
-        until(lambda: _unread(deaf) and _stands_still(quiet))
-        deaf.send(raw.message(b"!"))
-        until(lambda: descriptors(quiet.pid) <= before)
+    with proxy_with(postgres, tmp_path, "", "[limits]\nmax_message = 2000\n") as proxy:
+        before = descriptors(proxy.pid)
+        with Client(proxy.port, receive=4096) as deaf:
+            deaf.send(raw.query("SELECT repeat('x', 1000) FROM generate_series(1, 1000000)"))
+            # Until the proxy has more for it than goes into the kernel's buffers.
+            until(lambda: _unread(deaf) and _stands_still(proxy))
+            deaf.send(raw.query("x" * 3000))
+            until(lambda: descriptors(proxy.pid) <= before)
 
 
 def _unread(client: Client) -> bool:
