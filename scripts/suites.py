@@ -76,7 +76,10 @@ def pytest(folder: Path, arguments: list[str], environment: Mapping[str, str], r
 
 def regress(folder: Path, environment: Mapping[str, str], out: Path, psql: Path) -> Outcomes:
     """PostgreSQL's own regression files, one after the other: what psql prints of each, as a digest."""
-    out.mkdir()
+    for made in (out, out / "results"):
+        # The server writes here too.
+        made.mkdir()
+        made.chmod(0o777)
     inputs = folder / "src/test/regress"
     order = re.findall(r"\S+", " ".join(re.findall(r"^test:(.*)$", (inputs / "parallel_schedule").read_text(), re.MULTILINE)))
     given = dict(os.environ) | dict(environment) | {
