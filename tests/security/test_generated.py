@@ -31,7 +31,7 @@ EXAMPLES = int(os.environ.get("TEST_STATEMENTS", "500"))
 COUNTER = """
 CREATE SEQUENCE public.counter;
 GRANT USAGE ON SEQUENCE public.counter TO PUBLIC;
-CREATE OR REPLACE FUNCTION jwt_public.current_user_id() RETURNS uuid LANGUAGE plpgsql VOLATILE AS
+CREATE OR REPLACE FUNCTION secretproxy.jwt_user() RETURNS uuid LANGUAGE plpgsql VOLATILE AS
 $$ BEGIN PERFORM nextval('public.counter'); RETURN NULL; END $$;
 CREATE TABLE public.t (id int, v text);
 INSERT INTO public.t VALUES (1, 'a'), (2, 'b');
@@ -42,6 +42,14 @@ GRANT USAGE ON SCHEMA other TO PUBLIC;
 CREATE FUNCTION other.secrets_getter(uuid, text) RETURNS text LANGUAGE sql AS $$ SELECT 'other' $$;
 CREATE FUNCTION public.wrapped(n text) RETURNS text LANGUAGE plpgsql AS
 $$ BEGIN RETURN encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000b', n, 'none'); END $$;
+CREATE FUNCTION public.wrapped_two(text, text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.wrapped($2); END $$;
+CREATE OPERATOR public.==> (LEFTARG = text, RIGHTARG = text, FUNCTION = public.wrapped_two);
+CREATE DOMAIN public.strict_text AS text CHECK (public.wrapped(VALUE) IS NOT NULL);
+CREATE AGGREGATE public.gather(text) (SFUNC = public.wrapped_two, STYPE = text);
+CREATE TYPE public.wrapped_type AS (v text);
+CREATE FUNCTION public.to_wrapped(public.t) RETURNS public.wrapped_type LANGUAGE plpgsql AS
+$$ BEGIN RETURN ROW(public.wrapped($1.v)); END $$;
+CREATE CAST (public.t AS public.wrapped_type) WITH FUNCTION public.to_wrapped(public.t);
 CREATE VIEW public.seen AS SELECT id, public.wrapped(v) AS v FROM public.t;
 GRANT SELECT ON public.seen TO PUBLIC;
 """
@@ -59,10 +67,17 @@ def secret(draw: st.DrawFn) -> str:
         st.sampled_from(
             [
                 f"{called}('{OWNER}', '{name}', 'none')",
+                f"{called}(@owner@, @name@, 'none')",
                 f"{called}(secret_name => '{name}', secrets_owned_field => '{OWNER}', default_value => 'x')",
                 f"{called}('{OWNER}'::uuid, '{name}'::text, NULL)",
                 f"{called}(CAST('{OWNER}' AS uuid), lower('{name}'))",
                 f"public.wrapped('{name}')",
+                f"('{name}'::text ==> '{name}')",
+                f"('{name}'::text OPERATOR(public.==>) 'x'::text)",
+                f"('{name}'::strict_text)::text",
+                f"(SELECT gather(g) FROM (VALUES ('{name}'), ('x')) AS v (g))",
+                "((SELECT t FROM t LIMIT 1)::wrapped_type).v",
+                f"{called}('{OWNER}', E'\\x6bey', E'it\\'s')",
             ]
         )
     )
@@ -72,7 +87,8 @@ lookalikes = st.sampled_from(
     [
         "'encrypted_secrets.secrets_getter(1)'", f"other.secrets_getter('{OWNER}', 'x')", "(SELECT secrets_getter FROM (SELECT 'c'::text) AS s (secrets_getter))",
         "$q$encrypted_secrets.secrets_getter('a', 'b')$q$", "(SELECT encrypted_secrets FROM (SELECT 'd'::text) AS e (encrypted_secrets))",
-        "'x' /* encrypted_secrets.secrets_getter('a', 'b') */", "'plain'",
+        "'x' /* encrypted_secrets.secrets_getter('a', 'b') */", "'plain'", "'wrapped(1) ==> gather'", "(SELECT wrapped FROM (SELECT 'w'::text) AS s (wrapped))",
+        "E'\\', encrypted_secrets.secrets_getter(1) --'", "(SELECT seen FROM (SELECT 'v'::text) AS q (seen))",
     ]
 )  # fmt: skip
 WRAPPERS = (
@@ -92,20 +108,49 @@ STATEMENTS = (
     "DO $d$ BEGIN BEGIN PERFORM {0}, 1 / 0; EXCEPTION WHEN OTHERS THEN NULL; END; END $d$", "SELECT * FROM seen", "SELECT v FROM seen WHERE id = 1",
     "SELECT {0} FROM nowhere", "SELECT 1 / (CASE WHEN {0} IS NULL THEN 0 ELSE 0 END)", "SELECT {0}, {0}",
     "BEGIN; SELECT {0}; ROLLBACK", "SELECT 1; SELECT {0}; SELECT 2", "PREPARE p AS SELECT {0}; EXECUTE p; EXECUTE p; DEALLOCATE p",
+    "PREPARE p (text) AS SELECT $1; EXECUTE p({0}); DEALLOCATE p",
     "BEGIN; DECLARE c CURSOR FOR SELECT {0}; FETCH c; CLOSE c; COMMIT", "CREATE TEMP TABLE made AS SELECT {0} AS v; DROP TABLE made",
     "CREATE TEMP VIEW made AS SELECT {0} AS v; SELECT * FROM made; DROP VIEW made",
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Made:
+    """A text and how it is sent. `harmless`: it is to be a look-alike only. `escapes`: with standard_conforming_strings off."""
+
+    text: bytes
+    values: tuple[str, ...]
+    harmless: bool
+    extended: bool
+    escapes: bool
+    encoding: str
+
+
+# With a backslash: what they are depends on standard_conforming_strings.
+ESCAPED = (r"SELECT '\' /*', {0} --*/", r"SELECT 'it\'s', {0}, '\\'", r"SELECT N'\' --', {0}", "SELECT 'a' -- '\n '\\' --', {0}")
+CODECS = {"UTF8": "utf-8", "SJIS": "cp932", "GBK": "gbk", "LATIN1": "latin-1"}
+TAKE_PARAMETERS = ("SELECT", "VALUES", "WITH", "INSERT", "UPDATE", "DELETE")
+
+
 @st.composite
-def statements(draw: st.DrawFn) -> tuple[str, bool, bool]:
-    """A text, whether it is to be a look-alike only, and whether it goes by the extended protocol."""
-    harmless = draw(st.booleans())
+def statements(draw: st.DrawFn) -> Made:
+    harmless, escapes = draw(st.booleans()), draw(st.integers(0, 4)) == 0
     inner = draw(lookalikes if harmless else secret())
     for wrapper in draw(st.lists(st.sampled_from(WRAPPERS), max_size=4)):
         inner = wrapper.format(inner)
-    frame = draw(st.sampled_from([frame for frame in STATEMENTS if not (harmless and "seen" in frame)]))
-    return frame.format(inner), harmless, draw(st.booleans()) and ";" not in frame.replace("$d$", "").split("DO")[0]
+    # A look-alike with quotes of its own may end in the open there.
+    frames = ESCAPED if escapes and not harmless else [frame for frame in STATEMENTS if not (harmless and "seen" in frame)]
+    frame = draw(st.sampled_from(frames))
+    several = ";" in frame.replace("$d$", "").split("DO")[0]
+    extended = draw(st.booleans()) and not several
+    text, values = frame.format(inner), ()
+    if extended and frame.startswith(TAKE_PARAMETERS) and "@owner@" in text:
+        text, values = text.replace("@owner@", "$1::uuid").replace("@name@", "$2::text"), (OWNER, "bound")
+    text = text.replace("@owner@", f"'{OWNER}'").replace("@name@", "'bound'")
+    encoding = draw(st.sampled_from(["UTF8", "UTF8", "UTF8", *CODECS]))
+    if encoding != "UTF8":
+        text += " /* \u30bd\u8868 */"
+    return Made(text.encode(CODECS[encoding], "replace"), values, harmless, extended, escapes, encoding)
 
 
 @dataclass
@@ -123,8 +168,8 @@ class Bench:
         assert row is not None
         return int(row["last_value"]) if row["is_called"] else 0
 
-    def play(self, text: str, *, extended: bool) -> None:
-        self.runner.run(self.raw.extended(text) if extended else self.raw.query(text))
+    def play(self, text: str | bytes, *, extended: bool, values: tuple[str, ...] = ()) -> None:
+        self.runner.run(self.raw.extended(text, values) if extended else self.raw.query(text))
 
     def logged(self, log: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows since the last time, up to a call of a name that only this one has: what the log has before that is complete."""
@@ -143,7 +188,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(postgres: Backend, proxy: Proxy) -> Iterator[Bench]:
+def bench(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {DATABASE}")
     asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file))
@@ -154,11 +199,17 @@ def bench(postgres: Backend, proxy: Proxy) -> Iterator[Bench]:
         for statement in COUNTER.split(";\n"):
             if statement.strip():
                 admin.execute(statement)
+        proxy = Proxy(
+            tmp_path_factory.mktemp("generated"), postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=30
+        ).start()
+        proxy.wait_for_text("access log can be written")
         raw = runner.run(Raw.connect(Address("127.0.0.1", proxy.port, DATABASE, "app_user")))
+        proxy.wait_for_text("catalog says what leads to secret functions")
         # The first call of a session asks twice: it also finds out whether the session is proxied.
         runner.run(raw.query(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'mark 0')"))
         yield Bench(runner, raw, admin, itertools.count(1))
         runner.run(raw.terminate())
+        proxy.stop()
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +224,19 @@ def test_the_log_counts_as_the_function_does(bench: Bench, central: psycopg.Conn
 
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(statements())
-    def check(made: tuple[str, bool, bool]) -> None:
-        text, harmless, extended = made
+    def check(made: Made) -> None:
+        harmless = made.harmless
         # What a statement that failed half-way left open.
         bench.play("ROLLBACK", extended=False)
         bench.play("DEALLOCATE ALL", extended=False)
+        if made.escapes or made.encoding != "UTF8":
+            bench.play(f"SET standard_conforming_strings = {'off' if made.escapes else 'on'}", extended=False)
+            bench.play(f"SET client_encoding = {made.encoding}", extended=False)
         before = bench.counted()
-        bench.play(text, extended=extended)
+        bench.play(made.text, extended=made.extended, values=made.values)
         ran = bench.counted() - before
+        if made.escapes or made.encoding != "UTF8":
+            bench.play("RESET standard_conforming_strings; SET client_encoding = UTF8", extended=False)
         rows = bench.logged(central)
         told = sum(row["calls"] or 0 for row in rows if row["event"] == "outcome")
         assert told == ran, f"the function ran {ran} times, the log knows of {told}"
