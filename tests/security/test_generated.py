@@ -27,13 +27,13 @@ from tests.support.raw import Address, Raw
 DATABASE = "generated"
 OWNER = "00000000-0000-4000-8000-00000000000b"
 EXAMPLES = int(os.environ.get("TEST_STATEMENTS", "500"))
-# The function that every secret function asks for the caller's claim counts how often it is asked.
+# The function that every secret function asks for the caller's claim counts how often it is asked: once a call whose name is not NULL.
 COUNTER = """
 CREATE SEQUENCE public.counter;
 GRANT USAGE ON SEQUENCE public.counter TO PUBLIC;
 CREATE OR REPLACE FUNCTION secretproxy.jwt_user() RETURNS uuid LANGUAGE plpgsql VOLATILE AS
 $$ BEGIN PERFORM nextval('public.counter'); RETURN NULL; END $$;
-CREATE TABLE public.t (id int, v text);
+CREATE TABLE public.t (id int, v text NOT NULL);
 INSERT INTO public.t VALUES (1, 'a'), (2, 'b');
 GRANT ALL ON public.t TO PUBLIC;
 GRANT CREATE ON SCHEMA public TO app_user;
@@ -104,7 +104,7 @@ STATEMENTS = (
     "SELECT * FROM t, LATERAL (SELECT {0} AS w) AS l", "SELECT count(*) FROM t GROUP BY {0}", "SELECT id FROM t ORDER BY {0}", "SELECT id FROM t LIMIT length({0})",
     "EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT {0}", "EXPLAIN SELECT {0}", "COPY (SELECT {0}) TO STDOUT", "INSERT INTO t VALUES (9, {0})",
     "UPDATE t SET v = {0} WHERE id = 9", "DELETE FROM t WHERE id = 9 AND v <> {0}", "SELECT {0} UNION ALL SELECT 'y'", "SELECT DISTINCT {0}",
-    "DO $d$ BEGIN PERFORM {0}; END $d$", "DO $d$ DECLARE x text := {0}; BEGIN IF {0} = 'x' THEN NULL; END IF; END $d$",
+    "DO $d$ BEGIN PERFORM {0}; END $d$", "DO $d$ DECLARE x text := {0}; BEGIN IF ({0}) = 'x' THEN NULL; END IF; END $d$",
     "DO $d$ BEGIN BEGIN PERFORM {0}, 1 / 0; EXCEPTION WHEN OTHERS THEN NULL; END; END $d$", "SELECT * FROM seen", "SELECT v FROM seen WHERE id = 1",
     "SELECT {0} FROM nowhere", "SELECT 1 / (CASE WHEN {0} IS NULL THEN 0 ELSE 0 END)", "SELECT {0}, {0}",
     "BEGIN; SELECT {0}; ROLLBACK", "SELECT 1; SELECT {0}; SELECT 2", "PREPARE p AS SELECT {0}; EXECUTE p; EXECUTE p; DEALLOCATE p",

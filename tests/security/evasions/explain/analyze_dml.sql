@@ -7,4 +7,4 @@ INSERT INTO kept VALUES (1, 'old');
 GRANT ALL ON kept TO app_user
 
 -- @run
-EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) UPDATE kept SET v = encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')
+EXPLAIN (ANALYZE, BUFFERS OFF, COSTS OFF, TIMING OFF, SUMMARY OFF) UPDATE kept SET v = encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')
