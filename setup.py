@@ -23,6 +23,7 @@ COMPILED = [
     "src/secretproxy/detect/detector.py",
     "src/secretproxy/detect/functions.py",
     "src/secretproxy/detect/verdict.py",
+    "src/secretproxy/proxy/relay.py",
     "src/secretproxy/session/events.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from secretproxy.config import BackendSettings
+from secretproxy.config import BackendSettings, ListenSettings
 from secretproxy.proxy.aftermath import Aftermath
 from secretproxy.proxy.relay import BackendSide, ClientSide
 from secretproxy.session.session import Limits
@@ -59,22 +59,25 @@ class Scene:
         journal = SimpleNamespace(keep=self.keep, append=lambda events, wait: self.recorded.extend(events), backlog=0)
         self.server = SimpleNamespace(
             loop=asyncio.get_running_loop(),
-            settings=SimpleNamespace(limits=SimpleNamespace(hold_timeout=0.05), backend=BackendSettings()),
+            settings=SimpleNamespace(
+                limits=SimpleNamespace(hold_timeout=0.05), backend=BackendSettings(), listen=ListenSettings()
+            ),
             journal=journal,
             metrics=SimpleNamespace(count_testified=lambda events: None),
             cancels=SimpleNamespace(send=self.cancelled.append),
             spawn=lambda work: None,
+            closed=self.is_done,
         )
-        client = SimpleNamespace(server=self.server, backend_is_done=self.is_done)
-        self.backend = BackendSide(cast(ClientSide, client))
+        client = ClientSide(cast(Any, self.server))
+        self.backend = BackendSide(client)
         self.backend.transport = cast(asyncio.Transport, self.transport)
-        self.aftermath = Aftermath(cast(ClientSide, client), play.session, self.backend, stop=False)
+        self.aftermath = Aftermath(client, play.session, self.backend, stop=False)
 
     def keep(self, events: Any) -> asyncio.Future[None]:
         self.kept += events
         return asyncio.get_running_loop().create_future()
 
-    def is_done(self) -> None:
+    def is_done(self, client: ClientSide) -> None:
         self.done += 1
 
 

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import uuid
 from collections.abc import Iterator
+from inspect import isdatadescriptor
 from typing import Any
 
 import pytest
@@ -54,7 +55,12 @@ def everything(root: object) -> Iterator[object]:
         if callable(found) or not type(found).__module__.startswith("secretproxy"):
             continue
         yield found
-        waiting += [getattr(found, name, None) for kind in type(found).__mro__ for name in getattr(kind, "__slots__", ())]
+        # Slots, and the attributes of compiled classes.
+        waiting += [
+            getattr(found, name, None)
+            for kind in type(found).__mro__
+            for name in (*getattr(kind, "__slots__", ()), *(key for key, value in vars(kind).items() if isdatadescriptor(value)))
+        ]
         waiting += list(getattr(found, "__dict__", {}).values())
         # What is compiled has neither slots nor a dictionary.
         compiled = [name for kind in type(found).__mro__ for name, what in vars(kind).items() if inspect.isgetsetdescriptor(what)]

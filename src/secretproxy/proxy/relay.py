@@ -26,6 +26,7 @@ from secretproxy.proxy.backend import BackendUnreachable, Target, connect
 from secretproxy.proxy.hosts import Kind
 from secretproxy.proxy.keepalive import keep_alive
 from secretproxy.proxy.login import BackendLogin, Logins, Refused
+from secretproxy.session.events import Event
 from secretproxy.session.session import Session, Step, new_identity
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
@@ -53,8 +54,11 @@ _LINGER = 5.0
 _PARTING = 2.0
 
 
-class Side(asyncio.Protocol):
-    """What both ends have in common: a transport, reasons not to read, and an end that is reached once."""
+class Side:
+    """What both ends have in common: a transport, reasons not to read, and an end that is reached once.
+
+    An asyncio.Protocol in all but its base: without one it is a class of its own to mypyc, and a chunk costs half as much.
+    """
 
     def __init__(self, keepalive: KeepaliveSettings) -> None:
         self.keepalive = keepalive
@@ -104,16 +108,22 @@ class Side(asyncio.Protocol):
         self.busy = busy
         self._read_or_not()
 
+    def keep(self, data: bytes) -> None:
+        """Takes a chunk that must wait. A side is busy a moment for each call that is logged, and mostly has nothing to say meanwhile:
+        only now is it no longer read from."""
+        self.backlog.append(data)
+        self._read_or_not()
+
     def set_peer_full(self, full: bool) -> None:
         self._peer_full = full
         self._read_or_not()
 
     def _read_or_not(self) -> None:
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
         reading = not self.busy and not self._peer_full
-        if reading is not self._reading:
+        if reading is self._reading:
+            return
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
             self._reading = reading
             if reading:
                 transport.resume_reading()
@@ -192,6 +202,7 @@ class ClientSide(Side):
         self._startup = bytearray()
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
+        self._held_record: list[Event] = []
         self._task: asyncio.Task[None] | None = None
         self._aftermath: Aftermath | None = None
         self._over = False
@@ -268,9 +279,9 @@ class ClientSide(Side):
                 else:
                     self._task = self.server.spawn(self._attend(self._begin(packet, startup)))
                 return
-        except Malformed as error:
+        except Malformed as malformed:
             # As from PostgreSQL: whoever says such things gets no answer.
-            log.info("malformed startup packet", cause=str(error), client=str(self._peer()[0] or "local"))
+            log.info("malformed startup packet", cause=str(malformed), client=str(self._peer()[0] or "local"))
             self._finish()
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
@@ -296,10 +307,10 @@ class ClientSide(Side):
                 transport.pause_reading()
                 transport.write(b"S")
                 secured = await self.server.loop.start_tls(
-                    transport, self, context, server_side=True, ssl_handshake_timeout=timeout
+                    transport, cast(asyncio.Protocol, self), context, server_side=True, ssl_handshake_timeout=timeout
                 )
             else:
-                secured = await tls.accept_direct(transport, self, context, begun, timeout)
+                secured = await tls.accept_direct(transport, cast(asyncio.Protocol, self), context, begun, timeout)
         except (OSError, ssl.SSLError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__
             log.info("TLS handshake failed", client=str(self._peer()[0] or "local"), reason=reason)
@@ -351,7 +362,7 @@ class ClientSide(Side):
 
         async def reached() -> tuple[BackendSide, Target]:
             targets = await server.hosts.candidates()
-            return await connect(lambda: BackendSide(self), targets, timeout, server.backend_tls, server.hosts.silent)
+            return await connect(lambda: cast(Any, BackendSide(self)), targets, timeout, server.backend_tls, server.hosts.silent)
 
         try:
             backend, target = await reached()
@@ -373,8 +384,8 @@ class ClientSide(Side):
         """The proxy authenticates the client, and logs in at the backend for it. Raises BackendUnreachable."""
         try:
             login, target = await logins.enter(self, packet, startup, self.server.backend_tls)
-        except Refused as error:
-            self.write(error.answer)
+        except Refused as refused:
+            self.write(refused.answer)
             self._finish()
             return
         except ProtocolViolation as error:
@@ -393,7 +404,7 @@ class ClientSide(Side):
         """The session takes over where the backend has said AuthenticationOk."""
         backend = BackendSide(self)
         self._open_session(backend, target, startup)
-        said = login.hand_over(backend)
+        said = login.hand_over(cast(asyncio.Protocol, backend))
         self.set_busy(False)
         self.from_backend(said)
         if login.lost:
@@ -471,7 +482,7 @@ class ClientSide(Side):
 
     def from_client(self, data: bytes) -> None:
         if self.busy:
-            self.backlog.append(data)
+            self.keep(data)
             return
         session, backend = self.session, self.backend
         if session is None or backend is None or self._over:
@@ -491,8 +502,8 @@ class ClientSide(Side):
                 backend.write(messages.FLUSH)
                 self._crowded = True
                 self.set_busy(True)
-        except ProtocolViolation as error:
-            self.fail(error.sqlstate, str(error))
+        except ProtocolViolation as violation:
+            self.fail(violation.sqlstate, str(violation))
         except Exception as error:
             self.broken(error)
 
@@ -528,7 +539,7 @@ class ClientSide(Side):
             self.server.loop.call_soon(self._go_on_behind, session, step)
             return
         assert future is not None
-        self.set_busy(True)
+        self.busy = True
 
         def committed(done: asyncio.Future[None]) -> None:
             if self._over:
@@ -587,7 +598,7 @@ class ClientSide(Side):
         if backend is None or session is None or self._over:
             return
         if backend.busy:
-            backend.backlog.append(data)
+            backend.keep(data)
             return
         try:
             out = session.from_backend(data)
@@ -599,8 +610,8 @@ class ClientSide(Side):
             else:
                 assert isinstance(out, Step)
                 self._carry_out_backend(session, backend, out)
-        except ProtocolViolation as error:
-            log.error("the backend does not speak PostgreSQL's protocol", cause=str(error), setting="backend.hosts")
+        except ProtocolViolation as violation:
+            log.error("the backend does not speak PostgreSQL's protocol", cause=str(violation), setting="backend.hosts")
             self.fail("08P01", "the backend does not speak PostgreSQL's protocol (backend.hosts)", backend_lost=True)
             return
         except Exception as error:
@@ -647,13 +658,15 @@ class ClientSide(Side):
         if step.commit:
             self.server.metrics.count_testified(step.commit)
             future = journal.keep(step.commit)
-            backend.set_busy(True)
+            backend.busy = True
             self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)
             future.add_done_callback(lambda done: self._release(done, step))
+            # How a statement ended that the client has not heard of yet is not known before it has.
+            self._held_record = step.record
+        elif step.record:
+            journal.append(step.record, wait=False)
         if step.surprised:
             self.server.catalogs.surprised(session)
-        if step.record:
-            journal.append(step.record, wait=False)
         if step.defined:
             self.server.catalogs.changed(session)
         if step.ready:
@@ -671,11 +684,21 @@ class ClientSide(Side):
         if self._over or backend is None or done.cancelled() or done.exception() is not None:
             return
         self.write(b"".join(held.data for held in step.held))
+        self._record_held(lost=False)
         backend.set_busy(False)
         while backend.backlog and not backend.busy and not self._over:
             self.from_backend(backend.backlog.popleft())
         if backend.ended and not backend.busy:
             self.backend_ended()
+
+    def _record_held(self, *, lost: bool) -> None:
+        """The outcomes of what was held: it has gone on to the client, or nobody was told."""
+        events, self._held_record = self._held_record, []
+        for event in events:
+            if lost and event.outcome == "ok":
+                event.outcome = "lost"
+        if events:
+            self.server.journal.append(events, wait=False)
 
     def _hold_timed_out(self) -> None:
         if not self._over:
@@ -752,6 +775,7 @@ class ClientSide(Side):
             if timer is not None:
                 timer.cancel()
         self._wake()
+        self._record_held(lost=True)
         self.backlog.clear()
         if self._logged_in and not self.ended:
             self.part()

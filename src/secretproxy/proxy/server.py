@@ -198,7 +198,7 @@ class Server:
         await self._drain(servers)
 
     async def _listen(self, sock: socket.socket) -> asyncio.AbstractServer:
-        def factory() -> ClientSide:
+        def factory() -> Any:
             return ClientSide(self)
 
         if sock.family == socket.AF_UNIX:
