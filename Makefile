@@ -10,7 +10,7 @@ demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves a
 	@$(PY) -m secretproxy demo $(ARGS)
 
 test: .venv/.stamp ## All tests, JOBS of them at once
-	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 evasions: .venv/.stamp ## The battery of evasions, as a table by mechanism
 	$(PY) -m pytest -q tests/security/test_evasions.py $(ARGS)

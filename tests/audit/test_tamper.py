@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +139,17 @@ class Site:
 def events(who: Identity) -> list[Event]:
     made: list[Event] = []
     for number in range(20):
-        event = Event("attempt", who, number, "encrypted_secrets.secrets_getter(uuid,text,text)", "read", uuid.uuid4())
-        event.secret_names = (NAMES[number % len(NAMES)],) if number % 7 else ("ab", "c", None)
-        event.encoding, event.via, event.protocol, event.fingerprint = "pgp", ("a()", 'b("x")'), "simple", "0123abcd"
-        event.role, event.accessed_by = "role", uuid.uuid4()
-        call = replace(event, event="call")
-        end = Event("outcome", who, number, outcome="ok", calls=number, timing=event.timing, role="role")
-        made += [event, call, end]
+        owner, user = uuid.uuid4(), uuid.uuid4()
+        names = (NAMES[number % len(NAMES)],) if number % 7 else ("ab", "c", None)
+        attempt, call = (
+            Event(
+                kind, who, number, "encrypted_secrets.secrets_getter(uuid,text,text)", "read", owner, names, "pgp",
+                ("a()", 'b("x")'), "simple", "0123abcd", "role", user,
+            )
+            for kind in ("attempt", "call")
+        )  # fmt: skip
+        end = Event("outcome", who, number, outcome="ok", calls=number, timing=attempt.timing, role="role")
+        made += [attempt, call, end]
     return made
 
 

