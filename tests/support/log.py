@@ -48,3 +48,28 @@ class AccessLog:
                 return rows
             assert time.monotonic() < deadline, f"no outcome for {len(begun - ended)} statements within {seconds} s"
             time.sleep(0.02)
+
+
+def accesses(rows: list[Row]) -> list[tuple[str, Any, list[str], int, str | None]]:
+    """Each attempt of a session with how its statement ended: operation, owner, names, executions, SQLSTATE of an error."""
+    ends = {row["statement_no"]: row for row in rows if row["event"] == "outcome"}
+    assert {row["event"] for row in rows} == {"attempt", "outcome"}
+    return [
+        (
+            row["operation"], row["owner_id"], row["secret_names"],
+            ends[row["statement_no"]]["calls"], ends[row["statement_no"]]["sqlstate"],
+        )
+        for row in rows
+        if row["event"] == "attempt"
+    ]  # fmt: skip
+
+
+def executions(rows: list[Row]) -> list[tuple[str, Any, list[str]]]:
+    """Function, owner and names of every execution: what a direct session's functions wrote, or the attempts of a proxied one as often as they ran."""
+    ends = {row["statement_no"]: row["calls"] for row in rows if row["event"] == "outcome"}
+    return sorted(
+        (row["function"], row["owner_id"], row["secret_names"])
+        for row in rows
+        if row["event"] in ("attempt", "direct")
+        for _ in range(1 if row["event"] == "direct" else ends[row["statement_no"]])
+    )
