@@ -277,3 +277,17 @@ def test_array_literals(literal: str, expected: tuple[str | None, ...]) -> None:
 @pytest.mark.parametrize("literal", ["", "a", "{", "{a", "{{a},{b}}", "{a,,b}", '{"a}', '{a"b"}', "{,}", "[1:2]={a,b}"])
 def test_what_is_no_plain_array(literal: str) -> None:
     assert not isinstance(array_literal(literal), Array)
+
+
+@pytest.mark.parametrize(
+    ("function", "signature"),
+    [("secrets_getter", "secrets_getter(uuid,text,text)"), ("secrets_delete", "secrets_delete(uuid,text)")],
+)
+def test_the_place_of_a_result_is_no_argument(function: str, signature: str) -> None:
+    """JDBC calls a function with a parameter of type void where its result goes; PostgreSQL drops it."""
+    text = f"SELECT * FROM encrypted_secrets.{function}($1, $2, $3) AS result"
+    (call,) = DETECTOR.verdict(text.encode(), "utf-8").calls
+    raw = bind([None, OWNER.bytes, b"api"], formats=[0, 1, 0])
+    found = call.resolve(Values(messages.read_bind(raw, 0, len(raw)), (2278, 2950, 25)))
+    assert (found.function, found.owner, found.names) == (f"encrypted_secrets.{signature}", OWNER, ("api",))
+    assert found.exact

@@ -19,6 +19,7 @@ UNKNOWN_OID = 705
 TEXT_OIDS = frozenset({0, 25, 1043, UNKNOWN_OID, 19})
 UUID_OID = 2950
 ARRAY_OIDS = frozenset({1009, 1015, 1003})
+VOID_OID = 2278
 
 _TRANSPARENT_TYPES = frozenset({"text", "varchar", "uuid", "unknown"})
 
@@ -267,6 +268,11 @@ def is_array(argument: Argument, values: Values) -> bool:
             return not isinstance(inner, _Unknown | Parameter) and is_array(inner, outer)
         return argument.array or values.oid(argument.number) in ARRAY_OIDS
     return False
+
+
+def is_void(argument: Argument, values: Values) -> bool:
+    """Whether PostgreSQL drops it: a parameter of type void, the place of a result in JDBC's calls (ParseFuncOrColumn of parse_func.c)."""
+    return isinstance(argument, Parameter) and values.oid(argument.number) == VOID_OID
 
 
 def _bound(number: int, values: Values) -> tuple[bytes | None, bool] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secretproxy.detect import arguments
 from secretproxy.detect.arguments import NO_VALUES, UNKNOWN, Argument, Values
@@ -45,6 +45,12 @@ class Call:
     via: tuple[str, ...] | None = None
 
     def resolve(self, values: Values = NO_VALUES) -> ResolvedCall:
+        if arguments.VOID_OID in values.types:
+            passed = tuple(argument for argument in self.positional if not arguments.is_void(argument, values))
+            return replace(self, positional=passed)._resolve(values)
+        return self._resolve(values)
+
+    def _resolve(self, values: Values) -> ResolvedCall:
         function = self._function(values)
         if function is None:
             known = overloads(self.name)
