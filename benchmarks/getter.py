@@ -33,7 +33,7 @@ ROWS = 5000
 FORMAT_1 = f"""
 CREATE TABLE public.format_1 (LIKE secrets_schema.secrets_table INCLUDING ALL);
 INSERT INTO public.format_1 (secrets_owned_field, name, secrets_value_field, secrets_enc_field)
-SELECT '{OWNER}', 'key ' || n,
+SELECT '{OWNER}', n::text,
        pgp_sym_encrypt(encode('a secret value', 'hex'), '{OWNER}', 'compress-algo=1, cipher-algo=aes256'), 'pgp'
   FROM generate_series(1, {ROWS}) n;
 CREATE FUNCTION public.format_1_getter(secrets_owned_field uuid, secret_name text, default_value text DEFAULT NULL)
@@ -64,9 +64,9 @@ SELECT set_config('secretproxy.session', '1.' || version || '.' || secretproxy.h
   FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1 $$;
 """
 SCRIPTS = {
-    "format 1": "SELECT public.format_1_getter('{owner}', 'key ' || :k)",
-    "format 2, no testimony": "SELECT public.silent_getter('{owner}', 'key ' || :k)",
-    "format 2, testimony": "SELECT encrypted_secrets.secrets_getter('{owner}', 'key ' || :k)",
+    "format 1": "SELECT public.format_1_getter('{owner}', :k)",
+    "format 2, no testimony": "SELECT public.silent_getter('{owner}', :k)",
+    "format 2, testimony": "SELECT encrypted_secrets.secrets_getter('{owner}', :k)",
     "SELECT 1": "SELECT 1",
 }
 
@@ -123,7 +123,7 @@ def prepare(server: PrivateServer, directory: Path) -> tuple[str, str]:
         connection.execute(FORMAT_1)
         connection.execute(TOKEN)
         connection.execute(
-            f"SELECT encrypted_secrets.secrets_upsert('{OWNER}', 'key ' || n, 'a secret value') FROM generate_series(1, {ROWS}) n"
+            f"SELECT encrypted_secrets.secrets_upsert('{OWNER}', n::text, 'a secret value') FROM generate_series(1, {ROWS}) n"
         )
         found = connection.execute("SELECT pg_get_functiondef('encrypted_secrets.secrets_getter(uuid,text,text)'::regprocedure)")
         connection.execute(silent(found.fetchone()[0]))  # type: ignore[index]

@@ -150,7 +150,7 @@ class Bench:
 
     def getters(self, direct: Target, own: list[Target]) -> None:
         pick = f"\\set k random(1, {getter.ROWS})\n"
-        call = f"('{OWNER}', 'key ' || :k);"
+        call = f"('{OWNER}', :k);"
         runs = {
             "format-1 getter, direct and unaudited": (direct, self.script(f"{pick}SELECT public.format_1_getter{call}")),
             "format-2 getter with a logging wrapper, direct": (direct, self.script(f"{pick}SELECT public.logged_getter{call}")),
@@ -182,7 +182,7 @@ class Bench:
                 connection.execute(getter.FORMAT_1)  # type: ignore[arg-type]
                 connection.execute("GRANT SELECT ON public.format_1 TO pgaudit_role")
             target = Target("direct", server.port)
-            work = f"\\set k random(1, {getter.ROWS})\nSELECT public.format_1_getter('{OWNER}', 'key ' || :k);"
+            work = f"\\set k random(1, {getter.ROWS})\nSELECT public.format_1_getter('{OWNER}', :k);"
             runs = {
                 "format-1 getter, pgaudit loaded but silent": (target, self.script("SET pgaudit.role = '';\n" + work)),
                 "format-1 getter, pgaudit object logging": (target, self.script("SET pgaudit.role = 'pgaudit_role';\n" + work)),
@@ -289,7 +289,7 @@ def set_up(server: PrivateServer, directory: Path) -> None:
         connection.execute("CREATE ROLE journal LOGIN; GRANT secretproxy_writer TO journal")
         connection.execute(getter.FORMAT_1)  # type: ignore[arg-type]
         connection.execute(
-            f"SELECT encrypted_secrets.secrets_upsert('{OWNER}', 'key ' || n, 'a secret value') FROM generate_series(1, {getter.ROWS}) n"  # type: ignore[arg-type]
+            f"SELECT encrypted_secrets.secrets_upsert('{OWNER}', n::text, 'a secret value') FROM generate_series(1, {getter.ROWS}) n"  # type: ignore[arg-type]
         )
         found = connection.execute("SELECT pg_get_functiondef('encrypted_secrets.secrets_getter(uuid,text,text)'::regprocedure)")
         connection.execute(getter.silent(found.fetchone()[0]))  # type: ignore[index]
