@@ -697,8 +697,15 @@ class ClientSide(Side):
         for event in events:
             if lost and event.outcome == "ok":
                 event.outcome = "lost"
+        self._record(events)
+
+    def _record(self, events: list[Event]) -> None:
+        """Events that nobody waits for, from where an error would leave a session standing: it ends instead."""
         if events:
-            self.server.journal.append(events, wait=False)
+            try:
+                self.server.journal.append(events, wait=False)
+            except Exception as error:
+                self.broken(error)
 
     def _hold_timed_out(self) -> None:
         if not self._over:
@@ -794,9 +801,7 @@ class ClientSide(Side):
             self.server.catalogs.leave(self.session)
             if self._target is not None:
                 self.server.cancels.forget(self.session.cancel_key, self._target)
-            events = self.session.lost()
-            if events:
-                self.server.journal.append(events, wait=False)
+            self._record(self.session.lost())
         if self.backend is not None:
             self.backend.backlog.clear()
             self.backend.close()
