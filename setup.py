@@ -26,9 +26,18 @@ COMPILED = [
     "src/secretproxy/detect/functions.py",
     "src/secretproxy/detect/verdict.py",
     "src/secretproxy/proxy/relay.py",
+    "src/secretproxy/session/answers.py",
+    "src/secretproxy/session/attempts.py",
+    "src/secretproxy/session/client.py",
+    "src/secretproxy/session/connection.py",
     "src/secretproxy/session/events.py",
+    "src/secretproxy/session/greeting.py",
+    "src/secretproxy/session/memory.py",
+    "src/secretproxy/session/outcomes.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
+    "src/secretproxy/session/step.py",
+    "src/secretproxy/session/testified.py",
     "src/secretproxy/session/testimony.py",
 ]
 

@@ -8,7 +8,8 @@ A session begins when its startup packet has gone to the backend.
     CLOSED     the client has said Terminate or what ends a session, or the session was ended: no more of it goes on
 
 A message that has no entry for the state is not the client's to send. It goes on, the last one that does: the backend ends
-the session, in its own words (SocketBackend() of src/backend/tcop/postgres.c). The names on the right are methods of session.Session.
+the session, in its own words (SocketBackend() of src/backend/tcop/postgres.c). The names on the right are methods of Session: a
+client's in client.py, a backend's in greeting.py until it is ready and in answers.py from then on, a notice in testified.py.
 """
 
 from __future__ import annotations

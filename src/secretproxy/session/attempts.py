@@ -1,0 +1,179 @@
+"""Attempts: the verdict on a statement's text, the calls it is about to make, and its way to the backend once the log has them.
+
+A message that is an attempt waits, and all behind it. Where it must not run, one takes its place that the backend itself
+answers with an error, so that transaction, pipeline and Sync stay the backend's.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from secretproxy.detect import ResolvedCall, Verdict
+from secretproxy.detect.arguments import Values
+from secretproxy.detect.strings import EITHER, ESCAPES, STANDARD
+from secretproxy.detect.verdict import HARMLESS
+from secretproxy.session.events import Event
+from secretproxy.session.memory import Memory
+from secretproxy.session.statements import Refusal, Running, resolve
+from secretproxy.session.step import Held, Step
+from secretproxy.wire import messages
+
+# The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
+# backend. What follows is new each time, so that no client can have made one of that name. Together at most 63 bytes.
+_REFUSED_NAME = "secretproxy refuses this secret call"
+_REFUSED = "call of a secret function refused: the access log cannot be written"
+_REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
+_LOG_REFUSES = Refusal("58030", _REFUSED, _REFUSED_HINT)
+TOO_LONG = Refusal(
+    "54000",
+    "statement refused: it is too long to be looked into for calls of secret functions (limits.max_statement_memory)",
+    "See limits.large_statements of secretproxy.",
+)
+TOO_MANY = Refusal(
+    "54000",
+    "too many prepared statements, portals or cursors with calls of secret functions (limits.max_prepared)",
+    "Close or DEALLOCATE those that are done with.",
+)
+
+
+class Attempts(Memory):
+    """A session that finds secret calls before they run."""
+
+    def _verdict(self, text: bytes) -> Verdict | None:
+        """The verdict, or None where it must be found in a thread first."""
+        detector = self.detector
+        if not detector.may_concern(text, self._remembered):
+            return HARMLESS
+        supplied = self._supplied
+        if supplied is not None and supplied[0] == text:
+            self._supplied = None
+            return supplied[1]
+        strings = STANDARD
+        if b"\\" in text:
+            # Something under way may change the setting before the backend reads this.
+            off = self.parameters.get("standard_conforming_strings") == "off"
+            strings = EITHER if self._pending else ESCAPES if off else STANDARD
+        if len(text) <= self._limits.parse_thread_bytes:
+            return detector.verdict(text, self._codec, self._remembered, strings)
+        self._client.unread()
+        self._stepped().parse = (text, self._codec, strings)
+        return None
+
+    def parsed(self, text: bytes, verdict: Verdict) -> None:
+        """Takes the verdict that a Step asked for."""
+        self._supplied = (text, verdict)
+
+    def _attempt(self, running: Running, calls: tuple[ResolvedCall, ...], values: Values, start: int, end: int) -> None:
+        verdict = running.verdict
+        attempts = list(calls)
+        for execute in verdict.executes:
+            made = self._sql_calls.get(execute.name)
+            if made is None:
+                prepared = self._statements.get(execute.name.encode(self._codec, "replace"))
+                made = prepared.verdict if prepared is not None else None
+            if made is not None:
+                attempts += resolve(made.calls, Values(arguments=execute.arguments, outer=values))
+        for cursor in verdict.fetches:
+            attempts += self._cursors.get(cursor, ())
+        for name, prepared_calls in verdict.prepares:
+            self._sql_calls[name] = Verdict(calls=prepared_calls)
+        for name, cursor_calls in verdict.cursors:
+            self._cursors[name] = resolve(cursor_calls, values)
+        self._forget_named(verdict)
+        if verdict.prepares or verdict.cursors or verdict.deallocates or verdict.closes:
+            self._refresh_remembered()
+        self._attempt_resolved(running, tuple(attempts), start, end)
+
+    def _attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
+        verdict = running.verdict
+        running.attempts = attempts
+        running.covered = {(call.function, call.owner, call.names) for call in attempts if call.exact}
+        running.number = self._started + 1
+        if not attempts and not verdict.concerns:
+            self._push_statement(running)
+            return
+        events = self._stepped().commit
+        for call in attempts:
+            events.append(self._about(running, "attempt", call))
+        for signature in verdict.definitions:
+            event = self._event(running, "definition")
+            event.function = signature
+            events.append(event)
+        for table in verdict.tables:
+            event = self._event(running, "table")
+            event.via = (table,)
+            events.append(event)
+        self._hold_from(start, end, running)
+        self._push_statement(running)
+
+    def _hold_from(self, start: int, end: int, running: Running) -> None:
+        """The message is an attempt: it and everything behind it waits."""
+        step = self._stepped()
+        buffer = self._client.buffer
+        before = buffer[self._kept_from : start]
+        if self._holding:
+            if before:
+                step.held.append(Held(before))
+        else:
+            step.forward += before
+        self._holding = True
+        step.held.append(Held(buffer[start:end], running))
+        self._kept_from = end
+
+    def _refuse_here(self, refusal: Refusal) -> None:
+        """The message is replaced by one that fails in the backend, at once; what is still to come of it is swallowed."""
+        framer = self._client
+        step = self._stepped()
+        simple = framer.kind == 0x51
+        running = Running("simple" if simple else "extended", HARMLESS)
+        running.refused = refusal
+        before = framer.buffer[self._kept_from : framer.start] + _failing(simple)
+        if self._holding:
+            step.held.append(Held(before))
+        else:
+            step.forward += before
+        self._kept_from = framer.cut
+        if not framer.complete:
+            self._swallow_client = framer.discard()
+        self._push_statement(running)
+        event = self._event(running, "refusal")
+        event.outcome = "refused"
+        event.sqlstate = refusal.sqlstate
+        step.record.append(event)
+
+    def refuse(self, step: Step, *, taken: bool) -> tuple[bytes, list[Event]]:
+        """The log cannot commit a client's Step: what goes to the backend instead, and what the log shall hear of it later.
+
+        `taken`: the journal has the attempts and will write them when it can; otherwise a refusal is all the log will know.
+        """
+        out: list[bytes] = []
+        events: list[Event] = []
+        for held in step.held:
+            running = held.running
+            if running is None:
+                out.append(held.data)
+                continue
+            running.refused = _LOG_REFUSES
+            # Should it run after all, nothing in the log covers it.
+            running.covered = set()
+            out.append(_failing(running.protocol == "simple"))
+            if taken:
+                continue
+            for call in running.attempts:
+                event = self._about(running, "refusal", call)
+                event.outcome = "refused"
+                event.sqlstate = "58030"
+                events.append(event)
+            if not running.attempts:
+                event = self._event(running, "refusal")
+                event.outcome = "refused"
+                event.sqlstate = "58030"
+                event.via = running.verdict.tables or None
+                events.append(event)
+        return b"".join(out), events
+
+
+def _failing(simple: bool) -> bytes:
+    """A message that the backend answers with an error: what it names does not exist."""
+    name = f"{_REFUSED_NAME} {uuid.uuid4().hex[:20]}"
+    return messages.query(f'EXECUTE "{name}"') if simple else messages.execute(name)

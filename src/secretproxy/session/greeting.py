@@ -1,0 +1,160 @@
+"""The backend until it is ready, and the session's token: login as it is relayed, the proxy's own questions before the first
+ReadyForQuery, and a new token wherever the backend may have lost it.
+
+What the backend answers to the proxy's own never reaches the client: the way of its bytes, let go, dropped or replaced, is here too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from secretproxy.session.client import Client
+from secretproxy.session.connection import FROM_BACKEND, FROM_BACKEND_OWN
+from secretproxy.session.encodings import codec
+from secretproxy.session.statements import INJECTED
+from secretproxy.session.states import Phase
+from secretproxy.session.step import Held
+from secretproxy.wire import messages
+
+_SET_CONFIG = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
+_ASK_START = (
+    "SELECT (extract(epoch from backend_start) * 1000000)::pg_catalog.int8"
+    " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
+)
+_ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
+
+_SASL_FINAL = b"\0\0\0\x0c"  # the one that asks for nothing
+
+
+class Greeting(Client):
+    """A session that lets its backend in, and shows it whom it belongs to."""
+
+    def _release(self, upto: int) -> None:
+        """Lets what stands in the buffer up to here go on: at once, or behind what waits."""
+        step = self._stepped()
+        part = self._backend.buffer[self._kept_from : upto]
+        if part:
+            if self._holding:
+                step.held.append(Held(part))
+            else:
+                step.forward += part
+        self._kept_from = upto
+
+    def _drop(self) -> None:
+        """The message does not reach the client."""
+        framer = self._backend
+        self._release(framer.start)
+        self._kept_from = min(framer.end, len(framer.buffer))
+
+    def _replace(self, message: bytes) -> None:
+        self._drop()
+        self._say(message)
+
+    def _say(self, message: bytes) -> None:
+        """A message of the proxy's own to the client, in its place in the stream."""
+        step = self._stepped()
+        if self._holding:
+            step.held.append(Held(message))
+        else:
+            step.forward += message
+
+    def backend_authentication(self) -> None:
+        framer = self._backend
+        code = framer.buffer[framer.start + 5 : framer.start + 9]
+        if code == b"\0\0\0\0":
+            self.authenticated = True
+        elif self._early and code != _SASL_FINAL:
+            # It asks for a password and gets what the client has said instead: the backend's to refuse.
+            self._stepped().inject += b"".join(self._early)
+            self._early = []
+            self.phase = Phase.CLOSED
+        elif code == b"\0\0\0\n" and framer.complete and not self.identity.tls:
+            # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not the client's to do,
+            # and libpq takes its offer for an attack.
+            offered = framer.buffer[framer.start + 9 : framer.end].split(b"\0")
+            if b"SCRAM-SHA-256-PLUS" in offered:
+                self._replace(messages.authentication_sasl([name for name in offered if name and not name.endswith(b"-PLUS")]))
+
+    def backend_key_data(self) -> None:
+        framer = self._backend
+        self.cancel_key = framer.buffer[framer.start + 5 : framer.end]
+        self.backend_pid = int.from_bytes(self.cancel_key[:4], "big")
+
+    def backend_parameter_status(self) -> None:
+        framer = self._backend
+        if not framer.complete:
+            return
+        name, pos = messages.cstring(framer.buffer, framer.start + 5, framer.end)
+        raw, _ = messages.cstring(framer.buffer, pos, framer.end)
+        key, value = name.decode("ascii", "replace"), raw.decode("utf-8", "replace")
+        self.parameters[key] = value
+        if key == "client_encoding":
+            self._codec = codec(value)
+        elif key == "application_name" and value != self.identity.application_name:
+            self.identity = replace(self.identity, application_name=value or None)
+
+    def backend_logged_in(self) -> None:
+        """The first ReadyForQuery waits until the session has its token."""
+        framer = self._backend
+        if self._physical or not self.backend_pid:
+            self._ready()
+            return
+        self.phase = Phase.GREETING
+        self._greeting = "start"
+        framer.actions = FROM_BACKEND_OWN
+        self._greeting_z = framer.buffer[framer.start : framer.end]
+        self._drop()
+        self._stepped().inject += messages.query(_ASK_START)
+
+    def backend_greeted(self) -> None:
+        """An own query of the greeting has ended."""
+        self._drop()
+        token = self.token
+        if self._greeting == "start" and token is None:
+            self._greeting = "owner"
+            self._stepped().inject += messages.query(_ASK_START_AS_OWNER)
+        elif self._greeting != "token" and token is not None:
+            self._greeting = "token"
+            self._stepped().inject += self._token_message(token)
+        else:
+            self._say(self._greeting_z)
+            self._ready()
+
+    def backend_greeting_row(self) -> None:
+        """The answer to the question when this backend process began."""
+        framer = self._backend
+        self._drop()
+        if framer.complete and self._greeting != "token":
+            row = messages.data_row(framer.buffer, framer.start, framer.end)
+            if len(row) == 1 and row[0] is not None and row[0].isdigit():
+                self.backend_start = int(row[0])
+
+    def backend_dropped(self) -> None:
+        """Part of the answer to an own query."""
+        self._drop()
+
+    def _ready(self) -> None:
+        self.phase = Phase.READY
+        self._backend.actions = FROM_BACKEND
+        self._stepped().ready = True
+
+    def _token_message(self, token: str) -> bytes:
+        self._token_version = self._keys.version
+        setting = f"SET secretproxy.session TO '{token}'"
+        if self._logical:
+            return messages.query(setting)
+        if self.transaction_status != "I":
+            # The client may still choose its transaction's isolation or snapshot: nothing may take one before that.
+            return messages.aside(setting, "secretproxy token")
+        # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
+        return messages.function_call(_SET_CONFIG, ["secretproxy.session", token, "f"])
+
+    def _renew_token(self) -> None:
+        self._token_lost = False
+        token = self.token
+        if token is None or self._physical:
+            return
+        self._token_inside = self.transaction_status == "T"
+        self._pending.append(INJECTED)
+        self._backend.actions = FROM_BACKEND_OWN
+        self._stepped().inject += self._token_message(token)
