@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import operator
@@ -251,6 +252,30 @@ def test_an_export_has_every_row_and_its_hashes(postgres: Backend, owner: str, t
     assert run(postgres, "export", str(file), "--owner", owner).returncode == 0
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 12 and all(len(row["row_hash"]) == 64 for row in rows)
+
+
+def test_an_export_says_the_same_in_every_form(postgres: Backend, owner: str, tmp_path: Path) -> None:
+    lines, table, columns = tmp_path / "log.jsonl", tmp_path / "log.csv", tmp_path / "log.parquet"
+    for file, form in ((lines, "jsonl"), (table, "csv")):
+        assert run(postgres, "export", str(file), "--owner", owner, "--format", form).returncode == 0
+    told = [json.loads(line) for line in lines.read_text().splitlines()]
+    with table.open(newline="") as file_:
+        rows = list(csv.DictReader(file_))
+    assert [row["row_hash"] for row in rows] == [row["row_hash"] for row in told]
+    plain = [name for name, value in told[0].items() if isinstance(value, str | int) and not isinstance(value, bool)]
+    assert {"at", "function", "owner_id", "seq"} <= set(plain)
+    assert [[row[name] for name in plain] for row in rows] == [
+        ["" if r[name] is None else str(r[name]) for name in plain] for r in told
+    ]
+    done = run(postgres, "export", str(columns), "--owner", owner, "--format", "parquet")
+    if importlib.util.find_spec("pyarrow") is None:
+        assert done.returncode == 2 and "pip install pyarrow" in done.stderr and not columns.exists()
+        return
+    import pyarrow.parquet  # type: ignore[import-not-found,unused-ignore]
+
+    kept = pyarrow.parquet.read_table(columns).to_pylist()
+    assert [row["row_hash"].hex() for row in kept] == [row["row_hash"] for row in told]
+    assert [row["secret_names"] for row in kept] == [row["secret_names"] for row in told]
 
 
 def test_tail_shows_a_call_and_survives_a_lost_connection(postgres: Backend, proxy: Proxy) -> None:
