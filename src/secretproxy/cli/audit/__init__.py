@@ -1,0 +1,17 @@
+"""`secretproxy audit`: reviewing the access log and proving that nothing in it was altered. One module a command, registered here."""
+
+from __future__ import annotations
+
+import typer
+
+from secretproxy.cli.audit import export, listing, retention, show, stats, tail, verify
+
+app = typer.Typer(help="Review and verify the access log.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+app.command("list")(listing.list_)
+app.command("show")(show.show)
+app.command("stats")(stats.stats)
+app.command("tail")(tail.tail)
+app.command("export")(export.export)
+app.command("verify")(verify.verify)
+app.command("retention")(retention.retention)

@@ -1,0 +1,56 @@
+"""What the commands of `secretproxy audit` have in common before they print: options, the filter that these make, the way to
+the log and how its errors end a command.
+
+What is imported for the work alone is imported when it is done: `--help` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import typer
+
+DSN = typer.Option(
+    None, "--dsn", metavar="DSN", help="Log's database, as a member of secretproxy_auditor; default: the PG* variables."
+)
+JSON = typer.Option(False, "--json", help="Print JSON.")
+CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
+SINCE = typer.Option(None, "--since", metavar="TIME", help="From then on: 2h, 7d, yesterday, 2026-11-24T09:30.")
+UNTIL = typer.Option(None, "--until", metavar="TIME", help="Until before then.")
+OWNER = typer.Option(None, "--owner", metavar="UUID", help="Owner of the secret.")
+SECRET = typer.Option(None, "--secret", metavar="NAME", help="Name of the secret.")
+USER = typer.Option(None, "--user", metavar="NAME", help="Database login.")
+JWT = typer.Option(None, "--jwt-user", metavar="UUID", help="User of the claim jwt.claims.user_id.")
+FUNCTION = typer.Option(None, "--function", metavar="NAME", help="Function, such as secrets_getter.")
+OPERATION = typer.Option(None, "--operation", metavar="KIND", help="read, write, verify or delete.")
+OUTCOME = typer.Option(None, "--outcome", metavar="KIND", help="ok, error, cancelled, lost, refused or unknown.")
+CLIENT = typer.Option(None, "--client", metavar="ADDRESS", help="Client's address or network.")
+APPLICATION = typer.Option(None, "--application", metavar="NAME", help="application_name of the session.")
+SESSION = typer.Option(None, "--session", metavar="UUID", help="One session.")
+_Result = TypeVar("_Result")
+
+
+def run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    import asyncpg
+
+    from secretproxy.audit.review import explained
+
+    try:
+        return asyncio.run(work)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise explained(error) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def filtered(**given: Any) -> Any:
+    from secretproxy.audit.review import Filter, moment
+
+    for option in ("since", "until"):
+        if given.get(option) is not None:
+            given[option] = moment(f"--{option}", given[option])
+    return Filter(**given)
