@@ -17,6 +17,8 @@ from tests.support.raw import Address, Raw
 
 BYSTANDERS = 50
 STREAMS = 400 * int(os.environ.get("BOUNDS_SCALE", "1"))
+# What the proxy opens once and keeps: with the first row of the log, the connection beside the journal's.
+KEPT = 1
 KINDS = b"QPBDECSHFdcfXpRZTKNAGWVnstIv123\0\xff!"
 TEXTS = [
     "SELECT 1", "", "BEGIN", "ROLLBACK", "COPY (SELECT 1) TO STDOUT", "CREATE TEMP TABLE IF NOT EXISTS t (x text)",
@@ -116,7 +118,7 @@ async def test_nobody_else_notices(quiet: Proxy) -> None:
     for session in sessions:
         await session.terminate()
     deadline = time.monotonic() + 30
-    while descriptors(quiet.pid) > used:
+    while descriptors(quiet.pid) > used + KEPT:
         assert time.monotonic() < deadline, f"seed {seed}: {descriptors(quiet.pid)} descriptors, {used} before"
         await asyncio.sleep(0.05)
     said = quiet.text()
