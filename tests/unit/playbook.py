@@ -124,6 +124,16 @@ def testified(
     return notice(sign(signed, key), "SPX01", "INFO")
 
 
+def quoted(
+    name: str = "key", *, owner: object = OWNER, clock: int = START + 1, pid: int = PID, start: int = START, key: bytes = KEY,
+    texts: str | None = None,
+) -> bytes:  # fmt: skip
+    """The same in the form that a getter has for it; `texts` in the place of the name, the user and the role."""
+    quoted_texts = texts or "'" + name.replace("'", "''") + "' 'app' 'none'"
+    said = f"SPX2 1 {pid} {start} {clock:016x} {GETTER} {owner} - {quoted_texts}"
+    return notice((said.encode() + hmac.digest(key, said.encode(), "sha256")).hex(), "SPX01", "INFO")
+
+
 testified.__test__ = False  # type: ignore[attr-defined]
 
 

@@ -45,6 +45,7 @@ from tests.unit.playbook import (
     parameter,
     parse,
     query,
+    quoted,
     ready,
     row,
     sign,
@@ -146,10 +147,11 @@ def test_an_attempt_is_committed_before_its_query_goes_on(play: Playbook) -> Non
     assert play.to_backend == query(HARMLESS) + query(SECRET) + query(HARMLESS)
 
 
-def test_covered_testimony_leaves_the_stream_and_nothing_waits(play: Playbook) -> None:
+@pytest.mark.parametrize("said", [testified(), quoted()])
+def test_covered_testimony_leaves_the_stream_and_nothing_waits(play: Playbook, said: bytes) -> None:
     play >> query(SECRET)
     play.take()
-    play << ROW_DESCRIPTION + testified() + row("value") + complete() + ready()
+    play << ROW_DESCRIPTION + said + row("value") + complete() + ready()
     assert play.to_client == ROW_DESCRIPTION + row("value") + complete() + ready()
     assert play.held == b"" and play.committed == []
     assert play.said == [("outcome", 1, None, "ok", None, 1)]
@@ -430,6 +432,17 @@ def test_refused_in_a_pipeline(play: Playbook) -> None:
         notice("SPX1 nonsense", "SPX01", "INFO"),
         notice(sign("SPX1 1 x"), "SPX01", "INFO"),
         notice("", "SPX01", "INFO"),
+        quoted(key=bytes(32)),
+        quoted(pid=1),
+        quoted(start=START + 1),
+        quoted(owner="x"),
+        quoted(texts="NULL 'app' 'none'"),
+        quoted(texts="'a' 'b' 'c' 'd'"),
+        quoted(texts="'a'"),
+        quoted(texts="'a'b' 'app' 'none'"),
+        notice(b"SPX2 1".hex(), "SPX01", "INFO"),
+        notice(b"SPX2 ".hex() + "zz", "SPX01", "INFO"),
+        notice(b"SPX2 ".hex() + "5", "SPX01", "INFO"),
     ],
 )
 def test_forgeries_are_dropped_and_recorded(play: Playbook, forged: bytes) -> None:
@@ -439,7 +452,7 @@ def test_forgeries_are_dropped_and_recorded(play: Playbook, forged: bytes) -> No
     (event,) = play.committed
     assert event.event == "forgery" and event.calls == 1
     # What was signed once and is played again keeps what it says.
-    signed = forged in (testified(pid=1), testified(start=START + 1))
+    signed = forged in (testified(pid=1), testified(start=START + 1), quoted(pid=1), quoted(start=START + 1))
     assert (event.function, event.secret_names) == ((GETTER, ("key",)) if signed else (None, None))
 
 

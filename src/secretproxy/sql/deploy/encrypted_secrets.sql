@@ -44,52 +44,39 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_start bigint;
     v_inner bytea;
     v_outer bytea;
     v_key text;
     v_charset name;
     v_stored bytea;
     v_kind text;
-    v_proxied boolean;
+    v_missing boolean;
+    v_usual boolean;
     v_message bytea;
 BEGIN
-    BEGIN
-        v_start := currval('secretproxy.session_start'::regclass);
-    EXCEPTION WHEN object_not_in_prerequisite_state THEN
-        v_start := 0; -- nothing known yet of this session
-    END;
-    -- One look-up for the keys, the secret and what the testimony says: each statement and each expression more would cost as much as
-    -- the decryption. format() looks an output function up once for each change of type, so the numbers come first.
-    SELECT c.testimony_inner, c.testimony_outer, c.charset, t.secrets_value_field,
-           v_start > 0 AND c.owner_check = 'off' AND octet_length(secret_name) < 1000000,
+    -- One look-up for the keys, the secret and what the testimony says: each function, each expression and each statement more is paid
+    -- for, most of it before it runs. format() looks an output function up once for each change of type, so the numbers come first.
+    SELECT c.testimony_inner, c.testimony_outer, c.charset, t.secrets_value_field, t.secrets_enc_field, t.id IS NULL,
+           secretproxy.planned_start() > 0 AND c.owner_check = 'off'
+               AND t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) = c.ring_prefix,
            encode(sha256(c.ring_outer || sha256(
                c.ring_inner || uuid_send(secrets_getter.secrets_owned_field) || convert_to(secret_name, c.charset))), 'hex'),
-           CASE WHEN t.id IS NULL THEN 'missing'
-                WHEN t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) = c.ring_prefix THEN 'newest'
-                ELSE t.secrets_enc_field END,
-           convert_to(format('%3$s %1$s %2$s %4$s encrypted_secrets.secrets_getter(uuid,text,text) %5$s %6$s - %7$s %8$s %9$s p -',
-               pg_backend_pid(), v_start, c.testimony_head, encode(timestamptz_send(clock_timestamp()), 'hex'),
-               coalesce(secrets_getter.secrets_owned_field::text, '-'),
-               CASE secret_name WHEN '' THEN '_' ELSE coalesce(encode(convert_to(secret_name, c.charset), 'hex'), '~') END,
-               encode(convert_to(session_user::text, c.charset), 'hex'),
-               CASE current_setting('role') WHEN 'none' THEN '-' ELSE encode(convert_to(current_setting('role'), c.charset), 'hex') END,
-               coalesce(secretproxy.jwt_user()::text, '-')), 'SQL_ASCII')
-      INTO v_inner, v_outer, v_charset, v_stored, v_proxied, v_key, v_kind, v_message
+           convert_to(format('SPX2 %1$s %2$s %3$s %4$s encrypted_secrets.secrets_getter(uuid,text,text) %5$s %6$s %7$L %8$L %9$L',
+               c.testimony_version, pg_backend_pid(), secretproxy.planned_start(), encode(timestamptz_send(clock_timestamp()), 'hex'),
+               secrets_getter.secrets_owned_field, coalesce(secretproxy.jwt_user()::text, '-'),
+               secret_name, session_user, current_setting('role')), c.charset)
+      INTO v_inner, v_outer, v_charset, v_stored, v_kind, v_missing, v_usual, v_key, v_message
       FROM secretproxy.context c
       LEFT JOIN secrets_schema.secrets_table t
              ON t.secrets_owned_field = secrets_getter.secrets_owned_field AND t.name = secret_name;
-    IF v_proxied THEN
-        RAISE INFO SQLSTATE 'SPX01'
-            USING MESSAGE = convert_from(v_message, 'SQL_ASCII') || ' ' || encode(sha256(v_outer || sha256(v_inner || v_message)), 'hex');
-    ELSE
-        PERFORM secretproxy.testify(
-            c, 'encrypted_secrets.secrets_getter(uuid,text,text)', 'read', secrets_getter.secrets_owned_field, ARRAY[secret_name], NULL)
-           FROM secretproxy.context c;
-    END IF;
-    IF v_kind = 'newest' THEN
+    IF v_usual THEN
+        RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = encode(v_message || sha256(v_outer || sha256(v_inner || v_message)), 'hex');
         RETURN convert_from(secretproxy.pgp_decrypt(substr(v_stored, 9), v_key), v_charset);
-    ELSIF v_kind = 'missing' THEN
+    END IF;
+    PERFORM secretproxy.testify(
+        c, 'encrypted_secrets.secrets_getter(uuid,text,text)', 'read', secrets_getter.secrets_owned_field, ARRAY[secret_name], NULL)
+       FROM secretproxy.context c;
+    IF v_missing THEN
         RETURN default_value;
     ELSIF v_kind = 'pgp' THEN
         RETURN secretproxy.server_text(secretproxy.open_value(c, secrets_getter.secrets_owned_field, secret_name, v_stored))

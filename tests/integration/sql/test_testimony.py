@@ -1,0 +1,190 @@
+"""What a function tells of itself in a session that is known to be proxied, read by the proxy's own reader."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from tests.integration.sql.conftest import Database
+
+from secretproxy.install.keyfile import load_key_file
+from secretproxy.session import testimony
+
+OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a41")
+USER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a42")
+GETTER = "encrypted_secrets.secrets_getter(uuid,text,text)"
+NAMES = [
+    "key", "", " ", "'", "''", "\\", "\\\\'", "E'", "E'\\'", "NULL", "a b c", "' '", "' 'x' '", "-", "~", "_", "=", ",", "\n\t\r\x01", "%1$s %L",
+    "ключ", "🔑", "\u2028", "x" * 2600, "repeated " * 20_000,
+]  # fmt: skip
+ROLE = "odd 'role\\ ключ"
+
+
+class Session:
+    """A login that has a proxied session's token, and what its calls tell."""
+
+    def __init__(self, database: Database, user: str = "app_user", *, token: bool = True) -> None:
+        self.keys = testimony.Keys(load_key_file(database.backend.key_file))
+        self.sql = psycopg.connect(database.dsn(), user=user, autocommit=True)
+        self.messages: list[str] = []
+        self.sql.add_notice_handler(lambda diagnostic: self.messages.append(str(diagnostic.message_primary)))
+        if token:
+            self.proxied()
+
+    def proxied(self) -> None:
+        (start,) = self.ask("SELECT secretproxy.backend_start()")
+        self.sql.execute(
+            "SELECT set_config('secretproxy.session', %s, false)", (self.keys.token(self.sql.info.backend_pid, int(start)),)
+        )
+
+    def ask(self, statement: str, *arguments: object) -> tuple[Any, ...]:
+        found = self.sql.execute(statement, arguments).fetchone()
+        assert found is not None
+        return found
+
+    def get(self, name: str) -> testimony.Testimony:
+        """The testimony of one call, which gives the secret's name as its value."""
+        self.messages.clear()
+        assert self.ask(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', %s)", name) == (name,)
+        (message,) = self.messages
+        said = self.keys.read(message.encode())
+        assert said is not None
+        return said
+
+    @property
+    def form(self) -> str:
+        """How the last call told it."""
+        return "SPX1" if self.messages[0].startswith("SPX1 ") else bytes.fromhex(self.messages[0])[:4].decode()
+
+
+@pytest.fixture(scope="module")
+def stored(installed: Database) -> Iterator[Database]:
+    with installed.connect() as admin:
+        for name in NAMES:
+            admin.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, %s)", (OWNER, name, name))
+        role = psycopg.sql.Identifier(ROLE)
+        admin.execute(psycopg.sql.SQL("CREATE ROLE {0} LOGIN IN ROLE authenticated").format(role))
+        admin.execute(psycopg.sql.SQL("GRANT {0} TO app_user").format(role))
+        yield installed
+        admin.execute(psycopg.sql.SQL("DROP ROLE {0}").format(role))
+
+
+@pytest.mark.parametrize(
+    "setting", ["standard_conforming_strings = on", "standard_conforming_strings = off", "DateStyle = 'SQL, DMY'"]
+)
+def test_every_name_is_told_as_it_is(stored: Database, setting: str) -> None:
+    session = Session(stored)
+    session.sql.execute(f"SET {setting}; SET backslash_quote = on; SET TimeZone = 'Asia/Kathmandu'")
+    before = int.from_bytes(session.ask("SELECT timestamptz_send(clock_timestamp())")[0])
+    for name in NAMES:
+        said = session.get(name)
+        assert session.form == "SPX2"
+        assert (said.function, said.owner, said.names, said.encoding, said.proxied) == (GETTER, OWNER, (name,), None, True)
+        assert (said.session_user, said.role, said.jwt_user) == ("app_user", None, None)
+        assert (said.pid, said.start) == (session.sql.info.backend_pid, session.ask("SELECT secretproxy.backend_start()")[0])
+        assert said.clock > before
+        before = said.clock
+
+
+def test_a_client_encoding_that_lacks_the_characters(stored: Database) -> None:
+    session = Session(stored)
+    session.sql.execute("SET client_encoding = 'LATIN1'")
+    session.messages.clear()
+    session.sql.execute(f"SELECT length(encrypted_secrets.secrets_getter('{OWNER}', U&'\\043a\\043b\\044e\\0447'))")
+    said = session.keys.read(session.messages[0].encode())
+    assert said is not None and said.names == ("ключ",)
+
+
+def test_users_and_roles_of_any_name(stored: Database) -> None:
+    session = Session(stored)
+    session.sql.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(ROLE)))
+    session.sql.execute(f"SET jwt.claims.user_id = '{USER}'")
+    said = session.get("key")
+    assert session.form == "SPX2" and (said.session_user, said.role, said.jwt_user) == ("app_user", ROLE, USER)
+    session.sql.execute("SET jwt.claims.user_id = 'not a uuid'' p'")
+    assert session.get("key").jwt_user is None
+    other = Session(stored, ROLE)
+    assert other.get("key").session_user == ROLE and other.form == "SPX2"
+
+
+def test_no_altered_message_is_believed(stored: Database) -> None:
+    session = Session(stored)
+    session.get("a b c")
+    message = session.messages[0]
+    for place, character in enumerate(message):
+        other = random.choice([digit for digit in "0123456789abcdef" if digit != character])
+        assert session.keys.read((message[:place] + other + message[place + 1 :]).encode()) is None
+        assert session.keys.read(message[:place].encode()) is None
+        assert session.keys.read((message[:place] + message[place + 1 :]).encode()) is None
+    assert session.keys.read(message.encode()) is not None
+
+
+def direct(database: Database) -> int:
+    with database.connect() as admin:
+        found = admin.execute("SELECT count(*) FROM secretproxy.access_log WHERE event = 'direct'").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def again(session: Session) -> None:
+    for _ in range(8):  # more than the five times that PostgreSQL plans anew
+        assert session.get("key").proxied
+
+
+@pytest.mark.parametrize("mode", ["auto", "force_generic_plan", "force_custom_plan"])
+def test_plans_made_before_the_session_was_proxied(stored: Database, mode: str) -> None:
+    session = Session(stored, token=False)
+    session.sql.execute(f"SET plan_cache_mode = {mode}")
+    before = direct(stored)
+    for _ in range(8):
+        assert not session.get("key").proxied
+    assert direct(stored) == before + 8
+    session.proxied()
+    again(session)
+    assert direct(stored) == before + 8
+
+
+@pytest.mark.parametrize("mode", ["auto", "force_generic_plan", "force_custom_plan"])
+@pytest.mark.parametrize(
+    "forgets",
+    [
+        "DISCARD PLANS",
+        "DISCARD SEQUENCES",
+        "DISCARD ALL",
+        "RESET secretproxy.session",
+        "SET secretproxy.session = ''; DISCARD PLANS",
+    ],
+)
+def test_what_a_session_throws_away_makes_no_direct_call_look_proxied_nor_the_reverse(
+    stored: Database, mode: str, forgets: str
+) -> None:
+    before = direct(stored)
+    session = Session(stored)
+    session.sql.execute(f"SET plan_cache_mode = {mode}")
+    again(session)
+    for statement in forgets.split("; "):
+        session.sql.execute(statement)
+    if forgets == "DISCARD ALL":
+        session.proxied()  # as the proxy does
+    again(session)
+    assert direct(stored) == before
+    stranger = Session(stored, token=False)
+    stranger.sql.execute(f"SET plan_cache_mode = {mode}")
+    stranger.sql.execute(
+        "SELECT set_config('secretproxy.session', %s, false)", (session.keys.token(session.sql.info.backend_pid, 1),)
+    )
+    for _ in range(8):
+        assert not stranger.get("key").proxied
+    assert direct(stored) == before + 8
+
+
+def test_a_session_that_can_write_nothing_is_known_too(stored: Database) -> None:
+    session = Session(stored, token=False)
+    session.sql.execute("SET default_transaction_read_only = on")
+    session.proxied()
+    again(session)
+    assert session.form == "SPX2"
