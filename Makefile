@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 ARGS ?=
 JOBS ?= 2
-COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py src/secretproxy/proxy/relay.py
+COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
 
 .PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench keys-full test-matrix example clean
 

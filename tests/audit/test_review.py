@@ -124,6 +124,14 @@ def _without_colours(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+def test_a_terminal_gets_no_colours_where_nobody_wants_any(postgres: Backend, owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor"))
+    colours = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+    assert colours.search(in_terminal(80, *asked))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colours.search(in_terminal(80, *asked))
+
+
 def test_a_pipe_gets_no_colours_and_whole_cells(postgres: Backend, owner: str) -> None:
     out = run(postgres, "list", "--owner", owner).stdout
     assert "\x1b" not in out and LONG[:60] in out

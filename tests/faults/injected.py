@@ -35,7 +35,7 @@ import asyncpg
 MODULES = (
     "secretproxy.proxy.own", "secretproxy.proxy.backend", "secretproxy.proxy.hosts", "secretproxy.proxy.cancel", "secretproxy.proxy.aftermath",
     "secretproxy.proxy.users", "secretproxy.proxy.login", "secretproxy.proxy.tls", "secretproxy.audit.beside", "secretproxy.audit.journal",
-    "secretproxy.proxy.relay", "secretproxy.proxy.server",
+    "secretproxy.proxy.relay", "secretproxy.proxy.startup", "secretproxy.proxy.server",
 )  # fmt: skip
 CALLS = {
     "from_client", "from_backend", "refuse", "parsed", "lost", "append", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
@@ -111,7 +111,7 @@ class Instrument(ast.NodeTransformer):
         if not (
             isinstance(function, ast.Attribute)
             and function.attr in CALLS
-            and self._module in ("relay", "aftermath", "journal", "beside")
+            and self._module in ("relay", "startup", "aftermath", "journal", "beside")
         ):
             return node
         if ast.unparse(function.value).rpartition(".")[2] in ("events", "out", "group", "backlog", "_rows", "_waiting"):

@@ -9,28 +9,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import ssl
 import struct
-from collections import deque
 from collections.abc import Coroutine
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from secretproxy.audit.journal import LogUnavailable
-from secretproxy.config import KeepaliveSettings
-from secretproxy.proxy import tls
 from secretproxy.proxy.aftermath import Aftermath
-from secretproxy.proxy.backend import BackendUnreachable, Target, connect
+from secretproxy.proxy.backend import Target
 from secretproxy.proxy.hosts import Kind
-from secretproxy.proxy.keepalive import keep_alive
-from secretproxy.proxy.login import BackendLogin, Logins, Refused
+from secretproxy.proxy.sides import Side
 from secretproxy.session.events import Event
-from secretproxy.session.session import Session, Step, new_identity
+from secretproxy.session.session import Session, Step
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
-from secretproxy.wire.errors import Malformed, ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolation
 
 if TYPE_CHECKING:
     from secretproxy.proxy.server import Server
@@ -43,120 +37,7 @@ _LOG_LOST_HINT = "An open transaction is rolled back. See audit.dsn and limits.h
 
 # Bytes that a client may send ahead of its login's end before it is no longer read from.
 _EARLY_MOST = 65_536
-# PG_MAX_SASL_MESSAGE_LENGTH of src/include/libpq/sasl.h, and the names around it.
-_SASL_MOST = 1_100
 _WRONG_PASSWORD = ("28P01", "28000")
-
-
-# Seconds that a side gets to take what was written to it last before its connection is cut.
-_LINGER = 5.0
-# How long a client that was logged in may take to hang up once its session is over.
-_PARTING = 2.0
-
-
-class Side:
-    """What both ends have in common: a transport, reasons not to read, and an end that is reached once.
-
-    An asyncio.Protocol in all but its base: without one it is a class of its own to mypyc, and a chunk costs half as much.
-    """
-
-    def __init__(self, keepalive: KeepaliveSettings) -> None:
-        self.keepalive = keepalive
-        self._lingering: asyncio.TimerHandle | None = None
-        self.transport: asyncio.Transport | None = None
-        self.busy = False
-        self.backlog: deque[bytes] = deque()
-        self.ended = False
-        self.said_eof = False
-        self._peer_full = False
-        self._reading = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            keep_alive(sock, self.keepalive)
-
-    def write(self, data: bytes) -> None:
-        if data and not self.said_eof and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def write_eof(self, farewell: bytes = b"") -> None:
-        """Nothing more will be written; what the other side still says is read. `farewell`: what says so where the transport cannot."""
-        if not self.said_eof and self.transport is not None and not self.transport.is_closing():
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            elif farewell:
-                self.transport.write(farewell)
-            else:
-                # TLS has no half-closed connection that all would understand.
-                self.transport.close()
-            self.said_eof = True
-
-    @property
-    def half_closes(self) -> bool:
-        """Whether the other side can be told that nothing more comes, and be read from all the same."""
-        return self.transport is not None and self.transport.can_write_eof()
-
-    def leave(self) -> None:
-        """Nothing more will be written, and what the other side still says is read: where that can be told it, it is."""
-        if self.half_closes:
-            self.write_eof()
-        self.said_eof = True
-
-    def set_busy(self, busy: bool) -> None:
-        self.busy = busy
-        self._read_or_not()
-
-    def keep(self, data: bytes) -> None:
-        """Takes a chunk that must wait. A side is busy a moment for each call that is logged, and mostly has nothing to say meanwhile:
-        only now is it no longer read from."""
-        self.backlog.append(data)
-        self._read_or_not()
-
-    def set_peer_full(self, full: bool) -> None:
-        self._peer_full = full
-        self._read_or_not()
-
-    def _read_or_not(self) -> None:
-        reading = not self.busy and not self._peer_full
-        if reading is self._reading:
-            return
-        transport = self.transport
-        if transport is not None and not transport.is_closing():
-            self._reading = reading
-            if reading:
-                transport.resume_reading()
-            else:
-                transport.pause_reading()
-
-    def close(self) -> None:
-        """Closes once what was written has gone out; a peer that does not take it in time is cut off."""
-        if self.transport is not None and not self.transport.is_closing():
-            if self.transport.get_write_buffer_size():
-                self._lingering = asyncio.get_running_loop().call_later(_LINGER, self.abort)
-            self.transport.close()
-
-    def part(self) -> None:
-        """Closes in such a way that the last words arrive: a socket closed with unread bytes resets its peer, which then loses them."""
-        transport = self.transport
-        if transport is None or transport.is_closing() or not transport.can_write_eof():
-            self.close()
-            return
-        self.write_eof()
-        self.busy = self._peer_full = False
-        self._read_or_not()
-        self._lingering = asyncio.get_running_loop().call_later(_PARTING, self.close)
-
-    def gone(self) -> None:
-        """The connection is no more."""
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
 
 
 class BackendSide(Side):
@@ -192,99 +73,23 @@ class BackendSide(Side):
 
 
 class ClientSide(Side):
-    """The client's end of a session, and the session itself."""
+    """The client's end of a session, and the session itself, once it is open."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(server.settings.listen)
         self.server = server
         self.session: Session | None = None
         self.backend: BackendSide | None = None
-        self._startup = bytearray()
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._held_record: list[Event] = []
-        self._task: asyncio.Task[None] | None = None
         self._aftermath: Aftermath | None = None
         self._over = False
         # Busy because many answers are due.
         self._crowded = False
         self._logged_in = False
         self._tls = False
-        self._asked: set[int] = set()
-        # What a SCRAM login is bound to here; None outside TLS.
-        self.binding: bytes | None = None
-        self._heard: asyncio.Future[None] | None = None
         self._target: Target | None = None
-
-    # --- startup -----------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if not self.server.opened(self):
-            self.fail("53300", "sorry, too many clients already (listen.max_connections)")
-            return
-        self._login_timer = self.server.loop.call_later(self.server.settings.listen.login_timeout, self._login_timed_out)
-
-    def _login_timed_out(self) -> None:
-        if self.session is None and self._heard is None:
-            # A connection that never said who it is gets no answer, as from PostgreSQL.
-            self._finish()
-        else:
-            self.fail("08006", "login took too long (listen.login_timeout)")
-
-    def data_received(self, data: bytes) -> None:
-        if self.session is not None and self.backend is not None:
-            self.from_client(data)
-        elif not self._over:
-            self._startup += data
-            if len(self._startup) > 4 * messages.MAX_STARTUP_PACKET and self._task is not None:
-                self.set_busy(True)
-            if self._task is None:
-                self._read_startup()
-            else:
-                self._wake()
-
-    def _read_startup(self) -> None:
-        buffer = self._startup
-        try:
-            if buffer[0] == tls.CLIENT_HELLO and not self._tls and not self._asked and self.server.tls is not None:
-                self._task = self.server.spawn(self._attend(self._secure(bytes(buffer))))
-                buffer.clear()
-                return
-            while len(buffer) >= 4:
-                length = messages.startup_length(bytes(buffer[:4]))
-                if len(buffer) < length:
-                    return
-                packet = bytes(buffer[:length])
-                del buffer[:length]
-                startup = messages.read_startup(packet)
-                if startup.code == messages.SSL_REQUEST and self.server.tls is not None and not self._tls:
-                    if buffer:
-                        # Nobody may slip in bytes that would be taken for encrypted ones later (CVE-2021-23214).
-                        raise ProtocolViolation("received unencrypted data after SSL request")
-                    self._task = self.server.spawn(self._attend(self._secure(None)))
-                    return
-                if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
-                    if self._tls or startup.code in self._asked:
-                        raise messages.unsupported(startup.code)
-                    self.write(b"N")
-                    self._asked.add(startup.code)
-                    continue
-                if self.server.settings.listen.tls == "require" and not self._tls and startup.code != messages.CANCEL_REQUEST:
-                    self.fail("28000", "this connection must use TLS (listen.tls of secretproxy)", hint="Use sslmode=require.")
-                    return
-                self.set_busy(True)
-                if startup.code == messages.CANCEL_REQUEST:
-                    self._task = self.server.spawn(self._attend(self._cancel(packet)))
-                else:
-                    self._task = self.server.spawn(self._attend(self._begin(packet, startup)))
-                return
-        except Malformed as malformed:
-            # As from PostgreSQL: whoever says such things gets no answer.
-            log.info("malformed startup packet", cause=str(malformed), client=str(self._peer()[0] or "local"))
-            self._finish()
-        except ProtocolViolation as error:
-            self.fail(error.sqlstate, str(error))
 
     async def _attend(self, work: Coroutine[Any, Any, None]) -> None:
         """Does a part of the session's work that waits; where it breaks off, the session ends."""
@@ -295,162 +100,6 @@ class ClientSide(Side):
         except BaseException:
             self.fail("57P01", "terminating connection: the proxy is shutting down")
             raise
-
-    async def _secure(self, begun: bytes | None) -> None:
-        """The TLS handshake: after an SSLRequest (None), or with the beginning of a ClientHello that came unasked."""
-        context, transport, binding = self.server.tls, self.transport, self.server.tls_binding
-        assert context is not None
-        assert transport is not None
-        timeout = self.server.settings.listen.login_timeout
-        try:
-            if begun is None:
-                transport.pause_reading()
-                transport.write(b"S")
-                secured = await self.server.loop.start_tls(
-                    transport, cast(asyncio.Protocol, self), context, server_side=True, ssl_handshake_timeout=timeout
-                )
-            else:
-                secured = await tls.accept_direct(transport, cast(asyncio.Protocol, self), context, begun, timeout)
-        except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or type(error).__name__
-            log.info("TLS handshake failed", client=str(self._peer()[0] or "local"), reason=reason)
-            self.abort()
-            self._finish()
-            return
-        if secured is None or self._over:
-            self._finish()
-            return
-        self.transport = secured
-        self._tls = True
-        self.binding = binding
-        self._task = None
-        if begun is not None:
-            found = secured.get_extra_info("ssl_object")
-            if found is None or found.selected_alpn_protocol() != tls.ALPN:
-                self.fail("08P01", "received direct SSL connection request without ALPN protocol negotiation extension")
-                return
-        if self._startup:
-            self._read_startup()
-
-    async def _cancel(self, packet: bytes) -> None:
-        """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
-        async with self.server.cancelling:
-            await self.server.cancels.send(packet)
-        self._finish()
-
-    async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
-        server = self.server
-        if server.draining:
-            self.fail("57P03", "the proxy is shutting down")
-            return
-        if not server.admit(self):
-            self.fail("53300", "sorry, too many clients already (listen.max_sessions)")
-            return
-        try:
-            if server.logins is not None:
-                await self._begin_logged_in(server.logins, packet, startup)
-            else:
-                await self._begin_relayed(packet, startup)
-        except BackendUnreachable as error:
-            log.error("backend unreachable", tried=str(error), setting="backend.hosts")
-            self.fail("08001", f"the backend cannot be reached: {error}", hint="See backend.hosts of secretproxy.")
-
-    async def _begin_relayed(self, packet: bytes, startup: messages.Startup) -> None:
-        """The backend authenticates the client. Raises BackendUnreachable."""
-        server = self.server
-        timeout = server.settings.backend.connect_timeout
-
-        async def reached() -> tuple[BackendSide, Target]:
-            targets = await server.hosts.candidates()
-            return await connect(lambda: cast(Any, BackendSide(self)), targets, timeout, server.backend_tls, server.hosts.silent)
-
-        try:
-            backend, target = await reached()
-        except BackendUnreachable:
-            if not server.hosts.watching:
-                raise
-            # What is known of the servers was old.
-            await server.hosts.look_again()
-            backend, target = await reached()
-        if self._over:
-            backend.abort()
-            return
-        self._open_session(backend, target, startup)
-        backend.write(packet)
-        self.set_busy(False)
-        self._take_early()
-
-    async def _begin_logged_in(self, logins: Logins, packet: bytes, startup: messages.Startup) -> None:
-        """The proxy authenticates the client, and logs in at the backend for it. Raises BackendUnreachable."""
-        try:
-            login, target = await logins.enter(self, packet, startup, self.server.backend_tls)
-        except Refused as refused:
-            self.write(refused.answer)
-            self._finish()
-            return
-        except ProtocolViolation as error:
-            self.fail(error.sqlstate, str(error), detail=error.detail)
-            return
-        except ConnectionError:
-            self._finish()
-            return
-        if self._over:
-            login.transport.abort()
-            return
-        self._heard = None
-        self._go_on_after(login, target, startup)
-
-    def _go_on_after(self, login: BackendLogin, target: Target, startup: messages.Startup) -> None:
-        """The session takes over where the backend has said AuthenticationOk."""
-        backend = BackendSide(self)
-        self._open_session(backend, target, startup)
-        said = login.hand_over(cast(asyncio.Protocol, backend))
-        self.set_busy(False)
-        self.from_backend(said)
-        if login.lost:
-            backend.connection_lost(None)
-        self._take_early()
-
-    def _open_session(self, backend: BackendSide, target: Target, startup: messages.Startup) -> None:
-        server, parameters = self.server, startup.parameters
-        identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
-        address, port = self._peer()
-        identity = replace(identity, client_addr=address, client_port=port, tls=self._tls)
-        self.session = Session(identity, server.keys, server.detector, server.limits, parameters.get("replication"))
-        self.backend = backend
-        self._target = target
-        log.debug("session begins", session=str(identity.session_id), backend=str(target))
-
-    def _take_early(self) -> None:
-        """What the client sent while its backend was connected to."""
-        rest = bytes(self._startup)
-        self._startup.clear()
-        if rest:
-            self.from_client(rest)
-
-    def _wake(self) -> None:
-        if self._heard is not None and not self._heard.done():
-            self._heard.set_result(None)
-
-    async def hear(self) -> bytes:
-        """The body of the client's next SASL message. Raises ProtocolViolation, ConnectionError."""
-        buffer = self._startup
-        while True:
-            if self._over:
-                raise ConnectionResetError
-            if len(buffer) >= 5:
-                if buffer[0] != 0x70:
-                    raise ProtocolViolation(f"expected SASL response, got message type {buffer[0]}")
-                length = 1 + int.from_bytes(buffer[1:5], "big")
-                if not 5 <= length <= _SASL_MOST:
-                    raise ProtocolViolation("invalid message length")
-                if len(buffer) >= length:
-                    body = bytes(buffer[5:length])
-                    del buffer[:length]
-                    return body
-            self._heard = self.server.loop.create_future()
-            self.set_busy(False)
-            await self._heard
 
     @property
     def source(self) -> bytes:
@@ -781,7 +430,6 @@ class ClientSide(Side):
         for timer in (self._login_timer, self._hold_timer):
             if timer is not None:
                 timer.cancel()
-        self._wake()
         self._record_held(lost=True)
         self.backlog.clear()
         if self._logged_in and not self.ended:

@@ -34,6 +34,7 @@ from secretproxy.proxy.login import Logins
 from secretproxy.proxy.own import connect_log
 from secretproxy.proxy.relay import ClientSide
 from secretproxy.proxy.room import Seat
+from secretproxy.proxy.startup import Client
 from secretproxy.proxy.users import UsersFile, users_of
 from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
@@ -199,7 +200,7 @@ class Server:
 
     async def _listen(self, sock: socket.socket) -> asyncio.AbstractServer:
         def factory() -> Any:
-            return ClientSide(self)
+            return Client(self)
 
         if sock.family == socket.AF_UNIX:
             return await self.loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
