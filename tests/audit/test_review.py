@@ -124,7 +124,9 @@ def _without_colours(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_a_terminal_gets_no_colours_where_nobody_wants_any(postgres: Backend, owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_no_colours_where_nobody_wants_any(
+    postgres: Backend, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ("audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor"))
     colours = re.compile(r"\x1b\[[0-9;]*3[0-9]")
     assert colours.search(in_terminal(80, *asked))
