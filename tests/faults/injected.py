@@ -35,7 +35,7 @@ import asyncpg
 MODULES = (
     "secretproxy.proxy.own", "secretproxy.proxy.backend", "secretproxy.proxy.hosts", "secretproxy.proxy.cancel", "secretproxy.proxy.aftermath",
     "secretproxy.proxy.users", "secretproxy.proxy.login", "secretproxy.proxy.tls", "secretproxy.audit.beside", "secretproxy.audit.journal",
-    "secretproxy.proxy.relay", "secretproxy.proxy.startup", "secretproxy.proxy.server",
+    "secretproxy.proxy.sides", "secretproxy.proxy.relay", "secretproxy.proxy.startup", "secretproxy.proxy.server",
 )  # fmt: skip
 CALLS = {
     "from_client", "from_backend", "refuse", "parsed", "lost", "append", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
@@ -363,7 +363,11 @@ def main() -> None:
     reachable = sorted(POINTS.reached)
     each = errors(marker)
     pairs = [(point, number) for point in reachable for number in range(len(each))]
-    for point, number in pairs if share == "all" else random.Random(seed).sample(pairs, min(int(share), len(pairs))):
+    if share.isdigit():
+        pairs = random.Random(seed).sample(pairs, min(int(share), len(pairs)))
+    elif share != "all":
+        pairs = [pair for pair in pairs if pair[0].startswith(share)]
+    for point, number in pairs:
         run(point, number, each[number])
     json.dump({"points": sorted(POINTS.all), "reachable": reachable, "rounds": rounds}, out)
 

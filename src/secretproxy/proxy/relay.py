@@ -353,7 +353,7 @@ class ClientSide(Side):
         if events:
             try:
                 self.server.journal.append(events, wait=False)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 self.broken(error)
 
     def _hold_timed_out(self) -> None:

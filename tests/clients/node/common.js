@@ -21,9 +21,35 @@ async function failure(promise) {
   }
 }
 
+const SLEEPS = "SELECT count(*)::int AS n FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'";
+
 // Waits until the backend of that process sleeps in pg_sleep.
-async function asleep(count, pid) {
-  while ((await count("SELECT count(*)::int AS n FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'", [pid])) !== 1);
+async function asleep(count, pid, over = () => false) {
+  while ((await count(SLEEPS, [pid])) !== 1 && !over());
+}
+
+// PostgreSQL signals a backend twice for one cancel request (signal_child() of postmaster.c), and the second signal may come when
+// the next statement already runs. What is hit by it is begun again.
+
+// Begins a pg_sleep, as `begin` does it, until one sleeps: what `begin` gives has its end in `ended`.
+async function sleeping(begin, count, pid) {
+  for (;;) {
+    const running = begin();
+    let over = false;
+    running.ended.then(() => (over = true));
+    await asleep(count, pid, () => over);
+    if (!over) return running;
+  }
+}
+
+async function goesOn(ask) {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error.code !== "57014") throw error;
+    }
+  }
 }
 
 function plain(key, value) {
@@ -42,4 +68,4 @@ async function main(scenarios) {
   if (!process.stdout.write(text)) await once(process.stdout, "drain");
 }
 
-module.exports = { url, superuser, told, failure, asleep, main };
+module.exports = { url, superuser, told, failure, asleep, sleeping, goesOn, main };

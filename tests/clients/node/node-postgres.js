@@ -9,7 +9,7 @@ const { Client, Pool, types } = require("pg");
 const Cursor = require("pg-cursor");
 const QueryStream = require("pg-query-stream");
 const { from: copyFrom, to: copyTo } = require("pg-copy-streams");
-const { url, superuser, told, failure, asleep, main } = require("./common");
+const { url, superuser, told, failure, asleep, sleeping, goesOn, main } = require("./common");
 
 const scenarios = {};
 
@@ -243,13 +243,17 @@ scenarios.cancel = async () => {
   const [client, admin] = [await connected(), await connected({ connectionString: superuser })];
   const found = [];
   for (const values of [undefined, [60]]) {
-    const query = new (require("pg").Query)(values ? { text: "SELECT pg_sleep($1)", values } : "SELECT pg_sleep(60)");
-    const failed = new Promise((resolve) => query.on("error", (error) => resolve(told(error))));
-    client.query(query);
-    await asleep(async (text, given) => (await admin.query(text, given)).rows[0].n, client.processID);
+    const begin = () => {
+      const query = new (require("pg").Query)(values ? { text: "SELECT pg_sleep($1)", values } : "SELECT pg_sleep(60)");
+      const ended = new Promise((resolve) => query.on("error", (error) => resolve(told(error))));
+      client.query(query);
+      return { query, ended };
+    };
+    const count = async (text, given) => (await admin.query(text, given)).rows[0].n;
+    const { query, ended } = await sleeping(begin, count, client.processID);
     new Client({ connectionString: url }).cancel(client, query);
-    found.push(await failed);
-    found.push((await client.query("SELECT 'goes on' AS a")).rows);
+    found.push(await ended);
+    found.push((await goesOn(() => client.query("SELECT 'goes on' AS a"))).rows);
   }
   await Promise.all([client.end(), admin.end()]);
   return found;

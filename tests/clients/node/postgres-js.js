@@ -5,7 +5,7 @@ const { once } = require("node:events");
 const { Readable } = require("node:stream");
 const { pipeline } = require("node:stream/promises");
 const postgres = require("postgres");
-const { url, superuser, told, failure, asleep, main } = require("./common");
+const { url, superuser, told, failure, asleep, sleeping, goesOn, main } = require("./common");
 
 const scenarios = {};
 const connected = (options = {}, at = url) => postgres(at, { max: 1, onnotice: () => {}, ...options });
@@ -184,11 +184,13 @@ scenarios.cancel = async () => {
   const [{ pid }] = await sql`SELECT pg_backend_pid() AS pid`;
   const found = [];
   for (let round = 0; round < 3; round++) {
-    const query = sql`SELECT pg_sleep(${60})`.execute();
-    const ended = failure(query);
-    await asleep(async (text, values) => (await admin.unsafe(text, values))[0].n, pid);
+    const begin = () => {
+      const query = sql`SELECT pg_sleep(${60})`.execute();
+      return { query, ended: failure(query) };
+    };
+    const { query, ended } = await sleeping(begin, async (text, values) => (await admin.unsafe(text, values))[0].n, pid);
     await query.cancel();
-    found.push(await ended, await sql`SELECT 'goes on' AS a`);
+    found.push(await ended, await goesOn(() => sql`SELECT 'goes on' AS a`));
   }
   await Promise.all([sql.end(), admin.end()]);
   return found;
