@@ -89,7 +89,7 @@ def silent(source: str) -> str:
     body = source.replace("encrypted_secrets.secrets_getter(", "public.silent_getter(", 1).replace(
         "secrets_getter.", "silent_getter."
     )
-    body, start = re.subn(r"secretproxy\.planned_start\(\) > 0 AND c\.owner_check = 'off'\s*AND ", "", body, count=1)
+    body, start = re.subn(r"secretproxy\.planned_session\(\) IS NOT NULL AND c\.owner_check = 'off'\s*AND ", "", body, count=1)
     body, message = re.subn(r",\n\s*convert_to\(format\(.*?c\.charset\)\n", "\n", body, count=1, flags=re.DOTALL)
     body, columns = re.subn(r"c\.testimony_inner, c\.testimony_outer, ", "", body, count=1)
     body, targets = re.subn(r"INTO v_inner, v_outer, (.*?), v_message\n", r"INTO \1\n", body, count=1)

@@ -80,4 +80,5 @@ def main() -> int:
     return int(any(outcome != "passed" for outcome in told.values()))
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -130,7 +130,7 @@ def quoted(
 ) -> bytes:  # fmt: skip
     """The same in the form that a getter has for it; `texts` in the place of the name, the user and the role."""
     quoted_texts = texts or "'" + name.replace("'", "''") + "' 'app' 'none'"
-    said = f"SPX2 1 {pid} {start} {clock:016x} {GETTER} {owner} - {quoted_texts}"
+    said = f"SPX2 1 {pid} {start} {clock:016x} {GETTER} {owner}  {quoted_texts}"
     return notice((said.encode() + hmac.digest(key, said.encode(), "sha256")).hex(), "SPX01", "INFO")
 
 

@@ -14,7 +14,7 @@ have, the texts in quotes as quote_nullable() puts them, the 32 bytes of the HMA
 
     SPX2 KEY PID START CLOCK FUNCTION OWNER JWT_USER 'NAME' 'SESSION_USER' 'ROLE'MAC
 
-ROLE is `none` where none is set, as current_setting('role') has it.
+JWT_USER may be empty; ROLE is `none` where none is set, as current_setting('role') has it.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Keys:
         role = _unquoted(texts[3])
         return Testimony(
             (parts[2], parts[3], parts[4]), parts[5], parts[6], (_unquoted(texts[1]),), None,
-            (_unquoted(texts[2]), None if role == "none" else role, parts[7]), True,
+            (_unquoted(texts[2]), None if role == "none" else role, parts[7] or b"-"), True,
         )  # fmt: skip
 
     def _signed(self, version: bytes, signed: bytes, mac: bytes) -> bool:

@@ -55,16 +55,15 @@ DECLARE
     v_message bytea;
 BEGIN
     -- One look-up for the keys, the secret and what the testimony says: each function, each expression and each statement more is paid
-    -- for, most of it before it runs. format() looks an output function up once for each change of type, so the numbers come first.
+    -- for, most of it before it runs. format() looks an output function up once for each change of type, so what is of one type stands together.
     SELECT c.testimony_inner, c.testimony_outer, c.charset, t.secrets_value_field, t.secrets_enc_field, t.id IS NULL,
-           secretproxy.planned_start() > 0 AND c.owner_check = 'off'
+           secretproxy.planned_session() IS NOT NULL AND c.owner_check = 'off'
                AND t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) = c.ring_prefix,
            encode(sha256(c.ring_outer || sha256(
                c.ring_inner || uuid_send(secrets_getter.secrets_owned_field) || convert_to(secret_name, c.charset))), 'hex'),
-           convert_to(format('SPX2 %1$s %2$s %3$s %4$s encrypted_secrets.secrets_getter(uuid,text,text) %5$s %6$s %7$L %8$L %9$L',
-               c.testimony_version, pg_backend_pid(), secretproxy.planned_start(), encode(timestamptz_send(clock_timestamp()), 'hex'),
-               secrets_getter.secrets_owned_field, coalesce(secretproxy.jwt_user()::text, '-'),
-               secret_name, session_user, current_setting('role')), c.charset)
+           convert_to(format('SPX2 %1$s %2$s %3$s encrypted_secrets.secrets_getter(uuid,text,text) %4$s %5$s %6$L %7$L %8$L',
+               c.testimony_version, secretproxy.planned_session(), encode(timestamptz_send(clock_timestamp()), 'hex'),
+               secrets_getter.secrets_owned_field, secretproxy.jwt_user(), secret_name, session_user, current_setting('role')), c.charset)
       INTO v_inner, v_outer, v_charset, v_stored, v_kind, v_missing, v_usual, v_key, v_message
       FROM secretproxy.context c
       LEFT JOIN secrets_schema.secrets_table t

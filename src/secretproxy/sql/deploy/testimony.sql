@@ -95,18 +95,20 @@ $body$;
 ALTER FUNCTION secretproxy.own_start(secretproxy.context) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.own_start(secretproxy.context) FROM PUBLIC;
 
--- The same as a constant of the statements that the session has planned, at no cost for each run: that is why it says it is immutable.
--- A plan belongs to one session, as its start does. One made before the session was known to be proxied says less than is true, never
--- more. To be used where a zero only costs time.
-CREATE OR REPLACE FUNCTION secretproxy.planned_start() RETURNS bigint
+-- What testimony says of a proxied session, PID and START, as a constant of the statements that the session has planned, at no cost for
+-- each run: that is why it says it is immutable. A plan belongs to one session, as its start does. NULL in one that is not known to be
+-- proxied; a plan made before it was known says so too, and for longer than is true, never the reverse.
+CREATE OR REPLACE FUNCTION secretproxy.planned_session() RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE
 AS $body$
+DECLARE
+    v_start bigint := (SELECT secretproxy.own_start(c) FROM secretproxy.context c);
 BEGIN
-    RETURN (SELECT secretproxy.own_start(c) FROM secretproxy.context c);
+    RETURN CASE WHEN v_start > 0 THEN pg_backend_pid() || ' ' || v_start END;
 END
 $body$;
-ALTER FUNCTION secretproxy.planned_start() OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.planned_start() FROM PUBLIC;
+ALTER FUNCTION secretproxy.planned_session() OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.planned_session() FROM PUBLIC;
 
 -- What a client put in the place of a name and may be a value stands in the log as a keyed digest: NameMask of the proxy does the same.
 CREATE OR REPLACE FUNCTION secretproxy.masked(context secretproxy.context, name text) RETURNS text

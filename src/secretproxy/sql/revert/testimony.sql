@@ -6,7 +6,7 @@ DROP FUNCTION IF EXISTS secretproxy.testify(secretproxy.context, text, text, uui
 DROP FUNCTION IF EXISTS secretproxy.token(text);
 DROP FUNCTION IF EXISTS secretproxy.masked(secretproxy.context, text);
 DROP FUNCTION IF EXISTS secretproxy.backend_start();
-DROP FUNCTION IF EXISTS secretproxy.planned_start();
+DROP FUNCTION IF EXISTS secretproxy.planned_session();
 DROP FUNCTION IF EXISTS secretproxy.own_start(secretproxy.context);
 DROP SEQUENCE IF EXISTS secretproxy.session_start;
 DELETE FROM secretproxy.changes WHERE change = 'testimony';
