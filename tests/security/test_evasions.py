@@ -250,6 +250,7 @@ def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     if made.pair is not None:
         made.pair.proxied.close()
         made.pair.direct.close()
+    admin.execute("ALTER ROLE battery_replicator NOREPLICATION")  # doctor's tests look at the same server
     admin.close()
     proxy.stop()
 
