@@ -599,6 +599,26 @@ def test_the_token_is_renewed(play: Playbook, tag: str) -> None:
     assert play.to_client == complete() + ready()
 
 
+LONG_ERROR = message(b"E", b"SERROR\0VERROR\0C57014\0M" + b"x" * 70_000 + b"\0\0")
+
+
+@pytest.mark.parametrize(
+    "answer", [message(b"V", b"\xff\xff\xff\xff"), error("57014"), LONG_ERROR], ids=["void", "error", "a long error"]
+)
+def test_the_answer_to_it_is_not_the_clients_wherever_it_is_cut(answer: bytes) -> None:
+    own = answer + ready()
+    for cut in [*range(1, min(len(own), 2000)), 65_540, 69_999, len(own) - 7, len(own) - 1]:
+        play = Playbook().logged_in()
+        play >> query("RESET ALL")
+        play << complete("RESET") + ready()
+        play.take()
+        play >> query(HARMLESS)
+        play << own[:cut]
+        play << own[cut : cut + 3]
+        play << own[cut + 3 :] + complete() + ready()
+        assert play.to_client == complete() + ready(), cut
+
+
 def test_never_in_the_middle_of_a_pipeline_or_an_aborted_transaction(play: Playbook) -> None:
     play >> query("RESET ALL") + query(HARMLESS)
     play << complete("RESET") + ready()

@@ -41,10 +41,11 @@ class Greeting(Client):
         self._kept_from = upto
 
     def _drop(self) -> None:
-        """The message does not reach the client."""
+        """The message does not reach the client, nor what of it has not come yet."""
         framer = self._backend
         self._release(framer.start)
         self._kept_from = min(framer.end, len(framer.buffer))
+        self._dropping = not framer.complete
 
     def _replace(self, message: bytes) -> None:
         self._drop()

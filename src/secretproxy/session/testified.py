@@ -26,7 +26,6 @@ class Testified(Greeting):
                     return
                 # No function says so much: it need not be kept to be checked.
                 self._drop()
-                self._dropping = True
                 self._forged(self._under_way(), None)
             return
         if framer.buffer.find(b"CSPX01\0", framer.start, framer.end) < 0:
