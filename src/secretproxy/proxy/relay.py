@@ -185,7 +185,7 @@ class ClientSide(Side):
         except LogUnavailable:
             self._refuse(session, backend, step, taken=False)
             self.set_busy(True)
-            self.server.loop.call_soon(self._go_on_behind, session, step)
+            self.server.loop.call_soon(self._go_on_refused, session, step)
             return
         assert future is not None
         self.busy = True
@@ -203,6 +203,12 @@ class ClientSide(Side):
                 self.broken(error)
 
         future.add_done_callback(committed)
+
+    def _go_on_refused(self, session: Session, step: Step) -> None:
+        try:
+            self._go_on_behind(session, step)
+        except Exception as error:
+            self.broken(error)
 
     def _refuse(self, session: Session, backend: BackendSide, step: Step, *, taken: bool) -> None:
         data, events = session.refuse(step, taken=taken)
@@ -332,6 +338,12 @@ class ClientSide(Side):
         backend = self.backend
         if self._over or backend is None or done.cancelled() or done.exception() is not None:
             return
+        try:
+            self._go_on_after_hold(backend, step)
+        except (Exception, asyncio.CancelledError) as error:
+            self.broken(error)
+
+    def _go_on_after_hold(self, backend: BackendSide, step: Step) -> None:
         self.write(b"".join(held.data for held in step.held))
         self._record_held(lost=False)
         backend.set_busy(False)

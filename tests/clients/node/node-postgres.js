@@ -124,18 +124,21 @@ scenarios.pool = async () => {
   const one = await pool.connect();
   await one.query("SET work_mem = '1MB'");
   one.release(true);
-  const many = await Promise.all(Array.from({ length: 3 }, () => pool.connect()));
+  await pool.end();
+  // Without maxUses: whether a session has been used up depends on who got which query.
+  const steady = new Pool({ connectionString: url, max: 3, idleTimeoutMillis: 10000 });
+  const many = await Promise.all(Array.from({ length: 3 }, () => steady.connect()));
   found.push(await failure(many[0].query("SELECT 1/0")));
   found.push((await many[0].query("SHOW work_mem")).rows.length);
   // A session of the pool that is ended while it is idle is the pool's to replace.
-  const ended = once(pool, "error");
+  const ended = once(steady, "error");
   const admin = await connected({ connectionString: superuser });
   const pid = many[1].processID;
   many.forEach((client) => client.release());
   await admin.query("SELECT pg_terminate_backend($1, 10000)", [pid]);
   found.push(told((await ended)[0]));
-  found.push((await Promise.all([1, 2, 3, 4].map((n) => pool.query("SELECT $1::text AS n", [n])))).map((result) => result.rows));
-  await Promise.all([pool.end(), admin.end()]);
+  found.push((await Promise.all([1, 2, 3, 4].map((n) => steady.query("SELECT $1::text AS n", [n])))).map((result) => result.rows));
+  await Promise.all([steady.end(), admin.end()]);
   return found;
 };
 
