@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -185,29 +185,26 @@ class ClientSide(Side):
         except LogUnavailable:
             self._refuse(session, backend, step, taken=False)
             self.set_busy(True)
-            self.server.loop.call_soon(self._go_on_refused, session, step)
+            self.server.loop.call_soon(self._guarded, lambda: self._go_on_behind(session, step))
             return
         assert future is not None
         self.busy = True
+        future.add_done_callback(lambda done: self._guarded(lambda: self._committed(done, session, backend, step)))
 
-        def committed(done: asyncio.Future[None]) -> None:
-            if self._over:
-                return
-            try:
-                if done.cancelled() or done.exception() is not None:
-                    self._refuse(session, backend, step, taken=True)
-                else:
-                    backend.write(b"".join(held.data for held in step.held))
-                self._go_on_behind(session, step)
-            except Exception as error:
-                self.broken(error)
+    def _committed(self, done: asyncio.Future[None], session: Session, backend: BackendSide, step: Step) -> None:
+        if self._over:
+            return
+        if done.cancelled() or done.exception() is not None:
+            self._refuse(session, backend, step, taken=True)
+        else:
+            backend.write(b"".join(held.data for held in step.held))
+        self._go_on_behind(session, step)
 
-        future.add_done_callback(committed)
-
-    def _go_on_refused(self, session: Session, step: Step) -> None:
+    def _guarded(self, work: Callable[[], object]) -> None:
+        """For what the event loop calls, and for what must not break off its caller: an error ends the session, which would else stand."""
         try:
-            self._go_on_behind(session, step)
-        except Exception as error:
+            work()
+        except (Exception, asyncio.CancelledError) as error:
             self.broken(error)
 
     def _refuse(self, session: Session, backend: BackendSide, step: Step, *, taken: bool) -> None:
@@ -315,7 +312,7 @@ class ClientSide(Side):
             future = journal.keep(step.commit)
             backend.busy = True
             self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)
-            future.add_done_callback(lambda done: self._release(done, step))
+            future.add_done_callback(lambda done: self._guarded(lambda: self._release(done, step)))
             # How a statement ended that the client has not heard of yet is not known before it has.
             self._held_record = step.record
         elif step.record:
@@ -338,12 +335,6 @@ class ClientSide(Side):
         backend = self.backend
         if self._over or backend is None or done.cancelled() or done.exception() is not None:
             return
-        try:
-            self._go_on_after_hold(backend, step)
-        except (Exception, asyncio.CancelledError) as error:
-            self.broken(error)
-
-    def _go_on_after_hold(self, backend: BackendSide, step: Step) -> None:
         self.write(b"".join(held.data for held in step.held))
         self._record_held(lost=False)
         backend.set_busy(False)
@@ -361,12 +352,9 @@ class ClientSide(Side):
         self._record(events)
 
     def _record(self, events: list[Event]) -> None:
-        """Events that nobody waits for, from where an error would leave a session standing: it ends instead."""
+        """Events that nobody waits for."""
         if events:
-            try:
-                self.server.journal.append(events, wait=False)
-            except (Exception, asyncio.CancelledError) as error:
-                self.broken(error)
+            self._guarded(lambda: self.server.journal.append(events, wait=False))
 
     def _hold_timed_out(self) -> None:
         if not self._over:

@@ -50,11 +50,7 @@ class Client(Attempts):
     def client_query(self) -> None:
         framer = self._client
         if not framer.complete:
-            if framer.end - framer.start <= self._limits.max_statement_memory:
-                framer.demand()
-            elif self._limits.refuse_large:
-                self._refuse_here(TOO_LONG)
-            else:
+            if not self._waited_for_or_refused():
                 self._push_statement(b"")
             return
         if framer.end - framer.start < 6:
@@ -72,6 +68,17 @@ class Client(Attempts):
         running = Running("simple", verdict, text if len(text) <= self._limits.parse_thread_bytes else None)
         self._attempt(running, resolve(verdict.calls, NO_VALUES), NO_VALUES, framer.start, framer.end)
 
+    def _waited_for_or_refused(self) -> bool:
+        """What becomes of a statement of which only the beginning is there: False where it is to go on unread."""
+        framer = self._client
+        if framer.end - framer.start <= self._limits.max_statement_memory:
+            framer.demand()
+        elif self._limits.refuse_large:
+            self._refuse_here(TOO_LONG)
+        else:
+            return False
+        return True
+
     def _may_keep(self, text: bytes) -> bool:
         """Whether a harmless query's text may wait for its answer, should its fingerprint be wanted."""
         due, size = len(self._pending), len(text)
@@ -84,11 +91,7 @@ class Client(Attempts):
     def client_parse(self) -> None:
         framer = self._client
         if not framer.complete:
-            if framer.end - framer.start <= self._limits.max_statement_memory:
-                framer.demand()
-            elif self._limits.refuse_large:
-                self._refuse_here(TOO_LONG)
-            else:
+            if not self._waited_for_or_refused():
                 self._remember_statement(self._name(framer.start + 5)[0], _UNKNOWN)
             return
         name, pos = self._name(framer.start + 5)
