@@ -152,7 +152,7 @@ class Answers(Testified):
         if self.phase is Phase.GREETING:
             if fatal:
                 self._release(framer.start)
-                self._say(self._greeting_z)
+                self._let_on(self._greeting_z)
                 self.phase = Phase.CLOSED
             else:
                 self._drop()

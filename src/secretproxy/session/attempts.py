@@ -110,12 +110,7 @@ class Attempts(Memory):
         """The message is an attempt: it and everything behind it waits."""
         step = self._stepped()
         buffer = self._client.buffer
-        before = buffer[self._kept_from : start]
-        if self._holding:
-            if before:
-                step.held.append(Held(before))
-        else:
-            step.forward += before
+        self._let_on(buffer[self._kept_from : start])
         self._holding = True
         step.held.append(Held(buffer[start:end], running))
         self._kept_from = end
@@ -127,11 +122,7 @@ class Attempts(Memory):
         simple = framer.kind == 0x51
         running = Running("simple" if simple else "extended", HARMLESS)
         running.refused = refusal
-        before = framer.buffer[self._kept_from : framer.start] + _failing(simple)
-        if self._holding:
-            step.held.append(Held(before))
-        else:
-            step.forward += before
+        self._let_on(framer.buffer[self._kept_from : framer.start] + _failing(simple))
         self._kept_from = framer.cut
         if not framer.complete:
             self._swallow_client = framer.discard()

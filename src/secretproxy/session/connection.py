@@ -13,7 +13,7 @@ from secretproxy.session import testimony
 from secretproxy.session.events import Event, Identity
 from secretproxy.session.statements import Describing, Key, Portal, Prepared, Running, Undo
 from secretproxy.session.states import Phase
-from secretproxy.session.step import Limits, Step
+from secretproxy.session.step import Held, Limits, Step
 from secretproxy.wire import framing
 from secretproxy.wire.framing import Framer
 
@@ -143,3 +143,11 @@ class Connection(ABC):
         if self._step is None:
             self._step = Step()
         return self._step
+
+    def _let_on(self, data: bytes) -> None:
+        """Goes on in its place in the stream: at once, or behind what waits."""
+        step = self._stepped()
+        if not self._holding:
+            step.forward += data
+        elif data:
+            step.held.append(Held(data))

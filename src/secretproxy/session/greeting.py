@@ -13,7 +13,6 @@ from secretproxy.session.connection import FROM_BACKEND, FROM_BACKEND_OWN
 from secretproxy.session.encodings import codec
 from secretproxy.session.statements import INJECTED
 from secretproxy.session.states import Phase
-from secretproxy.session.step import Held
 from secretproxy.wire import messages
 
 _SET_CONFIG = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
@@ -31,13 +30,7 @@ class Greeting(Client):
 
     def _release(self, upto: int) -> None:
         """Lets what stands in the buffer up to here go on: at once, or behind what waits."""
-        step = self._stepped()
-        part = self._backend.buffer[self._kept_from : upto]
-        if part:
-            if self._holding:
-                step.held.append(Held(part))
-            else:
-                step.forward += part
+        self._let_on(self._backend.buffer[self._kept_from : upto])
         self._kept_from = upto
 
     def _drop(self) -> None:
@@ -49,15 +42,7 @@ class Greeting(Client):
 
     def _replace(self, message: bytes) -> None:
         self._drop()
-        self._say(message)
-
-    def _say(self, message: bytes) -> None:
-        """A message of the proxy's own to the client, in its place in the stream."""
-        step = self._stepped()
-        if self._holding:
-            step.held.append(Held(message))
-        else:
-            step.forward += message
+        self._let_on(message)
 
     def backend_authentication(self) -> None:
         framer = self._backend
@@ -118,7 +103,7 @@ class Greeting(Client):
             self._greeting = "token"
             self._stepped().inject += self._token_message(token)
         else:
-            self._say(self._greeting_z)
+            self._let_on(self._greeting_z)
             self._ready()
 
     def backend_greeting_row(self) -> None:

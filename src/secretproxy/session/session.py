@@ -194,12 +194,7 @@ class Session(Answers):
         if step is None:
             buffer, cut = framer.buffer, framer.cut
             return buffer if cut == len(buffer) else buffer[:cut]
-        rest = framer.buffer[self._kept_from : framer.cut]
-        if self._holding:
-            if rest:
-                step.held.append(Held(rest))
-        else:
-            step.forward += rest
+        self._let_on(framer.buffer[self._kept_from : framer.cut])
         self._step = None
         return step
 
