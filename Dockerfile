@@ -11,7 +11,7 @@ COPY requirements/run.lock requirements/run.lock
 RUN python -m venv /opt/secretproxy && /opt/secretproxy/bin/pip install -r requirements/run.lock
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY src src
-# The hot path is compiled to C; without the compiler it would run as pure Python.
+# The hot path is compiled to C, and the build fails where it cannot be.
 RUN SECRETPROXY_COMPILE=1 /opt/secretproxy/bin/pip install --no-deps .
 
 FROM python:3.13-slim-bookworm

@@ -1,6 +1,12 @@
-"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc where SECRETPROXY_COMPILE=1 asks for it and a compiler works.
+"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc.
 
-Everything else about the build stands in pyproject.toml. Without a compiler the same source runs as pure Python.
+Everything else about the build stands in pyproject.toml. SECRETPROXY_COMPILE decides:
+
+    unset   compile; where there is no C compiler or the build fails, the same source runs as pure Python
+    1       compile; a build that fails fails the installation
+    0       pure Python
+
+`secretproxy --version` says which of the two is installed.
 """
 
 from __future__ import annotations
@@ -12,6 +18,11 @@ from multiprocessing.pool import ThreadPool
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+
+WANTED = os.environ.get("SECRETPROXY_COMPILE", "")
+REQUIRED = WANTED == "1"
+if WANTED not in ("", "0", "1"):
+    sys.exit(f"SECRETPROXY_COMPILE={WANTED}: use 1 (compile or fail), 0 (pure Python), or leave it unset")
 
 COMPILED = [
     "src/secretproxy/wire/errors.py",
@@ -62,20 +73,26 @@ class OptionalBuildExt(build_ext):
         try:
             super().run()
         except Exception as error:
+            if REQUIRED:
+                raise
             print(f"secretproxy: running as pure Python, the C build failed: {error}", file=sys.stderr)
             self.extensions = []
 
 
 def extensions() -> list[object]:
+    """Gives the modules to compile; translating them to C takes mypyc some twenty seconds."""
     # Metadata is asked for more than once before anything is built.
-    if os.environ.get("SECRETPROXY_COMPILE") != "1" or not {"build_ext", "bdist_wheel", "editable_wheel"} & set(sys.argv):
+    if WANTED == "0" or not {"build_ext", "bdist_wheel", "editable_wheel"} & set(sys.argv):
         return []
     try:
         from mypyc.build import mypycify
-    except ImportError:
-        print("secretproxy: running as pure Python, mypyc is not installed", file=sys.stderr)
+
+        return list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="2", debug_level="0", multi_file=True))
+    except (ImportError, SystemExit) as error:  # mypyc exits where mypy finds an error
+        if REQUIRED:
+            raise
+        print(f"secretproxy: running as pure Python, mypyc gave up: {error}", file=sys.stderr)
         return []
-    return list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="2", debug_level="0", multi_file=True))
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})

@@ -45,16 +45,10 @@ echo "bootstrap: installing the locked packages"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/fuzz.lock >/dev/null 2>&1 ||
     echo "bootstrap: no wheel of atheris for this Python and machine: make fuzz goes without"
 
-# The hot path as C where a compiler works, pure Python otherwise. A stale build must not shadow a changed source.
+# setup.py compiles the hot path where a C compiler works. A stale build must not shadow a changed source.
 find src -name '*.so' -delete
 rm -rf build
-if echo 'int main(void){return 0;}' | ${CC:-cc} -x c -o /dev/null - >/dev/null 2>&1; then
-    echo "bootstrap: compiling the hot path"
-    compile=1
-else
-    echo "bootstrap: no C compiler: running as pure Python"
-    compile=0
-fi
-SECRETPROXY_COMPILE=$compile .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+echo "bootstrap: installing secretproxy"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 .venv/bin/python -c 'from secretproxy.wire.framing import compiled; print("bootstrap: hot path", "compiled" if compiled() else "in pure Python")'
 touch .venv/.stamp
