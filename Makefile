@@ -4,7 +4,7 @@ ARGS ?=
 JOBS ?= 2
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
 
-.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench keys-full test-matrix example clean
+.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-micro keys-full test-matrix example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -45,6 +45,9 @@ lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 
 bench: .venv/.stamp ## The table of benchmarks/RESULTS.md
 	$(PY) benchmarks/run.py $(ARGS)
+
+bench-micro: .venv/.stamp ## A call's cost in the pure layers (ARGS="--against DIR" measures another checkout in turns)
+	$(PY) benchmarks/micro.py $(ARGS)
 
 keys-full: .venv/.stamp ## keys reencrypt over 100,000 values, killed ten times, with writers
 	SECRETPROXY_TEST_KEY_ROWS=100000 $(PY) -m pytest -q tests/integration/sql/test_keys.py -k killed --timeout 1200 $(ARGS)
