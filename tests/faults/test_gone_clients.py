@@ -151,3 +151,24 @@ def test_the_proxy_leaves_while_a_statement_runs(separate: Separate) -> None:
         assert "could not be written" not in separate.proxy.text()
     finally:
         config.write_text(before)
+
+
+@pytest.mark.parametrize("ending", ["reset", "closed", "terminated"])
+def test_a_client_that_leaves_while_the_log_hangs_is_no_internal_error(separate: Separate, ending: str) -> None:
+    """Its statement waits for its attempt, the attempt fails, and nobody is there to be refused."""
+    before = separate.proxy.text().count("cannot be written")
+    with psycopg.connect(separate.log.dsn) as holder:
+        holder.execute("LOCK TABLE secretproxy.access_log IN ACCESS EXCLUSIVE MODE")
+        sql = psycopg.connect(separate.proxy.dsn(), autocommit=True)
+        send(sql, f"SELECT encrypted_secrets.secrets_getter('{uuid.uuid4()}', 'hanging')")
+        # The attempt is with the log when its session waits for a lock.
+        until(lambda: separate.log.query("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        if ending == "reset":
+            reset(sql)
+        elif ending == "terminated":
+            sql.close()
+        else:
+            os.close(sql.fileno())
+        separate.proxy.wait_for_text("cannot be written", before + 1)
+    separate.until_up()
+    assert "internal error" not in separate.proxy.text()

@@ -43,9 +43,6 @@ class Aftermath:
         backend = self._backend
         if self._session.takes_terminate:
             backend.write(messages.TERMINATE)
-        elif not backend.half_closes:
-            # In the middle of a message, in TLS: there is no way to tell it, and it would wait for the rest for ever.
-            self._server.loop.call_later(self._server.settings.limits.hold_timeout, self.abandon)
         backend.leave()
         backend.set_peer_full(False)
         backend.set_busy(False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from secretproxy.config import Host
+from secretproxy.proxy.tls import Secured
 from secretproxy.wire.messages import SSL_REQUEST
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -53,7 +54,7 @@ class BackendUnreachable(Exception):  # noqa: N818
 
 
 class _Asking(asyncio.Protocol):
-    """Sends an SSLRequest and waits for the one byte that answers it."""
+    """Sends an SSLRequest and waits for the one byte that answers it; nothing where the connection ends instead."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -70,7 +71,7 @@ class _Asking(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.answer.done():
-            self.answer.set_exception(TlsRefused("closed the connection"))
+            self.answer.set_result(b"")
 
 
 async def resolve(host: Host, timeout: float) -> list[Target]:
@@ -102,12 +103,15 @@ async def _tcp(factory: Callable[[], P], target: Target, tls: Tls) -> P:
     transport, asking = await loop.create_connection(_Asking, target.address, port)
     try:
         answer = await asking.answer
+        if not answer:
+            raise TlsRefused("closed the connection")
         protocol = factory()
         if answer == b"S":
             # The name of backend.hosts is what the certificate must be for, and what SNI says where it is no address.
             secured = await loop.start_tls(transport, protocol, tls.context, server_hostname=target.host.host)
             if secured is None:
                 raise TlsRefused("closed the connection in the handshake")
+            secured = Secured(transport, secured)
             protocol.connection_made(secured)
             return protocol
         if answer != b"N":

@@ -192,9 +192,11 @@ class ClientSide(Side):
         future.add_done_callback(lambda done: self._guarded(lambda: self._committed(done, session, backend, step)))
 
     def _committed(self, done: asyncio.Future[None], session: Session, backend: BackendSide, step: Step) -> None:
+        # Asked for first: the event loop complains of a failure that nobody has looked at, and a client that has left does not.
+        failed = done.cancelled() or done.exception() is not None
         if self._over:
             return
-        if done.cancelled() or done.exception() is not None:
+        if failed:
             self._refuse(session, backend, step, taken=True)
         else:
             backend.write(b"".join(held.data for held in step.held))
@@ -228,7 +230,7 @@ class ClientSide(Side):
         while self.backlog and not self.busy:
             self.from_client(self.backlog.popleft())
         if self.ended and not self.busy and self.backend is not None:
-            self.backend.write_eof(self.session.farewell if self.session is not None else b"")
+            self.backend.write_eof()
 
     def eof_received(self) -> bool:
         self.ended = True
@@ -239,7 +241,7 @@ class ClientSide(Side):
             self._finish()
             return False
         if self._logged_in and not self.busy:
-            backend.write_eof(session.farewell)
+            backend.write_eof()
         # The backend still answers what it was sent; its end closes the session.
         return True
 
@@ -332,8 +334,9 @@ class ClientSide(Side):
         if self._hold_timer is not None:
             self._hold_timer.cancel()
             self._hold_timer = None
+        failed = done.cancelled() or done.exception() is not None
         backend = self.backend
-        if self._over or backend is None or done.cancelled() or done.exception() is not None:
+        if self._over or backend is None or failed:
             return
         self.write(b"".join(held.data for held in step.held))
         self._record_held(lost=False)

@@ -43,27 +43,15 @@ class Side:
         if data and not self.said_eof and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
-    def write_eof(self, farewell: bytes = b"") -> None:
-        """Nothing more will be written; what the other side still says is read. `farewell`: what says so where the transport cannot."""
+    def write_eof(self) -> None:
+        """Nothing more will be written; what the other side still says is read."""
         if not self.said_eof and self.transport is not None and not self.transport.is_closing():
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            elif farewell:
-                self.transport.write(farewell)
-            else:
-                # TLS has no half-closed connection that all would understand.
-                self.transport.close()
+            self.transport.write_eof()
             self.said_eof = True
 
-    @property
-    def half_closes(self) -> bool:
-        """Whether the other side can be told that nothing more comes, and be read from all the same."""
-        return self.transport is not None and self.transport.can_write_eof()
-
     def leave(self) -> None:
-        """Nothing more will be written, and what the other side still says is read: where that can be told it, it is."""
-        if self.half_closes:
-            self.write_eof()
+        """Nothing more will be written, whatever becomes of the transport; what the other side still says is read."""
+        self.write_eof()
         self.said_eof = True
 
     def set_busy(self, busy: bool) -> None:
@@ -102,7 +90,7 @@ class Side:
     def part(self) -> None:
         """Closes in such a way that the last words arrive: a socket closed with unread bytes resets its peer, which then loses them."""
         transport = self.transport
-        if transport is None or transport.is_closing() or not transport.can_write_eof():
+        if transport is None or transport.is_closing():
             self.close()
             return
         self.write_eof()

@@ -133,7 +133,7 @@ class Client(ClientSide):
         if secured is None or self._over:
             self._finish()
             return
-        self.transport = secured
+        self.transport = tls.Secured(transport, secured)
         self._tls = True
         self.binding = binding
         self._task = None

@@ -1,4 +1,4 @@
-"""TLS on both sides: contexts made of the settings, and the two ways a client begins it.
+"""TLS on both sides: contexts made of the settings, the two ways a client begins it, and connections whose directions end apart.
 
 A client asks with an SSLRequest and is answered S, or sends its ClientHello at once (PostgreSQL 17's sslnegotiation=direct), in which
 case it must name the protocol `postgresql` by ALPN. Sources: https://www.postgresql.org/docs/current/protocol-flow.html, "SSL Session
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.sslproto
+import contextlib
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from secretproxy.config import BackendSettings, ConfigError, ListenSettings
 from secretproxy.scram.binding import end_point_of_pem
@@ -19,6 +21,8 @@ from secretproxy.scram.binding import end_point_of_pem
 ALPN = "postgresql"
 # The first byte of a ClientHello's record; a startup packet begins with a length whose first byte is 0.
 CLIENT_HELLO = 0x16
+# Seconds between two looks at whether what is left to write has gone out.
+_FLUSH_AGAIN = 0.02
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -29,6 +33,7 @@ def listen_context(settings: ListenSettings) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         raise ConfigError(f"listen.tls is {settings.tls}: set listen.tls_cert and listen.tls_key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Directions
     context.minimum_version = _VERSIONS[settings.tls_min_version]
     context.set_alpn_protocols([ALPN])
     _load_pair(context, settings.tls_cert, settings.tls_key, "listen")
@@ -51,6 +56,159 @@ def listen_binding(settings: ListenSettings) -> bytes | None:
         raise ConfigError(f"listen.tls_cert {settings.tls_cert}: {error.strerror}") from None
 
 
+class _Directions(ssl.SSLObject):
+    """TLS whose two directions end apart, as those of TCP do.
+
+    asyncio and uvloop close a connection as soon as the peer says close_notify. PostgreSQL and libpq do not: what was asked before it is
+    answered. With `on_end` set, a close_notify is told there and hidden from the event loop, which goes on writing.
+    """
+
+    on_end: Callable[[], object] | None = None
+    _outgoing: ssl.MemoryBIO
+    _told = False
+    # What was read before its turn.
+    _kept = b""
+
+    @classmethod
+    def _create(cls, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *arguments: Any, **named: Any) -> _Directions:
+        made: _Directions = super()._create(incoming, outgoing, *arguments, **named)  # type: ignore[misc]
+        made._outgoing = outgoing
+        return made
+
+    def read(self, size: int = 1024, buffer: Any = None) -> Any:
+        """Reads as an SSLObject does. Raises ssl.SSLWantReadError where it would give the end that `on_end` is told."""
+        if self._kept:
+            data, self._kept = self._kept[:size], self._kept[size:]
+            if buffer is None:
+                return data
+            buffer[: len(data)] = data
+            return len(data)
+        try:
+            found = super().read(size, buffer) if buffer is not None else super().read(size)
+        except ssl.SSLZeroReturnError:
+            # A close_notify that comes once ours is sent.
+            found = b""
+        if found or self.on_end is None:
+            return found
+        if not self._told:
+            self._told = True
+            self.on_end()
+        raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the peer writes no more")
+
+    def pending(self) -> int:
+        return len(self._kept) + super().pending()
+
+    def end(self) -> bytes:
+        """Ends the writing direction. Returns what is still to be sent: the last records and a close_notify.
+
+        OpenSSL reads when it is asked to shut down, and would lose what has come. That is read before and kept.
+        """
+        with contextlib.suppress(ssl.SSLError):
+            while data := super().read(65_536):
+                self._kept += data
+        with contextlib.suppress(ssl.SSLError):
+            # It waits for the peer's close_notify, which comes later.
+            self.unwrap()
+        return self._outgoing.read()
+
+
+class _Between(asyncio.BufferedProtocol):
+    """Stands between a TCP connection and its TLS, for the end of the stream alone: the rest is the TLS layer's, without a detour."""
+
+    def __init__(self, inner: Any, ended: Callable[[], bool]) -> None:
+        self.eof_received = ended  # type: ignore[method-assign]
+        for name in ("get_buffer", "buffer_updated", "connection_lost", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(inner, name))
+
+
+class Secured(asyncio.Transport):
+    """A TLS connection that can be ended in one direction; asyncio's and uvloop's own cannot.
+
+    `raw` is the connection below `secured`. What the peer's end is (a close_notify or the end of the TCP stream) is told to the protocol's
+    eof_received() once all that came before has been, as it is without TLS.
+    """
+
+    def __init__(self, raw: asyncio.Transport, secured: asyncio.Transport) -> None:
+        super().__init__()
+        self._raw = raw
+        self._secured = secured
+        self._loop = asyncio.get_running_loop()
+        self._inner: Any = raw.get_protocol()
+        self._ended = self._end_told = self._end_waits = self._raw_ended = self._finished = False
+        self._paused = False
+        for name in (
+            "write", "writelines", "is_closing", "get_extra_info", "set_protocol", "get_protocol", "abort",
+            "get_write_buffer_size", "get_write_buffer_limits", "set_write_buffer_limits",
+        ):  # fmt: skip
+            setattr(self, name, getattr(secured, name))
+        self._object.on_end = lambda: self._loop.call_soon(self._tell_end)
+        raw.set_protocol(_Between(self._inner, self._stream_ended))
+
+    @property
+    def _object(self) -> _Directions:
+        return cast(_Directions, self._secured.get_extra_info("ssl_object"))
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._secured.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._secured.resume_reading()
+        if self._end_waits:
+            # Behind what the TLS layer still has, which it hands on in a callback too.
+            self._end_waits = False
+            self._loop.call_soon(self._tell_end)
+
+    def is_reading(self) -> bool:
+        return not self._paused
+
+    def _stream_ended(self) -> bool:
+        """The end of the TCP stream; returns whether the connection stays open."""
+        self._raw_ended = True
+        if self._secured.is_closing():
+            self._finish()
+        else:
+            self._tell_end()
+        return True
+
+    def _tell_end(self) -> None:
+        if self._end_told or self._secured.is_closing():
+            return
+        if self._paused:
+            self._end_waits = True
+            return
+        self._end_told = True
+        protocol = cast(asyncio.Protocol, self._secured.get_protocol())
+        if not protocol.eof_received():
+            self.close()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Sends what was written, a close_notify and the end of the TCP stream; what the peer still says is read."""
+        if not self._ended and not self._secured.is_closing():
+            self._ended = True
+            self._raw.write(self._object.end())
+            self._raw.write_eof()
+
+    def close(self) -> None:
+        self._secured.close()
+        if self._raw_ended or self._ended:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Ends the TLS layer too once it has written everything: the peer's close_notify, for which it waits, does not come any more."""
+        if self._finished or self._raw.is_closing():
+            return
+        if self._secured.get_write_buffer_size():
+            self._loop.call_later(_FLUSH_AGAIN, self._finish)
+            return
+        self._finished = True
+        self._inner.eof_received()
+
+
 class _Named(ssl.SSLContext):
     """Checks a server by the name it is known by, where whoever connects was given its address."""
 
@@ -69,6 +227,7 @@ def backend_context(settings: BackendSettings, server_name: str | None = None) -
     if settings.tls == "off":
         return None
     context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslobject_class = _Directions
     context.server_name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])

@@ -32,7 +32,6 @@ from secretproxy.session.events import Event, Identity
 from secretproxy.session.statements import Running
 from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
 from secretproxy.session.step import Held, Limits, Step
-from secretproxy.wire import messages
 from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
 from secretproxy.wire.framing import Framer
 
@@ -88,11 +87,6 @@ class Session(Answers):
     def takes_terminate(self) -> bool:
         """Whether a Terminate can be put behind what the backend was sent."""
         return self.phase is Phase.READY and not self._client.streaming
-
-    @property
-    def farewell(self) -> bytes:
-        """What tells the backend that its client sends no more: nothing can in the middle of a message or of COPY data."""
-        return messages.TERMINATE if self.takes_terminate and not self._copying else b""
 
     @property
     def answer_is_cut(self) -> bool:
