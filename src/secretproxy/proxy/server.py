@@ -121,17 +121,21 @@ class Server:
         keys = self._newer_keys()
         if keys is not None:
             self.keys.replace(keys)
-        try:
-            secured, binding = tls.listen_context(self.settings.listen), tls.listen_binding(self.settings.listen)
-            self.tls, self.tls_binding = secured, binding
-        except ConfigError as error:
-            log.error("certificate not read again, the old one stays", problem=str(error))
+        self.renew_tls()
         if self.logins is not None:
             try:
                 self.logins.users.reload()
             except ConfigError as error:
                 log.error("users not read again, the old ones stay", problem=str(error))
         log.info("reloaded", keys=sorted(keys) if keys is not None else "unchanged")
+
+    def renew_tls(self) -> None:
+        """A new context for clients: with the certificate as it is now, and without the sessions that clients of TLS 1.2 could resume."""
+        try:
+            secured, binding = tls.listen_context(self.settings.listen), tls.listen_binding(self.settings.listen)
+            self.tls, self.tls_binding = secured, binding
+        except ConfigError as error:
+            log.error("certificate not read again, the old one stays", problem=str(error))
 
     def _new_detector(self) -> Detector:
         return Detector(self.settings.monitor.schemas, self.settings.monitor.tables)

@@ -133,6 +133,9 @@ class Client(ClientSide):
         if secured is None or self._over:
             self._finish()
             return
+        if context is self.server.tls and context.session_stats()["number"]:
+            # OpenSSL remembers a session of TLS 1.2, and Python has no way to forbid it.
+            self.server.renew_tls()
         self.transport = tls.Secured(transport, secured)
         self._tls = True
         self.binding = binding
