@@ -53,6 +53,24 @@ WHERE p.proowner <> 'secretproxy_owner'::regrole
        OR (n.nspname = 'jwt_public' AND p.proname = 'current_user_id' AND p.pronargs = 0))
 ON CONFLICT DO NOTHING;
 
+-- A member of an extension is dropped with it, and a dump does not hold it: ours are no members until a revert.
+DO $do$
+DECLARE
+    m record;
+BEGIN
+    FOR m IN SELECT a.kind, a.object, a.extension FROM secretproxy.adopted a
+              JOIN pg_extension e ON e.extname = a.extension
+              JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+               AND (d.classid, d.objid) = (
+                    CASE a.kind WHEN 'function' THEN 'pg_proc'::regclass WHEN 'table' THEN 'pg_class'::regclass ELSE 'pg_namespace'::regclass END,
+                    CASE a.kind WHEN 'function' THEN to_regprocedure(a.object)::oid WHEN 'table' THEN to_regclass(a.object)::oid
+                                ELSE to_regnamespace(a.object)::oid END)
+             WHERE a.object <> 'jwt_public' LOOP
+        EXECUTE format('ALTER EXTENSION %I DROP %s %s', m.extension, m.kind, m.object);
+    END LOOP;
+END
+$do$;
+
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('adoption', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

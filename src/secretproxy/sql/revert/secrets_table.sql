@@ -2,6 +2,7 @@
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL check_function_bodies = off; -- a body is what it was, under the search_path of whoever calls it
 -- Values go back to format 1, so that pgp_sym_decrypt with the owner's uuid reads them. Passwords that a verify
 -- replaced become what they were. One that was stored in format 2 stays a bcrypt hash, of the SHA-256 of the password in
 -- hexadecimal: nothing can turn it back.
@@ -62,10 +63,23 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('ALTER TABLE secrets_schema.secrets_table OWNER TO %I', coalesce(v_owner, session_user));
+    IF v_owner IS NULL THEN
+        RETURN;
+    END IF;
+    -- What was granted since goes, what was granted before is there.
     FOR g IN SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS who, x.privilege_type
-               FROM secretproxy.adopted a, aclexplode(a.acl) x
-              WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table' LOOP
-        EXECUTE format('GRANT %s ON secrets_schema.secrets_table TO %s', g.privilege_type, g.who);
+               FROM pg_class c, aclexplode(c.relacl) x
+              WHERE c.oid = 'secrets_schema.secrets_table'::regclass AND x.grantee <> c.relowner AND NOT EXISTS (
+                    SELECT FROM secretproxy.adopted a, aclexplode(a.acl) y
+                     WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table'
+                       AND y.grantee = x.grantee AND y.privilege_type = x.privilege_type) LOOP
+        EXECUTE format('REVOKE %s ON secrets_schema.secrets_table FROM %s', g.privilege_type, g.who);
+    END LOOP;
+    FOR g IN SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END AS who, x.privilege_type,
+                    CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option
+               FROM secretproxy.adopted a, aclexplode(a.acl) x LEFT JOIN pg_roles r ON r.oid = x.grantee
+              WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table' AND (x.grantee = 0 OR r.rolname <> v_owner) LOOP
+        EXECUTE format('GRANT %s ON secrets_schema.secrets_table TO %s', g.privilege_type, g.who) || g.option;
     END LOOP;
 END
 $do$;

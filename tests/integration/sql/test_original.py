@@ -1,0 +1,107 @@
+"""The newest original module, deployed as its own tools do it: adopted, used, reverted, deployed once more, deployed later."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+from tests.integration.sql.conftest import Database
+from tests.support import original
+
+from secretproxy.install import revert, verify
+
+# What no grant at all means is spelled out.
+ACL = "(SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce({0}, acldefault('{1}', {2}))) x)::text"
+FACTS = {
+    "schemas": "SELECT nspname, pg_get_userbyid(nspowner), " + ACL.format("nspacl", "n", "nspowner") + " FROM pg_namespace "
+    "WHERE nspname IN ('encrypted_secrets', 'secrets_schema') ORDER BY 1",
+    "relations": "SELECT oid, relname, pg_get_userbyid(relowner), " + ACL.format("relacl", "r", "relowner") + " FROM pg_class "
+    "WHERE relnamespace::regnamespace::text IN ('encrypted_secrets', 'secrets_schema') ORDER BY 1",
+    "columns": "SELECT attname, atttypid::regtype::text, attnotnull, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum) "
+    "FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
+    "WHERE attrelid = 'secrets_schema.secrets_table'::regclass AND attnum > 0 ORDER BY attnum",
+    "functions": "SELECT p.oid, p.oid::regprocedure::text, pg_get_userbyid(proowner), prosrc, prosecdef, provolatile, proconfig, "
+    "(SELECT lanname FROM pg_language l WHERE l.oid = prolang), " + ACL.format("proacl", "f", "proowner") + " FROM pg_proc p "
+    "WHERE pronamespace::regnamespace::text IN ('encrypted_secrets', 'secrets_schema') ORDER BY 1",
+    "triggers": "SELECT tgname, pg_get_triggerdef(oid), tgenabled FROM pg_trigger "
+    "WHERE tgrelid = 'secrets_schema.secrets_table'::regclass AND NOT tgisinternal ORDER BY 1",
+    "members": "SELECT classid::regclass::text, objid, (SELECT extname FROM pg_extension e WHERE e.oid = refobjid) FROM pg_depend "
+    "WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND objid IN (SELECT oid FROM pg_proc WHERE "
+    "pronamespace::regnamespace::text IN ('encrypted_secrets', 'secrets_schema') UNION SELECT 'secrets_schema.secrets_table'::regclass) "
+    "ORDER BY 1, 2",
+}
+MEMBERS = """
+CREATE EXTENSION citext;
+DO $$ DECLARE f record; BEGIN
+    FOR f IN SELECT p.oid::regprocedure AS name FROM pg_proc p
+              WHERE p.pronamespace::regnamespace::text IN ('encrypted_secrets', 'secrets_schema') LOOP
+        EXECUTE format('ALTER EXTENSION citext ADD FUNCTION %s', f.name);
+    END LOOP;
+    ALTER EXTENSION citext ADD TABLE secrets_schema.secrets_table;
+    ALTER EXTENSION citext ADD SCHEMA encrypted_secrets;
+END $$;
+"""
+VALUES = {"pgp": "a value", "crypt": "a password", "none": "as it is"}
+
+
+def facts(sql: psycopg.Connection[Any]) -> dict[str, list[Any]]:
+    return {name: sql.execute(statement).fetchall() for name, statement in FACTS.items()}
+
+
+def fill(sql: psycopg.Connection[Any], owner: uuid.UUID) -> None:
+    for encoding, value in VALUES.items():
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, %s, %s)", (owner, encoding, value, encoding))
+
+
+def uses(sql: psycopg.Connection[Any], owner: uuid.UUID) -> dict[str, Any]:
+    """What every function that answers says of the secrets of `fill`."""
+    one = {"o": owner, "only": uuid.uuid5(owner, "only")}
+    sql.execute("SELECT encrypted_secrets.secrets_upsert(%(only)s, 'n', 'alone')", one)
+    asked = {
+        **{f"getter {name}": f"SELECT encrypted_secrets.secrets_getter(%(o)s, '{name}')" for name in ("pgp", "none", "missing")},
+        "default": "SELECT encrypted_secrets.secrets_getter(%(o)s, 'missing', 'default')",
+        **{
+            f"verify {name}": f"SELECT encrypted_secrets.secrets_verify(%(o)s, '{name}', '{value}')"
+            for name, value in VALUES.items()
+        },
+        **{f"wrong {name}": f"SELECT encrypted_secrets.secrets_verify(%(o)s, '{name}', 'wrong')" for name in VALUES},
+        "set": "SELECT encrypted_secrets.encrypt_field_bytea_to_text(encrypted_secrets.encrypt_field_set('text'))",
+        "pgp_get": "SELECT encrypted_secrets.encrypt_field_pgp_get(secrets_value_field, secrets_owned_field::text) "
+        "FROM secrets_schema.secrets_table WHERE secrets_owned_field = %(o)s AND name = 'pgp'",
+        "pgp_getter": "SELECT encrypted_secrets.encrypt_field_pgp_getter(%(only)s, 'secrets_value_field', 'secrets_owned_field')",
+    }
+    return {name: sql.execute(statement, one).fetchone() for name, statement in asked.items()}
+
+
+@pytest.mark.parametrize("variant", ["uuidv7()", "uuid_generate_v4()", "gen_random_uuid()", "no grants", "members"])
+def test_it_is_adopted_and_given_back(empty: Database, variant: str) -> None:
+    owner = uuid.uuid4()
+    default = variant if variant.endswith("()") else "uuidv7()"
+    with empty.connect() as sql:
+        if (
+            sql.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'uuid-ossp'").fetchone() == (0,)
+            and "v4" in default
+        ):
+            pytest.skip("this PostgreSQL has no uuid-ossp")
+        sql.execute(original.script(sql.info.server_version // 10000, default, variant != "no grants"))
+        if variant == "members":
+            sql.execute(MEMBERS)
+        fill(sql, owner)
+        before, given = facts(sql), uses(sql, owner)
+        rows = sql.execute("SELECT * FROM secrets_schema.secrets_table ORDER BY id").fetchall()
+
+        empty.install()
+        assert uses(sql, owner) == given
+        assert facts(sql)["members"] == []
+        fill(sql, uuid.uuid4())
+        sql.execute('SELECT encrypted_secrets.secrets_table_upsert(%s, \'{"name": "json"}\')', (uuid.uuid4(),))
+        assert asyncio.run(verify(empty.dsn(), empty.backend.key_file)) == []
+
+        asyncio.run(revert(empty.dsn()))
+        assert facts(sql) == before
+        assert uses(sql, owner) == given
+        after = {row[0]: row for row in sql.execute("SELECT * FROM secrets_schema.secrets_table ORDER BY id").fetchall()}
+        assert [after[row[0]] for row in rows if row[2] != "n"] == [row for row in rows if row[2] != "n"]
