@@ -298,13 +298,20 @@ class LimitSettings(Section):
 
 
 class HealthSettings(Section):
-    host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics")
-    port: int = Field(0, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0: off")
+    host: str = Field("127.0.0.1", description="Address of /healthz, /readyz, /logz and /metrics")
+    port: int = Field(0, ge=0, le=65535, description="Port of /healthz, /readyz, /logz and /metrics; 0: off")
+    probe_interval: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds between two looks at the log and at the backend, each up to a fifth sooner or later; 0: what is down is known "
+        "when a session meets it",
+    )
 
 
 class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
+    sessions: bool = Field(False, description="Whether each session's login and end are lines of level info")
 
 
 class Settings(BaseSettings):

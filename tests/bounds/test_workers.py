@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,3 +132,43 @@ async def test_four_workers_under_load_reload_and_shut_down(several: Proxy, post
     assert found is not None
     print(f"{answered} answered, {found[0]} attempts, {found[1]} with the outcome ok")
     assert found[0] >= found[1] >= answered
+
+
+def test_every_scrape_tells_the_sum_of_all_workers(several: Proxy) -> None:
+    """Whichever worker answers: the same sessions, calls and events, and no counter goes back when a worker is replaced."""
+    sessions = [psycopg.connect(several.dsn(), autocommit=True) for _ in range(8)]
+    for session in sessions:
+        session.execute(GETTER)
+
+    def scrape() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{several.health_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("secretproxy_") and "{" not in line}
+
+    names = ("secretproxy_workers", "secretproxy_sessions_open", "secretproxy_sessions_total", "secretproxy_attempts_total")
+    assert [[found[name] for name in names] for found in [scrape() for _ in range(8)]] == [[WORKERS, 8, 8, 8]] * 8
+    # Each worker says how many it has written once a second.
+    until(lambda: scrape()["secretproxy_events_written_total"] == 16)
+    os.kill(workers(several.pid)[0], signal.SIGKILL)
+    several.wait_for_text("access log can be written", WORKERS + 1)
+    found = scrape()
+    assert found["secretproxy_attempts_total"] == 8 and found["secretproxy_events_written_total"] == 16
+    assert found["secretproxy_workers"] == WORKERS
+
+
+def test_refused_sessions_are_counted_and_said_once_a_second(several: Proxy) -> None:
+    sessions = [psycopg.connect(several.dsn(), autocommit=True) for _ in range(40)]
+    for _ in range(30):
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(several.dsn())
+    with urllib.request.urlopen(f"http://127.0.0.1:{several.health_port}/metrics", timeout=5) as answer:
+        assert 'secretproxy_sessions_refused_total{setting="listen.max_sessions"} 30.0' in answer.read().decode()
+
+    def said() -> list[int]:
+        lines = [line for line in several.text().splitlines() if "sessions refused" in line]
+        return [int(line.partition("count=")[2].split()[0]) for line in lines]
+
+    until(lambda: sum(said()) == 30)
+    assert len(said()) < 30 and "setting=listen.max_sessions" in several.text()
+    for session in sessions:
+        session.close()

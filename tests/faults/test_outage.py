@@ -61,7 +61,7 @@ def hidden_function(postgres: Backend) -> None:
 
 def readiness(proxy: Proxy) -> tuple[int, dict[str, object]]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/logz", timeout=5) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

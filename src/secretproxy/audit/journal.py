@@ -36,6 +36,11 @@ RIDE = 0.01
 KEPT_IN_OUTAGE = 20_000
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5
 SPOOL_AGAIN = 1.0
+# Shows that a row could be inserted and committed now: a lock that INSERT takes, and a record of nothing that its commit makes durable.
+PROOF = (
+    "LOCK TABLE ONLY secretproxy.access_log IN ROW EXCLUSIVE MODE;"
+    " SELECT pg_catalog.pg_logical_emit_message(true, 'secretproxy'::pg_catalog.text, ''::pg_catalog.text)"
+)
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
@@ -58,9 +63,12 @@ class Journal:
         checkpoint_seconds: float = 60.0,
         spool_dir: Path | None = None,
         spool_max_bytes: int = 256 * 1024 * 1024,
+        took: Callable[[float], None] | None = None,
     ) -> None:
         self.instance = instance or uuid.uuid4()
         self.written = 0
+        # Told the seconds that each group took until it was durable.
+        self._took = took
         self.groups = 0
         self._connect = connect
         self._mask = mask
@@ -78,6 +86,9 @@ class Journal:
         self._proven = False
         self._trouble: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
+        # Whether the log is to be tried although there is nothing to write, and how much had been written when it was tried last.
+        self._prove = False
+        self._proved_at = -1
         self._closing = False
         self._first_try = asyncio.Event()
         self._dropped = 0
@@ -116,6 +127,13 @@ class Journal:
     def backlog(self) -> int:
         """Rows that the log does not have yet."""
         return len(self._rows) + self._spooled
+
+    def prove(self) -> None:
+        """Has the log tried where nothing has been written since the last time: one that hangs is known before a call waits for it."""
+        if self._trouble is None and not self._rows and self.groups == self._proved_at:
+            self._prove = True
+            self._more.set()
+        self._proved_at = self.groups
 
     async def start(self) -> None:
         """Starts writing; returns when the first connection has been tried, whatever came of it."""
@@ -190,6 +208,10 @@ class Journal:
                 if self._pressing:
                     await self._write_group()
                     continue
+                if self._prove:
+                    self._prove = False
+                    await asyncio.wait_for(self._connection.execute(PROOF), self._timeout)
+                    continue
                 self._more.clear()
                 await self._more.wait()
             except (Exception, asyncio.CancelledError) as error:
@@ -218,6 +240,7 @@ class Journal:
             if not may_wait(error):
                 raise
             self._beside.partitions_failed()
+        await asyncio.wait_for(self._connection.execute(PROOF), self._timeout)
         if self._spool is not None:
             # What must be written meanwhile is spooled: nobody waits for the end of this.
             self._first_try.set()
@@ -230,7 +253,10 @@ class Journal:
     async def _write_group(self) -> None:
         group = list(itertools.islice(self._rows, GROUP))
         last = group[-1]
+        began = time.monotonic()
         await self._write(group)
+        if self._took is not None:
+            self._took(time.monotonic() - began)
         for _ in group:
             self._rows.popleft()
         self.written += len(group)

@@ -1,6 +1,7 @@
-"""/healthz, /readyz and /metrics on a port of their own.
+"""/healthz, /readyz, /logz and /metrics on a port of their own.
 
-/healthz: the process lives. /readyz: it listens and the access log takes events; 503 with the reason otherwise.
+/healthz: the process lives. /readyz: it listens and a backend answers, so that statements are served. /logz: secret calls are, too. Each but
+/healthz answers 503 and why in JSON where that is not so.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from secretproxy.ops.metrics import Metrics
 
 
 class JournalState(Protocol):
-    written: int
-
     @property
     def available(self) -> bool: ...
     @property
@@ -34,13 +33,23 @@ class JournalState(Protocol):
     def backlog(self) -> int: ...
 
 
+class ProbeState(Protocol):
+    @property
+    def backend(self) -> str | None: ...
+
+
 class ServerState(Protocol):
     listening: bool
     draining: bool
     metrics: Metrics
 
     @property
+    def probe(self) -> ProbeState: ...
+    @property
     def journal(self) -> JournalState: ...
+    @property
+    def warnings(self) -> list[str]: ...
+    def publish(self) -> None: ...
 
 
 def application(server: ServerState) -> Starlette:
@@ -48,24 +57,38 @@ def application(server: ServerState) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        journal = server.journal
         reasons = []
         if server.draining:
             reasons.append("shutting down")
         elif not server.listening:
             reasons.append("not listening yet")
-        if not journal.taking:
-            reasons.append(f"access log cannot be written: {journal.trouble}")
-        body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+        if server.probe.backend is not None:
+            reasons.append(f"no backend answers (backend.hosts): {server.probe.backend}")
+        warnings = list(server.warnings)
+        if not server.journal.taking:
+            warnings.append(_log_trouble(server.journal))
+        body = {"status": "not ready" if reasons else "ready", "reasons": reasons, "warnings": warnings}
         return JSONResponse(body, status_code=503 if reasons else 200)
 
+    async def logz(request: Request) -> Response:
+        journal = server.journal
+        reasons = [] if journal.available else [_log_trouble(journal)]
+        status = "available" if journal.available else "spooling" if journal.taking else "unavailable"
+        body = {"status": status, "reasons": reasons, "events_waiting": journal.backlog}
+        return JSONResponse(body, status_code=200 if journal.taking else 503)
+
     async def metrics(request: Request) -> Response:
-        server.metrics.events.set(server.journal.written)
-        server.metrics.backlog.set(server.journal.backlog)
-        server.metrics.log_up.set(server.journal.available)
+        server.publish()
+        server.metrics.look_at_process()
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
+    return Starlette(
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/logz", logz), Route("/metrics", metrics)]
+    )
+
+
+def _log_trouble(journal: JournalState) -> str:
+    return f"the access log cannot be written (audit.dsn): {journal.trouble}"
 
 
 class _Uvicorn(uvicorn.Server):

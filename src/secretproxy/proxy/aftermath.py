@@ -65,7 +65,9 @@ class Aftermath:
         try:
             step = self._session.from_backend(data)
         except Exception as error:
-            log.error("a backend without a client is no longer understood", kind=type(error).__name__)
+            log.error(
+                "a backend without a client is no longer understood", session=self._client.session_id, kind=type(error).__name__
+            )
             self._end()
             return
         if not isinstance(step, bytes):
@@ -97,7 +99,9 @@ class Aftermath:
             try:
                 self._server.spawn(self._server.cancels.send(messages.cancel_request(key)))
             except Exception as error:
-                log.error("a backend without a client was not asked to stop", kind=type(error).__name__)
+                log.error(
+                    "a backend without a client was not asked to stop", session=self._client.session_id, kind=type(error).__name__
+                )
 
     def set_peer_full(self, full: bool) -> None:
         """Nothing is read from the client any more."""

@@ -128,6 +128,27 @@ async def _tcp(factory: Callable[[], P], target: Target, tls: Tls) -> P:
     return protocol
 
 
+async def answers(target: Target, timeout: float) -> None:
+    """Asks the server whether it speaks TLS, which takes a process of its own and leaves no line in its log. Raises Unreached."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            if target.host.is_unix:
+                transport, asking = await loop.create_unix_connection(_Asking, target.host.socket_path)
+            else:
+                transport, asking = await loop.create_connection(_Asking, target.address, target.host.port)
+            try:
+                answer = await asking.answer
+            finally:
+                transport.abort()
+    except TimeoutError:
+        raise Silent(f"{target}: no answer within {timeout:g} s") from None
+    except OSError as error:
+        raise Unreached(f"{target}: {(error.strerror or type(error).__name__).lower()}") from None
+    if answer not in (b"S", b"N"):
+        raise Unreached(f"{target}: {'does not answer as PostgreSQL does' if answer else 'closed the connection'}")
+
+
 async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: Tls) -> P:
     """A connection to this address, in TLS where `tls` says so. Raises Unreached."""
     try:

@@ -73,6 +73,9 @@ class Conversation(Protocol):
     def source(self) -> bytes:
         """Whence it comes, as failures are counted: an address, or a local user."""
 
+    @property
+    def session_id(self) -> str: ...
+
     def write(self, data: bytes) -> None: ...
 
     async def hear(self) -> bytes:
@@ -296,13 +299,22 @@ class Logins:
         shown = self.mask(user.decode("utf-8", "replace")) if known else self.mask.masked(user)
         self.failed()
         log.warning(
-            "login failed", user=shown, client=client.source.decode(), cause="wrong password" if known else "unknown user"
+            "login failed",
+            session=client.session_id,
+            user=shown,
+            client=client.source.decode(),
+            cause="wrong password" if known else "unknown user",
         )
 
     def _check_rate(self, client: Conversation, user: bytes) -> None:
         wait = self.failures.wait(client.source, user)
         if wait > 0:
-            log.warning("login refused: too many have failed", client=client.source.decode(), setting="auth.failures_per_address")
+            log.warning(
+                "login refused: too many have failed",
+                session=client.session_id,
+                client=client.source.decode(),
+                setting="auth.failures_per_address",
+            )
             raise Refused(
                 "28000",
                 "too many failed logins; try again later",

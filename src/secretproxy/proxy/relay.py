@@ -10,6 +10,8 @@ import asyncio
 import ipaddress
 import socket
 import struct
+import time
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +80,14 @@ class ClientSide(Side):
     def __init__(self, server: Server) -> None:
         super().__init__(server.settings.listen)
         self.server = server
+        self.id = uuid.uuid4()
         self.session: Session | None = None
         self.backend: BackendSide | None = None
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._held_record: list[Event] = []
+        self._held_since = 0.0
+        self._logged_in_at = 0.0
         self._aftermath: Aftermath | None = None
         self._over = False
         # Busy because many answers are due.
@@ -114,6 +119,16 @@ class ClientSide(Side):
         if sock is None or sock.family != socket.AF_UNIX:
             return b"unknown"
         return b"uid %d" % struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+
+    @property
+    def session_id(self) -> str:
+        """What the log's lines of this session have in common with its rows of the access log."""
+        return str(self.id)
+
+    @property
+    def client_text(self) -> str:
+        """The client's address, as the log shows it."""
+        return str(self._peer()[0] or "local")
 
     def _peer(self) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address | None, int | None]:
         assert self.transport is not None
@@ -265,7 +280,12 @@ class ClientSide(Side):
                 assert isinstance(out, Step)
                 self._carry_out_backend(session, backend, out)
         except ProtocolViolation as violation:
-            log.error("the backend does not speak PostgreSQL's protocol", cause=str(violation), setting="backend.hosts")
+            log.error(
+                "the backend does not speak PostgreSQL's protocol",
+                session=self.session_id,
+                cause=str(violation),
+                setting="backend.hosts",
+            )
             self.fail("08P01", "the backend does not speak PostgreSQL's protocol (backend.hosts)", backend_lost=True)
             return
         except Exception as error:
@@ -284,9 +304,15 @@ class ClientSide(Side):
                 self.server.metrics.failed_logins.inc()
                 # Whether there is such a user the proxy does not know: what stands for its name may be anything.
                 name = self.server.mask.masked((session.identity.db_user or "").encode("utf-8", "replace"))
-                log.warning("login failed", user=name, client=self.source.decode(), cause=session.login_refusal)
+                log.warning(
+                    "login failed", session=self.session_id, user=name, client=self.source.decode(), cause=session.login_refusal
+                )
                 if session.login_refusal == "28000" and self._tls and self.server.backend_tls.context is not None:
-                    log.warning("a login with channel binding cannot be relayed from TLS to TLS", setting="auth.mode")
+                    log.warning(
+                        "a login with channel binding cannot be relayed from TLS to TLS",
+                        session=self.session_id,
+                        setting="auth.mode",
+                    )
             session.login_refusal = ""
         if session.phase is Phase.LOGIN or self._target is None:
             return True
@@ -297,7 +323,9 @@ class ClientSide(Side):
         if kind is None or kind.suits(hosts.attrs):
             return True
         hosts.doubt()
-        log.warning("a server is not what it was a moment ago", server=str(self._target), state=str(kind))
+        log.warning(
+            "a server is not what it was a moment ago", session=self.session_id, server=str(self._target), state=str(kind)
+        )
         self.fail(
             "57P03",
             f"{self._target}: {kind}, and no longer what backend.target_session_attrs = {hosts.attrs} asks for",
@@ -313,6 +341,7 @@ class ClientSide(Side):
             self.server.metrics.count_testified(step.commit)
             future = journal.keep(step.commit)
             backend.busy = True
+            self._held_since = time.monotonic()
             self._hold_timer = self.server.loop.call_later(self.server.settings.limits.hold_timeout, self._hold_timed_out)
             future.add_done_callback(lambda done: self._guarded(lambda: self._release(done, step)))
             # How a statement ended that the client has not heard of yet is not known before it has.
@@ -325,10 +354,24 @@ class ClientSide(Side):
             self.server.catalogs.changed(session)
         if step.ready:
             self._logged_in = True
+            if self.server.settings.log.sessions:
+                self._say_login(session)
             self.server.catalogs.join(session)
             if self._login_timer is not None:
                 self._login_timer.cancel()
             self._client_goes_on()
+
+    def _say_login(self, session: Session) -> None:
+        self._logged_in_at = time.monotonic()
+        identity = session.identity
+        log.info(
+            "session",
+            session=self.session_id,
+            user=identity.db_user,
+            database=identity.database,
+            client=self.client_text,
+            backend=str(self._target),
+        )
 
     def _release(self, done: asyncio.Future[None], step: Step) -> None:
         if self._hold_timer is not None:
@@ -338,6 +381,7 @@ class ClientSide(Side):
         backend = self.backend
         if self._over or backend is None or failed:
             return
+        self.server.metrics.hold.observe(time.monotonic() - self._held_since)
         self.write(b"".join(held.data for held in step.held))
         self._record_held(lost=False)
         backend.set_busy(False)
@@ -361,7 +405,11 @@ class ClientSide(Side):
 
     def _hold_timed_out(self) -> None:
         if not self._over:
-            log.error("session ended: the access log did not take a call in time", setting="limits.hold_timeout")
+            log.error(
+                "session ended: the access log did not take a call in time",
+                session=self.session_id,
+                setting="limits.hold_timeout",
+            )
             self.fail("58030", _LOG_LOST, hint=_LOG_LOST_HINT)
 
     def pause_writing(self) -> None:
@@ -407,7 +455,7 @@ class ClientSide(Side):
 
     def broken(self, error: BaseException) -> None:
         """Something went wrong that should not: this session ends, and only what kind of thing it was is said."""
-        log.error("internal error, the session ends", kind=type(error).__name__)
+        log.error("internal error, the session ends", session=self.session_id, kind=type(error).__name__)
         self.fail("XX000", "internal error of secretproxy")
 
     def dismiss(self) -> None:
@@ -457,6 +505,9 @@ class ClientSide(Side):
             self.backend.backlog.clear()
             self.backend.close()
         self.server.closed(self)
+        if self._logged_in_at:
+            log.info("session ends", session=self.session_id, seconds=round(time.monotonic() - self._logged_in_at, 3))
+            self._logged_in_at = 0.0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone()

@@ -18,7 +18,7 @@ import uvloop
 
 from secretproxy.config import Settings
 from secretproxy.ops import health, logs
-from secretproxy.ops.metrics import Metrics
+from secretproxy.ops.metrics import Board, Metrics
 from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.room import Room, Seat
 from secretproxy.proxy.server import Server, check_usable, open_sockets, read_keys, remove_unix_sockets
@@ -40,11 +40,12 @@ def run(settings: Settings) -> int:
     health_socket = health.open_socket(settings.health)
     failures = Failures(settings.auth.failures_per_address, settings.auth.failures_per_user)
     room = Room(settings)
+    board = Board(settings.worker_count)
     try:
         if settings.worker_count == 1:
-            uvloop.run(_serve(settings, keys, room.seat(0), sockets, health_socket, failures))
+            uvloop.run(_serve(settings, keys, room.seat(0), Metrics(board), sockets, health_socket, failures))
             return 0
-        return _supervise(settings, keys, room, sockets, health_socket, failures)
+        return _supervise(settings, keys, room, board, sockets, health_socket, failures)
     finally:
         remove_unix_sockets(sockets)
 
@@ -53,11 +54,12 @@ async def _serve(
     settings: Settings,
     keys: dict[int, bytes],
     seat: Seat,
+    metrics: Metrics,
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
     failures: Failures,
 ) -> None:
-    server = Server(settings, keys, Metrics(), failures, seat)
+    server = Server(settings, keys, metrics, failures, seat)
     watching = asyncio.create_task(health.serve(server, health_socket)) if health_socket is not None else None
     try:
         await server.serve(sockets)
@@ -72,6 +74,7 @@ def _supervise(
     settings: Settings,
     keys: dict[int, bytes],
     room: Room,
+    board: Board,
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
     failures: Failures,
@@ -104,7 +107,8 @@ def _supervise(
                 os._exit(1)
             status = 1
             try:
-                uvloop.run(_serve(settings, keys, room.seat(place), sockets, health_socket, failures))
+                metrics = Metrics(board, place)
+                uvloop.run(_serve(settings, keys, room.seat(place), metrics, sockets, health_socket, failures))
                 status = 0
             except BaseException as error:
                 log.error("worker failed", kind=type(error).__name__)

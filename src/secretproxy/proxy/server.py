@@ -32,6 +32,7 @@ from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.hosts import Hosts
 from secretproxy.proxy.login import Logins
 from secretproxy.proxy.own import connect_log
+from secretproxy.proxy.probe import Probe
 from secretproxy.proxy.relay import ClientSide
 from secretproxy.proxy.room import Seat
 from secretproxy.proxy.startup import Client
@@ -85,6 +86,7 @@ class Server:
             checkpoint_seconds=audit.checkpoint_seconds,
             spool_dir=audit.spool_dir if audit.on_outage == "spool" else None,
             spool_max_bytes=audit.spool_max_bytes,
+            took=metrics.commit.observe,
         )
         self.hosts = Hosts(settings)
         self.cancels = Cancels(self.hosts, settings.backend.connect_timeout, self.backend_tls)
@@ -103,6 +105,8 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._seat = seat
+        self.probe = Probe(self)
+        self._refusals: dict[str, int] = {}
 
     def _newer_keys(self) -> dict[int, bytes] | None:
         """The keys of the file where it has changed since it was read last."""
@@ -144,6 +148,11 @@ class Server:
         return await connect_log(self.settings)
 
     @property
+    def warnings(self) -> list[str]:
+        """What is wrong and ends no session."""
+        return []
+
+    @property
     def sessions(self) -> int:
         return len(self._admitted)
 
@@ -158,6 +167,33 @@ class Server:
     def _count(self) -> None:
         self._seat.update(len(self._admitted), len(self._connections))
         self.metrics.sessions.set(len(self._admitted))
+        self.metrics.connections.set(len(self._connections))
+
+    def publish(self) -> None:
+        """Brings what others are told of this process up to date."""
+        self.metrics.wrote(self.journal.written)
+        self.metrics.backlog.set(self.journal.backlog)
+        self.metrics.log_up.set(self.journal.available)
+
+    def refused(self, setting: str) -> None:
+        """A connection became no session because of this setting. Says so at once, and then once a second how many there were."""
+        self.metrics.refuse_session(setting)
+        waiting = self._refusals.get(setting)
+        if waiting is None:
+            self._refusals[setting] = 0
+            self._say_refused(setting, 1)
+        else:
+            self._refusals[setting] = waiting + 1
+
+    def _say_refused(self, setting: str, count: int) -> None:
+        log.warning("sessions refused", count=count, setting=setting)
+        self.loop.call_later(1.0, self._refused_since, setting)
+
+    def _refused_since(self, setting: str) -> None:
+        count = self._refusals.pop(setting, 0)
+        if count:
+            self._refusals[setting] = 0
+            self._say_refused(setting, count)
 
     def admit(self, client: ClientSide) -> bool:
         """Whether one more session fits."""
@@ -197,6 +233,7 @@ class Server:
         await self.journal.start()
         servers = [await self._listen(sock) for sock in sockets]
         self.listening = True
+        self.probe.start()
         names = [_name(sock) for sock in sockets]
         log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid())
         await stop.wait()
@@ -238,6 +275,7 @@ class Server:
             client.abandon()
         for task in list(self._tasks):
             task.cancel()
+        self.probe.stop()
         await self.hosts.stop()
         left = await self.journal.close()
         if left:

@@ -44,6 +44,7 @@ class Client(ClientSide):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if not self.server.opened(self):
+            self.server.refused("listen.max_connections")
             self.fail("53300", "sorry, too many clients already (listen.max_connections)")
             return
         self._login_timer = self.server.loop.call_later(self.server.settings.listen.login_timeout, self._login_timed_out)
@@ -94,6 +95,7 @@ class Client(ClientSide):
                     self._asked.add(startup.code)
                     continue
                 if self.server.settings.listen.tls == "require" and not self._tls and startup.code != messages.CANCEL_REQUEST:
+                    self.server.refused("listen.tls")
                     self.fail("28000", "this connection must use TLS (listen.tls of secretproxy)", hint="Use sslmode=require.")
                     return
                 self.set_busy(True)
@@ -104,7 +106,7 @@ class Client(ClientSide):
                 return
         except Malformed as malformed:
             # As from PostgreSQL: whoever says such things gets no answer.
-            log.info("malformed startup packet", cause=str(malformed), client=str(self._peer()[0] or "local"))
+            log.info("malformed startup packet", session=self.session_id, cause=str(malformed), client=self.client_text)
             self._finish()
         except ProtocolViolation as error:
             self.fail(error.sqlstate, str(error))
@@ -126,7 +128,7 @@ class Client(ClientSide):
                 secured = await tls.accept_direct(transport, cast(asyncio.Protocol, self), context, begun, timeout)
         except (OSError, ssl.SSLError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__
-            log.info("TLS handshake failed", client=str(self._peer()[0] or "local"), reason=reason)
+            log.info("TLS handshake failed", session=self.session_id, client=self.client_text, reason=reason)
             self.abort()
             self._finish()
             return
@@ -157,9 +159,11 @@ class Client(ClientSide):
     async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
         server = self.server
         if server.draining:
+            server.refused("listen.drain_timeout")
             self.fail("57P03", "the proxy is shutting down")
             return
         if not server.admit(self):
+            server.refused("listen.max_sessions")
             self.fail("53300", "sorry, too many clients already (listen.max_sessions)")
             return
         try:
@@ -168,7 +172,9 @@ class Client(ClientSide):
             else:
                 await self._begin_relayed(packet, startup)
         except BackendUnreachable as error:
-            log.error("backend unreachable", tried=str(error), setting="backend.hosts")
+            server.metrics.backend_failures.inc()
+            server.probe.failed()
+            log.error("backend unreachable", session=self.session_id, tried=str(error), setting="backend.hosts")
             self.fail("08001", f"the backend cannot be reached: {error}", hint="See backend.hosts of secretproxy.")
 
     async def _begin_relayed(self, packet: bytes, startup: messages.Startup) -> None:
@@ -231,11 +237,11 @@ class Client(ClientSide):
         server, parameters = self.server, startup.parameters
         identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
         address, port = self._peer()
-        identity = replace(identity, client_addr=address, client_port=port, tls=self._tls)
+        identity = replace(identity, session_id=self.id, client_addr=address, client_port=port, tls=self._tls)
         self.session = Session(identity, server.keys, server.detector, server.limits, parameters.get("replication"))
         self.backend = backend
         self._target = target
-        log.debug("session begins", session=str(identity.session_id), backend=str(target))
+        log.debug("session begins", session=self.session_id, backend=str(target))
 
     def _take_early(self) -> None:
         """What the client sent while its backend was connected to."""

@@ -1,0 +1,105 @@
+"""Looks at the backend and at the log every few seconds, so that what is down is known before somebody waits for it.
+
+Each look is bounded in time. What is found is told to /readyz, /logz and the metrics; no session is ended for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from secretproxy.proxy.backend import BackendUnreachable, Unreached, answers
+
+if TYPE_CHECKING:
+    from secretproxy.proxy.server import Server
+
+log: Any = structlog.get_logger("secretproxy.health")
+
+# How far an interval is from the one that is set, at most: the proxies of a site do not look all at once.
+_JITTER = 0.2
+# Seconds between two updates of what other workers' answers are made of.
+_PUBLISH = 1.0
+_PROCESS_EVERY = 10
+
+
+class Probe:
+    """What is known of the backend. `backend` says why no session can be served now; None: one can."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._interval = server.settings.health.probe_interval
+        self._timeout = min(server.settings.backend.connect_timeout, max(1.0, self._interval))
+        self._again = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.backend: str | None = "not looked at yet" if self._interval else None
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._publish(), name="publish")]
+        if self._interval:
+            self._tasks.append(asyncio.create_task(self._run(), name="probe"))
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def failed(self) -> None:
+        """A session found no backend: looks now."""
+        self._again.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._server.journal.prove()
+            await self._look()
+            self._again.clear()
+            pause = self._interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+            try:
+                await asyncio.wait_for(self._again.wait(), pause)
+            except TimeoutError:
+                continue
+            # Not at every session that fails.
+            await asyncio.sleep(min(1.0, pause))
+
+    async def _look(self) -> None:
+        """Asks the servers in turn until one answers."""
+        hosts = self._server.hosts
+        causes: list[str] = []
+        try:
+            async with asyncio.timeout(3 * self._timeout):
+                targets = await hosts.candidates()
+                for target in targets:
+                    try:
+                        await answers(target, self._timeout)
+                    except Unreached as error:
+                        causes.append(str(error))
+                    else:
+                        self._is(None)
+                        return
+        except BackendUnreachable as error:
+            causes.append(str(error))
+        except TimeoutError:
+            causes.append(f"no answer within {3 * self._timeout:g} s")
+        except Exception as error:
+            log.error("internal error", kind=type(error).__name__)
+            return
+        self._is("; ".join(causes))
+
+    def _is(self, trouble: str | None) -> None:
+        if trouble is not None and self.backend != trouble:
+            log.error("no backend answers", tried=trouble, setting="backend.hosts")
+        elif trouble is None and self.backend is not None:
+            log.info("a backend answers")
+        self.backend = trouble
+        self._server.metrics.backend_up.set(trouble is None)
+
+    async def _publish(self) -> None:
+        """Keeps this worker's numbers fresh for whichever worker is asked."""
+        count = 0
+        while True:
+            self._server.publish()
+            if count % _PROCESS_EVERY == 0:
+                self._server.metrics.look_at_process()
+            count += 1
+            await asyncio.sleep(_PUBLISH)
