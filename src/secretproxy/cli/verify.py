@@ -17,7 +17,7 @@ def verify(
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Name whatever differs from what was installed."""
-    from secretproxy.install import InstallError, KeyFileError
+    from secretproxy.install import InstallError, KeyFileError, remedy
     from secretproxy.install import verify as run
 
     settings = load_settings(config)
@@ -30,4 +30,6 @@ def verify(
     else:
         for finding in findings or ["everything is as it was installed"]:
             typer.echo(finding)
+        if findings:
+            typer.echo(remedy(findings))
     raise typer.Exit(1 if findings else 0)

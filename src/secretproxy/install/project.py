@@ -46,15 +46,31 @@ def changes() -> tuple[Change, ...]:
 @cache
 def function_bodies() -> dict[tuple[str, str], set[str]]:
     """SHA-256 of the bodies of each function that the scripts create, by (schema, name); overloads share a set."""
-    bodies: dict[tuple[str, str], set[str]] = {}
+    return {name: bodies for name, (_, bodies) in _functions().items() if bodies}
+
+
+def maker(schema: str, name: str) -> str | None:
+    """Gives the name of the change that creates the function last, or None where none of ours does."""
+    found = _functions().get((schema, name))
+    return found[0] if found else None
+
+
+@cache
+def _functions() -> dict[tuple[str, str], tuple[str, set[str]]]:
+    """Maps (schema, name) to the change that creates the function and the SHA-256 of its bodies."""
+    functions: dict[tuple[str, str], tuple[str, set[str]]] = {}
     for change in changes():
         for raw in pglast.parser.parse_sql(change.script("deploy")):
             statement: Any = raw.stmt
             if type(statement).__name__ != "CreateFunctionStmt":
                 continue
             names = [part.sval for part in statement.funcname]
-            for option in statement.options or ():
-                if option.defname == "as":
-                    body = option.arg[0].sval
-                    bodies.setdefault((names[0], names[-1]), set()).add(hashlib.sha256(body.encode()).hexdigest())
-    return bodies
+            key = (names[0], names[-1])
+            bodies = functions[key][1] if key in functions else set()
+            bodies |= {
+                hashlib.sha256(option.arg[0].sval.encode()).hexdigest()
+                for option in statement.options or ()
+                if option.defname == "as"
+            }
+            functions[key] = (change.name, bodies)
+    return functions

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from secretproxy.install.keyfile import create_key_file, load_key_file
-from secretproxy.install.project import Change, changes, function_bodies
+from secretproxy.install.project import Change, changes, function_bodies, maker
 
 _LOCK = 0x5EC2E7
 _MOST_OLD = 140000
@@ -27,6 +28,12 @@ SELECT set_config(s.name, '0', false) FROM pg_settings s, pg_roles r
  WHERE r.rolname = current_user
    AND (s.name = 'log_parameter_max_length_on_error'
         OR s.name IN ('log_parameter_max_length', 'auto_explain.log_parameter_max_length') AND r.rolsuper)
+"""
+
+
+_FUNCTIONS = """
+SELECT n.nspname, p.proname, p.oid::regprocedure::text AS signature, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname IN ('secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public')
 """
 
 
@@ -50,6 +57,7 @@ async def install(
 ) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
+    A change whose functions are not what it made is deployed again: another version of the original module may have replaced them.
     What everything looks like then is written down for verify, where something new was deployed, and with `record` in any case.
     With `again` every change is deployed once more, over whatever was altered.
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
@@ -58,13 +66,14 @@ async def install(
     async with session(dsn) as connection:
         await _check_server(connection)
         known = await _known(connection)
+        altered = await _altered(connection, known)
         for change in changes():
-            if known.get(change.name) == change.digest and not again:
+            if known.get(change.name) == change.digest and not again and change.name not in altered:
                 progress(change.name, "is there")
                 continue
             await _deploy(connection, change)
             deployed.append(change.name)
-            progress(change.name, "deployed")
+            progress(change.name, "deployed again: a function of it had been replaced" if change.name in altered else "deployed")
         # What another deployment of the same did not put right must go on to differ.
         if record or any(known.get(change.name) != change.digest for change in changes()):
             await connection.execute("SELECT secretproxy.record_facts()")
@@ -77,6 +86,28 @@ async def install(
         keys = _key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
+
+
+async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
+    """The changes that are deployed as they are in the package and whose functions are missing, have other bodies or other attributes."""
+    functions = []
+    for row in await connection.fetch(_FUNCTIONS):
+        functions.append((row["nspname"], row["proname"], hashlib.sha256(row["prosrc"].encode()).hexdigest()))
+    names = {(schema, name) for schema, name, _ in functions}
+    bodies = function_bodies()
+    damaged = {name for name in bodies if name not in names}
+    damaged |= {(schema, name) for schema, name, digest in functions if digest not in bodies.get((schema, name), {digest})}
+    if "installed" in known and ("secretproxy", "facts") not in damaged:
+        rows = await connection.fetch(
+            """SELECT DISTINCT split_part(split_part(i.object, '(', 1), '.', 1) AS schema, split_part(split_part(i.object, '(', 1), '.', 2) AS name
+                 FROM secretproxy.installed i LEFT JOIN secretproxy.facts() f USING (kind, object, fact)
+                WHERE i.kind = 'function' AND i.fact NOT LIKE 'grant %' AND i.value IS DISTINCT FROM f.value
+                  AND NOT EXISTS (SELECT FROM secretproxy.installed v
+                                   WHERE v.kind = 'server' AND v.value <> (current_setting('server_version_num')::int / 10000)::text)"""
+        )
+        damaged |= {(row["schema"], row["name"]) for row in rows}
+    whole = {change.name for change in changes() if known.get(change.name) == change.digest}
+    return whole & {change for change in (maker(*function) for function in damaged) if change is not None}
 
 
 async def _foreign_triggers(connection: Any) -> list[str]:
@@ -147,14 +178,24 @@ async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
     return findings
 
 
+_INSTALL_MENDS = re.compile(r"change \S+ (?:is not|was) deployed|function .*(?:: (?!has a |lost its )| is missing$)")
+
+
+def remedy(findings: list[str]) -> str:
+    """Names the command that puts right what `verify` found."""
+    particular = [line for line in findings if not re.match(r"change \S+: ", line)]
+    if particular and all(_INSTALL_MENDS.match(line) for line in particular):
+        return "run `secretproxy install`: it deploys again what differs"
+    return (
+        "run `secretproxy install --again`: it deploys every change once more; what stays different was added or taken away by somebody: "
+        "undo it, or take it for right with `secretproxy install --record`"
+    )
+
+
 async def _bodies(connection: Any) -> list[str]:
     """Functions that are missing, and bodies that are none of the package's: whoever edits what was written down cannot edit these."""
     findings = []
-    rows = await connection.fetch(
-        """SELECT n.nspname, p.proname, p.oid::regprocedure::text AS signature, p.prosrc
-             FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-            WHERE n.nspname IN ('secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public')"""
-    )
+    rows = await connection.fetch(_FUNCTIONS)
     seen = {(row["nspname"], row["proname"]) for row in rows}
     for name, digests in function_bodies().items():
         if name not in seen:

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.sql.conftest import Database
 from tests.support import original
 
-from secretproxy.install import revert, verify
+from secretproxy.install import remedy, revert, verify
 
 # What no grant at all means is spelled out.
 ACL = "(SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce({0}, acldefault('{1}', {2}))) x)::text"
@@ -105,3 +105,43 @@ def test_it_is_adopted_and_given_back(empty: Database, variant: str) -> None:
         assert uses(sql, owner) == given
         after = {row[0]: row for row in sql.execute("SELECT * FROM secrets_schema.secrets_table ORDER BY id").fetchall()}
         assert [after[row[0]] for row in rows if row[2] != "n"] == [row for row in rows if row[2] != "n"]
+
+
+# Each puts something of the original in the place of ours, and the change that brings ours back.
+REPLACED = {
+    "every function": (lambda: original.functions_again(), {"encrypted_secrets", "encrypt_fields"}),
+    "the getter alone": (lambda: original.GETTER.replace("CREATE", "CREATE OR REPLACE"), {"encrypted_secrets"}),
+    "the trigger's function": (lambda: original.HASH_SECRETS.partition("CREATE TRIGGER")[0].replace("CREATE", "CREATE OR REPLACE"), {"secrets_table"}),
+    "a function dropped": (lambda: "DROP FUNCTION encrypted_secrets.secrets_delete(uuid, text[])", {"encrypted_secrets"}),
+    "dropped and made": (
+        lambda: "DROP FUNCTION encrypted_secrets.secrets_verify(uuid, text, text);" + original.VERIFY, {"encrypted_secrets"}),
+    "no definer": (lambda: "ALTER FUNCTION encrypted_secrets.secrets_getter(uuid, text, text) SECURITY INVOKER", {"encrypted_secrets"}),
+    "another owner": (lambda: "ALTER FUNCTION encrypted_secrets.secrets_getter(uuid, text, text) OWNER TO postgres", {"encrypted_secrets"}),
+    "another search_path": (
+        lambda: "ALTER FUNCTION secrets_schema.tg_hash_secrets() SET search_path = public", {"secrets_table"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_what_replaced_ours_is_replaced_by_ours_again(empty: Database, adopted: bool) -> None:
+    """A deployment of the original over an installation: install finds it by itself and verify names the command."""
+    owner, other = uuid.uuid4(), uuid.uuid4()
+    with empty.connect() as sql:
+        if adopted:
+            sql.execute(original.script(sql.info.server_version // 10000))
+        empty.install()
+        fill(sql, owner)
+        given = uses(sql, owner)
+        for name, (statement, wanted) in REPLACED.items():
+            sql.execute(statement())
+            found = asyncio.run(verify(empty.dsn(), empty.backend.key_file))
+            assert found, name
+            assert "`secretproxy install" in remedy(found)
+            if name == "every function":
+                assert remedy(found) == "run `secretproxy install`: it deploys again what differs"
+                fill(sql, other)  # by the original's functions, through our trigger
+            assert set(empty.install()) == wanted, name
+            assert asyncio.run(verify(empty.dsn(), empty.backend.key_file)) == [], name
+            assert uses(sql, owner) == given, name
+        assert uses(sql, other) == given
+        assert empty.install() == []
