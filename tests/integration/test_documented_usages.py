@@ -330,7 +330,7 @@ def test_the_log_reads_like_an_answer(proxy: Proxy, log: AccessLog, owner: uuid.
             ("app_user", "read", owner, ["stripe"], "ok", None, "billing", "127.0.0.1", "app"),
             ("app_user", "read", owner, ["stripe"], "error", "22012", "billing", "127.0.0.1", "app"),
         ]
-        short = connection.execute("SELECT * FROM secret_access_log WHERE owner_id = %s", (owner,))
+        short = connection.execute("SELECT * FROM secretproxy.secret_access_log WHERE owner_id = %s", (owner,))
         assert [column.name for column in short.description or ()] == [
             "id",
             "owner_id",

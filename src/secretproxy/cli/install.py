@@ -15,6 +15,11 @@ def install(
     dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
     record: bool = typer.Option(False, "--record", help="Take what is there now for what verify compares with."),
     again: bool = typer.Option(False, "--again", help="Deploy every change once more, over whatever was altered."),
+    classic_view: bool | None = typer.Option(
+        None,
+        "--classic-view/--no-classic-view",
+        help="Make or drop public.secret_access_log, the log's short form; by default it stays as it is.",
+    ),
 ) -> None:
     """Install the backend half into a database."""
     from secretproxy.install import InstallError, KeyFileError
@@ -23,7 +28,12 @@ def install(
     settings = load_settings(config)
     try:
         work = run(
-            dsn, settings.testimony.key_file, lambda change, state: typer.echo(f"  {change:<18} {state}"), record, again=again
+            dsn,
+            settings.testimony.key_file,
+            lambda change, state: typer.echo(f"  {change:<18} {state}"),
+            record,
+            again=again,
+            classic_view=classic_view,
         )
         deployed = asyncio.run(work)
     except (InstallError, KeyFileError) as error:

@@ -37,6 +37,21 @@ SELECT n.nspname, p.proname, p.oid::regprocedure::text AS signature, p.prosrc FR
 """
 
 
+_CLASSIC_VIEW = """
+CREATE OR REPLACE VIEW public.secret_access_log AS
+    SELECT id, owner_id, secret_name, accessed_at, accessed_by FROM secretproxy.secret_access_log;
+ALTER VIEW public.secret_access_log OWNER TO secretproxy_owner;
+REVOKE ALL ON public.secret_access_log FROM PUBLIC;
+GRANT SELECT ON public.secret_access_log TO secretproxy_auditor;
+"""
+_RECORD_CLASSIC_VIEW = """
+DELETE FROM secretproxy.installed
+ WHERE object IN ('public.secret_access_log', 'secret_access_log') OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
+INSERT INTO secretproxy.installed SELECT * FROM secretproxy.facts()
+ WHERE object IN ('public.secret_access_log', 'secret_access_log') OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
+"""
+
+
 class InstallError(Exception):
     """Install, verify or revert cannot go on; the text says why and what to do."""
 
@@ -53,13 +68,19 @@ def _silent(change: str, state: str) -> None:
 
 
 async def install(
-    dsn: str | None, key_file: Path, progress: Progress = _silent, record: bool = False, *, again: bool = False
+    dsn: str | None,
+    key_file: Path,
+    progress: Progress = _silent,
+    record: bool = False,
+    *,
+    again: bool = False,
+    classic_view: bool | None = None,
 ) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
     A change whose functions are not what it made is deployed again: another version of the original module may have replaced them.
     What everything looks like then is written down for verify, where something new was deployed, and with `record` in any case.
-    With `again` every change is deployed once more, over whatever was altered.
+    With `again` every change is deployed once more, over whatever was altered. `classic_view`: makes or drops public.secret_access_log.
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
     """
     deployed = []
@@ -74,6 +95,8 @@ async def install(
             await _deploy(connection, change)
             deployed.append(change.name)
             progress(change.name, "deployed again: a function of it had been replaced" if change.name in altered else "deployed")
+        if classic_view is not None:
+            await _classic_view(connection, classic_view, progress)
         # What another deployment of the same did not put right must go on to differ.
         if record or any(known.get(change.name) != change.digest for change in changes()):
             await connection.execute("SELECT secretproxy.record_facts()")
@@ -86,6 +109,20 @@ async def install(
         keys = _key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
+
+
+async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> None:
+    """Makes or drops the short view in schema public; a relation of that name that is not ours is left alone."""
+    name = "public.secret_access_log"
+    owner = await connection.fetchval(f"SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('{name}')")  # noqa: S608
+    if owner not in (None, "secretproxy_owner"):
+        progress(name, f"is there already, of {owner}, and is left alone: the short view is secretproxy.secret_access_log")
+        return
+    async with connection.transaction():
+        await connection.execute(_CLASSIC_VIEW if wanted else f"DROP VIEW IF EXISTS {name}")
+        # What somebody asked for was not altered: it, and nothing else, is written down anew.
+        await connection.execute(_RECORD_CLASSIC_VIEW)
+    progress(name, "made" if wanted else "not there")
 
 
 async def _altered(connection: Any, known: dict[str, str]) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.sql.conftest import Database
 from tests.support import original
 
-from secretproxy.install import remedy, revert, verify
+from secretproxy.install import install, remedy, revert, verify
 
 # What no grant at all means is spelled out.
 ACL = "(SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce({0}, acldefault('{1}', {2}))) x)::text"
@@ -145,3 +145,65 @@ def test_what_replaced_ours_is_replaced_by_ours_again(empty: Database, adopted: 
             assert uses(sql, owner) == given, name
         assert uses(sql, other) == given
         assert empty.install() == []
+
+
+def views(sql: psycopg.Connection[Any]) -> list[Any]:
+    return sql.execute(
+        "SELECT relkind, pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('public.secret_access_log')"
+    ).fetchall()
+
+
+def findings(database: Database) -> list[str]:
+    return asyncio.run(verify(database.dsn(), database.backend.key_file))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_log_of_the_readme_goes_on(empty: Database, before: bool) -> None:
+    """A table of the short view's name and the getter that writes it, made before an installation or after it."""
+    owner = uuid.uuid4()
+
+    def read(sql: psycopg.Connection[Any]) -> None:
+        assert sql.execute("SELECT public.get_secret_with_audit(%s, 'pgp')", (owner,)).fetchone() == (VALUES["pgp"],)
+
+    with empty.connect() as sql:
+        sql.execute(original.script(sql.info.server_version // 10000))
+        fill(sql, owner)
+        if before:
+            sql.execute(original.README)
+            read(sql)
+        empty.install()
+        assert views(sql) == ([("r", "postgres")] if before else [])
+        if not before:
+            sql.execute(original.README)
+        read(sql)
+        told: dict[str, str] = {}
+        asyncio.run(
+            install(empty.dsn(), empty.backend.key_file, lambda what, state: told.__setitem__(what, state), classic_view=True)
+        )
+        assert "left alone" in told["public.secret_access_log"]
+        assert views(sql) == [("r", "postgres")]
+        read(sql)
+        assert findings(empty) == []
+        asyncio.run(install(empty.dsn(), empty.backend.key_file, classic_view=False))
+        asyncio.run(revert(empty.dsn()))
+        read(sql)
+        assert sql.execute("SELECT count(*) FROM public.secret_access_log").fetchone() == (4 if before else 3,)
+
+
+def test_the_short_view_is_in_public_where_somebody_asks(empty: Database) -> None:
+    asyncio.run(install(empty.dsn(), empty.backend.key_file, classic_view=True))
+    with empty.connect() as sql, empty.connect("auditor") as auditor:
+        for _ in range(2):
+            assert views(sql) == [("v", "secretproxy_owner")]
+            assert findings(empty) == []
+            assert auditor.execute("SELECT count(*) FROM secret_access_log").fetchone() == (0,)
+            empty.install()  # says nothing of it: it stays
+        asyncio.run(install(empty.dsn(), empty.backend.key_file, again=True))
+        assert (views(sql), findings(empty)) == ([("v", "secretproxy_owner")], [])
+        sql.execute("CREATE OR REPLACE VIEW public.secret_access_log AS SELECT * FROM secretproxy.secret_access_log WHERE false")
+        assert findings(empty) == ["relation public.secret_access_log: its definition was changed"]
+        asyncio.run(install(empty.dsn(), empty.backend.key_file, classic_view=False))
+        assert (views(sql), findings(empty)) == ([], [])
+        asyncio.run(install(empty.dsn(), empty.backend.key_file, classic_view=True))
+        asyncio.run(revert(empty.dsn()))
+        assert views(sql) == []

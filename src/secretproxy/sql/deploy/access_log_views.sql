@@ -58,21 +58,8 @@ ALTER VIEW secretproxy.secret_access_log OWNER TO secretproxy_owner;
 REVOKE ALL ON secretproxy.secret_access, secretproxy.secret_access_log FROM PUBLIC;
 GRANT SELECT ON secretproxy.secret_access, secretproxy.secret_access_log TO secretproxy_auditor;
 
--- Also by its bare name, where nobody has a relation of that name.
-DO $do$
-BEGIN
-    IF to_regnamespace('public') IS NOT NULL AND (
-        to_regclass('public.secret_access_log') IS NULL
-        OR pg_get_userbyid((SELECT relowner FROM pg_class WHERE oid = to_regclass('public.secret_access_log'))) = 'secretproxy_owner')
-    THEN
-        CREATE OR REPLACE VIEW public.secret_access_log AS
-            SELECT id, owner_id, secret_name, accessed_at, accessed_by FROM secretproxy.secret_access_log;
-        ALTER VIEW public.secret_access_log OWNER TO secretproxy_owner;
-        REVOKE ALL ON public.secret_access_log FROM PUBLIC;
-        GRANT SELECT ON public.secret_access_log TO secretproxy_auditor;
-    END IF;
-END
-$do$;
+-- In schema public only where somebody asks for it (`install --classic-view`): the original module's README has people make a table of that name
+-- there.
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('access_log_views', '0000000000000000000000000000000000000000000000000000000000000000')
