@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from secretproxy.detect import Detector
 from secretproxy.detect.arguments import Array, Constant, Values, array_literal
 from secretproxy.detect.detector import CACHE_ENTRIES
+from secretproxy.detect.plpgsql import MOST_VARIABLES
+from secretproxy.detect.verdict import MOST_CALLS
 from secretproxy.wire import messages
 from tests.unit.playbook import GETTER, OWNER, bind
 
@@ -291,3 +293,44 @@ def test_the_place_of_a_result_is_no_argument(function: str, signature: str) -> 
     found = call.resolve(Values(messages.read_bind(raw, 0, len(raw)), (2278, 2950, 25)))
     assert (found.function, found.owner, found.names) == (f"encrypted_secrets.{signature}", OWNER, ("api",))
     assert found.exact
+
+
+def test_of_very_many_calls_the_functions_are_named() -> None:
+    known = DETECTOR.verdict(("SELECT 1" + f", {CALL}" * (MOST_CALLS + 1)).encode(), "utf-8")
+    assert [(call.name, call.opaque) for call in known.calls] == [("secrets_getter", True)]
+    many = "".join(f", encrypted_secrets.a{number}()" for number in range(MOST_CALLS + 1))
+    verdict = DETECTOR.verdict(f"SELECT 1{many}, {CALL}".encode(), "utf-8")
+    assert {call.resolve().function for call in verdict.calls} == {"encrypted_secrets.*", GETTER}
+
+
+def test_as_many_calls_as_are_written_one_by_one() -> None:
+    assert calls("SELECT 1" + f", {CALL}" * MOST_CALLS) == [EXACT] * MOST_CALLS
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"DO $$ DECLARE {' '.join(f'v{number} t;' for number in range(3000))} BEGIN PERFORM {CALL}; END $$",
+        f"DO $$ DECLARE {' '.join(f'v{number} record;' for number in range(MOST_VARIABLES + 1))} BEGIN PERFORM {CALL}; END $$",
+        f"DO $$ DECLARE v t {' ' * 5000} := {CALL}; BEGIN END $$",
+        f"DO $$ /* {'v t ' * 3000} */ DECLARE v my_domain := {CALL}; BEGIN END $$",
+        f"DO $$ BEGIN {'NULL; ' * 3000} PERFORM {CALL}; END $$",
+        f"SELECT {'(' * 5000}1{')' * 5000}, {'+ ' * 200_000} {CALL}",
+    ],
+)
+def test_what_is_too_hard_is_known_by_its_words(sql: str) -> None:
+    verdict = DETECTOR.verdict(sql.encode(), "utf-8")
+    assert [(call.name, call.opaque) for call in verdict.calls] == [("secrets_getter", True)]
+
+
+def test_each_variable_of_a_name_has_its_own_value() -> None:
+    block = f"DO $$ DECLARE v my_domain := 1; BEGIN DECLARE v my_domain := ';' || {CALL}; BEGIN END; END $$"
+    assert calls(block) == [EXACT]
+
+
+def test_names_that_are_too_many_stay_unknown() -> None:
+    delete = Detector().verdict(b"SELECT encrypted_secrets.secrets_delete($1, $2)", "utf-8").calls[0]
+    for text in ("{" + ",".join(["a"] * 20_000) + "}", "{" + "a" * 20_000 + "}"):
+        raw = bind([str(OWNER).encode(), text.encode()])
+        resolved = delete.resolve(Values(messages.read_bind(raw, 0, len(raw)), (0, 1009)))
+        assert resolved.owner == OWNER and resolved.names is None and not resolved.exact

@@ -21,6 +21,11 @@ UUID_OID = 2950
 ARRAY_OIDS = frozenset({1009, 1015, 1003})
 VOID_OID = 2278
 
+# Names of one call that are read: an array of more, or a longer one, stays unknown, as resolving it takes the event loop's time.
+MOST_NAMES, MOST_ARRAY_BYTES = 1000, 16_384
+# Longer text is no uuid.
+_UUID_BYTES = 128
+
 _TRANSPARENT_TYPES = frozenset({"text", "varchar", "uuid", "unknown"})
 
 
@@ -95,6 +100,8 @@ def read(node: Node) -> Argument:
     if kind in ("A_ArrayExpr", "NamedArgExpr", "CollateClause"):
         if kind != "A_ArrayExpr":
             return read(body["arg"]) if body.get("arg") else UNKNOWN
+        if len(body.get("elements", ())) > MOST_NAMES:
+            return UNKNOWN
         elements = tuple(read(element) for element in body.get("elements", ()))
         if any(isinstance(element, Array) for element in elements):
             return UNKNOWN
@@ -125,6 +132,8 @@ def _cast(body: Node) -> Argument:
 
 def array_literal(text: str) -> Argument:
     """A one-dimensional array literal, `{a,"b c",NULL}` (array_in of src/backend/utils/adt/arrayfuncs.c)."""
+    if len(text) > MOST_ARRAY_BYTES:
+        return UNKNOWN
     text = text.strip()
     if len(text) < 2 or text[0] != "{" or text[-1] != "}":
         return UNKNOWN
@@ -209,6 +218,8 @@ def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]
             return True, None
         if binary and len(raw) == 16:
             return True, uuid.UUID(bytes=raw)
+        if len(raw) > _UUID_BYTES:
+            return False, None
         known, text = _decoded(raw, values)
     elif isinstance(argument, Parameter):
         inner, outer = values.argument(argument.number)
@@ -219,6 +230,8 @@ def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]
         return False, None
     if text is None:
         return True, None
+    if len(text) > _UUID_BYTES:
+        return False, None
     try:
         return True, uuid.UUID(text.strip())
     except ValueError:
@@ -250,6 +263,8 @@ def as_names(argument: Argument, values: Values) -> tuple[bool, tuple[str | None
         raw, binary = found
         if raw is None:
             return True, None
+        if len(raw) > MOST_ARRAY_BYTES:
+            return False, None
         if binary:
             return _binary_array(raw, values)
         known, text = _decoded(raw, values)

@@ -38,6 +38,8 @@ _MOST_SIGNS = 100_000
 # PostgreSQL's scanner reads a run of signs again from each of them (operators that end in + or -, nested comments).
 _SIGNS_IN_A_ROW = re.compile(rb"[-~!@#^&|`?+*/%<>=]{64,}")
 _MOST_SCANNED_AGAIN = 4_000_000
+# Characters of a tree that is walked. A text of _MOST_SIGNS has a tree of 20 MB; more only where the grammar copies nodes.
+_MOST_TREE = 32 * 1024 * 1024
 
 
 def too_hard(text: bytes) -> bool:
@@ -135,24 +137,26 @@ class Detector:
             sql = text.decode("latin-1")
             if encoding not in ASCII_STANDS:
                 return self._by_words(sql)
+        if too_hard(text):
+            return self._by_words(sql)
         if strings == STANDARD or "\\" not in sql:
-            return self._read(text, sql)
-        escaped = self._read(text, as_standard(sql))
+            return self._read(sql)
+        escaped = self._read(as_standard(sql))
         if strings == ESCAPES:
             return escaped
-        standard = self._read(text, sql)
+        standard = self._read(sql)
         # What does not parse does not run.
         if not standard.parsed and escaped.parsed:
             return escaped
         return standard if not escaped.parsed else union(standard, escaped)
 
-    def _read(self, text: bytes, sql: str) -> Verdict:
+    def _read(self, sql: str) -> Verdict:
         monitored = self.monitored
-        if too_hard(text):
-            return self._by_words(sql)
         try:
             document = pglast.parser.parse_sql_json(sql)
         except Exception:
+            return self._by_words(sql)
+        if len(document) > _MOST_TREE:
             return self._by_words(sql)
         if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.leads:
             return HARMLESS

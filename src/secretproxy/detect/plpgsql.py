@@ -12,8 +12,16 @@ from typing import Any
 
 import pglast.parser
 
-_NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
-_DECLARED = r"""(?<![\w$"]){}"?\s+(?:constant\s+)?({}(?:\s*\.\s*{})*)[^;:=]*?(?:(?::=|=|default)([^;]*))?;"""
+_NAME = r'(?:"(?:[^"]|"")++"|[\w$]++)'
+_WORD = re.compile(_NAME)
+_DECLARED = re.compile(
+    rf"{_NAME}\s++(?:constant\s++)?({_NAME}(?:\s*+\.\s*+{_NAME})*+)[^;:=]*?(?:(?::=|=|default)"
+    r"""((?:[^;'"]++|'[^']*+'|"[^"]*+")*+))?;""",
+    re.IGNORECASE,
+)
+# A body with more statements and declarations than this, or with more variables of types that are not built in, is too hard: the
+# parser looks each name up in all variables. A declaration ends so many characters behind its name, and is looked for so often.
+MOST_PARTS, MOST_VARIABLES, MOST_DECLARED, MOST_LOOKS = 2000, 500, 1024, 2000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -33,13 +41,17 @@ def as_do(code: str) -> str:
 
 
 def read(statement: str) -> Block | None:
-    """The body of a DO or a CREATE FUNCTION in PL/pgSQL; None where it does not parse."""
+    """The body of a DO or a CREATE FUNCTION in PL/pgSQL; None where it does not parse, or would take too long."""
+    if statement.count(";") > MOST_PARTS:
+        return None
     try:
         functions = json.loads(pglast.parser.parse_plpgsql_json(statement))
     except Exception:
         return None
     statements: list[tuple[str, bool]] = []
     types: list[tuple[str, ...]] = []
+    # By name and number: a variable stands in the tree once more where it is used.
+    records: dict[tuple[str, int], bool] = {}
     pending: list[tuple[Any, bool]] = [(functions, False)]
     while pending:
         item, dynamic = pending.pop()
@@ -51,26 +63,42 @@ def read(statement: str) -> Block | None:
                 statements.append((_as_sql(expression.get("query", ""), expression.get("parseMode", 0)), dynamic))
             record = item.get("PLpgSQL_rec")
             if isinstance(record, dict) and record.get("lineno"):
-                type_, value = _declared(statement, record.get("refname", ""))
-                types.append(type_)
-                if value:
-                    statements.append((f"SELECT {value}", dynamic))
+                records.setdefault((record.get("refname", ""), record.get("dno", 0)), dynamic)
             for name, body in reversed(item.items()):
                 if name != "PLpgSQL_expr":
                     # "query" of EXECUTE and of RETURN QUERY EXECUTE is an expression that gives a statement's text.
                     under = name in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors", "dynquery")
                     pending.append((body, under or dynamic))
+    if len(records) > MOST_VARIABLES:
+        return None
+    declared = _declarations(statement, {name for name, _ in records}) if records else {}
+    if declared is None:
+        return None
+    for (name, _), dynamic in records.items():
+        # Of several variables of one name each is the next one.
+        found = declared[name].pop(0) if len(declared[name]) > 1 else declared[name][0]
+        types.append(tuple(_plain(part) for part in _WORD.findall(found[1])))
+        value = (found[2] or "").strip()
+        if value:
+            statements.append((f"SELECT {value}", dynamic))
     return Block(tuple(statements), tuple(types))
 
 
-def _declared(statement: str, name: str) -> tuple[tuple[str, ...], str]:
-    """The type of a variable and what it starts with: the parser knows neither where the type is none of the built-in ones."""
-    pattern = _DECLARED.format('"?' + re.escape(name).replace('"', '""'), _NAME, _NAME)
-    found = re.search(pattern, statement, re.IGNORECASE)
-    if found is None:
-        return (), ""
-    parts = re.findall(_NAME, found[1])
-    return tuple(_plain(part) for part in parts), (found[2] or "").strip()
+def _declarations(statement: str, names: set[str]) -> dict[str, list[re.Match[str]]] | None:
+    """Where each of the variables may be declared, with a type and what it starts with: the parser knows neither where the type is
+    none of the built-in ones. One pass over the text. None where one is declared in a way that is not understood."""
+    found: dict[str, list[re.Match[str]]] = {name: [] for name in names}
+    looks = 0
+    for word in _WORD.finditer(statement):
+        name = _plain(word[0])
+        if name in names:
+            looks += 1
+            if looks > MOST_LOOKS:
+                return None
+            declared = _DECLARED.match(statement, word.start(), word.start() + MOST_DECLARED)
+            if declared is not None:
+                found[name].append(declared)
+    return found if all(found.values()) else None
 
 
 def _plain(name: str) -> str:

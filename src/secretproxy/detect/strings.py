@@ -11,28 +11,36 @@ import re
 STANDARD, ESCAPES, EITHER = 1, 2, 3
 
 _START = "A-Za-z_\u0080-\U0010ffff"
-_ESCAPED = r"'(?:[^'\\]|\\.|'')*'"
+# Nothing is given back that has been read: what does not end has been read to the end of the text once.
+_ESCAPED = r"'(?:[^'\\]+|\\.|'')*+'"
 # Behind a new line a string goes on.
-_GOES_ON = rf"(?:[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:\s|--[^\n\r]*[\n\r])*{_ESCAPED})*"
+_GOES_ON = rf"(?:[ \t\f\v]*+(?:--[^\n\r]*+)?[\n\r](?:\s|--[^\n\r]*+[\n\r])*+{_ESCAPED})*+"
 _TOKEN = re.compile(
     rf"(?P<plain>(?:(?P<national>[nN])|(?=')){_ESCAPED}{_GOES_ON})"
-    rf"|[eE]{_ESCAPED}{_GOES_ON}|[bBxX]'[^']*'|(?:[uU]&)?\"(?:[^\"]|\"\")*\"|--[^\n\r]*|(?P<comment>/\*)"
-    rf"|\$(?P<tag>(?:[{_START}][{_START}0-9]*)?)\$.*?\$(?P=tag)\$|[{_START}][{_START}0-9$]*|.",
+    rf"|[eE]{_ESCAPED}{_GOES_ON}|[bBxX]'[^']*+'|(?:[uU]&)?\"(?:[^\"]|\"\")*+\"|--[^\n\r]*+|(?P<comment>/\*)"
+    rf"|(?P<tag>\$(?:[{_START}][{_START}0-9]*)?\$)|(?P<open>['\"])|[{_START}][{_START}0-9$]*|[^'\"$/{_START}-]+|.",
     re.DOTALL,
 )
 _COMMENT = re.compile(r"/\*|\*/")
 
 
 def as_standard(sql: str) -> str:
-    """The text with its plain strings as escape strings."""
+    """The text with its plain strings as escape strings. From a string on that does not end it stays as it is: no parser takes it."""
     parts: list[str] = []
     pos = 0
     while pos < len(sql):
         found = _TOKEN.match(sql, pos)
-        if found is None:
+        if found is None or found["open"] is not None:
             break
         end = found.end()
-        if found["comment"] is not None:
+        tag = found["tag"]
+        if tag is not None:
+            closing = sql.find(tag, end)
+            if closing < 0:
+                break
+            end = closing + len(tag)
+            parts.append(sql[pos:end])
+        elif found["comment"] is not None:
             end = _comment_end(sql, end)
             parts.append(sql[pos:end])
         elif found["plain"] is not None:

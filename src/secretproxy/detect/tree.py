@@ -55,6 +55,10 @@ _WORDS = {
     "SecLabel": "SECURITY",
 }
 _NOTHING: frozenset[str] = frozenset()
+# Statements inside statements (DO, EXECUTE of a constant): each level reads what stands in it again. Below this, words decide.
+MOST_LEVELS = 4
+# A WITH of more tables than this hides none of them from one another.
+MOST_SCOPES = 64
 _BODY_WORD = r"(?<![\w$])({})(?![\w$])"
 
 
@@ -89,7 +93,7 @@ class Monitored:
         qualified = re.findall(rf'(?<![\w$])"?({schemas})"?\s*\.\s*"?([\w$]+)', body, re.IGNORECASE)
         calls = {(self.schemas[0], name.lower()) for name in found}
         calls |= {(schema.lower(), name.lower()) for schema, name in qualified}
-        return (*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.leads.by_word(body))
+        return once([*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.leads.by_word(body)])
 
 
 def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
@@ -100,13 +104,13 @@ def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
             if command is not None:
                 found.calls += monitored.leads.event(_WORDS.get(command[1], command[1].upper()))
         if kind == "PrepareStmt":
-            inner = Found()
+            inner = Found(level=found.level)
             walk_statement(body.get("query", {}), monitored, inner)
             if inner.calls:
                 found.prepares.append((body.get("name", ""), once(inner.calls)))
             _merge(found, inner)
         elif kind == "DeclareCursorStmt":
-            inner = Found()
+            inner = Found(level=found.level)
             _walk(body.get("query", {}), monitored, inner)
             if inner.calls:
                 found.cursors.append((body.get("portalname", ""), once(inner.calls)))
@@ -132,7 +136,7 @@ def _merge(found: Found, inner: Found) -> None:
 
 def _define(kind: str, body: Node, monitored: Monitored, found: Found) -> None:
     """A definition: calls in its expressions, functions it names, and bodies given as text."""
-    inner = Found()
+    inner = Found(level=found.level)
     _walk(body, monitored, inner)
     found.tables += inner.tables
     found.definitions += inner.definitions
@@ -172,7 +176,7 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             continue
         if not isinstance(item, dict):
             continue
-        if "withClause" in item:
+        if "withClause" in item and monitored.leads:
             scope = _common_tables(item["withClause"], scope, pending)
         for kind, body in reversed(item.items()):
             if kind in ("FuncCall", "funccall") and isinstance(body, dict):
@@ -195,7 +199,7 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             elif kind in ("PrepareStmt", "DeclareCursorStmt"):
                 walk_statement({kind: body}, monitored, found)
                 continue
-            elif kind in ("withClause", "lockingClause"):
+            elif kind == "lockingClause" or (kind == "withClause" and monitored.leads):
                 continue
             elif monitored.leads and isinstance(body, dict | list):
                 _led(kind, body, monitored, found)
@@ -210,7 +214,8 @@ def _common_tables(clause: Node, scope: frozenset[str], pending: list[tuple[Any,
     seen = below if clause.get("recursive") else scope
     for part in parts:
         pending.append((part, seen))
-        seen = seen | {part.get("ctename", "")}
+        if seen is not below and len(parts) <= MOST_SCOPES:
+            seen = seen | {part.get("ctename", "")}
     return below
 
 
@@ -292,7 +297,7 @@ def _do(body: Node, monitored: Monitored, found: Found) -> None:
 
 def _plpgsql(code: str, monitored: Monitored, found: Found) -> bool:
     """The calls of a PL/pgSQL block, statement by statement; False where it does not parse."""
-    block = plpgsql.read(plpgsql.as_do(code))
+    block = plpgsql.read(plpgsql.as_do(code)) if found.level < MOST_LEVELS else None
     if block is None:
         return False
     walk_block(block, monitored, found)
@@ -316,7 +321,7 @@ def walk_function(definition: Node, language: str, text: str, monitored: Monitor
 
 def walk_block(block: plpgsql.Block, monitored: Monitored, found: Found) -> None:
     """The statements and expressions of a PL/pgSQL body, and the types of its variables."""
-    inner = Found()
+    inner = Found(level=found.level + 1)
     for query, dynamic in block.statements:
         if not _text(query, monitored, inner, dynamic=dynamic):
             inner.calls += monitored.calls_by_word(query)
@@ -349,8 +354,8 @@ def _dynamic_text(statement: Any, monitored: Monitored, found: Found) -> None:
             constant = item.get("A_Const")
             text = constant.get("sval", {}).get("sval", "") if isinstance(constant, dict) else ""
             if text:
-                inner = Found()
-                if _text(text, monitored, inner):
+                inner = Found(level=found.level + 1)
+                if found.level < MOST_LEVELS and _text(text, monitored, inner):
                     _merge(found, inner)
             pending.extend(value for value in item.values() if isinstance(value, dict | list))
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from secretproxy.detect.arguments import Argument
 from secretproxy.detect.calls import Call
+from secretproxy.detect.functions import overloads
 
 T = TypeVar("T")
 
@@ -74,14 +75,17 @@ class Found:
     fetches: list[str] = field(default_factory=list)
     deallocates: list[str | None] = field(default_factory=list)
     closes: list[str | None] = field(default_factory=list)
+    level: int = 0
 
 
+# Calls of one statement that are written one by one.
+MOST_CALLS = 256
 # Attempts that a statement makes by way of other objects: no more than these are written of one.
 MOST_LED = 50
 
 
 def once(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a text, those that another object leads to once each."""
+    """The calls of a text, those that another object leads to once each; of more than MOST_CALLS what is called, and no arguments."""
     kept: list[Call] = []
     led: set[Call] = set()
     for call in calls:
@@ -90,6 +94,17 @@ def once(calls: Sequence[Call]) -> tuple[Call, ...]:
                 continue
             led.add(call)
         kept.append(call)
+    return tuple(kept) if len(kept) <= MOST_CALLS else by_name(kept)
+
+
+def by_name(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """One opaque call for each function; for those of a schema that are too many together one call of `*`."""
+    distinct = dict.fromkeys(Call(call.schema, call.name, opaque=True, signature=call.signature, via=call.via) for call in calls)
+    if len(distinct) <= MOST_CALLS:
+        return tuple(distinct)
+    kept = dict.fromkeys(
+        call if call.via is not None or overloads(call.name) else Call(call.schema, "*", opaque=True) for call in distinct
+    )
     return tuple(kept)
 
 
@@ -100,7 +115,7 @@ def union(one: Verdict, other: Verdict) -> Verdict:
     if other is HARMLESS or one is HARMLESS:
         return one if other is HARMLESS else other
     return Verdict(
-        _both(one.calls, other.calls),
+        once(_both(one.calls, other.calls)),
         _both(one.definitions, other.definitions),
         _both(one.tables, other.tables),
         _both(one.prepares, other.prepares),
@@ -114,4 +129,5 @@ def union(one: Verdict, other: Verdict) -> Verdict:
 
 
 def _both(a: Sequence[T], b: Sequence[T]) -> tuple[T, ...]:
-    return (*a, *(part for part in b if part not in a))
+    known = set(a)
+    return (*a, *(part for part in b if part not in known))
