@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -71,13 +72,29 @@ class Connection:
     def get_settings(self) -> Any:
         return SimpleNamespace(server_encoding=self.log.encoding)
 
-    async def execute(self, sql: str, *values: object) -> None:
+    def get_server_pid(self) -> int:
+        return 1
+
+    def add_log_listener(self, listener: object) -> None:
+        pass
+
+    def get_statusmsg(self) -> str:
+        return f"INSERT 0 {self.log.groups[-1]}"
+
+    async def fetchval(self, sql: str, *values: object) -> str:
+        return "1"
+
+    async def execute(self, sql: str, *values: Any) -> str:
         if self.log.down:
             raise ConnectionResetError
         self.log.beside.append((sql, values))
         for part, error in self.log.fails.items():
             if part in sql:
                 raise error
+        if sql == INSERT_ONE:
+            await self._store([values])
+            return "INSERT 0 1"
+        return sql
 
     async def prepare(self, sql: str) -> Connection:
         return self
@@ -482,5 +499,43 @@ async def test_a_log_that_lets_in_and_takes_nothing_is_not_up(log: Log) -> None:
     log.refuses = False
     await asyncio.wait_for(journal.keep([attempt("three")]), 5)
     assert journal.available and names(log) == ["{one}", "{three}"]
+    await journal.close()
+    assert_chain(log)
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moments", "logged"),
+    [
+        ([100, 3600, 101, 102], [100, 3600, 101, 102]),
+        ([100, 99.5, 99.9, 101], [100, 100, 100, 101]),
+        ([100, 10, 11], [100, 10, 11]),
+        ([100, 4e9, 101, 4e9, 102], [100, 4e9, 101, 4e9, 102]),
+    ],
+    ids=["a glitch forward", "a clock set right", "a step back", "glitches"],
+)
+async def test_a_glitch_of_the_clock_does_not_freeze_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moments: list[float], logged: list[float]
+) -> None:
+    journal = await started(log)
+    for moment in moments:
+        monkeypatch.setattr(time, "time_ns", lambda moment=moment: int(moment * 1e9))
+        await journal.keep([attempt()])
+    monkeypatch.undo()
+    expected = [f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S+00}" for moment in logged]
+    assert [row["at"] for row in in_order(log)] == expected
+    assert capfd.readouterr().out.count("the clock went back") == sum(b < a for a, b in itertools.pairwise(logged))
+    await journal.close()
+    assert_chain(log)
+
+
+async def test_a_link_local_address_is_what_inet_takes(log: Log) -> None:
+    """A zone, and IPv4 in IPv6: the log would refuse the one, and show the other in another way than was hashed."""
+    journal = await started(log)
+    for address in ("fe80::1%eth0", "::ffff:192.0.2.7", "2001:db8::7", "192.0.2.7"):
+        await journal.keep([Event("call", Identity(uuid.uuid4(), client_addr=ip_address(address)))])
+    assert [row["client_addr"] for row in in_order(log)] == ["fe80::1", "192.0.2.7", "2001:db8::7", "192.0.2.7"]
     await journal.close()
     assert_chain(log)

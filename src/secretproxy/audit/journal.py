@@ -2,8 +2,8 @@
 
 While one group is being committed the next one gathers, so a commit serves every session that waits; events that nobody waits for
 ride with it. An event that was taken is kept, in order and with its number, until the log has it: a group whose commit broke off is
-written again as it was and the unique key keeps it single. May import asyncpg; must never let an asyncpg error's text through, for it
-can quote a row.
+written again as it was and the unique key keeps it single. A group that fails is written in smaller ones, down to a row (see unwritable.py).
+May import asyncpg; must never let an asyncpg error's text through, for it can quote a row.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ import structlog
 
 from secretproxy.audit.beside import PARTITIONS, Beside, may_wait
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.rows import INSERT, INSERT_ONE, Line, Lines, NameMask
+from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
+from secretproxy.audit.rows import INSERT, INSERT_ONE, STATEMENT_NAMES, Line, Lines, NameMask
 from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.trouble import describe, told_to_end
-from secretproxy.session.events import Event
+from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
+from secretproxy.session.events import Event, Identity
 
-GROUP = 512
+# Rows and bytes of a group; a single row may have more.
+GROUP, GROUP_BYTES = 512, 2 * 1024 * 1024
+# A group that took too long is cut to the eighth: each try takes audit.timeout. One that failed at once, to the half.
+SLOW, WRONG = 8, 2
 # Seconds that events which nobody waits for wait for a group that somebody waits for.
 RIDE = 0.01
-# Rows that may wait in memory before refusals are counted only; each takes some 2 KiB. What else an outage leaves waiting is one
-# statement's a session.
-KEPT_IN_OUTAGE = 20_000
+# Rows, and bytes of them, that may wait in memory before refusals are counted only; a row takes some 2 KiB. What else an outage leaves
+# waiting is one statement's a session.
+KEPT_IN_OUTAGE, KEPT_BYTES = 20_000, 64 * 1024 * 1024
+# Microseconds by which the clock may go back before rows show it. A smaller step is a clock being set right; nothing is lost by waiting it out.
+CLOCK_STEP = 1_000_000
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5
 SPOOL_AGAIN = 1.0
 # Shows that a row could be inserted and committed now: a lock that INSERT takes, and a record of nothing that its commit makes durable.
@@ -76,14 +83,25 @@ class Journal:
         self._lines = Lines(mask, self.instance)
         self._last_at = 0
         self._rows: deque[Line] = deque()
+        self._row_bytes = 0
         # (number of the last event, what waits for it, whether an outage ends the wait)
         self._waiting: deque[tuple[int, asyncio.Future[None], bool]] = deque()
         self._riding: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
+        self._heard: Warnings | None = None
         # Whether the connection has written something, so that its end need not be that of the log.
         self._proven = False
+        # Rows up to this number may be in the log already, but with no standby that should have them.
+        self._unsure = 0
+        self._not_taken = False
+        # Rows of an instance, first and last, one of which may be what the log does not take, and how many of them are written at a time.
+        self._suspects: tuple[uuid.UUID, int, int] | None = None
+        self._most = GROUP
+        self._one_row = OneRow(timeout)
+        # The row that was alone when it took too long: it is looked at on the next connection.
+        self._too_slow: tuple[uuid.UUID, int] | None = None
         self._trouble: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
         # Whether the log is to be tried although there is nothing to write, and how much had been written when it was tried last.
@@ -181,7 +199,11 @@ class Journal:
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()
-        at = self._last_at = max(time.time_ns() // 1000, self._last_at)
+        at = time.time_ns() // 1000
+        if at < self._last_at:
+            at = self._stepped_back(at)
+        self._last_at = at
+        self._lines.room = STATEMENT_NAMES
         for event in events:
             duration = None
             timing = event.timing
@@ -189,14 +211,26 @@ class Journal:
                 duration = None if timing.began is None else now - timing.began
             elif timing.began is None:
                 timing.began = now
-            if event.outcome == "refused" and len(self._rows) >= KEPT_IN_OUTAGE:
+            if event.outcome == "refused" and (len(self._rows) >= KEPT_IN_OUTAGE or self._row_bytes >= KEPT_BYTES):
                 self._dropped += 1
                 continue
-            self._rows.append(self._lines.add(event, at, duration))
+            line = self._lines.add(event, at, duration)
+            self._row_bytes += len(line.line)
+            self._rows.append(line)
         if len(self._rows) >= GROUP:
             self._more.set()
         if self._trouble is not None:
             self._spill.set()
+
+    def _stepped_back(self, at: int) -> int:
+        """The time for what comes now that the clock went back. The order of rows is that of their numbers, whatever `at` says."""
+        step = self._last_at - at
+        if step <= CLOCK_STEP:
+            return self._last_at
+        log.warning(
+            "the clock went back, and so does the log's column at; the order of rows is that of seq", seconds=round(step / 1e6, 3)
+        )
+        return at
 
     async def _run(self) -> None:
         pause = RETRY_FIRST
@@ -223,7 +257,7 @@ class Journal:
                     # A connection that was ended, a deadlock: a new one shows whether the log is down.
                     continue
                 self._down(error)
-                if self._closing:
+                if self._closing and self._suspects is None:
                     break
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
@@ -232,8 +266,14 @@ class Journal:
     async def _open(self) -> None:
         """A connection that takes rows, once what waits in spools is written."""
         self._connection = await asyncio.wait_for(self._connect(), self._timeout)
+        # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether, by us.
+        await asyncio.wait_for(self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout)
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
+        self._heard = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
+        await self._one_row.settle(self._connection, self._heard)
+        if self._not_taken:
+            await self._prove_taken()
         try:
             await asyncio.wait_for(self._connection.execute(PARTITIONS), self._timeout)
         except asyncpg.PostgresError as error:
@@ -251,23 +291,110 @@ class Journal:
             self._up()
 
     async def _write_group(self) -> None:
-        group = list(itertools.islice(self._rows, GROUP))
-        last = group[-1]
         began = time.monotonic()
-        await self._write(group)
+        front = self._rows[0]
+        known = self._one_row.replaced.get((self.instance, front.seq)) if self._one_row.replaced else None
+        if known is not None:
+            self._replace_front(known)
+            group = [known]
+        else:
+            group = self._cut(self._rows, self.instance)
+            try:
+                alone = not await self._write_group_of(self.instance, group, again=front.seq <= self._unsure)
+            except BaseException:
+                self._unsure = max(self._unsure, group[-1].seq)
+                raise
+            if alone:
+                if len(group) > 1:
+                    return
+                found = await self._written_alone(front, left=False)
+                if found is not front:
+                    self._replace_front(found)
+                group = [found]
+        last = group[-1]
         if self._took is not None:
             self._took(time.monotonic() - began)
-        for _ in group:
+        for line in group:
             self._rows.popleft()
+            self._row_bytes -= len(line.line)
         self.written += len(group)
         self.groups += 1
         self._up()
         self._proven = True
+        self._wider(self.instance, last.seq)
+        if self._one_row.unanswered and last.seq >= self._unsure:
+            self._one_row.unanswered.clear()
         self._done(last.seq)
         self._beside.wrote(last.seq, last.row_hash)
 
-    async def _write(self, group: Sequence[Line]) -> None:
-        """Writes rows in one transaction. The log may have some of them already."""
+    def _cut(self, rows: deque[Line], instance: uuid.UUID) -> list[Line]:
+        """The rows at the front that are written together."""
+        most = GROUP
+        if self._suspects is not None and self._suspects[0] == instance and rows[0].seq <= self._suspects[2]:
+            most = self._most if rows[0].seq >= self._suspects[1] else min(GROUP, self._suspects[1] - rows[0].seq)
+        group = list(itertools.islice(rows, most))
+        size = 0
+        for place, line in enumerate(group):
+            size += len(line.line)
+            if size > GROUP_BYTES and place:
+                del group[place:]
+                break
+        return group
+
+    async def _write_group_of(self, instance: uuid.UUID, group: list[Line], *, again: bool) -> bool:
+        """Writes a group. False where one of its rows may be what is wrong: then the next groups are smaller. Raises an outage's error."""
+        front = (instance, group[0].seq)
+        if self._too_slow == front and len(group) == 1:
+            return False
+        began = time.monotonic()
+        try:
+            await self._write(group, again=again)
+        except (TimeoutError, asyncpg.PostgresError) as error:
+            # The server's own time limit, or somebody who cancels.
+            cancelled = getattr(error, "sqlstate", None) == CANCELLED
+            slow = isinstance(error, TimeoutError) or (cancelled and time.monotonic() - began >= self._timeout * 0.8)
+            if slow or may_be_the_row(error):
+                self._suspects = (instance, group[0].seq, group[-1].seq)
+                self._most = max(1, len(group) // (SLOW if slow else WRONG))
+            if slow:
+                # Statements that wait are refused now. A row that is alone is looked at on the next connection.
+                self._too_slow = front if len(group) == 1 else None
+                raise TimeoutError from None
+            if not may_be_the_row(error) or self._connection.is_closed():
+                raise
+            if again:
+                await asyncio.wait_for(self._connection.execute("ROLLBACK"), self._timeout)
+            return False
+        return True
+
+    def _wider(self, instance: uuid.UUID, seq: int) -> None:
+        """After a group that the log has taken."""
+        if self._suspects is not None and self._suspects[0] == instance:
+            if seq >= self._suspects[2]:
+                self._suspects, self._most = None, GROUP
+            elif seq >= self._suspects[1]:
+                self._most = min(GROUP, self._most * 2)
+        self._too_slow = None
+
+    async def _written_alone(self, line: Line, *, left: bool) -> Line:
+        assert self._heard is not None
+        found = await self._one_row.write(self._connection, self._heard, line, left=left)
+        if found is not line:
+            log.error(
+                "the access log did not take a row as it was: it has a reduced one in its place",
+                instance=str(line.instance),
+                seq=line.seq,
+            )
+        return found
+
+    def _replace_front(self, found: Line) -> None:
+        """The log has another row than the first that waits: what comes behind it follows that one."""
+        self._row_bytes += len(found.line) - len(self._rows.popleft().line)
+        self._relink(found.row_hash)
+        self._rows.appendleft(found)
+
+    async def _write(self, group: Sequence[Line], *, again: bool) -> None:
+        """Writes rows in one transaction. `again`: the log may have some of them already."""
         plain: list[bytes] = []
         for line in group:
             made = line.plain()
@@ -275,11 +402,31 @@ class Journal:
                 break
             plain.append(made)
         async with asyncio.timeout(self._timeout):
+            if again:
+                await self._connection.execute(f"BEGIN; {AGAIN}")
             if len(plain) == len(group):
                 await self._insert.fetch(b"\n".join(plain).decode())
             else:
                 # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
                 await self._connection.executemany(INSERT_ONE, [line.fields() for line in group])
+            if again:
+                await self._connection.execute("COMMIT")
+        assert self._heard is not None
+        self._heard.check()
+        if not again and len(plain) == len(group) and int(self._insert.get_statusmsg().rpartition(" ")[2]) != len(group):
+            self._not_taken = True
+            raise NotTakenError
+
+    async def _prove_taken(self) -> None:
+        """Writes a row that is then rolled back. Raises NotTakenError where it did not go in."""
+        line = Lines(self._mask, uuid.uuid4()).add(Event("refusal", Identity(uuid.uuid4())), self._last_at, None)
+        async with asyncio.timeout(self._timeout):
+            await self._connection.execute("BEGIN")
+            status = await self._connection.execute(INSERT_ONE, *line.fields())
+            await self._connection.execute("ROLLBACK")
+        if not str(status).endswith(" 1"):
+            raise NotTakenError
+        self._not_taken = False
 
     def _done(self, seq: int) -> None:
         """Everything up to this number is durable, in the log or in the spool."""
@@ -313,8 +460,9 @@ class Journal:
                 self._spool_failed(error)
                 return
             # While there is trouble nothing else takes rows off the front.
-            for _ in rows:
+            for line in rows:
                 self._rows.popleft()
+                self._row_bytes -= len(line.line)
             if self._spool_trouble or not self._spooled:
                 log.warning("access log cannot be written, events go into the spool", setting="audit.on_outage")
             self._spool_trouble = False
@@ -333,52 +481,109 @@ class Journal:
 
     async def _replay_own(self, spool: Spool) -> None:
         """Writes what this process spooled; when the last of it is in the log, the log takes events again."""
+        before: bytes | None = None
+        written: set[Path] = set()
         while True:
             async with self._spool_lock:
-                sealed = spool.seal()
+                sealed = [found for found in spool.seal() if found[0] not in written]
                 if not sealed:
                     if self._spooled or self._spool_trouble:
                         log.info("spool replayed")
+                    for path in written:
+                        spool.drop(path)
+                    if before is not None:
+                        self._relink(before)
                     self._spooled, self._spool_trouble, self._spool_again = 0, False, 0.0
                     self._up()
                     return
             for path, size in sealed:
                 with path.open("rb") as file:
-                    last = await self._replay(read(file, size))
+                    last, before = await self._replay(read(file, size), before, left=False)
                 if last is not None:
                     self._beside.wrote(last.seq, last.row_hash)
-                spool.drop(path)
+                if before is None:
+                    spool.drop(path)
+                else:
+                    # The rows of later ones follow other hashes than they say. Whoever starts anew must see why.
+                    written.add(path)
+
+    def _relink(self, before: bytes) -> None:
+        """What waits follows this hash."""
+        rows: deque[Line] = deque()
+        for line in self._rows:
+            rows.append(line.after(before))
+            before = rows[-1].row_hash
+        self._rows = rows
+        self._lines.last_hash = before
 
     async def _replay_left(self, spool: Spool) -> None:
         """Writes what processes that are gone left in their spools."""
         for segments in left_behind(spool.directory):
             last = None
+            before: bytes | None = None
+            written: list[Path] = []
             for path, file in segments:
                 try:
-                    last = await self._replay(read(file)) or last
-                except (SpoolDamaged, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+                    found, before = await self._replay(read(file), before, left=True)
+                    last = found or last
+                except SpoolDamaged as error:
                     kept = path.with_suffix(".damaged")
                     path.rename(kept)
-                    cause = str(error) if isinstance(error, SpoolDamaged) else describe(error)
-                    log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=cause)
+                    log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error))
                     continue
-                path.unlink(missing_ok=True)
+                written.append(path)
                 log.info("spool of a process that is gone replayed", file=path.name)
+                if before is None:
+                    path.unlink(missing_ok=True)
+            for path in written:
+                path.unlink(missing_ok=True)
             if last is not None:
                 self._beside.replayed(last.instance, last.seq, last.row_hash)
 
-    async def _replay(self, lines: Iterator[Line]) -> Line | None:
-        """Writes spooled rows and gives the last; the unique key keeps out what the log has already."""
-        last = None
-        group: list[Line] = []
-        for last in lines:
-            group.append(last)
-            if len(group) == GROUP:
-                await self._write(group)
-                group = []
-        if group:
-            await self._write(group)
-        return last
+    async def _replay(self, lines: Iterator[Line], before: bytes | None, *, left: bool) -> tuple[Line | None, bytes | None]:
+        """Writes spooled rows; the unique key keeps out what the log has already.
+
+        `before`: the hash that the first of them follows, where it is not the one that it was spooled with. Gives the last row, and the
+        hash that the next one follows where it is another than its own.
+        """
+        last: Line | None = None
+        waiting: deque[Line] = deque()
+        while True:
+            before = self._linked(waiting, list(itertools.islice(lines, GROUP - len(waiting))), before)
+            if not waiting:
+                return last, before
+            instance = waiting[0].instance
+            group = self._cut(waiting, instance)
+            if not await self._write_group_of(instance, group, again=True):
+                if len(group) > 1:
+                    continue
+                found = await self._written_alone(group[0], left=left)
+                if found is not group[0]:
+                    rest = list(waiting)[1:]
+                    waiting = deque([found])
+                    before = self._linked(waiting, rest, found.row_hash)
+                    group = [found]
+            last = group[-1]
+            for _ in group:
+                waiting.popleft()
+            self._wider(instance, last.seq)
+
+    def _linked(self, waiting: deque[Line], more: list[Line], before: bytes | None) -> bytes | None:
+        """Adds rows, which follow the hash `before` (None: the one they say), and gives the hash for what comes behind them.
+
+        What is known to stand in the log instead of a row takes its place.
+        """
+        for line in more:
+            known = self._one_row.replaced.get((line.instance, line.seq)) if self._one_row.replaced else None
+            if known is not None:
+                waiting.append(known)
+                before = known.row_hash
+            elif before is not None:
+                waiting.append(line.after(before))
+                before = waiting[-1].row_hash
+            else:
+                waiting.append(line)
+        return before
 
     def _up(self) -> None:
         if self._trouble is not None:
@@ -415,8 +620,10 @@ class Journal:
     def _disconnect(self) -> None:
         self._proven = False
         connection, self._connection, self._insert = self._connection, None, None
-        if connection is not None and not connection.is_closed():
-            connection.terminate()
+        if connection is not None:
+            self._one_row.unanswered.add(connection.get_server_pid())
+            if not connection.is_closed():
+                connection.terminate()
 
     async def close(self, timeout: float = 5.0) -> int:
         """Writes what is left, as long as the log takes it, and stops. Returns how many events were not written."""

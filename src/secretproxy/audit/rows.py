@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import re
 import time
@@ -27,30 +28,34 @@ CHAINED = ("instance", "seq", *(name for name in COLUMNS if name not in ("instan
 # What is written, in the order of a line.
 STORED = (*CHAINED, "prev_hash", "row_hash")
 TYPES = {
-    "id": "uuid", "at": "timestamptz", "instance": "uuid", "seq": "bigint", "prev_hash": "bytea", "row_hash": "bytea", "session_id": "uuid",
-    "statement_no": "bigint", "owner_id": "uuid", "secret_names": "text[]", "via": "text[]", "accessed_by": "uuid", "client_addr": "inet",
-    "client_port": "int", "tls": "boolean", "duration": "double precision", "calls": "bigint",
+    "id": "uuid", "at": "timestamptz", "instance": "uuid", "seq": "int8", "prev_hash": "bytea", "row_hash": "bytea", "session_id": "uuid",
+    "statement_no": "int8", "owner_id": "uuid", "secret_names": "text[]", "via": "text[]", "accessed_by": "uuid", "client_addr": "inet",
+    "client_port": "int4", "tls": "bool", "duration": "float8", "calls": "int8",
 }  # fmt: skip
 
 
 def _insert(field: str, source: str) -> str:
-    values = ", ".join(f"{field % place}::{TYPES.get(name, 'text')}" for place, name in enumerate(STORED, 1))
+    values = ", ".join(f"{field % place}::pg_catalog.{TYPES.get(name, 'text')}" for place, name in enumerate(STORED, 1))
     return f"INSERT INTO secretproxy.access_log ({', '.join(STORED)}) SELECT {values} {source} ON CONFLICT DO NOTHING"
 
 
 # Takes the lines of a group in one parameter: a statement opens the table and its indexes once. Rows that the log has already stay single.
 INSERT = _insert(
     "f[%d]",
-    r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f FROM pg_catalog.string_to_table($1::text, E'\n') AS l OFFSET 0) AS s",
+    r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
 )
 # Takes the texts of one line's fields, where a field holds what those separators would mistake.
-INSERT_ONE = _insert("$%d::text", "")
+INSERT_ONE = _insert("$%d::pg_catalog.text", "")
 # Encodings that PostgreSQL and Python map alike, character by character.
 _ONE_BYTE = frozenset({"LATIN1", "LATIN2", "LATIN3", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"})
 # What is hashed for a mask begins with this: secretproxy.masked() of the backend half does the same with the same key.
 _MASK = b"secretproxy name mask "
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+# Characters of names (or of a call path) that a row may have, and those that are taken at a time, which is one statement's. What is
+# beyond them stands there as a count and a keyed digest: a row that takes the log seconds would stop it for everybody.
+ROW_NAMES, STATEMENT_NAMES = 256 * 1024, 1024 * 1024
+_MANY = 64
 # Texts of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
 _KEPT_TEXTS = 4096
 _RANDOM = 4096
@@ -86,6 +91,10 @@ class Line:
             return None
         return b"%b\t\\x%b\t\\x%b" % (self.line, self.prev_hash.hex().encode(), self.row_hash.hex().encode())
 
+    def after(self, before: bytes) -> Line:
+        """The same line as the one that follows the hash `before`."""
+        return Line(self.seq, self.line, before, chain.link(before, self.line))
+
     @property
     def instance(self) -> uuid.UUID:
         return uuid.UUID(self.line.partition(b"\t")[0].decode("ascii"))
@@ -102,6 +111,16 @@ def _unescaped(found: re.Match[str]) -> str:
     return _PLAIN.get(found[1], found[1])
 
 
+def _address(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as the type inet has it: no zone, and IPv4 as such where it comes mapped into IPv6."""
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return found.ipv4_mapped
+        if found.scope_id is not None:
+            return ipaddress.IPv6Address(int(found))
+    return found
+
+
 def stored_line(stored: bytes) -> Line:
     """The line that `Line.stored` gave. Raises ValueError."""
     rest, _, row_hash = stored.rpartition(b"\t")
@@ -112,10 +131,6 @@ def stored_line(stored: bytes) -> Line:
         bytes.fromhex(prev_hash[3:].decode("ascii")),
         bytes.fromhex(row_hash[3:].decode("ascii")),
     )
-
-
-# What is hashed begins with this: secretproxy.masked() of the backend half does the same with the same key.
-_MASK = b"secretproxy name mask "
 
 
 class NameMask:
@@ -169,6 +184,10 @@ class Lines:
         self._moment = ""
         self._random = ""
         self._drawn = 0
+        # Characters of names that the statement whose events are taken may still have.
+        self.room = STATEMENT_NAMES
+        # The names that were cut off last, and what stands for them: a statement's rows may have the same ones.
+        self._cut: tuple[Sequence[str | None], int, str] | None = None
 
     def __repr__(self) -> str:
         return f"Lines({self._instance}, {self.seq})"
@@ -222,7 +241,7 @@ class Lines:
     def _known(self, who: Identity) -> tuple[str, str, str, str]:
         """Of an identity: the session, the user, the columns from the database to tls, and what they were made for."""
         mask = self._mask
-        rest = (mask(who.database), mask(who.application_name), who.client_addr, who.client_port, who.tls)
+        rest = (mask(who.database), mask(who.application_name), _address(who.client_addr), who.client_port, who.tls)
         tail = "\t".join([chain.field(value) for value in rest])
         return str(who.session_id), chain.field(mask(who.db_user)), tail, self._codec
 
@@ -238,7 +257,36 @@ class Lines:
         return known
 
     def _array(self, values: Sequence[str | None]) -> str:
-        return "{" + ",".join(["NULL" if value is None else self._element(value) for value in values]) + "}"
+        if len(values) > _MANY:
+            return self._many(values)
+        made = ",".join(["NULL" if value is None else self._element(value) for value in values])
+        if len(made) > ROW_NAMES or len(made) > self.room:
+            return self._many(values)
+        self.room -= len(made)
+        return "{" + made + "}"
+
+    def _many(self, values: Sequence[str | None]) -> str:
+        """As many as there is room for, then a text that counts the others."""
+        room = min(ROW_NAMES, self.room)
+        shown: list[str] = []
+        for value in values:
+            made = "NULL" if value is None else self._element(value)
+            room -= len(made) + 1
+            if room < 0:
+                shown.append(self._others(values, len(shown)))
+                break
+            shown.append(made)
+        array = "{" + ",".join(shown) + "}"
+        self.room -= len(array)
+        return array
+
+    def _others(self, values: Sequence[str | None], shown: int) -> str:
+        cut = self._cut
+        if cut is None or cut[0] is not values or cut[1] != shown:
+            rest = b"\0".join([(value or "").encode("utf-8", "replace") for value in values[shown:]])
+            text = f"{self._mask.masked(rest)} (more names: {len(values) - shown})"
+            cut = self._cut = (values, shown, chain.text(chain.element(text)))
+        return cut[2]
 
     def _element(self, value: str) -> str:
         known = self._elements.get(value)

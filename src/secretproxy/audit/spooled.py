@@ -76,11 +76,11 @@ def _value(kind: str | None, text: str | None) -> Any:
     if kind == "text[]":
         found = array_literal(text)
         return [part.text for part in found.elements if isinstance(part, Constant)] if isinstance(found, Array) else [text]
-    if kind == "boolean":
+    if kind == "bool":
         return text == "t"
     if kind == "timestamptz":
         return datetime.fromisoformat(text)
-    return int(text) if kind in ("bigint", "int") else float(text) if kind == "double precision" else text
+    return int(text) if kind in ("int8", "int4") else float(text) if kind == "float8" else text
 
 
 def _bare(function: str | None) -> str:

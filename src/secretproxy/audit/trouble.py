@@ -6,6 +6,8 @@ import asyncio
 
 import asyncpg
 
+from secretproxy.audit.durable import NotReplicatedError, NotTakenError
+
 
 def told_to_end() -> bool:
     """Whether it is this task that was cancelled, and not something that it waited for."""
@@ -20,6 +22,10 @@ def describe(error: BaseException) -> str:
         return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"
     if isinstance(error, TimeoutError):
         return "no answer in time (audit.timeout)"
+    if isinstance(error, NotReplicatedError):
+        return "a commit did not wait for its synchronous standby: the wait was cancelled at the server"
+    if isinstance(error, NotTakenError):
+        return "a trigger or a rule on secretproxy.access_log drops rows: see `secretproxy audit verify`"
     if isinstance(error, OSError):
         return f"connection failed ({type(error).__name__})"
     if isinstance(error, asyncpg.InterfaceError):
@@ -40,5 +46,6 @@ _MEANINGS = {
     "25006": "the database is read-only",
     "53100": "disk full",
     "53300": "too many connections",
+    "57014": "no answer in time (audit.timeout), or somebody cancelled it",
     "57P03": "the server is starting up or shutting down",
 }
