@@ -33,7 +33,8 @@ from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 
-OWNERS, SECRETS, USERS = 5_000, 200, 40
+# Every owner has some secrets of its own, mostly used by one login, as the tenants of an application do.
+OWNERS, SECRETS, USERS, OWN = 5_000, 200, 40, 8
 # As a log of that size has them: PostgreSQL's memory settings are for machines of long ago.
 SERVER = {
     "shared_buffers": "1GB",
@@ -51,7 +52,7 @@ FUNCTION = "encrypted_secrets.secrets_getter(uuid,text,text)"
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """COPY lines (columns of CHAINED, then the hashes) of a chain that began 60 days ago and ends now: attempts and their outcomes."""
+    """COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts and their outcomes."""
     draw = random.Random(7)
     bits, choice = draw.getrandbits, draw.randrange
 
@@ -61,18 +62,24 @@ def lines(count: int) -> Iterator[bytes]:
 
     owners = [identifier() for _ in range(OWNERS)]
     instance, previous = str(uuid.uuid4()), chain.GENESIS
-    began = datetime.now(UTC) - timedelta(days=60)
-    step = timedelta(days=60) / count
+    began = datetime.now(UTC) - timedelta(days=30)
+    step = timedelta(days=30) / count
     for seq in range(1, count + 1):
         statement, end = divmod(seq - 1, 2)
         if statement % 20 == 0 and not end:
-            session, user = identifier(), f"user_{choice(USERS)}"
+            session, home = identifier(), choice(USERS)
+            user = f"user_{home}"
         moment = (began + seq * step).isoformat(sep=" ", timespec="microseconds")[:26].rstrip("0").removesuffix(".")
+        if not end:
+            owner = choice(OWNERS)
+            if choice(20):
+                owner += home - owner % USERS
+            failed = choice(500) == 0
         what, how = (
-            ("\\N\t\\N\t\\N\t\\N\t\\N\t\\N\textended\t\\N", "ok\t\\N\t0.0004\t1")
+            ("\\N\t\\N\t\\N\t\\N\t\\N\t\\N\textended\t\\N", ("error\t22023" if failed else "ok\t\\N") + "\t0.0004\t1")
             if end
             else (
-                f"{FUNCTION}\tread\t{owners[choice(OWNERS)]}\t{{secret_{choice(SECRETS)}}}\t\\N\t\\N\textended\t50fde20626009aba",
+                f"{FUNCTION}\tread\t{owners[owner % OWNERS]}\t{{secret_{(owner * 7 + choice(OWN)) % SECRETS}}}\t\\N\t\\N\textended\t50fde20626009aba",
                 "\\N\t\\N\t\\N\t\\N",
             )
         )

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def test_every_filter_finds_what_it_should(postgres: Backend, owner: str) -> Non
 
 
 def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: str) -> None:
-    for width in (80, 160):
+    session = str(listed(postgres, "--owner", owner)[0]["session_id"])
+    for width in (80, 200):
         text = in_terminal(width, "audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor"))
         plain = [line for line in text.replace("\r\n", "\n").splitlines() if line]
         # Nothing that a client chose moves the cursor, colours or turns around; where there is room it stands there as an escape.
@@ -114,10 +116,15 @@ def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: s
         assert len(plain) >= 12
         for line in plain:
             assert len(_without_colours(line)) <= width
-        heads = _without_colours(plain[0]).split()
-        assert heads[-2:] == ["outcome", "from"] and "user" in heads  # a long name pushes no column out
-        assert all(word in _without_colours(line) for line in plain[1:] for word in ("app_user", "127.0.0.1"))
-    assert owner in text
+        heads, lines = _without_colours(plain[0]).split(), [_without_colours(line) for line in plain[1:13]]
+        # A long name pushes out neither user, outcome nor session; what there is no room for is named.
+        assert {"at", "user", "op", "owner", "secret", "outcome", "session"} <= set(heads)
+        assert all(word in line for line in lines for word in ("app_user", session[:8]))
+        assert ("from" in heads) == all("127.0.0.1" in line for line in lines)
+        assert ("from" in heads) != any("no room for" in line and "from" in line for line in plain[13:])
+        year = str(datetime.now().astimezone().year)
+        assert all(year in line for line in (lines if width > 130 else plain[:1])) and "UTC" in text
+    assert owner in text and "review test" in text
 
 
 def _without_colours(text: str) -> str:

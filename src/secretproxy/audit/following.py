@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from secretproxy.audit.review import ACCESS, ACCESS_COLUMNS, IS_ACCESS, OUTCOME_OF
+from secretproxy.audit.filters import EQUAL, Filter
+from secretproxy.audit.review import ACCESS_COLUMNS, IS_ACCESS, LOG, OUTCOME_OF, outcomes, with_outcome
 
 PAGE = 1000
 # Seconds after which an instance that wrote nothing is looked at only now and then, and how often that is.
@@ -29,22 +30,24 @@ _INSTANCES = """
 WITH RECURSIVE i (instance) AS (
     (SELECT instance FROM secretproxy.access_log WHERE instance IS NOT NULL ORDER BY instance LIMIT 1)
     UNION ALL
-    SELECT (SELECT a.instance FROM secretproxy.access_log a WHERE a.instance > i.instance ORDER BY a.instance LIMIT 1)
+    SELECT (SELECT a.instance FROM secretproxy.access_log a WHERE a.instance OPERATOR(pg_catalog.>) i.instance ORDER BY a.instance LIMIT 1)
       FROM i WHERE i.instance IS NOT NULL)
-SELECT i.instance, (SELECT a.seq FROM secretproxy.access_log a WHERE a.instance = i.instance ORDER BY a.seq DESC LIMIT 1) AS seq
+SELECT i.instance,
+       (SELECT a.seq FROM secretproxy.access_log a WHERE a.instance OPERATOR(pg_catalog.=) i.instance ORDER BY a.seq DESC LIMIT 1) AS seq
   FROM i WHERE i.instance IS NOT NULL
 """
 _NEWS = f"""
 {ACCESS_COLUMNS}, {IS_ACCESS} AS is_access
-  FROM unnest($1::uuid[], $2::bigint[]) AS s (instance, after)
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.uuid[]), pg_catalog.unnest($2::bigint[])) AS s (instance, after)
  CROSS JOIN LATERAL (SELECT * FROM secretproxy.access_log l
-                      WHERE l.instance = s.instance AND l.seq > s.after ORDER BY l.seq LIMIT {PAGE}) a
- {OUTCOME_OF}
+                      WHERE l.instance {EQUAL} s.instance AND l.seq OPERATOR(pg_catalog.>) s.after ORDER BY l.seq LIMIT {PAGE}) a
+ {OUTCOME_OF} ORDER BY a.instance, a.seq
 """  # noqa: S608 - constant text
-_DIRECT = f"{ACCESS} AND a.event = 'direct' AND a.instance IS NULL AND a.at >= $1"
+_DIRECT = f"""{ACCESS_COLUMNS} FROM {LOG} {OUTCOME_OF}
+ WHERE a.event {EQUAL} 'direct' AND a.instance IS NULL AND a.at OPERATOR(pg_catalog.>=) $1"""
 _MARK = """
-SELECT clock_timestamp() AS now, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next
+SELECT pg_catalog.clock_timestamp() AS now, pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text::bigint AS oldest,
+       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::bigint AS next
 """
 
 
@@ -91,13 +94,16 @@ class Follower:
         while left:
             rows = await connection.fetch(_NEWS, left, [self._seen.get(instance, 0) for instance in left])
             counts = dict.fromkeys(left, 0)
+            last = None
             for row in rows:
                 instance = row["instance"]
-                counts[instance] += 1
+                # A call may have several outcomes.
+                counts[instance] += row["id"] != last
                 self._seen[instance] = max(self._seen.get(instance, 0), row["seq"])
                 self._lively[instance] = time.monotonic()
-                if row["is_access"]:
+                if row["is_access"] and row["id"] != last:
                     found.append(row)
+                last = row["id"]
             left = [instance for instance, count in counts.items() if count == PAGE]
         return found
 
@@ -123,3 +129,53 @@ class Follower:
 
 def _sorted(rows: list[Any]) -> list[Any]:
     return sorted(rows, key=lambda row: row["at"])
+
+
+class Endings:
+    """Puts off what is followed until it has ended, for as long as `wait` seconds; what takes longer comes once as it is and once as it ended."""
+
+    # Accesses that are waited for; the oldest of more are not.
+    MOST = 20_000
+
+    def __init__(self, wanted: Filter, wait: float) -> None:
+        self._wanted = wanted
+        # Of an access alone: what its outcome has to tell comes later.
+        self._before = wanted.but(outcome=(), jwt_user=None)
+        self._wait = wait
+        self._waiting: dict[Any, tuple[dict[str, Any], float]] = {}
+        self._running: dict[Any, dict[str, Any]] = {}
+
+    def due(self) -> float | None:
+        """Seconds until something has been waited for long enough; None: nothing is."""
+        if not self._waiting:
+            return None
+        return max(0.01, min(due for _, due in self._waiting.values()) - time.monotonic())
+
+    async def of(self, connection: Any, news: Iterable[Any]) -> list[dict[str, Any]]:
+        """Accesses to show now, in the order of their time: of `news`, and of what was waited for."""
+        ready = []
+        now = time.monotonic()
+        for row in news:
+            access = dict(row)
+            if not self._before.fits(access):
+                continue
+            if access["outcome"] != "unknown" or None in (access["session_id"], access["statement_no"]):
+                ready.append(access)
+            else:
+                self._waiting[access["id"]] = (access, now + self._wait)
+        open_ones = {row_id: access for row_id, (access, _) in self._waiting.items()} | self._running
+        ended = await outcomes(connection, open_ones.values())
+        for row_id, access in open_ones.items():
+            finished = with_outcome(access, ended)
+            if finished is not None:
+                self._waiting.pop(row_id, None)
+                self._running.pop(row_id, None)
+                ready.append(finished)
+        for row_id, (access, due) in list(self._waiting.items()):
+            if due <= now or len(self._waiting) > self.MOST:
+                del self._waiting[row_id]
+                self._running[row_id] = access
+                ready.append(access)
+        while len(self._running) > self.MOST:
+            del self._running[next(iter(self._running))]
+        return _sorted([access for access in ready if self._wanted.fits(access)])

@@ -1,272 +1,442 @@
-"""Questions to the access log: accesses by filter, one session's story, counts, and what is new since the last look.
+"""Questions to the access log: accesses by filter, one session's story, unusual events, and where the log lies.
 
 Every answer is made of the rows of secretproxy.access_log; an access is an attempt, call, direct call or refusal with its outcome, as in
-the view secretproxy.secret_access. May import asyncpg; prints nothing.
+the view secretproxy.secret_access. Functions take a connection and a Filter and give rows; they print nothing. May import asyncpg.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 
+from secretproxy.audit.filters import (
+    ACCESSED_BY,
+    EQUAL,
+    FIRST_NAME,
+    LATER_NAME,
+    OUTCOME,
+    ROLE,
+    UUIDS,
+    Condition,
+    Filter,
+    joined,
+    local_zone,
+    moment,
+    uuid_range,
+)
+from secretproxy.audit.reading import connect, explained
 from secretproxy.audit.rows import COLUMNS
-from secretproxy.audit.trouble import describe
 from secretproxy.config import ConfigError
 
-ACCESS_COLUMNS = """
-SELECT a.at, a.db_user, coalesce(a.role, o.role) AS role, coalesce(a.accessed_by, o.accessed_by) AS accessed_by,
-       a.operation, a.function, a.owner_id, a.secret_names,
-       CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END AS outcome,
-       coalesce(o.sqlstate, a.sqlstate) AS sqlstate, o.calls, a.client_addr, a.client_port, a.application_name, a.database,
+# A statement's rows of another month are looked for in later months only; a clock that was set back is allowed for.
+SET_BACK = timedelta(days=1)
+EARLIEST = "{}.at OPERATOR(pg_catalog.>=) (a.at OPERATOR(pg_catalog.-) interval '1 day')"
+STATEMENT = f"o.session_id {EQUAL} a.session_id AND o.statement_no {EQUAL} a.statement_no AND o.event {EQUAL} 'outcome'"
+
+
+def _same(column: str) -> str:
+    return f"(o.{column} {EQUAL} a.{column} OR (o.{column} IS NULL AND a.{column} IS NULL))"
+
+
+# A statement whose attempts did different things has an outcome for each of them, which names it. All say alike how the statement ended.
+OWN_OUTCOME = f"""{STATEMENT} AND {EARLIEST.format("o")}
+   AND (o.function IS NULL OR a.event OPERATOR(pg_catalog.<>) 'attempt'
+        OR (o.function {EQUAL} a.function AND {_same("owner_id")} AND {_same("secret_names")}))"""
+ACCESS_COLUMNS = f"""
+SELECT a.at, a.db_user, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
+       a.operation, a.function, a.owner_id, a.secret_names, {OUTCOME} AS outcome,
+       coalesce(o.sqlstate, a.sqlstate) AS sqlstate,
+       CASE WHEN a.event {EQUAL} ANY (ARRAY['call', 'direct']::pg_catalog.text[]) THEN 1 ELSE o.calls END AS calls,
+       a.client_addr, a.client_port, a.application_name, a.database,
        a.encoding, a.via, a.event AS how, o.duration, a.session_id, a.statement_no, a.protocol, a.fingerprint, a.id,
        a.instance, a.seq
 """
-OUTCOME_OF = """
-  LEFT JOIN LATERAL (SELECT * FROM secretproxy.access_log o
-                      WHERE o.session_id = a.session_id AND o.statement_no = a.statement_no AND o.event = 'outcome'
-                        AND o.at >= a.at ORDER BY o.at DESC LIMIT 1) o ON true
-"""
-IS_ACCESS = """
-       a.event IN ('attempt', 'call', 'direct', 'refusal')
-   AND NOT (a.event = 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL) AND EXISTS (
+# What is looked up by the time of it walks the index of times, row by row: so all outcomes that fit are taken, of which a call may have several.
+OUTCOME_OF = f" LEFT JOIN secretproxy.access_log o ON {OWN_OUTCOME}"
+ACCESS_EVENTS = f"a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct', 'refusal']::pg_catalog.text[])"
+# An attempt whose owner or name the text did not show.
+VAGUE = f"(a.event {EQUAL} 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL))"
+# The call that testimony showed stands for it.
+SHOWN_BY_CALL = f"""EXISTS (
         SELECT FROM secretproxy.access_log c
-         WHERE c.session_id = a.session_id AND c.statement_no = a.statement_no AND c.event = 'call' AND c.at >= a.at
-           AND split_part(c.function, '(', 1) = split_part(a.function, '(', 1)))
-"""
-# A page of accesses. The outcome is looked up for the rows of the page alone.
-ACCESS = f"{ACCESS_COLUMNS} FROM secretproxy.access_log a {OUTCOME_OF} WHERE {IS_ACCESS}"
-OPERATIONS = ("read", "write", "verify", "delete")
-OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
-# Each has an index of its own.
-_FIRST_NAME = "(a.secret_names IS NOT NULL AND a.secret_names[1] = ?)"
-_LATER_NAME = "(cardinality(a.secret_names) > 1 AND a.secret_names @> ARRAY[?] AND a.secret_names[1] IS DISTINCT FROM ?)"
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+         WHERE {{vague}}c.session_id {EQUAL} a.session_id AND c.statement_no {EQUAL} a.statement_no AND c.event {EQUAL} 'call'
+           AND {EARLIEST.format("c")}
+           AND pg_catalog.split_part(c.function, '(', 1) {EQUAL} pg_catalog.split_part(a.function, '(', 1))"""
+IS_ACCESS = f"{ACCESS_EVENTS} AND NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})"
+_FAILED = ("error", "cancelled", "lost", "refused")
+UNUSUAL = ("definition", "table", "refusal", "forgery")
+NEWEST = "ORDER BY a.at DESC, a.seq DESC"
+# How far `how_many` counts, and how long.
+COUNTED = 20_000
+COUNTING_MS = 1500
+# Accesses up to which a page is put together here; more come by a cursor.
+PAGE = 10_000
+LOG = "secretproxy.access_log a"
+
+
+async def resolved(connection: Any, wanted: Filter) -> Filter:
+    """The filter with each beginning of a uuid made whole. Raises ConfigError where several begin so."""
+    for option, column in UUIDS.items():
+        text = getattr(wanted, option)
+        if text is not None:
+            found = await whole_uuid(connection, column, f"--{option.replace('_', '-')}", text)
+            wanted = wanted.but(**{option: str(found)})
+    return wanted
+
+
+async def whole_uuid(connection: Any, column: str, option: str, text: str) -> uuid.UUID:
+    """The one uuid of that column that begins so; the first possible one where there is none. Raises ConfigError."""
+    first, last = uuid_range(option, text)
+    if first == last:
+        return first
+    within = f"{column} OPERATOR(pg_catalog.>=) $1 AND {column} OPERATOR(pg_catalog.<=) $2"
+    one = f"SELECT {column} FROM secretproxy.access_log WHERE {within} LIMIT 1"  # noqa: S608 - a column of UUIDS
+    found = await connection.fetchval(one, first, last)
+    if found is None:
+        return first
+    for low, high in (
+        (first, uuid.UUID(int=found.int - 1) if found.int else None),
+        (uuid.UUID(int=min(found.int + 1, last.int)), last),
+    ):
+        other = await connection.fetchval(one, low, high) if high is not None and low <= high else None
+        if other is not None and other != found:
+            raise ConfigError(f"{option} {text}: several begin so, such as {found} and {other}; give more of it")
+    return uuid.UUID(str(found))
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """What to look for; None is anything. `secret`: a name; `client`: an address or a network."""
+class Question:
+    """A query with its parameters."""
 
-    since: datetime | None = None
-    until: datetime | None = None
-    owner: str | None = None
-    secret: str | None = None
-    user: str | None = None
-    jwt_user: str | None = None
-    function: str | None = None
-    operation: str | None = None
-    outcome: str | None = None
-    client: str | None = None
-    application: str | None = None
-    session: str | None = None
+    sql: str
+    values: list[Any]
+    # Whether it is quicker to read the log once than to look each row's outcome up.
+    hashed: bool = False
 
-    def where(self, secret: str = "") -> tuple[str, list[Any]]:
-        """SQL conditions with their parameters; `secret` narrows down where the name stands. Raises ConfigError for nonsense."""
-        secret = secret or f"({_FIRST_NAME} OR {_LATER_NAME})"
-        conditions: list[str] = []
-        values: list[Any] = []
 
-        def add(condition: str, value: Any) -> None:
-            values.append(value)
-            conditions.append(condition.replace("?", f"${len(values)}"))
+def ways(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
+    """Sources and conditions whose rows together are the accesses that are looked for, each once; `a` is the access.
 
-        if self.since is not None:
-            add("a.at >= ?", self.since)
-        if self.until is not None:
-            add("a.at < ?", self.until)
-        if self.owner is not None:
-            add("a.owner_id = ?", as_uuid("--owner", self.owner))
-        if self.secret is not None:
-            add(secret, self.secret)
-        if self.user is not None:
-            add("a.db_user = ?", self.user)
-        if self.jwt_user is not None:
-            add("coalesce(a.accessed_by, o.accessed_by) = ?", as_uuid("--jwt-user", self.jwt_user))
-        if self.function is not None:
-            add("(a.function = ? OR split_part(a.function, '(', 1) IN (?, 'encrypted_secrets.' || ?))", self.function)
-        if self.operation is not None:
-            add("a.operation = ?", one_of("--operation", self.operation, OPERATIONS))
-        if self.outcome is not None:
-            add(
-                "CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END = ?",
-                one_of("--outcome", self.outcome, OUTCOMES),
+    Each has an index to go by. `walked`: from the newest access back, until enough of them fit.
+    """
+    names = (FIRST_NAME, LATER_NAME) if wanted.secret is not None else ("",)
+    found = []
+    for name in names:
+        plain = wanted.but(outcome=(), jwt_user=None).conditions(name)
+        for source, of_outcome in _outcomes(wanted, walked):
+            found += [(source + of_user, [*plain, *of_outcome, *users]) for of_user, users in _users(wanted)]
+    return found
+
+
+_WITHOUT_OUTCOME = f"NOT EXISTS (SELECT FROM secretproxy.access_log o WHERE {STATEMENT} AND {EARLIEST.format('o')})"
+# Most statements end well: found by looking each one's outcome up, which the planner would not do if it could join.
+_ENDED_WELL = f"(SELECT pg_catalog.max(o.outcome) FROM secretproxy.access_log o WHERE {STATEMENT}) {EQUAL} 'ok'"  # noqa: S608
+
+
+def _ended(kinds: list[str], column: str = "o.outcome") -> str:
+    # As constants, so that the index of failed outcomes can be seen to fit.
+    array = ", ".join(f"'{kind}'" for kind in kinds)
+    return f"{column} {EQUAL} ANY (ARRAY[{array}]::pg_catalog.text[])"
+
+
+def _outcomes(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
+    if not wanted.outcome:
+        return [(LOG, [])]
+    kinds = sorted(set(wanted.outcome))
+    failed = [kind for kind in kinds if kind in _FAILED]
+    not_direct = f"NOT (a.event {EQUAL} 'direct')"
+    ways: list[list[str]] = []
+    for some in (failed, ["ok"] if "ok" in kinds else []):
+        if some == ["ok"] and walked:
+            ways.append([_ENDED_WELL, not_direct])
+        elif some:
+            since = "" if wanted.since is None else " AND o.at OPERATOR(pg_catalog.>=) ?"
+            ways.append(
+                [f"EXISTS (SELECT FROM secretproxy.access_log o WHERE {STATEMENT} AND {_ended(some)}{since})", not_direct]
             )
-        if self.client is not None:
-            add("a.client_addr <<= ?", _network(self.client))
-        if self.application is not None:
-            add("a.application_name = ?", self.application)
-        if self.session is not None:
-            add("a.session_id = ?", as_uuid("--session", self.session))
-        return "".join(f" AND {condition}" for condition in conditions), values
+    if failed:
+        ways.append([_ended(failed, "a.outcome"), not_direct, _WITHOUT_OUTCOME])
+    if "ok" in kinds:
+        ways.append([f"a.event {EQUAL} 'direct'"])
+    if "unknown" in kinds:
+        ways.append([f"a.outcome IS NULL AND {not_direct}", _WITHOUT_OUTCOME])
+    return [(LOG, [Condition(text, wanted.since and wanted.since - SET_BACK) for text in texts]) for texts in ways]
 
 
-def as_uuid(option: str, text: str) -> uuid.UUID:
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        raise ConfigError(f"{option}: not a uuid, such as 6a8f3b1e-5c0d-4b0e-9a57-0d6b1c2f3a44") from None
+def _users(wanted: Filter) -> list[tuple[str, list[Condition]]]:
+    if wanted.jwt_user is None:
+        return [("", [])]
+    first, last = uuid_range("--jwt-user", wanted.jwt_user)
+
+    def within(column: str) -> list[Condition]:
+        return [Condition(f"{column} OPERATOR(pg_catalog.>=) ?", first), Condition(f"{column} OPERATOR(pg_catalog.<=) ?", last)]
+
+    attempt = f"a.event {EQUAL} 'attempt'"
+    join = f" JOIN secretproxy.access_log u ON {OWN_OUTCOME.replace('o.', 'u.')}"
+    return [("", [*within("a.accessed_by"), _plain(f"NOT ({attempt})")]), (join, [*within("u.accessed_by"), _plain(attempt)])]
 
 
-def one_of(option: str, text: str, known: tuple[str, ...]) -> str:
-    if text not in known:
-        raise ConfigError(f"{option}: one of {', '.join(known)}")
-    return text
+def _plain(text: str) -> Condition:
+    return Condition(text, None)
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError("--client: not an address or a network, such as 10.0.0.7 or 10.0.0.0/24") from None
+def conditions_of(conditions: list[Condition], given: int) -> tuple[str, list[Any]]:
+    """As `joined`, for conditions some of which have no value."""
+    with_value = [condition for condition in conditions if "?" in condition.text]
+    texts, values = joined(with_value, given)
+    return "".join(f" AND {condition.text}" for condition in conditions if "?" not in condition.text) + texts, values
 
 
-def moment(option: str, text: str, now: datetime | None = None) -> datetime:
-    """`90m`, `2h`, `7d` (ago), `today`, `yesterday`, or an ISO 8601 date or time (of this machine's zone). Raises ConfigError."""
-    now = now or datetime.now().astimezone()
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    if text in ("now", "today", "yesterday"):
-        return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[text]
-    ago = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text)
-    if ago:
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option}: not a time; write 2h, 7d, yesterday, 2026-11-24 or 2026-11-24T09:30") from None
-    return found if found.tzinfo else found.astimezone()
+def questions(wanted: Filter, limit: int | None, columns: str = "a.*") -> list[Question]:
+    """Queries for the newest `limit` accesses (None: all) without their outcomes, one a way. Raises ConfigError."""
+    limited = "" if limit is None else f" {NEWEST} LIMIT {limit:d}"
+    superseded = SHOWN_BY_CALL.format(vague=f"{VAGUE} AND ")
+    found = []
+    for source, conditions in ways(wanted, limit is not None):
+        where, values = conditions_of(conditions, 0)
+        sql = f"SELECT {columns} FROM {source} WHERE {ACCESS_EVENTS}{where} AND NOT {superseded}{limited}"  # noqa: S608
+        found.append(Question(sql, values, hashed=_WITHOUT_OUTCOME in where and "a.outcome IS NULL" in where))
+    return found
 
 
-def local_zone() -> tuple[str, str]:
-    """This machine's time zone by its name, and its distance from UTC today."""
-    offset = f"{datetime.now().astimezone():%z}"
-    named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
-    return (named if re.fullmatch(r"[A-Za-z0-9_+/-]{1,60}", named) else "UTC", f"{offset[:3]}:{offset[3:]}")
+def question(wanted: Filter, limit: int | None, columns: str = "a.*") -> Question:
+    """The same as one query."""
+    parts: list[str] = []
+    values: list[Any] = []
+    for part in questions(wanted, limit, columns):
+        parts.append(f"({_renumbered(part.sql, len(values))})")
+        values += part.values
+    return Question(" UNION ALL ".join(parts), values)
 
 
-async def connect(dsn: str | None) -> Any:
-    """A connection for reading. Raises ConfigError."""
-    try:
-        return await asyncpg.connect(
-            dsn, timeout=15, server_settings={"application_name": "secretproxy audit", "default_transaction_read_only": "on"}
-        )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
-        raise explained(error) from None
-
-
-def explained(error: Exception) -> ConfigError:
-    """What to do about a failed question, without the server's DETAIL."""
-    state = getattr(error, "sqlstate", None)
-    if state == "42501":
-        return ConfigError("this login may not read the log: make it a member of secretproxy_auditor, or give another with --dsn")
-    if state in ("42P01", "42703", "3F000"):
-        return ConfigError(
-            "this database has no access log, or an older one: run `secretproxy install` there, or give another with --dsn"
-        )
-    if isinstance(error, asyncpg.PostgresError):
-        return ConfigError(f"the database refused: {describe(error)}; see --dsn")
-    if isinstance(error, ValueError):
-        return ConfigError("--dsn: not a URL such as postgresql://auditor@db.example/app")
-    return ConfigError(f"cannot connect ({type(error).__name__}): name the log's database with --dsn or the PG* variables")
+def _renumbered(sql: str, given: int) -> str:
+    return re.sub(r"\$(\d+)", lambda found: f"${int(found[1]) + given}", sql)
 
 
 async def accesses(connection: Any, wanted: Filter, limit: int | None = None) -> AsyncIterator[Any]:
-    """Accesses, the newest `limit` of them (None: all), oldest first."""
-    if limit is None:
-        where, values = wanted.where()
-        async with connection.transaction(readonly=True):
-            async for row in connection.cursor(f"{ACCESS}{where} ORDER BY a.at, a.seq", *values, prefetch=500):
+    """Accesses, the newest `limit` of them (None: all), oldest first. Raises ConfigError."""
+    if limit is None or limit > PAGE:
+        found = question(wanted, limit)
+        newest = "" if limit is None else f" {NEWEST} LIMIT {limit:d}"
+        query = f"{ACCESS_COLUMNS} FROM (SELECT * FROM ({found.sql}) a{newest}) a{OUTCOME_OF} ORDER BY a.at, a.seq, a.id"  # noqa: S608
+        last = None
+        async for row in connection.each(query, *found.values):
+            if row["id"] != last:
                 yield row
+            last = row["id"]
         return
-    query, values = page(wanted, limit)
-    for row in reversed(await connection.fetch(query, *values)):
+    rows: list[Any] = []
+    for part in questions(wanted, limit):
+        rows += await quick(connection, part)
+    rows.sort(key=in_order)
+    rows = rows[-limit:]
+    ended = await outcomes(connection, rows)
+    for row in rows:
+        yield access_of(row, ended)
+
+
+def in_order(row: Any) -> tuple[Any, ...]:
+    """What accesses are sorted by: direct ones have no number."""
+    return row["at"], row["seq"] is None, row["seq"] or 0, str(row["id"])
+
+
+Outcomes = dict[tuple[Any, Any], list[Any]]
+
+
+def outcome_of(row: Any, event: str, ended: Outcomes) -> Any:
+    """The outcome that speaks for a row, of those of its statement; an empty one where there is none. As in OWN_OUTCOME."""
+    for end in reversed(ended.get((row["session_id"], row["statement_no"]), [])):
+        if end["function"] is None or event != "attempt":
+            return end
+        if all(end[name] == row[name] for name in ("function", "owner_id", "secret_names")):
+            return end
+    return {}
+
+
+def access_of(row: Any, ended: Outcomes) -> dict[str, Any]:
+    """An access made of its row and the outcomes of its statement: the columns of secretproxy.secret_access."""
+    event = row["event"]
+    end = outcome_of(row, event, ended)
+    who = end if event == "attempt" else row
+    return {
+        "at": row["at"], "db_user": row["db_user"], "role": who.get("role"), "accessed_by": who.get("accessed_by"),
+        "operation": row["operation"], "function": row["function"], "owner_id": row["owner_id"], "secret_names": row["secret_names"],
+        "outcome": "ok" if event == "direct" else end.get("outcome") or row["outcome"] or "unknown",
+        "sqlstate": end.get("sqlstate") or row["sqlstate"], "calls": 1 if event in ("call", "direct") else end.get("calls"),
+        "client_addr": row["client_addr"], "client_port": row["client_port"], "application_name": row["application_name"],
+        "database": row["database"], "encoding": row["encoding"], "via": row["via"], "how": event, "duration": end.get("duration"),
+        "session_id": row["session_id"], "statement_no": row["statement_no"], "protocol": row["protocol"],
+        "fingerprint": row["fingerprint"], "id": row["id"], "instance": row["instance"], "seq": row["seq"],
+    }  # fmt: skip
+
+
+def with_outcome(access: dict[str, Any], ended: Outcomes) -> dict[str, Any] | None:
+    """An access that has ended since it was read; None while it has not."""
+    end = outcome_of(access, access["how"], ended)
+    if not end:
+        return None
+    who = end if access["how"] == "attempt" else access
+    return access | {
+        "role": who["role"], "accessed_by": who["accessed_by"], "outcome": end["outcome"],
+        "sqlstate": end["sqlstate"] or access["sqlstate"], "duration": end["duration"],
+        "calls": access["calls"] if access["how"] in ("call", "direct") else end["calls"],
+    }  # fmt: skip
+
+
+_ENDS = f"""
+SELECT o.session_id, o.statement_no, o.function, o.owner_id, o.secret_names, o.outcome, o.sqlstate, o.calls, o.duration, o.role, o.accessed_by
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.uuid[]), pg_catalog.unnest($2::bigint[])) AS a (session_id, statement_no)
+  JOIN secretproxy.access_log o ON {STATEMENT}
+ ORDER BY o.at, o.seq
+"""  # noqa: S608 - constant text
+
+
+async def outcomes(connection: Any, rows: Iterable[Any]) -> Outcomes:
+    """How the statements of rows ended, of those that have."""
+    statements = {(row["session_id"], row["statement_no"]) for row in rows}
+    wanted = sorted({statement for statement in statements if None not in statement}, key=str)
+    found: Outcomes = {}
+    if wanted:
+        for end in await quick(connection, Question(_ENDS, [[one for one, _ in wanted], [two for _, two in wanted]])):
+            found.setdefault((end["session_id"], end["statement_no"]), []).append(end)
+    return found
+
+
+async def quick(connection: Any, asked: Question) -> list[Any]:
+    """Rows of a page: what belongs to a row is looked up by its index, unless the question is hashed."""
+    other = "nestloop" if asked.hashed else "hashjoin"
+    async with connection.transaction():
+        await connection.execute(
+            f"SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL enable_mergejoin = off; SET LOCAL enable_{other} = off"
+        )
+        return list(await connection.fetch(asked.sql, *asked.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number, or what it is at least."""
+
+    number: int
+    exact: bool = True
+
+    def less(self, shown: int) -> Count:
+        return Count(max(0, self.number - shown), self.exact)
+
+    def __str__(self) -> str:
+        return f"{self.number:,}" if self.exact else f"at least {self.number:,}"
+
+
+async def how_many(connection: Any, question: Question, known: int) -> Count:
+    """How many rows a question has, of which `known` are sure: exactly, or as many as can be counted quickly."""
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                f"SET LOCAL jit = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
+                f" SET LOCAL statement_timeout = {COUNTING_MS}"
+            )
+            counted = await connection.fetchval(
+                f"SELECT pg_catalog.count(*) FROM (SELECT FROM ({question.sql}) a LIMIT {COUNTED}) c",  # noqa: S608
+                *question.values,
+            )
+    except asyncpg.QueryCanceledError:
+        return Count(known, exact=False)
+    return Count(max(counted, known), counted < COUNTED)
+
+
+async def how_many_accesses(connection: Any, wanted: Filter, known: int) -> Count:
+    """How many accesses there are, of which `known` are sure."""
+    return await how_many(connection, question(wanted, None, columns="1"), known)
+
+
+async def story(connection: Any, session: uuid.UUID) -> AsyncIterator[Any]:
+    """Every row of one session, in order."""
+    async for row in connection.each(
+        f"SELECT * FROM secretproxy.access_log WHERE session_id {EQUAL} $1 ORDER BY instance, seq, at",  # noqa: S608
+        session,
+    ):
         yield row
 
 
-def page(wanted: Filter, limit: int) -> tuple[str, list[Any]]:
-    """The query for the newest `limit` accesses, newest first, and its parameters. Raises ConfigError."""
-    where, values = wanted.where()
-    newest = f"ORDER BY a.at DESC, a.seq DESC LIMIT {limit:d}"
-    if wanted.secret is None:
-        return f"{ACCESS}{where} {newest}", values
-    # A page by each index: with both in one condition every access of that secret would be read and sorted.
-    pages = " UNION ALL ".join(f"({ACCESS}{wanted.where(place)[0]} {newest})" for place in (_FIRST_NAME, _LATER_NAME))
-    return f"SELECT * FROM ({pages}) a {newest}", values  # noqa: S608 - constant text
+def _events(wanted: Filter, kinds: tuple[str, ...]) -> Question:
+    if wanted.outcome or wanted.jwt_user:
+        raise ConfigError("events have no outcome of their own: filter by time, user, function, client, application or session")
+    where, values = conditions_of(wanted.conditions(), 0)
+    array = ", ".join(f"'{kind}'" for kind in kinds)
+    text = f"SELECT a.* FROM {LOG} WHERE a.event {EQUAL} ANY (ARRAY[{array}]::pg_catalog.text[]){where}"  # noqa: S608
+    return Question(text, values)
 
 
-async def story(connection: Any, session: uuid.UUID) -> list[Any]:
-    """Every row of one session, in order."""
-    return list(
-        await connection.fetch("SELECT * FROM secretproxy.access_log WHERE session_id = $1 ORDER BY instance, seq, at", session)
-    )
+async def events(
+    connection: Any, wanted: Filter, kinds: tuple[str, ...] = UNUSUAL, limit: int | None = None
+) -> AsyncIterator[Any]:
+    """What is unusual in itself: definitions over secret functions, direct use of the table, refusals, forgeries; oldest first."""
+    found = _events(wanted, kinds)
+    if limit is None:
+        async for row in connection.each(f"{found.sql} ORDER BY a.at, a.seq", *found.values):
+            yield row
+        return
+    for row in reversed(await quick(connection, Question(f"{found.sql} {NEWEST} LIMIT {limit:d}", found.values))):
+        yield row
+
+
+async def how_many_events(connection: Any, wanted: Filter, kinds: tuple[str, ...], known: int) -> Count:
+    return await how_many(connection, _events(wanted, kinds), known)
 
 
 async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
     """The log's own rows with every column, in the order that they are verified in."""
-    where, values = wanted.where()
-    query = f"SELECT {', '.join(f'a.{name}' for name in COLUMNS)} FROM secretproxy.access_log a"  # noqa: S608
-    if "o." in where:
+    if wanted.needs_outcome:
         raise ConfigError(
             "an export takes whole rows: filter by time, owner, secret, user, operation, client, application or session"
         )
-    async with connection.transaction(readonly=True):
-        async for row in connection.cursor(f"{query} WHERE true{where} ORDER BY a.instance, a.seq, a.at", *values, prefetch=1000):
-            yield row
+    where, values = conditions_of(wanted.conditions(), 0)
+    query = f"SELECT {', '.join(f'a.{name}' for name in COLUMNS)} FROM secretproxy.access_log a"  # noqa: S608
+    async for row in connection.each(f"{query} WHERE true{where} ORDER BY a.instance, a.seq, a.at", *values):
+        yield row
 
 
-_STATS = f"WITH access AS ({ACCESS}{{where}})"
-_BY = {
-    "secrets": """SELECT owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS n, max(at) AS latest
-        FROM access GROUP BY 1, 2 ORDER BY 3 DESC, 2 LIMIT {limit}""",
-    "users": "SELECT db_user, role, accessed_by, count(*) AS n, max(at) AS latest FROM access GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1 LIMIT {limit}",
-    "hours": "SELECT extract(hour FROM at)::int AS hour, count(*) AS n FROM access GROUP BY 1 ORDER BY 1",
-    "outcomes": "SELECT operation, outcome, count(*) AS n FROM access GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
-    # An access by somebody who, as far as the log goes back, had never used that secret before.
-    "first_time": """SELECT min(at) AS at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret, count(*) AS times
-        FROM access a WHERE owner_id IS NOT NULL AND NOT EXISTS (
-            SELECT FROM secretproxy.access_log e WHERE e.owner_id = a.owner_id AND e.secret_names = a.secret_names AND e.db_user = a.db_user
-               AND e.event IN ('attempt', 'call', 'direct') AND e.at < {since})
-        GROUP BY 2, 3, 4, 5 ORDER BY 1 DESC LIMIT {limit}""",
-    "at_night": """SELECT at, db_user, accessed_by, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret
-        FROM access WHERE operation = 'read' AND (extract(hour FROM at) >= {evening} OR extract(hour FROM at) < {morning})
-        ORDER BY at DESC LIMIT {limit}""",
-    # Whether a password was right is not logged; whoever tries many in a row is. As in the view many_verifies.
-    "many_verifies": """SELECT min(at) AS at, db_user, owner_id, array_to_string(secret_names, ', ', '(null)') AS secret,
-           count(*) FILTER (WHERE outcome <> 'ok') AS failed, count(*) AS n
-        FROM (SELECT *, count(*) FILTER (WHERE pause > interval '1 minute') OVER w AS run
-                FROM (SELECT *, at - lag(at) OVER w AS pause FROM access WHERE operation = 'verify'
-                      WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)) v
-              WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)) r
-       GROUP BY db_user, owner_id, secret_names, run HAVING count(*) >= 5 ORDER BY 6 DESC, 1 LIMIT {limit}""",
-}
+async def is_empty(connection: Any) -> bool:
+    return not await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
 
 
-async def stats(connection: Any, wanted: Filter, *, limit: int, evening: int, morning: int) -> dict[str, list[dict[str, Any]]]:
-    """Counts by secret, user, hour (of the session's time zone) and outcome, and what looks unusual."""
-    where, values = wanted.where()
-    answers: dict[str, list[dict[str, Any]]] = {}
-    zone, offset = local_zone()
-    try:
-        await connection.execute(f"SET TIME ZONE '{zone}'")
-    except asyncpg.PostgresError:
-        await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
-    async with connection.transaction(isolation="repeatable_read", readonly=True):
-        for name, question in _BY.items():
-            given = list(values)
-            text = question
-            if "{since}" in text:
-                given.append(wanted.since or datetime.fromtimestamp(0, UTC))
-                text = text.replace("{since}", f"${len(given)}")
-            text = text.replace("{limit}", str(limit)).replace("{evening}", str(evening)).replace("{morning}", str(morning))
-            answers[name] = [dict(row) for row in await connection.fetch(_STATS.replace("{where}", where) + " " + text, *given)]
-    return answers
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a review looked: the log's database, and other databases whose accesses are in it."""
+
+    user: str
+    database: str
+    address: str
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"the log in database {self.database} at {self.address}, read as {self.user}"
 
 
-__all__ = ["Filter", "accesses", "connect", "explained", "moment", "rows", "stats", "story"]
+_RECENT = f"""
+SELECT DISTINCT r.database FROM (
+    SELECT a.database FROM {LOG} WHERE a.instance IS NOT NULL ORDER BY a.at DESC LIMIT 2000) r
+ WHERE r.database OPERATOR(pg_catalog.<>) pg_catalog.current_database()::pg_catalog.text ORDER BY 1
+"""  # noqa: S608 - constant text
+
+
+async def place(connection: Any) -> Place:
+    """Which database was looked in; calls that came by no proxy lie in the databases that they were made in."""
+    row = await connection.fetchrow(
+        "SELECT session_user::pg_catalog.text AS login, pg_catalog.current_database()::pg_catalog.text AS database,"
+        " pg_catalog.inet_server_addr() AS address, pg_catalog.inet_server_port() AS port"
+    )
+    others = await connection.fetch(_RECENT)
+    address = "a Unix socket" if row["address"] is None else f"{row['address']}:{row['port']}"
+    return Place(row["login"], row["database"], address, tuple(other["database"] for other in others))
+
+
+__all__ = [
+    "Count", "Filter", "Place", "accesses", "connect", "events", "explained", "how_many_accesses", "how_many_events", "local_zone", "moment",
+    "place", "resolved", "rows", "story", "whole_uuid",
+]  # fmt: skip

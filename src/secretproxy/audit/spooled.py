@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from secretproxy.audit.review import Filter
+from secretproxy.audit.filters import UUIDS, Filter, uuid_range
+from secretproxy.audit.review import Outcomes, access_of
 from secretproxy.audit.rows import STORED, TYPES, Line
 from secretproxy.audit.spool import SpoolDamaged, read, segments
 from secretproxy.config import ConfigError
@@ -20,11 +21,12 @@ _ACCESSES = ("attempt", "call", "refusal")
 def accesses(directory: Path, wanted: Filter, limit: int | None) -> list[dict[str, Any]]:
     """The newest `limit` accesses (None: all), oldest first. Raises ConfigError."""
     rows = list(_rows(directory))
-    outcomes: dict[tuple[str, int], dict[str, Any]] = {}
+    wanted = _resolved(wanted, rows)
+    outcomes: Outcomes = {}
     called: set[tuple[str, int, str]] = set()
     for row in rows:
         if row["event"] == "outcome":
-            outcomes[row["session_id"], row["statement_no"]] = row
+            outcomes.setdefault((row["session_id"], row["statement_no"]), []).append(row)
         elif row["event"] == "call":
             called.add((row["session_id"], row["statement_no"], _bare(row["function"])))
     found = []
@@ -34,17 +36,8 @@ def accesses(directory: Path, wanted: Filter, limit: int | None) -> list[dict[st
             row["event"] == "attempt" and vague and (row["session_id"], row["statement_no"], _bare(row["function"])) in called
         ):
             continue
-        end = outcomes.get((row["session_id"], row["statement_no"]), {})
-        access = row | {
-            "how": row["event"],
-            "role": row["role"] or end.get("role"),
-            "accessed_by": row["accessed_by"] or end.get("accessed_by"),
-            "outcome": end.get("outcome") or row["outcome"] or "unknown",
-            "sqlstate": end.get("sqlstate") or row["sqlstate"],
-            "calls": end.get("calls"),
-            "duration": end.get("duration"),
-        }
-        if _fits(access, wanted):
+        access = access_of(row, outcomes)
+        if wanted.fits(access):
             found.append(access)
     found.sort(key=lambda access: (access["at"], access["seq"]))
     return found if limit is None else found[-limit:]
@@ -87,22 +80,18 @@ def _bare(function: str | None) -> str:
     return (function or "").partition("(")[0]
 
 
-def _fits(access: dict[str, Any], wanted: Filter) -> bool:
-    wanted.where()
-    given = {
-        "owner_id": wanted.owner, "db_user": wanted.user, "accessed_by": wanted.jwt_user, "operation": wanted.operation,
-        "outcome": wanted.outcome, "application_name": wanted.application, "session_id": wanted.session,
-    }  # fmt: skip
-    name = _bare(access["function"])
-    return (
-        all(value is None or str(access[column]).lower() == value.lower() for column, value in given.items())
-        and (wanted.since is None or access["at"] >= wanted.since)
-        and (wanted.until is None or access["at"] < wanted.until)
-        and (wanted.secret is None or wanted.secret in (access["secret_names"] or ()))
-        and (wanted.function is None or wanted.function in (access["function"], name, name.removeprefix("encrypted_secrets.")))
-        and (wanted.client is None or _within(access["client_addr"], wanted.client))
-    )
-
-
-def _within(address: str | None, network: str) -> bool:
-    return address is not None and ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
+def _resolved(wanted: Filter, rows: list[dict[str, Any]]) -> Filter:
+    """The filter with each beginning of a uuid made whole. Raises ConfigError where several begin so."""
+    for option, column in UUIDS.items():
+        text = getattr(wanted, option)
+        if text is None:
+            continue
+        first, last = uuid_range(f"--{option.replace('_', '-')}", text)
+        found = sorted({str(row[column]) for row in rows if row[column] is not None and first <= uuid.UUID(row[column]) <= last})
+        if len(found) > 1:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} {text}: several begin so, such as {found[0]} and {found[1]}; give more of it"
+            )
+        if found:
+            wanted = wanted.but(**{option: found[0]})
+    return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,73 +12,154 @@ import typer
 from secretproxy.cli.audit.options import (
     APPLICATION,
     CLIENT,
+    CSV,
     DSN,
     FUNCTION,
+    JSON_LINES,
     JWT,
+    LIMIT,
     OPERATION,
     OUTCOME,
     OWNER,
+    RAW,
     SECRET,
     SESSION,
     SINCE,
     UNTIL,
     USER,
     filtered,
+    limit_of,
     run,
 )
-from secretproxy.cli.audit.showing import console_of, how_ended, names_of, origin, print_table, who, writer_to
+from secretproxy.cli.audit.showing import (
+    CHUNK,
+    Column,
+    Layout,
+    console_of,
+    how_ended,
+    in_full,
+    names_of,
+    origin,
+    print_line,
+    safe,
+    tell_more,
+    tell_place,
+    who,
+    writer_to,
+    zone,
+)
 from secretproxy.config import ConfigError
 
+IN_A_TERMINAL = 100
+COLUMNS = {
+    "user": Column("user", who, least=8),
+    "jwt": Column("jwt user", lambda row: "" if row["accessed_by"] is None else str(row["accessed_by"]), least=9),
+    "application": Column("application", lambda row: safe(row["application_name"]), least=7),
+    "op": Column("op", lambda row: row["operation"] or "?"),
+    "owner": Column("owner", lambda row: "?" if row["owner_id"] is None else str(row["owner_id"]), least=9),
+    "secret": Column("secret", names_of, least=10),
+    "outcome": Column("outcome", how_ended),
+    "from": Column("from", origin, least=9),
+    "session": Column("session", lambda row: "-" if row["session_id"] is None else str(row["session_id"]), least=9),
+    "how": Column("how", lambda row: row["how"]),
+    "calls": Column("calls", lambda row: "" if row["calls"] is None else str(row["calls"]), right=True),
+    "ms": Column("ms", lambda row: "" if row["duration"] is None else f"{row['duration'] * 1000:.1f}", right=True),
+    "function": Column("function", lambda row: safe(row["function"]), least=14),
+    "database": Column("database", lambda row: safe(row["database"]), least=6),
+    "role": Column("role", lambda row: safe(row["role"]), least=6),
+    "statement": Column("statement", lambda row: "" if row["statement_no"] is None else str(row["statement_no"]), right=True),
+    "protocol": Column("protocol", lambda row: row["protocol"] or ""),
+    "encoding": Column("encoding", lambda row: row["encoding"] or ""),
+    "fingerprint": Column("fingerprint", lambda row: row["fingerprint"] or ""),
+    "via": Column("via", lambda row: ", ".join(map(safe, row["via"] or ())), least=12),
+    "port": Column("port", lambda row: "" if row["client_port"] is None else str(row["client_port"]), right=True),
+    "id": Column("id", lambda row: str(row["id"]), least=9),
+    "instance": Column("instance", lambda row: "" if row["instance"] is None else str(row["instance"]), least=9),
+    "seq": Column("seq", lambda row: "" if row["seq"] is None else str(row["seq"]), right=True),
+}
+DEFAULT = ("at", "user", "jwt", "application", "op", "owner", "secret", "outcome", "from", "session")
+# Where there is no room the last of these goes first.
+SPARE = ("session", "application", "from", "jwt user")
+COLOURS = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yellow"}
 
-def _access_table(found: list[Any], width: int) -> Any:
-    from rich.cells import cell_len
-    from rich.table import Table
 
-    wide = width >= 130
-    piped = width >= 1000  # there nothing is cut
-    gap = 2 if wide else 1
-    heads = ["at", "user", "jwt user", "op", "owner", "secret", "outcome", "from"]
-    most = {"user": 30 if wide else 14, "outcome": 15, "from": 40 if wide else 15}
-    lines = []
-    for row in found:
-        owner = "?" if row["owner_id"] is None else str(row["owner_id"])
-        lines.append(
-            [
-                row["at"].astimezone().strftime("%Y-%m-%d %H:%M:%S" if wide else "%m-%d %H:%M:%S"),
-                who(row),
-                "" if row["accessed_by"] is None else str(row["accessed_by"]),
-                row["operation"] or "?",
-                owner if wide or len(owner) < 9 else owner[:8] + "…",
-                names_of(row),
-                how_ended(row),
-                origin(row),
-            ]
-        )
-    widths = [
-        min(max(map(cell_len, (head, *(line[place] for line in lines)))), width if piped else most.get(head, width))
-        for place, head in enumerate(heads)
-    ]
-    shown = [place for place in range(len(heads)) if wide or heads[place] != "jwt user"]
-    # The secret's name gets what the others leave.
-    name = heads.index("secret")
-    others = sum(widths[place] + gap for place in shown if place != name)
-    widths[name] = max(8, min(widths[name], width - others))
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for place in shown:
-        table.add_column(heads[place], no_wrap=True, overflow="ellipsis", width=widths[place])
-    colours = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yellow"}
-    for line, row in zip(lines, found, strict=True):
-        table.add_row(*(line[place] for place in shown), style=colours.get(row["outcome"], "red"))
-    return table
+def chosen(columns: str | None, default: tuple[str, ...], known: dict[str, Column]) -> tuple[str, ...]:
+    """Names of columns. Raises ConfigError."""
+    if columns is None:
+        return default
+    names = tuple(name.strip() for name in columns.split(",") if name.strip())
+    names = tuple("jwt" if name in ("jwt user", "jwt_user", "accessed_by") else name for name in names)
+    if not names or any(name != "at" and name not in known for name in names):
+        raise ConfigError(f"--columns: of these, with commas between them: at, {', '.join(known)}")
+    return names
+
+
+def times(rows: list[Any], width: int | None) -> Column:
+    """The column of times, of this machine's zone: its heading names the zone, and the year where the rows leave it out."""
+    years = {row["at"].astimezone().year for row in rows}
+    if width is None or width >= 130 or len(years) != 1:
+        return Column(f"at ({zone()})", lambda row: in_full(row["at"]))
+    return Column(f"at {years.pop()}", lambda row: row["at"].astimezone().strftime("%m-%d %H:%M:%S"))
+
+
+class Listing:
+    """Prints rows as a table: a page in a terminal, or any number of rows, by chunks, in a pipe."""
+
+    def __init__(self, names: tuple[str, ...], known: dict[str, Column], spare: tuple[str, ...]) -> None:
+        self._console = console_of()
+        self._width: int | None = self._console.width if sys.stdout.isatty() else None
+        self._names = names
+        self._known = known
+        self._spare = spare
+        self._layout: Layout | None = None
+        self.shown = 0
+
+    def add(self, rows: list[Any]) -> None:
+        first = self._layout is None
+        if self._layout is None:
+            columns = [times(rows, self._width) if name == "at" else self._known[name] for name in self._names]
+            self._layout = Layout(columns, self._width, self._spare)
+        cells = self._layout.take(rows)
+        if first:
+            print_line(self._console, self._layout.heading(), "bold")
+        for line, row in zip(cells, rows, strict=True):
+            print_line(self._console, self._layout.line(line), COLOURS.get(row.get("outcome"), "red"))
+        self.shown += len(rows)
+
+    async def show(self, rows: AsyncIterator[Any], most: int | None) -> bool:
+        """Prints rows, oldest first, of which there may be one more than `most`; returns whether there is."""
+        waiting: list[Any] = []
+        async for row in rows:
+            waiting.append(row)
+            if most is None and self._width is None and len(waiting) == CHUNK:
+                self.add(waiting)
+                waiting = []
+        cut = most is not None and len(waiting) > most
+        if cut:
+            del waiting[0]
+        if waiting:
+            self.add(waiting)
+        return cut
+
+    def end(self) -> None:
+        """What the table leaves out."""
+        if self._layout is None or self._width is None:
+            return
+        short = "" if "at" not in self._names or self._width >= 130 else f"times are of {zone()}"
+        left = ", ".join(reversed(self._layout.left_out))
+        if left:
+            left = f"no room for {left}: see --columns"
+        if short or left:
+            print_line(self._console, "; ".join(part for part in (short, left) if part), "dim")
 
 
 def list_(
     since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
     user: str | None = USER, jwt_user: str | None = JWT, function: str | None = FUNCTION, operation: str | None = OPERATION,
-    outcome: str | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION, session: str | None = SESSION,
-    limit: int = typer.Option(100, "--limit", "-n", min=0, help="The newest so many; 0: all."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON, a line each."),
-    as_csv: bool = typer.Option(False, "--csv", help="Print CSV."),
+    outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
+    session: str | None = SESSION, limit: int | None = LIMIT,
+    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=f"Of: at, {', '.join(COLUMNS)}."),
+    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW,
     spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool, instead of what is in the log."),
     dsn: str | None = DSN,
 ) -> None:  # fmt: skip
@@ -90,39 +172,51 @@ def list_(
     )  # fmt: skip
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")
-    wanted.where()
-    console = console_of()
-
-    def show(found: list[Any], *, empty: str) -> None:
-        if not found:
-            console.print(empty)
-            return
-        print_table(console, _access_table(found, console.width))
-        if limit and len(found) == limit:
-            print(f"the newest {limit}; --limit 0 shows all", file=sys.stderr)
+    names = chosen(columns, DEFAULT, COLUMNS)
+    machine = as_json or as_csv
+    most = limit_of(limit, IN_A_TERMINAL, machine)
+    table = Listing(names, COLUMNS, () if columns else SPARE)
 
     async def work() -> None:
         connection = await review.connect(dsn)
         try:
-            rows = review.accesses(connection, wanted, limit or None)
-            if as_json or as_csv:
-                write = writer_to(sys.stdout, as_csv)
+            found = await review.resolved(connection, wanted)
+            if machine:
+                rows = review.accesses(connection, found, most)
+                write = writer_to(sys.stdout, as_csv, raw)
                 async for row in rows:
                     write(row)
                 return
-            found = [row async for row in rows]
-            some = found or await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
-            show(found, empty="no access fits" if some else "the log is empty")
+            cut = await table.show(review.accesses(connection, found, None if most is None else most + 1), most)
+            if not table.shown:
+                print("the log is empty" if await review.is_empty(connection) else "no access fits")
+            table.end()
+            await tell_place(connection)
+            if cut:
+                print(
+                    tell_more(
+                        await review.how_many_accesses(connection, found, table.shown + 1), table.shown, "newest accesses are"
+                    )
+                )
         finally:
             await connection.close()
 
     if spool is None:
         run(work())
         return
-    waiting = spooled.accesses(spool, wanted, limit or None)
-    if as_json or as_csv:
-        write = writer_to(sys.stdout, as_csv)
+    all_of_it = spooled.accesses(spool, wanted, None)
+    waiting = all_of_it if most is None else all_of_it[-most:]
+    if machine:
+        write = writer_to(sys.stdout, as_csv, raw)
         for row in waiting:
             write(row)
         return
-    show(waiting, empty="nothing that fits waits in the spool")
+    size = len(waiting) if sys.stdout.isatty() else CHUNK
+    for start in range(0, len(waiting), size or 1):
+        table.add(waiting[start : start + size])
+    if not waiting:
+        print("nothing that fits waits in the spool")
+    table.end()
+    more = tell_more(review.Count(len(all_of_it)), len(waiting), "newest accesses are")
+    if more:
+        print(more)

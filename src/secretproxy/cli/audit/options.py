@@ -7,6 +7,7 @@ What is imported for the work alone is imported when it is done: `--help` must n
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -16,19 +17,28 @@ DSN = typer.Option(
     None, "--dsn", metavar="DSN", help="Log's database, as a member of secretproxy_auditor; default: the PG* variables."
 )
 JSON = typer.Option(False, "--json", help="Print JSON.")
+JSON_LINES = typer.Option(False, "--json", help="Print JSON, a line each.")
+CSV = typer.Option(False, "--csv", help="Print CSV.")
+RAW = typer.Option(
+    False, "--raw", help="CSV exactly as logged; default: what a spreadsheet would run as a formula has a ' before it."
+)
 CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
 SINCE = typer.Option(None, "--since", metavar="TIME", help="From then on: 2h, 7d, yesterday, 2026-11-24T09:30.")
 UNTIL = typer.Option(None, "--until", metavar="TIME", help="Until before then.")
-OWNER = typer.Option(None, "--owner", metavar="UUID", help="Owner of the secret.")
+OWNER = typer.Option(None, "--owner", metavar="UUID", help="Owner of the secret; a uuid, or a beginning that only one has.")
 SECRET = typer.Option(None, "--secret", metavar="NAME", help="Name of the secret.")
 USER = typer.Option(None, "--user", metavar="NAME", help="Database login.")
-JWT = typer.Option(None, "--jwt-user", metavar="UUID", help="User of the claim jwt.claims.user_id.")
+JWT = typer.Option(None, "--jwt-user", metavar="UUID", help="User of the claim jwt.claims.user_id, or its beginning.")
 FUNCTION = typer.Option(None, "--function", metavar="NAME", help="Function, such as secrets_getter.")
 OPERATION = typer.Option(None, "--operation", metavar="KIND", help="read, write, verify or delete.")
-OUTCOME = typer.Option(None, "--outcome", metavar="KIND", help="ok, error, cancelled, lost, refused or unknown.")
+OUTCOME = typer.Option(
+    None, "--outcome", metavar="KIND", help="ok, error, cancelled, lost, refused or unknown; several: error,lost."
+)
 CLIENT = typer.Option(None, "--client", metavar="ADDRESS", help="Client's address or network.")
 APPLICATION = typer.Option(None, "--application", metavar="NAME", help="application_name of the session.")
-SESSION = typer.Option(None, "--session", metavar="UUID", help="One session.")
+SESSION = typer.Option(None, "--session", metavar="UUID", help="One session, or the beginning of its id.")
+LIMIT = typer.Option(None, "--limit", "-n", min=0, help="The newest so many; 0: all. Default: 100 in a terminal, all elsewhere.")
+LINES = typer.Option(None, "--limit", "-n", min=0, help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere.")
 _Result = TypeVar("_Result")
 
 
@@ -48,9 +58,22 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 def filtered(**given: Any) -> Any:
-    from secretproxy.audit.review import Filter, moment
+    """The filter of what was given. Raises ConfigError for nonsense."""
+    from secretproxy.audit.filters import Filter, moment
 
     for option in ("since", "until"):
         if given.get(option) is not None:
             given[option] = moment(f"--{option}", given[option])
-    return Filter(**given)
+    given["outcome"] = tuple(
+        kind.strip() for several in given.get("outcome") or () for kind in several.split(",") if kind.strip()
+    )
+    wanted = Filter(**given)
+    wanted.conditions()
+    return wanted
+
+
+def limit_of(limit: int | None, default: int, machine: bool) -> int | None:
+    """How many rows are wanted; None: all. What a program reads is whole unless it is said otherwise."""
+    if limit is None:
+        return None if machine or not sys.stdout.isatty() else default
+    return limit or None

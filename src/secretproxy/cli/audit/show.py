@@ -9,64 +9,77 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import DSN, JSON, run
-from secretproxy.cli.audit.showing import console_of, names_of, record_of, safe
+from secretproxy.cli.audit.options import DSN, JSON_LINES, run
+from secretproxy.cli.audit.showing import console_of, in_full, names_of, record_of, safe, tell_place, zone
 
 
 def show(
-    session: str = typer.Argument(..., metavar="SESSION", help="Session id, as `audit list --json` shows it."),
+    session: str = typer.Argument(..., metavar="SESSION", help="Session id, or a beginning that only one session has."),
     dsn: str | None = DSN,
-    as_json: bool = JSON,
+    as_json: bool = JSON_LINES,
 ) -> None:
     """Show one session's story."""
-    from secretproxy.audit import review
+    from secretproxy.audit import filters, review
 
-    wanted = review.as_uuid("SESSION", session)
+    filters.uuid_range("SESSION", session)
+    console = console_of()
+    terminal = sys.stdout.isatty()
 
-    async def work() -> list[Any]:
+    def head(row: Any) -> None:
+        address = "a Unix socket" if row["client_addr"] is None else f"{row['client_addr']} port {row['client_port']}"
+        for name, text in {
+            "session": str(row["session_id"]), "login": f"{safe(row['db_user'])}, database {safe(row['database'])}",
+            "application": safe(row["application_name"]) or "-", "from": f"{address}, {'TLS' if row['tls'] else 'no TLS'}",
+            "times": zone(),
+        }.items():  # fmt: skip
+            console.print(f"{name:<12} {text}", soft_wrap=True)
+        console.print()
+
+    async def work() -> int:
         connection = await review.connect(dsn)
+        count = 0
         try:
-            return await review.story(connection, wanted)
+            wanted = await review.whole_uuid(connection, "session_id", "SESSION", session)
+            async for row in review.story(connection, wanted):
+                if as_json:
+                    print(json.dumps(record_of(row)))
+                else:
+                    if not count:
+                        head(row)
+                    print(_line(row, console.width, terminal))
+                count += 1
+            if not as_json:
+                await tell_place(connection)
         finally:
             await connection.close()
+        return count
 
-    found = run(work())
-    if as_json:
-        for row in found:
-            print(json.dumps(record_of(row)))
-        return
-    console = console_of()
-    if not found:
-        console.print("no such session in the log")
+    if not run(work()):
+        if not as_json:
+            console.print("no such session in the log")
         raise typer.Exit(1)
-    terminal = sys.stdout.isatty()
-    first = found[0]
-    address = "a Unix socket" if first["client_addr"] is None else f"{first['client_addr']} port {first['client_port']}"
-    console.print(f"session      {wanted}", soft_wrap=True)
-    console.print(f"login        {safe(first['db_user'])}, database {safe(first['database'])}", soft_wrap=True)
-    console.print(f"application  {safe(first['application_name']) or '-'}", soft_wrap=True)
-    console.print(f"from         {address}, {'TLS' if first['tls'] else 'no TLS'}", soft_wrap=True)
-    console.print()
-    for row in found:
-        what = row["event"]
-        if what == "outcome":
-            seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
-            text = f"  {row['outcome']}{' ' + row['sqlstate'] if row['sqlstate'] else ''}{seconds}, ran {row['calls'] or 0} times"
-        else:
-            owner = str(row["owner_id"] or "?")
-            function = safe(row["function"])
-            if terminal and console.width < 130:
-                owner = owner if len(owner) < 9 else owner[:8] + "…"
-                function = function.partition("(")[0].removeprefix("encrypted_secrets.")
-            names = "" if row["secret_names"] is None and row["owner_id"] is None else f" {names_of(row)} of {owner}"
-            text = f"{what} {function}{names}"
-            if row["via"]:
-                text += f" via {', '.join(map(safe, row['via']))}"
-            if row["accessed_by"]:
-                text += f" for {row['accessed_by']}"
-        line = f"{row['at'].astimezone():%Y-%m-%d %H:%M:%S} #{row['statement_no'] or '-':<4} {text}"
-        print(
-            "\n".join(textwrap.wrap(line, console.width, subsequent_indent=" " * 26, break_on_hyphens=False))
-            if terminal
-            else line
-        )
+
+
+def _line(row: Any, width: int, terminal: bool) -> str:
+    what = row["event"]
+    if what == "outcome":
+        seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
+        state = row["sqlstate"]
+        ran = "no function testified" if row["calls"] is None else f"ran {row['calls']} times"
+        text = f"  {row['outcome']}{' ' + state if state and state != '00000' else ''}{seconds}, {ran}"
+    else:
+        owner = str(row["owner_id"] or "?")
+        function = safe(row["function"])
+        if terminal and width < 130:
+            owner = owner if len(owner) < 9 else owner[:8] + "…"
+            function = function.partition("(")[0].removeprefix("encrypted_secrets.")
+        names = "" if row["secret_names"] is None and row["owner_id"] is None else f" {names_of(row)} of {owner}"
+        text = f"{what} {function}{names}"
+        if row["via"]:
+            text += f" via {', '.join(map(safe, row['via']))}"
+        if row["accessed_by"]:
+            text += f" for {row['accessed_by']}"
+    line = f"{in_full(row['at'])} #{row['statement_no'] or '-':<4} {text}"
+    if not terminal:
+        return line
+    return "\n".join(textwrap.wrap(line, width, subsequent_indent=" " * 26, break_on_hyphens=False))

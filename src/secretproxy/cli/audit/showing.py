@@ -1,16 +1,28 @@
-"""How the commands of `secretproxy audit` print a row: for a terminal, in a pipe, as JSON and as CSV.
+"""How the commands of `secretproxy audit` print rows: as a table for a person, as JSON and as CSV.
 
-What a client has chosen reaches a terminal through `safe` alone.
+What a client has chosen reaches a terminal through `safe` alone. In a terminal a cell may be shortened, in its middle, so that two different
+texts stay different; what a table leaves out it names below itself. In a pipe nothing is shortened, coloured or left out.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+# Cells of a text that are given room before uuids are.
+TEXT = 60
+# Rows of a table in a pipe that are looked at for the widths of its columns.
+CHUNK = 1000
+# A spreadsheet takes a cell that begins so for a formula, also behind what it takes for a separator, a line's end or a blank.
+_FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def plain(value: Any) -> Any:
@@ -51,7 +63,17 @@ def how_ended(row: Any) -> str:
 
 def origin(row: Any) -> str:
     address = "local" if row["client_addr"] is None else str(row["client_addr"]).removesuffix("/32")
-    return f"{address} direct" if row["how"] == "direct" else address
+    return f"{address} direct" if row.get("how", row.get("event")) == "direct" else address
+
+
+def zone() -> str:
+    from secretproxy.audit.filters import local_zone
+
+    return local_zone()[0]
+
+
+def in_full(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def console_of() -> Any:
@@ -62,19 +84,150 @@ def console_of() -> Any:
     return Console(**plain) if sys.stdout.isatty() else Console(**plain, width=1000, color_system=None)
 
 
-def print_table(console: Any, table: Any, **how: Any) -> None:
-    """A table without the blanks that fill it up to the console's width."""
-    with console.capture() as captured:
-        console.print(table, **how)
-    print("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
+def shortened(texts: Iterable[str], width: int) -> dict[str, str]:
+    """Each text in at most `width` cells: a uuid by its beginning, others without their middle; different ones stay different."""
+    from rich.cells import cell_len
+
+    found: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for text in texts:
+        if text in found:
+            continue
+        short = text
+        if cell_len(text) > width:
+            short = _beginning(text, width - 1) + "…" if _UUID.fullmatch(text) else _without_middle(text, width)
+            if taken.get(short, text) != text:
+                mark = "#" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:4]
+                short = _without_middle(text, max(3, width - len(mark))) + mark
+        taken[short] = text
+        found[text] = short
+    return found
+
+
+def _without_middle(text: str, width: int) -> str:
+    last = max(1, (width - 1) // 2)
+    end = _beginning(text[::-1], last)[::-1]
+    return _beginning(text, max(1, width - 1 - last)) + "…" + end
+
+
+def _beginning(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    used = 0
+    for place, char in enumerate(text):
+        used += cell_len(char)
+        if used > width:
+            return text[:place]
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its heading, what stands in it, and the fewest cells that it can do with (0: as many as its texts have)."""
+
+    head: str
+    text: Callable[[Any], str]
+    least: int = 0
+    right: bool = False
+
+
+class Layout:
+    """Widths of columns for rows. In a terminal of `width` cells columns shrink, and then the last of `spare` go, as far as that is needed."""
+
+    def __init__(self, columns: Sequence[Column], width: int | None, spare: Sequence[str] = ()) -> None:
+        self.columns = list(columns)
+        self.left_out: list[str] = []
+        self._width = width
+        self._spare = list(spare)
+        self._widths: list[int] = []
+        self._gap = 1 if width is not None and width < 130 else 2
+
+    def take(self, rows: Sequence[Any]) -> list[list[str]]:
+        """The cells of rows that are printed next; the first ones fix what is shown."""
+        from rich.cells import cell_len
+
+        cells = [[column.text(row) for column in self.columns] for row in rows]
+        natural = [
+            max([cell_len(column.head), *(cell_len(line[place]) for line in cells)]) for place, column in enumerate(self.columns)
+        ]
+        if self._width is None:
+            self._widths = [max(pair) for pair in zip(natural, self._widths or natural, strict=True)]
+            return cells
+        for name in self._spare:
+            empty = [
+                place
+                for place, column in enumerate(self.columns)
+                if column.head == name and not any(line[place] for line in cells)
+            ]
+            if empty:
+                self._drop(empty[0], cells, natural)
+        least = [max(cell_len(c.head), min(n, c.least or n)) for c, n in zip(self.columns, natural, strict=True)]
+        while sum(least) + self._gap * (len(least) - 1) > self._width and self._spare:
+            name = self._spare.pop()
+            place = next((place for place, column in enumerate(self.columns) if column.head == name), None)
+            if place is not None:
+                self.left_out.append(name)
+                del least[place]
+                self._drop(place, cells, natural)
+        widths = list(least)
+        room = self._width - self._gap * (len(least) - 1) - sum(least)
+        uuids = [place for place in range(len(least)) if any(_UUID.fullmatch(line[place]) for line in cells)]
+        # Texts first, up to a length that tells most of them apart; then uuids, whole or by their beginning; then the rest of the texts.
+        for most in (TEXT, 0, self._width):
+            for place in uuids if not most else ():
+                if natural[place] - widths[place] <= room:
+                    room -= natural[place] - widths[place]
+                    widths[place] = natural[place]
+            while room > 0 and (
+                wanting := [
+                    place for place, width in enumerate(widths) if place not in uuids and width < min(most, natural[place])
+                ]
+            ):
+                for place in wanting[:room]:
+                    widths[place] += 1
+                room -= min(room, len(wanting))
+        for place, width in enumerate(widths):
+            short = shortened((line[place] for line in cells), width)
+            for line in cells:
+                line[place] = short[line[place]]
+        self._widths = widths
+        return cells
+
+    def _drop(self, place: int, cells: list[list[str]], natural: list[int]) -> None:
+        del self.columns[place], natural[place]
+        for line in cells:
+            del line[place]
+
+    def line(self, cells: Sequence[str]) -> str:
+        from rich.cells import cell_len
+
+        padded = [
+            " " * (width - cell_len(cell)) + cell if column.right else cell + " " * (width - cell_len(cell))
+            for cell, width, column in zip(cells, self._widths, self.columns, strict=True)
+        ]
+        return (" " * self._gap).join(padded).rstrip()
+
+    def heading(self) -> str:
+        return self.line([column.head for column in self.columns])
+
+
+def print_line(console: Any, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, soft_wrap=True)
 
 
 def record_of(row: Any) -> dict[str, Any]:
     return {name: plain(row[name]) for name in row.keys()}  # noqa: SIM118 - an asyncpg.Record
 
 
-def writer_to(file: Any, as_csv: bool) -> Callable[[Any], None]:
-    """Writes rows one by one, exactly as they are: JSON lines, or CSV with a heading."""
+def cell_of(value: Any, raw: bool) -> Any:
+    """A value for CSV. Unless `raw`, a text that a spreadsheet would run as a formula has a ' before what would begin it."""
+    if isinstance(value, list):
+        value = json.dumps(value)
+    return _FORMULA.sub(r"\1\2'", value) if isinstance(value, str) and not raw else value
+
+
+def writer_to(file: Any, as_csv: bool, raw: bool = False) -> Callable[[Any], None]:
+    """Writes rows one by one: JSON lines, exactly as they are, or CSV with a heading."""
     if not as_csv:
         return lambda row: print(json.dumps(record_of(row)), file=file)
     heading: list[str] = []
@@ -85,6 +238,28 @@ def writer_to(file: Any, as_csv: bool) -> Callable[[Any], None]:
         if not heading:
             heading.extend(record)
             writer.writeheader()
-        writer.writerow({name: json.dumps(value) if isinstance(value, list) else value for name, value in record.items()})
+        writer.writerow({name: cell_of(value, raw) for name, value in record.items()})
 
     return write
+
+
+async def tell_place(connection: Any, what: str = "looked in {}") -> None:
+    """Which database was looked in, and where what is not in it lies."""
+    from secretproxy.audit import review
+
+    where = await review.place(connection)
+    print(safe(what.format(where)), file=sys.stderr, flush=True)
+    if where.others:
+        names = safe(", ".join(where.others))
+        print(
+            f"calls that came by no proxy to {names} are in the access log of that database itself: give it with --dsn",
+            file=sys.stderr,
+        )
+
+
+def tell_more(count: Any, shown: int, what: str) -> str | None:
+    """The last line of what is cut for a person, or None."""
+    more = count.less(shown)
+    if not more.number:
+        return None
+    return f"{shown:,} {what} shown, {more} more: --limit {shown * 10:d} shows more of them, --limit 0 all"

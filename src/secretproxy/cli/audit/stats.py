@@ -1,78 +1,249 @@
-"""`secretproxy audit stats`: accesses counted, and what is unusual among them."""
+"""`secretproxy audit stats`, `bursts` and `compare`: accesses counted, and what is unusual among them."""
 
 from __future__ import annotations
 
 import json
-import uuid
+import sys
 from datetime import datetime
 from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import CLIENT, DSN, JSON, OPERATION, OWNER, SECRET, SINCE, UNTIL, USER, filtered, run
-from secretproxy.cli.audit.showing import console_of, plain, print_table, safe
+from secretproxy.cli.audit.options import (
+    APPLICATION,
+    CLIENT,
+    DSN,
+    FUNCTION,
+    JSON,
+    JWT,
+    LINES,
+    OPERATION,
+    OUTCOME,
+    OWNER,
+    SECRET,
+    SESSION,
+    SINCE,
+    UNTIL,
+    USER,
+    filtered,
+    limit_of,
+    run,
+)
+from secretproxy.cli.audit.showing import Column, Layout, console_of, in_full, names_of, plain, print_line, safe, tell_place, zone
+
+IN_A_TERMINAL = 10
+BAR = 20
 
 
 def stats(
     since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
-    user: str | None = USER, operation: str | None = OPERATION, client: str | None = CLIENT,
-    limit: int = typer.Option(10, "--limit", "-n", min=1, max=1000, help="Lines of each table."),
+    user: str | None = USER, jwt_user: str | None = JWT, function: str | None = FUNCTION, operation: str | None = OPERATION,
+    outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
+    session: str | None = SESSION, limit: int | None = LINES,
     evening: int = typer.Option(22, "--evening", min=0, max=24, help="Hour from which a read is unusual."),
     morning: int = typer.Option(6, "--morning", min=0, max=24, help="Hour until which a read is unusual."),
     as_json: bool = JSON, dsn: str | None = DSN,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
-    from rich.table import Table
+    from secretproxy.audit import counting, review
 
-    from secretproxy.audit import review
+    wanted = filtered(
+        since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
+        outcome=outcome, client=client, application=application, session=session,
+    )  # fmt: skip
+    console = console_of()
+    most = limit_of(limit, IN_A_TERMINAL, as_json)
+    titles = {
+        "secrets": "by secret", "users": "by user", "hours": f"by hour ({zone()})", "outcomes": "by outcome",
+        "first_time": "first use of a secret by a login", "at_night": f"reads between {evening}:00 and {morning}:00 ({zone()})",
+        "many_verifies": "five or more verifies of a secret in a row",
+    }  # fmt: skip
 
-    wanted = filtered(since=since, until=until, owner=owner, secret=secret, user=user, operation=operation, client=client)
-
-    async def work() -> dict[str, list[dict[str, Any]]]:
+    async def work() -> None:
         connection = await review.connect(dsn)
         try:
-            answers = await review.stats(connection, wanted, limit=limit, evening=evening, morning=morning)
-            if not answers["outcomes"] and not as_json:
-                some = await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
-                print("no access fits" if some else "the log is empty")
-            return answers
+            with _Progress() as progress:
+                answers = await counting.stats(
+                    connection,
+                    await review.resolved(connection, wanted),
+                    limit=most,
+                    evening=evening,
+                    morning=morning,
+                    progress=progress,
+                )
+            if as_json:
+                print(json.dumps({name: [_record(row) for row in table.rows] for name, table in answers.items()}))
+                return
+            if not answers["outcomes"].rows:
+                print("the log is empty" if await review.is_empty(connection) else "no access fits")
+            for name, title in titles.items():
+                print_counts(console, title, answers[name])
+            await tell_place(connection)
         finally:
             await connection.close()
 
-    answers = run(work())
-    if as_json:
-        print(json.dumps({name: [{k: plain(v) for k, v in row.items()} for row in found] for name, found in answers.items()}))
+    run(work())
+
+
+def bursts(
+    since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, user: str | None = USER,
+    function: str | None = FUNCTION, operation: str | None = OPERATION, client: str | None = CLIENT,
+    application: str | None = APPLICATION, session: str | None = SESSION,
+    window: str = typer.Option("10m", "--window", metavar="TIME", help="Length of time that is looked at: 30s, 10m, 2h."),
+    at_least: int = typer.Option(20, "--at-least", min=2, help="Different secrets that make a burst."),
+    limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN,
+) -> None:  # fmt: skip
+    """Find where a login used many different secrets in a short time."""
+    from secretproxy.audit import counting, filters, review
+
+    wanted = filtered(
+        since=since, until=until, owner=owner, user=user, function=function, operation=operation, client=client,
+        application=application, session=session,
+    )  # fmt: skip
+    length = filters.duration("--window", window)
+    most = limit_of(limit, IN_A_TERMINAL, as_json)
+
+    async def work() -> None:
+        connection = await review.connect(dsn)
+        try:
+            with _Progress() as progress:
+                progress("secrets by login and time")
+                table = await counting.bursts(
+                    connection, await review.resolved(connection, wanted), window=length, at_least=at_least, limit=most
+                )
+            if as_json:
+                print(json.dumps([_record(row) for row in table.rows]))
+                return
+            if not table.rows:
+                print(f"no login used {at_least} different secrets within {window}")
+            print_counts(console_of(), f"logins that used {at_least} or more different secrets within {window}", table)
+            await tell_place(connection)
+        finally:
+            await connection.close()
+
+    run(work())
+
+
+def compare(
+    by: str = typer.Option("secret", "--by", metavar="WHAT", help="secret, user, application, client, function, operation, outcome or database."),
+    since: str | None = SINCE, until: str | None = UNTIL,
+    with_since: str | None = typer.Option(None, "--with-since", metavar="TIME", help="The other span: from then on."),
+    with_until: str | None = typer.Option(None, "--with-until", metavar="TIME", help="The other span: until before then."),
+    application: str | None = APPLICATION,
+    with_application: str | None = typer.Option(None, "--with-application", metavar="NAME", help="The other application."),
+    user: str | None = USER,
+    with_user: str | None = typer.Option(None, "--with-user", metavar="NAME", help="The other login."),
+    owner: str | None = OWNER, secret: str | None = SECRET, operation: str | None = OPERATION, client: str | None = CLIENT,
+    limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN,
+) -> None:  # fmt: skip
+    """Compare the accesses of two spans, applications or logins."""
+    from secretproxy.audit import counting, review
+    from secretproxy.config import ConfigError
+
+    if not any((with_since, with_until, with_application, with_user)):
+        raise ConfigError("compare with what? Give --with-since, --with-until, --with-application or --with-user")
+    same = {"owner": owner, "secret": secret, "operation": operation, "client": client}
+    spans = (with_since or with_until) is not None
+    one = filtered(since=since, until=until, application=application, user=user, **same)
+    other = filtered(
+        since=with_since if spans else since, until=with_until if spans else until, application=with_application or application,
+        user=with_user or user, **same,
+    )  # fmt: skip
+    most = limit_of(limit, IN_A_TERMINAL, as_json)
+
+    async def work() -> None:
+        connection = await review.connect(dsn)
+        try:
+            with _Progress() as progress:
+                progress("accesses of both")
+                table = await counting.compare(
+                    connection, await review.resolved(connection, one), await review.resolved(connection, other), by, most
+                )
+            if as_json:
+                print(json.dumps([_record(row) for row in table.rows]))
+                return
+            if not table.rows:
+                print("no access fits either")
+            print_counts(console_of(), f"accesses by {by}: the first, the other, and how many more the other has", table)
+            await tell_place(connection)
+        finally:
+            await connection.close()
+
+    run(work())
+
+
+class _Progress:
+    """Says in a terminal what is being counted."""
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("counting {task.description}"), TimeElapsedColumn(), console=console, transient=True,
+            disable=not console.is_terminal,
+        )  # fmt: skip
+        self._bar.start()
+        task = self._bar.add_task("", total=None)
+        return lambda text: self._bar.update(task, description=text)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _record(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of a table as JSON has it: names as a list, and as one text for reading."""
+    record = {name: plain(value) for name, value in row.items()}
+    if "secret_names" in row:
+        record["secret"] = (
+            None if row["secret_names"] is None else ", ".join("(null)" if n is None else n for n in row["secret_names"])
+        )
+    return record
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, datetime):
+        return in_full(value)
+    if name == "secret_names":
+        return names_of({"secret_names": value})
+    if name == "failed":
+        return f"{value} failed"
+    if name == "hour":
+        return f"{value:02}:00"
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    return safe(value) or "-"
+
+
+_SHRINK = {"owner_id": 9, "secret_names": 10, "db_user": 8, "role": 6, "accessed_by": 9, "function": 14, "application_name": 7}
+_HEADS = {
+    "owner_id": "owner", "secret_names": "secret", "db_user": "user", "accessed_by": "jwt user", "n": "accesses",
+    "application_name": "application", "client_addr": "client",
+}  # fmt: skip
+
+
+def print_counts(console: Any, title: str, table: Any) -> None:
+    """A table under its title; the last line says what is left out."""
+    if not table.rows:
         return
-    console = console_of()
-    if not answers["outcomes"]:
-        return
-    zone = review.local_zone()[0]
-    titles = {
-        "secrets": "by secret", "users": "by user", "hours": f"by hour ({zone})", "outcomes": "by outcome",
-        "first_time": "first use of a secret by a user", "at_night": f"reads between {evening}:00 and {morning}:00 ({zone})",
-        "many_verifies": "five or more verifies of a secret in a row",
-    }  # fmt: skip
-    for name, found in answers.items():
-        if not found:
-            continue
-        console.print(titles[name], style="bold")
-        table = Table(box=None, pad_edge=False, show_header=False)
-        most = max((row["n"] for row in found if "n" in row), default=1)
-        for row in found:
-            cells = []
-            for key, value in row.items():
-                if key == "n":
-                    cells += [f"{value:>8}", "█" * max(1, round(20 * value / most))]
-                elif isinstance(value, datetime):
-                    cells.append(f"{value.astimezone():%m-%d %H:%M}")
-                elif isinstance(value, uuid.UUID):
-                    cells.append(str(value) if console.width >= 130 else str(value)[:8] + "…")
-                elif key == "failed":
-                    cells.append(f"{value} failed")
-                elif key == "hour":
-                    cells.append(f"{value:02}:00")
-                else:
-                    cells.append(safe(value) or "-")
-            table.add_row(*cells)
-        print_table(console, table, no_wrap=True, overflow="ellipsis")
-        console.print()
+    print_line(console, title, "bold")
+    terminal = sys.stdout.isatty()
+    most = max((row["n"] for row in table.rows if "n" in row), default=0)
+
+    def column(name: str) -> Column:
+        number = isinstance(table.rows[0][name], int | float) and name not in ("hour", "failed")
+        return Column(_HEADS.get(name, name), lambda row: _cell(name, row[name]), _SHRINK.get(name, 0), number)
+
+    columns = [column(name) for name in table.rows[0]]
+    if most:
+        columns.append(Column("", lambda row: "█" * max(1, round(BAR * row["n"] / most)), least=1))
+    layout = Layout(columns, console.width if terminal else None)
+    cells = layout.take(table.rows)
+    print_line(console, layout.heading(), "dim")
+    for line in cells:
+        print_line(console, layout.line(line))
+    more = table.count.less(len(table.rows))
+    if more.number:
+        print_line(console, f"{more} more: --limit 0 shows all")
+    console.print()

@@ -1,4 +1,4 @@
-"""`secretproxy audit tail`: accesses as they happen, through any loss of the connection."""
+"""`secretproxy audit tail`: accesses as they happen, with how they ended, through any loss of the connection."""
 
 from __future__ import annotations
 
@@ -9,21 +9,54 @@ import sys
 import uuid
 from typing import Any
 
-from secretproxy.cli.audit.options import DSN, JSON, run
-from secretproxy.cli.audit.showing import names_of, origin, record_of, who
+import typer
+
+from secretproxy.cli.audit.options import (
+    APPLICATION,
+    CLIENT,
+    DSN,
+    FUNCTION,
+    JSON_LINES,
+    JWT,
+    OPERATION,
+    OUTCOME,
+    OWNER,
+    SECRET,
+    SESSION,
+    USER,
+    filtered,
+    run,
+)
+from secretproxy.cli.audit.showing import how_ended, in_full, names_of, origin, record_of, safe, tell_place, who, zone
 from secretproxy.config import ConfigError
 
 
-def tail(as_json: bool = JSON, dsn: str | None = DSN) -> None:
+def tail(
+    owner: str | None = OWNER, secret: str | None = SECRET, user: str | None = USER, jwt_user: str | None = JWT,
+    function: str | None = FUNCTION, operation: str | None = OPERATION, outcome: list[str] | None = OUTCOME,
+    client: str | None = CLIENT, application: str | None = APPLICATION, session: str | None = SESSION,
+    wait: float = typer.Option(
+        2.0, "--wait", metavar="SECONDS", min=0.0,
+        help="How long an access that has not ended is waited for before it is shown as running; it is shown again when it has ended.",
+    ),
+    as_json: bool = JSON_LINES, dsn: str | None = DSN,
+) -> None:  # fmt: skip
     """Follow accesses as they happen."""
     from secretproxy.audit import review
     from secretproxy.audit.beside import CHANNEL
-    from secretproxy.audit.following import Follower
+    from secretproxy.audit.following import Endings, Follower
+
+    wanted = filtered(
+        owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation, outcome=outcome,
+        client=client, application=application, session=session,
+    )  # fmt: skip
 
     async def work() -> None:
         import asyncpg
 
         follower = Follower()
+        found = wanted
+        endings: Any = None
         first = True
         while True:
             try:
@@ -37,16 +70,23 @@ def tail(as_json: bool = JSON, dsn: str | None = DSN) -> None:
                 wake = _Wake()
                 await connection.add_listener(CHANNEL, wake)
                 connection.add_termination_listener(wake)
+                if first:
+                    found = await review.resolved(connection, wanted)
+                    endings = Endings(found, wait)
                 await follower.begin(connection)
-                print("following the log" if first else "connected again", file=sys.stderr, flush=True)
+                if first:
+                    await tell_place(connection, f"following {{}}, times are of {zone()}")
+                else:
+                    print("connected again", file=sys.stderr, flush=True)
                 first = False
                 told: set[uuid.UUID] = set()
                 everywhere = True
                 while not connection.is_closed():
-                    for row in await follower.news(connection, told, everywhere=everywhere):
+                    news = await follower.news(connection, told, everywhere=everywhere)
+                    for row in await endings.of(connection, news):
                         _told(row, as_json)
                     sys.stdout.flush()
-                    told, everywhere = await wake.wait()
+                    told, everywhere = await wake.wait(endings.due())
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 if isinstance(error, BrokenPipeError) or getattr(error, "sqlstate", None) in ("42501", "42P01", "3F000"):
                     raise
@@ -76,12 +116,13 @@ class _Wake:
             self._told.add(uuid.UUID(notice[3]))
         self._news.set()
 
-    async def wait(self) -> tuple[set[uuid.UUID], bool]:
-        """Instances to look at, and whether it is time to look everywhere."""
+    async def wait(self, at_most: float | None = None) -> tuple[set[uuid.UUID], bool]:
+        """Instances to look at, and whether it is time to look everywhere; waits no longer than `at_most` seconds for it."""
         clock = asyncio.get_running_loop().time
         self._due = self._due or clock() + self.EVERYWHERE
+        left = self._due - clock()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(0.0, self._due - clock()))
+            await asyncio.wait_for(self._news.wait(), max(0.0, left if at_most is None else min(left, at_most)))
         self._news.clear()
         told, self._told = self._told, set()
         everywhere = clock() >= self._due
@@ -95,4 +136,9 @@ def _told(row: Any, as_json: bool) -> None:
         print(json.dumps(record_of(row)))
         return
     owner = "?" if row["owner_id"] is None else str(row["owner_id"])
-    print(f"{row['at'].astimezone():%H:%M:%S}  {who(row)}  {row['operation'] or '?'}  {names_of(row)} of {owner}  {origin(row)}")
+    ended = "running" if row["outcome"] == "unknown" else how_ended(row)
+    application = f" {safe(row['application_name'])}" if row["application_name"] else ""
+    session = "" if row["session_id"] is None else f"  session {row['session_id']}"
+    print(
+        f"{in_full(row['at'])}  {who(row)}{application}  {row['operation'] or '?'}  {names_of(row)} of {owner}  {ended}  {origin(row)}{session}"
+    )

@@ -12,6 +12,8 @@ CREATE INDEX IF NOT EXISTS access_log_names_idx ON secretproxy.access_log USING 
 CREATE INDEX IF NOT EXISTS access_log_user_idx ON secretproxy.access_log (db_user, at) WHERE event <> 'outcome';
 -- Few rows, looked for across all time: direct calls, definitions, direct use of the table, refusals, forgeries.
 CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event, at) WHERE event NOT IN ('attempt', 'call', 'outcome');
+-- Few rows again: what did not end well. Every other outcome costs one comparison.
+CREATE INDEX IF NOT EXISTS access_log_failed_idx ON secretproxy.access_log (outcome, at) WHERE outcome <> 'ok';
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('review_indexes', '0000000000000000000000000000000000000000000000000000000000000000')

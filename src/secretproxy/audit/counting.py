@@ -1,0 +1,412 @@
+"""Accesses counted: by secret, user, hour and outcome, first uses, bursts, two spans or applications side by side.
+
+A count reads the rows of its time once, several processes at a time where the server lets them, and joins outcomes by hashing: looking
+them up one by one takes minutes for a month. Functions take a connection and a Filter and give rows; they print nothing. May import asyncpg.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OUTCOME, ROLE, Filter, local_zone
+from secretproxy.audit.review import (
+    ACCESS_EVENTS,
+    LOG,
+    OUTCOME_OF,
+    SET_BACK,
+    SHOWN_BY_CALL,
+    VAGUE,
+    Count,
+    Question,
+    conditions_of,
+    ways,
+)
+from secretproxy.config import ConfigError
+
+# More rows than this are joined by hashing and read by several processes.
+MANY = 50_000
+# A statement that ends later than this after the time that is looked at costs a second, wider look.
+LATEST_END = timedelta(days=1)
+_MEMORY = "SET LOCAL work_mem = '128MB'; SET LOCAL jit = off; SET LOCAL parallel_setup_cost = 100"
+_HASHED = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
+NAMES = "pg_catalog.array_to_string(secret_names, ', ', '(null)')"
+Progress = Callable[[str], None]
+
+
+def _nothing(text: str) -> None:
+    """Takes what is told of progress where nobody looks."""
+
+
+@dataclass(slots=True)
+class Table:
+    """Lines of one table, the first ones where it is cut, and how many there are."""
+
+    rows: list[dict[str, Any]]
+    count: Count
+
+
+class Accesses:
+    """The accesses of a filter as the source of a count."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self.wanted = wanted
+        self.many = False
+        # Whether there are attempts that do not show which secret they are for.
+        self.vague = False
+        # Outcomes are looked for until then; None: as long as the log goes.
+        self.ends_before: datetime | None = None
+
+    def query(self, columns: str, *, outcomes: bool = False, only: str = "", group: str = "", kind: str = "") -> Question:
+        """`columns` of the accesses, with their outcomes as `o`; of the `clear` or `vague` ones, or without `kind` of both.
+
+        Vague ones that a call stands for are left out. Raises ConfigError.
+        """
+        parts: list[str] = []
+        values: list[Any] = []
+        for source, conditions in ways(self.wanted, walked=False):
+            for one in (kind,) if kind else ("clear", "vague") if self.vague else ("clear",):
+                text = f"SELECT {columns} FROM {source}"  # noqa: S608 - constant text
+                if outcomes:
+                    text += OUTCOME_OF
+                    for bound, operator in ((self.wanted.since and self.wanted.since - SET_BACK, ">="), (self.ends_before, "<")):
+                        if bound is not None:
+                            values.append(bound)
+                            text += f" AND o.at OPERATOR(pg_catalog.{operator}) ${len(values)}"
+                where, more = conditions_of(conditions, len(values))
+                values += more
+                text += f" WHERE {ACCESS_EVENTS}{where}{only}"
+                if one == "clear":
+                    text += f" AND NOT {VAGUE}"
+                elif one == "vague":
+                    text += f" AND {VAGUE} AND NOT {SHOWN_BY_CALL.format(vague='')}"
+                parts.append(f"({text}{group})")
+        return Question(" UNION ALL ".join(parts), values)
+
+
+async def looked_at(connection: Any, wanted: Filter) -> Accesses:
+    """The accesses of a filter, and how they are best counted. Raises ConfigError."""
+    source = Accesses(wanted)
+    plain = Accesses(wanted.but(outcome=(), jwt_user=None)).query("1", kind="any")
+    plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {plain.sql}", *plain.values)
+    source.many = json.loads(plan)[0]["Plan"]["Plan Rows"] > MANY
+    if wanted.until is not None:
+        source.ends_before = wanted.until + LATEST_END
+    return source
+
+
+async def settle(connection: Any, source: Accesses) -> None:
+    """Settings for a count, until the end of the transaction."""
+    await connection.execute(_MEMORY + ("; " + _HASHED if source.many else ""))
+
+
+async def set_zone(connection: Any) -> None:
+    """Hours are those of this machine's time zone."""
+    zone, offset = local_zone()
+    try:
+        await connection.execute(f"SET TIME ZONE '{zone}'")
+    except asyncpg.PostgresError:
+        await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
+
+
+# The hour by its five bits: the planner takes each for two groups, and any other form of it for a group a row, which it would not share out.
+_HOUR = "pg_catalog.date_part('hour', a.at)::int"
+_BITS = ", ".join(f"({_HOUR} OPERATOR(pg_catalog.&) {1 << bit}) {EQUAL} 0 AS bit_{bit}" for bit in range(5))
+# Users who set a role or a claim, and rows that are no plain attempt or call, are told apart where there are some: as keys of every group
+# they would make the planner expect a group a row.
+_SPECIAL = f"""({VAGUE} OR a.event {EQUAL} 'direct' OR (o.outcome IS NULL AND a.outcome IS NOT NULL) OR o.function IS NOT NULL
+    OR a.role IS NOT NULL OR o.role IS NOT NULL OR a.accessed_by IS NOT NULL OR o.accessed_by IS NOT NULL)"""
+_COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest"
+_PLAIN_CUBE = f"a.db_user, a.operation, o.outcome, {_SPECIAL} AS special, {_BITS}, {_COUNTED}"
+_PLAIN_GROUP = " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
+_CUBE = f"""a.db_user, a.operation, {OUTCOME} AS outcome, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
+    o.function IS NOT NULL AS named, {_BITS}, """
+_GROUP = " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    db_user: str | None
+    role: str | None
+    accessed_by: Any
+    operation: str | None
+    outcome: str
+    hour: int
+    n: int
+    latest: datetime
+
+
+def _grouped(rows: list[Any], special: bool) -> list[_Group]:
+    return [
+        _Group(
+            row["db_user"], row["role"] if special else None, row["accessed_by"] if special else None, row["operation"],
+            row["outcome"] or "unknown", sum((not row[f"bit_{bit}"]) << bit for bit in range(5)), row["n"], row["latest"],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def _cube(connection: Any, source: Accesses) -> list[_Group]:
+    """Accesses by user, operation, outcome and hour, those left out that a call stands for."""
+
+    async def rows_of(columns: str, group: str, **how: str) -> list[Any]:
+        asked = source.query(columns, outcomes=True, group=group, **how)
+        return list(await connection.fetch(asked.sql, *asked.values))
+
+    rows = await rows_of(_PLAIN_CUBE, _PLAIN_GROUP, kind="any")
+    found = _grouped([row for row in rows if not row["special"]], special=False)
+    if any(row["special"] for row in rows):
+        source.vague = True
+        rows = await rows_of(_CUBE + _COUNTED, _GROUP, only=f" AND {_SPECIAL}")
+        found += _grouped([row for row in rows if not row["named"]], special=True)
+        if any(row["named"] for row in rows):
+            # A call may have several outcomes, of which each has a row here.
+            once = _COUNTED.replace("count(*)", "count(DISTINCT a.id)")
+            found += _grouped(await rows_of(_CUBE + once, _GROUP, only=" AND o.function IS NOT NULL"), special=True)
+    if source.ends_before is not None and any(group.outcome == "unknown" for group in found):
+        # A statement may have ended later than was looked for.
+        source.ends_before = None
+        return await _cube(connection, source)
+    return found
+
+
+def _summed(cube: list[_Group], key: Callable[[_Group], tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[int, datetime]]:
+    found: dict[tuple[Any, ...], tuple[int, datetime]] = {}
+    for group in cube:
+        place = key(group)
+        n, latest = found.get(place, (0, group.latest))
+        found[place] = (n + group.n, max(latest, group.latest))
+    return found
+
+
+def _cut(rows: list[dict[str, Any]], limit: int | None) -> Table:
+    return Table(rows if limit is None else rows[:limit], Count(len(rows)))
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (-row["n"], *(str(value) for name, value in row.items() if name not in ("n", "latest")))
+
+
+async def stats(
+    connection: Any, wanted: Filter, *, limit: int | None, evening: int, morning: int, progress: Progress = _nothing
+) -> dict[str, Table]:
+    """Counts by secret, user, hour (of this machine's time zone) and outcome, and what looks unusual; `limit` lines a table. Raises ConfigError."""
+    await set_zone(connection)
+    answers: dict[str, Table] = {}
+    async with connection.transaction(isolation="repeatable_read"):
+        source = await looked_at(connection, wanted)
+        await settle(connection, source)
+        progress("accesses and their outcomes")
+        cube = await _cube(connection, source)
+        progress("secrets")
+        answers["secrets"], first = await _secrets(connection, source, limit)
+        users = _summed(cube, lambda group: (group.db_user, group.role, group.accessed_by))
+        answers["users"] = _cut(
+            sorted(
+                (
+                    {"db_user": user, "role": role, "accessed_by": jwt, "n": n, "latest": latest}
+                    for (user, role, jwt), (n, latest) in users.items()
+                ),
+                key=_order,
+            ),
+            limit,
+        )
+        hours = _summed(cube, lambda group: (group.hour,))
+        answers["hours"] = _cut([{"hour": hour, "n": n} for (hour,), (n, _) in sorted(hours.items())], None)
+        ended = _summed(cube, lambda group: (group.operation, group.outcome))
+        answers["outcomes"] = _cut(
+            sorted(({"operation": what, "outcome": how, "n": n} for (what, how), (n, _) in ended.items()), key=_order), None
+        )
+        answers["first_time"] = first
+        night = sum(group.n for group in cube if group.operation == "read" and (group.hour >= evening or group.hour < morning))
+        progress("reads at night")
+        answers["at_night"] = await _at_night(connection, source, night, limit, evening, morning)
+        verifies = any(group.operation == "verify" for group in cube)
+        progress("verifies in a row")
+        answers["many_verifies"] = await _many_verifies(connection, source, limit) if verifies else Table([], Count(0))
+    return answers
+
+
+async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tuple[Table, Table]:
+    """Accesses by secret, and secrets that a user used for the first time, as far as the log goes back."""
+    group = " GROUP BY 1, 2, 3"
+    columns = "a.owner_id, a.secret_names, a.db_user, pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
+    asked = source.query(columns, group=group)
+    groups, values = asked.sql, list(asked.values)
+    earlier = ""
+    if source.wanted.since is not None:
+        values.append(source.wanted.since)
+        # Of the keys of a group nothing may be narrowed down but by what the groups themselves have.
+        keys = Filter(owner=source.wanted.owner, secret=source.wanted.secret, user=source.wanted.user)
+        where, more = conditions_of(keys.conditions(), len(values))
+        since = f"${len(values)}"
+        values += more
+        earlier = f""", earlier AS MATERIALIZED (SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
+            WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct']::pg_catalog.text[]) AND a.owner_id IS NOT NULL
+              AND a.secret_names IS NOT NULL
+              AND a.at OPERATOR(pg_catalog.<) {since}{where} GROUP BY 1, 2, 3)"""  # noqa: S608
+    same = " AND ".join(f"e.{name} {EQUAL} g.{name}" for name in ("owner_id", "secret_names", "db_user"))
+    new = "g.owner_id IS NOT NULL AND g.secret_names IS NOT NULL" + (
+        f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})" if earlier else ""
+    )
+    limited = "" if limit is None else f" LIMIT {limit:d}"
+    query = f"""
+    WITH g AS MATERIALIZED ({groups}){earlier},
+         secrets AS MATERIALIZED (SELECT owner_id, secret_names, pg_catalog.sum(n)::bigint AS n, pg_catalog.max(latest) AS latest
+                                   FROM g GROUP BY 1, 2),
+         new AS MATERIALIZED (SELECT owner_id, secret_names, db_user, pg_catalog.sum(n)::bigint AS n, pg_catalog.min(first) AS first
+                                FROM g WHERE {new} GROUP BY 1, 2, 3)
+    (SELECT 1 AS part, owner_id, secret_names, NULL AS db_user, n, latest AS at FROM secrets ORDER BY n DESC, secret_names, owner_id{limited})
+    UNION ALL (SELECT 2, owner_id, secret_names, db_user, n, first FROM new ORDER BY first DESC, db_user, secret_names{limited})
+    UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
+    UNION ALL (SELECT 4, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM new)
+    """  # noqa: S608 - columns of ours
+    rows = await connection.fetch(query, *values)
+    secrets = [
+        {"owner_id": row["owner_id"], "secret_names": row["secret_names"], "n": row["n"], "latest": row["at"]}
+        for row in rows
+        if row["part"] == 1
+    ]
+    first = [
+        {
+            "at": row["at"],
+            "db_user": row["db_user"],
+            "owner_id": row["owner_id"],
+            "secret_names": row["secret_names"],
+            "n": row["n"],
+        }
+        for row in rows
+        if row["part"] == 2
+    ]
+    counts = {row["part"]: Count(row["n"]) for row in rows if row["part"] > 2}
+    return Table(secrets, counts[3]), Table(first, counts[4])
+
+
+async def _at_night(connection: Any, source: Accesses, count: int, limit: int | None, evening: int, morning: int) -> Table:
+    if not count:
+        return Table([], Count(0))
+    only = f" AND a.operation {EQUAL} 'read' AND ({_HOUR} OPERATOR(pg_catalog.>=) {evening:d} OR {_HOUR} OPERATOR(pg_catalog.<) {morning:d})"
+    columns = "a.at, a.seq, a.db_user, a.owner_id, a.secret_names"
+    limited = "" if limit is None else f" LIMIT {limit:d}"
+    # The newest stand at the end of the index of times.
+    await connection.execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on")
+    asked = source.query(columns, only=only)
+    query = f"SELECT at, db_user, owner_id, secret_names FROM ({asked.sql}) a ORDER BY at DESC, seq DESC{limited}"  # noqa: S608
+    rows = [dict(row) for row in await connection.fetch(query, *asked.values)]
+    await settle(connection, source)
+    return Table(rows, Count(count))
+
+
+async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -> Table:
+    """Five or more verifies of a secret by a user with no pause of a minute: whether a password was right is not logged, whoever tries many is."""
+    columns = f"a.id, a.at, a.seq, a.db_user, a.owner_id, a.secret_names, {OUTCOME} AS outcome"
+    asked = source.query(columns, outcomes=True, only=f" AND a.operation {EQUAL} 'verify'")
+    verifies = f"SELECT DISTINCT ON (x.id) x.* FROM ({asked.sql}) x"  # noqa: S608 - a call may have several outcomes
+    window = "WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)"
+    limited = "" if limit is None else f" LIMIT {limit:d}"
+    query = f"""
+    SELECT at, until, db_user, owner_id, secret_names, failed, n, pg_catalog.count(*) OVER () AS runs FROM (
+        SELECT pg_catalog.min(at) AS at, pg_catalog.max(at) AS until, db_user, owner_id, secret_names,
+               pg_catalog.count(*) FILTER (WHERE outcome OPERATOR(pg_catalog.<>) 'ok') AS failed, pg_catalog.count(*) AS n
+          FROM (SELECT *, pg_catalog.count(*) FILTER (WHERE pause OPERATOR(pg_catalog.>) interval '1 minute') OVER w AS run
+                  FROM (SELECT *, at OPERATOR(pg_catalog.-) pg_catalog.lag(at) OVER w AS pause FROM ({verifies}) x {window}) v {window}) r
+         GROUP BY db_user, owner_id, secret_names, run HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) 5) f
+    ORDER BY n DESC, at{limited}
+    """  # noqa: S608 - columns of ours
+    rows = [dict(row) for row in await connection.fetch(query, *asked.values)]
+    count = rows[0]["runs"] if rows else 0
+    for row in rows:
+        del row["runs"]
+    return Table(rows, Count(count))
+
+
+async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least: int, limit: int | None) -> Table:
+    """Stretches of `window` in which a login used `at_least` so many different secrets, with what it uses in such a time usually."""
+    half = window.total_seconds() / 2
+    source = await looked_at(connection, wanted)
+    async with connection.transaction(isolation="repeatable_read"):
+        if wanted.needs_outcome:
+            raise ConfigError("bursts are of attempts, whatever their outcome: leave out --outcome and --jwt-user")
+        await settle(connection, source)
+        source.vague = True
+        bucket = f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {half!r})::bigint"
+        asked = source.query(
+            f"a.db_user, {bucket} AS bucket, a.owner_id, a.secret_names, pg_catalog.count(*) AS n,"
+            " pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last",
+            group=" GROUP BY 1, 2, 3, 4",
+        )
+        distinct, values = asked.sql, [*asked.values, at_least]
+        limited = "" if limit is None else f" LIMIT {limit:d}"
+        window_of = "PARTITION BY db_user ORDER BY bucket"
+        query = f"""
+        WITH d AS MATERIALIZED ({distinct}),
+             halves AS MATERIALIZED (SELECT db_user, bucket, pg_catalog.count(*) AS secrets FROM d GROUP BY 1, 2),
+             near AS (SELECT db_user, bucket, secrets,
+                             CASE WHEN pg_catalog.lead(bucket) OVER w {EQUAL} (bucket OPERATOR(pg_catalog.+) 1)
+                                  THEN pg_catalog.lead(secrets) OVER w ELSE 0 END AS following
+                        FROM halves WINDOW w AS ({window_of})),
+             windows AS MATERIALIZED (SELECT c.db_user, c.bucket, s.secrets, s.n, s.first, s.last
+                FROM (SELECT * FROM near WHERE secrets OPERATOR(pg_catalog.+) following OPERATOR(pg_catalog.>=) ${len(values)}::bigint) c
+               CROSS JOIN LATERAL (
+                    SELECT pg_catalog.count(DISTINCT (d.owner_id, d.secret_names)) AS secrets, pg_catalog.sum(d.n)::bigint AS n,
+                           pg_catalog.min(d.first) AS first, pg_catalog.max(d.last) AS last
+                      FROM d WHERE d.db_user {EQUAL} c.db_user
+                               AND d.bucket {EQUAL} ANY (ARRAY[c.bucket, c.bucket OPERATOR(pg_catalog.+) 1])) s
+               WHERE s.secrets OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
+             usual AS (SELECT db_user, pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY secrets) AS secrets FROM halves GROUP BY 1)
+        SELECT w.first AS at, w.last AS until, w.db_user, w.secrets, w.n, pg_catalog.round(u.secrets::numeric, 1)::float8 AS usual,
+               pg_catalog.count(*) OVER () AS found
+          FROM windows w JOIN usual u ON u.db_user {EQUAL} w.db_user ORDER BY w.secrets DESC, w.first, w.db_user{limited}
+        """  # noqa: S608 - columns of ours
+        rows = [dict(row) for row in await connection.fetch(query, *values)]
+    count = rows[0]["found"] if rows else 0
+    for row in rows:
+        del row["found"]
+    return Table(rows, Count(count))
+
+
+# What two sets of accesses are compared by.
+KEYS = {
+    "secret": "a.owner_id, a.secret_names", "user": "a.db_user", "application": "a.application_name", "client": "a.client_addr",
+    "function": "a.function", "operation": "a.operation", "outcome": "o.outcome", "database": "a.database",
+}  # fmt: skip
+
+
+async def compare(connection: Any, one: Filter, other: Filter, by: str, limit: int | None) -> Table:
+    """Accesses of two filters side by side, where they differ most first."""
+    if by not in KEYS:
+        raise ConfigError(f"--by: one of {', '.join(KEYS)}")
+    names = [part.rpartition(".")[2].strip() for part in KEYS[by].split(",")]
+    group = " GROUP BY " + ", ".join(str(place) for place in range(1, len(names) + 1))
+    found: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
+    async with connection.transaction(isolation="repeatable_read"):
+        for side, wanted in enumerate((one, other)):
+            source = await looked_at(connection, wanted)
+            await settle(connection, source)
+            if by == "outcome":
+                for made in await _cube(connection, source):
+                    found[(made.outcome,)][side] += made.n
+                continue
+            source.vague = True
+            asked = source.query(f"{KEYS[by]}, pg_catalog.count(*) AS n", group=group)
+            for row in await connection.fetch(asked.sql, *asked.values):
+                key = tuple(tuple(row[name]) if isinstance(row[name], list) else row[name] for name in names)
+                found[key][side] += row["n"]
+    rows: list[dict[str, Any]] = [
+        {
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in zip(names, key, strict=True)},
+            "one": first, "other": second, "difference": second - first,
+        }
+        for key, (first, second) in found.items()
+    ]  # fmt: skip
+    rows.sort(key=lambda row: (-abs(row["difference"]), -row["one"], *(str(row[name]) for name in names)))
+    return _cut(rows, limit)
+
+
+__all__ = ["KEYS", "Accesses", "Table", "bursts", "compare", "stats"]

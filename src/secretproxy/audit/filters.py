@@ -1,0 +1,217 @@
+"""What a review looks for: the filter that options make, as conditions in SQL and as a test of one row; times and uuids as people write them.
+
+Pure: no connection, nothing printed. A uuid may be given by its beginning; `audit.review.resolved` finds the one that is meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from secretproxy.config import ConfigError
+
+OPERATIONS = ("read", "write", "verify", "delete")
+OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
+EQUAL = "OPERATOR(pg_catalog.=)"
+AT_LEAST = "OPERATOR(pg_catalog.>=)"
+BELOW = "OPERATOR(pg_catalog.<)"
+# How an access ended: `a` is its row, `o` the outcome of its statement.
+OUTCOME = f"CASE WHEN a.event {EQUAL} 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END"
+# An attempt's role and user are known when its calls have testified; a call, direct or not, has its own.
+ROLE = f"CASE WHEN a.event {EQUAL} 'attempt' THEN o.role ELSE a.role END"
+ACCESSED_BY = f"CASE WHEN a.event {EQUAL} 'attempt' THEN o.accessed_by ELSE a.accessed_by END"
+# Each has an index of its own.
+FIRST_NAME = f"(a.secret_names IS NOT NULL AND a.secret_names[1] {EQUAL} ?)"
+LATER_NAME = (
+    "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.@>) ARRAY[?::pg_catalog.text]"
+    " AND (a.secret_names[1] IS NULL OR a.secret_names[1] OPERATOR(pg_catalog.<>) ?))"
+)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_UUID = re.compile(r"[0-9a-f]{1,32}")
+# Options that take a uuid, and the column that it stands in.
+UUIDS = {"owner": "owner_id", "jwt_user": "accessed_by", "session": "session_id"}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """SQL with `?` where its value goes; whether it needs the outcome's row `o`."""
+
+    text: str
+    value: Any
+    of_outcome: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What to look for; None is anything. `secret`: a name; `client`: an address or a network; uuids may be beginnings of one."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    owner: str | None = None
+    secret: str | None = None
+    user: str | None = None
+    jwt_user: str | None = None
+    function: str | None = None
+    operation: str | None = None
+    outcome: tuple[str, ...] = ()
+    client: str | None = None
+    application: str | None = None
+    session: str | None = None
+
+    def conditions(self, secret: str = "") -> list[Condition]:
+        """What a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for nonsense."""
+        found: list[Condition] = []
+
+        def add(text: str, value: Any, *, of_outcome: bool = False) -> None:
+            found.append(Condition(text, value, of_outcome))
+
+        def add_uuid(column: str, option: str, text: str, *, of_outcome: bool = False) -> None:
+            first, last = uuid_range(option, text)
+            if first == last:
+                add(f"{column} {EQUAL} ?", first, of_outcome=of_outcome)
+            else:
+                add(f"{column} {AT_LEAST} ?", first, of_outcome=of_outcome)
+                add(f"{column} OPERATOR(pg_catalog.<=) ?", last, of_outcome=of_outcome)
+
+        if self.since is not None:
+            add(f"a.at {AT_LEAST} ?", self.since)
+        if self.until is not None:
+            add(f"a.at {BELOW} ?", self.until)
+        if self.owner is not None:
+            add_uuid("a.owner_id", "--owner", self.owner)
+        if self.secret is not None:
+            add(secret or f"({FIRST_NAME} OR {LATER_NAME})", self.secret)
+        if self.user is not None:
+            add(f"a.db_user {EQUAL} ?", self.user)
+        if self.jwt_user is not None:
+            add_uuid(ACCESSED_BY, "--jwt-user", self.jwt_user, of_outcome=True)
+        if self.function is not None:
+            bare = "pg_catalog.split_part(a.function, '(', 1)"
+            add(
+                f"(a.function {EQUAL} ? OR {bare} {EQUAL} ? OR {bare} {EQUAL} pg_catalog.concat('encrypted_secrets.', ?::pg_catalog.text))",
+                self.function,
+            )
+        if self.operation is not None:
+            add(f"a.operation {EQUAL} ?", one_of("--operation", self.operation, OPERATIONS))
+        if self.outcome:
+            kinds = [one_of("--outcome", kind, OUTCOMES) for kind in self.outcome]
+            add(f"{OUTCOME} {EQUAL} ANY (?::pg_catalog.text[])", kinds, of_outcome=True)
+        if self.client is not None:
+            add("a.client_addr OPERATOR(pg_catalog.<<=) ?", network(self.client))
+        if self.application is not None:
+            add(f"a.application_name {EQUAL} ?", self.application)
+        if self.session is not None:
+            add_uuid("a.session_id", "--session", self.session)
+        return found
+
+    def where(self, secret: str = "", given: int = 0) -> tuple[str, list[Any]]:
+        """The conditions as SQL that begins with AND, with their values as parameters after `given` others. Raises ConfigError."""
+        return joined(self.conditions(secret), given)
+
+    @property
+    def needs_outcome(self) -> bool:
+        """Whether a row alone does not tell that it fits."""
+        return bool(self.outcome) or self.jwt_user is not None
+
+    def but(self, **changes: Any) -> Filter:
+        return dataclasses.replace(self, **changes)
+
+    def fits(self, access: Mapping[str, Any]) -> bool:
+        """Whether an access, with its outcome, is one that is looked for: the same as the conditions in SQL."""
+        function = access["function"] or ""
+        bare = function.partition("(")[0]
+        equal = {
+            "db_user": self.user, "operation": self.operation, "application_name": self.application,
+        }  # fmt: skip
+        return (
+            all(value is None or access[column] == value for column, value in equal.items())
+            and all(_begins(access[column], getattr(self, option)) for option, column in UUIDS.items())
+            and (self.since is None or access["at"] >= self.since)
+            and (self.until is None or access["at"] < self.until)
+            and (self.secret is None or self.secret in (access["secret_names"] or ()))
+            and (self.function is None or self.function in (function, bare, bare.removeprefix("encrypted_secrets.")))
+            and (not self.outcome or access["outcome"] in self.outcome)
+            and (self.client is None or _within(access["client_addr"], self.client))
+        )
+
+
+def joined(conditions: list[Condition], given: int = 0) -> tuple[str, list[Any]]:
+    """SQL that begins with AND, and its values as parameters after `given` others."""
+    texts = [condition.text.replace("?", f"${given + place}") for place, condition in enumerate(conditions, 1)]
+    return "".join(f" AND {text}" for text in texts), [condition.value for condition in conditions]
+
+
+def _begins(value: Any, beginning: str | None) -> bool:
+    return beginning is None or (value is not None and _digits(str(value)).startswith(_digits(beginning)))
+
+
+def _within(address: Any, wanted: str) -> bool:
+    if address is None:
+        return False
+    inside, outside = network(str(address)), network(wanted)
+    return inside.version == outside.version and inside.subnet_of(outside)  # type: ignore[arg-type]
+
+
+def _digits(text: str) -> str:
+    return text.lower().replace("-", "").rstrip("…")
+
+
+def uuid_range(option: str, text: str) -> tuple[uuid.UUID, uuid.UUID]:
+    """The first and the last uuid that begin so. Raises ConfigError."""
+    digits = _digits(text)
+    if not _UUID.fullmatch(digits):
+        raise ConfigError(
+            f"{option}: not a uuid or the beginning of one, such as 6a8f3b1e-5c0d-4b0e-9a57-0d6b1c2f3a44 or 6a8f3b1e"
+        )
+    return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
+
+
+def one_of(option: str, text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        raise ConfigError(f"{option}: one of {', '.join(known)}")
+    return text
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError("--client: not an address or a network, such as 10.0.0.7 or 10.0.0.0/24") from None
+
+
+def moment(option: str, text: str, now: datetime | None = None) -> datetime:
+    """`90m`, `2h`, `7d` (ago), `today`, `yesterday`, or an ISO 8601 date or time (of this machine's zone). Raises ConfigError."""
+    now = now or datetime.now().astimezone()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if text in ("now", "today", "yesterday"):
+        return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[text]
+    ago = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text)
+    try:
+        if ago:
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.astimezone()
+    except (ValueError, OverflowError):
+        raise ConfigError(f"{option}: not a time; write 2h, 7d, yesterday, 2026-11-24 or 2026-11-24T09:30") from None
+
+
+def duration(option: str, text: str) -> timedelta:
+    """`30s`, `10m`, `2h`, `7d`. Raises ConfigError."""
+    given = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text)
+    if given is None or not int(given[1]):
+        raise ConfigError(f"{option}: not a length of time; write 30s, 10m, 2h or 7d")
+    return timedelta(**{_UNITS[given[2]]: int(given[1])})
+
+
+def local_zone() -> tuple[str, str]:
+    """This machine's time zone by its name, and its distance from UTC today."""
+    offset = f"{datetime.now().astimezone():%z}"
+    named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    return (named if re.fullmatch(r"[A-Za-z0-9_+/-]{1,60}", named) else "UTC", f"{offset[:3]}:{offset[3:]}")

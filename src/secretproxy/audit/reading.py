@@ -1,0 +1,115 @@
+"""The connection that a review reads the log with: read-only, row security off, and every text that the log can hold comes through.
+
+In a database whose encoding is SQL_ASCII a name may be any bytes. There, texts are shown with each byte that is no UTF-8 as `\\xff` and each
+backslash as `\\\\`, and texts that are looked for are taken in the same form. May import asyncpg; prints nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import asyncpg
+
+from secretproxy.audit.trouble import describe
+from secretproxy.config import ConfigError
+
+_ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
+
+
+class LogConnection(asyncpg.Connection):  # type: ignore[misc]
+    """An asyncpg connection; `raw` says that the database's encoding is SQL_ASCII, so that texts are bytes of any kind."""
+
+    raw = False
+
+    async def fetch(self, query: str, *values: Any, **options: Any) -> list[Any]:
+        found = await super().fetch(query, *self._given(values), **options)
+        return [shown_row(row) for row in found] if self.raw else found
+
+    async def fetchrow(self, query: str, *values: Any, **options: Any) -> Any:
+        found = await super().fetchrow(query, *self._given(values), **options)
+        return shown_row(found) if self.raw and found is not None else found
+
+    async def fetchval(self, query: str, *values: Any, **options: Any) -> Any:
+        found = await super().fetchval(query, *self._given(values), **options)
+        return _shown_value(found) if self.raw else found
+
+    async def each(self, query: str, *values: Any) -> Any:
+        """Rows one by one, in a transaction, whatever their number. The plan is for all of them, not for the first."""
+        async with self.transaction():
+            await self.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'")
+            async for row in self.cursor(query, *self._given(values), prefetch=1000):
+                yield shown_row(row) if self.raw else row
+
+    def _given(self, values: tuple[Any, ...]) -> list[Any]:
+        return [_given_value(value) for value in values] if self.raw else list(values)
+
+
+def shown(text: str) -> str:
+    """What bytes, each a character of LATIN1, are shown as."""
+    return text.encode("latin-1").replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def given(text: str) -> str:
+    """The bytes that are shown so, each a character of LATIN1."""
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", text.encode()).decode("latin-1")
+
+
+def _shown_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return shown(value)
+    return [_shown_value(item) for item in value] if isinstance(value, list) else value
+
+
+def _given_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return given(value)
+    return [_given_value(item) for item in value] if isinstance(value, list) else value
+
+
+def shown_row(row: Any) -> dict[str, Any]:
+    return {name: _shown_value(value) for name, value in row.items()}
+
+
+async def connect(dsn: str | None) -> Any:
+    """A connection for reading. Raises ConfigError."""
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=15,
+            connection_class=LogConnection,
+            server_settings={
+                "application_name": "secretproxy audit",
+                "default_transaction_read_only": "on",
+                "search_path": "pg_catalog, pg_temp",
+                "row_security": "off",
+            },
+        )
+        await prepare(connection)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
+        raise explained(error) from None
+    return connection
+
+
+async def prepare(connection: Any) -> None:
+    """Makes every text readable that the log can hold."""
+    if connection.get_settings().server_encoding == "SQL_ASCII":
+        # Each byte is a character of it, so that nothing is refused as invalid.
+        await connection.execute("SET client_encoding TO 'LATIN1'")
+        connection.raw = True
+
+
+def explained(error: Exception) -> ConfigError:
+    """What to do about a failed question, without the server's DETAIL."""
+    state = getattr(error, "sqlstate", None)
+    if state == "42501":
+        return ConfigError("this login may not read the log: make it a member of secretproxy_auditor, or give another with --dsn")
+    if state in ("42P01", "42703", "3F000"):
+        return ConfigError(
+            "this database has no access log, or an older one: run `secretproxy install` there, or give another with --dsn"
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        return ConfigError(f"the database refused: {describe(error)}; see --dsn")
+    if isinstance(error, ValueError):
+        return ConfigError("--dsn: not a URL such as postgresql://auditor@db.example/app")
+    return ConfigError(f"cannot connect ({type(error).__name__}): name the log's database with --dsn or the PG* variables")

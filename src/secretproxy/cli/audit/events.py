@@ -1,0 +1,81 @@
+"""`secretproxy audit events`: what is unusual in itself, whatever secret it was about."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from secretproxy.cli.audit.listing import COLUMNS, IN_A_TERMINAL, Listing, chosen
+from secretproxy.cli.audit.options import (
+    APPLICATION,
+    CLIENT,
+    CSV,
+    DSN,
+    FUNCTION,
+    JSON_LINES,
+    LIMIT,
+    RAW,
+    SESSION,
+    SINCE,
+    UNTIL,
+    USER,
+    filtered,
+    limit_of,
+    run,
+)
+from secretproxy.cli.audit.showing import Column, safe, tell_more, tell_place, writer_to
+from secretproxy.config import ConfigError
+
+KINDS = ("definition", "table", "refusal", "forgery", "direct")
+EVENT_COLUMNS = COLUMNS | {
+    "event": Column("event", lambda row: row["event"]),
+    "function": Column("function", lambda row: safe(row["function"]) or "-", least=14),
+    "how": Column("event", lambda row: row["event"]),
+}
+DEFAULT = ("at", "event", "user", "application", "function", "via", "from", "session")
+SPARE = ("via", "application", "from")
+
+
+def events(
+    kind: str | None = typer.Option(None, "--kind", metavar="KINDS", help="Of definition, table, refusal, forgery, direct; default: the first four."),
+    since: str | None = SINCE, until: str | None = UNTIL, user: str | None = USER, function: str | None = FUNCTION,
+    client: str | None = CLIENT, application: str | None = APPLICATION, session: str | None = SESSION, limit: int | None = LIMIT,
+    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help="As of `audit list`, and event."),
+    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN,
+) -> None:  # fmt: skip
+    """List forgeries, refusals, direct use of the secrets table, definitions over secret functions."""
+    from secretproxy.audit import filters, review
+
+    wanted = filtered(
+        since=since, until=until, user=user, function=function, client=client, application=application, session=session
+    )
+    kinds = review.UNUSUAL if kind is None else tuple(filters.one_of("--kind", one.strip(), KINDS) for one in kind.split(","))
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv: give one of them")
+    names = chosen(columns, DEFAULT, EVENT_COLUMNS)
+    machine = as_json or as_csv
+    most = limit_of(limit, IN_A_TERMINAL, machine)
+    table = Listing(names, EVENT_COLUMNS, () if columns else SPARE)
+
+    async def work() -> None:
+        connection = await review.connect(dsn)
+        try:
+            found = await review.resolved(connection, wanted)
+            if machine:
+                write = writer_to(sys.stdout, as_csv, raw)
+                async for row in review.events(connection, found, kinds, most):
+                    write(row)
+                return
+            cut = await table.show(review.events(connection, found, kinds, None if most is None else most + 1), most)
+            if not table.shown:
+                print("the log is empty" if await review.is_empty(connection) else "no such event")
+            table.end()
+            await tell_place(connection)
+            if cut:
+                count = await review.how_many_events(connection, found, kinds, table.shown + 1)
+                print(tell_more(count, table.shown, "newest events are"))
+        finally:
+            await connection.close()
+
+    run(work())

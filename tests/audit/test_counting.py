@@ -1,0 +1,258 @@
+"""Every way to ask for accesses gives the same ones: pages, streams, filters, counts and the view, over a log of every kind of row."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from secretproxy.audit import counting, review
+from secretproxy.audit.filters import OUTCOMES, Filter
+from secretproxy.install import install
+from tests.conftest import Backend
+
+COLUMNS = (
+    "id", "at", "event", "instance", "seq", "session_id", "statement_no", "function", "operation", "owner_id", "secret_names", "db_user",
+    "role", "accessed_by", "database", "application_name", "client_addr", "outcome", "sqlstate", "duration", "calls",
+)  # fmt: skip
+START = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
+READ, VERIFY = "encrypted_secrets.secrets_getter(uuid,text,text)", "encrypted_secrets.secrets_verify(uuid,text,text)"
+
+
+def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
+    """A log: plain statements, vague attempts with their calls, outcomes that name an attempt, open and refused ones, direct calls."""
+    rows: list[dict[str, Any]] = []
+    owners = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(5)]
+    users = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(3)]
+    instance, session, moment = uuid.uuid4(), uuid.uuid4(), START
+    for number in range(statements):
+        if number % 10 == 0:
+            session, login = uuid.UUID(int=draw.getrandbits(128)), draw.choice(["app", "batch", "admin"])
+            application, client = draw.choice(["billing", "web", None]), draw.choice(["10.0.0.7", "10.1.0.9", None])
+        moment += timedelta(seconds=draw.choice([1, 5, 300, 4000]))
+
+        who = {"db_user": login, "database": "app", "application_name": application, "client_addr": client}
+        where = {"instance": instance, "session_id": session, "statement_no": number} | who
+
+        def add(event: str, *, where: dict[str, Any] = where, when: datetime = moment, **columns: Any) -> None:
+            nth = len(rows) + 1
+            row = {
+                "id": uuid.UUID(int=draw.getrandbits(128)),
+                "at": when + timedelta(microseconds=nth),
+                "event": event,
+                "seq": nth,
+            }
+            rows.append(dict.fromkeys(COLUMNS) | where | row | columns)
+
+        def secret() -> dict[str, Any]:
+            function, operation = draw.choice([(READ, "read"), (READ, "read"), (VERIFY, "verify")])
+            names = draw.choice([["a"], ["b"], ["a", "b"], ["c", None]])
+            return {"function": function, "operation": operation, "owner_id": draw.choice(owners), "secret_names": names}
+
+        kind = draw.choice(
+            ["plain", "plain", "plain", "vague", "vague alone", "named", "open", "refused", "direct", "call", "late", "event"]
+        )
+        ended = {"outcome": draw.choice(["ok", "ok", "ok", "error", "cancelled", "lost"]), "duration": 0.01, "calls": 1}
+        ended |= {"role": "reader" if number % 4 == 0 else None, "accessed_by": draw.choice([None, *users])}
+        first = secret()
+        match kind:
+            case "plain":
+                add("attempt", **first)
+                add("outcome", **ended)
+            case "late":
+                add("attempt", **first)
+                add("outcome", **ended, at=moment + timedelta(days=3))
+            case "vague":
+                add("attempt", **first | {"owner_id": None})
+                add("call", **first, role="other", accessed_by=users[0])
+                add("call", **first)
+                add("outcome", **ended)
+            case "vague alone":
+                add("attempt", **first | {"secret_names": None})
+                add("outcome", **ended | {"calls": 0})
+            case "named":
+                second = first | {"owner_id": owners[0] if first["owner_id"] != owners[0] else owners[1]}
+                third = first | {"owner_id": None, "secret_names": None, "function": "f(uuid)"}
+                for one in (first, second, third):
+                    add("attempt", **one)
+                add("call", **secret())
+                for calls, one in enumerate((first, second, third)):
+                    named = {name: one[name] for name in ("function", "owner_id", "secret_names")}
+                    add("outcome", **ended | named | {"calls": calls, "accessed_by": users[calls]})
+            case "open":
+                add("attempt", **first)
+            case "refused":
+                add("refusal", **first, outcome="refused", sqlstate="58030")
+            case "direct":
+                add("direct", **first, instance=None, seq=None, session_id=None, statement_no=None, accessed_by=users[1])
+            case "call":
+                add("call", **first, accessed_by=users[2])
+                add("outcome", **ended)
+            case "event":
+                add(draw.choice(["definition", "table", "forgery"]), function="public.f()")
+    return rows
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Backend) -> Iterator[str]:
+    name = f"counting_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    asyncio.run(install(postgres.dsn(database=name), postgres.key_file))
+    with psycopg.connect(postgres.dsn(database=name), autocommit=True) as sql:
+        sql.execute("SET search_path = secretproxy")
+        rows = made(random.Random(11), 900)
+        places = ", ".join(["%s"] * len(COLUMNS))
+        sql.cursor().executemany(
+            f"INSERT INTO secretproxy.access_log ({', '.join(COLUMNS)}) VALUES ({places})",  # type: ignore[arg-type]
+            [[row[name] for name in COLUMNS] for row in rows],
+        )
+        sql.execute("ANALYZE secretproxy.access_log")
+    yield postgres.dsn("auditor", name)
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def log(database: str) -> AsyncIterator[Any]:
+    connection = await review.connect(database)
+    yield connection
+    await connection.close()
+
+
+async def all_of(log: Any, wanted: Filter, limit: int | None = None) -> list[dict[str, Any]]:
+    return [dict(row) async for row in review.accesses(log, wanted, limit)]
+
+
+def filters(everything: list[dict[str, Any]]) -> dict[str, Filter]:
+    some = next(row for row in everything if row["accessed_by"] and row["how"] == "attempt")
+    middle = everything[len(everything) // 2]["at"]
+    return {
+        "anything": Filter(), "since": Filter(since=middle), "until": Filter(until=middle), "owner": Filter(owner=str(some["owner_id"])),
+        "beginning of an owner": Filter(owner=str(some["owner_id"])[:6]), "secret": Filter(secret="b"), "user": Filter(user="batch"),
+        "jwt user": Filter(jwt_user=str(some["accessed_by"])), "function": Filter(function="secrets_verify"),
+        "operation": Filter(operation="read"), "client": Filter(client="10.0.0.0/16"), "application": Filter(application="web"),
+        "session": Filter(session=str(some["session_id"])), "two outcomes": Filter(outcome=("error", "unknown")),
+        **{kind: Filter(outcome=(kind,)) for kind in OUTCOMES},
+        "several": Filter(since=middle, user="app", outcome=("ok", "lost"), secret="a", jwt_user=str(some["accessed_by"])),
+        "all outcomes": Filter(outcome=OUTCOMES),
+    }  # fmt: skip
+
+
+async def test_pages_streams_and_the_test_of_a_row_agree_on_every_filter(log: Any) -> None:
+    everything = await all_of(log, Filter())
+    assert len({row["id"] for row in everything}) == len(everything) > 700
+    assert {row["outcome"] for row in everything} == set(OUTCOMES)
+    for name, wanted in filters(everything).items():
+        expected = [row for row in everything if wanted.fits(row)]
+        assert expected, name
+        assert await all_of(log, wanted) == expected, name
+        for limit in (7, 5000):
+            assert await all_of(log, wanted, limit) == expected[-limit:], (name, limit)
+        counted = await review.how_many_accesses(log, wanted, 1)
+        assert counted.exact and counted.number == len(expected), name
+
+
+async def test_the_view_has_the_same_accesses(log: Any) -> None:
+    everything = {row["id"]: row for row in await all_of(log, Filter())}
+    columns = ("outcome", "calls", "role", "accessed_by", "sqlstate", "secret_names", "owner_id", "how")
+    rows = await log.fetch(f"SELECT id, {', '.join(columns)} FROM secretproxy.secret_access")
+    assert len(rows) == len(everything)
+    for row in rows:
+        assert {name: row[name] for name in columns} == {name: everything[row["id"]][name] for name in columns}
+
+
+@pytest.mark.parametrize("many", [0, 1_000_000], ids=["hashed", "looked up"])
+async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    monkeypatch.setattr(counting, "MANY", many)
+    monkeypatch.setenv("TZ", "UTC")
+    everything = await all_of(log, Filter())
+    for name, wanted in filters(everything).items():
+        rows = [row for row in everything if wanted.fits(row)]
+        answers = await counting.stats(log, wanted, limit=None, evening=22, morning=6)
+
+        def counted(table: str, *columns: str, answers: dict[str, counting.Table] = answers) -> Counter[tuple[Any, ...]]:
+            return Counter(
+                {tuple(str(row[column]) for column in columns): row["n"] for row in answers[table].rows}
+            )  # fmt: skip
+
+        def expected(*columns: str, rows: list[dict[str, Any]] = rows) -> Counter[tuple[Any, ...]]:
+            return Counter(tuple(str(row[column]) for column in columns) for row in rows)
+
+        for table, columns in {
+            "secrets": ("owner_id", "secret_names"), "users": ("db_user", "role", "accessed_by"), "outcomes": ("operation", "outcome"),
+        }.items():  # fmt: skip
+            assert counted(table, *columns) == expected(*columns), (name, table)
+            assert answers[table].count.number == len(answers[table].rows)
+        assert counted("hours", "hour") == Counter((str(row["at"].hour),) for row in rows), name
+        night = [row for row in rows if row["operation"] == "read" and (row["at"].hour >= 22 or row["at"].hour < 6)]
+        assert [row["at"] for row in answers["at_night"].rows] == sorted((row["at"] for row in night), reverse=True), name
+        earlier = {
+            (row["owner_id"], str(row["secret_names"]), row["db_user"])
+            for row in everything
+            if wanted.since is not None and row["at"] < wanted.since and row["how"] != "refusal"
+        }
+        new = Counter(
+            key
+            for row in rows
+            if row["owner_id"]
+            and row["secret_names"]
+            and (key := (row["owner_id"], str(row["secret_names"]), row["db_user"])) not in earlier
+        )
+        found = {(row["owner_id"], str(row["secret_names"]), row["db_user"]): row["n"] for row in answers["first_time"].rows}
+        assert found == new, name
+        runs = answers["many_verifies"].rows
+        assert sum(run["n"] for run in runs) <= sum(row["operation"] == "verify" for row in rows)
+        cut = await counting.stats(log, wanted, limit=2, evening=22, morning=6)
+        for table in ("secrets", "users", "first_time", "at_night"):
+            assert cut[table].rows == answers[table].rows[:2], (name, table)
+            assert cut[table].count.number == len(answers[table].rows), (name, table)
+
+
+async def test_two_sets_are_compared_by_everything(log: Any) -> None:
+    everything = await all_of(log, Filter())
+    one, other = Filter(application="web"), Filter(application="billing")
+    for by, columns in {
+        "secret": ("owner_id", "secret_names"), "user": ("db_user",), "operation": ("operation",), "outcome": ("outcome",),
+        "client": ("client_addr",), "function": ("function",), "database": ("database",),
+    }.items():  # fmt: skip
+        table = await counting.compare(log, one, other, by, None)
+        expected = {
+            tuple(str(row[column]) for column in columns): [0, 0] for row in everything if one.fits(row) or other.fits(row)
+        }
+        for row in everything:
+            for side, wanted in enumerate((one, other)):
+                if wanted.fits(row):
+                    expected[tuple(str(row[column]) for column in columns)][side] += 1
+        found = {tuple(str(row[column]) for column in columns): [row["one"], row["other"]] for row in table.rows}
+        assert found == expected, by
+        assert all(row["difference"] == row["other"] - row["one"] for row in table.rows)
+
+
+async def test_bursts_of_different_secrets(postgres: Backend, log: Any, database: str) -> None:
+    """Thirty secrets within four minutes, across the border between two stretches; reading one secret often is none."""
+    name = database.rpartition("/")[2]
+    began = START + timedelta(days=40)
+    with psycopg.connect(postgres.dsn(database=name), autocommit=True) as sql:
+        insert = (
+            "INSERT INTO secretproxy.access_log (at, event, function, operation, owner_id, secret_names, db_user, session_id, statement_no) "
+            "VALUES (%s, 'attempt', %s, 'read', %s, %s, %s, %s, %s)"
+        )
+        owner, session = uuid.uuid4(), uuid.uuid4()
+        for number in range(30):
+            at = began + timedelta(minutes=3, seconds=number * 8)
+            sql.execute(insert, (at, READ, owner, [f"secret {number}"], "thief", session, number))
+            sql.execute(insert, (at, READ, owner, ["one secret"], "steady", session, 100 + number))
+    since = began - timedelta(days=1)
+    table = await counting.bursts(log, Filter(since=since), window=timedelta(minutes=10), at_least=25, limit=None)
+    assert table.rows and {row["db_user"] for row in table.rows} == {"thief"}
+    assert table.rows[0]["secrets"] == 30 and table.rows[0]["n"] == 30 and table.count.number == len(table.rows)
+    assert (await counting.bursts(log, Filter(since=since), window=timedelta(minutes=10), at_least=31, limit=None)).rows == []
+    assert (await counting.bursts(log, Filter(since=since), window=timedelta(seconds=30), at_least=10, limit=None)).rows == []
