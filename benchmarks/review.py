@@ -214,7 +214,7 @@ def main() -> None:
     with PrivateServer(find_postgres(), settings=SERVER) as server, tempfile.TemporaryDirectory() as directory:
         with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
             connection.execute("CREATE DATABASE app")
-        asyncio.run(install(server.dsn("app"), Path(directory) / "secretproxy.key"))
+        asyncio.run(install(server.dsn("app"), Path(directory) / "secretproxy.key", direct_calls="log"))
         began = time.perf_counter()
         load(server.dsn("app"), arguments.rows)
         print(f"loaded {arguments.rows:,} rows in {time.perf_counter() - began:.0f} s")

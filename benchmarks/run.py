@@ -176,7 +176,7 @@ class Bench:
         if not settings:
             return
         with PrivateServer(settings={"shared_buffers": "256MB", **settings}) as server:
-            asyncio.run(install(server.dsn(), self.directory / "pgaudit-key"))
+            asyncio.run(install(server.dsn(), self.directory / "pgaudit-key", direct_calls="log"))
             with psycopg.connect(server.dsn(), autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION pgaudit; CREATE ROLE pgaudit_role")
                 connection.execute(getter.FORMAT_1)  # type: ignore[arg-type]
@@ -284,16 +284,14 @@ def machine() -> str:
 
 
 def set_up(server: PrivateServer, directory: Path) -> None:
-    asyncio.run(install(server.dsn(), directory / "key"))
+    asyncio.run(install(server.dsn(), directory / "key", direct_calls="log"))
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         connection.execute("CREATE ROLE journal LOGIN; GRANT secretproxy_writer TO journal")
         connection.execute(getter.FORMAT_1)  # type: ignore[arg-type]
         connection.execute(
             f"SELECT encrypted_secrets.secrets_upsert('{OWNER}', n::text, 'a secret value') FROM generate_series(1, {getter.ROWS}) n"  # type: ignore[arg-type]
         )
-        found = connection.execute("SELECT pg_get_functiondef('encrypted_secrets.secrets_getter(uuid,text,text)'::regprocedure)")
-        connection.execute(getter.silent(found.fetchone()[0]))  # type: ignore[index]
-        connection.execute("ALTER FUNCTION public.silent_getter OWNER TO secretproxy_owner")
+        connection.execute(getter.silent(connection.execute(getter.READER).fetchone()[0]))  # type: ignore[index]
         connection.execute(WRAPPER)
         connection.execute("ALTER FUNCTION public.logged_getter OWNER TO secretproxy_owner")
         connection.execute("GRANT ALL ON public.wrapper_log, public.wrapper_log_id_seq TO secretproxy_owner")

@@ -62,7 +62,7 @@ def prepare(host: str, port: int, directory: Path) -> Backend:
     backend = Backend(host, port, directory / "keys", None)
     with psycopg.connect(backend.dsn(database="postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE app")
-    asyncio.run(install(backend.dsn(), backend.key_file))
+    asyncio.run(install(backend.dsn(), backend.key_file, direct_calls="log"))  # tests also call past the proxy
     with psycopg.connect(backend.dsn(), autocommit=True) as connection:
         connection.execute(LOGINS)
     return backend

@@ -32,7 +32,7 @@ def test_kills_while_writing(postgres: Backend, tmp_path: Path) -> None:
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute("CREATE DATABASE crash")
         admin.execute("CREATE ROLE crash_journal LOGIN IN ROLE secretproxy_writer")
-    asyncio.run(install(postgres.dsn(database="crash"), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database="crash"), postgres.key_file, direct_calls="log"))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.audit.crash_worker"])
     draw = random.Random(os.urandom(8))

@@ -32,7 +32,7 @@ def database(postgres: Backend) -> Iterator[str]:
     name = f"following_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-    asyncio.run(install(postgres.dsn(database=name), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=name), postgres.key_file, direct_calls="log"))
     yield name
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -31,7 +31,7 @@ def months(postgres: Backend, tmp_path: Path) -> tuple[str, Path]:
     name = f"months_{uuid.uuid4().hex[:6]}"
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-    asyncio.run(install(postgres.dsn(database=name), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=name), postgres.key_file, direct_calls="log"))
     with psycopg.connect(postgres.dsn(database=name), autocommit=True) as admin:
         for month in ("2020_01", "2020_02"):
             first = f"{month.replace('_', '-')}-01 00:00+00"

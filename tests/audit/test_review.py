@@ -259,7 +259,7 @@ def test_an_empty_log_says_so(postgres: Backend) -> None:
 
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute("CREATE DATABASE empty_log")
-    asyncio.run(install(postgres.dsn(database="empty_log"), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database="empty_log"), postgres.key_file, direct_calls="log"))
     assert "the log is empty" in run(postgres, "list", database="empty_log").stdout
     assert "the log is empty" in run(postgres, "stats", database="empty_log").stdout
 

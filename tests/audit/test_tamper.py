@@ -177,7 +177,7 @@ def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(postgres, tmp_path_factory.mktemp("tamper"))
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {BASE}")
-    asyncio.run(install(postgres.dsn(database=BASE), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=BASE), postgres.key_file, direct_calls="log"))
     asyncio.run(fill(made))
     with psycopg.connect(postgres.dsn(database=BASE), autocommit=True) as admin:
         admin.execute("INSERT INTO secretproxy.access_log (event, function) VALUES ('direct', 'f'), ('direct', 'g')")

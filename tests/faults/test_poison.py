@@ -87,7 +87,7 @@ POISONS: dict[str, tuple[tuple[str, str], Event]] = {
 def server(postgres: Backend) -> Iterator[Backend]:
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {DATABASE}")
-    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file, direct_calls="log"))
     yield postgres
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")

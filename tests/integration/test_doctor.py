@@ -173,7 +173,7 @@ def patient(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iter
     made = Patient(postgres, tmp_path_factory.mktemp("doctor"))
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {DATABASE}")
-    asyncio.run(install(postgres.dsn(database=DATABASE), made.key_file))
+    asyncio.run(install(postgres.dsn(database=DATABASE), made.key_file, direct_calls="log"))
     made.checkpoint_key.touch(0o600)
     made.sql(QUIET)
     made.sql("CREATE ROLE doctor_group NOLOGIN")

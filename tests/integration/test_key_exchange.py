@@ -24,7 +24,7 @@ def own_proxy(postgres: Backend, tmp_path: Path) -> Iterator[Proxy]:
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute("CREATE DATABASE exchange")
     key_file = tmp_path / "own.key"
-    asyncio.run(install(postgres.dsn(database="exchange"), key_file))
+    asyncio.run(install(postgres.dsn(database="exchange"), key_file, direct_calls="log"))
     made = Proxy(tmp_path, postgres.address, postgres.dsn("journal", "exchange"), key_file).start()
     made.wait_for_text("access log can be written")
     yield made

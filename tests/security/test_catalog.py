@@ -30,7 +30,7 @@ KNOWN = "catalog says what leads to secret functions"
 def database(postgres: Backend) -> str:
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {DATABASE}")
-    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file, direct_calls="log"))
     with psycopg.connect(postgres.dsn(database=DATABASE), autocommit=True) as connection:
         for statement in OBJECTS.split("\n\n"):
             connection.execute(statement)

@@ -234,7 +234,7 @@ def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     proxy.wait_for_text("access log can be written")
     admin = psycopg.connect(postgres.dsn(database="postgres"), autocommit=True)
     admin.execute(f"CREATE DATABASE {BASE}")
-    asyncio.run(install(postgres.dsn(database=BASE), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=BASE), postgres.key_file, direct_calls="log"))
     admin.execute(ROLES)
     with psycopg.connect(postgres.dsn(database=BASE), autocommit=True) as connection:
         connection.execute(PREPARE)

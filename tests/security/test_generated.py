@@ -202,7 +202,7 @@ class Bench:
 def bench(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {DATABASE}")
-    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file))
+    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file, direct_calls="log"))
     with (
         psycopg.connect(postgres.dsn(database=DATABASE), autocommit=True, row_factory=dict_row) as admin,
         asyncio.Runner() as runner,

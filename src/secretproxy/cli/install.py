@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from pathlib import Path
 
 import typer
 
 from secretproxy.config import ConfigError, load_settings
+
+
+class Direct(StrEnum):
+    """What --direct-calls takes."""
+
+    REFUSE = "refuse"
+    LOG = "log"
 
 
 def install(
@@ -19,6 +27,17 @@ def install(
         None,
         "--classic-view/--no-classic-view",
         help="Make or drop public.secret_access_log, the log's short form; by default it stays as it is.",
+    ),
+    direct_calls: Direct | None = typer.Option(
+        None,
+        "--direct-calls",
+        help="Calls that come by no proxy: refuse (default of a new installation) or log (default over the original modules, for a migration).",
+    ),
+    accept: list[str] = typer.Option(
+        [],
+        "--accept",
+        metavar="NAME",
+        help="Code of others on the secrets table that may stay, as install names it; `all`: whatever is there.",
     ),
 ) -> None:
     """Install the backend half into a database."""
@@ -34,6 +53,8 @@ def install(
             record,
             again=again,
             classic_view=classic_view,
+            direct_calls=direct_calls,
+            accepting=accept,
         )
         deployed = asyncio.run(work)
     except (InstallError, KeyFileError) as error:

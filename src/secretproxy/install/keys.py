@@ -82,10 +82,7 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
     done = failed = looked_at = 0
     async with session(dsn, lock=False) as connection:
         try:
-            total = await connection.fetchval(
-                """SELECT count(*) FROM secrets_schema.secrets_table t, secretproxy.context c
-                    WHERE t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) <> c.ring_prefix"""
-            )
+            total = await connection.fetchval("SELECT secretproxy.values_to_seal()")
             for wait in (False, True):
                 after, failed = uuid.UUID(int=0), 0
                 while True:
@@ -190,5 +187,5 @@ def _explained(error: asyncpg.PostgresError) -> InstallError:
     if error.sqlstate in ("42P01", "42883", "3F000"):
         return InstallError("the backend half is not installed here, or is older: run `secretproxy install`")
     if error.sqlstate == "42501":
-        return InstallError("ring keys are for the owner: connect as a superuser or a member of secretproxy_owner (--dsn)")
+        return InstallError("keys are for their owner: connect as a superuser or a member of secretproxy_keys (--dsn)")
     return InstallError(told(error))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from secretproxy.install.attached import ALL, accept, unaccepted
 from secretproxy.install.keyfile import create_key_file, load_key_file
 from secretproxy.install.project import Change, changes, function_bodies, maker
 
@@ -75,17 +76,23 @@ async def install(
     *,
     again: bool = False,
     classic_view: bool | None = None,
+    direct_calls: str | None = None,
+    accepting: Collection[str] = (),
 ) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
     A change whose functions are not what it made is deployed again: another version of the original module may have replaced them.
     What everything looks like then is written down for verify, where something new was deployed, and with `record` in any case.
     With `again` every change is deployed once more, over whatever was altered. `classic_view`: makes or drops public.secret_access_log.
+    `direct_calls` (log, refuse) is set where it is given; where not, a new installation refuses them, one over the original modules logs
+    them, and one that is there keeps what it has.
+    `accepting` names code of others on the table that may stay ("all": whatever is there); any other is a refusal before anything is done.
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
     """
     deployed = []
     async with session(dsn) as connection:
         await _check_server(connection)
+        taken = await _accepting(connection, accepting)
         known = await _known(connection)
         altered = await _altered(connection, known)
         for change in changes():
@@ -100,12 +107,13 @@ async def install(
         # What another deployment of the same did not put right must go on to differ.
         if record or any(known.get(change.name) != change.digest for change in changes()):
             await connection.execute("SELECT secretproxy.record_facts()")
+        if taken:
+            await accept(connection, taken)
+        if direct_calls is not None:
+            await connection.execute("UPDATE secretproxy.settings SET direct_calls = $1", direct_calls)
         if deployed:
-            for trigger in await _foreign_triggers(connection):
-                progress(
-                    trigger,
-                    "runs as secretproxy_owner now, for the functions write as that role: make its function SECURITY DEFINER",
-                )
+            said = await connection.fetchval("SELECT s.direct_calls FROM secretproxy.settings s")
+            progress("direct_calls", "log: calls past the proxy are let through" if said == "log" else "refuse")
         keys = _key_file(key_file)
         await _store_keys(connection, keys)
     return deployed
@@ -147,14 +155,17 @@ async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
     return whole & {change for change in (maker(*function) for function in damaged) if change is not None}
 
 
-async def _foreign_triggers(connection: Any) -> list[str]:
-    """Triggers of an application on the table whose functions need rights of their own."""
-    rows = await connection.fetch(
-        """SELECT t.tgname || ' (' || t.tgfoid::regprocedure || ')' AS name FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-            WHERE t.tgrelid = 'secrets_schema.secrets_table'::regclass AND NOT t.tgisinternal AND NOT p.prosecdef
-              AND p.pronamespace <> 'pg_catalog'::regnamespace ORDER BY 1"""
-    )
-    return [row["name"] for row in rows]
+async def _accepting(connection: Any, accepting: Collection[str]) -> list[str]:
+    """What is attached to the table and may stay. Raises InstallError, naming what may not."""
+    left = await unaccepted(connection)
+    refused = [] if ALL in accepting else [name for name in left if name not in accepting]
+    if refused:
+        raise InstallError(
+            "code of others is attached to secrets_schema.secrets_table and runs whenever it is read or written, from now on as "
+            f"secretproxy_tables: {'; '.join(refused)}. Look at it, then run install with --accept for each ("
+            + " ".join(f"--accept {name!r}" for name in refused) + ") or --accept all"
+        )  # fmt: skip
+    return left
 
 
 def _key_file(path: Path) -> dict[int, bytes]:
@@ -206,6 +217,10 @@ async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
                     await connection.execute(change.statements("verify"))
             except asyncpg.PostgresError as error:
                 findings.append(f"change {change.name}: {_meaning(error)}")
+        findings += [
+            f"code of others on secrets_schema.secrets_table that was not accepted: {name}"
+            for name in await unaccepted(connection)
+        ]
         bodies = await _bodies(connection)
         facts = await _facts(connection) if "installed" in known else []
         findings += [line for line in bodies if f"{line.partition(':')[0]} {NEW}" not in facts]

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from tests.integration.sql.conftest import Database
 
-from secretproxy.install import install, revert, verify
+from secretproxy.install import InstallError, install, revert, verify
 
 ORIGINAL = (Path(__file__).parent / "original.sql").read_text()
 FILL = """
@@ -200,7 +200,12 @@ def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
         sql.execute(APPLICATION)
         built = sql.execute(BUILT).fetchall()
         assert use(sql, 0) == wanted(0)
-        empty.install()
+        with pytest.raises(InstallError, match=r"foreign key accounts[.]accounts_secret_fkey; trigger touch"):
+            empty.install()
+        assert sql.execute("SELECT to_regnamespace('secretproxy')").fetchone() == (None,), "nothing was done"
+        with pytest.raises(InstallError, match=r"trigger touch[.]"):
+            empty.install(accepting=("foreign key accounts.accounts_secret_fkey",))
+        empty.install(accepting=("foreign key accounts.accounts_secret_fkey", "trigger touch"))
         assert sql.execute(BUILT).fetchall() == built
         assert use(sql, 1) == wanted(1)
         assert asyncio.run(verify(empty.dsn(), empty.backend.key_file)) == []
@@ -232,7 +237,7 @@ def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
 
 
 def test_a_trigger_of_the_application_gets_no_rights_of_the_owner(empty: Database) -> None:
-    """It runs as whoever writes, which is the functions' owner from now on: nobody else may make one, and one that is there is told."""
+    """It runs as whoever writes, which is secretproxy_tables from now on: nobody else may make one, and one that is there is named."""
     told: dict[str, str] = {}
     with empty.connect() as sql, empty.connect("app_user") as app:
         sql.execute(ORIGINAL)
@@ -241,8 +246,12 @@ def test_a_trigger_of_the_application_gets_no_rights_of_the_owner(empty: Databas
         app.execute("CREATE FUNCTION public.steal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$")
         make = "CREATE TRIGGER {} AFTER INSERT ON secrets_schema.secrets_table FOR EACH ROW EXECUTE FUNCTION public.steal()"
         app.execute(make.format("earlier"))
-        asyncio.run(install(empty.dsn(), empty.backend.key_file, lambda what, state: told.__setitem__(what, state)))
-        assert "SECURITY DEFINER" in told["earlier (steal())"]
+        with pytest.raises(InstallError, match="trigger earlier"):
+            empty.install()
+        asyncio.run(
+            install(empty.dsn(), empty.backend.key_file, lambda what, state: told.__setitem__(what, state), accepting=["all"])
+        )
+        assert told["direct_calls"].startswith("log"), "applications over the original modules call directly"
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             app.execute(make.format("later"))
         assert app.execute("SELECT count(*) FROM secrets_schema.secrets_table").fetchone() == (0,), "other grants stay"

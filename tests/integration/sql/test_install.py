@@ -66,7 +66,7 @@ DAMAGE = {
         "function encrypted_secrets.secrets_delete(uuid,text): its body was replaced",
     "CREATE OR REPLACE FUNCTION secretproxy.bcrypt(password text, salt text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN salt":
         "function secretproxy.bcrypt(text,text): its body was changed",
-    f"ALTER FUNCTION {GETTER} OWNER TO postgres": f"function {GETTER}: owner is postgres, was secretproxy_owner",
+    f"ALTER FUNCTION {GETTER} OWNER TO postgres": f"function {GETTER}: owner is postgres, was secretproxy_api",
     f"ALTER FUNCTION {GETTER} STABLE": f"function {GETTER}: volatility is s, was v",
     f"ALTER FUNCTION {GETTER} SECURITY INVOKER": f"function {GETTER}: security definer is false, was true",
     f"ALTER FUNCTION {GETTER} RESET search_path": f'function {GETTER}: settings is None, was {{"search_path=pg_catalog, pg_temp"}}',

@@ -21,6 +21,8 @@ LOGINS = {
     "try_auditor": "secretproxy_auditor",
     "try_nobody": None,
 }
+# The roles that own what is ours: nobody logs in as one, but their functions run as them.
+OWNERS = ("secretproxy_owner", "secretproxy_api", "secretproxy_keys", "secretproxy_tables")
 RELATIONS = """
 SELECT c.oid::regclass::text, c.relkind, a.attname
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -89,9 +91,11 @@ def found(database: Database) -> str:
         relations = admin.execute(RELATIONS, (list(SCHEMAS),)).fetchall()
         functions = admin.execute(FUNCTIONS, (list(SCHEMAS),)).fetchall()
     lines: dict[tuple[str, str], list[str]] = {}
-    for login in LOGINS:
+    for login in (*LOGINS, *OWNERS):
         who = login.removeprefix("try_")
-        with database.connect(login) as sql:
+        with database.connect(login if login in LOGINS else "postgres") as sql:
+            if login in OWNERS:
+                sql.execute(f"SET ROLE {login}")
             sql.execute("SET client_min_messages = error")
             for schema in SCHEMAS:
                 for name, statement in {

@@ -103,6 +103,6 @@ def not_looked_at(topics: list[str], login: str) -> Finding:
     """What a login without rights could not look at."""
     return Finding(
         "not_looked_at", "warning", f"{login} may not look at {', '.join(topics)}",
-        "what was not looked at may be wrong; the keys only a superuser or secretproxy_owner can compare",
+        "what was not looked at may be wrong; the keys only a superuser or secretproxy_keys can compare",
         f"GRANT secretproxy_auditor, pg_read_all_stats TO {identifier(login)} -- or run doctor as a superuser",
     )  # fmt: skip

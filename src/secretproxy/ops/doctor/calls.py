@@ -17,8 +17,8 @@ async def direct_calls(connection: Any) -> list[Finding]:
         return []
     return [
         Finding(
-            "direct_calls", "info", "direct_calls is log: calls that come by no proxy are let through",
-            "the row that such a call leaves goes away with its transaction where that is rolled back",
+            "direct_calls", "warning", "direct_calls is log: calls that come by no proxy are let through",
+            "the row that such a call leaves goes away where its transaction, or only the block around it, is rolled back",
             "UPDATE secretproxy.settings SET direct_calls = 'refuse' -- once every DSN points at the proxy",
         )
     ]  # fmt: skip

@@ -11,6 +11,13 @@ from secretproxy.ops.doctor.logging import identifier
 _CLOSED = ("secrets_schema.secrets_table", "secretproxy.keyring", "secretproxy.testimony_key")
 # Privileges on the log that its writer and its auditors have.
 _OF_THE_LOG = (("secretproxy_writer", "INSERT"), ("secretproxy_auditor", "SELECT"))
+# Who is what by being a member of one of the roles that own what is ours.
+_OWNERS = {
+    "secretproxy_owner": "the owner changes the log's table and the settings, and can put functions in the place of others",
+    "secretproxy_api": "the role of the API can have every value opened without testimony",
+    "secretproxy_keys": "the role of the keys reads them, and can have every value opened without testimony",
+    "secretproxy_tables": "the table's owner reads and changes what is stored, past the functions",
+}
 _SCHEMAS = ("secretproxy", "encrypted_secrets", "secrets_schema", "jwt_public")
 _EVERYTHING = {
     "pg_read_all_data": "reads every table, those of values and keys included, past the functions",
@@ -90,13 +97,8 @@ async def roles(connection: Any) -> list[Finding]:
     """Memberships and attributes by which a login that is no superuser gets past the functions."""
     found = []
     version = connection.get_server_version().major
-    found += await _members(
-        connection,
-        "secretproxy_owner",
-        "owner_member",
-        "error",
-        "the owner reads the keys and the table, and can replace the functions",
-    )
+    for role, why in _OWNERS.items():
+        found += await _members(connection, role, "owner_member", "error", why)
     for role, why in _EVERYTHING.items():
         found += await _members(connection, role, "reads_everything", "error", f"{role} {why}")
     for row in await connection.fetch(
@@ -142,7 +144,7 @@ async def _members(connection: Any, role: str, name: str, severity: str, why: st
               FROM pg_auth_members m JOIN pg_roles d ON d.oid = m.member
               JOIN pg_roles l ON l.rolcanlogin AND NOT l.rolsuper AND (l.oid = d.oid OR pg_has_role(l.oid, d.oid, 'MEMBER'))
              WHERE m.roleid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND {usable}
-               AND NOT EXISTS (SELECT FROM pg_roles s WHERE s.oid = d.oid AND s.rolname IN ('pg_monitor', 'secretproxy_owner'))
+               AND NOT EXISTS (SELECT FROM pg_roles s WHERE s.oid = d.oid AND s.rolname IN ('pg_monitor', 'secretproxy_owner', 'secretproxy_keys'))
              GROUP BY 1, 2 ORDER BY 1""",
         role,
     )

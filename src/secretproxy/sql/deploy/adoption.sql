@@ -35,7 +35,7 @@ SELECT 'table', c.oid::regclass::text, pg_get_userbyid(c.relowner), c.relacl,
          WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 FROM pg_class c
 WHERE c.oid = to_regclass('secrets_schema.secrets_table')
-  AND c.relowner <> 'secretproxy_owner'::regrole
+  AND c.relowner <> ALL (ARRAY['secretproxy_owner', 'secretproxy_tables']::regrole[])
 ON CONFLICT DO NOTHING;
 
 INSERT INTO secretproxy.adopted (kind, object, owner, definition, acl, extension)
@@ -43,7 +43,7 @@ SELECT 'function', p.oid::regprocedure::text, pg_get_userbyid(p.proowner), pg_ge
        (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
          WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE p.proowner <> 'secretproxy_owner'::regrole
+WHERE p.proowner <> ALL (ARRAY['secretproxy_owner', 'secretproxy_api']::regrole[])
   AND p.prokind = 'f'
   AND ((n.nspname = 'encrypted_secrets'
         AND p.proname IN ('secrets_upsert', 'secrets_getter', 'secrets_verify', 'secrets_delete', 'secrets_table_upsert',

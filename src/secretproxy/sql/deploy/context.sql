@@ -12,7 +12,7 @@ SET LOCAL client_min_messages = warning;
 DO $do$
 BEGIN
     IF to_regclass('secretproxy.context') IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = to_regclass('secretproxy.context') AND attname = 'charset') THEN
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('secretproxy.context') AND attname = 'backend_types') THEN
         DROP TABLE secretproxy.context CASCADE; -- with the internal functions that take its row; later changes make them again
     END IF;
 END
@@ -27,13 +27,18 @@ CREATE TABLE IF NOT EXISTS secretproxy.context (
     ring_inner bytea NOT NULL,
     ring_outer bytea NOT NULL,
     ring_prefix bytea NOT NULL,
+    -- How secretproxy.stored_secret() hands over a pgp value that the newest key sealed.
+    ring_mark bytea NOT NULL,
     direct_calls text NOT NULL,
     owner_check text NOT NULL,
     crypt_cost int NOT NULL,
     -- What text is made bytes in: UTF-8, but a database in SQL_ASCII knows no characters.
-    charset name NOT NULL
+    charset name NOT NULL,
+    max_name int NOT NULL,
+    name_pattern text NOT NULL,
+    backend_types text[] NOT NULL
 );
-ALTER TABLE secretproxy.context OWNER TO secretproxy_owner;
+ALTER TABLE secretproxy.context OWNER TO secretproxy_keys;
 REVOKE ALL ON secretproxy.context FROM PUBLIC;
 COMMENT ON TABLE secretproxy.context IS 'One row made of settings and the newest keys; kept by triggers, never edited';
 
@@ -45,18 +50,20 @@ BEGIN
     -- Two changes at once: the later one must see what the earlier one wrote.
     LOCK TABLE secretproxy.context IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO secretproxy.context AS c
-    SELECT true, t.version, 'SPX1 ' || t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix,
+    SELECT true, t.version, 'SPX1 ' || t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix, decode('70', 'hex') || r.prefix,
            s.direct_calls, s.owner_check, s.crypt_cost,
-           CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END
+           CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END,
+           s.max_name, s.name_pattern, s.backend_types
       FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
-           secretproxy.settings s
+           secretproxy.settings_now() s
     ON CONFLICT (only_row) DO UPDATE
        SET testimony_version = EXCLUDED.testimony_version, testimony_head = EXCLUDED.testimony_head, testimony_inner = EXCLUDED.testimony_inner,
            testimony_outer = EXCLUDED.testimony_outer, ring_version = EXCLUDED.ring_version, ring_inner = EXCLUDED.ring_inner,
-           ring_outer = EXCLUDED.ring_outer, ring_prefix = EXCLUDED.ring_prefix, direct_calls = EXCLUDED.direct_calls,
+           ring_outer = EXCLUDED.ring_outer, ring_prefix = EXCLUDED.ring_prefix, ring_mark = EXCLUDED.ring_mark, direct_calls = EXCLUDED.direct_calls,
            owner_check = EXCLUDED.owner_check, crypt_cost = EXCLUDED.crypt_cost,
-           charset = EXCLUDED.charset;
+           charset = EXCLUDED.charset, max_name = EXCLUDED.max_name, name_pattern = EXCLUDED.name_pattern,
+           backend_types = EXCLUDED.backend_types;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = 'one key of secretproxy.keyring must not be retired, one of secretproxy.testimony_key must be active, and secretproxy.settings keeps its row';
@@ -64,7 +71,7 @@ BEGIN
     RETURN NULL;
 END
 $body$;
-ALTER FUNCTION secretproxy.refresh_context() OWNER TO secretproxy_owner;
+ALTER FUNCTION secretproxy.refresh_context() OWNER TO secretproxy_keys;
 REVOKE ALL ON FUNCTION secretproxy.refresh_context() FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER refresh_context AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON secretproxy.settings

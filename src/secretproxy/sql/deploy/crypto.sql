@@ -110,11 +110,14 @@ BEGIN
         'pgp_encrypt(bytea,text)', 'pgp_decrypt(bytea,text)', 'pgp_encrypt_1(bytea,text)', 'pgp_decrypt_1(bytea,text)',
         'bcrypt(text,text)', 'bcrypt_salt(int)', 'random_key()', 'hmac_pad(bytea,int)', 'hmac(bytea,bytea,bytea)',
         'to_bytes(text)', 'to_text(bytea)', 'server_bytes(text)', 'server_text(bytea)', 'server_to_utf8(bytea)', 'utf8_to_server(bytea)'] LOOP
-        EXECUTE format('ALTER FUNCTION secretproxy.%s OWNER TO secretproxy_owner', v_function);
+        EXECUTE format('ALTER FUNCTION secretproxy.%s OWNER TO secretproxy_keys', v_function);
         EXECUTE format('REVOKE ALL ON FUNCTION secretproxy.%s FROM PUBLIC', v_function);
     END LOOP;
 END
 $do$;
+-- These hold no key and do nothing that pgcrypto does not do for everybody: triggers of an application's tables need them as whoever writes.
+GRANT EXECUTE ON FUNCTION secretproxy.bcrypt(text, text), secretproxy.bcrypt_salt(int), secretproxy.pgp_encrypt_1(bytea, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.pgp_decrypt_1(bytea, text) TO secretproxy_api;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('crypto', '0000000000000000000000000000000000000000000000000000000000000000')

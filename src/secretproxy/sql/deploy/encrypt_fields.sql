@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_set(secret_value text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT convert_to(secret_value, getdatabaseencoding())
+    SELECT pg_catalog.convert_to(secret_value, pg_catalog.getdatabaseencoding())
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.encrypt_field_set(text) IS 'The bytes of a text';
 
@@ -19,48 +19,57 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_bytea_to_text(secret_
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT convert_from(secret_value, 'SQL_ASCII')
+    SELECT pg_catalog.convert_from(secret_value, 'SQL_ASCII')
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.encrypt_field_bytea_to_text(bytea) IS 'The text that encrypt_field_set made bytes of';
 
--- Trigger functions for a table with the columns field_name and encode_field.
+-- Trigger functions for a table with the columns field_name and encode_field. Of what types these are is the table's owner's to choose, and
+-- with the type comes the cast: they run as whoever writes, and need no key.
 CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_crypt() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    NEW.field_name = secretproxy.bcrypt(NEW.field_name::text, secretproxy.bcrypt_salt(6));
+    NEW.field_name = secretproxy.bcrypt(NEW.field_name::pg_catalog.text, secretproxy.bcrypt_salt(6));
     RETURN NEW;
 END
 $body$;
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    NEW.field_name = secretproxy.pgp_encrypt_1(NEW.field_name::bytea, NEW.encode_field::text);
+    NEW.field_name = secretproxy.pgp_encrypt_1(NEW.field_name::pg_catalog.bytea, NEW.encode_field::pg_catalog.text);
     RETURN NEW;
 END
 $body$;
 
 -- One column of a row of the secrets table as text, by name.
-CREATE OR REPLACE FUNCTION secretproxy.column_text(row_ secrets_schema.secrets_table, column_name text) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.column_text(
+    secret uuid, owner uuid, name text, stored bytea, encoding text, column_name text
+) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
 AS $body$
+DECLARE
+    v_column pg_catalog.text := pg_catalog.lower(column_name);
 BEGIN
-    CASE lower(column_name)
-        WHEN 'id' THEN RETURN row_.id::text;
-        WHEN 'secrets_owned_field' THEN RETURN row_.secrets_owned_field::text;
-        WHEN 'name' THEN RETURN row_.name;
-        WHEN 'secrets_value_field' THEN RETURN row_.secrets_value_field::text;
-        WHEN 'secrets_enc_field' THEN RETURN row_.secrets_enc_field;
-        ELSE RAISE EXCEPTION USING ERRCODE = '42703', MESSAGE = 'this is not the name of a column of secrets_schema.secrets_table';
-    END CASE;
+    IF v_column OPERATOR(pg_catalog.=) 'id' THEN
+        RETURN secret::pg_catalog.text;
+    ELSIF v_column OPERATOR(pg_catalog.=) 'secrets_owned_field' THEN
+        RETURN owner::pg_catalog.text;
+    ELSIF v_column OPERATOR(pg_catalog.=) 'name' THEN
+        RETURN name;
+    ELSIF v_column OPERATOR(pg_catalog.=) 'secrets_value_field' THEN
+        RETURN stored::pg_catalog.text;
+    ELSIF v_column OPERATOR(pg_catalog.=) 'secrets_enc_field' THEN
+        RETURN encoding;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = '42703', MESSAGE = 'this is not the name of a column of secrets_schema.secrets_table';
 END
 $body$;
-ALTER FUNCTION secretproxy.column_text(secrets_schema.secrets_table, text) OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.column_text(secrets_schema.secrets_table, text) FROM PUBLIC;
+ALTER FUNCTION secretproxy.column_text(uuid, uuid, text, bytea, text, text) OWNER TO secretproxy_api;
+REVOKE ALL ON FUNCTION secretproxy.column_text(uuid, uuid, text, bytea, text, text) FROM PUBLIC;
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp_get(secret_value bytea, secret_encode text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -68,26 +77,23 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_context secretproxy.context;
-    v_owner uuid;
-    v_name text;
+    v_owner pg_catalog.uuid;
+    v_name pg_catalog.text;
 BEGIN
-    IF secret_encode ~ '^([0-9a-fA-F]{4}-?){8}$' THEN
-        v_owner := secret_encode::uuid;
-        SELECT t.name INTO v_name FROM secrets_schema.secrets_table t
-         WHERE t.secrets_owned_field = v_owner AND t.secrets_value_field = secret_value LIMIT 1;
+    IF secret_encode OPERATOR(pg_catalog.~) '^([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}$' THEN
+        v_owner := secret_encode::pg_catalog.uuid;
+        v_name := secretproxy.name_of(v_owner, secret_value);
     END IF;
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(v_context, 'encrypted_secrets.encrypt_field_pgp_get(bytea,text)', 'read', v_owner,
-                                CASE WHEN v_name IS NOT NULL THEN ARRAY[v_name] END, NULL);
-    IF substr(secret_value, 1, 4) = decode('ff535032', 'hex') THEN
+    PERFORM secretproxy.begin_call('encrypted_secrets.encrypt_field_pgp_get(bytea,text)', 'read', v_owner,
+                                   CASE WHEN v_name IS NOT NULL THEN ARRAY[v_name] END, NULL);
+    IF pg_catalog.substr(secret_value, 1, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032', 'hex') THEN
         IF v_name IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'this value is not one of this owner''s secrets',
                 HINT = 'Values of format 2 are bound to their owner and name; use encrypted_secrets.secrets_getter.';
         END IF;
-        RETURN secretproxy.server_text(secretproxy.open_value(v_context, v_owner, v_name, secret_value));
+        RETURN pg_catalog.convert_from(secretproxy.open_secret(v_owner, v_name, secret_value), 'SQL_ASCII');
     END IF;
-    RETURN secretproxy.server_text(secretproxy.pgp_decrypt_1(secret_value, secret_encode));
+    RETURN pg_catalog.convert_from(secretproxy.pgp_decrypt_1(secret_value, secret_encode), 'SQL_ASCII');
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.encrypt_field_pgp_get(bytea, text) IS 'A stored pgp value, opened with its owner as text';
@@ -100,23 +106,25 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_context secretproxy.context;
-    v_row secrets_schema.secrets_table;
-    v_value bytea;
-    v_key text;
+    v_id pg_catalog.uuid;
+    v_name pg_catalog.text;
+    v_stored pg_catalog.bytea;
+    v_encoding pg_catalog.text;
+    v_value pg_catalog.bytea;
+    v_key pg_catalog.text;
 BEGIN
-    SELECT * INTO v_row FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = encrypt_field_pgp_getter.secrets_owned_field LIMIT 1;
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.encrypt_field_pgp_getter(uuid,text,text)', 'read', encrypt_field_pgp_getter.secrets_owned_field,
-        CASE WHEN v_row.name IS NOT NULL THEN ARRAY[v_row.name] END, NULL);
-    v_value := secretproxy.column_text(v_row, secret_value_field)::bytea;
-    v_key := secretproxy.column_text(v_row, secret_encode_field);
-    IF substr(v_value, 1, 4) = decode('ff535032', 'hex') THEN
-        RETURN secretproxy.server_text(secretproxy.open_value(v_context, v_row.secrets_owned_field, v_row.name, v_value));
+    SELECT s.id, s.name, s.stored, s.encoding INTO v_id, v_name, v_stored, v_encoding FROM secretproxy.first_secret(secrets_owned_field) s;
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.encrypt_field_pgp_getter(uuid,text,text)', 'read', secrets_owned_field,
+        CASE WHEN v_name IS NOT NULL THEN ARRAY[v_name] END, NULL);
+    v_value := secretproxy.column_text(
+        v_id, CASE WHEN v_id IS NOT NULL THEN secrets_owned_field END, v_name, v_stored, v_encoding, secret_value_field)::pg_catalog.bytea;
+    v_key := secretproxy.column_text(
+        v_id, CASE WHEN v_id IS NOT NULL THEN secrets_owned_field END, v_name, v_stored, v_encoding, secret_encode_field);
+    IF pg_catalog.substr(v_value, 1, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032', 'hex') THEN
+        RETURN pg_catalog.convert_from(secretproxy.open_secret(secrets_owned_field, v_name, v_value), 'SQL_ASCII');
     END IF;
-    RETURN secretproxy.server_text(secretproxy.pgp_decrypt_1(v_value, v_key));
+    RETURN pg_catalog.convert_from(secretproxy.pgp_decrypt_1(v_value, v_key), 'SQL_ASCII');
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.encrypt_field_pgp_getter(uuid, text, text) IS 'The pgp value of an owner that has one secret';
@@ -129,35 +137,22 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_context secretproxy.context;
-    v_row secrets_schema.secrets_table;
-    v_stored bytea;
-    v_hash text;
-    v_cost int;
+    v_id pg_catalog.uuid;
+    v_name pg_catalog.text;
+    v_stored pg_catalog.bytea;
+    v_encoding pg_catalog.text;
+    v_given pg_catalog.bytea;
 BEGIN
-    SELECT * INTO v_row FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = encrypt_field_crypt_verify.secrets_owned_field LIMIT 1;
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.encrypt_field_crypt_verify(uuid,text,text)', 'verify', encrypt_field_crypt_verify.secrets_owned_field,
-        CASE WHEN v_row.name IS NOT NULL THEN ARRAY[v_row.name] END, NULL);
-    IF secretproxy.column_text(v_row, secret_value_field) IS NOT NULL AND lower(secret_value_field) = 'secrets_value_field' THEN
-        v_stored := v_row.secrets_value_field;
-        IF v_row.secrets_enc_field = 'crypt' THEN
-            v_hash := secretproxy.server_text(secretproxy.password_text(v_stored));
-        END IF;
+    SELECT s.id, s.name, s.stored, s.encoding INTO v_id, v_name, v_stored, v_encoding FROM secretproxy.first_secret(secrets_owned_field) s;
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.encrypt_field_crypt_verify(uuid,text,text)', 'verify', secrets_owned_field,
+        CASE WHEN v_name IS NOT NULL THEN ARRAY[v_name] END, NULL);
+    -- Only a password of this column can be the right one; a name of no column is an error.
+    IF secretproxy.column_text(v_id, secrets_owned_field, v_name, v_stored, v_encoding, secret_value_field) IS NOT NULL
+       AND pg_catalog.lower(secret_value_field) OPERATOR(pg_catalog.=) 'secrets_value_field' AND v_encoding OPERATOR(pg_catalog.=) 'crypt' THEN
+        v_given := pg_catalog.decode('63', 'hex') OPERATOR(pg_catalog.||) v_stored;
     END IF;
-    IF v_hash ~ '^[$]2[axy][$][0-9]{2}[$]' AND secret_verify_value IS NOT NULL THEN
-        v_cost := substr(v_hash, 5, 2)::int;
-        IF secretproxy.bcrypt(
-            CASE WHEN substr(v_stored, 1, 4) = decode('ff535032', 'hex')
-                 THEN encode(sha256(secretproxy.to_bytes(secret_verify_value)), 'hex')
-                 ELSE chr(92) || 'x' || encode(secretproxy.server_bytes(secret_verify_value), 'hex') END, v_hash) = v_hash THEN
-            RETURN true;
-        END IF;
-    END IF;
-    PERFORM secretproxy.take_time(v_cost, v_context.crypt_cost);
-    RETURN false;
+    RETURN secretproxy.check_secret(secrets_owned_field, v_name, secret_verify_value, v_given) IS NOT NULL;
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.encrypt_field_crypt_verify(uuid, text, text) IS 'Whether a password is the one of an owner that has one secret';
@@ -169,66 +164,67 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_context secretproxy.context;
-    v_old secrets_schema.secrets_table;
-    v_new secrets_schema.secrets_table;
-    v_names text[];
-    v_data jsonb := data::jsonb;
-    v_value bytea;
+    v_data pg_catalog.jsonb := data::pg_catalog.jsonb;
+    v_names pg_catalog.text[] := secretproxy.names_of(secrets_owned_field);
+    v_given_name pg_catalog.text := v_data OPERATOR(pg_catalog.->>) 'name'::pg_catalog.text;
+    v_value pg_catalog.bytea;
+    v_id pg_catalog.uuid;
+    v_old_name pg_catalog.text;
+    v_old_value pg_catalog.bytea;
+    v_old_encoding pg_catalog.text;
+    v_name pg_catalog.text;
+    v_new_value pg_catalog.bytea;
+    v_encoding pg_catalog.text;
 BEGIN
-    SELECT array_agg(t.name ORDER BY t.name) INTO v_names FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = secrets_table_upsert.secrets_owned_field;
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.secrets_table_upsert(uuid,json)', 'write', secrets_table_upsert.secrets_owned_field,
-        CASE WHEN v_data ->> 'name' = ANY (v_names) OR v_data ->> 'name' IS NULL THEN v_names ELSE v_names || (v_data ->> 'name') END, NULL);
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.secrets_table_upsert(uuid,json)', 'write', secrets_owned_field,
+        CASE WHEN v_given_name OPERATOR(pg_catalog.=) ANY (v_names) OR v_given_name IS NULL THEN v_names ELSE pg_catalog.array_append(v_names, v_given_name) END, NULL);
 
-    IF jsonb_typeof(v_data) IS DISTINCT FROM 'object' OR v_data = '{}' THEN
+    IF (pg_catalog.jsonb_typeof(v_data) OPERATOR(pg_catalog.=) 'object') IS NOT TRUE OR v_data OPERATOR(pg_catalog.=) '{}'::pg_catalog.jsonb THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'data must be an object with names of columns as keys';
     END IF;
-    IF v_data - ARRAY['id', 'secrets_owned_field', 'name', 'secrets_value_field', 'secrets_enc_field'] <> '{}' THEN
+    IF (v_data OPERATOR(pg_catalog.-) ARRAY['id', 'secrets_owned_field', 'name', 'secrets_value_field', 'secrets_enc_field']::pg_catalog.text[]) OPERATOR(pg_catalog.<>) '{}'::pg_catalog.jsonb THEN
         RAISE EXCEPTION USING ERRCODE = '42703', MESSAGE = 'data names a column that secrets_schema.secrets_table does not have';
     END IF;
-    IF coalesce(v_data ->> 'secrets_owned_field', secrets_table_upsert.secrets_owned_field::text) IS DISTINCT FROM secrets_table_upsert.secrets_owned_field::text THEN
+    IF coalesce(v_data OPERATOR(pg_catalog.->>) 'secrets_owned_field'::pg_catalog.text, secrets_owned_field::pg_catalog.text) OPERATOR(pg_catalog.<>) pg_catalog.concat(secrets_owned_field) THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a secret keeps its owner';
     END IF;
-    v_value := secretproxy.server_bytes(v_data ->> 'secrets_value_field');
+    v_value := pg_catalog.convert_to(v_data OPERATOR(pg_catalog.->>) 'secrets_value_field'::pg_catalog.text, pg_catalog.getdatabaseencoding());
 
     IF v_names IS NULL THEN
-        IF secrets_table_upsert.secrets_owned_field IS NULL OR v_data ->> 'name' IS NULL THEN
+        IF secrets_owned_field IS NULL OR v_given_name IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'a secret needs an owner and a name';
         END IF;
-        INSERT INTO secrets_schema.secrets_table (id, secrets_owned_field, name, secrets_value_field, secrets_enc_field)
-        VALUES (coalesce((v_data ->> 'id')::uuid, gen_random_uuid()), secrets_table_upsert.secrets_owned_field, v_data ->> 'name',
-                v_value, v_data ->> 'secrets_enc_field');
+        v_encoding := v_data OPERATOR(pg_catalog.->>) 'secrets_enc_field'::pg_catalog.text;
+        v_encoding := CASE WHEN v_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['pgp', 'crypt']) THEN v_encoding ELSE 'none' END;
+        PERFORM secretproxy.add_row(
+            (v_data OPERATOR(pg_catalog.->>) 'id'::pg_catalog.text)::pg_catalog.uuid, secrets_owned_field, v_given_name,
+            secretproxy.seal_secret(secrets_owned_field, v_given_name, v_value, v_encoding), v_encoding);
         RETURN;
     END IF;
-    FOR v_old IN SELECT * FROM secrets_schema.secrets_table t
-                  WHERE t.secrets_owned_field = secrets_table_upsert.secrets_owned_field FOR UPDATE LOOP
-        v_new := v_old;
-        v_new.name := CASE WHEN v_data ? 'name' THEN v_data ->> 'name' ELSE v_old.name END;
-        v_new.secrets_enc_field := CASE WHEN v_data ? 'secrets_enc_field' THEN v_data ->> 'secrets_enc_field' ELSE v_old.secrets_enc_field END;
-        IF v_new.name IS NULL THEN
+    FOR v_id, v_old_name, v_old_value, v_old_encoding IN
+        SELECT s.id, s.name, s.stored, s.encoding FROM secretproxy.secrets_of(secrets_owned_field) s
+    LOOP
+        v_name := CASE WHEN v_data OPERATOR(pg_catalog.?) 'name'::pg_catalog.text THEN v_given_name ELSE v_old_name END;
+        v_encoding := CASE WHEN v_data OPERATOR(pg_catalog.?) 'secrets_enc_field'::pg_catalog.text THEN v_data OPERATOR(pg_catalog.->>) 'secrets_enc_field'::pg_catalog.text ELSE v_old_encoding END;
+        v_encoding := CASE WHEN v_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['pgp', 'crypt']) THEN v_encoding
+                           WHEN coalesce(v_encoding, '') OPERATOR(pg_catalog.=) coalesce(v_old_encoding, '') THEN v_encoding ELSE 'none' END;
+        v_new_value := v_old_value;
+        IF v_name IS NULL THEN
             RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'a secret needs an owner and a name';
         END IF;
-        IF v_data ? 'secrets_value_field' THEN
-            v_new.secrets_value_field := v_value;
-        ELSIF v_new.secrets_enc_field IS DISTINCT FROM v_old.secrets_enc_field AND v_old.secrets_enc_field = 'crypt' THEN
+        IF v_data OPERATOR(pg_catalog.?) 'secrets_value_field'::pg_catalog.text THEN
+            v_encoding := CASE WHEN v_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['pgp', 'crypt']) THEN v_encoding ELSE 'none' END;
+            v_new_value := secretproxy.seal_secret(secrets_owned_field, v_name, v_value, v_encoding);
+        ELSIF coalesce(v_encoding, '') OPERATOR(pg_catalog.<>) coalesce(v_old_encoding, '') AND v_old_encoding OPERATOR(pg_catalog.=) 'crypt' THEN
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'a password cannot be stored in another encoding without its value';
-        ELSIF v_old.secrets_enc_field = 'pgp' AND (v_new.name <> v_old.name OR v_new.secrets_enc_field IS DISTINCT FROM 'pgp') THEN
-            v_new.secrets_value_field := secretproxy.open_value(v_context, v_old.secrets_owned_field, v_old.name, v_old.secrets_value_field);
+        ELSIF v_old_encoding OPERATOR(pg_catalog.=) 'pgp' AND (v_name OPERATOR(pg_catalog.<>) v_old_name OR coalesce(v_encoding, '') OPERATOR(pg_catalog.<>) 'pgp') THEN
+            v_new_value := secretproxy.seal_secret(
+                secrets_owned_field, v_name, secretproxy.open_secret(secrets_owned_field, v_old_name, v_old_value), v_encoding);
+        ELSIF coalesce(v_encoding, '') OPERATOR(pg_catalog.<>) coalesce(v_old_encoding, '') THEN
+            v_new_value := secretproxy.seal_secret(secrets_owned_field, v_name, v_old_value, v_encoding);
         END IF;
-        IF v_new.secrets_value_field IS DISTINCT FROM v_old.secrets_value_field
-           OR v_new.secrets_enc_field IS DISTINCT FROM v_old.secrets_enc_field THEN
-            v_new.secrets_enc_field := CASE WHEN v_new.secrets_enc_field IN ('pgp', 'crypt') THEN v_new.secrets_enc_field ELSE 'none' END;
-            IF NOT (v_new.secrets_enc_field = 'crypt' AND v_old.secrets_enc_field = 'crypt' AND NOT v_data ? 'secrets_value_field') THEN
-                v_new.secrets_value_field := secretproxy.seal(
-                    v_context, v_old.secrets_owned_field, v_new.name, v_new.secrets_value_field, v_new.secrets_enc_field);
-            END IF;
-        END IF;
-        UPDATE secrets_schema.secrets_table t
-           SET name = v_new.name, secrets_value_field = v_new.secrets_value_field, secrets_enc_field = v_new.secrets_enc_field
-         WHERE t.id = v_old.id;
+        PERFORM secretproxy.set_row(v_id, v_name, v_new_value, v_encoding);
     END LOOP;
 END
 $body$;
@@ -236,15 +232,15 @@ COMMENT ON FUNCTION encrypted_secrets.secrets_table_upsert(uuid, json) IS 'Sets 
 
 DO $do$
 DECLARE
-    v_function text;
+    v_function pg_catalog.text;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY[
         'encrypt_field_set(text)', 'encrypt_field_bytea_to_text(bytea)', 'encrypt_field_crypt()', 'encrypt_field_pgp()',
         'encrypt_field_pgp_get(bytea,text)', 'encrypt_field_pgp_getter(uuid,text,text)', 'encrypt_field_crypt_verify(uuid,text,text)',
         'secrets_table_upsert(uuid,json)'] LOOP
-        EXECUTE format('ALTER FUNCTION encrypted_secrets.%s OWNER TO secretproxy_owner', v_function);
-        EXECUTE format('REVOKE ALL ON FUNCTION encrypted_secrets.%s FROM PUBLIC', v_function);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION encrypted_secrets.%s TO authenticated', v_function);
+        EXECUTE pg_catalog.format('ALTER FUNCTION encrypted_secrets.%s OWNER TO secretproxy_api', v_function);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION encrypted_secrets.%s FROM PUBLIC', v_function);
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION encrypted_secrets.%s TO authenticated', v_function);
     END LOOP;
 END
 $do$;

@@ -1,7 +1,9 @@
 -- Deploy secretproxy:encrypted_secrets to pg
 -- requires: testimony
 -- requires: secrets_table
--- The API of the original module: names, parameters, defaults and results as there. Every function testifies before it does anything.
+-- requires: stored_secrets
+-- The API of the original module: names, parameters, defaults and results as there. Every function testifies before it does anything, and
+-- none of them touches a table: the keys' functions testify, seal and open, those of stored_secrets read and write.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -14,24 +16,19 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
-DECLARE
-    v_context secretproxy.context;
 BEGIN
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.secrets_upsert(uuid,text,text,text)', 'write', v_secrets_owned_field, ARRAY[secret_name], field_encoding);
-    IF field_encoding IS NULL OR field_encoding NOT IN ('pgp', 'crypt', 'none') THEN
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.secrets_upsert(uuid,text,text,text)', 'write', v_secrets_owned_field, ARRAY[secret_name], field_encoding);
+    IF (field_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['pgp', 'crypt', 'none'])) IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'field_encoding must be pgp, crypt or none';
     END IF;
     IF v_secrets_owned_field IS NULL OR secret_name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = '22004', MESSAGE = 'a secret needs an owner and a name';
     END IF;
-    INSERT INTO secrets_schema.secrets_table AS t (secrets_owned_field, name, secrets_value_field, secrets_enc_field)
-    VALUES (v_secrets_owned_field, secret_name,
-            secretproxy.seal(v_context, v_secrets_owned_field, secret_name, secretproxy.server_bytes(secret_value), field_encoding),
-            field_encoding)
-    ON CONFLICT (secrets_owned_field, name) DO UPDATE
-        SET secrets_value_field = EXCLUDED.secrets_value_field, secrets_enc_field = EXCLUDED.secrets_enc_field;
+    PERFORM secretproxy.store_secret(
+        v_secrets_owned_field, secret_name,
+        secretproxy.seal_secret(v_secrets_owned_field, secret_name, pg_catalog.convert_to(secret_value, pg_catalog.getdatabaseencoding()), field_encoding),
+        field_encoding);
     RETURN true;
 END
 $body$;
@@ -43,47 +40,9 @@ CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_getter(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
-DECLARE
-    v_inner bytea;
-    v_outer bytea;
-    v_key text;
-    v_charset name;
-    v_stored bytea;
-    v_kind text;
-    v_missing boolean;
-    v_usual boolean;
-    v_message bytea;
 BEGIN
-    -- One look-up for the keys, the secret and what the testimony says: each function, each expression and each statement more is paid
-    -- for, most of it before it runs. format() looks an output function up once for each change of type, so what is of one type stands together.
-    SELECT c.testimony_inner, c.testimony_outer, c.charset, t.secrets_value_field, t.secrets_enc_field, t.id IS NULL,
-           secretproxy.planned_session() IS NOT NULL AND c.owner_check = 'off'
-               AND t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) = c.ring_prefix,
-           encode(sha256(c.ring_outer || sha256(
-               c.ring_inner || uuid_send(secrets_getter.secrets_owned_field) || convert_to(secret_name, c.charset))), 'hex'),
-           convert_to(format('SPX2 %1$s %2$s %3$s encrypted_secrets.secrets_getter(uuid,text,text) %4$s %5$s %6$L %7$L %8$L',
-               c.testimony_version, secretproxy.planned_session(), encode(timestamptz_send(clock_timestamp()), 'hex'),
-               secrets_getter.secrets_owned_field, secretproxy.jwt_user(), secret_name, session_user, current_setting('role')), c.charset)
-      INTO v_inner, v_outer, v_charset, v_stored, v_kind, v_missing, v_usual, v_key, v_message
-      FROM secretproxy.context c
-      LEFT JOIN secrets_schema.secrets_table t
-             ON t.secrets_owned_field = secrets_getter.secrets_owned_field AND t.name = secret_name;
-    IF v_usual THEN
-        RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = encode(v_message || sha256(v_outer || sha256(v_inner || v_message)), 'hex');
-        RETURN convert_from(secretproxy.pgp_decrypt(substr(v_stored, 9), v_key), v_charset);
-    END IF;
-    PERFORM secretproxy.testify(
-        c, 'encrypted_secrets.secrets_getter(uuid,text,text)', 'read', secrets_getter.secrets_owned_field, ARRAY[secret_name], NULL)
-       FROM secretproxy.context c;
-    IF v_missing THEN
-        RETURN default_value;
-    ELSIF v_kind = 'pgp' THEN
-        RETURN secretproxy.server_text(secretproxy.open_value(c, secrets_getter.secrets_owned_field, secret_name, v_stored))
-          FROM secretproxy.context c;
-    ELSIF v_kind = 'crypt' THEN
-        RETURN secretproxy.server_text(secretproxy.password_text(v_stored));
-    END IF;
-    RETURN secretproxy.server_text(v_stored);
+    RETURN secretproxy.read_secret(
+        secrets_owned_field, secret_name, default_value, secretproxy.stored_secret(secrets_owned_field, secret_name));
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.secrets_getter(uuid, text, text) IS 'A secret, or the default where there is none';
@@ -96,52 +55,20 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_context secretproxy.context;
-    v_id uuid;
-    v_stored bytea;
-    v_encoding text;
-    v_hash text;
-    v_cost int;
-    v_right boolean;
+    v_stored pg_catalog.bytea;
+    v_better pg_catalog.bytea;
 BEGIN
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.secrets_verify(uuid,text,text)', 'verify', secrets_verify.secrets_owned_field, ARRAY[secret_name], NULL);
-    SELECT t.id, t.secrets_value_field, t.secrets_enc_field INTO v_id, v_stored, v_encoding
-      FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = secrets_verify.secrets_owned_field AND t.name = secret_name;
-    IF v_encoding = 'crypt' THEN
-        v_hash := secretproxy.server_text(secretproxy.password_text(v_stored));
-        IF v_hash !~ '^[$]2[axy][$][0-9]{2}[$]' THEN
-            v_right := false; -- written past the functions; not a bcrypt hash
-        ELSIF substr(v_stored, 1, 4) <> decode('ff535032', 'hex') THEN
-            -- Format 1: bcrypt over the text form of the bytes.
-            v_cost := substr(v_hash, 5, 2)::int;
-            v_right := secretproxy.bcrypt(chr(92) || 'x' || encode(secretproxy.server_bytes(secret_value), 'hex'), v_hash) = v_hash;
-            IF v_right AND current_setting('transaction_read_only') = 'off' THEN
-                UPDATE secrets_schema.secrets_table t
-                   SET secrets_value_field = secretproxy.password_hash(secretproxy.to_bytes(secret_value), v_context.crypt_cost)
-                 WHERE t.id = v_id AND t.secrets_value_field = v_stored;
-                IF FOUND THEN
-                    INSERT INTO secretproxy.replaced_password (id, value) VALUES (v_id, v_stored) ON CONFLICT DO NOTHING;
-                END IF;
-            END IF;
-        ELSE
-            v_cost := substr(v_hash, 5, 2)::int;
-            v_right := secretproxy.bcrypt(encode(sha256(secretproxy.to_bytes(secret_value)), 'hex'), v_hash) = v_hash;
-        END IF;
-    ELSIF v_encoding = 'pgp' THEN
-        v_right := secretproxy.open_value(v_context, secrets_verify.secrets_owned_field, secret_name, v_stored)
-                   = secretproxy.server_bytes(secret_value);
-    ELSE
-        v_right := v_stored = secretproxy.server_bytes(secret_value);
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.secrets_verify(uuid,text,text)', 'verify', secrets_owned_field, ARRAY[secret_name], NULL);
+    v_stored := secretproxy.stored_secret(secrets_owned_field, secret_name);
+    v_better := secretproxy.check_secret(secrets_owned_field, secret_name, secret_value, v_stored);
+    IF v_better IS NULL THEN
+        RETURN false;
     END IF;
-    IF v_right THEN
-        RETURN true;
+    IF pg_catalog.octet_length(v_better) OPERATOR(pg_catalog.>) 0 AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off' THEN
+        PERFORM secretproxy.replace_password(secrets_owned_field, secret_name, pg_catalog.substr(v_stored, 2), v_better);
     END IF;
-    -- Nothing there, a wrong password and a wrong value all take one bcrypt of the cost that passwords are stored with.
-    PERFORM secretproxy.take_time(CASE WHEN secret_value IS NOT NULL THEN v_cost END, v_context.crypt_cost);
-    RETURN false;
+    RETURN true;
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.secrets_verify(uuid, text, text) IS 'Whether a value is the stored one; false where there is none';
@@ -151,14 +78,10 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
-DECLARE
-    v_context secretproxy.context;
 BEGIN
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.secrets_delete(uuid,text)', 'delete', secrets_delete.secrets_owned_field, ARRAY[secret_name], NULL);
-    DELETE FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = secrets_delete.secrets_owned_field AND t.name = secret_name;
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.secrets_delete(uuid,text)', 'delete', secrets_owned_field, ARRAY[secret_name], NULL);
+    PERFORM secretproxy.delete_secrets(secrets_owned_field, ARRAY[secret_name]);
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.secrets_delete(uuid, text) IS 'Deletes one secret';
@@ -168,28 +91,24 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
-DECLARE
-    v_context secretproxy.context;
 BEGIN
-    SELECT * INTO v_context FROM secretproxy.context;
-    PERFORM secretproxy.testify(
-        v_context, 'encrypted_secrets.secrets_delete(uuid,text[])', 'delete', secrets_delete.secrets_owned_field, secret_names, NULL);
-    DELETE FROM secrets_schema.secrets_table t
-     WHERE t.secrets_owned_field = secrets_delete.secrets_owned_field AND t.name = ANY (secret_names);
+    PERFORM secretproxy.begin_call(
+        'encrypted_secrets.secrets_delete(uuid,text[])', 'delete', secrets_owned_field, secret_names, NULL);
+    PERFORM secretproxy.delete_secrets(secrets_owned_field, secret_names);
 END
 $body$;
 COMMENT ON FUNCTION encrypted_secrets.secrets_delete(uuid, text[]) IS 'Deletes several secrets';
 
 DO $do$
 DECLARE
-    v_function text;
+    v_function pg_catalog.text;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY[
         'secrets_upsert(uuid,text,text,text)', 'secrets_getter(uuid,text,text)', 'secrets_verify(uuid,text,text)',
         'secrets_delete(uuid,text)', 'secrets_delete(uuid,text[])'] LOOP
-        EXECUTE format('ALTER FUNCTION encrypted_secrets.%s OWNER TO secretproxy_owner', v_function);
-        EXECUTE format('REVOKE ALL ON FUNCTION encrypted_secrets.%s FROM PUBLIC', v_function);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION encrypted_secrets.%s TO authenticated', v_function);
+        EXECUTE pg_catalog.format('ALTER FUNCTION encrypted_secrets.%s OWNER TO secretproxy_api', v_function);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION encrypted_secrets.%s FROM PUBLIC', v_function);
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION encrypted_secrets.%s TO authenticated', v_function);
     END LOOP;
 END
 $do$;

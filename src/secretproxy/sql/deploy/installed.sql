@@ -14,6 +14,7 @@ SET LOCAL client_min_messages = warning;
 
 -- What older versions made and this one does not.
 DROP TYPE IF EXISTS secretproxy.call_context CASCADE; -- with the internal functions that take it
+DROP FUNCTION IF EXISTS secretproxy.column_text(secrets_schema.secrets_table, text);
 DROP FUNCTION IF EXISTS secretproxy.current_ring(), secretproxy.own_start(int), secretproxy.testify(text, text, uuid, text[], text);
 
 CREATE TABLE IF NOT EXISTS secretproxy.installed (
@@ -25,6 +26,16 @@ CREATE TABLE IF NOT EXISTS secretproxy.installed (
 );
 ALTER TABLE secretproxy.installed OWNER TO secretproxy_owner;
 REVOKE ALL ON secretproxy.installed FROM PUBLIC;
+-- Code of others on the table of secrets that somebody has looked at: `secretproxy install --accept`.
+CREATE TABLE IF NOT EXISTS secretproxy.accepted (
+    object text PRIMARY KEY,
+    accepted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    accepted_by name NOT NULL DEFAULT session_user
+);
+ALTER TABLE secretproxy.accepted OWNER TO secretproxy_owner;
+REVOKE ALL ON secretproxy.accepted FROM PUBLIC;
+GRANT SELECT ON secretproxy.accepted TO secretproxy_auditor; -- for doctor
+COMMENT ON TABLE secretproxy.accepted IS 'Code of others on secrets_schema.secrets_table that install was told to accept';
 COMMENT ON TABLE secretproxy.installed IS 'What every object looked like when it was installed; secretproxy verify compares';
 
 -- Partitions come and go and are left out. Grants on what people are meant to be granted (functions of the API, views, schemas, the log)
@@ -36,7 +47,8 @@ SET search_path = pg_catalog, pg_temp
 AS $body$
     WITH ours (role) AS (
         SELECT r.oid FROM pg_roles r
-         WHERE r.rolname IN ('secretproxy_owner', 'secretproxy_writer', 'secretproxy_auditor', 'anonymous', 'authenticated', 'administrator')
+         WHERE r.rolname IN ('secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables', 'secretproxy_writer',
+                             'secretproxy_auditor', 'anonymous', 'authenticated', 'administrator')
     ), spaces AS (
         SELECT n.* FROM pg_namespace n WHERE n.nspname IN ('secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public')
     ), relations AS (
@@ -67,8 +79,11 @@ AS $body$
     SELECT 'role', r.rolname::text, f.fact, f.value
       FROM pg_roles r,
            LATERAL (VALUES ('superuser', r.rolsuper::text), ('login', r.rolcanlogin::text), ('bypassrls', r.rolbypassrls::text),
-                           ('createrole', r.rolcreaterole::text), ('replication', r.rolreplication::text)) f (fact, value)
-     WHERE r.rolname IN ('secretproxy_owner', 'secretproxy_writer', 'secretproxy_auditor')
+                           ('createrole', r.rolcreaterole::text), ('replication', r.rolreplication::text),
+                           ('memberships', (SELECT string_agg(m.roleid::regrole::text, ', ' ORDER BY m.roleid::regrole::text)
+                                              FROM (SELECT DISTINCT a.roleid FROM pg_auth_members a WHERE a.member = r.oid) m))) f (fact, value)
+     WHERE r.rolname IN ('secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables', 'secretproxy_writer',
+                         'secretproxy_auditor')
     UNION ALL
     SELECT 'schema', quote_ident(n.nspname), 'owner', pg_get_userbyid(n.nspowner) FROM spaces n
     UNION ALL
@@ -89,6 +104,10 @@ AS $body$
     SELECT 'constraint', c.oid::regclass || '.' || quote_ident(k.conname), f.fact, f.value
       FROM relations c JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype IN ('c', 'f', 'p', 'u', 'x'),
            LATERAL (VALUES ('definition', pg_get_constraintdef(k.oid)), ('validated', k.convalidated::text)) f (fact, value)
+    UNION ALL
+    SELECT 'foreign key', k.conrelid::regclass || '.' || quote_ident(k.conname), 'definition', pg_get_constraintdef(k.oid)
+      FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = to_regclass('secrets_schema.secrets_table')
+       AND k.conrelid <> ALL (ARRAY(SELECT c.oid FROM relations c))
     UNION ALL
     SELECT 'index', i.indexrelid::regclass::text, f.fact, f.value
       FROM relations c JOIN pg_index i ON i.indrelid = c.oid,

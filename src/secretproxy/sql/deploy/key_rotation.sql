@@ -1,6 +1,7 @@
 -- Deploy secretproxy:key_rotation to pg
 -- requires: secrets_table
--- New versions of the ring key, and values sealed again with the newest one. Values never leave the backend. For the owner alone.
+-- requires: stored_secrets
+-- New versions of the ring key, and values sealed again with the newest one. Values never leave the backend. For secretproxy_keys alone.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -11,11 +12,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_version int;
+    v_version pg_catalog.int4;
 BEGIN
     LOCK TABLE secretproxy.keyring IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO secretproxy.keyring (version, key)
-    SELECT max(k.version) + 1, secretproxy.random_key() FROM secretproxy.keyring k
+    SELECT pg_catalog.max(k.version) OPERATOR(pg_catalog.+) 1, secretproxy.random_key() FROM secretproxy.keyring k
     RETURNING version INTO v_version;
     RETURN v_version;
 END
@@ -32,71 +33,47 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_context secretproxy.context;
-    v_ids uuid[];
-    r record;
+    v_prefix pg_catalog.bytea := secretproxy.ring_prefix();
+    v_ids pg_catalog.uuid[] := secretproxy.ids_to_seal(after, batch, v_prefix);
+    v_id pg_catalog.uuid;
+    v_owner pg_catalog.uuid;
+    v_name pg_catalog.text;
+    v_stored pg_catalog.bytea;
 BEGIN
-    SELECT * INTO v_context FROM secretproxy.context;
-    looked_at := 0;
     done := 0;
     failed := 0;
-    SELECT array_agg(p.id ORDER BY p.id) INTO v_ids
-      FROM (SELECT t.id FROM secrets_schema.secrets_table t
-             WHERE t.id > after AND t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) <> v_context.ring_prefix
-             ORDER BY t.id LIMIT batch) p;
-    looked_at := coalesce(cardinality(v_ids), 0);
+    looked_at := coalesce(pg_catalog.cardinality(v_ids), 0);
     last := v_ids[looked_at];
-    -- Locked rows are read again as they are now: what a writer changed or deleted meanwhile is not put back.
-    IF wait THEN
-        PERFORM FROM secrets_schema.secrets_table t WHERE t.id = ANY (v_ids) ORDER BY t.id FOR UPDATE;
-    ELSE
-        v_ids := ARRAY(SELECT t.id FROM secrets_schema.secrets_table t WHERE t.id = ANY (v_ids) ORDER BY t.id FOR UPDATE SKIP LOCKED);
-    END IF;
-    FOR r IN SELECT t.id, t.secrets_owned_field AS owner, t.name, t.secrets_value_field AS stored
-               FROM secrets_schema.secrets_table t
-              WHERE t.id = ANY (v_ids) AND t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 8) <> v_context.ring_prefix LOOP
+    FOR v_id, v_owner, v_name, v_stored IN
+        SELECT r.id, r.owner, r.name, r.stored FROM secretproxy.rows_to_seal(v_ids, v_prefix, wait) r
+    LOOP
         BEGIN
-            UPDATE secrets_schema.secrets_table t
-               SET secrets_value_field = secretproxy.seal(
-                    v_context, r.owner, r.name, secretproxy.open_value(v_context, r.owner, r.name, r.stored), 'pgp')
-             WHERE t.id = r.id;
-            done := done + 1;
+            PERFORM secretproxy.set_value(
+                v_id, secretproxy.seal_secret(v_owner, v_name, secretproxy.open_secret(v_owner, v_name, v_stored), 'pgp'));
+            done := done OPERATOR(pg_catalog.+) 1;
         EXCEPTION WHEN data_exception OR external_routine_exception OR external_routine_invocation_exception THEN
-            failed := failed + 1; -- its own error is not told: it could quote the value
+            failed := failed OPERATOR(pg_catalog.+) 1; -- its own error is not told: it could quote the value
         END;
     END LOOP;
 END
 $body$;
 COMMENT ON FUNCTION secretproxy.reencrypt(uuid, int, boolean) IS 'Seals a batch of values again, with the newest ring key';
 
--- Rows by what they are stored as.
-CREATE OR REPLACE FUNCTION secretproxy.stored_formats(OUT encoding text, OUT format int, OUT key_version int, OUT stored bigint)
-RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER
+CREATE OR REPLACE FUNCTION secretproxy.values_to_seal() RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT t.secrets_enc_field,
-           CASE WHEN t.secrets_enc_field NOT IN ('pgp', 'crypt') THEN 0
-                WHEN substr(t.secrets_value_field, 1, 4) = decode('ff535032', 'hex') THEN 2 ELSE 1 END AS format,
-           CASE WHEN t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 4) = decode('ff535032', 'hex')
-                THEN ('x' || encode(substr(t.secrets_value_field, 5, 4), 'hex'))::bit(32)::int END AS key_version,
-           count(*)
-      FROM secrets_schema.secrets_table t GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-$body$;
-COMMENT ON FUNCTION secretproxy.stored_formats() IS 'How many values are stored in which encoding, format and key version';
-
-DO $do$
-DECLARE
-    v_function text;
 BEGIN
-    FOREACH v_function IN ARRAY ARRAY['rotate_keyring()', 'reencrypt(uuid,int,boolean)', 'stored_formats()'] LOOP
-        EXECUTE format('ALTER FUNCTION secretproxy.%s OWNER TO secretproxy_owner', v_function);
-        EXECUTE format('REVOKE ALL ON FUNCTION secretproxy.%s FROM PUBLIC', v_function);
-    END LOOP;
+    RETURN secretproxy.count_to_seal(secretproxy.ring_prefix());
 END
-$do$;
--- For doctor: it counts, and tells nothing else.
-GRANT EXECUTE ON FUNCTION secretproxy.stored_formats() TO secretproxy_auditor;
+$body$;
+COMMENT ON FUNCTION secretproxy.values_to_seal() IS 'How many values another than the newest ring key sealed';
+
+ALTER FUNCTION secretproxy.rotate_keyring() OWNER TO secretproxy_keys;
+ALTER FUNCTION secretproxy.reencrypt(uuid, int, boolean) OWNER TO secretproxy_api;
+ALTER FUNCTION secretproxy.values_to_seal() OWNER TO secretproxy_api;
+REVOKE ALL ON FUNCTION secretproxy.rotate_keyring(), secretproxy.reencrypt(uuid, int, boolean), secretproxy.values_to_seal() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.reencrypt(uuid, int, boolean), secretproxy.values_to_seal() TO secretproxy_keys;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('key_rotation', '0000000000000000000000000000000000000000000000000000000000000000')

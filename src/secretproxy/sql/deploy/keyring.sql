@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS secretproxy.keyring (
     -- What a value sealed with this version begins with. 0xFF begins neither text nor an OpenPGP message of format 1.
     prefix bytea NOT NULL GENERATED ALWAYS AS (decode('ff535032', 'hex') || int4send(version)) STORED
 );
-ALTER TABLE secretproxy.keyring OWNER TO secretproxy_owner;
+ALTER TABLE secretproxy.keyring OWNER TO secretproxy_keys;
+REVOKE ALL ON secretproxy.keyring FROM PUBLIC;
 COMMENT ON TABLE secretproxy.keyring IS 'Keys of format-2 values, by version';
 
 INSERT INTO secretproxy.keyring (version, key)

@@ -1,6 +1,12 @@
 -- Deploy secretproxy:roles to pg
 -- requires: changes
 -- Roles belong to the cluster: another database, or the application itself, may have made them already.
+-- Four own what is ours, and none of them is a member of another:
+--   secretproxy_api     the functions that clients call. May have values sealed, opened and testified to; owns no table and touches none.
+--   secretproxy_keys    keys, and the functions that seal, open and testify. Only the API calls them. Touches no table but its own.
+--   secretproxy_tables  the table of secrets and the functions that read and write it. Whatever an application attaches to that table
+--                       runs as this role at most: it can have nothing opened, sealed or testified to, reads no key, writes no log.
+--   secretproxy_owner   the schema, the access log, settings.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -11,8 +17,8 @@ DECLARE
     v_role text;
     v_new text[] := '{}';
 BEGIN
-    FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_writer', 'secretproxy_auditor',
-                                  'anonymous', 'authenticated', 'administrator'] LOOP
+    FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables',
+                                  'secretproxy_writer', 'secretproxy_auditor', 'anonymous', 'authenticated', 'administrator'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = v_role) THEN
             BEGIN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', v_role);
@@ -25,14 +31,17 @@ BEGIN
     IF 'administrator' = ANY (v_new) THEN
         GRANT anonymous, authenticated TO administrator;
     END IF;
-    -- The start time of a session that another role opened is hidden from everybody else, and testimony is bound to it.
-    IF NOT pg_has_role('secretproxy_owner', 'pg_read_all_stats', 'USAGE') THEN
-        GRANT pg_read_all_stats TO secretproxy_owner;
-    END IF;
+    FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables'] LOOP
+        EXECUTE format('ALTER ROLE %I NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS', v_role);
+    END LOOP;
+    -- The start and the kind of a session that another role opened are hidden from everybody else, and testimony is bound to them.
+    FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_keys'] LOOP
+        IF NOT pg_has_role(v_role, 'pg_read_all_stats', 'USAGE') THEN
+            EXECUTE format('GRANT pg_read_all_stats TO %I', v_role);
+        END IF;
+    END LOOP;
 END
 $do$;
-
-ALTER ROLE secretproxy_owner NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS;
 
 ALTER SCHEMA secretproxy OWNER TO secretproxy_owner;
 REVOKE ALL ON SCHEMA secretproxy FROM PUBLIC;

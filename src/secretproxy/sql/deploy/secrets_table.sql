@@ -17,30 +17,62 @@ CREATE TABLE IF NOT EXISTS secrets_schema.secrets_table (
     secrets_enc_field text,
     UNIQUE (secrets_owned_field, name)
 );
-ALTER TABLE secrets_schema.secrets_table OWNER TO secretproxy_owner;
+-- Another type could bring casts, operators and output functions of its own to wherever the table is read.
+DO $do$
+DECLARE
+    v_wrong pg_catalog.text;
+BEGIN
+    IF (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass) OPERATOR(pg_catalog.<>) 'r'::pg_catalog."char" THEN
+        RAISE EXCEPTION USING ERRCODE = '55000',
+            MESSAGE = 'secrets_schema.secrets_table is not a plain table', HINT = 'Partitioned and foreign tables and views are not adopted.';
+    END IF;
+    SELECT pg_catalog.string_agg(pg_catalog.concat(w.name, ' ', w.type), ', ' ORDER BY w.name) INTO v_wrong
+      FROM (VALUES ('id', 'uuid'), ('secrets_owned_field', 'uuid'), ('name', 'text'), ('secrets_value_field', 'bytea'), ('secrets_enc_field', 'text'))
+           w (name, type)
+     WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+         WHERE a.attrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass AND a.attname OPERATOR(pg_catalog.=) w.name::pg_catalog.name AND NOT a.attisdropped
+           AND t.typname OPERATOR(pg_catalog.=) w.type::pg_catalog.name AND t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace AND a.attgenerated OPERATOR(pg_catalog.=) ''::pg_catalog."char");
+    IF v_wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '42804',
+            MESSAGE = pg_catalog.concat('secrets_schema.secrets_table must have the columns (and no generated ones for) ', v_wrong),
+            HINT = 'ALTER TABLE secrets_schema.secrets_table ALTER COLUMN ... TYPE ... before secretproxy install.';
+    END IF;
+END
+$do$;
+ALTER TABLE secrets_schema.secrets_table OWNER TO secretproxy_tables;
 
 DO $do$
 BEGIN
     IF NOT EXISTS (
-        SELECT FROM pg_index i
-        WHERE i.indrelid = 'secrets_schema.secrets_table'::regclass AND i.indisunique AND i.indpred IS NULL
-          AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
-                WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])) = ARRAY['name', 'secrets_owned_field']
+        SELECT FROM pg_catalog.pg_index i
+        WHERE i.indrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass AND i.indisunique AND i.indpred IS NULL
+          AND (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attname) FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])) OPERATOR(pg_catalog.=) ARRAY['name', 'secrets_owned_field']
     ) THEN
         ALTER TABLE secrets_schema.secrets_table ADD CONSTRAINT secrets_table_owner_name_key UNIQUE (secrets_owned_field, name);
     END IF;
 END
 $do$;
 REVOKE ALL ON secrets_schema.secrets_table FROM PUBLIC;
--- Grants that were there stay, but for this one: the functions write as their owner, a trigger runs as whoever writes, and so whoever
--- may make triggers here could read the key ring.
+-- Grants that were there stay, but for these two: a trigger runs as whoever writes, and so, before PostgreSQL 18, does one on a table whose
+-- foreign key cascades. Whoever may make either would have its code run as secretproxy_tables.
 DO $do$
 DECLARE
-    v_grantee text;
+    v_grant pg_catalog.record;
 BEGIN
-    FOR v_grantee IN SELECT pg_get_userbyid(x.grantee) FROM pg_class c, aclexplode(c.relacl) x
-                      WHERE c.oid = 'secrets_schema.secrets_table'::regclass AND x.privilege_type = 'TRIGGER' AND x.grantee NOT IN (0, c.relowner) LOOP
-        EXECUTE format('REVOKE TRIGGER ON secrets_schema.secrets_table FROM %I CASCADE', v_grantee);
+    FOR v_grant IN
+        SELECT DISTINCT CASE WHEN x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS who, x.privilege_type AS what, x.col
+          FROM (SELECT a.grantee, a.privilege_type, NULL::pg_catalog.text AS col, c.relowner
+                  FROM pg_catalog.pg_class c, LATERAL pg_catalog.aclexplode(c.relacl) a WHERE c.oid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass
+                UNION ALL
+                SELECT a.grantee, a.privilege_type, pg_catalog.quote_ident(t.attname), c.relowner
+                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute t ON t.attrelid OPERATOR(pg_catalog.=) c.oid, LATERAL pg_catalog.aclexplode(t.attacl) a
+                 WHERE c.oid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass) x
+         WHERE x.privilege_type OPERATOR(pg_catalog.=) ANY (ARRAY['TRIGGER', 'REFERENCES']) AND x.grantee OPERATOR(pg_catalog.<>) x.relowner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE %s %s ON secrets_schema.secrets_table FROM %s CASCADE',
+                        v_grant.what, CASE WHEN v_grant.col IS NOT NULL THEN pg_catalog.concat('(', v_grant.col, ')') ELSE '' END, v_grant.who);
     END LOOP;
 END
 $do$;
@@ -66,14 +98,14 @@ CREATE OR REPLACE FUNCTION secretproxy.take_time(done int, whole int) RETURNS vo
 LANGUAGE plpgsql VOLATILE
 AS $body$
 DECLARE
-    v_hash text;
+    v_hash pg_catalog.text;
 BEGIN
     IF done IS NULL THEN
-        v_hash := secretproxy.bcrypt('-', secretproxy.bcrypt_salt(whole));
+        v_hash := secretproxy.bcrypt('-'::pg_catalog.text, secretproxy.bcrypt_salt(whole));
         RETURN;
     END IF;
-    FOR v_cost IN done..whole - 1 LOOP
-        v_hash := secretproxy.bcrypt('-', secretproxy.bcrypt_salt(v_cost));
+    FOR v_cost IN done..whole OPERATOR(pg_catalog.-) 1 LOOP
+        v_hash := secretproxy.bcrypt('-'::pg_catalog.text, secretproxy.bcrypt_salt(v_cost));
     END LOOP;
 END
 $body$;
@@ -85,10 +117,10 @@ CREATE OR REPLACE FUNCTION secretproxy.seal(
 LANGUAGE plpgsql VOLATILE
 AS $body$
 BEGIN
-    IF field_encoding = 'pgp' THEN
-        RETURN context.ring_prefix || secretproxy.pgp_encrypt(
+    IF field_encoding OPERATOR(pg_catalog.=) 'pgp' THEN
+        RETURN context.ring_prefix OPERATOR(pg_catalog.||) secretproxy.pgp_encrypt(
             secretproxy.server_to_utf8(value), secretproxy.value_key(context.ring_inner, context.ring_outer, owner, name));
-    ELSIF field_encoding = 'crypt' THEN
+    ELSIF field_encoding OPERATOR(pg_catalog.=) 'crypt' THEN
         RETURN secretproxy.password_hash(secretproxy.server_to_utf8(value), context.crypt_cost);
     END IF;
     RETURN value;
@@ -102,22 +134,158 @@ CREATE OR REPLACE FUNCTION secretproxy.open_value(
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
-    v_inner bytea := context.ring_inner;
-    v_outer bytea := context.ring_outer;
+    v_inner pg_catalog.bytea := context.ring_inner;
+    v_outer pg_catalog.bytea := context.ring_outer;
 BEGIN
-    IF substr(stored, 1, 8) <> context.ring_prefix THEN
-        IF substr(stored, 1, 4) <> decode('ff535032', 'hex') THEN
-            RETURN secretproxy.pgp_decrypt_1(stored, owner::text);
+    IF pg_catalog.substr(stored, 1, 8) OPERATOR(pg_catalog.<>) context.ring_prefix THEN
+        IF pg_catalog.substr(stored, 1, 4) OPERATOR(pg_catalog.<>) pg_catalog.decode('ff535032', 'hex') THEN
+            RETURN secretproxy.pgp_decrypt_1(stored, owner::pg_catalog.text);
         END IF;
         SELECT r.inner_pad, r.outer_pad INTO v_inner, v_outer
-          FROM secretproxy.keyring r WHERE r.prefix = substr(stored, 1, 8);
+          FROM secretproxy.keyring r WHERE r.prefix OPERATOR(pg_catalog.=) pg_catalog.substr(stored, 1, 8);
         IF NOT FOUND THEN
             RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'the key of this secret is not in secretproxy.keyring';
         END IF;
     END IF;
     RETURN secretproxy.utf8_to_server(
-        secretproxy.pgp_decrypt(substr(stored, 9), secretproxy.value_key(v_inner, v_outer, owner, name)));
+        secretproxy.pgp_decrypt(pg_catalog.substr(stored, 9), secretproxy.value_key(v_inner, v_outer, owner, name)));
 END
+$body$;
+
+-- What the API calls of these: the same, with the keys of now.
+CREATE OR REPLACE FUNCTION secretproxy.seal_secret(owner uuid, name text, value bytea, field_encoding text) RETURNS bytea
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $body$
+DECLARE
+    v_context secretproxy.context;
+BEGIN
+    SELECT c.* INTO v_context FROM secretproxy.context c;
+    RETURN secretproxy.seal(v_context, owner, name, value, field_encoding);
+END
+$body$;
+COMMENT ON FUNCTION secretproxy.seal_secret(uuid, text, bytea, text) IS 'What is stored for a value: sealed with the newest ring key, hashed, or as it is';
+
+CREATE OR REPLACE FUNCTION secretproxy.open_secret(owner uuid, name text, stored bytea) RETURNS bytea
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $body$
+DECLARE
+    v_context secretproxy.context;
+BEGIN
+    SELECT c.* INTO v_context FROM secretproxy.context c;
+    RETURN secretproxy.open_value(v_context, owner, name, stored);
+END
+$body$;
+COMMENT ON FUNCTION secretproxy.open_secret(uuid, text, bytea) IS 'The bytes of a stored pgp value';
+
+-- `stored` is what secretproxy.stored_secret() hands over: a letter for the kind, then the bytes. NULL: there is no such secret.
+-- One look-up for the keys and what the testimony says: each function, each expression and each statement more is paid for, most of it
+-- before it runs. format() looks an output function up once for each change of type, so what is of one type stands together.
+CREATE OR REPLACE FUNCTION secretproxy.read_secret(owner uuid, name text, default_value text, stored bytea) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+AS $body$
+DECLARE
+    v_inner pg_catalog.bytea;
+    v_outer pg_catalog.bytea;
+    v_key pg_catalog.text;
+    v_charset pg_catalog.name;
+    v_usual pg_catalog.bool;
+    v_message pg_catalog.bytea;
+    v_kind pg_catalog.int4;
+    v_context secretproxy.context;
+BEGIN
+    SELECT c.testimony_inner, c.testimony_outer, c.charset,
+           secretproxy.planned_session() IS NOT NULL AND c.owner_check OPERATOR(pg_catalog.=) 'off' AND pg_catalog.substr(read_secret.stored, 1, 9) OPERATOR(pg_catalog.=) c.ring_mark,
+           pg_catalog.encode(pg_catalog.sha256(c.ring_outer OPERATOR(pg_catalog.||) pg_catalog.sha256(
+               c.ring_inner OPERATOR(pg_catalog.||) pg_catalog.uuid_send(read_secret.owner) OPERATOR(pg_catalog.||) pg_catalog.convert_to(read_secret.name, c.charset))), 'hex'),
+           pg_catalog.convert_to(pg_catalog.format('SPX2 %1$s %2$s %3$s encrypted_secrets.secrets_getter(uuid,text,text) %4$s %5$s %6$L %7$L %8$L',
+               c.testimony_version, secretproxy.planned_session(), pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.clock_timestamp()), 'hex'),
+               read_secret.owner, secretproxy.jwt_user(), read_secret.name, session_user, pg_catalog.current_setting('role')), c.charset)
+      INTO v_inner, v_outer, v_charset, v_usual, v_key, v_message
+      FROM secretproxy.context c;
+    IF v_usual THEN
+        RAISE INFO SQLSTATE 'SPX01' USING
+            MESSAGE = pg_catalog.encode(v_message OPERATOR(pg_catalog.||) pg_catalog.sha256(v_outer OPERATOR(pg_catalog.||) pg_catalog.sha256(v_inner OPERATOR(pg_catalog.||) v_message)), 'hex');
+        RETURN pg_catalog.convert_from(secretproxy.pgp_decrypt(pg_catalog.substr(stored, 10), v_key), v_charset);
+    END IF;
+    PERFORM secretproxy.begin_call('encrypted_secrets.secrets_getter(uuid,text,text)', 'read', owner, ARRAY[name], NULL);
+    IF stored IS NULL THEN
+        RETURN default_value;
+    END IF;
+    v_kind := pg_catalog.get_byte(stored, 0);
+    IF v_kind OPERATOR(pg_catalog.=) 112 THEN -- p: pgp
+        RETURN secretproxy.server_text(secretproxy.open_secret(owner, name, pg_catalog.substr(stored, 2)));
+    ELSIF v_kind OPERATOR(pg_catalog.=) 99 THEN -- c: crypt
+        RETURN secretproxy.server_text(secretproxy.password_text(pg_catalog.substr(stored, 2)));
+    ELSIF v_kind OPERATOR(pg_catalog.=) 110 THEN -- n: as it is
+        RETURN secretproxy.server_text(pg_catalog.substr(stored, 2));
+    END IF;
+    RETURN NULL; -- a row whose value is NULL
+END
+$body$;
+COMMENT ON FUNCTION secretproxy.read_secret(uuid, text, text, bytea) IS 'Testifies to a read and opens what was stored';
+
+-- Whether `value` is what was stored: NULL if not, empty bytes if it is, and the bytes to store instead where a password of format 1 can
+-- become one of format 2. Nothing there, a wrong password and a wrong value all take one bcrypt of the cost that passwords are stored with.
+CREATE OR REPLACE FUNCTION secretproxy.check_secret(owner uuid, name text, value text, stored bytea) RETURNS bytea
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $body$
+DECLARE
+    v_context secretproxy.context;
+    v_kind pg_catalog.int4;
+    v_stored pg_catalog.bytea;
+    v_hash pg_catalog.text;
+    v_cost pg_catalog.int4;
+    v_right pg_catalog.bool;
+    v_better pg_catalog.bytea := pg_catalog.decode('', 'hex');
+BEGIN
+    SELECT c.* INTO v_context FROM secretproxy.context c;
+    IF stored IS NOT NULL THEN
+        v_kind := pg_catalog.get_byte(stored, 0);
+        v_stored := pg_catalog.substr(stored, 2);
+    END IF;
+    IF v_kind OPERATOR(pg_catalog.=) 99 THEN
+        v_hash := secretproxy.server_text(secretproxy.password_text(v_stored));
+        IF v_hash OPERATOR(pg_catalog.!~) '^[$]2[axy][$][0-9]{2}[$]' THEN
+            v_right := false; -- written past the functions; not a bcrypt hash
+        ELSE
+            v_cost := pg_catalog.substr(v_hash, 5, 2)::pg_catalog.int4;
+            IF pg_catalog.substr(v_stored, 1, 4) OPERATOR(pg_catalog.<>) pg_catalog.decode('ff535032', 'hex') THEN
+                -- Format 1: bcrypt over the text form of the bytes.
+                v_right := secretproxy.bcrypt(pg_catalog.concat(pg_catalog.chr(92), 'x', pg_catalog.encode(secretproxy.server_bytes(value), 'hex')), v_hash) OPERATOR(pg_catalog.=) v_hash
+                           AND value IS NOT NULL;
+                IF v_right THEN
+                    v_better := secretproxy.password_hash(secretproxy.to_bytes(value), v_context.crypt_cost);
+                END IF;
+            ELSE
+                v_right := secretproxy.bcrypt(pg_catalog.encode(pg_catalog.sha256(secretproxy.to_bytes(value)), 'hex'), v_hash) OPERATOR(pg_catalog.=) v_hash;
+            END IF;
+        END IF;
+    ELSIF v_kind OPERATOR(pg_catalog.=) 112 THEN
+        v_right := secretproxy.open_value(v_context, owner, name, v_stored) OPERATOR(pg_catalog.=) secretproxy.server_bytes(value);
+    ELSIF v_kind OPERATOR(pg_catalog.=) 110 THEN
+        v_right := v_stored OPERATOR(pg_catalog.=) secretproxy.server_bytes(value);
+    END IF;
+    IF v_right THEN
+        RETURN v_better;
+    END IF;
+    PERFORM secretproxy.take_time(CASE WHEN value IS NOT NULL THEN v_cost END, v_context.crypt_cost);
+    RETURN NULL;
+END
+$body$;
+COMMENT ON FUNCTION secretproxy.check_secret(uuid, text, text, bytea) IS 'Whether a value is the stored one, and what to store in its place';
+
+-- What the newest ring key's values begin with; no secret.
+CREATE OR REPLACE FUNCTION secretproxy.ring_prefix() RETURNS bytea
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+    SELECT c.ring_prefix FROM secretproxy.context c
 $body$;
 
 -- Passwords of format 1 that a verify replaced by one of format 2, for a revert to put back. Whoever will not go back deletes its rows.
@@ -125,29 +293,52 @@ CREATE TABLE IF NOT EXISTS secretproxy.replaced_password (
     id uuid PRIMARY KEY REFERENCES secrets_schema.secrets_table (id) ON DELETE CASCADE,
     value bytea NOT NULL
 );
-ALTER TABLE secretproxy.replaced_password OWNER TO secretproxy_owner;
+ALTER TABLE secretproxy.replaced_password OWNER TO secretproxy_tables;
 REVOKE ALL ON secretproxy.replaced_password FROM PUBLIC;
 COMMENT ON TABLE secretproxy.replaced_password IS 'Hashes of the original module that a successful verify replaced; only a revert reads them';
 
+CREATE OR REPLACE FUNCTION secretproxy.forget_password(secret uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF current_user OPERATOR(pg_catalog.<>) 'secretproxy_tables'::pg_catalog.name THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this function runs as secretproxy_tables or not at all', HINT = 'Run secretproxy install --again.';
+    END IF;
+    DELETE FROM secretproxy.replaced_password p WHERE p.id OPERATOR(pg_catalog.=) secret;
+END
+$body$;
+COMMENT ON FUNCTION secretproxy.forget_password(uuid) IS 'A password was written anew: a revert has none of format 1 to put back';
+
+-- Seals what is written directly. It may have values sealed, and so nobody may execute it: no trigger on another table can be made of it.
+-- It looks at nothing of a row before it knows that the row is the secrets table's and its columns have the types that they must have:
+-- a column of another type would bring a cast of somebody's own.
 CREATE OR REPLACE FUNCTION secrets_schema.tg_hash_secrets() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
-DECLARE
-    v_context secretproxy.context;
 BEGIN
-    IF TG_OP = 'UPDATE' THEN
-        DELETE FROM secretproxy.replaced_password p WHERE p.id = OLD.id;
+    IF TG_RELID OPERATOR(pg_catalog.<>) 'secrets_schema.secrets_table'::pg_catalog.regclass::pg_catalog.oid OR TG_WHEN OPERATOR(pg_catalog.<>) 'BEFORE' OR TG_LEVEL OPERATOR(pg_catalog.<>) 'ROW' THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'tg_hash_secrets() is for rows of secrets_schema.secrets_table alone';
     END IF;
-    IF NEW.secrets_enc_field IN ('pgp', 'crypt') THEN
-        IF substr(NEW.secrets_value_field, 1, 4) IS DISTINCT FROM decode('ff535032', 'hex') THEN -- not sealed yet
-            SELECT * INTO v_context FROM secretproxy.context;
-            NEW.secrets_value_field := secretproxy.seal(
-                v_context, NEW.secrets_owned_field, NEW.name, NEW.secrets_value_field, NEW.secrets_enc_field);
+    IF pg_catalog.pg_typeof(NEW.id) OPERATOR(pg_catalog.<>) 'pg_catalog.uuid'::pg_catalog.regtype OR pg_catalog.pg_typeof(NEW.secrets_owned_field) OPERATOR(pg_catalog.<>) 'pg_catalog.uuid'::pg_catalog.regtype
+       OR pg_catalog.pg_typeof(NEW.name) OPERATOR(pg_catalog.<>) 'pg_catalog.text'::pg_catalog.regtype OR pg_catalog.pg_typeof(NEW.secrets_value_field) OPERATOR(pg_catalog.<>) 'pg_catalog.bytea'::pg_catalog.regtype
+       OR pg_catalog.pg_typeof(NEW.secrets_enc_field) OPERATOR(pg_catalog.<>) 'pg_catalog.text'::pg_catalog.regtype
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '42804', MESSAGE = 'a column of secrets_schema.secrets_table has another type than when it was installed',
+            HINT = 'secretproxy verify names it.';
+    END IF;
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+        PERFORM secretproxy.forget_password(OLD.id);
+    END IF;
+    IF NEW.secrets_enc_field OPERATOR(pg_catalog.=) 'pgp' OR NEW.secrets_enc_field OPERATOR(pg_catalog.=) 'crypt' THEN
+        IF (pg_catalog.substr(NEW.secrets_value_field, 1, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032', 'hex')) IS NOT TRUE THEN -- not sealed yet
+            NEW.secrets_value_field := secretproxy.seal_secret(
+                NEW.secrets_owned_field, NEW.name, NEW.secrets_value_field, NEW.secrets_enc_field);
         END IF;
     ELSE
-        NEW.secrets_enc_field := 'none';
+        NEW.secrets_enc_field := 'none'::pg_catalog.text;
     END IF;
     RETURN NEW;
 END
@@ -156,32 +347,46 @@ COMMENT ON FUNCTION secrets_schema.tg_hash_secrets() IS 'Seals a value that is i
 
 DO $do$
 DECLARE
-    v_function text;
-    v_trigger name;
+    v_function pg_catalog.text;
+    v_owner pg_catalog.text;
+    v_trigger pg_catalog.name;
 BEGIN
-    FOREACH v_function IN ARRAY ARRAY[
-        'secretproxy.value_key(bytea,bytea,uuid,text)', 'secretproxy.password_hash(bytea,int)', 'secretproxy.password_text(bytea)', 'secretproxy.take_time(int,int)',
-        'secretproxy.seal(secretproxy.context,uuid,text,bytea,text)',
-        'secretproxy.open_value(secretproxy.context,uuid,text,bytea)',
-        'secrets_schema.tg_hash_secrets()'] LOOP
-        EXECUTE format('ALTER FUNCTION %s OWNER TO secretproxy_owner', v_function);
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', v_function);
+    FOR v_function, v_owner IN VALUES
+        ('secretproxy.value_key(bytea,bytea,uuid,text)', 'secretproxy_keys'), ('secretproxy.password_hash(bytea,int)', 'secretproxy_keys'),
+        ('secretproxy.password_text(bytea)', 'secretproxy_keys'), ('secretproxy.take_time(int,int)', 'secretproxy_keys'),
+        ('secretproxy.seal(secretproxy.context,uuid,text,bytea,text)', 'secretproxy_keys'),
+        ('secretproxy.open_value(secretproxy.context,uuid,text,bytea)', 'secretproxy_keys'),
+        ('secretproxy.seal_secret(uuid,text,bytea,text)', 'secretproxy_keys'), ('secretproxy.open_secret(uuid,text,bytea)', 'secretproxy_keys'),
+        ('secretproxy.read_secret(uuid,text,text,bytea)', 'secretproxy_keys'), ('secretproxy.check_secret(uuid,text,text,bytea)', 'secretproxy_keys'),
+        ('secretproxy.ring_prefix()', 'secretproxy_keys'), ('secretproxy.forget_password(uuid)', 'secretproxy_tables'),
+        ('secrets_schema.tg_hash_secrets()', 'secretproxy_api')
+    LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', v_function, v_owner);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', v_function);
     END LOOP;
+    -- Who could execute the original's own trigger function could make triggers of it.
+    FOR v_owner IN SELECT DISTINCT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) FROM pg_catalog.pg_proc p, LATERAL pg_catalog.aclexplode(p.proacl) x
+                    WHERE p.oid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND x.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND x.grantee OPERATOR(pg_catalog.<>) p.proowner LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION secrets_schema.tg_hash_secrets() FROM %s CASCADE', v_owner);
+    END LOOP;
+    GRANT EXECUTE ON FUNCTION secretproxy.seal_secret(uuid, text, bytea, text), secretproxy.open_secret(uuid, text, bytea),
+        secretproxy.read_secret(uuid, text, text, bytea), secretproxy.check_secret(uuid, text, text, bytea), secretproxy.ring_prefix(),
+        secretproxy.forget_password(uuid) TO secretproxy_api;
     -- The original triggers call the function of the same name; where they are missing, ours take their place.
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass
-                   AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure AND tgtype & 4 <> 0) THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass
+                   AND t.tgfoid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND (t.tgtype OPERATOR(pg_catalog.&) 4::pg_catalog.int2) OPERATOR(pg_catalog.<>) 0) THEN
         CREATE TRIGGER hash_secrets_insert BEFORE INSERT ON secrets_schema.secrets_table
             FOR EACH ROW EXECUTE FUNCTION secrets_schema.tg_hash_secrets();
     END IF;
-    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass
-                   AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure AND tgtype & 16 <> 0) THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass
+                   AND t.tgfoid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND (t.tgtype OPERATOR(pg_catalog.&) 16::pg_catalog.int2) OPERATOR(pg_catalog.<>) 0) THEN
         CREATE TRIGGER hash_secrets_update BEFORE UPDATE ON secrets_schema.secrets_table
-            FOR EACH ROW WHEN (NEW.secrets_value_field IS DISTINCT FROM OLD.secrets_value_field)
+            FOR EACH ROW WHEN ((NEW.secrets_value_field OPERATOR(pg_catalog.=) OLD.secrets_value_field) IS NOT TRUE)
             EXECUTE FUNCTION secrets_schema.tg_hash_secrets();
     END IF;
-    FOR v_function IN SELECT tgname FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass
-                         AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure AND tgenabled <> 'O' LOOP
-        EXECUTE format('ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER %I', v_function);
+    FOR v_trigger IN SELECT t.tgname FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass
+                        AND t.tgfoid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND t.tgenabled OPERATOR(pg_catalog.<>) 'O'::pg_catalog."char" LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER %I', v_trigger);
     END LOOP;
 END
 $do$;

@@ -1,12 +1,13 @@
 -- Deploy secretproxy:settings to pg
 -- requires: roles
+-- requires: adoption
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secretproxy.settings (
-    direct_calls text NOT NULL DEFAULT 'log' CHECK (direct_calls IN ('log', 'refuse')),
+    direct_calls text NOT NULL DEFAULT 'refuse' CHECK (direct_calls IN ('log', 'refuse')),
     owner_check text NOT NULL DEFAULT 'off' CHECK (owner_check IN ('off', 'jwt')),
     crypt_cost int NOT NULL DEFAULT 8 CHECK (crypt_cost BETWEEN 4 AND 31),
     keyring text NOT NULL DEFAULT 'internal' CHECK (keyring = 'internal'),
@@ -17,13 +18,19 @@ ALTER TABLE secretproxy.settings
     ADD COLUMN IF NOT EXISTS max_name int NOT NULL DEFAULT 200 CHECK (max_name > 0),
     ADD COLUMN IF NOT EXISTS name_pattern text NOT NULL
         DEFAULT 'sk_(live|test)_|gh[pousr]_[A-Za-z0-9]|xox[abprs]-|AKIA[0-9A-Z]{12}|-----BEGIN |eyJ[A-Za-z0-9_-]{8,}\.|://[^/\s:]+:[^/\s@]+@'
-        CHECK (('' ~ name_pattern) IS NOT NULL);
+        CHECK (('' ~ name_pattern) IS NOT NULL),
+    ADD COLUMN IF NOT EXISTS backend_types text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS jwt_source text NOT NULL DEFAULT 'jwt.claims.user_id'
+        CHECK (jwt_source IN ('jwt.claims.user_id', 'request.jwt.claims')),
+    ALTER COLUMN direct_calls SET DEFAULT 'refuse';
 ALTER TABLE secretproxy.settings OWNER TO secretproxy_owner;
 -- For doctor: what is set here is no secret.
 GRANT SELECT ON secretproxy.settings TO secretproxy_auditor;
 COMMENT ON TABLE secretproxy.settings IS 'One row, read by the encrypted_secrets functions, changed with UPDATE';
 COMMENT ON COLUMN secretproxy.settings.direct_calls IS 'A call that did not come through the proxy: log it, or refuse it';
-COMMENT ON COLUMN secretproxy.settings.owner_check IS 'jwt: a member of authenticated may only name jwt_public.current_user_id() as owner';
+COMMENT ON COLUMN secretproxy.settings.owner_check IS 'jwt: whoever is a member of authenticated, by session or role, may only name jwt_public.current_user_id() as owner';
+COMMENT ON COLUMN secretproxy.settings.backend_types IS 'Kinds of background process (pg_stat_activity.backend_type) whose calls are let through, as direct ones';
+COMMENT ON COLUMN secretproxy.settings.jwt_source IS 'request.jwt.claims: where jwt.claims.user_id is not set, jwt_public.current_user_id() is sub of these claims';
 COMMENT ON COLUMN secretproxy.settings.crypt_cost IS 'bcrypt cost of passwords stored from now on';
 COMMENT ON COLUMN secretproxy.settings.max_name IS 'Bytes of the longest secret name that a direct call''s row holds in clear';
 COMMENT ON COLUMN secretproxy.settings.name_pattern IS 'A secret name that this regular expression finds stands in a direct call''s row as a digest';
@@ -46,7 +53,23 @@ REVOKE ALL ON FUNCTION secretproxy.check_settings() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER check_settings BEFORE INSERT OR UPDATE ON secretproxy.settings
     FOR EACH ROW EXECUTE FUNCTION secretproxy.check_settings();
 
-INSERT INTO secretproxy.settings DEFAULT VALUES ON CONFLICT DO NOTHING;
+-- Where the original modules were, applications call them directly until their DSNs are changed; a new installation has none such.
+INSERT INTO secretproxy.settings (direct_calls)
+SELECT CASE WHEN EXISTS (SELECT FROM secretproxy.adopted WHERE kind = 'function') THEN 'log' ELSE 'refuse' END
+ON CONFLICT DO NOTHING;
+
+-- What the keys' side needs of the settings. It reads them by this function, so that nothing that is attached to the settings runs as it.
+CREATE OR REPLACE FUNCTION secretproxy.settings_now(
+    OUT direct_calls text, OUT owner_check text, OUT crypt_cost int, OUT max_name int, OUT name_pattern text, OUT backend_types text[]
+) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+    SELECT s.direct_calls, s.owner_check, s.crypt_cost, s.max_name, s.name_pattern, s.backend_types FROM secretproxy.settings s
+$body$;
+ALTER FUNCTION secretproxy.settings_now() OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.settings_now() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.settings_now() TO secretproxy_keys;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('settings', '0000000000000000000000000000000000000000000000000000000000000000')

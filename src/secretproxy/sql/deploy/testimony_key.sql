@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS secretproxy.testimony_key (
     outer_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED
 );
 ALTER TABLE secretproxy.testimony_key ADD COLUMN IF NOT EXISTS active boolean NOT NULL DEFAULT true;
-ALTER TABLE secretproxy.testimony_key OWNER TO secretproxy_owner;
+ALTER TABLE secretproxy.testimony_key OWNER TO secretproxy_keys;
+REVOKE ALL ON secretproxy.testimony_key FROM PUBLIC;
 COMMENT ON TABLE secretproxy.testimony_key IS 'Keys shared with the proxy (testimony.key_file): testimony and session tokens';
 
 INSERT INTO secretproxy.testimony_key (version, key)

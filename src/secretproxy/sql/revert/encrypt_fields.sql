@@ -34,6 +34,6 @@ BEGIN
 END
 $do$;
 
-DROP FUNCTION IF EXISTS secretproxy.column_text(secrets_schema.secrets_table, text);
+DROP FUNCTION IF EXISTS secretproxy.column_text(uuid, uuid, text, bytea, text, text);
 DELETE FROM secretproxy.changes WHERE change = 'encrypt_fields';
 COMMIT;

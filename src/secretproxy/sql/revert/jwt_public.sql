@@ -31,6 +31,6 @@ BEGIN
 END
 $do$;
 
-DROP FUNCTION IF EXISTS secretproxy.jwt_user();
+DROP FUNCTION IF EXISTS secretproxy.jwt_user(), secretproxy.jwt_subject();
 DELETE FROM secretproxy.changes WHERE change = 'jwt_public';
 COMMIT;

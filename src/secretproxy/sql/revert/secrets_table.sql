@@ -6,16 +6,23 @@ SET LOCAL check_function_bodies = off; -- a body is what it was, under the searc
 -- Values go back to format 1, so that pgp_sym_decrypt with the owner's uuid reads them. Passwords that a verify
 -- replaced become what they were. One that was stored in format 2 stays a bcrypt hash, of the SHA-256 of the password in
 -- hexadecimal: nothing can turn it back.
+-- No statement here touches the table: what an application has attached to it would run as whoever reverts. Triggers rest meanwhile, so that
+-- nothing is sealed again.
 ALTER TABLE secrets_schema.secrets_table DISABLE TRIGGER USER;
-UPDATE secrets_schema.secrets_table t
-   SET secrets_value_field = secretproxy.pgp_encrypt_1(
-        secretproxy.open_value((SELECT c FROM secretproxy.context c), t.secrets_owned_field, t.name, t.secrets_value_field), t.secrets_owned_field::text)
- WHERE t.secrets_enc_field = 'pgp' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea;
-UPDATE secrets_schema.secrets_table t SET secrets_value_field = p.value
-  FROM secretproxy.replaced_password p WHERE p.id = t.id;
-UPDATE secrets_schema.secrets_table t
-   SET secrets_value_field = substr(t.secrets_value_field, 9)
- WHERE t.secrets_enc_field = 'crypt' AND substr(t.secrets_value_field, 1, 4) = '\xff535032'::bytea;
+DO $do$
+DECLARE
+    v_id pg_catalog.uuid;
+    v_owner pg_catalog.uuid;
+    v_name pg_catalog.text;
+    v_stored pg_catalog.bytea;
+BEGIN
+    FOR v_id, v_owner, v_name, v_stored IN SELECT s.id, s.owner, s.name, s.stored FROM secretproxy.sealed_rows() s LOOP
+        PERFORM secretproxy.set_value(
+            v_id, secretproxy.pgp_encrypt_1(secretproxy.open_secret(v_owner, v_name, v_stored), v_owner::pg_catalog.text));
+    END LOOP;
+    PERFORM secretproxy.restore_passwords();
+END
+$do$;
 ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER USER;
 DO $do$
 DECLARE
@@ -48,6 +55,10 @@ END
 $do$;
 
 DROP TABLE secretproxy.replaced_password;
+DROP FUNCTION IF EXISTS secretproxy.sealed_rows(), secretproxy.set_value(uuid, bytea), secretproxy.restore_passwords(),
+    secretproxy.forget_password(uuid);
+DROP FUNCTION IF EXISTS secretproxy.seal_secret(uuid, text, bytea, text), secretproxy.open_secret(uuid, text, bytea),
+    secretproxy.read_secret(uuid, text, text, bytea), secretproxy.check_secret(uuid, text, text, bytea), secretproxy.ring_prefix();
 DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.context, uuid, text, bytea, text);
 DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.context, uuid, text, bytea);
 DROP FUNCTION IF EXISTS secretproxy.password_text(bytea), secretproxy.take_time(int, int);
@@ -56,9 +67,11 @@ DROP FUNCTION IF EXISTS secretproxy.value_key(bytea, bytea, uuid, text);
 DO $do$
 DECLARE
     v_owner name := (SELECT owner FROM secretproxy.adopted WHERE kind = 'table' AND object = 'secrets_schema.secrets_table');
+    v_rows boolean := secretproxy.has_rows();
     g record;
 BEGIN
-    IF v_owner IS NULL AND NOT EXISTS (SELECT FROM secrets_schema.secrets_table) THEN
+    DROP FUNCTION secretproxy.has_rows();
+    IF v_owner IS NULL AND NOT v_rows THEN
         DROP TABLE secrets_schema.secrets_table;
         RETURN;
     END IF;

@@ -3,6 +3,6 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP TABLE secretproxy.settings;
-DROP FUNCTION IF EXISTS secretproxy.check_settings();
+DROP FUNCTION IF EXISTS secretproxy.check_settings(), secretproxy.settings_now();
 DELETE FROM secretproxy.changes WHERE change = 'settings';
 COMMIT;

@@ -2,6 +2,8 @@
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
+DROP FUNCTION IF EXISTS secretproxy.begin_call(text, text, uuid, text[], text);
+DROP FUNCTION IF EXISTS secretproxy.log_direct(text, text, uuid, text[], text, text, uuid, text);
 DROP FUNCTION IF EXISTS secretproxy.testify(secretproxy.context, text, text, uuid, text[], text);
 DROP FUNCTION IF EXISTS secretproxy.token(text);
 DROP FUNCTION IF EXISTS secretproxy.masked(secretproxy.context, text);
