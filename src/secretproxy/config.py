@@ -293,7 +293,13 @@ class LimitSettings(Section):
         description="Prepared statements with secret calls that a session may have, and portals and cursors; one more gets 54000",
     )
     hold_timeout: float = Field(10.0, gt=0, description="Seconds that an answer is held for the log before the session ends")
-    parse_thread_bytes: int = Field(65_536, ge=0, description="Statements longer than this are parsed in a thread")
+    parse_thread_bytes: int = Field(
+        8192, ge=0, description="Statements longer than this, or with more than 256 signs and gaps, are parsed in another process"
+    )
+    parse_processes: int = Field(2, ge=1, le=64, description="Processes that parse such statements, at most")
+    parse_timeout: float = Field(
+        2.0, gt=0, description="Seconds that such a process may take for a statement, which is judged by its words after that"
+    )
     max_name: int = Field(200, ge=1, description="Bytes of the longest secret name that is logged in clear")
 
 

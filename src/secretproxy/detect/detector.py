@@ -7,15 +7,17 @@ a text, its names are looked for as words: the backend decides whether it runs, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pglast.parser
 
 from secretproxy.detect import tree
+from secretproxy.detect.calls import Call
 from secretproxy.detect.functions import NAMES
 from secretproxy.detect.leads import Leads
 from secretproxy.detect.strings import ESCAPES, STANDARD, as_standard
@@ -42,11 +44,52 @@ _MOST_SCANNED_AGAIN = 4_000_000
 _MOST_TREE = 32 * 1024 * 1024
 
 
+# A text with more signs and gaps than this is not for the event loop: it would take 2 ms and more. So many are one turn's.
+LIGHT, TURN = 256, 320
+# Longer texts are not searched for the names of the catalog on the event loop.
+_MOST_LOOKED = 65_536
+_FINGERPRINTED = 2048
+
+
+def weight(text: bytes) -> int:
+    """The signs and gaps of a text: what it costs to parse it goes with these."""
+    return len(text.translate(None, _WORD_BYTES))
+
+
+class Allowance:
+    """What the event loop may do of detection in one turn, in signs and gaps, for all sessions together.
+
+    later: has a function called in the loop's next turn; without it there is no limit.
+    """
+
+    def __init__(self, later: Callable[[Callable[[], None]], object] | None = None) -> None:
+        self._later = later
+        self._left = TURN
+        # Texts that wait for their turn: who comes later does not overtake them.
+        self.queue = 0
+
+    def take(self, work: int, *, queued: bool = False) -> bool:
+        if self._later is None:
+            return True
+        if work > self._left or (self.queue and not queued):
+            return False
+        if self._left == TURN:
+            self._later(self._refill)
+        self._left -= work
+        return True
+
+    def _refill(self) -> None:
+        self._left = TURN
+
+
 def too_hard(text: bytes) -> bool:
     """Whether parsing the text would take seconds or hundreds of megabytes, which no sensible text of its length does."""
     if len(text) > _MOST_SIGNS and len(text.translate(None, _WORD_BYTES)) > _MOST_SIGNS:
         return True
     return sum(len(run) ** 2 for run in _SIGNS_IN_A_ROW.findall(text)) > _MOST_SCANNED_AGAIN
+
+
+_NUMBERS = itertools.count(1)
 
 
 class Detector:
@@ -56,7 +99,10 @@ class Detector:
         self,
         schemas: Sequence[str] = ("encrypted_secrets",),
         tables: Sequence[str] = ("secrets_schema.secrets_table",),
+        allowance: Allowance | None = None,
     ) -> None:
+        self.number = next(_NUMBERS)
+        self.allowance = allowance or Allowance()
         self.monitored = tree.Monitored(tuple(schemas), tuple(tuple(table.split(".", 1)) for table in tables))  # type: ignore[misc]
         words = {*NAMES, *schemas, *(table.rpartition(".")[2] for table in tables)}
         self._needles = (*_shortest({word.lower().encode() for word in words}), b"u&")
@@ -88,12 +134,31 @@ class Detector:
         return False
 
     def _may_concern(self, lowered: bytes, remembered: Collection[bytes]) -> bool:
-        for needle in self._needles:
-            if needle in lowered:
-                return True
+        if self._has_needle(lowered):
+            return True
         if remembered and any(word in lowered for word in _NAMING) and any(name in lowered for name in remembered):
             return True
-        return self._led and self.monitored.leads.may_concern(lowered)
+        return self._led and (len(lowered) > _MOST_LOOKED or self.monitored.leads.may_concern(lowered))
+
+    def _has_needle(self, lowered: bytes) -> bool:
+        for needle in self._needles:  # noqa: SIM110 (on the way of each text)
+            if needle in lowered:
+                return True
+        return False
+
+    def _is_harmless(self, text: bytes) -> bool:
+        """The rest of the cheap look, at a text that was too long for it."""
+        if not self._led or len(text) <= _MOST_LOOKED:
+            return False
+        lowered = text.lower()
+        if self._has_needle(lowered) or any(word in lowered for word in _NAMING):
+            return False
+        return not self.monitored.leads.may_concern(lowered)
+
+    def may_now(self, text: bytes) -> bool:
+        """Whether the text may be analysed on the event loop at once."""
+        work = weight(text)
+        return work <= LIGHT and self.allowance.take(work)
 
     def learn(self, leads: Leads) -> None:
         """Takes what the catalog says leads to a secret function; verdicts of before are forgotten."""
@@ -116,7 +181,7 @@ class Detector:
         return self.store(text, encoding, self.analyse(text, encoding, strings), strings)
 
     def cached(self, text: bytes, encoding: str, strings: int = STANDARD) -> Verdict | None:
-        return self._cache.get((text, encoding, strings))
+        return self._cache.get((text, encoding, strings)) if len(text) <= CACHE_TEXT_BYTES else None
 
     def store(self, text: bytes, encoding: str, verdict: Verdict, strings: int = STANDARD) -> Verdict:
         if len(text) <= CACHE_TEXT_BYTES:
@@ -130,7 +195,9 @@ class Detector:
         return verdict
 
     def analyse(self, text: bytes, encoding: str, strings: int = STANDARD) -> Verdict:
-        """Parses and walks, in both readings where the session may have either. Pure: it may run in a thread."""
+        """Parses and walks, in both readings where the session may have either. Pure: it may run in another process."""
+        if self._is_harmless(text):
+            return HARMLESS
         try:
             sql = text.decode(encoding)
         except UnicodeDecodeError:
@@ -193,6 +260,22 @@ class Detector:
             tuple(found.closes),
             fingerprint(sql),
         )
+
+    def by_words(self, text: bytes, encoding: str) -> Verdict:
+        """The verdict where parsing takes too long."""
+        try:
+            return self._by_words(text.decode(encoding))
+        except UnicodeDecodeError:
+            return self._by_words(text.decode("latin-1"))
+
+    def by_needles(self, text: bytes) -> Verdict:
+        """The verdict where nothing else can be had: what the text may call, as a look at its bytes shows it."""
+        lowered = text.lower()
+        names = [name for name in sorted(NAMES) if name.encode() in lowered]
+        calls = [Call(self.monitored.schemas[0], name, opaque=True) for name in names]
+        if b"u&" in lowered or not names:
+            calls += [Call(schema, "*", opaque=True) for schema in self.monitored.schemas]
+        return Verdict(calls=tuple(calls), parsed=False)
 
     def _by_words(self, sql: str) -> Verdict:
         calls = self.monitored.calls_by_word(sql)

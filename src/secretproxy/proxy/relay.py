@@ -21,6 +21,7 @@ from secretproxy.audit.journal import LogUnavailable
 from secretproxy.proxy.aftermath import Aftermath
 from secretproxy.proxy.backend import Target
 from secretproxy.proxy.hosts import Kind
+from secretproxy.proxy.parsers import Account
 from secretproxy.proxy.sides import Side
 from secretproxy.session.events import Event
 from secretproxy.session.session import Session, Step
@@ -86,6 +87,7 @@ class ClientSide(Side):
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._held_record: list[Event] = []
+        self._parsing = Account()
         self._held_since = 0.0
         self._logged_in_at = 0.0
         self._aftermath: Aftermath | None = None
@@ -231,8 +233,11 @@ class ClientSide(Side):
         backend.write(data)
 
     async def _parse(self, session: Session, text: bytes, encoding: str, strings: int) -> None:
-        async with self.server.parsing:
-            verdict = await asyncio.to_thread(session.detector.analyse, text, encoding, strings)
+        detector = session.detector
+        known = detector.monitored
+        verdict = await self.server.parsers.verdict(detector, text, encoding, strings, self._parsing)
+        if detector.monitored is known:
+            detector.store(text, encoding, verdict, strings)
         session.parsed(text, verdict)
         self._client_goes_on()
 

@@ -22,6 +22,7 @@ from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import NameMask
 from secretproxy.config import ConfigError, Settings
 from secretproxy.detect import Detector
+from secretproxy.detect.detector import Allowance
 from secretproxy.install.keyfile import KeyFileError, load_key_file
 from secretproxy.ops.metrics import Metrics
 from secretproxy.proxy import tls
@@ -32,6 +33,7 @@ from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.hosts import Hosts
 from secretproxy.proxy.login import Logins
 from secretproxy.proxy.own import connect_log
+from secretproxy.proxy.parsers import Parsers
 from secretproxy.proxy.probe import Probe
 from secretproxy.proxy.relay import ClientSide
 from secretproxy.proxy.room import Seat
@@ -60,6 +62,7 @@ class Server:
         self.tls = tls.listen_context(settings.listen)
         self.tls_binding = tls.listen_binding(settings.listen)
         self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
+        self._allowance = Allowance(asyncio.get_running_loop().call_soon)
         self.detector = self._new_detector()
         self.catalogs = Catalogs(settings, self._new_detector, self.backend_tls, self.spawn)
         limits = settings.limits
@@ -70,8 +73,7 @@ class Server:
             refuse_large=limits.large_statements == "refuse",
             max_prepared=limits.max_prepared,
         )
-        # Long statements are parsed one after the other: the memory that one may take is taken once.
-        self.parsing = asyncio.Semaphore(1)
+        self.parsers = Parsers(limits.parse_processes, limits.parse_timeout, limits.parse_thread_bytes)
         self.cancelling = asyncio.Semaphore(_MOST_CANCELLING)
         mask = self.mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
         audit = settings.audit
@@ -142,7 +144,7 @@ class Server:
             log.error("certificate not read again, the old one stays", problem=str(error))
 
     def _new_detector(self) -> Detector:
-        return Detector(self.settings.monitor.schemas, self.settings.monitor.tables)
+        return Detector(self.settings.monitor.schemas, self.settings.monitor.tables, self._allowance)
 
     async def _connect_log(self) -> Any:
         return await connect_log(self.settings)
@@ -276,6 +278,7 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         self.probe.stop()
+        await self.parsers.close()
         await self.hosts.stop()
         left = await self.journal.close()
         if left:

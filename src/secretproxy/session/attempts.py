@@ -40,7 +40,7 @@ class Attempts(Memory):
     """A session that finds secret calls before they run."""
 
     def _verdict(self, text: bytes) -> Verdict | None:
-        """The verdict, or None where it must be found in a thread first."""
+        """The verdict, or None where it must be found elsewhere first."""
         detector = self.detector
         if not detector.may_concern(text, self._remembered):
             return HARMLESS
@@ -53,8 +53,11 @@ class Attempts(Memory):
             # Something under way may change the setting before the backend reads this.
             off = self.parameters.get("standard_conforming_strings") == "off"
             strings = EITHER if self._pending else ESCAPES if off else STANDARD
-        if len(text) <= self._limits.parse_thread_bytes:
-            return detector.verdict(text, self._codec, self._remembered, strings)
+        known = detector.cached(text, self._codec, strings)
+        if known is not None:
+            return known
+        if len(text) <= self._limits.parse_thread_bytes and detector.may_now(text):
+            return detector.store(text, self._codec, detector.analyse(text, self._codec, strings), strings)
         self._client.unread()
         self._stepped().parse = (text, self._codec, strings)
         return None

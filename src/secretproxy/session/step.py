@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes: the longest message of a client, the longest statement that is parsed, the longest parsed without a thread.
+    """Bytes: the longest message of a client, the longest statement that is parsed, the longest parsed at once.
 
     refuse_large: a longer statement than that is refused, not forwarded. max_prepared: statements with secret calls that may be
     prepared at once, and portals and cursors likewise.
@@ -65,6 +65,6 @@ class Limits:
 
     max_message: int = 1_073_741_823
     max_statement_memory: int = 8 * 1024 * 1024
-    parse_thread_bytes: int = 65_536
+    parse_thread_bytes: int = 8192
     refuse_large: bool = False
     max_prepared: int = 1000

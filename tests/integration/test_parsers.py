@@ -1,0 +1,145 @@
+"""The processes that parse: what they answer is what the proxy would find itself; they are ended where a text takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+from tests.support.shapes import CALL, SHAPES
+
+from secretproxy.detect import Detector, Verdict
+from secretproxy.detect.detector import Allowance
+from secretproxy.detect.leads import SELECT, Lead, Leads, Named
+from secretproxy.detect.strings import EITHER, STANDARD
+from secretproxy.detect.transfer import pack, unpack
+from secretproxy.proxy.parsers import Account, Parsers
+
+T = TypeVar("T")
+LONG = "constants"
+
+
+def with_parsers(work: Callable[[Parsers], Awaitable[T]], slots: int = 1, timeout: float = 30.0) -> T:
+    async def run() -> T:
+        parsers = Parsers(slots, timeout, 8192)
+        try:
+            return await work(parsers)
+        finally:
+            await parsers.close()
+
+    return asyncio.run(run())
+
+
+def ask(parsers: Parsers, detector: Detector, text: str, strings: int = STANDARD) -> Awaitable[Verdict]:
+    return parsers.verdict(detector, text.encode(), "utf-8", strings, Account())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_verdict_comes_over_as_it_is(name: str) -> None:
+    verdict = Detector().analyse(SHAPES[name](1500).encode(), "utf-8", EITHER)
+    assert unpack(pack(verdict)) == verdict
+
+
+def test_what_a_process_finds_is_what_the_detector_finds() -> None:
+    detector = Detector()
+    texts = [shape(9000) for shape in list(SHAPES.values())[::5]]
+
+    async def work(parsers: Parsers) -> list[Verdict]:
+        return await asyncio.gather(*(ask(parsers, detector, text, EITHER) for text in texts))
+
+    found = with_parsers(work, slots=2)
+    assert found == [detector.analyse(text.encode(), "utf-8", EITHER) for text in texts]
+
+
+def test_a_process_knows_what_the_catalog_says_and_what_it_says_later() -> None:
+    lead = Lead("encrypted_secrets.secrets_getter(uuid,text,text)", SELECT, ("v",))
+    leads = [Leads(number, relations={f"v{number}": (Named("public", (lead,)),)}) for number in (1, 2)]
+    others = [Detector() for _ in range(20)]
+
+    async def work(parsers: Parsers) -> list[int]:
+        detector = Detector()
+        counts = []
+        for known in leads:
+            detector.learn(known)
+            counts += [len((await ask(parsers, detector, f"SELECT * FROM v{number}{',v' * 5000}")).calls) for number in (1, 2)]
+            for other in others:
+                await ask(parsers, other, SHAPES[LONG](9000))
+        # Long enough that the event loop does not look for the names itself.
+        for name in ("v2", "v1"):
+            counts.append(len((await ask(parsers, detector, f"SELECT * FROM {name} WHERE 'a' = '{'a' * 70_000}'")).calls))
+        return counts
+
+    assert with_parsers(work) == [1, 0, 0, 1, 1, 0]
+
+
+def test_a_text_that_takes_too_long_is_judged_by_its_words_and_the_next_is_not() -> None:
+    detector = Detector()
+
+    async def work(parsers: Parsers) -> tuple[Verdict, Verdict]:
+        await ask(parsers, detector, SHAPES[LONG](9000))
+        parsers.timeout = 0.01
+        hard = await ask(parsers, detector, SHAPES["wide multiple assignment"](65_536))
+        parsers.timeout = 30.0
+        return hard, await ask(parsers, detector, SHAPES[LONG](9000))
+
+    hard, after = with_parsers(work)
+    assert [(call.name, call.opaque) for call in hard.calls] == [("secrets_getter", True)]
+    assert [(call.name, call.opaque) for call in after.calls] == [("secrets_getter", False)]
+
+
+def test_a_process_that_dies_or_cannot_start_costs_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector()
+
+    async def work(parsers: Parsers) -> tuple[Verdict, Verdict]:
+        await ask(parsers, detector, SHAPES[LONG](9000))
+        for pid in parsers.pids:
+            os.kill(pid, 9)
+        killed = await ask(parsers, detector, SHAPES[LONG](9000))
+        await parsers.close()
+        monkeypatch.setattr("sys.executable", "/nowhere")
+        return killed, await ask(parsers, detector, SHAPES[LONG](9000))
+
+    for verdict in with_parsers(work):
+        assert "secrets_getter" in {call.name for call in verdict.calls}
+
+
+def test_who_has_had_least_is_next() -> None:
+    detector, served = Detector(), []
+
+    async def work(parsers: Parsers) -> None:
+        greedy, modest = Account(), Account()
+        greedy.seconds = 5.0
+
+        async def one(account: Account, name: str) -> None:
+            await parsers.verdict(detector, SHAPES[LONG](9000).encode(), "utf-8", STANDARD, account)
+            served.append(name)
+
+        tasks = [asyncio.create_task(one(greedy, "greedy")) for _ in range(4)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*tasks, one(modest, "modest"))
+
+    with_parsers(work)
+    assert served.index("modest") <= 1
+
+
+def test_short_texts_wait_for_their_turn_in_order() -> None:
+    turns: list[str] = []
+
+    async def work(parsers: Parsers) -> None:
+        loop = asyncio.get_running_loop()
+        detector = Detector(allowance=Allowance(loop.call_soon))
+        text = f"SELECT {CALL}{' ,1' * 60}"
+        while detector.may_now(text.encode()):
+            pass
+
+        async def one(name: str) -> None:
+            await ask(parsers, detector, text)
+            turns.append(name)
+
+        await asyncio.gather(*(one(name) for name in "abcd"))
+        assert detector.may_now(b"SELECT 1")
+
+    with_parsers(work)
+    assert turns == list("abcd")
