@@ -23,7 +23,7 @@ from secretproxy.config import BackendSettings, Host, Settings
 from secretproxy.demo.postgres import PrivateServer, free_port
 from secretproxy.proxy.backend import BackendUnreachable, Target, Tls, connect, resolve
 from secretproxy.proxy.hosts import Hosts, Kind
-from secretproxy.proxy.own import connect_log, places
+from secretproxy.proxy.own import connect_log
 
 PASSWORD = "not a secret"
 OWNER = "7a1d7a3e-54a0-4b1f-9c8e-0d5d3f0c1b2e"
@@ -129,20 +129,6 @@ async def test_the_default_login_of_the_log_finds_the_server_that_takes_writes(
     connection = await connect_log(Settings(backend=BackendSettings(hosts=pair.addresses)))
     assert await connection.fetchval("SELECT inet_server_port()") == pair.primary.port
     await connection.close()
-
-
-@pytest.mark.parametrize(
-    ("dsn", "expected"),
-    [
-        (None, [{}]),
-        ("postgresql://a@b/c", [{}]),
-        ("postgresql://a:p@one,two:7,[::1]:8,[fe80::1]/c", [("one", 5432), ("two", 7), ("::1", 8), ("fe80::1", 5432)]),
-        ("postgresql://a@one,two/c?target_session_attrs=prefer-standby", [{}]),
-        ("postgresql://a@/c?host=one,two", [{}]),
-    ],
-)
-def test_hosts_of_a_dsn(dsn: str | None, expected: list[object]) -> None:
-    assert [tuple(place.values()) or {} for place in places(dsn)] == expected
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------

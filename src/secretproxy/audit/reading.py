@@ -13,6 +13,8 @@ import asyncpg
 
 from secretproxy.audit.trouble import describe
 from secretproxy.config import ConfigError
+from secretproxy.connections import READING, ConnectError
+from secretproxy.connections import connect as service_connection
 
 _ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
 
@@ -71,22 +73,25 @@ def shown_row(row: Any) -> dict[str, Any]:
     return {name: _shown_value(value) for name, value in row.items()}
 
 
+# A member that does not inherit: the role that a login's own settings name is pinned away.
+_AS_AUDITOR = """SELECT pg_catalog.set_config('role', r.rolname::pg_catalog.text, false) FROM pg_catalog.pg_roles r
+ WHERE r.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name
+   AND pg_catalog.pg_has_role(r.oid, 'MEMBER') AND NOT pg_catalog.pg_has_role(r.oid, 'USAGE')"""
+
+
 async def connect(dsn: str | None) -> Any:
     """A connection for reading. Raises ConfigError."""
     try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=15,
-            connection_class=LogConnection,
-            server_settings={
-                "application_name": "secretproxy audit",
-                "default_transaction_read_only": "on",
-                "search_path": "pg_catalog, pg_temp",
-                "row_security": "off",
-            },
+        connection = await service_connection(
+            dsn, "secretproxy audit", timeout=15, settings=READING, connection_class=LogConnection
         )
+    except ConnectError as error:
+        raise explained(error) from None
+    try:
+        await connection.execute(_AS_AUDITOR)
         await prepare(connection)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        connection.terminate()
         raise explained(error) from None
     return connection
 
@@ -101,6 +106,8 @@ async def prepare(connection: Any) -> None:
 
 def explained(error: Exception) -> ConfigError:
     """What to do about a failed question, without the server's DETAIL."""
+    if isinstance(error, ConnectError):
+        return ConfigError(f"{error}; name the log's database with --dsn or the PG* variables")
     state = getattr(error, "sqlstate", None)
     if state == "42501":
         return ConfigError("this login may not read the log: make it a member of secretproxy_auditor, or give another with --dsn")
@@ -110,6 +117,4 @@ def explained(error: Exception) -> ConfigError:
         )
     if isinstance(error, asyncpg.PostgresError):
         return ConfigError(f"the database refused: {describe(error)}; see --dsn")
-    if isinstance(error, ValueError):
-        return ConfigError("--dsn: not a URL such as postgresql://auditor@db.example/app")
-    return ConfigError(f"cannot connect ({type(error).__name__}): name the log's database with --dsn or the PG* variables")
+    return ConfigError(f"the connection broke ({describe(error)}): name the log's database with --dsn or the PG* variables")

@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 
 from secretproxy.audit.durable import NotReplicatedError, NotTakenError
+from secretproxy.connections import ConnectError
 
 
 def told_to_end() -> bool:
@@ -16,7 +17,10 @@ def told_to_end() -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, by its SQLSTATE or class."""
+    """What went wrong, by its SQLSTATE or class; of a failed login, in the server's words."""
+    if isinstance(error, ConnectError):
+        meaning = _MEANINGS.get(error.sqlstate or "")
+        return f"SQLSTATE {error.sqlstate} ({meaning}): {error}" if meaning else str(error)
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or "?"
         return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import END, RETENTION, Checkpoint, genuine
 from secretproxy.audit.rows import CHAINED
+from secretproxy.connections import READING, connect
 
 MOST_FINDINGS = 100
 _LINES = (
@@ -273,11 +273,9 @@ async def verify_database(
 ) -> Report:
     """Verifies the log of a database against its own checkpoints and `outside` ones. `progress`: (rows done, estimate).
 
-    Raises asyncpg's errors and OSError.
+    Raises ConnectError, asyncpg's errors and OSError.
     """
-    connection = await asyncpg.connect(
-        dsn, timeout=15, server_settings={"application_name": "secretproxy audit", **chain.SETTINGS}
-    )
+    connection = await connect(dsn, "secretproxy audit", timeout=15, settings=READING)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secretproxy.config import ConfigError
+from secretproxy.connections import connect
 from secretproxy.demo.postgres import PostgresNotFound, PrivateServer, ServerFailed, find_postgres
 from secretproxy.install import install
 
@@ -117,7 +118,7 @@ def _stop_by_signal() -> Iterator[None]:
 
 async def _prepare(server: PrivateServer, key_file: Path) -> None:
     await install(server.dsn(), key_file)
-    connection = await asyncpg.connect(server.dsn())
+    connection = await connect(server.dsn(), "secretproxy demo", timeout=15)
     try:
         await connection.execute(SETUP)
     finally:
@@ -197,7 +198,7 @@ async def _without_psql(dsn: str, sql: str) -> str:
 
 
 async def _show_log(server: PrivateServer) -> None:
-    connection = await asyncpg.connect(server.dsn())
+    connection = await connect(server.dsn(), "secretproxy demo", timeout=15)
     try:
         rows = await _settled(connection)
     finally:

@@ -14,13 +14,13 @@ from typing import Any
 
 import asyncpg
 
+from secretproxy.connections import ConnectError, connect
 from secretproxy.install.attached import ALL, accept, unaccepted
 from secretproxy.install.keyfile import create_key_file, load_key_file
 from secretproxy.install.project import Change, changes, function_bodies, maker
 
 _LOCK = 0x5EC2E7
 _MOST_OLD = 140000
-_SETTINGS = {"application_name": "secretproxy install", "standard_conforming_strings": "on"}
 
 
 # Keys are parameters of statements here: a server that logs statements must not log these. Only a superuser may say so of the former.
@@ -351,10 +351,9 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
     """A connection, by default under the installers' lock. Raises InstallError where there is none."""
     try:
-        connection = await asyncpg.connect(dsn, timeout=15, server_settings=_SETTINGS)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
-        why = told(error) if isinstance(error, asyncpg.PostgresError) else type(error).__name__
-        raise InstallError(f"cannot connect: {why}; name the database with --dsn or libpq's PG* variables") from None
+        connection = await connect(dsn, "secretproxy install", timeout=15, settings={"row_security": "off"})
+    except ConnectError as error:
+        raise InstallError(f"{error}; name the database with --dsn or libpq's PG* variables") from None
     try:
         await connection.execute(_KEEP_PARAMETERS)
         if lock:

@@ -17,13 +17,14 @@ from typing import Any
 import structlog
 
 from secretproxy.config import Settings
+from secretproxy.connections import READING, Place, trouble
+from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
 from secretproxy.detect.graph import Body, Edge, Graph, Object
 from secretproxy.detect.leads import NO_LEADS, Leads
 from secretproxy.detect.tree import Monitored
 from secretproxy.proxy import catalog_sql
 from secretproxy.proxy.backend import Tls
-from secretproxy.proxy.own import connect_own, trouble
 from secretproxy.session.session import Session
 
 log: Any = structlog.get_logger("secretproxy.catalog")
@@ -187,16 +188,15 @@ async def connect(settings: Settings, database: str, tls: Tls) -> Any:
     """A connection to a session's database as the journal's login, on the backend, which need not be where the log is."""
     addresses = settings.backend.addresses
     dsn = settings.audit.dsn
-    arguments: dict[str, Any] = {"ssl": tls.context} if tls.context is not None and tls.required else {}
-    return await connect_own(
+    return await open_connection(
         dsn.get_secret_value() if dsn is not None else None,
         "secretproxy catalog",
-        settings.audit.timeout,
-        host=[address.host for address in addresses],
-        port=[address.port for address in addresses],
+        timeout=settings.audit.timeout,
+        command_timeout=settings.audit.timeout,
+        settings=READING | {"statement_timeout": "20s", "lock_timeout": "1s"},
+        places=[Place(address.host, None, address.port) for address in addresses],
         database=database,
-        server_settings={"search_path": "pg_catalog", "statement_timeout": "20s", "lock_timeout": "1s", "jit": "off"},
-        **arguments,
+        tls=tls.context if tls.context is not None and tls.required else None,
     )
 
 

@@ -18,9 +18,9 @@ import asyncpg
 import structlog
 
 from secretproxy.config import Host, Settings
+from secretproxy.connections import FAILURES, ConnectError, Place, connect, trouble
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import BackendUnreachable, Target, Unreached, resolve
-from secretproxy.proxy.own import FAILURES, connect_own, trouble
 
 log: Any = structlog.get_logger("secretproxy.backend")
 
@@ -187,16 +187,18 @@ class Hosts:
             lost = self._connections.pop(target, None)
             if lost is not None:
                 lost.terminate()
-            return f"{target}: {trouble(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError) else ''}"
+            return f"{target}: {trouble(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError | ConnectError) else ''}"
 
     async def _connect(self, target: Target) -> Any:
         secured = tls.backend_context(self._backend, target.host.host)
-        return await connect_own(
+        return await connect(
             self._dsn,
             "secretproxy monitor",
-            self._timeout,
-            host=target.address,
-            port=target.host.port,
+            timeout=self._timeout,
+            command_timeout=self._timeout,
+            # It is what is asked for.
+            settings={"default_transaction_read_only": None},
+            places=[Place(target.address, None, target.host.port)],
             target_session_attrs="any",
-            ssl="prefer" if self._backend.tls == "prefer" else False if secured is None or target.host.is_unix else secured,
+            tls="prefer" if self._backend.tls == "prefer" else False if secured is None or target.host.is_unix else secured,
         )

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from secretproxy.config import AuthSettings, ConfigError
-from secretproxy.proxy.own import FAILURES, connect_own, trouble
+from secretproxy.connections import FAILURES, ConnectError, connect, trouble
 from secretproxy.scram import NotAVerifier, Verifier
 from secretproxy.scram.verifier import ITERATIONS
 
@@ -152,6 +152,8 @@ class Lookup:
         async with self._connecting:
             try:
                 row = await self._fetch(user)
+            except ConnectError:
+                raise
             except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
                 # The connection was an old one: a new one is asked once more.
                 self._connection = None
@@ -167,7 +169,9 @@ class Lookup:
 
     async def _fetch(self, user: str) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await connect_own(self._dsn, "secretproxy lookup", self._timeout)
+            self._connection = await connect(
+                self._dsn, "secretproxy lookup", timeout=self._timeout, command_timeout=self._timeout
+            )
             # A setting of PostgreSQL 16 and later.
             found = await self._connection.fetchval("SELECT current_setting('scram_iterations', true)")
             self.iterations = int(found) if found else ITERATIONS

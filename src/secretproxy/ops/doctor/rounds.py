@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from secretproxy.config import Settings
+from secretproxy.connections import READING, ConnectError, connect
 from secretproxy.install import InstallError
 from secretproxy.install import verify as verify_installed
 from secretproxy.ops.doctor import backend, calls, local, logging, privileges
@@ -19,11 +20,9 @@ async def examine(dsn: str | None, settings: Settings, config: Path | None) -> l
     """Every finding, the gravest first. Raises InstallError where the backend cannot be reached."""
     found = local.examine(settings, config)
     try:
-        connection = await asyncpg.connect(dsn, timeout=15, server_settings={"application_name": "secretproxy doctor"})
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, TimeoutError) as error:
-        raise InstallError(
-            f"cannot connect ({type(error).__name__}): name the database with --dsn or libpq's PG* variables"
-        ) from None
+        connection = await connect(dsn, "secretproxy doctor", timeout=15, settings=READING)
+    except ConnectError as error:
+        raise InstallError(f"{error}; name the database with --dsn or libpq's PG* variables") from None
     missing: list[str] = []
     hidden: list[str] = []
     try:

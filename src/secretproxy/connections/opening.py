@@ -1,0 +1,273 @@
+"""Opens service connections on asyncpg: each server of a connection string in turn, with everything pinned, and failures told in words.
+
+May import asyncpg. A password is in no error's text; a server's own words are only in those of failed logins, which hold no rows.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import asyncpg
+
+from secretproxy.connections import pinned
+from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, read
+
+# A pooler or an older server says these of a startup packet that it does not take.
+_PINS_REFUSED = ("08P01", "0A000", "22023", "42501", "42704")
+# What libpq asks a server before it takes it (fe-connect.c, CONNECTION_CHECK_TARGET). A login's or database's own default for
+# transactions is pinned later and says nothing of the server.
+KIND = """SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
+   AND s.source OPERATOR(pg_catalog.<>) ALL (ARRAY['database', 'user', 'database user']::pg_catalog.text[])
+  FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'::pg_catalog.text"""
+_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class ConnectError(ConnectionError):
+    """A connection could not be made; the text names server, user, database and the cause in the server's own words."""
+
+    def __init__(self, text: str, cause: BaseException) -> None:
+        super().__init__(text)
+        self.cause = cause
+        self.sqlstate: str | None = getattr(cause, "sqlstate", None)
+
+
+# What comes of a connection that cannot be made or that breaks.
+FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+def trouble(error: BaseException) -> str:
+    """What went wrong, without a server's words: those of a statement can quote what it was told."""
+    if isinstance(error, ConnectError):
+        return str(error) if isinstance(error.cause, ConninfoError | _UnsuitableError) else trouble(error.cause)
+    if isinstance(error, asyncpg.PostgresError):
+        return f"SQLSTATE {getattr(error, 'sqlstate', None) or '?'} ({type(error).__name__})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return _system(error).lower()
+    return type(error).__name__
+
+
+def words(error: BaseException) -> str:
+    """What a failed login says, in the server's own words: without DETAIL, and as one printable line."""
+    if isinstance(error, asyncpg.PostgresError):
+        message = getattr(error, "message", None) or type(error).__name__
+        state = getattr(error, "sqlstate", None)
+        return _printable(message) + (f" (SQLSTATE {state})" if state else "")
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return _system(error)
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | ConninfoError):
+        return _printable(str(error).partition("\n")[0])
+    return type(error).__name__
+
+
+def _system(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate does not verify: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason or type(error).__name__})"
+    if "rejected SSL upgrade" in str(error):
+        return "the server does not offer TLS, and sslmode asks for it"
+    if isinstance(error, socket.gaierror):
+        return f"the host's name does not resolve ({error.strerror})"
+    # asyncio tells of several addresses at once.
+    number = error.errno or next((int(found) for found in re.findall(r"\[Errno (\d+)\]", str(error))), 0)
+    return os.strerror(number) if number else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)[:500]
+
+
+class _UnsuitableError(Exception):
+    """A server is not of the kind that target_session_attrs asks for."""
+
+
+async def connect(
+    conninfo: str | Conninfo | None,
+    application_name: str,
+    *,
+    timeout: float,
+    command_timeout: float | None = None,
+    settings: Mapping[str, str | None] | None = None,
+    places: Sequence[Place] | None = None,
+    database: str | None = None,
+    tls: Any = None,
+    target_session_attrs: str | None = None,
+    connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+) -> Any:
+    """Connects to the first of the servers that will do. Raises ConnectError.
+
+    `timeout`: seconds that a server may take, where `connect_timeout` does not say. `settings`: beside or instead of the pinned ones;
+    None leaves the server's own. `places`, `database`, `tls` (asyncpg's `ssl`) and `target_session_attrs` come before what the
+    string says.
+    """
+    try:
+        known = conninfo if isinstance(conninfo, Conninfo) else read(conninfo)
+        user, database = known.user, database or known.database
+        servers = list(places if places is not None else known.places)
+    except ConninfoError as error:
+        raise ConnectError(f"the connection string cannot be used: {error}", error) from None
+    if known.get("load_balance_hosts") == "random":
+        random.shuffle(servers)
+    attrs = target_session_attrs or known.get("target_session_attrs") or "any"
+    failures: dict[str, BaseException] = {}
+    for wanted in ("standby", "any") if attrs == "prefer-standby" else (attrs,):
+        for place in servers:
+            try:
+                return await _one(
+                    known,
+                    place,
+                    user,
+                    database,
+                    application_name,
+                    timeout,
+                    command_timeout,
+                    settings or {},
+                    tls,
+                    wanted,
+                    connection_class,
+                )
+            except Exception as error:
+                failures[str(place)] = error
+    cause = list(failures.values())[-1]
+    if known.places == servers and known.get("host") is None and known.get("hostaddr") is None and places is None:
+        # Sockets that are not there say nothing where another was: libpq has one default, here there are several.
+        failures = {name: one for name, one in failures.items() if not isinstance(one, FileNotFoundError)} or failures
+        cause = next(iter(failures.values()))
+    told: dict[str, list[str]] = {}
+    for name, one in failures.items():
+        told.setdefault(words(one) if not isinstance(one, _UnsuitableError) else str(one), []).append(name)
+    ways = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in told.items())
+    text = f"cannot connect as user {_printable(user)} to database {_printable(database)} at {ways}"
+    ignored = known.ignored_password_file
+    if ignored is not None:
+        text += f"; {ignored} was not read, as others may read it: chmod 600 {ignored}"
+    raise ConnectError(text, cause) from None
+
+
+async def _one(
+    known: Conninfo, place: Place, user: str, database: str, application_name: str, timeout: float, command_timeout: float | None,
+    settings: Mapping[str, str | None], tls: Any, attrs: str, connection_class: Any,
+) -> Any:  # fmt: skip
+    """A connection to one server."""
+    seconds = known.connect_timeout or timeout
+    left = frozenset(known.option_names() & pinned.TIMEOUTS)
+    extra = {"application_name": application_name}
+    options = known.get("options")
+    if options is not None:
+        extra["options"] = options
+    is_unix = place.host.startswith("/")
+    arguments: dict[str, Any] = {
+        "host": place.address or place.host, "port": place.port, "user": user, "password": known.password(place), "database": database,
+        "timeout": seconds, "command_timeout": command_timeout, "target_session_attrs": "any", "connection_class": connection_class,
+        "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
+    }  # fmt: skip
+    if not is_unix:
+        arguments |= {"ssl": tls} if tls is not None else _tls(known, place)
+        if known.get("sslnegotiation") is not None:
+            arguments["direct_tls"] = known.get("sslnegotiation") == "direct"
+    else:
+        arguments["ssl"] = False
+    try:
+        connection = await asyncpg.connect(server_settings=pinned.startup(settings, left) | extra, **arguments)
+    except asyncpg.PostgresError as error:
+        if getattr(error, "sqlstate", None) not in _PINS_REFUSED:
+            raise
+        connection = await asyncpg.connect(server_settings=extra, **arguments)
+    try:
+        if attrs != "any":
+            await _check_kind(connection, attrs, seconds)
+        await connection.execute(pinned.statement(settings, left), timeout=seconds)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _check_kind(connection: Any, attrs: str, timeout: float) -> None:
+    """Raises _UnsuitableError."""
+    standby, read_only = await connection.fetchrow(KIND, timeout=timeout)
+    writable = not standby and not read_only
+    suits = {"read-write": writable, "read-only": not writable, "primary": not standby, "standby": standby}[attrs]
+    if not suits:
+        kind = "it is a standby" if standby else "it is read-only" if read_only else "it is a primary"
+        raise _UnsuitableError(f"{kind} (target_session_attrs={attrs})")
+
+
+class _Named(ssl.SSLContext):
+    """Checks a server by its name where the connection is made to an address."""
+
+    server_name: str | None = None
+
+    def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
+        return super().wrap_bio(*arguments, **(named | {"server_hostname": self.server_name or named.get("server_hostname")}))
+
+
+def _tls(known: Conninfo, place: Place) -> dict[str, Any]:
+    """asyncpg's arguments for sslmode and what belongs to it. Raises ConninfoError."""
+    root = known.get("sslrootcert")
+    mode = known.get("sslmode") or ("verify-full" if root == "system" else "prefer")
+    if mode == "disable":
+        return {"ssl": False}
+    if mode in ("allow", "prefer"):
+        names = ("sslcert", "sslkey", "sslpassword", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version")
+        query = {name: value for name in names if (value := known.get(name)) is not None} | {"sslmode": mode}
+        return {"dsn": f"postgresql://?{urlencode(query)}"}
+    context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+    if place.address is not None and place.host:
+        context.server_name = place.host
+    context.minimum_version = _VERSIONS.get(known.get("ssl_min_protocol_version") or "TLSv1.2", ssl.TLSVersion.TLSv1_2)
+    newest = known.get("ssl_max_protocol_version")
+    if newest in _VERSIONS:
+        context.maximum_version = _VERSIONS[newest]
+    context.set_alpn_protocols(["postgresql"])
+    context.check_hostname = mode == "verify-full"
+    home = _postgresql_directory()
+    try:
+        if root == "system":
+            if mode != "verify-full":
+                raise ConninfoError("sslrootcert=system needs sslmode=verify-full")
+            context.load_default_certs()
+        elif root is not None or (home is not None and (home / "root.crt").is_file()):
+            context.load_verify_locations(root or str(home and home / "root.crt"))
+        elif mode == "require":
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            raise ConninfoError(f"sslmode={mode} needs sslrootcert, or the file ~/.postgresql/root.crt")
+        revoked = known.get("sslcrl")
+        if revoked is not None:
+            context.load_verify_locations(revoked)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    except OSError as error:
+        raise ConninfoError(f"sslrootcert, sslcrl: {error.strerror or 'no PEM certificates'}") from None
+    cert = known.get("sslcert") or (
+        str(home / "postgresql.crt") if home is not None and (home / "postgresql.crt").is_file() else None
+    )
+    if cert is not None:
+        key = known.get("sslkey") or str(Path(cert).with_suffix(".key"))
+        phrase = known.get("sslpassword") or ""
+        try:
+            context.load_cert_chain(cert, key, password=lambda: phrase)
+        except (OSError, ValueError) as error:
+            raise ConninfoError(
+                f"sslcert, sslkey: {getattr(error, 'strerror', None) or 'not a PEM certificate and its key'}"
+            ) from None
+    return {"ssl": context}
+
+
+def _postgresql_directory() -> Path | None:
+    try:
+        return Path.home() / ".postgresql"
+    except RuntimeError:
+        return None
