@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from secretproxy.detect import Detector
 from secretproxy.detect.arguments import Array, Constant, Values, array_literal
-from secretproxy.detect.detector import CACHE_ENTRIES
+from secretproxy.detect.detector import CACHE_ENTRIES, Allowance, fingerprint
 from secretproxy.detect.plpgsql import MOST_VARIABLES
 from secretproxy.detect.verdict import MOST_CALLS
 from secretproxy.wire import messages
@@ -334,3 +335,52 @@ def test_names_that_are_too_many_stay_unknown() -> None:
         raw = bind([str(OWNER).encode(), text.encode()])
         resolved = delete.resolve(Values(messages.read_bind(raw, 0, len(raw)), (0, 1009)))
         assert resolved.owner == OWNER and resolved.names is None and not resolved.exact
+
+
+def test_executes_and_prepares_do_not_multiply() -> None:
+    many = f", {CALL}" * 200
+    prepared = DETECTOR.verdict(f"PREPARE p AS SELECT 1{many}".encode(), "utf-8").prepares
+    assert [(name, [(call.name, call.opaque) for call in made]) for name, made in prepared] == [("p", [("secrets_getter", True)])]
+    repeated = DETECTOR.verdict(b"EXECUTE p('a');" * 3000, "utf-8", [b"p"])
+    assert [(execute.name, execute.arguments) for execute in repeated.executes] == [("p", ())]
+    several = DETECTOR.verdict(
+        "".join(f"EXECUTE p{number};FETCH c{number};" for number in range(1000)).encode(), "utf-8", [b"p1"]
+    )
+    assert not several.executes and not several.fetches
+    assert {call.resolve().function for call in several.calls} == {"encrypted_secrets.*"}
+
+
+def test_definitions_over_very_many_functions_are_few() -> None:
+    many = ", ".join(f"encrypted_secrets.a{number}() AS a{number}" for number in range(1000))
+    verdict = DETECTOR.verdict(f"CREATE VIEW v AS SELECT {many}, {CALL}".encode(), "utf-8")
+    assert set(verdict.definitions) == {"encrypted_secrets.*", GETTER}
+
+
+def test_arguments_in_very_great_number_are_not_kept() -> None:
+    delete = f"encrypted_secrets.secrets_delete('{OWNER}', ARRAY[{','.join(['NULL'] * 900)}])"
+    verdict = DETECTOR.verdict(f"SELECT {', '.join([delete] * 5)}".encode(), "utf-8")
+    assert [(call.name, call.opaque) for call in verdict.calls] == [("secrets_delete", True)]
+
+
+def test_a_turn_of_the_event_loop_has_its_share() -> None:
+    later: list[Callable[[], None]] = []
+    allowance = Allowance(later.append)
+    one, other = Detector(allowance=allowance), Detector(allowance=allowance)
+    text = b"SELECT 1" + b",1" * 100
+    taken = [detector.may_now(text) for detector in (one, other) for _ in range(5)]
+    assert taken.count(True) == taken.index(False) > 0
+    assert len(later) == 1
+    later[0]()
+    assert one.may_now(text)
+    # Too many signs for the event loop, whatever is left; and nobody overtakes those that wait.
+    assert not Detector().may_now(b"," * 1000)
+    later[-1]()
+    allowance.queue = 1
+    assert not one.may_now(text)
+    assert allowance.take(10, queued=True)
+
+
+def test_a_fingerprint_is_not_made_at_any_price() -> None:
+    detector = Detector()
+    assert detector.fingerprint_now(b"SELECT 1", "utf-8") == fingerprint("SELECT 1")
+    assert detector.fingerprint_now(b"SELECT 1" + b",1" * 3000, "utf-8") is None

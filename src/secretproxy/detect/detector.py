@@ -21,7 +21,7 @@ from secretproxy.detect.calls import Call
 from secretproxy.detect.functions import NAMES
 from secretproxy.detect.leads import Leads
 from secretproxy.detect.strings import ESCAPES, STANDARD, as_standard
-from secretproxy.detect.verdict import HARMLESS, Found, Verdict, once, union
+from secretproxy.detect.verdict import HARMLESS, MOST_EXECUTES, Found, Verdict, defined, executed, once, union
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
 _BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
@@ -48,7 +48,9 @@ _MOST_TREE = 32 * 1024 * 1024
 LIGHT, TURN = 256, 320
 # Longer texts are not searched for the names of the catalog on the event loop.
 _MOST_LOOKED = 65_536
-_FINGERPRINTED = 2048
+# Texts with more signs than this have no fingerprint where only testimony shows what they do: it would be made on the event loop, and
+# takes about an eighth of an analysis.
+_FINGERPRINTED, _FINGERPRINT_WORK = 2048, 8
 
 
 def weight(text: bytes) -> int:
@@ -248,18 +250,30 @@ class Detector:
             )
         ):
             return HARMLESS
+        calls = once(found.calls)
+        if len({execute.name for execute in found.executes} | set(found.fetches)) > MOST_EXECUTES:
+            # What so many names lead to is not looked up one by one.
+            calls += tuple(Call(schema, "*", opaque=True) for schema in monitored.schemas)
+            found.executes, found.fetches = [], []
         return Verdict(
-            once(found.calls),
-            tuple(dict.fromkeys(found.definitions)),
+            calls,
+            defined(found.definitions),
             tuple(dict.fromkeys(found.tables)),
             tuple(found.prepares),
             tuple(found.cursors),
-            tuple(found.executes),
-            tuple(found.fetches),
+            executed(found.executes),
+            tuple(dict.fromkeys(found.fetches)),
             tuple(found.deallocates),
             tuple(found.closes),
             fingerprint(sql),
         )
+
+    def fingerprint_now(self, text: bytes, encoding: str) -> str | None:
+        """The fingerprint of a text that was harmless to look at; None where making it would take the event loop's time."""
+        work = weight(text)
+        if work > _FINGERPRINTED or not self.allowance.take(work // _FINGERPRINT_WORK, queued=True):
+            return None
+        return fingerprint(text.decode(encoding, "replace"))
 
     def by_words(self, text: bytes, encoding: str) -> Verdict:
         """The verdict where parsing takes too long."""

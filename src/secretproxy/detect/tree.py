@@ -18,7 +18,7 @@ from secretproxy.detect.arguments import UNKNOWN, Argument
 from secretproxy.detect.calls import Call
 from secretproxy.detect.functions import NAMES, overloads
 from secretproxy.detect.leads import NO_LEADS, Leads
-from secretproxy.detect.verdict import Found, SqlExecute, once
+from secretproxy.detect.verdict import Found, SqlExecute, kept, once
 
 Node = dict[str, Any]
 
@@ -107,13 +107,13 @@ def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
             inner = Found(level=found.level)
             walk_statement(body.get("query", {}), monitored, inner)
             if inner.calls:
-                found.prepares.append((body.get("name", ""), once(inner.calls)))
+                found.prepares.append((body.get("name", ""), kept(inner.calls)))
             _merge(found, inner)
         elif kind == "DeclareCursorStmt":
             inner = Found(level=found.level)
             _walk(body.get("query", {}), monitored, inner)
             if inner.calls:
-                found.cursors.append((body.get("portalname", ""), once(inner.calls)))
+                found.cursors.append((body.get("portalname", ""), kept(inner.calls)))
             _merge(found, inner)
         elif kind == "FetchStmt":
             found.fetches.append(body.get("portalname", ""))

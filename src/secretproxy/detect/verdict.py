@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from secretproxy.detect.arguments import Argument
+from secretproxy.detect.arguments import Argument, Array
 from secretproxy.detect.calls import Call
 from secretproxy.detect.functions import overloads
 
@@ -80,6 +80,10 @@ class Found:
 
 # Calls of one statement that are written one by one.
 MOST_CALLS = 256
+# Elements of arrays among the arguments of a statement's calls, or arguments of its EXECUTEs: of more none is kept.
+MOST_ARGUMENTS = 4000
+# Calls that a PREPARE or a DECLARE keeps one by one, and names of those that one text executes or fetches from.
+MOST_KEPT_CALLS, MOST_EXECUTES = 16, 64
 # Attempts that a statement makes by way of other objects: no more than these are written of one.
 MOST_LED = 50
 
@@ -94,7 +98,42 @@ def once(calls: Sequence[Call]) -> tuple[Call, ...]:
                 continue
             led.add(call)
         kept.append(call)
-    return tuple(kept) if len(kept) <= MOST_CALLS else by_name(kept)
+    return by_name(kept) if len(kept) > MOST_CALLS or _arguments(kept) > MOST_ARGUMENTS else tuple(kept)
+
+
+def _arguments(calls: Sequence[Call]) -> int:
+    count = 0
+    for call in calls:
+        count += len(call.positional) + len(call.named)
+        count += sum(len(argument.elements) for argument in call.positional if isinstance(argument, Array))
+        count += sum(len(argument.elements) for _, argument in call.named if isinstance(argument, Array))
+    return count
+
+
+def kept(calls: Sequence[Call]) -> tuple[Call, ...]:
+    """The calls of a statement that will run by its name, as often as somebody says that."""
+    found = once(calls)
+    return found if len(found) <= MOST_KEPT_CALLS else by_name(found)
+
+
+def executed(executes: Sequence[SqlExecute]) -> tuple[SqlExecute, ...]:
+    """The EXECUTEs of a text; of more than MOST_EXECUTES one a name, its arguments unknown."""
+    if len(executes) <= MOST_EXECUTES and sum(len(execute.arguments) for execute in executes) <= MOST_ARGUMENTS:
+        return tuple(executes)
+    return tuple(SqlExecute(name, ()) for name in dict.fromkeys(execute.name for execute in executes))
+
+
+def defined(signatures: Sequence[str]) -> tuple[str, ...]:
+    """What a text defines something over; of very many functions of a schema `*` stands for those that are not known."""
+    distinct = tuple(dict.fromkeys(signatures))
+    if len(distinct) <= MOST_CALLS:
+        return distinct
+    return tuple(dict.fromkeys(_known_or_all(signature) for signature in distinct))
+
+
+def _known_or_all(signature: str) -> str:
+    schema, _, name = signature.partition("(")[0].rpartition(".")
+    return signature if overloads(name) else f"{schema}.*"
 
 
 def by_name(calls: Sequence[Call]) -> tuple[Call, ...]:

@@ -22,9 +22,12 @@ from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
 from secretproxy.detect.graph import Body, Edge, Graph, Object
 from secretproxy.detect.leads import NO_LEADS, Leads
+from secretproxy.detect.strings import EITHER
 from secretproxy.detect.tree import Monitored
+from secretproxy.detect.verdict import HARMLESS
 from secretproxy.proxy import catalog_sql
 from secretproxy.proxy.backend import Tls
+from secretproxy.proxy.parsers import Account, Parsers
 from secretproxy.session.session import Session
 
 log: Any = structlog.get_logger("secretproxy.catalog")
@@ -37,6 +40,8 @@ MOST_BODIES = 2000
 MOST_ROUNDS = 32
 # Seconds that one question to a catalog may take.
 READ_TIMEOUT = 30.0
+# Seconds that one session's prepared statements may take to be looked into again; what is left is known by testimony.
+_RECONSIDERED = 5.0
 _EXCLUDED = ("secretproxy", "information_schema", "pg_catalog", "pg_toast")
 # What an event trigger that names no tags is for.
 _COMMANDS = ("CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COMMENT", "SECURITY", "REFRESH", "REINDEX", "IMPORT")
@@ -70,7 +75,10 @@ class Catalogs:
         detector: Callable[[], Detector],
         tls: Tls,
         spawn: Callable[[Any], asyncio.Task[None]],
+        parsers: Parsers,
     ) -> None:
+        self._parsers = parsers
+        self._account = Account()
         self._settings = settings
         self._detector = detector
         self._tls = tls
@@ -167,11 +175,27 @@ class Catalogs:
             watch.version, watch.leads = leads.version, leads
             watch.detector.learn(leads)
             log.debug("catalog says what leads to secret functions", database=watch.database, names=len(leads))
-            for number, session in enumerate(list(watch.sessions)):
-                session.reconsider()
-                if number % 20 == 19:
-                    await asyncio.sleep(0)
+            for session in list(watch.sessions):
+                await self._reconsider(session, watch.detector)
         return True
+
+    async def _reconsider(self, session: Session, detector: Detector) -> None:
+        """Finds the verdicts on what a session has prepared again, as its texts are found: none holds up the event loop."""
+        encoding, found = session.codec, {}
+        before = self._account.seconds
+        for text in session.texts():
+            if self._account.seconds - before > _RECONSIDERED:
+                break
+            if not detector.may_concern(text):
+                found[text] = HARMLESS
+            else:
+                verdict = detector.cached(text, encoding, EITHER)
+                found[text] = verdict or await self._parsers.verdict(detector, text, encoding, EITHER, self._account)
+                detector.store(text, encoding, found[text], EITHER)
+            if len(found) % 20 == 0:
+                await asyncio.sleep(0)
+        session.reconsider(found)
+        await asyncio.sleep(0)
 
     def _failed(self, watch: Watch, cause: str) -> None:
         if watch.trouble is None:

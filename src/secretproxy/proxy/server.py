@@ -64,8 +64,9 @@ class Server:
         self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
         self._allowance = Allowance(asyncio.get_running_loop().call_soon)
         self.detector = self._new_detector()
-        self.catalogs = Catalogs(settings, self._new_detector, self.backend_tls, self.spawn)
         limits = settings.limits
+        self.parsers = Parsers(limits.parse_processes, limits.parse_timeout, limits.parse_thread_bytes)
+        self.catalogs = Catalogs(settings, self._new_detector, self.backend_tls, self.spawn, self.parsers)
         self.limits = Limits(
             limits.max_message,
             limits.max_statement_memory,
@@ -73,7 +74,6 @@ class Server:
             refuse_large=limits.large_statements == "refuse",
             max_prepared=limits.max_prepared,
         )
-        self.parsers = Parsers(limits.parse_processes, limits.parse_timeout, limits.parse_thread_bytes)
         self.cancelling = asyncio.Semaphore(_MOST_CANCELLING)
         mask = self.mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])
         audit = settings.audit

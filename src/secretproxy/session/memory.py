@@ -6,8 +6,9 @@ what is forgotten for that is taken for harmless, and known by testimony when it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from secretproxy.detect import Verdict
-from secretproxy.detect.strings import EITHER
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.connection import MOST_HARMLESS, MOST_TEXTS, Entry
 from secretproxy.session.outcomes import Outcomes
@@ -258,11 +259,18 @@ class Memory(Outcomes):
         names |= {name.lower() for name, kept in self._statements.items() if name and kept.verdict is not HARMLESS}
         self._remembered = tuple(name for name in names if name)
 
-    def reconsider(self) -> None:
-        """The detector knows more, or something else: verdicts on what is prepared are found again."""
+    def texts(self) -> list[bytes]:
+        """What is prepared, where its text is known."""
+        return list({prepared.text: None for prepared in self._statements.values() if prepared.text is not None})
+
+    def reconsider(self, found: Mapping[bytes, Verdict]) -> None:
+        """The detector knows more, or something else: takes its new verdicts on what is prepared."""
         for name, prepared in list(self._statements.items()):
-            if prepared.text is not None and len(prepared.text) <= self._limits.parse_thread_bytes:
-                verdict = self.detector.verdict(prepared.text, self._codec, (), EITHER)
-                if verdict != prepared.verdict:
-                    self._store_statement(name, Prepared(verdict, prepared.text, prepared.types))
+            verdict = found.get(prepared.text) if prepared.text is not None else None
+            if verdict is not None and verdict != prepared.verdict:
+                self._store_statement(name, Prepared(verdict, prepared.text, prepared.types))
         self._refresh_remembered()
+
+    @property
+    def codec(self) -> str:
+        return self._codec

@@ -6,7 +6,6 @@ The one layer that makes an Event. A statement's text becomes its fingerprint he
 from __future__ import annotations
 
 from secretproxy.detect import ResolvedCall
-from secretproxy.detect.detector import fingerprint
 from secretproxy.session.connection import Connection
 from secretproxy.session.events import Event, EventKind, Outcome
 from secretproxy.session.statements import Running
@@ -19,7 +18,7 @@ class Outcomes(Connection):
         if running.fingerprint is None:
             running.fingerprint = running.verdict.fingerprint
             if running.fingerprint is None and running.text is not None:
-                running.fingerprint = fingerprint(running.text.decode(self._codec, "replace"))
+                running.fingerprint = self.detector.fingerprint_now(running.text, self._codec)
                 running.text = None
         return Event(
             kind,
