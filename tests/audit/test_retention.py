@@ -10,11 +10,14 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
 
+from secretproxy.audit import chain, retention
+from secretproxy.audit.checkpoints import Checkpoint, Signer
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import STORED, Lines, NameMask
 from secretproxy.install import install
@@ -39,6 +42,10 @@ def months(postgres: Backend, tmp_path: Path) -> tuple[str, Path]:
                 f"CREATE TABLE secretproxy.access_log_{month} PARTITION OF secretproxy.access_log FOR VALUES FROM ('{first}') TO ('{first}'::timestamptz + interval '1 month')"
             )
             admin.execute(f"ALTER TABLE secretproxy.access_log_{month} OWNER TO secretproxy_owner")
+            admin.execute(
+                f"CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.access_log_{month}"
+                " FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only()"
+            )
         now = datetime.now(UTC)
         write(admin, OLD, [datetime(2020, 1, day, tzinfo=UTC) for day in range(1, 6)])
         write(
@@ -52,11 +59,23 @@ def months(postgres: Backend, tmp_path: Path) -> tuple[str, Path]:
             ],
         )
         write(admin, NEW, [now, now, now])
+        signer = Signer(tmp_path / "sign.key", tmp_path / "checkpoints.jsonl")
+        for instance in (OLD, CROSSING, NEW):
+            keep(admin, signer.sign(instance, 0, chain.GENESIS), signer)
     config = tmp_path / "secretproxy.toml"
     config.write_text(
         f'[testimony]\nkey_file = "{postgres.key_file}"\n[audit]\nretention = "400 days"\ncheckpoint_key_file = "{tmp_path}/sign.key"\ncheckpoint_file = "{tmp_path}/checkpoints.jsonl"\n'
     )
     return postgres.dsn(database=name), config
+
+
+def keep(admin: psycopg.Connection[Any], signed: Checkpoint, signer: Signer | None = None) -> None:
+    if signer is not None:
+        signer.keep(signed)
+    admin.execute(
+        "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) VALUES (%s, %s, %s, %s, %s, %s)",
+        (signed.instance, signed.seq, signed.row_hash, signed.at, signed.signature, signed.kind),
+    )
 
 
 def write(admin: psycopg.Connection[tuple[object, ...]], instance: uuid.UUID, times: list[datetime]) -> None:
@@ -141,6 +160,7 @@ def test_rows_whose_month_had_no_partition_get_one_and_go_too(months: tuple[str,
             ],
         )
         assert admin.execute("SELECT count(*) FROM secretproxy.access_log_default").fetchone() == (3,)
+        keep(admin, Signer(months[1].parent / "sign.key").sign(stray, 0, chain.GENESIS))
         assert run("verify", months).returncode == 0
         done = run("retention", months, "--drop")
         assert done.returncode == 0, done.stderr
@@ -184,7 +204,7 @@ def test_a_journal_writes_over_the_turn_of_the_year(
         for number in range(6):
             await journal.keep([Event("call", Identity(uuid.uuid4(), "turn", "app"), number, "f()")])
             if number == 4:
-                moment[0] -= 3 * 86400 * 10**9  # a clock that is set back: time in the log never is
+                moment[0] -= 3 * 86400 * 10**9  # a clock that is set back, and the time in the log with it
         assert await journal.close() == 0
 
     asyncio.run(write_six())
@@ -193,8 +213,9 @@ def test_a_journal_writes_over_the_turn_of_the_year(
             "SELECT tableoid::regclass::text, at >= %s FROM secretproxy.access_log WHERE db_user = 'turn' ORDER BY seq", (turn,)
         ).fetchall()
     before, after = f"secretproxy.access_log_{turn.year - 1}_12", f"secretproxy.access_log_{turn.year}_01"
-    assert rows == [(before, False)] * 2 + [(after, True)] * 4
-    assert run("verify", months).returncode == 0
+    assert rows == [(before, False)] * 2 + [(after, True)] * 3 + [(before, False)]
+    found = run("verify", months, "--accept-unsigned")
+    assert found.returncode == 0 and "1 times a proxy's clock went back" in found.stdout
 
 
 def test_a_review_that_holds_the_log_does_not_hold_the_journal(months: tuple[str, Path]) -> None:
@@ -232,3 +253,123 @@ def test_what_is_missing_is_said(months: tuple[str, Path]) -> None:
     assert done.returncode == 2 and "audit.checkpoint_key_file" in done.stderr
     months[1].write_text(text)
     assert run("retention", months, "--keep", "a while").returncode == 2
+
+
+# --- what may not be believed ----------------------------------------------------------------------------------------
+
+
+def as_owner(months: tuple[str, Path], statements: str) -> None:
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica; SET search_path = secretproxy")
+        admin.execute(statements)
+
+
+def rewrite(months: tuple[str, Path], instance: uuid.UUID, times: list[datetime]) -> None:
+    """Puts another chain, sound in itself, in an instance's place."""
+    as_owner(months, f"DELETE FROM access_log WHERE instance = '{instance}'")
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        write(admin, instance, times)
+
+
+OLD_TIMES = [datetime(2020, 1, day, tzinfo=UTC) for day in range(1, 6)]
+
+
+def test_retention_signs_no_chain_that_checkpoints_kept_elsewhere_deny(months: tuple[str, Path]) -> None:
+    """The chain was made anew, and the checkpoints in the database are gone: the file outside knows better."""
+    directory = months[1].parent
+    signer = Signer(directory / "sign.key", directory / "checkpoints.jsonl")
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        found = admin.execute("SELECT row_hash FROM secretproxy.access_log WHERE instance = %s AND seq = 5", (OLD,)).fetchone()
+    assert found is not None
+    signer.keep(signer.sign(OLD, 5, bytes(found[0])))
+    rewrite(months, OLD, OLD_TIMES)
+    as_owner(months, "DELETE FROM checkpoints WHERE seq > 0")
+    for arguments in ((), ("--drop",), ("--checkpoints", str(directory / "checkpoints.jsonl"))):
+        refused = run("retention", months, *arguments)
+        assert refused.returncode == 1 and "does not verify" in refused.stderr and str(OLD) in refused.stderr
+    assert len(months_there(months)) == 2
+    with (directory / "checkpoints.jsonl").open("a") as file:
+        file.write("damaged\n")
+    assert run("retention", months).returncode == 2
+
+
+def test_retention_takes_no_chain_that_nothing_signed(months: tuple[str, Path]) -> None:
+    as_owner(months, f"DELETE FROM checkpoints WHERE instance = '{OLD}'")
+    (months[1].parent / "checkpoints.jsonl").write_text("")
+    refused = run("retention", months, "--drop")
+    assert refused.returncode == 1 and "no checkpoint vouches" in refused.stderr
+    assert run("retention", months, "--drop", "--accept-unsigned").returncode == 0
+
+
+def test_retention_refuses_rows_that_change_while_it_verifies(months: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        connection = await asyncpg.connect(months[0])
+        found = await retention.old(connection, "400 days")
+        await asyncio.to_thread(rewrite, months, OLD, OLD_TIMES)
+        with pytest.raises(retention.ChangedError):
+            await retention.remove(
+                connection, found, Signer(months[1].parent / "sign.key"), drop=True, progress=lambda gone: None
+            )
+        await connection.close()
+
+    asyncio.run(work())
+    assert len(months_there(months)) == 2
+
+
+@pytest.mark.parametrize("kind", ["retention", "end", "before"])
+def test_without_a_public_key_no_row_says_that_others_may_be_gone(months: tuple[str, Path], tmp_path: Path, kind: str) -> None:
+    """Whoever may write the log may write this too."""
+    (tmp_path / "keyless.toml").write_text(f'[testimony]\nkey_file = "{tmp_path}/none"\n')
+    keyless = (months[0], tmp_path / "keyless.toml")
+    as_owner(
+        months,
+        "INSERT INTO checkpoints (instance, seq, row_hash, at, signature, kind)"
+        f" SELECT instance, seq, row_hash, now(), 'x', '{kind}' FROM access_log WHERE instance = '{CROSSING}' AND seq = 6;"
+        f"DELETE FROM access_log WHERE instance = '{CROSSING}' AND seq < 7",
+    )
+    found = run("verify", keyless)
+    assert found.returncode == 1 and "missing" in found.stdout
+    if kind == "retention":
+        assert "only --public-key can prove" in found.stdout
+    with_key = run("verify", months)
+    assert with_key.returncode == 1 and "the signature of a checkpoint is wrong" in with_key.stdout
+
+
+def test_after_retention_only_the_key_proves_what_it_took(months: tuple[str, Path], tmp_path: Path) -> None:
+    assert run("retention", months, "--drop").returncode == 0
+    assert run("verify", months).returncode == 0
+    (tmp_path / "keyless.toml").write_text(f'[testimony]\nkey_file = "{tmp_path}/none"\n')
+    found = run("verify", (months[0], tmp_path / "keyless.toml"))
+    assert found.returncode == 1 and "only --public-key can prove" in found.stdout
+
+
+GLITCHED = uuid.UUID(int=4)
+GLITCHES = {
+    "a glitch forward over months": [(2020, 1), (2020, 2), (2020, 1), (2020, 1)],
+    "a glitch into the future": [(2020, 1), (2031, 5), (2020, 1), (2020, 2)],
+    "a glitch back over the turn of a month": [(2020, 1), (2020, 2), (2020, 1), (2020, 2)],
+    "far back": [(2020, 2), (1999, 1), (2020, 2), (2020, 2)],
+}
+
+
+@pytest.mark.parametrize("name", GLITCHES)
+def test_retention_takes_months_of_a_clock_that_jumped(months: tuple[str, Path], name: str) -> None:
+    times = [datetime(year, month, 10, 0, 0, second, tzinfo=UTC) for second, (year, month) in enumerate(GLITCHES[name])]
+    times.append(datetime.now(UTC))
+    with psycopg.connect(months[0], autocommit=True) as admin:
+        write(admin, GLITCHED, times)
+        keep(admin, Signer(months[1].parent / "sign.key").sign(GLITCHED, 0, chain.GENESIS))
+    assert run("verify", months).returncode == 0
+    # First one month, then all of them.
+    days = (datetime.now(UTC) - datetime(2020, 2, 5, tzinfo=UTC)).days
+    for until in (f"{days} days", "400 days"):
+        gone = run("retention", months, "--drop", "--keep", until)
+        assert gone.returncode == 0, gone.stderr
+        found = run("verify", months)
+        assert found.returncode == 0, found.stdout
+    with psycopg.connect(months[0]) as admin:
+        left = admin.execute("SELECT seq FROM secretproxy.access_log WHERE instance = %s ORDER BY seq", (GLITCHED,)).fetchall()
+    assert [row[0] for row in left] == [seq for seq, at in enumerate(times, 1) if at.year > 2020]
+    # What retention did not take may not go.
+    as_owner(months, f"DELETE FROM access_log WHERE instance = '{GLITCHED}' AND seq = {left[0][0]}")
+    assert run("verify", months).returncode == (1 if len(left) > 1 else 0)

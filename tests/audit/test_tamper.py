@@ -22,7 +22,7 @@ import pytest
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Signer, genuine, load_public, public_file, read_file
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import CHAINED, NameMask
+from secretproxy.audit.rows import CHAINED, STORED, Lines, NameMask
 from secretproxy.audit.verify import Report, verify_database
 from secretproxy.config import ConfigError
 from secretproxy.install import install
@@ -204,7 +204,8 @@ def test_an_untouched_log_is_sound(site: Site) -> None:
         report = site.verify(BASE, with_file=with_file)
         assert report.findings == []
         assert (report.rows, report.instances, report.direct, report.unsigned) == (180, 3, 2, 0)
-        assert report.checkpoints == (24 if with_file else 12)
+        # Of each chain its beginning, three on the way and its end.
+        assert report.checkpoints == (30 if with_file else 15)
 
 
 def test_there_are_forty_alterations() -> None:
@@ -424,3 +425,115 @@ def test_an_export_is_verified_without_the_database(site: Site, copy: str, tmp_p
         row["db_user"] = "somebody"
         exported.write_text("\n".join([*lines[:number], json.dumps(row), *lines[number + 1 :]]) + "\n")
         assert run("verify", "--file", str(exported), *key).returncode == 1
+
+
+# --- what hides rows, or lets strangers in -----------------------------------------------------------------------------
+
+HIDDEN = {
+    "a policy": "ALTER TABLE access_log ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON access_log USING (db_user <> 'x')",
+    "a policy that is asleep": "CREATE POLICY p ON access_log USING (db_user <> 'x')",
+    "a policy on a month": "ALTER TABLE access_log_default ENABLE ROW LEVEL SECURITY",
+    "a policy on checkpoints": "ALTER TABLE checkpoints ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON checkpoints USING (false)",
+    "a view in the log's place": "ALTER TABLE access_log RENAME TO kept; CREATE VIEW access_log AS SELECT * FROM kept WHERE db_user <> 'x'",
+    "a rule": "CREATE RULE r AS ON INSERT TO access_log WHERE NEW.db_user = 'x' DO INSTEAD NOTHING",
+    "a rule that is deaf": "CREATE RULE r AS ON UPDATE TO access_log_default DO INSTEAD NOTHING",
+    "a trigger": "CREATE TRIGGER t BEFORE INSERT ON access_log FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "a trigger on a month": "CREATE TRIGGER t BEFORE INSERT ON access_log_default FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    "a trigger of ours that is off": "ALTER TABLE access_log DISABLE TRIGGER append_only",
+    "a trigger of ours that is off on a month": "ALTER TABLE access_log_default DISABLE TRIGGER append_only_truncate",
+    "a trigger of ours that is gone": "DROP TRIGGER append_only ON checkpoints",
+    "a trigger of ours that does nothing": "CREATE OR REPLACE FUNCTION access_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "a child of checkpoints": "CREATE TABLE c () INHERITS (checkpoints)",
+    "a month that is not logged": "CREATE UNLOGGED TABLE m PARTITION OF access_log FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')",
+    "a month that is divided": "CREATE TABLE m PARTITION OF access_log FOR VALUES FROM ('2001-01-01') TO ('2001-02-01') PARTITION BY LIST (seq)",
+    "a constraint": "ALTER TABLE access_log ADD CONSTRAINT c CHECK (db_user <> 'x') NOT VALID",
+    "code in a default": "CREATE FUNCTION d() RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$; ALTER TABLE access_log ALTER db_user SET DEFAULT secretproxy.d()",
+    "code in an index": "CREATE FUNCTION d(t text) RETURNS text IMMUTABLE LANGUAGE sql AS $$ SELECT t $$; CREATE INDEX i ON access_log (secretproxy.d(db_user))",
+    "a column more": "ALTER TABLE access_log ADD COLUMN c int",
+    "a column of another type": "ALTER TABLE checkpoints ALTER COLUMN kind TYPE varchar",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_hides_rows_is_named(site: Site, copy: str, name: str) -> None:
+    with psycopg.connect(site.postgres.dsn(database=copy), autocommit=True) as admin:
+        admin.execute("SET search_path = secretproxy, public")
+        admin.execute(HIDDEN[name])
+        # And what the database says of itself is brought in line.
+        admin.execute("SELECT secretproxy.record_facts()")
+        auditor = asyncio.run(verify_as(site, copy, "postgres"))
+    assert "altered" in {finding.kind for finding in auditor.findings}, auditor.findings
+
+
+async def verify_as(site: Site, database: str, user: str) -> Report:
+    key = load_public(public_file(site.directory / "sign.key"))
+    return await verify_database(site.postgres.dsn(user, database), [], key, lambda done, total: None)
+
+
+def test_rows_that_a_policy_hides_are_an_error_and_not_gone(site: Site, copy: str) -> None:
+    """For an auditor whom the policy is for."""
+    with psycopg.connect(site.postgres.dsn(database=copy), autocommit=True) as admin:
+        admin.execute("ALTER TABLE secretproxy.access_log ENABLE ROW LEVEL SECURITY")
+        admin.execute("CREATE POLICY p ON secretproxy.access_log FOR SELECT USING (db_user <> 'x')")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        asyncio.run(verify_as(site, copy, "auditor"))
+
+
+def stranger(site: Site, database: str, at: str, *, rows: int = 3, instance: uuid.UUID | None = None) -> str:
+    """A chain, sound in itself, of an instance that never was, put in by somebody who may insert."""
+    name = str(instance or uuid.uuid4())
+    with psycopg.connect(site.postgres.dsn("journal", database), autocommit=True) as sql:
+        moment = sql.execute(f"SELECT {at}").fetchone()
+        assert moment is not None
+        lines = Lines(NameMask(200, (), b"k"), uuid.UUID(name))
+        for number in range(rows):
+            event = Event("call", Identity(uuid.uuid4(), "somebody"), number, "f()", "read", None, ("made up",))
+            line = lines.add(event, round(moment[0].timestamp() * 1e6) + number, None)
+            sql.execute(
+                f"INSERT INTO secretproxy.access_log ({', '.join(STORED)}) VALUES ({', '.join(['%s'] * len(STORED))})",
+                line.fields(),
+            )
+    return name
+
+
+STRANGERS = {
+    "of yesterday": "now() - interval '1 day'",
+    "of last year": "now() - interval '1 year'",
+    "of two minutes ago": "now() - interval '2 minutes'",
+    "of tomorrow": "now() + interval '1 day'",
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_chain_that_no_key_began_is_named(site: Site, copy: str, name: str) -> None:
+    made = stranger(site, copy, STRANGERS[name])
+    report = site.verify(copy)
+    assert [(found.instance, found.kind) for found in report.findings] == [(made, "unsigned")]
+
+
+def test_a_chain_of_this_moment_has_time_to_be_signed(site: Site, copy: str) -> None:
+    stranger(site, copy, "now()")
+    assert site.verify(copy).sound
+
+
+def test_a_checkpoint_that_a_stranger_signs_vouches_for_nothing(site: Site, copy: str, tmp_path: Path) -> None:
+    made = stranger(site, copy, "now() - interval '1 day'")
+    signed = Signer(tmp_path / "another.key").sign(uuid.UUID(made), 0, chain.GENESIS)
+    with psycopg.connect(site.postgres.dsn("journal", copy), autocommit=True) as sql:
+        sql.execute(
+            "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) VALUES (%s, %s, %s, %s, %s, %s)",
+            (made, 0, signed.row_hash, signed.at, signed.signature, signed.kind),
+        )
+    assert {"unsigned", "checkpoint"} == {found.kind for found in site.verify(copy).findings}
+
+
+def test_direct_rows_are_said_to_be_worth_nothing(site: Site, copy: str) -> None:
+    with psycopg.connect(site.postgres.dsn(database=copy), autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica")
+        admin.execute("UPDATE secretproxy.access_log SET function = 'other' WHERE event = 'direct'")
+    done = subprocess.run(
+        [sys.executable, "-m", "secretproxy", "audit", "verify", "--dsn", site.postgres.dsn("auditor", copy),
+         "--public-key", str(public_file(site.directory / "sign.key"))],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0 and "nothing vouches for direct calls" in done.stdout

@@ -19,6 +19,7 @@ import structlog
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
+from secretproxy.audit.durable import Warnings
 from secretproxy.audit.trouble import describe, told_to_end
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
@@ -56,10 +57,13 @@ class Beside:
         self._every = checkpoint_every
         self._seconds = checkpoint_seconds
         self._connection: Any = None
+        self._heard: Warnings | None = None
         self._trouble: str | None = None
         self._news = asyncio.Event()
         self._seq = 0
         self._hash = chain.GENESIS
+        # Whether the chain's beginning is still to be signed: a chain that none of our keys began shows.
+        self._unborn = signer is not None
         self._told = 0
         self._tell_due = 0.0
         self._signed = 0
@@ -145,7 +149,7 @@ class Beside:
             due = [self._partitions_due]
             if self._told < self._seq:
                 due.append(self._tell_due)
-            if self._replayed:
+            if self._replayed or self._unborn:
                 due.append(0.0)
             if self._signer is not None and self._signed < self._seq and not self._to_keep:
                 due.append(0.0 if self._seq - self._signed >= self._every else self._sign_due)
@@ -159,9 +163,13 @@ class Beside:
     async def _connected(self) -> None:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncio.wait_for(self._connect(), self._timeout)
+            self._heard = Warnings(self._connection)
 
     async def _execute(self, sql: str, *values: object) -> None:
         await asyncio.wait_for(self._connection.execute(sql, *values), self._timeout)
+        if self._heard is not None:
+            # A checkpoint that its standby may lack is signed anew, with a row of its own: that one waits again.
+            self._heard.check()
 
     async def _tell(self) -> None:
         moment = time.monotonic()
@@ -185,7 +193,12 @@ class Beside:
             del self._replayed[0]
 
     async def _sign_as_due(self) -> None:
-        if self._signer is None or self._signed >= self._seq or self._to_keep:
+        if self._signer is None:
+            return
+        if self._unborn:
+            await self._keep(self._signer, self._signer.sign(self._instance, 0, chain.GENESIS))
+            self._unborn = False
+        if self._signed >= self._seq or self._to_keep:
             return
         if self._seq - self._signed >= self._every or time.monotonic() >= self._sign_due:
             await self._sign(self._signer, CHECKPOINT)

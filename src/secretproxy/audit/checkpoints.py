@@ -28,14 +28,16 @@ from secretproxy.config import ConfigError
 
 # Seconds that the operator's command may take for a checkpoint.
 COMMAND_TIMEOUT = 10.0
-CHECKPOINT, END, RETENTION = "checkpoint", "end", "retention"
+CHECKPOINT, END, RETENTION, BEFORE = "checkpoint", "end", "retention", "before"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The row `seq` of `instance` had the hash `row_hash` at the time `at`.
 
-    Kind `end`: the process ended in good order, and that row is its last. Kind `retention`: it and all before it were removed then.
+    Row 0 is the chain's beginning, signed before the first row. Kind `end`: the process ended in good order, and that row is its last.
+    Kind `retention`: rows up to this one were removed then: those after the row that a checkpoint of kind `before` and of the same time
+    names, or else all.
     """
 
     instance: uuid.UUID
@@ -97,9 +99,19 @@ class Signer:
     def __repr__(self) -> str:
         return "Signer(<redacted>)"
 
-    def sign(self, instance: uuid.UUID, seq: int, row_hash: bytes, kind: str = CHECKPOINT) -> Checkpoint:
-        bare = Checkpoint(instance, seq, row_hash, datetime.now(UTC), kind=kind)
+    @property
+    def public(self) -> Ed25519PublicKey:
+        return self._key.public_key()
+
+    def sign(
+        self, instance: uuid.UUID, seq: int, row_hash: bytes, kind: str = CHECKPOINT, at: datetime | None = None
+    ) -> Checkpoint:
+        bare = Checkpoint(instance, seq, row_hash, at or datetime.now(UTC), kind=kind)
         return replace(bare, signature=self._key.sign(bare.signed_text))
+
+    def sign_text(self, text: bytes) -> bytes:
+        """The signature of something else than a checkpoint: its first word says what it is."""
+        return self._key.sign(text)
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Appends to the file, durable when it returns, and hands the line to the command. Blocks. Raises OSError."""

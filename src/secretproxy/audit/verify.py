@@ -11,30 +11,37 @@ import json
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain
-from secretproxy.audit.checkpoints import END, RETENTION, Checkpoint, genuine
+from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, genuine
+from secretproxy.audit.intact import altered
 from secretproxy.audit.rows import CHAINED
 from secretproxy.connections import READING, connect
 
 MOST_FINDINGS = 100
+# Seconds within which a chain must have a checkpoint, beyond those of audit.checkpoint_seconds.
+LATENESS = 30.0
+_DIRECT = "event OPERATOR(pg_catalog.=) 'direct'::pg_catalog.text AND instance IS NULL"
 _LINES = (
     f"SELECT {', '.join(CHAINED)}, prev_hash, row_hash FROM secretproxy.access_log "  # noqa: S608 - constant column names
-    "WHERE event <> 'direct' OR instance IS NOT NULL OR seq IS NOT NULL OR row_hash IS NOT NULL ORDER BY instance, seq, at"
+    "WHERE event OPERATOR(pg_catalog.<>) 'direct'::pg_catalog.text OR instance IS NOT NULL OR seq IS NOT NULL OR row_hash IS NOT NULL"
+    " ORDER BY instance, seq, at"
 )
-
-
-_CHECKPOINTS = (
-    "SELECT instance, seq, row_hash, at, signature, kind FROM secretproxy.checkpoints ORDER BY kind <> 'retention', instance, seq"
-)
+_CHECKPOINTS = "SELECT instance, seq, row_hash, at, signature, kind FROM ONLY secretproxy.checkpoints"
+# What says which rows are gone comes first.
+_ORDER = f"""
+ ORDER BY CASE WHEN kind OPERATOR(pg_catalog.=) '{BEFORE}'::pg_catalog.text THEN 0
+               WHEN kind OPERATOR(pg_catalog.=) '{RETENTION}'::pg_catalog.text THEN 1 ELSE 2 END, instance, seq
+"""
 # How many rows there may be, without counting them.
 _ESTIMATE = """
-SELECT nullif(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
- WHERE i.inhparent = 'secretproxy.access_log'::regclass
+SELECT nullif(pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)), 0::pg_catalog.float4)::pg_catalog.int8
+  FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+ WHERE i.inhparent OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass::pg_catalog.oid
 """
 
 
@@ -53,7 +60,8 @@ class Report:
     """What a verification found.
 
     `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because their process
-    runs or was killed: rows cut off there would not show.
+    runs or was killed: rows cut off there would not show. `direct` rows stand outside the chains: nothing vouches for them. `steps_back`:
+    how often a row's time is before that of the row before it.
     """
 
     rows: int = 0
@@ -62,6 +70,7 @@ class Report:
     checkpoints: int = 0
     unsigned: int = 0
     open: int = 0
+    steps_back: int = 0
     findings: list[Finding] = field(default_factory=list)
     more_findings: int = 0
 
@@ -79,13 +88,24 @@ class Report:
 class Verifier:
     """Takes the lines of a log in order and reports what does not fit. Pure."""
 
-    def __init__(self, key: Ed25519PublicKey | None) -> None:
+    def __init__(
+        self, key: Ed25519PublicKey | None, *, signed_before: datetime | None = None, accept_unsigned: bool = False
+    ) -> None:
+        """`signed_before`: a chain that began before then, or after now, must have a checkpoint, where there is a key."""
         self.report = Report()
         self._key = key
+        self._signed_before = b"" if signed_before is None else chain.field(signed_before).encode()
+        self._now = chain.field(datetime.now(UTC) + timedelta(seconds=LATENESS)).encode()
+        self._accept_unsigned = accept_unsigned
+        self._first_at = b""
+        self._last_at = b""
+        self._claimed: dict[str, int] = {}
+        self._before_retention: dict[tuple[str, datetime], tuple[int, bytes]] = {}
+        self._expect: dict[str, dict[int, bytes]] = {}
         self._signed: dict[str, dict[int, bytes]] = {}
         self._ended: dict[str, int] = {}
-        # Of each instance the last row that retention removed, and its hash.
-        self._removed: dict[str, tuple[int, bytes]] = {}
+        # Of each instance the rows that retention removed: the first and last of a range, the hash before it (None: not said), and its own.
+        self._removed: dict[str, list[tuple[int, int, bytes | None, bytes]]] = {}
         self._instance = ""
         self._expected = 1
         # The hash of the row before the expected one, and of that before it.
@@ -104,15 +124,25 @@ class Verifier:
         self._suspect: tuple[bytes, int] | None = None
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Takes a checkpoint. All of them come before the first line, those of retention first."""
+        """Takes a checkpoint. All of them come before the first line, in the order of `in_order`."""
         self.report.checkpoints += 1
-        if self._key is not None and not genuine(checkpoint, self._key):
+        name = str(checkpoint.instance)
+        if self._key is None:
+            if checkpoint.kind in (RETENTION, BEFORE, END):
+                # Anybody who may write could have written it. It excuses nothing and ends nothing.
+                if checkpoint.kind == RETENTION:
+                    self._claimed[name] = max(self._claimed.get(name, 0), checkpoint.seq)
+                return
+        elif not genuine(checkpoint, self._key):
             self.report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
             return
-        name = str(checkpoint.instance)
-        if checkpoint.kind == RETENTION:
-            self._removed[name] = max(self._removed.get(name, (0, b"")), (checkpoint.seq, checkpoint.row_hash))
-        elif checkpoint.seq < self._removed.get(name, (0, b""))[0]:
+        if checkpoint.kind == BEFORE:
+            self._before_retention[name, checkpoint.at] = (checkpoint.seq, checkpoint.row_hash)
+        elif checkpoint.kind == RETENTION:
+            before = self._before_retention.get((name, checkpoint.at))
+            first, hash_before = (1, None) if before is None else (before[0] + 1, before[1])
+            self._removed.setdefault(name, []).append((first, checkpoint.seq, hash_before, checkpoint.row_hash))
+        elif any(first <= checkpoint.seq < last for first, last, _, _ in self._removed.get(name, ())):
             return  # there is no row any more to hold it against
         if checkpoint.kind == END:
             self._ended[name] = max(self._ended.get(name, 0), checkpoint.seq)
@@ -120,12 +150,33 @@ class Verifier:
             text = "two checkpoints of one row differ: two processes wrote as this instance"
             self.report.add(name, checkpoint.seq, "two writers", text)
 
+    def expect(self, instance: object, seq: int, row_hash: bytes) -> None:
+        """Names the hash that a row is to have; before the first line."""
+        self._expect.setdefault(str(instance), {})[seq] = row_hash
+
+    def _excused(self, instance: str, first: int, last: int, before: bytes, after: bytes | None) -> bool:
+        """Whether retention has signed that it removed these rows, which stood between these hashes (None: at the end)."""
+        place = first
+        while place <= last:
+            ends = [
+                end
+                for begin, end, hash_before, row_hash in self._removed.get(instance, ())
+                if begin <= place <= end <= last
+                and (begin != first or hash_before is None or hash_before == before)
+                and (end != last or after is None or row_hash == after)
+            ]
+            if not ends:
+                return False
+            place = max(ends) + 1
+        return True
+
     def lines(self, block: bytes) -> None:
         """Takes whole lines, each with its newline."""
         sha256 = hashlib.sha256
         expected, before, previous = self._expected, self._before, self._previous
         instance = self._instance.encode()
         checks, twins, beyond = self._checks, self._twins, self._beyond
+        last_at = self._last_at
         count = 0
         for line in block.split(b"\n"):
             if not line:
@@ -133,7 +184,10 @@ class Verifier:
             count += 1
             body, _, row_hash = line.rpartition(b"\t")
             body, _, prev_hash = body.rpartition(b"\t")
-            name, seq_text, _ = body.split(b"\t", 2)
+            name, seq_text, _, at, _ = body.split(b"\t", 4)
+            if at < last_at and name == instance:
+                self.report.steps_back += 1
+            last_at = at
             if name == instance and seq_text == b"%d" % expected and expected not in checks and expected != beyond and not twins:
                 found = sha256(previous + body).digest()
                 if row_hash[3:] == found.hex().encode() and prev_hash[3:] == previous.hex().encode():
@@ -141,10 +195,12 @@ class Verifier:
                     expected += 1
                     continue
             self._expected, self._before, self._previous = expected, before, previous
+            self._last_at = at
             self._step(name, seq_text, body, prev_hash, row_hash)
             expected, before, previous = self._expected, self._before, self._previous
             instance, checks, twins, beyond = self._instance.encode(), self._checks, self._twins, self._beyond
         self._expected, self._before, self._previous = expected, before, previous
+        self._last_at = last_at
         self.report.rows += count
 
     def _step(self, name: bytes, seq_text: bytes, body: bytes, prev_text: bytes, hash_text: bytes) -> None:
@@ -188,9 +244,12 @@ class Verifier:
             report.add(instance, seq, "inserted", "a row where the chain has none")
             return
         if seq > self._expected:
-            if self._expected != 1 or self._removed.get(instance) != (seq - 1, prev_hash):
+            if not self._excused(instance, self._expected, seq - 1, self._previous, prev_hash or b""):
                 missing = f"row {self._expected} is" if seq == self._expected + 1 else f"rows {self._expected} to {seq - 1} are"
-                report.add(instance, self._expected, "missing", f"{missing} missing")
+                claimed = ""
+                if self._claimed.get(instance, 0) >= seq - 1:
+                    claimed = ": a checkpoint says that retention removed them, which only --public-key can prove"
+                report.add(instance, self._expected, "missing", f"{missing} missing{claimed}")
             self._previous = prev_hash or b""
         if prev_hash in self._twins:
             self._previous, self._twins[self._twins.index(prev_hash)] = prev_hash, self._previous
@@ -226,8 +285,11 @@ class Verifier:
         self._suspect = None
         self._expected, self._before, self._previous = 1, chain.GENESIS, chain.GENESIS
         self._twins, self._twins_before, self._forked = [], [], False
+        self._first_at = self._last_at
         self._checks = self._signed.get(instance, {})
         self._last_signed = max(self._checks, default=0)
+        if instance in self._expect:
+            self._checks = self._expect[instance] | self._checks
         self._beyond = self._ended.get(instance, -1) + 1
         self.report.instances += 1
 
@@ -236,7 +298,16 @@ class Verifier:
             return
         last = self._expected - 1
         self._done.add(self._instance)
-        if self._last_signed > last:
+        if (
+            self._key is not None
+            and self._instance not in self._signed
+            and self._signed_before
+            and not self._accept_unsigned
+            and not self._signed_before <= self._first_at <= self._now
+        ):
+            text = "no checkpoint vouches for this chain: its process had no key, or somebody who may write the log made it up"
+            self.report.add(self._instance, None, "unsigned", text)
+        if self._last_signed > last and not self._excused(self._instance, last + 1, self._last_signed, self._previous, None):
             self.report.add(
                 self._instance, last + 1, "truncated",
                 f"a checkpoint signed row {self._last_signed}, but the log ends at row {last}",
@@ -248,10 +319,9 @@ class Verifier:
         """The report, once every line has been taken."""
         self._end_instance()
         for instance, signed in self._signed.items():
-            if instance not in self._done and self._removed.get(instance, (0, b""))[0] < max(signed):
-                self.report.add(
-                    instance, None, "truncated", f"checkpoints signed {max(signed)} rows, none of which is in the log"
-                )
+            most = max(signed)
+            if instance not in self._done and most and not self._excused(instance, 1, most, chain.GENESIS, None):
+                self.report.add(instance, None, "truncated", f"checkpoints signed {most} rows, none of which is in the log")
         self._instance = ""
         return self.report
 
@@ -269,21 +339,41 @@ Progress = Callable[[int, int | None], None]
 
 
 async def verify_database(
-    dsn: str | None, outside: Iterable[Checkpoint], key: Ed25519PublicKey | None, progress: Progress
+    dsn: str | None,
+    outside: Iterable[Checkpoint],
+    key: Ed25519PublicKey | None,
+    progress: Progress,
+    *,
+    signed_within: float = 60.0,
+    accept_unsigned: bool = False,
+    expected: Iterable[tuple[uuid.UUID, int, bytes]] = (),
 ) -> Report:
     """Verifies the log of a database against its own checkpoints and `outside` ones. `progress`: (rows done, estimate).
 
+    `signed_within`: seconds after which a chain must have a checkpoint, where there is a key. `expected`: hashes that rows are to have.
     Raises ConnectError, asyncpg's errors and OSError.
     """
     connection = await connect(dsn, "secretproxy audit", timeout=15, settings=READING)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")
-            verifier = Verifier(key)
-            async for row in connection.cursor(_CHECKPOINTS, prefetch=1000):
+            now = await connection.fetchval("SELECT pg_catalog.now()")
+            verifier = Verifier(
+                key, signed_before=now - timedelta(seconds=signed_within + LATENESS), accept_unsigned=accept_unsigned
+            )
+            for what in await altered(connection):
+                verifier.report.add("-", None, "altered", what)
+            for instance, seq, row_hash in expected:
+                verifier.expect(instance, seq, row_hash)
+            held = in_order(outside)
+            for checkpoint in held:
+                if checkpoint.kind in (BEFORE, RETENTION):
+                    verifier.checkpoint(checkpoint)
+            async for row in connection.cursor(_CHECKPOINTS + _ORDER, prefetch=1000):
                 verifier.checkpoint(Checkpoint(*row))
-            for checkpoint in _in_order(outside):
-                verifier.checkpoint(checkpoint)
+            for checkpoint in held:
+                if checkpoint.kind not in (BEFORE, RETENTION):
+                    verifier.checkpoint(checkpoint)
             total = await connection.fetchval(_ESTIMATE)
             rest = bytearray()
 
@@ -299,19 +389,18 @@ async def verify_database(
 
             await _copy(connection, _LINES, take)
             report = verifier.finish()
-            report.direct = int(
-                await connection.fetchval(
-                    "SELECT count(*) FROM secretproxy.access_log WHERE event = 'direct' AND instance IS NULL"
-                )
-            )
+            count = f"SELECT pg_catalog.count(*) FROM secretproxy.access_log WHERE {_DIRECT}"  # noqa: S608 - constant text
+            report.direct = int(await connection.fetchval(count))
             progress(report.rows, report.rows)
             return report
     finally:
         await connection.close()
 
 
-def _in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    return sorted(checkpoints, key=lambda checkpoint: checkpoint.kind != RETENTION)
+def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """What says which rows are gone comes first."""
+    order = {BEFORE: 0, RETENTION: 1}
+    return sorted(checkpoints, key=lambda checkpoint: order.get(checkpoint.kind, 2))
 
 
 async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> None:
@@ -336,7 +425,7 @@ async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> No
 def verify_export(lines: Iterable[str], outside: Iterable[Checkpoint], key: Ed25519PublicKey | None) -> Report:
     """Verifies an export in JSON lines (of `audit export --json`), whose rows stand as they do in the log. Raises ValueError."""
     verifier = Verifier(key)
-    for checkpoint in _in_order(outside):
+    for checkpoint in in_order(outside):
         verifier.checkpoint(checkpoint)
     direct = 0
     for number, line in enumerate(lines, 1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -23,6 +24,17 @@ RAW = typer.Option(
     False, "--raw", help="CSV exactly as logged; default: what a spreadsheet would run as a formula has a ' before it."
 )
 CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
+CHECKPOINTS = typer.Option(
+    None, "--checkpoints", metavar="FILE", help="Checkpoints kept elsewhere; default: audit.checkpoint_file."
+)
+PUBLIC_KEY = typer.Option(
+    None, "--public-key", metavar="FILE", help="PEM key of the checkpoints; default: beside audit.checkpoint_key_file."
+)
+ACCEPT_UNSIGNED = typer.Option(
+    False,
+    "--accept-unsigned",
+    help="Take what nothing signed as it is: chains of processes that had no key, manifests without one.",
+)
 SINCE = typer.Option(None, "--since", metavar="TIME", help="From then on: 2h, 7d, yesterday, 2026-11-24T09:30.")
 UNTIL = typer.Option(None, "--until", metavar="TIME", help="Until before then.")
 OWNER = typer.Option(None, "--owner", metavar="UUID", help="Owner of the secret; a uuid, or a beginning that only one has.")
@@ -55,6 +67,22 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
         raise explained(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def kept_outside(given: Path | None, configured: Path | None) -> tuple[list[Any], list[int]]:
+    """The checkpoints of a file kept elsewhere, and the numbers of lines that are none. Raises ConfigError."""
+    from secretproxy.audit.checkpoints import read_file
+
+    found: list[Any] = []
+    unreadable: list[int] = []
+    file = given if given is not None else configured if configured is not None and configured.exists() else None
+    if file is not None:
+        for number, checkpoint in read_file(file):
+            if checkpoint is None:
+                unreadable.append(number)
+            else:
+                found.append(checkpoint)
+    return found, unreadable
 
 
 def filtered(**given: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.cli.audit.options import CONFIG, run
+from secretproxy.cli.audit.options import ACCEPT_UNSIGNED, CHECKPOINTS, CONFIG, PUBLIC_KEY, kept_outside, run
 from secretproxy.config import ConfigError, load_settings
 
 
@@ -15,6 +15,9 @@ def retention(
     keep: str | None = typer.Option(None, "--keep", metavar="TIME", help="Such as '400 days'; default: audit.retention."),
     drop: bool = typer.Option(False, "--drop", help="Drop old months; default: detach them, their tables stay."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go."),
+    checkpoints: Path | None = CHECKPOINTS,
+    public_key: Path | None = PUBLIC_KEY,
+    accept_unsigned: bool = ACCEPT_UNSIGNED,
     dsn: str | None = typer.Option(
         None, "--dsn", metavar="DSN", help="Log's database, as its owner; default: the PG* variables."
     ),
@@ -22,11 +25,13 @@ def retention(
 ) -> None:
     """Take old months out of the log.
 
-    How each chain in them ended is signed first, so that the rest still verifies.
+    The log is verified first, with the checkpoints that are kept elsewhere, and nothing goes where it is damaged. How each chain in the
+    months ended is signed, so that the rest still verifies.
     """
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
-    from secretproxy.audit.checkpoints import Signer, load_public, public_file
+    from secretproxy.audit.checkpoints import Signer, load_public
+    from secretproxy.audit.durable import NotReplicatedError
 
     audit = load_settings(config).audit
     keep = keep or audit.retention
@@ -37,7 +42,12 @@ def retention(
             "audit.checkpoint_key_file is unset: without a signed end nobody could tell retention from a theft of rows"
         )
     signer = Signer(audit.checkpoint_key_file, audit.checkpoint_file, audit.checkpoint_command)
-    public = public_file(audit.checkpoint_key_file)
+    key = load_public(public_key) if public_key is not None else signer.public
+    outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
+    if unreadable:
+        raise ConfigError(
+            f"--checkpoints: line {unreadable[0]} is not a checkpoint; nothing is removed before that is cleared up"
+        )
 
     async def work() -> int:
         connection = await review.connect(dsn)
@@ -54,12 +64,22 @@ def retention(
             if dry_run or not found:
                 return 0
             report = await verify.verify_database(
-                dsn, [], load_public(public) if public.exists() else None, lambda done, total: None
-            )
+                dsn, outside, key, lambda done, total: None, signed_within=audit.checkpoint_seconds, accept_unsigned=accept_unsigned,
+                expected=[(gone.instance, gone.last, gone.row_hash) for partition in found for gone in partition.ranges],
+            )  # fmt: skip
             if not report.sound:
+                first = report.findings[0]
+                print(f"{first.kind}: instance {first.instance} row {first.seq}: {first.text}", file=sys.stderr)
                 print("the log does not verify, nothing was removed: see `secretproxy audit verify`", file=sys.stderr)
                 return 1
-            await months.remove(connection, found, signer, drop=drop, progress=lambda gone: print(f"{gone.name}: removed"))
+            try:
+                await months.remove(connection, found, signer, drop=drop, progress=lambda gone: print(f"{gone.name}: removed"))
+            except months.ChangedError as error:
+                print(f"{error}: its rows changed while the log was verified; nothing more was removed", file=sys.stderr)
+                return 1
+            except NotReplicatedError:
+                print("removed here, but a synchronous standby did not confirm it: its wait was cancelled", file=sys.stderr)
+                return 1
         finally:
             await connection.close()
         return 0

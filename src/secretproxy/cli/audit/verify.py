@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import CONFIG, DSN, JSON, run
+from secretproxy.cli.audit.options import ACCEPT_UNSIGNED, CHECKPOINTS, CONFIG, DSN, JSON, PUBLIC_KEY, kept_outside, run
 from secretproxy.config import ConfigError, load_settings
 
 
 def verify(
     file: Path | None = typer.Option(None, "--file", metavar="FILE", help="An export (jsonl) instead of the database."),
-    checkpoints: Path | None = typer.Option(
-        None, "--checkpoints", metavar="FILE", help="Checkpoints kept elsewhere; default: audit.checkpoint_file."
-    ),
-    public_key: Path | None = typer.Option(
-        None, "--public-key", metavar="FILE", help="PEM key of the checkpoints; default: beside audit.checkpoint_key_file."
-    ),
+    checkpoints: Path | None = CHECKPOINTS,
+    public_key: Path | None = PUBLIC_KEY,
+    accept_unsigned: bool = ACCEPT_UNSIGNED,
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
     as_json: bool = JSON,
@@ -35,17 +31,8 @@ def verify(
     audit = load_settings(config).audit
     if public_key is None and audit.checkpoint_key_file is not None and kept.public_file(audit.checkpoint_key_file).exists():
         public_key = kept.public_file(audit.checkpoint_key_file)
-    if checkpoints is None and audit.checkpoint_file is not None and audit.checkpoint_file.exists():
-        checkpoints = audit.checkpoint_file
     key = kept.load_public(public_key) if public_key is not None else None
-    outside: list[Any] = []
-    unreadable: list[int] = []
-    if checkpoints is not None:
-        for number, checkpoint in kept.read_file(checkpoints):
-            if checkpoint is None:
-                unreadable.append(number)
-            else:
-                outside.append(checkpoint)
+    outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
     console = Console(stderr=True)
     if file is not None:
         try:
@@ -62,11 +49,16 @@ def verify(
             task = bar.add_task("rows", total=None)
             report = run(
                 verifying.verify_database(
-                    dsn, outside, key, lambda done, total: bar.update(task, completed=done, total=total and max(done, total))
+                    dsn,
+                    outside,
+                    key,
+                    lambda done, total: bar.update(task, completed=done, total=total and max(done, total)),
+                    signed_within=audit.checkpoint_seconds,
+                    accept_unsigned=accept_unsigned,
                 )
             )
     for number in unreadable:
-        report.add("-", None, "checkpoint", f"line {number} of {checkpoints} is not a checkpoint")
+        report.add("-", None, "checkpoint", f"line {number} of {checkpoints or audit.checkpoint_file} is not a checkpoint")
     if as_json:
         print(json.dumps({"sound": report.sound, **dataclasses.asdict(report)}))
     else:
@@ -76,8 +68,14 @@ def verify(
         if report.more_findings:
             print(f"and {report.more_findings} more")
         print(f"{report.rows} rows of {report.instances} instances, {report.direct} direct calls outside the chains")
+        if report.direct:
+            print("nothing vouches for direct calls: whoever may write the log could have added, changed or removed them unseen")
+        if report.steps_back:
+            print(f"{report.steps_back} times a proxy's clock went back: the order of rows is that of seq, not of at")
         if report.checkpoints and key is None:
-            print(f"{report.checkpoints} checkpoints, their signatures not checked: give --public-key")
+            print(
+                f"{report.checkpoints} checkpoints, their signatures not checked and nothing of them believed: give --public-key"
+            )
         elif report.checkpoints:
             print(
                 f"{report.checkpoints} checkpoints; {report.unsigned} rows came after the last one of their instance, "

@@ -17,8 +17,8 @@ CREATE TABLE IF NOT EXISTS secretproxy.checkpoints (
 );
 ALTER TABLE secretproxy.checkpoints OWNER TO secretproxy_owner;
 ALTER TABLE secretproxy.checkpoints DROP CONSTRAINT IF EXISTS checkpoints_kind_check;
-ALTER TABLE secretproxy.checkpoints ADD CONSTRAINT checkpoints_kind_check CHECK (kind IN ('checkpoint', 'end', 'retention'));
-COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519. Kind end: the process ended with that row; kind retention: it and all before it were removed then';
+ALTER TABLE secretproxy.checkpoints ADD CONSTRAINT checkpoints_kind_check CHECK (kind IN ('checkpoint', 'end', 'retention', 'before'));
+COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519. Kind end: the process ended with that row; kind retention: rows up to it were removed then, those after the row of kind before and of the same time, or else all; row 0: the beginning of the chain';
 REVOKE ALL ON secretproxy.checkpoints FROM PUBLIC;
 GRANT INSERT ON secretproxy.checkpoints TO secretproxy_writer;
 GRANT SELECT ON secretproxy.checkpoints TO secretproxy_auditor;

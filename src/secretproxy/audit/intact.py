@@ -1,0 +1,149 @@
+"""Whether the tables of the log are what the package makes of them, so that what a reader is shown is what is there.
+
+Compared with what stands here, not with what the database says of itself: its owner can change that. May import asyncpg; reads the catalog only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secretproxy.audit.rows import STORED, TYPES
+
+_TRIGGERS = {"append_only", "append_only_truncate"}
+_CHECKS = {
+    "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check", "checkpoints_kind_check",
+}  # fmt: skip
+_CHECKPOINT_COLUMNS = {
+    "instance": "uuid", "seq": "int8", "row_hash": "bytea", "at": "timestamptz", "signature": "bytea", "kind": "text",
+}  # fmt: skip
+_RELATIONS = """
+WITH RECURSIVE tables (oid, top, level) AS (
+    SELECT c.oid, c.relname::pg_catalog.text, 0
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+     WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
+       AND c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['access_log', 'checkpoints']::pg_catalog.name[])
+    UNION ALL
+    SELECT i.inhrelid, t.top, t.level OPERATOR(pg_catalog.+) 1
+      FROM tables AS t JOIN pg_catalog.pg_inherits AS i ON i.inhparent OPERATOR(pg_catalog.=) t.oid
+)
+SELECT t.oid, t.top, t.level, c.oid::pg_catalog.regclass::pg_catalog.text AS name, c.relkind::pg_catalog.text AS kind,
+       c.relispartition AS partition, c.relpersistence::pg_catalog.text AS persistence, c.relrowsecurity AS secured
+  FROM tables AS t JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.oid ORDER BY t.level, name
+"""
+_RULES = """
+SELECT r.ev_class AS oid, r.rulename::pg_catalog.text AS name FROM pg_catalog.pg_rewrite AS r
+ WHERE r.ev_class OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+_POLICIES = """
+SELECT p.polrelid AS oid, p.polname::pg_catalog.text AS name FROM pg_catalog.pg_policy AS p
+ WHERE p.polrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+_ALL_TRIGGERS = """
+SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_catalog.text AS enabled, t.tgtype::pg_catalog.int4 AS type,
+       n.nspname::pg_catalog.text AS schema, p.proname::pg_catalog.text AS function, p.prosrc AS body
+  FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+ WHERE NOT t.tgisinternal AND t.tgrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+_COLUMNS = """
+SELECT a.attrelid AS oid, a.attname::pg_catalog.text AS name, y.typname::pg_catalog.text AS type, n.nspname::pg_catalog.text AS schema,
+       a.attgenerated::pg_catalog.text AS generated
+  FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) a.atttypid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) y.typnamespace
+ WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
+   AND a.attrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+_CONSTRAINTS = """
+SELECT k.conrelid AS oid, k.conname::pg_catalog.text AS name FROM pg_catalog.pg_constraint AS k
+ WHERE k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'f', 'x']::pg_catalog."char"[])
+   AND k.conrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+# Functions that are not PostgreSQL's own, called by an index, a default or a constraint.
+_CODE = """
+SELECT x.oid, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name
+  FROM (SELECT i.indrelid AS oid, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS class, i.indexrelid AS object
+          FROM pg_catalog.pg_index AS i
+        UNION ALL
+        SELECT d.adrelid, 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid, d.oid FROM pg_catalog.pg_attrdef AS d
+        UNION ALL
+        SELECT k.conrelid, 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, k.oid FROM pg_catalog.pg_constraint AS k) AS x
+  JOIN pg_catalog.pg_depend AS e ON e.classid OPERATOR(pg_catalog.=) x.class AND e.objid OPERATOR(pg_catalog.=) x.object
+   AND e.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+  JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) e.refobjid
+ WHERE x.oid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+
+
+async def altered(connection: Any) -> list[str]:
+    """What of the log's tables can hide rows, change them on their way in, or run somebody's code; empty where they are as they should be.
+
+    Raises asyncpg's errors.
+    """
+    tables = {row["oid"]: row for row in await connection.fetch(_RELATIONS)}
+    found: list[str] = []
+    for top in ("access_log", "checkpoints"):
+        if not any(row["top"] == top and row["level"] == 0 for row in tables.values()):
+            found.append(f"secretproxy.{top} is not there")
+    for row in tables.values():
+        name = row["name"]
+        expected = "p" if row["top"] == "access_log" and row["level"] == 0 else "r"
+        if row["kind"] != expected:
+            kinds = {
+                "v": "a view",
+                "f": "a foreign table",
+                "m": "a materialized view",
+                "p": "partitioned",
+                "r": "an ordinary table",
+            }
+            found.append(f"{name} is {kinds.get(row['kind'], 'something else')}, not {kinds[expected]}")
+        if row["level"] and not (row["partition"] and row["top"] == "access_log"):
+            found.append(f"{name} is a child of secretproxy.{row['top']} and no partition: its rows show there")
+        if row["persistence"] != "p":
+            found.append(f"{name} is not logged: a crash of the server empties it")
+        if row["secured"]:
+            found.append(f"{name} has row level security, which can hide rows")
+    oids = list(tables)
+
+    def names(oid: int) -> str:
+        return str(tables[oid]["name"])
+
+    found += [f"{names(row['oid'])} has the policy {row['name']}" for row in await connection.fetch(_POLICIES, oids)]
+    for row in await connection.fetch(_RULES, oids):
+        if tables[row["oid"]]["kind"] not in ("v", "m"):
+            found.append(f"{names(row['oid'])} has the rule {row['name']}")
+    guarded: dict[int, set[str]] = {}
+    for row in await connection.fetch(_ALL_TRIGGERS, oids):
+        where = names(row["oid"])
+        ours = row["name"] in _TRIGGERS and (row["schema"], row["function"]) == ("secretproxy", "access_log_is_append_only")
+        if not ours:
+            found.append(f"{where} has the trigger {row['name']}, which is not the package's")
+        elif row["enabled"] not in ("O", "A"):
+            found.append(f"the trigger {row['name']} of {where} is switched off")
+        elif "RAISE EXCEPTION" not in row["body"] or "append-only" not in row["body"]:
+            found.append("secretproxy.access_log_is_append_only() was replaced")
+        else:
+            guarded.setdefault(row["oid"], set()).add(row["name"])
+    for oid, row in tables.items():
+        for trigger in sorted(_TRIGGERS - guarded.get(oid, set())):
+            if row["kind"] in ("r", "p") and not any(f"{trigger} of {row['name']}" in text for text in found):
+                found.append(f"{row['name']} has no trigger {trigger}")
+    columns: dict[int, dict[str, str]] = {}
+    for row in await connection.fetch(_COLUMNS, oids):
+        known = row["type"] if row["schema"] == "pg_catalog" else f"{row['schema']}.{row['type']}"
+        columns.setdefault(row["oid"], {})[row["name"]] = known + (" generated" if row["generated"] not in ("", "\0") else "")
+    log = {name: TYPES.get(name, "text") for name in STORED}
+    for oid, row in tables.items():
+        wanted = log if row["top"] == "access_log" else _CHECKPOINT_COLUMNS
+        for name in sorted(wanted.keys() | columns.get(oid, {}).keys()):
+            kind, is_kind = wanted.get(name), columns.get(oid, {}).get(name)
+            kind = f"_{kind.removesuffix('[]')}" if kind and kind.endswith("[]") else kind
+            if kind != is_kind:
+                found.append(f"the column {name} of {row['name']} is {is_kind or 'not there'}, not {kind or 'the packages'}")
+    for row in await connection.fetch(_CONSTRAINTS, oids):
+        if row["name"] not in _CHECKS:
+            found.append(f"{names(row['oid'])} has the constraint {row['name']}, which is not the package's")
+    found += [
+        f"{names(row['oid'])} runs {row['name']} in an index, a default or a constraint"
+        for row in await connection.fetch(_CODE, oids)
+    ]
+    return found
