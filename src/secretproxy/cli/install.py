@@ -20,7 +20,9 @@ class Direct(StrEnum):
 
 def install(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
-    dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+    dsn: str | None = typer.Option(
+        None, "--dsn", metavar="DSN", help="Database, as a superuser or its owner with CREATEROLE; default: the PG* variables."
+    ),
     record: bool = typer.Option(False, "--record", help="Take what is there now for what verify compares with."),
     again: bool = typer.Option(False, "--again", help="Deploy every change once more, over whatever was altered."),
     classic_view: bool | None = typer.Option(
@@ -32,6 +34,12 @@ def install(
         None,
         "--direct-calls",
         help="Calls that come by no proxy: refuse (default of a new installation) or log (default over the original modules, for a migration).",
+    ),
+    owner: str | None = typer.Option(
+        None,
+        "--owner",
+        metavar="ROLE",
+        help="Grant this role what an owner of the original modules can do; who owned them before keeps it in any case.",
     ),
     accept: list[str] = typer.Option(
         [],
@@ -55,6 +63,7 @@ def install(
             classic_view=classic_view,
             direct_calls=direct_calls,
             accepting=accept,
+            owner=owner,
         )
         deployed = asyncio.run(work)
     except (InstallError, KeyFileError) as error:

@@ -13,7 +13,9 @@ from secretproxy.config import ConfigError, load_settings
 
 def verify(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
-    dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+    dsn: str | None = typer.Option(
+        None, "--dsn", metavar="DSN", help="Database, as a superuser or as who installed; default: the PG* variables."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Name whatever differs from what was installed."""

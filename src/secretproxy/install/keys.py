@@ -14,8 +14,10 @@ from pathlib import Path
 
 import asyncpg
 
+from secretproxy.install.errors import InstallError
 from secretproxy.install.keyfile import KEY_BYTES, load_key_file, write_key_file
-from secretproxy.install.runner import InstallError, session, told
+from secretproxy.install.rights import borrowed
+from secretproxy.install.runner import session, told
 
 BATCH = 500
 
@@ -53,7 +55,7 @@ Progress = Callable[[int, int], None]
 
 async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
     """Ring keys by version, and rows by encoding, format and key version. Raises InstallError."""
-    async with session(dsn, lock=False) as connection:
+    async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             stored = [Stored(*row) for row in await connection.fetch("SELECT * FROM secretproxy.stored_formats()")]
             rows = await connection.fetch("SELECT version, created_at, retired_at FROM secretproxy.keyring ORDER BY version")
@@ -66,7 +68,7 @@ async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
 
 async def rotate(dsn: str | None) -> int:
     """Draws a new ring key, which seals from now on, and gives its version. Raises InstallError."""
-    async with session(dsn) as connection:
+    async with session(dsn) as connection, borrowed(connection):
         try:
             return int(await connection.fetchval("SELECT secretproxy.rotate_keyring()"))
         except asyncpg.PostgresError as error:
@@ -82,11 +84,13 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
     done = failed = looked_at = 0
     async with session(dsn, lock=False) as connection:
         try:
-            total = await connection.fetchval("SELECT secretproxy.values_to_seal()")
+            async with borrowed(connection, keep=False):
+                total = await connection.fetchval("SELECT secretproxy.values_to_seal()")
             for wait in (False, True):
                 after, failed = uuid.UUID(int=0), 0
                 while True:
-                    row = await connection.fetchrow("SELECT * FROM secretproxy.reencrypt($1, $2, $3)", after, batch, wait)
+                    async with borrowed(connection):
+                        row = await connection.fetchrow("SELECT * FROM secretproxy.reencrypt($1, $2, $3)", after, batch, wait)
                     done, failed, looked_at = done + row["done"], failed + row["failed"], looked_at + row["done"]
                     progress(min(looked_at, total), total)
                     if row["last"] is None:
@@ -111,7 +115,7 @@ _STATE = "CASE WHEN retired_at IS NOT NULL THEN 'retired' WHEN active THEN 'acti
 
 async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
     """Testimony keys by version. Raises InstallError."""
-    async with session(dsn, lock=False) as connection:
+    async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             rows = await connection.fetch(
                 f"SELECT version, created_at, {_STATE} FROM secretproxy.testimony_key WHERE version > 0 ORDER BY version"  # noqa: S608
@@ -129,7 +133,7 @@ async def stage_testimony(dsn: str | None, key_file: Path) -> int:
     keys = load_key_file(key_file)
     async with session(dsn) as connection:
         try:
-            async with connection.transaction():
+            async with borrowed(connection):
                 known = await connection.fetch(
                     "SELECT version, key FROM secretproxy.testimony_key WHERE NOT active AND retired_at IS NULL"
                 )
@@ -153,7 +157,7 @@ async def activate_testimony(dsn: str | None, key_file: Path) -> int:
     keys = load_key_file(key_file)
     async with session(dsn) as connection:
         try:
-            async with connection.transaction():
+            async with borrowed(connection):
                 row = await connection.fetchrow(
                     "SELECT version, key FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1"
                 )
@@ -170,7 +174,7 @@ async def activate_testimony(dsn: str | None, key_file: Path) -> int:
 async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
     """Ends every key but the one that signs, in the database and then in the file. Gives the versions. Raises InstallError, KeyFileError."""
     keys = load_key_file(key_file)
-    async with session(dsn) as connection:
+    async with session(dsn) as connection, borrowed(connection):
         try:
             rows = await connection.fetch(
                 """UPDATE secretproxy.testimony_key SET retired_at = clock_timestamp()

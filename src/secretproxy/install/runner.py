@@ -16,8 +16,10 @@ import asyncpg
 
 from secretproxy.connections import ConnectError, connect
 from secretproxy.install.attached import ALL, accept, unaccepted
+from secretproxy.install.errors import InstallError
 from secretproxy.install.keyfile import create_key_file, load_key_file
 from secretproxy.install.project import Change, changes, function_bodies, maker
+from secretproxy.install.rights import SCHEMAS, borrowed, lacking
 
 _LOCK = 0x5EC2E7
 _MOST_OLD = 140000
@@ -53,10 +55,6 @@ INSERT INTO secretproxy.installed SELECT * FROM secretproxy.facts()
 """
 
 
-class InstallError(Exception):
-    """Install, verify or revert cannot go on; the text says why and what to do."""
-
-
 # How a finding ends that is told once, whichever of the two comparisons finds it.
 REPLACED = "its body was replaced"
 NEW = "was not there when it was installed"
@@ -78,6 +76,7 @@ async def install(
     classic_view: bool | None = None,
     direct_calls: str | None = None,
     accepting: Collection[str] = (),
+    owner: str | None = None,
 ) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
@@ -87,14 +86,21 @@ async def install(
     `direct_calls` (log, refuse) is set where it is given; where not, a new installation refuses them, one over the original modules logs
     them, and one that is there keeps what it has.
     `accepting` names code of others on the table that may stay ("all": whatever is there); any other is a refusal before anything is done.
+    `owner` is a role that is granted what an owner of the original modules can do; those that owned them before are in any case.
     Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
     """
     deployed = []
     async with session(dsn) as connection:
         await _check_server(connection)
-        taken = await _accepting(connection, accepting)
-        known = await _known(connection)
-        altered = await _altered(connection, known)
+        if (
+            owner is not None
+            and await connection.fetchval("SELECT pg_catalog.to_regrole(pg_catalog.quote_ident($1))", owner) is None
+        ):
+            raise InstallError(f"there is no role {owner} (--owner): CREATE ROLE first")
+        async with borrowed(connection, keep=False):
+            taken = await _accepting(connection, accepting)
+            known = await _known(connection)
+            altered = await _altered(connection, known)
         for change in changes():
             if known.get(change.name) == change.digest and not again and change.name not in altered:
                 progress(change.name, "is there")
@@ -102,21 +108,49 @@ async def install(
             await _deploy(connection, change)
             deployed.append(change.name)
             progress(change.name, "deployed again: a function of it had been replaced" if change.name in altered else "deployed")
+        if owner is not None:
+            async with borrowed(connection):
+                await connection.execute("SELECT secretproxy.keep_owner_rights($1)", owner)
+        if deployed or owner is not None:
+            await _tell_grants(connection, progress)
         if classic_view is not None:
             await _classic_view(connection, classic_view, progress)
-        # What another deployment of the same did not put right must go on to differ.
-        if record or any(known.get(change.name) != change.digest for change in changes()):
-            await connection.execute("SELECT secretproxy.record_facts()")
-        if taken:
-            await accept(connection, taken)
-        if direct_calls is not None:
-            await connection.execute("UPDATE secretproxy.settings SET direct_calls = $1", direct_calls)
-        if deployed:
-            said = await connection.fetchval("SELECT s.direct_calls FROM secretproxy.settings s")
-            progress("direct_calls", "log: calls past the proxy are let through" if said == "log" else "refuse")
+        async with borrowed(connection):
+            # What another deployment of the same did not put right must go on to differ.
+            if record or any(known.get(change.name) != change.digest for change in changes()):
+                await connection.execute("SELECT secretproxy.record_facts()")
+            if taken:
+                await accept(connection, taken)
+            if direct_calls is not None:
+                await connection.execute("UPDATE secretproxy.settings SET direct_calls = $1", direct_calls)
+            if deployed:
+                said = await connection.fetchval("SELECT s.direct_calls FROM secretproxy.settings s")
+                progress("direct_calls", "log: calls past the proxy are let through" if said == "log" else "refuse")
         keys = _key_file(key_file)
-        await _store_keys(connection, keys)
+        async with borrowed(connection):
+            await _store_keys(connection, keys)
     return deployed
+
+
+async def _tell_grants(connection: Any, progress: Progress) -> None:
+    """Says what roles that owned the original modules have instead, and what they have no more."""
+    async with borrowed(connection, keep=False):
+        rows = await connection.fetch("SELECT g.grantee, g.kind, g.object, g.privilege FROM secretproxy.kept_grants g")
+    kept: dict[str, dict[str, set[str]]] = {}
+    functions: dict[str, int] = {}
+    for row in rows:
+        if row["kind"] == "function":
+            functions[row["grantee"]] = functions.get(row["grantee"], 0) + 1
+        kept.setdefault(row["grantee"], {}).setdefault(f"{row['kind']} {row['object']}", set()).add(row["privilege"])
+    for role, objects in sorted(kept.items()):
+        words = [
+            f"{', '.join(sorted(what))} on {name}" for name, what in sorted(objects.items()) if not name.startswith("function ")
+        ]
+        if role in functions:
+            words.append(f"EXECUTE on {functions[role]} functions")
+        progress(
+            role, f"keeps {'; '.join(words)}, by grants; what it owned it owns no more, nor has it TRIGGER and REFERENCES there"
+        )
 
 
 async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> None:
@@ -126,7 +160,7 @@ async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> No
     if owner not in (None, "secretproxy_owner"):
         progress(name, f"is there already, of {owner}, and is left alone: the short view is secretproxy.secret_access_log")
         return
-    async with connection.transaction():
+    async with borrowed(connection, create=("public",)):
         await connection.execute(_CLASSIC_VIEW if wanted else f"DROP VIEW IF EXISTS {name}")
         # What somebody asked for was not altered: it, and nothing else, is written down anew.
         await connection.execute(_RECORD_CLASSIC_VIEW)
@@ -172,9 +206,13 @@ def _key_file(path: Path) -> dict[int, bytes]:
     return load_key_file(path) if path.exists() else create_key_file(path)
 
 
+# They make nothing in an application's schema; two of them look at what is granted there.
+_MAKE_NOTHING_THERE = ("changes", "roles", "adoption", "schemas", "kept_grants")
+
+
 async def _deploy(connection: Any, change: Change) -> None:
     try:
-        async with connection.transaction():
+        async with borrowed(connection, make=True, create=() if change.name in _MAKE_NOTHING_THERE else SCHEMAS):
             await connection.execute(change.statements("deploy"))
             await connection.execute("UPDATE secretproxy.changes SET digest = $2 WHERE change = $1", change.name, change.digest)
     except asyncpg.PostgresError as error:
@@ -202,7 +240,7 @@ async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
 async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
     """What differs from what was installed, a line each; nothing where all is well. Raises InstallError."""
     findings: list[str] = []
-    async with session(dsn) as connection:
+    async with session(dsn) as connection, borrowed(connection, keep=False):
         known = await _known(connection)
         for change in changes():
             if change.name not in known:
@@ -212,11 +250,14 @@ async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
                 findings.append(f"change {change.name} was deployed by another version: run `secretproxy install`")
             if change.name == "installed":
                 continue  # its script tells whether something differs, for sqitch; below is told what
+            attempt = connection.transaction()  # its settings end with it: the names below are written under the session's
+            await attempt.start()
             try:
-                async with connection.transaction():
-                    await connection.execute(change.statements("verify"))
+                await connection.execute(change.statements("verify"))
             except asyncpg.PostgresError as error:
                 findings.append(f"change {change.name}: {_meaning(error)}")
+            finally:
+                await attempt.rollback()
         findings += [
             f"code of others on secrets_schema.secrets_table that was not accepted: {name}"
             for name in await unaccepted(connection)
@@ -333,12 +374,13 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
     """Takes back every change that is deployed, newest first. Raises InstallError."""
     reverted = []
     async with session(dsn) as connection:
-        known = await _known(connection)
+        async with borrowed(connection, keep=False):
+            known = await _known(connection)
         for change in reversed(changes()):
             if change.name not in known:
                 continue
             try:
-                async with connection.transaction():
+                async with borrowed(connection, create=SCHEMAS):
                     await connection.execute(change.statements("revert"))
             except asyncpg.PostgresError as error:
                 raise InstallError(f"change {change.name} was not reverted: {told(error)}") from None
@@ -367,8 +409,13 @@ async def _check_server(connection: Any) -> None:
     version = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
     if version < _MOST_OLD:
         raise InstallError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
-    if not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        raise InstallError("install makes roles and an extension: connect as a superuser (--dsn)")
+    needed = await lacking(connection)
+    if needed:
+        raise InstallError(
+            "this role is no superuser and lacks what install needs; as one who may (a superuser, the provider's administrator) run "
+            + "; ".join(needed)
+            + "; or connect as a superuser (--dsn)"
+        )
 
 
 async def _known(connection: Any) -> dict[str, str]:

@@ -42,7 +42,6 @@ from secretproxy.cli.audit.showing import (
     origin,
     print_line,
     safe,
-    say_more,
     tell_more,
     tell_place,
     who,
@@ -194,7 +193,7 @@ def list_(
             table.end()
             await tell_place(connection)
             if cut:
-                say_more(
+                print(
                     tell_more(
                         await review.how_many_accesses(connection, found, table.shown + 1), table.shown, "newest accesses are"
                     )
@@ -219,4 +218,5 @@ def list_(
         print("nothing that fits waits in the spool")
     table.end()
     more = tell_more(review.Count(len(all_of_it)), len(waiting), "newest accesses are")
-    say_more(more)
+    if more:
+        print(more)

@@ -20,6 +20,19 @@ CREATE TABLE IF NOT EXISTS secretproxy.adopted (
 ALTER TABLE secretproxy.adopted OWNER TO secretproxy_owner;
 COMMENT ON TABLE secretproxy.adopted IS 'What stood here before install: definitions, owners and grants that a revert puts back';
 
+CREATE TABLE IF NOT EXISTS secretproxy.kept_grants (
+    kind text NOT NULL CHECK (kind IN ('schema', 'table', 'function')),
+    object text NOT NULL,
+    grantee name NOT NULL,
+    privilege text NOT NULL,
+    granted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (kind, object, grantee, privilege)
+);
+ALTER TABLE secretproxy.kept_grants OWNER TO secretproxy_owner;
+REVOKE ALL ON secretproxy.kept_grants FROM PUBLIC;
+GRANT SELECT ON secretproxy.kept_grants TO secretproxy_auditor; -- for doctor
+COMMENT ON TABLE secretproxy.kept_grants IS 'Grants in the place of what a role had by owning the original modules; a revert takes them back';
+
 INSERT INTO secretproxy.adopted (kind, object, owner, acl, extension)
 SELECT 'schema', quote_ident(n.nspname), pg_get_userbyid(n.nspowner), n.nspacl,
        (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid

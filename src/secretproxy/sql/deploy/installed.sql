@@ -1,6 +1,7 @@
 -- Deploy secretproxy:installed to pg
 -- requires: secrets_table
 -- requires: encrypt_fields
+-- requires: kept_grants
 -- requires: key_rotation
 -- requires: checkpoints
 -- requires: review_indexes

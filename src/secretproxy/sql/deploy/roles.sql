@@ -29,9 +29,16 @@ BEGIN
         END IF;
     END LOOP;
     IF 'administrator' = ANY (v_new) THEN
-        GRANT anonymous, authenticated TO administrator;
+        BEGIN
+            GRANT anonymous, authenticated TO administrator;
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE WARNING 'administrator is no member of anonymous and authenticated: another role made those';
+        END;
     END IF;
-    FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables'] LOOP
+    -- Only a superuser may say some of these, even where they say what is so.
+    FOR v_role IN SELECT r.rolname FROM pg_roles r
+                   WHERE r.rolname IN ('secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables')
+                     AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls) LOOP
         EXECUTE format('ALTER ROLE %I NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS', v_role);
     END LOOP;
     -- The start and the kind of a session that another role opened are hidden from everybody else, and testimony is bound to them.

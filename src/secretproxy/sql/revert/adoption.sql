@@ -14,6 +14,7 @@ BEGIN
     END LOOP;
 END
 $do$;
+DROP TABLE IF EXISTS secretproxy.kept_grants;
 DROP TABLE secretproxy.adopted;
 DELETE FROM secretproxy.changes WHERE change = 'adoption';
 COMMIT;

@@ -13,6 +13,8 @@ SELECT 1 / (count(*) = 0)::int
  WHERE c.oid = 'secrets_schema.secrets_table'::regclass AND x.grantee <> c.relowner
    AND NOT EXISTS (SELECT FROM secretproxy.adopted a, aclexplode(a.acl) y
                     WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table'
-                      AND y.grantee = x.grantee AND y.privilege_type = x.privilege_type);
+                      AND y.grantee = x.grantee AND y.privilege_type = x.privilege_type)
+   AND NOT EXISTS (SELECT FROM secretproxy.kept_grants k
+                    WHERE k.kind = 'table' AND k.grantee = pg_get_userbyid(x.grantee) AND k.privilege = x.privilege_type);
 SELECT 1 / (count(*) >= 2)::int FROM pg_trigger WHERE tgrelid = 'secrets_schema.secrets_table'::regclass AND tgfoid = 'secrets_schema.tg_hash_secrets()'::regprocedure AND tgenabled IN ('O', 'A');
 ROLLBACK;
