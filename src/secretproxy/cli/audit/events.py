@@ -24,7 +24,7 @@ from secretproxy.cli.audit.options import (
     limit_of,
     run,
 )
-from secretproxy.cli.audit.showing import Column, safe, tell_more, tell_place, writer_to
+from secretproxy.cli.audit.showing import Column, safe, say_more, tell_more, tell_place, writer_to
 from secretproxy.config import ConfigError
 
 KINDS = ("definition", "table", "refusal", "forgery", "direct")
@@ -74,7 +74,7 @@ def events(
             await tell_place(connection)
             if cut:
                 count = await review.how_many_events(connection, found, kinds, table.shown + 1)
-                print(tell_more(count, table.shown, "newest events are"))
+                say_more(tell_more(count, table.shown, "newest events are"))
         finally:
             await connection.close()
 

@@ -42,6 +42,7 @@ from secretproxy.cli.audit.showing import (
     origin,
     print_line,
     safe,
+    say_more,
     tell_more,
     tell_place,
     who,
@@ -193,7 +194,7 @@ def list_(
             table.end()
             await tell_place(connection)
             if cut:
-                print(
+                say_more(
                     tell_more(
                         await review.how_many_accesses(connection, found, table.shown + 1), table.shown, "newest accesses are"
                     )
@@ -218,5 +219,4 @@ def list_(
         print("nothing that fits waits in the spool")
     table.end()
     more = tell_more(review.Count(len(all_of_it)), len(waiting), "newest accesses are")
-    if more:
-        print(more)
+    say_more(more)

@@ -263,3 +263,9 @@ def tell_more(count: Any, shown: int, what: str) -> str | None:
     if not more.number:
         return None
     return f"{shown:,} {what} shown, {more} more: --limit {shown * 10:d} shows more of them, --limit 0 all"
+
+
+def say_more(line: str | None) -> None:
+    """The last line for a person; in a pipe it is not among the rows."""
+    if line:
+        print(line, file=sys.stdout if sys.stdout.isatty() else sys.stderr)

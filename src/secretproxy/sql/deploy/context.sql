@@ -12,7 +12,7 @@ SET LOCAL client_min_messages = warning;
 DO $do$
 BEGIN
     IF to_regclass('secretproxy.context') IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = to_regclass('secretproxy.context') AND attname = 'backend_types') THEN
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('secretproxy.context') AND attname = 'write_format') THEN
         DROP TABLE secretproxy.context CASCADE; -- with the internal functions that take its row; later changes make them again
     END IF;
 END
@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS secretproxy.context (
     charset name NOT NULL,
     max_name int NOT NULL,
     name_pattern text NOT NULL,
-    backend_types text[] NOT NULL
+    backend_types text[] NOT NULL,
+    write_format int NOT NULL
 );
 ALTER TABLE secretproxy.context OWNER TO secretproxy_keys;
 REVOKE ALL ON secretproxy.context FROM PUBLIC;
@@ -53,7 +54,7 @@ BEGIN
     SELECT true, t.version, 'SPX1 ' || t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix, decode('70', 'hex') || r.prefix,
            s.direct_calls, s.owner_check, s.crypt_cost,
            CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END,
-           s.max_name, s.name_pattern, s.backend_types
+           s.max_name, s.name_pattern, s.backend_types, s.write_format
       FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
            secretproxy.settings_now() s
@@ -63,7 +64,7 @@ BEGIN
            ring_outer = EXCLUDED.ring_outer, ring_prefix = EXCLUDED.ring_prefix, ring_mark = EXCLUDED.ring_mark, direct_calls = EXCLUDED.direct_calls,
            owner_check = EXCLUDED.owner_check, crypt_cost = EXCLUDED.crypt_cost,
            charset = EXCLUDED.charset, max_name = EXCLUDED.max_name, name_pattern = EXCLUDED.name_pattern,
-           backend_types = EXCLUDED.backend_types;
+           backend_types = EXCLUDED.backend_types, write_format = EXCLUDED.write_format;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = 'one key of secretproxy.keyring must not be retired, one of secretproxy.testimony_key must be active, and secretproxy.settings keeps its row';

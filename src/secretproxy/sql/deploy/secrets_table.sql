@@ -110,13 +110,23 @@ BEGIN
 END
 $body$;
 
--- `value` is in the database's encoding. Runs under the search_path of the function that calls it, as the next one does.
+-- `value` is in the database's encoding. Runs under the search_path of the function that calls it, as the next one does. With
+-- write_format = 1 the value is one of format 1 behind eight bytes that tell the trigger so; the trigger takes them off.
 CREATE OR REPLACE FUNCTION secretproxy.seal(
     context secretproxy.context, owner uuid, name text, value bytea, field_encoding text
 ) RETURNS bytea
 LANGUAGE plpgsql VOLATILE
 AS $body$
 BEGIN
+    IF context.write_format OPERATOR(pg_catalog.=) 1 AND value IS NOT NULL THEN
+        IF field_encoding OPERATOR(pg_catalog.=) 'pgp' THEN
+            RETURN pg_catalog.decode('ff535032ffffffff', 'hex') OPERATOR(pg_catalog.||) secretproxy.pgp_encrypt_1(value, owner::pg_catalog.text);
+        ELSIF field_encoding OPERATOR(pg_catalog.=) 'crypt' THEN
+            RETURN pg_catalog.decode('ff535032ffffffff', 'hex') OPERATOR(pg_catalog.||) pg_catalog.convert_to(
+                secretproxy.bcrypt(pg_catalog.concat(pg_catalog.chr(92), 'x', pg_catalog.encode(value, 'hex')), secretproxy.bcrypt_salt(context.crypt_cost)), 'SQL_ASCII');
+        END IF;
+        RETURN value;
+    END IF;
     IF field_encoding OPERATOR(pg_catalog.=) 'pgp' THEN
         RETURN context.ring_prefix OPERATOR(pg_catalog.||) secretproxy.pgp_encrypt(
             secretproxy.server_to_utf8(value), secretproxy.value_key(context.ring_inner, context.ring_outer, owner, name));
@@ -140,6 +150,8 @@ BEGIN
     IF pg_catalog.substr(stored, 1, 8) OPERATOR(pg_catalog.<>) context.ring_prefix THEN
         IF pg_catalog.substr(stored, 1, 4) OPERATOR(pg_catalog.<>) pg_catalog.decode('ff535032', 'hex') THEN
             RETURN secretproxy.pgp_decrypt_1(stored, owner::pg_catalog.text);
+        ELSIF pg_catalog.substr(stored, 5, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ffffffff', 'hex') THEN -- written with write_format = 1 past the trigger
+            RETURN secretproxy.pgp_decrypt_1(pg_catalog.substr(stored, 9), owner::pg_catalog.text);
         END IF;
         SELECT r.inner_pad, r.outer_pad INTO v_inner, v_outer
           FROM secretproxy.keyring r WHERE r.prefix OPERATOR(pg_catalog.=) pg_catalog.substr(stored, 1, 8);
@@ -259,7 +271,7 @@ BEGIN
                 -- Format 1: bcrypt over the text form of the bytes.
                 v_right := secretproxy.bcrypt(pg_catalog.concat(pg_catalog.chr(92), 'x', pg_catalog.encode(secretproxy.server_bytes(value), 'hex')), v_hash) OPERATOR(pg_catalog.=) v_hash
                            AND value IS NOT NULL;
-                IF v_right THEN
+                IF v_right AND v_context.write_format OPERATOR(pg_catalog.=) 2 THEN
                     v_better := secretproxy.password_hash(secretproxy.to_bytes(value), v_context.crypt_cost);
                 END IF;
             ELSE
@@ -280,12 +292,13 @@ END
 $body$;
 COMMENT ON FUNCTION secretproxy.check_secret(uuid, text, text, bytea) IS 'Whether a value is the stored one, and what to store in its place';
 
--- What the newest ring key's values begin with; no secret.
+-- What the newest ring key's values begin with; no secret. With write_format = 1 nothing stored begins with it, so that keys reencrypt brings
+-- everything back to format 1.
 CREATE OR REPLACE FUNCTION secretproxy.ring_prefix() RETURNS bytea
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT c.ring_prefix FROM secretproxy.context c
+    SELECT CASE c.write_format WHEN 2 THEN c.ring_prefix ELSE pg_catalog.decode('ff535032ffffffff', 'hex') END FROM secretproxy.context c
 $body$;
 
 -- Passwords of format 1 that a verify replaced by one of format 2, for a revert to put back. Whoever will not go back deletes its rows.
@@ -336,6 +349,9 @@ BEGIN
         IF (pg_catalog.substr(NEW.secrets_value_field, 1, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032', 'hex')) IS NOT TRUE THEN -- not sealed yet
             NEW.secrets_value_field := secretproxy.seal_secret(
                 NEW.secrets_owned_field, NEW.name, NEW.secrets_value_field, NEW.secrets_enc_field);
+        END IF;
+        IF pg_catalog.substr(NEW.secrets_value_field, 1, 8) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032ffffffff', 'hex') THEN -- write_format = 1
+            NEW.secrets_value_field := pg_catalog.substr(NEW.secrets_value_field, 9);
         END IF;
     ELSE
         NEW.secrets_enc_field := 'none'::pg_catalog.text;

@@ -22,6 +22,7 @@ ALTER TABLE secretproxy.settings
     ADD COLUMN IF NOT EXISTS backend_types text[] NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS jwt_source text NOT NULL DEFAULT 'jwt.claims.user_id'
         CHECK (jwt_source IN ('jwt.claims.user_id', 'request.jwt.claims')),
+    ADD COLUMN IF NOT EXISTS write_format int NOT NULL DEFAULT 2 CHECK (write_format IN (1, 2)),
     ALTER COLUMN direct_calls SET DEFAULT 'refuse';
 ALTER TABLE secretproxy.settings OWNER TO secretproxy_owner;
 -- For doctor: what is set here is no secret.
@@ -31,6 +32,7 @@ COMMENT ON COLUMN secretproxy.settings.direct_calls IS 'A call that did not come
 COMMENT ON COLUMN secretproxy.settings.owner_check IS 'jwt: whoever is a member of authenticated, by session or role, may only name jwt_public.current_user_id() as owner';
 COMMENT ON COLUMN secretproxy.settings.backend_types IS 'Kinds of background process (pg_stat_activity.backend_type) whose calls are let through, as direct ones';
 COMMENT ON COLUMN secretproxy.settings.jwt_source IS 'request.jwt.claims: where jwt.claims.user_id is not set, jwt_public.current_user_id() is sub of these claims';
+COMMENT ON COLUMN secretproxy.settings.write_format IS '1: values are stored as the original module stored them, for applications that read secrets_value_field themselves';
 COMMENT ON COLUMN secretproxy.settings.crypt_cost IS 'bcrypt cost of passwords stored from now on';
 COMMENT ON COLUMN secretproxy.settings.max_name IS 'Bytes of the longest secret name that a direct call''s row holds in clear';
 COMMENT ON COLUMN secretproxy.settings.name_pattern IS 'A secret name that this regular expression finds stands in a direct call''s row as a digest';
@@ -59,13 +61,16 @@ SELECT CASE WHEN EXISTS (SELECT FROM secretproxy.adopted WHERE kind = 'function'
 ON CONFLICT DO NOTHING;
 
 -- What the keys' side needs of the settings. It reads them by this function, so that nothing that is attached to the settings runs as it.
-CREATE OR REPLACE FUNCTION secretproxy.settings_now(
-    OUT direct_calls text, OUT owner_check text, OUT crypt_cost int, OUT max_name int, OUT name_pattern text, OUT backend_types text[]
+DROP FUNCTION IF EXISTS secretproxy.settings_now(); -- another version gives other columns
+CREATE FUNCTION secretproxy.settings_now(
+    OUT direct_calls text, OUT owner_check text, OUT crypt_cost int, OUT max_name int, OUT name_pattern text, OUT backend_types text[],
+    OUT write_format int
 ) RETURNS SETOF record
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT s.direct_calls, s.owner_check, s.crypt_cost, s.max_name, s.name_pattern, s.backend_types FROM secretproxy.settings s
+    SELECT s.direct_calls, s.owner_check, s.crypt_cost, s.max_name, s.name_pattern, s.backend_types, s.write_format
+      FROM secretproxy.settings s
 $body$;
 ALTER FUNCTION secretproxy.settings_now() OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.settings_now() FROM PUBLIC;

@@ -54,7 +54,8 @@ BEGIN
     INSERT INTO secrets_schema.secrets_table AS t (secrets_owned_field, name, secrets_value_field, secrets_enc_field)
     VALUES (store_secret.owner, secret_name, sealed, field_encoding)
     ON CONFLICT (secrets_owned_field, name) DO UPDATE
-        SET secrets_value_field = EXCLUDED.secrets_value_field, secrets_enc_field = EXCLUDED.secrets_enc_field;
+        -- Not EXCLUDED: the insert's trigger has been at that one.
+        SET secrets_value_field = sealed, secrets_enc_field = EXCLUDED.secrets_enc_field;
 END
 $body$;
 COMMENT ON FUNCTION secretproxy.store_secret(uuid, text, bytea, text) IS 'Stores what was sealed';
