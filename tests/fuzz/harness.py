@@ -160,6 +160,8 @@ class Harness:
             self._client_waits = out
         else:
             assert not out.held
+            if out.again:
+                self._client_backlog.appendleft(b"")
 
     def _forward(self, data: bytes) -> None:
         if data:

@@ -41,10 +41,10 @@ def check(found: Latencies, reference: Latencies, sent: int) -> None:
     assert found.worst - reference.worst < WORST, (found, reference)
 
 
-def check_the_proxy(address: Address, texts: list[str], pipelined: int) -> None:
+def check_the_proxy(address: Address, texts: list[str], pipelined: int, attackers: int = 16) -> None:
     """Sixteen attackers' backends fill the machine: the proxy alone is asked, and its event loop's delay is what shows."""
     reference = asyncio.run(idle(address, 1.0, "proxy"))
-    found, sent = asyncio.run(attacked(address, texts, 4.0, attackers=16, pipelined=pipelined, asking="proxy"))
+    found, sent = asyncio.run(attacked(address, texts, 4.0, attackers=attackers, pipelined=pipelined, asking="proxy"))
     check(found, reference, sent)
 
 
@@ -102,3 +102,8 @@ def test_a_short_secret_call_does_not_wait_behind_others_texts(address: Address)
         return sorted(taken)[10]
 
     assert asyncio.run(run()) < 0.5
+
+
+def test_very_many_statements_at_a_time_that_need_no_look(address: Address) -> None:
+    """One attacker: so many of them are a load, which more workers share."""
+    check_the_proxy(address, ["SELECT 1", ""], 4000, attackers=1)

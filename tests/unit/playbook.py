@@ -183,7 +183,7 @@ class Playbook:
             self.to_backend += b"".join(part.data for part in out.held)
         if out.parse is not None:
             self.session.parsed(out.parse[0], self.detector.analyse(*out.parse))
-        if out.parse is not None or out.commit:
+        if out.parse is not None or out.commit or out.again:
             self._client(self.session.from_client(b""))
         if out.violation is not None:
             raise out.violation

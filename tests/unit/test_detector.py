@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from secretproxy.detect import Detector
 from secretproxy.detect.arguments import Array, Constant, Values, array_literal
 from secretproxy.detect.detector import CACHE_ENTRIES, Allowance, fingerprint
+from secretproxy.detect.graph import Body, Object, calls_of
 from secretproxy.detect.plpgsql import MOST_VARIABLES
 from secretproxy.detect.verdict import MOST_CALLS
 from secretproxy.wire import messages
@@ -384,3 +385,9 @@ def test_a_fingerprint_is_not_made_at_any_price() -> None:
     detector = Detector()
     assert detector.fingerprint_now(b"SELECT 1", "utf-8") == fingerprint("SELECT 1")
     assert detector.fingerprint_now(b"SELECT 1" + b",1" * 3000, "utf-8") is None
+
+
+def test_a_function_of_the_catalog_that_is_very_long_is_judged_by_its_words() -> None:
+    text = f"CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $f$ BEGIN PERFORM 1{',1' * 9000}, {CALL}; END $f$"
+    body = Body(Object((1, 2), "function", "public", "f", "public.f()"), "plpgsql", text)
+    assert [(call.name, call.opaque) for call in calls_of(body, DETECTOR.monitored)] == [("secrets_getter", True)]

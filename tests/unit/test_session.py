@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secretproxy.detect.strings import STANDARD
-from secretproxy.session.session import Limits
+from secretproxy.session.session import Limits, Step
 from secretproxy.session.states import Phase
 from secretproxy.wire.errors import ProtocolViolation
 from tests.unit.playbook import (
@@ -749,3 +749,22 @@ def test_however_it_is_cut_the_decisions_are_the_same(client_cuts: list[int], ba
         (2, "ok", 1), (3, "ok", 1), (6, "ok", 1),
     ]  # fmt: skip
     assert play.session.idle
+
+
+def test_a_client_with_very_many_messages_is_looked_at_in_turns() -> None:
+    play = Playbook().logged_in()
+    chunk = query("SELECT 1") * 2000
+    out = play.session.from_client(chunk)
+    assert isinstance(out, Step) and out.again
+    assert 0 < len(out.forward) < len(chunk) / 2
+    parts = [out.forward]
+    while isinstance(out, Step) and out.again:
+        out = play.session.from_client(b"")
+        parts.append(out if isinstance(out, bytes) else out.forward)
+    assert b"".join(parts) == chunk
+    assert len(parts) > 3
+
+
+def test_the_end_of_a_chunk_is_no_reason_to_come_again() -> None:
+    play = Playbook().logged_in()
+    assert play.session.from_client(query("SELECT 1") * 256) == query("SELECT 1") * 256

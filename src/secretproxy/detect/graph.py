@@ -16,11 +16,15 @@ import pglast.parser
 
 from secretproxy.detect import tree
 from secretproxy.detect.calls import Call
+from secretproxy.detect.detector import weight
 from secretproxy.detect.leads import Lead, Leads, Named, Names
 from secretproxy.detect.verdict import Found, once
 
 # Of one database: objects that lead, ways that are kept of one object, steps on a way.
 MOST_OBJECTS, MOST_WAYS, MOST_STEPS = 1000, 8, 16
+# Signs and gaps of a function that is parsed; a longer one is judged by its words. This runs in a thread, and what is made of the parser's
+# answer keeps the event loop from running meanwhile.
+MOST_SIGNS = 8192
 # `gives` of an edge along which a statement does the same with both relations: a view over a table, a parent of a partition.
 SAME = -1
 
@@ -190,6 +194,8 @@ class Graph:
 def calls_of(body: Body, monitored: tree.Monitored) -> Sequence[Call]:
     """What a function's body calls: through the parser where there is one for its language, else by name."""
     found = Found()
+    if weight(body.definition.encode("utf-8", "replace")) > MOST_SIGNS:
+        return monitored.calls_by_word(body.definition)
     try:
         statements = json.loads(pglast.parser.parse_sql_json(body.definition)).get("stmts", [])
     except Exception:

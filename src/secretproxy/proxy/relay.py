@@ -192,6 +192,9 @@ class ClientSide(Side):
             self.server.spawn(self._attend(self._parse(session, *step.parse)))
         elif step.violation is not None:
             self.fail(step.violation.sqlstate, str(step.violation))
+        elif step.again and not session.crowded:
+            self.busy = True
+            self.server.loop.call_soon(self._guarded, self._client_goes_on)
         elif step.commit:
             self._client_goes_on()
 

@@ -41,6 +41,8 @@ __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
 _ROOMY = 512
 # Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
 _MOST_EVENTS = 256
+# Messages of one client that are looked at before others have their turn.
+_MOST_MESSAGES = 256
 
 
 class Session(Answers):
@@ -152,6 +154,7 @@ class Session(Answers):
     def _read_client(self, framer: Framer) -> bytes | None:
         """Handles the chunk's messages; gives what goes on at once where the rest must wait for the login."""
         handlers = self._handlers[self.phase]
+        seen = 0
         while framer.next():
             handler = handlers.get(framer.kind)
             if handler is None:
@@ -168,7 +171,12 @@ class Session(Answers):
                 self._unreadable()
             if self._in(Phase.CLOSED):
                 return None
-            if self._step is not None and (self._step.parse is not None or len(self._step.commit) >= _MOST_EVENTS):
+            seen += 1
+            if seen >= _MOST_MESSAGES and framer.cut < len(framer.buffer) and self._in(Phase.READY):
+                self._stepped().again = True
+            if self._step is not None and (
+                self._step.parse is not None or self._step.again or len(self._step.commit) >= _MOST_EVENTS
+            ):
                 # What stands behind is read again later.
                 self._early.append(framer.buffer[framer.cut :])
                 framer.buffer = framer.buffer[: framer.cut]

@@ -33,16 +33,18 @@ class Step:
     strings may be read: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
     commit: events that must be durable before `held` goes on; where they cannot be, a client's chunk goes through
     Session.refuse and a backend's ends the session. record: events nobody waits for. ready: the client's chunks that waited can
-    be taken now (from_client(b"")). violation: the session ends once all this is done. defined: the catalog
-    may have changed. surprised: a call was made by a function that no attempt named.
+    be taken now (from_client(b"")). again: there is more of the chunk, call from_client(b"") in a later turn of the event loop.
+    violation: the session ends once all this is done. defined: the catalog may have changed. surprised: a call was made by a
+    function that no attempt named.
     """
 
-    __slots__ = ("commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "surprised", "violation")
+    __slots__ = ("again", "commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "surprised", "violation")
 
     def __init__(self) -> None:
         self.forward = b""
         self.inject = b""
         self.parse: tuple[bytes, str, int] | None = None
+        self.again = False
         self.commit: list[Event] = []
         self.held: list[Held] = []
         self.record: list[Event] = []
