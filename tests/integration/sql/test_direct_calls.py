@@ -130,7 +130,44 @@ def test_owner_check(stored: Database) -> None:
         sql.execute("SELECT set_config('jwt.claims.user_id', %s, false)", (str(OWNER),))
         assert sql.execute(GETTER).fetchone() == ("the value",)
         sql.execute("RESET ROLE")
-        assert sql.execute(GETTER).fetchone() == ("the value",), "roles other than authenticated are not checked"
+        assert sql.execute(GETTER).fetchone() == ("the value",)
+        # Every member is checked, as which role it ever calls: itself, a role that it became, one between.
+        sql.execute("SELECT set_config('jwt.claims.user_id', %s, false)", (str(OTHER),))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="members of authenticated"):
+            sql.execute(GETTER)
+
+
+def test_owner_check_covers_every_member(stored: Database) -> None:
+    setting(stored, "owner_check", "jwt")
+    with stored.connect() as admin:
+        admin.execute(
+            "CREATE ROLE owner_check_group NOLOGIN IN ROLE authenticated; CREATE ROLE owner_check_far LOGIN IN ROLE owner_check_group"
+        )
+        admin.execute("CREATE ROLE owner_check_other NOLOGIN; GRANT owner_check_other TO owner_check_far")
+        admin.execute(
+            "CREATE ROLE owner_check_service LOGIN; GRANT USAGE ON SCHEMA encrypted_secrets TO owner_check_service, owner_check_other"
+        )
+        admin.execute(
+            "GRANT EXECUTE ON FUNCTION encrypted_secrets.secrets_getter(uuid, text, text) TO owner_check_service, owner_check_other"
+        )
+        try:
+            with stored.connect("owner_check_far") as sql:
+                for role in ("none", "owner_check_group", "owner_check_other"):
+                    sql.execute(f"SET ROLE {role}")
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="members of authenticated"):
+                        sql.execute(GETTER)
+                sql.execute("SELECT set_config('jwt.claims.user_id', %s, false)", (str(OWNER),))
+                assert sql.execute(GETTER).fetchone() == ("the value",)
+            with stored.connect("owner_check_service") as sql:
+                assert sql.execute(GETTER).fetchone() == ("the value",), "who is no member is not checked"
+            assert admin.execute(GETTER).fetchone() == ("the value",), "a superuser is a member of nothing"
+            admin.execute("SET ROLE owner_check_group")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="members of authenticated"):
+                admin.execute(GETTER)
+        finally:
+            admin.execute("RESET ROLE")
+            for role in ("owner_check_far", "owner_check_group", "owner_check_other", "owner_check_service"):
+                admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
