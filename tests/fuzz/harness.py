@@ -22,6 +22,7 @@ from tests.unit.playbook import (
     KEY,
     KEY_DATA,
     OWNER,
+    PID,
     ROW_DESCRIPTION,
     START,
     SYNC,
@@ -125,7 +126,7 @@ class Harness:
         self._backend_backlog: deque[bytes] = deque()
         for chunk in (
             AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready(),
-            ROW_DESCRIPTION + row(str(START)) + complete() + ready(),
+            ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready(),
             message(b"V", b"\xff\xff\xff\xff") + ready(),
         ):
             self.session.from_backend(chunk)
@@ -274,7 +275,10 @@ class Harness:
         if self.strict:
             assert set(calls) <= {"sql"}, calls
         assert calls.count("sql") <= len(backend.either)
-        counted = sum(event.calls for event in by_kind.get("outcome", []))  # type: ignore[attr-defined]
+        # An outcome speaks for the attempts of its statement; calls that none covers have rows of their own.
+        ends = {event.statement_no: event.calls or 0 for event in by_kind.get("outcome", [])}  # type: ignore[attr-defined]
+        covered = {event.statement_no for event in by_kind.get("attempt", [])}  # type: ignore[attr-defined]
+        counted = sum(ends[number] for number in covered) + len(by_kind.get("call", []))
         assert counted == len(backend.told) + len(backend.hidden) + len(backend.either), counted
         started = {event.statement_no for event in self.events if event.event != "outcome"}  # type: ignore[attr-defined]
         ended = [event.statement_no for event in by_kind.get("outcome", [])]  # type: ignore[attr-defined]

@@ -27,8 +27,8 @@ def test_the_functions_on_the_way_are_recorded(postgres: Backend, proxy: Proxy, 
         sql.execute("SELECT encrypted_secrets.secrets_getter(%s, lower('PATH'))", (owner,))
     rows = [row for row in log.settled() if row["owner_id"] == owner and row["event"] == "call"]
     assert [row["via"] for row in rows] == [
-        ["path_outer(uuid)", "path_inner(uuid)"],
-        ["inline_code_block", "path_inner(uuid)"],
+        ["...", "path_inner(uuid)"],
+        ["...", "path_inner(uuid)"],
         None,
     ]
     assert "a value" not in str(rows)

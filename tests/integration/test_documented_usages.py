@@ -260,7 +260,7 @@ BEGIN
 END $$"""
     execute(dsn, block, [])
     assert about(log.settled()) == [
-        attempt(GETTER, owner, "api_key"), attempt(UPSERT, owner, "api_key"), attempt(UPSERT, owner, "api_key_old"), outcome(3),
+        attempt(GETTER, owner, "api_key"), attempt(UPSERT, owner, "api_key"), attempt(UPSERT, owner, "api_key_old"), outcome(1),
     ]  # fmt: skip
     assert execute(dsn, "SELECT encrypted_secrets.secrets_getter($1, $2)", [owner, "api_key"]) == new
     assert execute(dsn, "SELECT encrypted_secrets.secrets_getter($1, $2)", [owner, "api_key_old"]) == old
@@ -288,7 +288,8 @@ def test_owner_from_the_jwt(execute: Execute, proxy: Proxy, log: AccessLog, cana
     assert about(rows) == [
         ("attempt", UPSERT, None, ["personal_api_key"], None, None),
         call(UPSERT, owner, "personal_api_key"),
-        outcome(1),
+        # Whether this call was that attempt's, nothing says.
+        outcome(None),
     ]
     assert rows[1]["accessed_by"] == owner
     review = log.query("SELECT * FROM secretproxy.secret_access WHERE session_id = %s", rows[0]["session_id"])

@@ -28,6 +28,7 @@ from secretproxy.install.keyfile import load_key_file
 from secretproxy.session.testimony import Keys
 from tests.conftest import Backend
 from tests.security.evasion import CANARY, Evasion, Expect, Key, load_all
+from tests.support.log import known_calls
 from tests.support.proxy import Proxy
 from tests.support.raw import Address, Message, Raw, answer
 
@@ -339,7 +340,7 @@ def check_log(evasion: Evasion, calls: int, rows: list[dict[str, Any]], accesses
         if kind in evasion.also:
             assert kinds[kind], f"no {kind} in the log"
     assert bool(kinds["forgery"]) == ("forgery" in evasion.also)
-    counted = sum(row["calls"] or 0 for row in rows if row["event"] == "outcome")
+    counted = known_calls(rows)
     assert counted == calls, f"the log knows of {counted} executions of {calls}: {brief(rows)}"
     if not evasion.expects:
         unasked = [row for row in rows if row["event"] not in {*evasion.also, "outcome"}]

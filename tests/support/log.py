@@ -50,26 +50,46 @@ class AccessLog:
             time.sleep(0.02)
 
 
+def outcome_of(attempt: Row, rows: list[Row]) -> Row:
+    """The outcome that speaks for an attempt: the one that names its call, or else the one that names none."""
+    key = ("session_id", "statement_no", "function", "owner_id", "secret_names")
+    ends = [row for row in rows if row["event"] == "outcome" and all(row[name] == attempt[name] for name in key[:2])]
+    return next(
+        row for row in ends if row["function"] is None or all(str(row[name]) == str(attempt[name]) for name in key[2:])
+    )  # fmt: skip
+
+
+def known_calls(rows: list[Row]) -> int:
+    """How many executions the rows of proxied sessions know of: those that attempts cover, and the rows of those that none does."""
+    covered: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        if row["event"] == "attempt":
+            key = tuple(str(row[name]) for name in ("session_id", "statement_no", "function", "owner_id", "secret_names"))
+            covered[key] = outcome_of(row, rows)["calls"] or 0
+    return sum(covered.values()) + sum(row["event"] == "call" for row in rows)
+
+
 def accesses(rows: list[Row]) -> list[tuple[str, Any, list[str], int, str | None]]:
     """Each attempt of a session with how its statement ended: operation, owner, names, executions, SQLSTATE of an error."""
-    ends = {row["statement_no"]: row for row in rows if row["event"] == "outcome"}
     assert {row["event"] for row in rows} == {"attempt", "outcome"}
     return [
         (
-            row["operation"], row["owner_id"], row["secret_names"],
-            ends[row["statement_no"]]["calls"], ends[row["statement_no"]]["sqlstate"],
+            row["operation"],
+            row["owner_id"],
+            row["secret_names"],
+            outcome_of(row, rows)["calls"],
+            outcome_of(row, rows)["sqlstate"],
         )
         for row in rows
         if row["event"] == "attempt"
-    ]  # fmt: skip
+    ]
 
 
 def executions(rows: list[Row]) -> list[tuple[str, Any, list[str]]]:
     """Function, owner and names of every execution: what a direct session's functions wrote, or the attempts of a proxied one as often as they ran."""
-    ends = {row["statement_no"]: row["calls"] for row in rows if row["event"] == "outcome"}
     return sorted(
         (row["function"], row["owner_id"], row["secret_names"])
         for row in rows
         if row["event"] in ("attempt", "direct")
-        for _ in range(1 if row["event"] == "direct" else ends[row["statement_no"]])
+        for _ in range(1 if row["event"] == "direct" else outcome_of(row, rows)["calls"])
     )

@@ -158,7 +158,7 @@ class Playbook:
     def logged_in(self) -> Playbook:
         """Through the login and the greeting."""
         self << AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready()
-        self << ROW_DESCRIPTION + row(str(START)) + complete() + ready()
+        self << complete("SET") + ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready()
         self << message(b"V", struct.pack("!i", -1)) + ready()
         self.take()
         return self

@@ -19,6 +19,7 @@ from tests.unit.playbook import (
     NO_DATA,
     OWNER,
     PARSE_COMPLETE,
+    PID,
     ROW_DESCRIPTION,
     START,
     SUSPENDED,
@@ -417,7 +418,7 @@ def test_a_renewal_that_fails_is_tried_again(play: Playbook) -> None:
 def test_a_token_that_failed_at_the_login_is_tried_again() -> None:
     play = Playbook()
     play << message(b"R", b"\0\0\0\0") + KEY_DATA + ready()
-    play << ROW_DESCRIPTION + row(str(START)) + complete() + ready()
+    play << ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready()
     play << error("57014") + ready()
     play.take()
     play >> query(HARMLESS)

@@ -344,7 +344,7 @@ async def test_a_name_that_the_logs_encoding_lacks_does_not_stop_the_log(log: Lo
     journal = Journal(log.connect, mask, timeout=0.5)
     await journal.start()
     await journal.keep([attempt("Schl\xfcssel \u0416")])
-    assert names(log) == ['{"Schl\xfcssel \\\\u0416"}']
+    assert names(log) == ['{"escaped:Schl\xfcssel \\\\u0416"}']
     await journal.close()
     assert_chain(log)
 
@@ -466,7 +466,7 @@ def test_a_name_is_a_name(name: str) -> None:
 
 
 def test_what_postgres_cannot_store_is_replaced() -> None:
-    assert MASK("a\0b") == "a?b" and MASK("a\ud800b") == "a?b"
+    assert MASK("a\0b") == "a?b" and MASK("a\ud800b") == "escaped:a\\ud800b"
 
 
 async def test_a_connection_that_was_ended_is_not_an_outage(log: Log) -> None:

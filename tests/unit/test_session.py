@@ -28,6 +28,7 @@ from tests.unit.playbook import (
     NO_DATA,
     OWNER,
     PARSE_COMPLETE,
+    PID,
     ROW_DESCRIPTION,
     START,
     SUSPENDED,
@@ -72,7 +73,7 @@ def test_the_first_ready_waits_for_the_token() -> None:
     assert play.to_client == AUTHENTICATION_OK + parameter("server_version", "17") + KEY_DATA
     assert b"backend_start" in play.injected
     play.take()
-    play << ROW_DESCRIPTION + row(str(START)) + complete() + ready()
+    play << ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready()
     assert play.to_client == b""
     token = play.session.token
     assert token is not None and token.encode() in play.injected and play.injected[:1] == b"F"
@@ -112,7 +113,7 @@ def test_early_statements_keep_their_order() -> None:
     play = Playbook()
     play >> query("SELECT 1") >> query("SELECT 2")
     play << AUTHENTICATION_OK + KEY_DATA + ready()
-    play << ROW_DESCRIPTION + row(str(START)) + complete() + ready()
+    play << ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready()
     play << message(b"V", b"\xff\xff\xff\xff") + ready()
     assert play.to_backend == query("SELECT 1") + query("SELECT 2")
 
@@ -179,7 +180,8 @@ def test_several_statements_in_one_query(play: Playbook) -> None:
     play << testified() + complete() + complete() + testified("two", clock=START + 2) + complete()
     assert play.recorded == []
     play << ready()
-    assert [(event.outcome, event.calls) for event in play.recorded] == [("ok", 2)]
+    # One outcome for what both did: each ran once.
+    assert [(event.outcome, event.calls, event.function) for event in play.recorded] == [("ok", 1, None)]
 
 
 def test_an_error_and_a_cancel_are_outcomes(play: Playbook) -> None:
@@ -505,7 +507,15 @@ def test_testimony_of_the_login_is_recorded_and_not_shown() -> None:
     play << AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + testified("at-login") + ready()
     assert play.to_client == AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA
     assert [(event.event, event.secret_names) for event in play.committed] == [("call", ("at-login",))]
-    play << ROW_DESCRIPTION + row(str(START)) + complete() + ready() + message(b"V", b"\xff\xff\xff\xff") + ready()
+    (
+        play
+        << ROW_DESCRIPTION
+        + row(str(PID), str(START), "", "1")
+        + complete()
+        + ready()
+        + message(b"V", b"\xff\xff\xff\xff")
+        + ready()
+    )
     assert play.to_client.endswith(ready())
     play >> query(HARMLESS)
     play << complete() + ready()

@@ -133,6 +133,18 @@ def stored_line(stored: bytes) -> Line:
     )
 
 
+# What is written in a name's place begins with one of these where it is not the name as it is.
+_RESERVED = ("masked:", "escaped:", "name:")
+
+
+def name_bytes(name: str) -> bytes:
+    """The bytes of a name, those that are no UTF-8 included."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")
+
+
 class NameMask:
     """Masks what a client puts in the place of a name but which may be a value: too long, or of a secret's known shape.
 
@@ -156,12 +168,31 @@ class NameMask:
     def __call__(self, name: str | None) -> str | None:
         if name is None:
             return None
-        # NUL cannot be stored, and neither can half a surrogate pair.
-        clean = name.encode("utf-8", "replace").replace(b"\0", b"?")
-        if len(clean) <= self._max_name and not (self._pattern and self._pattern.search(name)):
-            text = clean.decode()
-            return text if not self.codec else text.encode(self.codec, "backslashreplace").decode(self.codec)
-        return self.masked(clean)
+        if "\0" in name:
+            # NUL cannot be stored, and no name has one.
+            name = name.replace("\0", "?")
+        clean = name_bytes(name)
+        if len(clean) > self._max_name or (self._pattern and self._pattern.search(name)):
+            return self.masked(clean)
+        try:
+            name.encode(self.codec or "utf-8")
+        except UnicodeEncodeError:
+            return "escaped:" + "".join([self._escaped(character) for character in name])
+        # A name that reads like what stands for another is told from it.
+        return f"name:{name}" if name.startswith(_RESERVED) else name
+
+    def _escaped(self, character: str) -> str:
+        """A byte that is no UTF-8 as \\xNN, what the log's database has no character for as \\uNNNN or \\UNNNNNNNN, a backslash doubled."""
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"\\x{code - 0xDC00:02x}"
+        if character == "\\":
+            return "\\\\"
+        try:
+            character.encode(self.codec or "utf-8")
+        except UnicodeEncodeError:
+            return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+        return character
 
     def masked(self, clean: bytes) -> str:
         """The mask of a name that must not be shown whatever it looks like."""
@@ -283,7 +314,7 @@ class Lines:
     def _others(self, values: Sequence[str | None], shown: int) -> str:
         cut = self._cut
         if cut is None or cut[0] is not values or cut[1] != shown:
-            rest = b"\0".join([(value or "").encode("utf-8", "replace") for value in values[shown:]])
+            rest = b"\0".join([name_bytes(value or "") for value in values[shown:]])
             text = f"{self._mask.masked(rest)} (more names: {len(values) - shown})"
             cut = self._cut = (values, shown, chain.text(chain.element(text)))
         return cut[2]

@@ -191,7 +191,7 @@ class BackendLogin(asyncio.Protocol):
             if message[:1] == b"S":
                 name, pos = messages.cstring(message, 5, len(message))
                 value, _ = messages.cstring(message, pos, len(message))
-                self.parameters[name.decode("ascii", "replace")] = value.decode("utf-8", "replace")
+                self.parameters[name.decode("ascii", "surrogateescape")] = value.decode("utf-8", "replace")
             self._said += message
             if message[:1] == b"Z":
                 return
@@ -239,7 +239,7 @@ class Logins:
         """A backend's connection that is logged in as this client. Raises Refused, BackendUnreachable, ProtocolViolation, ConnectionError."""
         backends = _Backends(self, packet, tls)
         # PostgreSQL cuts names there.
-        user = startup.parameters.get("user", "").encode("utf-8", "replace")[:_NAME_MOST]
+        user = startup.parameters.get("user", "").encode("utf-8", "surrogateescape")[:_NAME_MOST]
         try:
             if startup.code != messages.PROTOCOL_3_0 or any(name.startswith("_pq_.") for name in startup.parameters):
                 client.write(await backends.open_early())
@@ -296,7 +296,7 @@ class Logins:
 
     def _note(self, client: Conversation, user: bytes, *, known: bool) -> None:
         """The log's line of a failed login. A name that no user has may be a password typed in the wrong place."""
-        shown = self.mask(user.decode("utf-8", "replace")) if known else self.mask.masked(user)
+        shown = self.mask(user.decode("utf-8", "surrogateescape")) if known else self.mask.masked(user)
         self.failed()
         log.warning(
             "login failed",

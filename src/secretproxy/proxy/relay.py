@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from secretproxy.audit.journal import LogUnavailable
+from secretproxy.audit.rows import name_bytes
 from secretproxy.proxy.aftermath import Aftermath
 from secretproxy.proxy.backend import Target
 from secretproxy.proxy.hosts import Kind
@@ -97,6 +98,8 @@ class ClientSide(Side):
         self._logged_in = False
         self._tls = False
         self._target: Target | None = None
+        # The backend process behind a pooler that this session has for itself.
+        self._process: tuple[str, int, int | None] | None = None
 
     async def _attend(self, work: Coroutine[Any, Any, None]) -> None:
         """Does a part of the session's work that waits; where it breaks off, the session ends."""
@@ -311,7 +314,7 @@ class ClientSide(Side):
             if session.login_refusal in _WRONG_PASSWORD:
                 self.server.metrics.failed_logins.inc()
                 # Whether there is such a user the proxy does not know: what stands for its name may be anything.
-                name = self.server.mask.masked((session.identity.db_user or "").encode("utf-8", "replace"))
+                name = self.server.mask.masked(name_bytes(session.identity.db_user or ""))
                 log.warning(
                     "login failed", session=self.session_id, user=name, client=self.source.decode(), cause=session.login_refusal
                 )
@@ -342,6 +345,11 @@ class ClientSide(Side):
         return False
 
     def _carry_out_backend(self, session: Session, backend: BackendSide, step: Step) -> None:
+        if step.ready and session.pooled and not self._alone(session):
+            step.violation = session.pooler
+        if step.violation is not None and not step.commit:
+            self._end_by(step.violation)
+            return
         self.write(step.forward)
         backend.write(step.inject)
         journal = self.server.journal
@@ -375,11 +383,26 @@ class ClientSide(Side):
         log.info(
             "session",
             session=self.session_id,
-            user=identity.db_user,
-            database=identity.database,
+            user=self.server.mask(identity.db_user),
+            database=self.server.mask(identity.database),
             client=self.client_text,
             backend=str(self._target),
         )
+
+    def _end_by(self, violation: ProtocolViolation) -> None:
+        """Nothing more of the backend's goes on."""
+        log.error("session ended", cause=str(violation), setting="backend.hosts")
+        self.fail(violation.sqlstate, str(violation), detail=violation.detail)
+
+    def _alone(self, session: Session) -> bool:
+        """Whether no other open session has the same process behind a pooler."""
+        process = (str(self._target), session.backend_pid, session.backend_start)
+        other = self.server.pooled.get(process)
+        if other is not None and other is not self and not other._over:
+            return False
+        self.server.pooled[process] = self
+        self._process = process
+        return True
 
     def _release(self, done: asyncio.Future[None], step: Step) -> None:
         if self._hold_timer is not None:
@@ -390,6 +413,9 @@ class ClientSide(Side):
         if self._over or backend is None or failed:
             return
         self.server.metrics.hold.observe(time.monotonic() - self._held_since)
+        if step.violation is not None:
+            self._end_by(step.violation)
+            return
         self.write(b"".join(held.data for held in step.held))
         self._record_held(lost=False)
         backend.set_busy(False)
@@ -509,6 +535,8 @@ class ClientSide(Side):
             if self._target is not None:
                 self.server.cancels.forget(self.session.cancel_key, self._target)
             self._record(self.session.lost())
+        if self._process is not None and self.server.pooled.get(self._process) is self:
+            del self.server.pooled[self._process]
         if self.backend is not None:
             self.backend.backlog.clear()
             self.backend.close()

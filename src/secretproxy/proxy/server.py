@@ -92,6 +92,8 @@ class Server:
         )
         self.hosts = Hosts(settings)
         self.cancels = Cancels(self.hosts, settings.backend.connect_timeout, self.backend_tls)
+        # Open sessions by the backend processes behind a pooler that are theirs.
+        self.pooled: dict[tuple[str, int, int | None], ClientSide] = {}
         self.logins: Logins | None = None
         if settings.auth.mode == "scram":
             users = users_of(settings.auth, settings.backend.connect_timeout)

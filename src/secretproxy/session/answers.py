@@ -89,6 +89,8 @@ class Answers(Testified):
             tag = framer.buffer[framer.start + 5 : min(framer.end - 1, framer.start + 16)]
             if tag in (b"RESET", b"DISCARD ALL"):
                 self._token_lost = True
+            elif tag == b"PREPARE" and isinstance(head, Running) and head.prepared:
+                del head.prepared[0]
             elif tag in (b"ROLLBACK", b"COMMIT") and self.transaction_status == "E":
                 self.transaction_status = "T"
             elif tag[:4] in _DEFINING:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import uuid
 
-from secretproxy.detect import ResolvedCall, Verdict
-from secretproxy.detect.arguments import Values
+from secretproxy.detect import Call, ResolvedCall, Verdict
+from secretproxy.detect.arguments import NO_VALUES, Values
 from secretproxy.detect.strings import EITHER, ESCAPES, STANDARD
 from secretproxy.detect.verdict import HARMLESS
+from secretproxy.session.connection import MOST_TEXTS
+from secretproxy.session.encodings import encoded
 from secretproxy.session.events import Event
 from secretproxy.session.memory import Memory
-from secretproxy.session.statements import Refusal, Running, resolve
+from secretproxy.session.statements import Refusal, Running, Tally, resolve
 from secretproxy.session.step import Held, Step
+from secretproxy.session.weights import in_bytes, lightened, lightened_call, name_bytes, size, without_names
 from secretproxy.wire import messages
 
 # The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
@@ -72,25 +75,46 @@ class Attempts(Memory):
         for execute in verdict.executes:
             made = self._sql_calls.get(execute.name)
             if made is None:
-                prepared = self._statements.get(execute.name.encode(self._codec, "replace"))
+                prepared = self._statements.get(encoded(execute.name, self._codec))
                 made = prepared.verdict if prepared is not None else None
             if made is not None:
-                attempts += resolve(made.calls, Values(arguments=execute.arguments, outer=values))
+                given = Values(arguments=execute.arguments, outer=values)
+                attempts += resolve(made.calls, given if self._may_resolve(made.calls, given) else NO_VALUES)
         for cursor in verdict.fetches:
             attempts += self._cursors.get(cursor, ())
         for name, prepared_calls in verdict.prepares:
-            self._sql_calls[name] = Verdict(calls=prepared_calls)
+            made = Verdict(calls=lightened(prepared_calls))
+            running.prepared.append((name, made, self._sql_calls.get(name)))
+            self._sql_calls[name] = made
         for name, cursor_calls in verdict.cursors:
-            self._cursors[name] = resolve(cursor_calls, values)
+            self._cursors[name] = tuple(map(lightened_call, resolve(cursor_calls, values)))
         self._forget_named(verdict)
         if verdict.prepares or verdict.cursors or verdict.deallocates or verdict.closes:
             self._refresh_remembered()
         self._attempt_resolved(running, tuple(attempts), start, end)
 
+    def _may_resolve(self, calls: tuple[Call, ...], values: Values) -> bool:
+        """Whether it is in proportion to look for each call's owner and names in these values."""
+        return len(calls) < 2 or len(calls) * size(values) <= self._limits.max_statement_memory
+
+    def _weighed(self, attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
+        """The attempts with as many names as one statement may have in the log before it runs. What the rest was, testimony tells."""
+        weight = 0
+        kept: list[ResolvedCall] = []
+        for call in attempts:
+            weight += name_bytes(call)
+            kept.append(call if weight <= MOST_TEXTS else without_names(call))
+        return kept
+
     def _attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
         verdict = running.verdict
+        if self._raw:
+            attempts = tuple(map(in_bytes, attempts))
+        if len(attempts) > 1:
+            # The same call twice is one access, counted.
+            attempts = tuple(dict.fromkeys(self._weighed(attempts)))
         running.attempts = attempts
-        running.covered = {(call.function, call.owner, call.names) for call in attempts if call.exact}
+        running.covered = {(call.function, call.owner, call.names): Tally() for call in attempts if call.exact}
         running.number = self._started + 1
         if not attempts and not verdict.concerns:
             self._push_statement(running)
@@ -149,7 +173,7 @@ class Attempts(Memory):
                 continue
             running.refused = _LOG_REFUSES
             # Should it run after all, nothing in the log covers it.
-            running.covered = set()
+            running.covered = {}
             out.append(_failing(running.protocol == "simple"))
             if taken:
                 continue

@@ -10,6 +10,7 @@ from secretproxy.detect.arguments import NO_VALUES, Values
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.attempts import TOO_LONG, TOO_MANY, Attempts
 from secretproxy.session.connection import CROWDED, MOST_HARMLESS, MOST_TEXTS
+from secretproxy.session.encodings import decoded
 from secretproxy.session.statements import (
     BIND,
     CLOSE,
@@ -25,6 +26,7 @@ from secretproxy.session.statements import (
     resolve,
 )
 from secretproxy.session.states import Phase
+from secretproxy.session.weights import size
 from secretproxy.wire import messages
 from secretproxy.wire.errors import Unreadable
 
@@ -106,7 +108,11 @@ class Client(Attempts):
         if self._secret_statements >= self._limits.max_prepared and name not in self._statements:
             self._refuse_here(TOO_MANY)
             return
-        types = messages.read_parse_types(framer.buffer, pos, framer.end)
+        try:
+            types = messages.read_parse_types(framer.buffer, pos, framer.end)
+        except Unreadable:
+            # The backend's to refuse; should it not, what runs is known all the same.
+            types = ()
         self._remember_statement(name, Prepared(verdict, kept, types))
 
     def _remember_statement(self, name: bytes, prepared: Prepared) -> None:
@@ -146,9 +152,7 @@ class Client(Attempts):
             return
         values = NO_VALUES
         if framer.complete:
-            bind = messages.read_bind(framer.buffer, framer.start, framer.end)
-            encoding = self._codec
-            values = Values(bind, statement.types, lambda raw: raw.decode(encoding))
+            values = self._bound(statement)
         elif framer.end - framer.start <= self._limits.max_statement_memory:
             framer.demand()
             return
@@ -156,17 +160,31 @@ class Client(Attempts):
         if len(self._portals) >= self._limits.max_prepared + MOST_HARMLESS and portal not in self._portals:
             self._refuse_here(TOO_MANY)
             return
-        calls = resolve(statement.verdict.calls, values)
+        made = statement.verdict.calls
         for other in others:
             assert isinstance(other, Prepared)
             if other.verdict is not statement.verdict:
-                calls += resolve(other.verdict.calls, values)
+                made += other.verdict.calls
+        if not self._may_resolve(made, values):
+            values = NO_VALUES
+        calls = resolve(made, values)
         weight = sum(len(name or "") for call in calls for name in call.names or ())
-        if weight > 1024 and weight + sum(p.weight for p in self._portals.values() if isinstance(p, Portal)) > MOST_TEXTS:
-            calls, weight = resolve(statement.verdict.calls, NO_VALUES), 0
         # The values are kept no longer than they must be.
-        later = statement.verdict.executes or statement.verdict.cursors
-        self._bind(portal, Portal(statement, calls, values if later else NO_VALUES, weight))
+        later = values if statement.verdict.executes or statement.verdict.cursors else NO_VALUES
+        if later is not NO_VALUES:
+            weight += size(later)
+        if weight > 1024 and weight + sum(p.weight for p in self._portals.values() if isinstance(p, Portal)) > MOST_TEXTS:
+            calls, later, weight = resolve(made, NO_VALUES), NO_VALUES, 0
+        self._bind(portal, Portal(statement, calls, later, weight))
+
+    def _bound(self, statement: Prepared) -> Values:
+        """The parameters of a complete Bind; none are known of one that cannot be read, which is an attempt all the same."""
+        framer, encoding = self._client, self._codec
+        try:
+            bind = messages.read_bind(framer.buffer, framer.start, framer.end)
+        except Unreadable:
+            return NO_VALUES
+        return Values(bind, statement.types, lambda raw: raw.decode(encoding))
 
     def _bind(self, name: bytes, portal: Prepared | Portal) -> None:
         if self._skipping:
@@ -208,7 +226,7 @@ class Client(Attempts):
         if others and not isinstance(portal, Portal):
             portal = others.pop()
         if portal is None:
-            attempts = self._cursors.get(name.decode(self._codec, "replace"))
+            attempts = self._cursors.get(decoded(name, self._codec))
             if attempts is None:
                 self._push_statement(_UNKNOWN)
                 return

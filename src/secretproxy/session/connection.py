@@ -49,7 +49,11 @@ class Connection(ABC):
     ) -> None:
         self.identity = identity
         self.phase = Phase.LOGIN
+        # The process that answers, by its own word; until the greeting has asked it, by BackendKeyData.
         self.backend_pid = 0
+        # Whether those two differ: a pooler stands before the server.
+        self.pooled = False
+        self._kept_token = False
         # What a CancelRequest for this session carries: process id and secret key.
         self.cancel_key = b""
         self.login_refusal = ""
@@ -73,6 +77,10 @@ class Connection(ABC):
         )
         self._logical = replication is not None and replication.lower() == "database"
         self._codec = "utf-8"
+        # Whether the server is one of SQL_ASCII: its texts are bytes (encodings.py).
+        self._raw = False
+        # Whether the backend has the functions that testify.
+        self._testifies = False
         self._client = Framer(FROM_CLIENT, limits.max_message)
         self._backend = Framer(FROM_BACKEND, 0x7FFFFFFF)
         self._early: list[bytes] = []

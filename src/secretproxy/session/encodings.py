@@ -1,6 +1,9 @@
-"""PostgreSQL's client encodings as Python codecs (src/include/mb/pg_wchar.h, pg_enc).
+"""PostgreSQL's encodings as Python codecs (src/include/mb/pg_wchar.h, pg_enc), and the one form that a name has for detection,
+testimony and the log: the characters of its UTF-8, a byte that is none as a lone surrogate (PEP 383). Nothing is lost on the way.
 
 An encoding without a Python codec is read as Latin-1: every byte has a character and ASCII stays ASCII, so names are still found.
+A server of SQL_ASCII converts nothing, and scans a statement byte by byte, whatever the client calls its encoding: its texts
+are read as Latin-1 too, and their names made what their bytes say (`native`).
 """
 
 from __future__ import annotations
@@ -18,5 +21,33 @@ _CODECS = {
 }  # fmt: skip
 
 
-def codec(client_encoding: str) -> str:
-    return _CODECS.get(client_encoding.upper(), "latin-1")
+def codec(encoding: str) -> str:
+    """Names the Python codec of one of PostgreSQL's encodings."""
+    return _CODECS.get(encoding.upper(), "latin-1")
+
+
+def session_codec(client_encoding: str, server_encoding: str) -> str:
+    """Names the codec of what a client says: one that calls itself SQL_ASCII speaks as the server does (pg_any_to_server() of mbutils.c)."""
+    if server_encoding.upper() == "SQL_ASCII":
+        return "latin-1"
+    return codec(server_encoding if client_encoding.upper() == "SQL_ASCII" and server_encoding else client_encoding)
+
+
+def native(name: str) -> str | None:
+    """Reads the bytes of a name in a server of SQL_ASCII, given as Latin-1; None where it holds what no byte is."""
+    if name.isascii():
+        return name
+    try:
+        return name.encode("latin-1").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
+
+
+def decoded(raw: bytes, encoding: str) -> str:
+    """Decodes what a codec may not know all of, without losing a byte."""
+    return raw.decode(encoding, "surrogateescape" if encoding == "utf-8" else "backslashreplace")
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """Encodes what `decoded` gave, or a name in a text of that encoding."""
+    return text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "backslashreplace")

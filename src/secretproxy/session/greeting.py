@@ -10,17 +10,34 @@ from dataclasses import replace
 
 from secretproxy.session.client import Client
 from secretproxy.session.connection import FROM_BACKEND, FROM_BACKEND_OWN
-from secretproxy.session.encodings import codec
+from secretproxy.session.encodings import decoded, session_codec
 from secretproxy.session.statements import INJECTED
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
+from secretproxy.wire.errors import ProtocolViolation
 
 _SET_CONFIG = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
-_ASK_START = (
-    "SELECT (extract(epoch from backend_start) * 1000000)::pg_catalog.int8"
-    " FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
+# Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and cast is qualified,
+# and the path that it has chosen is not in force. SET LOCAL lasts for this message; no ParameterStatus tells of it.
+_ASK = (
+    "SET LOCAL search_path = pg_catalog, pg_temp;"
+    " SELECT pg_catalog.pg_backend_pid(), {start}, pg_catalog.current_setting('secretproxy.session', true),"
+    " (SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n"
+    " ON n.oid OPERATOR(pg_catalog.=) p.pronamespace WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name"
+    " AND p.proname OPERATOR(pg_catalog.=) 'backend_start'::pg_catalog.name)"
 )
-_ASK_START_AS_OWNER = "SELECT secretproxy.backend_start()"
+_ASK_START = _ASK.format(
+    start="(SELECT (pg_catalog.extract('epoch'::pg_catalog.text, a.backend_start) OPERATOR(pg_catalog.*) 1000000::pg_catalog.numeric)"
+    "::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a)"
+)
+_ASK_START_AS_OWNER = _ASK.format(start="secretproxy.backend_start()")
+# The texts above and that of `setting`: all SQL that a session says of its own accord.
+OWN_SQL = (_ASK_START, _ASK_START_AS_OWNER, "SET secretproxy.session TO 'token'")
+_POOLER = ProtocolViolation(
+    "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
+    "0A000",
+    "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
+)
 
 _SASL_FINAL = b"\0\0\0\x0c"  # the one that asks for nothing
 
@@ -72,17 +89,19 @@ class Greeting(Client):
             return
         name, pos = messages.cstring(framer.buffer, framer.start + 5, framer.end)
         raw, _ = messages.cstring(framer.buffer, pos, framer.end)
-        key, value = name.decode("ascii", "replace"), raw.decode("utf-8", "replace")
+        key, value = name.decode("ascii", "replace"), decoded(raw, self._codec)
         self.parameters[key] = value
-        if key == "client_encoding":
-            self._codec = codec(value)
+        if key in ("client_encoding", "server_encoding"):
+            server = self.parameters.get("server_encoding", "")
+            self._raw = server.upper() == "SQL_ASCII"
+            self._codec = session_codec(self.parameters.get("client_encoding", ""), server)
         elif key == "application_name" and value != self.identity.application_name:
             self.identity = replace(self.identity, application_name=value or None)
 
     def backend_logged_in(self) -> None:
         """The first ReadyForQuery waits until the session has its token."""
         framer = self._backend
-        if self._physical or not self.backend_pid:
+        if self._physical:
             self._ready()
             return
         self.phase = Phase.GREETING
@@ -99,9 +118,16 @@ class Greeting(Client):
         if self._greeting == "start" and token is None:
             self._greeting = "owner"
             self._stepped().inject += messages.query(_ASK_START_AS_OWNER)
-        elif self._greeting != "token" and token is not None:
+        elif self._greeting in ("start", "owner") and token is not None:
             self._greeting = "token"
             self._stepped().inject += self._token_message(token)
+        elif self._greeting == "token" and self.pooled:
+            # What answers is not who said its process id first. Is it the same a message later, and does it remember?
+            self._greeting = "again"
+            self._kept_token = False
+            self._stepped().inject += messages.query(_ASK_START)
+        elif self._greeting == "again" and not self._kept_token:
+            self.refuse_pooler()
         else:
             self._let_on(self._greeting_z)
             self._ready()
@@ -110,10 +136,36 @@ class Greeting(Client):
         """The answer to the question when this backend process began."""
         framer = self._backend
         self._drop()
-        if framer.complete and self._greeting != "token":
-            row = messages.data_row(framer.buffer, framer.start, framer.end)
-            if len(row) == 1 and row[0] is not None and row[0].isdigit():
-                self.backend_start = int(row[0])
+        if not framer.complete or self._greeting == "token":
+            return
+        row = messages.data_row(framer.buffer, framer.start, framer.end)
+        if len(row) != 4:
+            return
+        pid, start, session, found = row
+        if pid is None or not pid.isdigit():
+            return
+        if self._greeting == "again":
+            # The start may be hidden from this user; its token, made of process id and start, is not.
+            token = self.token
+            self._kept_token = int(pid) == self.backend_pid and token is not None and session == token.encode()
+            return
+        if int(pid) != self.backend_pid:
+            # BackendKeyData was a pooler's: it is for cancelling, and says nothing of who testifies.
+            self.pooled = self.backend_pid != 0
+            self.backend_pid = int(pid)
+        if start is not None and start.isdigit():
+            self.backend_start = int(start)
+        self._testifies = found not in (None, b"0")
+
+    @property
+    def pooler(self) -> ProtocolViolation:
+        """What ends a session whose backend is not its own."""
+        return _POOLER
+
+    def refuse_pooler(self) -> None:
+        """The session ends: what its backend does, another session may see, and what another's does, this one."""
+        self.phase = Phase.CLOSED
+        self._stepped().violation = self.pooler
 
     def backend_dropped(self) -> None:
         """Part of the answer to an own query."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from secretproxy.detect import Verdict
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.connection import MOST_HARMLESS, MOST_TEXTS, Entry
+from secretproxy.session.encodings import encoded
+from secretproxy.session.events import Outcome
 from secretproxy.session.outcomes import Outcomes
 from secretproxy.session.statements import (
     BIND,
@@ -158,6 +160,28 @@ class Memory(Outcomes):
             if isinstance(before, Portal):
                 before.current = True
 
+    def _end(self, running: Running, outcome: Outcome) -> None:
+        if running.prepared:
+            self._unprepare(running)
+        super()._end(running, outcome)
+
+    def _unprepare(self, running: Running) -> None:
+        """What no PREPARE has made leads where it led before; where a later statement has given that name again, before that one."""
+        for name, made, before in reversed(running.prepared):
+            for entry in self._pending:
+                if isinstance(entry, Running) and entry is not running and any(made is other for _, _, other in entry.prepared):
+                    entry.prepared = [(key, new, before if old is made else old) for key, new, old in entry.prepared]
+                    break
+            else:
+                if self._sql_calls.get(name) is not made:
+                    continue
+                if before is None:
+                    del self._sql_calls[name]
+                else:
+                    self._sql_calls[name] = before
+        running.prepared = []
+        self._refresh_remembered()
+
     # --- names ---
 
     def _store_statement(self, name: bytes, prepared: Prepared | None) -> Prepared | None:
@@ -247,7 +271,7 @@ class Memory(Outcomes):
                 self._forget_statements()
             else:
                 self._sql_calls.pop(name, None)
-                self._store_statement(name.encode(self._codec, "replace"), None)
+                self._store_statement(encoded(name, self._codec), None)
         for name in verdict.closes:
             if name is None:
                 self._cursors.clear()
@@ -255,7 +279,7 @@ class Memory(Outcomes):
                 self._cursors.pop(name, None)
 
     def _refresh_remembered(self) -> None:
-        names = {name.lower().encode(self._codec, "replace") for name in (*self._sql_calls, *self._cursors)}
+        names = {encoded(name.lower(), self._codec) for name in (*self._sql_calls, *self._cursors)}
         names |= {name.lower() for name, kept in self._statements.items() if name and kept.verdict is not HARMLESS}
         self._remembered = tuple(name for name in names if name)
 

@@ -5,10 +5,22 @@ The one layer that makes an Event. A statement's text becomes its fingerprint he
 
 from __future__ import annotations
 
+import uuid
+
 from secretproxy.detect import ResolvedCall
+from secretproxy.detect.functions import NAMES
 from secretproxy.session.connection import Connection
 from secretproxy.session.events import Event, EventKind, Outcome
 from secretproxy.session.statements import Running
+
+# How many calls, and the role and the jwt user that made them.
+Done = tuple[int | None, str | None, uuid.UUID | None]
+
+
+def testifies(function: str) -> bool:
+    """Whether a function is one of those that tell of each call, once the backend half is installed."""
+    schema, _, name = function.partition("(")[0].rpartition(".")
+    return schema == "encrypted_secrets" and name in NAMES
 
 
 class Outcomes(Connection):
@@ -50,10 +62,50 @@ class Outcomes(Connection):
         elif outcome == "ok" and self.client_gone:
             # It ran, and nobody was told so.
             outcome = "lost"
+        record = self._stepped().record
+        attempts = running.attempts
+        if not attempts or running.refused is not None:
+            record.append(self._outcome(running, outcome, running.calls, running.role, running.accessed_by))
+            return
+        if len(attempts) == 1:
+            calls, role, accessed_by = self._done(running, attempts[0])
+            record.append(self._outcome(running, outcome, calls, role, accessed_by))
+            return
+        done = {(call.function, call.owner, call.names): self._done(running, call) for call in attempts}
+        if len(set(done.values())) == 1:
+            # One speaks for each.
+            calls, role, accessed_by = next(iter(done.values()))
+            record.append(self._outcome(running, outcome, calls, role, accessed_by))
+            return
+        for (function, owner, names), (calls, role, accessed_by) in done.items():
+            event = self._outcome(running, outcome, calls, role, accessed_by)
+            event.function = function
+            event.owner_id = owner
+            event.secret_names = names
+            record.append(event)
+
+    def _outcome(
+        self, running: Running, outcome: Outcome, calls: int | None, role: str | None, accessed_by: uuid.UUID | None
+    ) -> Event:
         event = self._event(running, "outcome")
         event.outcome = outcome
         event.sqlstate = running.sqlstate
-        event.calls = running.calls
-        event.role = running.role
-        event.accessed_by = running.accessed_by
-        self._stepped().record.append(event)
+        event.calls = calls
+        event.role = role
+        event.accessed_by = accessed_by
+        return event
+
+    def _done(self, running: Running, call: ResolvedCall) -> Done:
+        """What the backend testified to of an attempt: how often it ran (None: nobody can tell), as which role and jwt user."""
+        tally = running.covered.get((call.function, call.owner, call.names))
+        if tally is not None and tally.calls:
+            return tally.calls, tally.role, tally.accessed_by
+        if not self._testifies or not testifies(call.function):
+            return None, None, None
+        if tally is None:
+            # Which of the calls of its function was this one?
+            name = call.function.partition("(")[0]
+            heard = any(function.partition("(")[0] == name for function in running.uncovered)
+            if heard or any(key[0].partition("(")[0] == name and tally.calls for key, tally in running.covered.items()):
+                return None, None, None
+        return 0, None, None

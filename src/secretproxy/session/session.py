@@ -39,6 +39,8 @@ __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
 
 # Entries of `pending` under which a client that was not read from is again.
 _ROOMY = 512
+# NAMEDATALEN - 1
+_NAME_BYTES = 63
 # Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
 _MOST_EVENTS = 256
 # Messages of one client that are looked at before others have their turn.
@@ -255,4 +257,11 @@ def new_identity(
     application_name: str | None,
 ) -> Identity:
     """An identity with a new session id."""
-    return Identity(uuid.uuid4(), user, database or user, application_name)
+    return Identity(uuid.uuid4(), _as_used(user), _as_used(database or user), application_name)
+
+
+def _as_used(name: str | None) -> str | None:
+    """A user or database by the name that the server uses: it cuts at 63 bytes, be it in a character (ProcessStartupPacket())."""
+    if name is None or len(name) < _NAME_BYTES // 4:
+        return name
+    return name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "surrogateescape")

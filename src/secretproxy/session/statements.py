@@ -19,12 +19,35 @@ PARSE, BIND, DESCRIBE, CLOSE, SYNC, COPY_END, INJECTED = 1, 2, 3, 4, 5, 6, 7
 Key = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
 
 
+class Tally:
+    """What the backend testified to of one attempt: how many calls, all by the same role and jwt user."""
+
+    __slots__ = ("accessed_by", "calls", "role")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.role: str | None = None
+        self.accessed_by: uuid.UUID | None = None
+
+    def takes(self, role: str | None, accessed_by: uuid.UUID | None) -> bool:
+        """Counts a call; False where another role or user made it than those before, which is a row of its own."""
+        if self.calls == 0:
+            self.role, self.accessed_by = role, accessed_by
+        elif role != self.role or accessed_by != self.accessed_by:
+            return False
+        self.calls += 1
+        return True
+
+    def __repr__(self) -> str:
+        return f"Tally({self.calls})"
+
+
 class Running:
     """One execution: a Query, an Execute or a FunctionCall, from its forwarding to its end."""
 
     __slots__ = (
-        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "protocol",
-        "refused", "role", "sqlstate", "text", "timing", "verdict",
+        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "prepared", "protocol",
+        "refused", "role", "sqlstate", "text", "timing", "uncovered", "verdict",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: Portal | None = None) -> None:
@@ -35,7 +58,11 @@ class Running:
         self.number = 0
         self.fingerprint: str | None = None
         self.attempts: tuple[ResolvedCall, ...] = ()
-        self.covered: set[Key] = set()
+        self.covered: dict[Key, Tally] = {}
+        # Functions of calls that no attempt covers.
+        self.uncovered: set[str] = set()
+        # SQL PREPAREs that are not known to have been done, in order: the name, what it leads to now and led to before.
+        self.prepared: list[tuple[str, Verdict, Verdict | None]] = []
         self.calls = 0
         self.role: str | None = None
         self.accessed_by: uuid.UUID | None = None

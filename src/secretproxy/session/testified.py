@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from secretproxy.detect.functions import operation_of
 from secretproxy.session import testimony
+from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
 from secretproxy.session.greeting import Greeting
 from secretproxy.session.statements import Running
-from secretproxy.wire import framing, messages
+from secretproxy.session.states import Phase
+from secretproxy.wire import messages
+from secretproxy.wire.errors import ProtocolViolation
 
 
 class Testified(Greeting):
@@ -18,40 +21,65 @@ class Testified(Greeting):
 
     def backend_notice(self) -> None:
         framer = self._backend
-        if not framer.complete:
-            head = framer.buffer[framer.start : framer.start + framing.HEAD]
-            if messages.field(head, 0, len(head), 0x43) == testimony.SQLSTATE:
-                if framer.end - framer.start <= self._limits.max_statement_memory:
-                    framer.demand()
-                    return
-                # No function says so much: it need not be kept to be checked.
-                self._drop()
-                self._forged(self._under_way(), None)
+        buffer, start = framer.buffer, framer.start
+        end = min(framer.end, len(buffer))
+        if framer.complete and buffer.find(b"CSPX01\0", start, end) < 0:
             return
-        if framer.buffer.find(b"CSPX01\0", framer.start, framer.end) < 0:
-            return
-        found = messages.fields(framer.buffer, framer.start, framer.end)
+        found = messages.fields(buffer, start, end)
         if found.get(0x43) != testimony.SQLSTATE:
             return
+        said, context = found.get(0x4D), found.get(0x57)
+        if not framer.complete:
+            # Severity, SQLSTATE and message stand first, in this order, and what follows them may be as long as the client likes.
+            kind, cut = messages.begun(buffer, start, end)
+            if kind == 0x4D and testimony.may_be(cut):
+                if end - start >= testimony.MOST:
+                    self._undecided()
+                else:
+                    framer.demand(min(4 * (end - start), testimony.MOST))
+                return
+            if said is not None and end - start < testimony.HEAD and testimony.may_be(said):
+                framer.demand(testimony.HEAD)
+                return
+            if kind == 0x57:
+                context = cut
         self._drop()
-        told = self._keys.read(found.get(0x4D, b""))
+        told = self._keys.read(said or b"")
         running = self._under_way()
         if told is None or not self._is_ours(told):
+            if told is not None and self.pooled and (told.pid, told.start) != (self.backend_pid, self.backend_start):
+                # Of another process behind a pooler: a call all the same, and no session that could be vouched for.
+                running.calls += 1
+                running.uncovered.add(told.function)
+                self._await(self._told(running, "call", told))
+                self.refuse_pooler()
+                return
             self._forged(running, told)
             return
         self._last_clock = told.clock
+        self._testifies = True
         running.calls += 1
+        tally = running.covered.get((told.function, told.owner, told.names))
+        if tally is not None and tally.takes(told.role, told.jwt_user):
+            return
+        running.uncovered.add(told.function)
         running.role = told.role
         running.accessed_by = told.jwt_user
-        if (told.function, told.owner, told.names) in running.covered:
-            return
         event = self._told(running, "call", told)
         if not any(call.function == told.function for call in running.attempts):
             self._stepped().surprised = True
-        context = found.get(0x57)
         if context is not None:
-            event.via = testimony.call_path(context[: testimony.MOST_CONTEXT].decode(self._codec, "replace"))
+            event.via = testimony.call_path(decoded(context[: testimony.MOST_CONTEXT], self._codec))
         self._await(event)
+
+    def _undecided(self) -> None:
+        """What may be a testimony and does not end where the longest one does: nothing behind it goes on, and the session ends."""
+        self._drop()
+        self._forged(self._under_way(), None)
+        self.phase = Phase.CLOSED
+        self._stepped().violation = ProtocolViolation(
+            "a testimony of a secret function is too long to be checked: the session ends before its answer goes on", "58030"
+        )
 
     def _told(self, running: Running, kind: EventKind, told: testimony.Testimony) -> Event:
         event = self._event(running, kind)

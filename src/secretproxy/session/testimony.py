@@ -28,6 +28,10 @@ from collections.abc import Callable, Mapping
 SQLSTATE = b"SPX01"
 QUOTED = b"SPX2 ".hex().encode()
 MAC_SIZE = 32
+# Bytes of a notice. The backend half makes no testimony longer than MOST (secretproxy.testify() counts the names). HEAD are read of one
+# that has a long CONTEXT.
+MOST = 4_200_000
+HEAD = 32_768
 # Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark doubled, an E ahead
 # where there is a backslash.
 _TEXTS = re.compile(b" ".join([rb"(E?'[^']*(?:''[^']*)*')"] * 3))
@@ -155,19 +159,24 @@ class Keys:
         return key is not None and hmac.compare_digest(key.sign(signed), mac)
 
 
+def may_be(begun: bytes) -> bool:
+    """Whether a message that begins so can be a testimony."""
+    return any(begun.startswith(head[: len(begun)]) for head in (b"SPX1 ", QUOTED))
+
+
 def _uuid(token: bytes) -> uuid.UUID | None:
     return None if token == b"-" else uuid.UUID(token.decode("ascii"))
 
 
 def _text(token: bytes) -> str | None:
-    return None if token == b"-" else bytes.fromhex(token.decode("ascii")).decode("utf-8", "replace")
+    return None if token == b"-" else bytes.fromhex(token.decode("ascii")).decode("utf-8", "surrogateescape")
 
 
 def _unquoted(literal: bytes) -> str:
     text = literal[literal.index(b"'") + 1 : -1].replace(b"''", b"'")
     if literal.startswith(b"E"):
         text = text.replace(b"\\\\", b"\\")
-    return text.decode("utf-8", "replace")
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _names(token: bytes) -> tuple[str | None, ...] | None:
@@ -179,20 +188,44 @@ def _names(token: bytes) -> tuple[str | None, ...] | None:
 
 
 # What the context lines of PL/pgSQL and of SQL functions name (plpgsql_exec_error_callback() of src/pl/plpgsql/src/pl_exec.c,
-# sql_exec_error_callback() of src/backend/executor/functions.c). Lines that quote a statement's text match neither.
-_CALLER = re.compile(
-    r'^PL/pgSQL[ -]\w+ (inline_code_block|[\w$".]{1,200}\([^()"\n]{0,500}\)) |^SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)$',
-    re.MULTILINE,
-)
-# Nobody but the owner makes functions in the schema secretproxy.
-_OWN = ("encrypted_secrets.secrets_", "secretproxy.")
+# sql_exec_error_callback() of src/backend/executor/functions.c). A PL/pgSQL function's is what format_procedure() makes of it, names
+# quoted where they need it; an SQL function's bare name stands in quotes as it is, whatever it holds.
+_NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")++")'
+_SIGNATURE = rf'{_NAME}(?:\.{_NAME})?\((?:[^()"\n]|"(?:[^"]|"")++")*+\)'
+_FRAME = re.compile(rf"PL/pgSQL[ -]\w+ (inline_code_block|{_SIGNATURE})(?: [^\"\n]*)?(?:\n|\Z)")
+_SQL_FRAME = re.compile(r'SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)(?:\n|\Z)')
+# The function that testifies. What stands before it is our own functions' text, the same for every call.
+_API = re.compile(r"^PL/pgSQL[ -]\w+ (?:encrypted_secrets\.)?secrets_[a-z]+\([^()\"\n]*\)(?: [^\"\n]*)?(?:\n|\Z)", re.MULTILINE)
 MOST_CALLERS = 20
 # Bytes of a CONTEXT that are read: the calls next to the secret function stand first.
 MOST_CONTEXT = 16_384
+# Stands for the callers that are not known.
+UNKNOWN_CALLERS = "..."
 
 
 def call_path(context: str) -> tuple[str, ...] | None:
-    """The functions on the way to the call, the outermost first, out of a notice's CONTEXT; its texts of statements are left alone."""
-    names = [found[1] or found[2] for found in _CALLER.finditer(context)]
-    callers = [name for name in names if not name.startswith(_OWN)]
-    return tuple(reversed(callers[:MOST_CALLERS])) or None
+    """Reads the functions on the way to the call, the outermost first, out of a notice's CONTEXT.
+
+    Its texts of statements are left alone, and whatever stands behind the first of them: they are a client's, with newlines where it likes,
+    and nothing says where they end. "..." stands for what is not known for that.
+    """
+    api = _API.search(context)
+    if api is None:
+        return (UNKNOWN_CALLERS,) if context else None
+    callers: list[str] = []
+    pos = api.end()
+    while pos < len(context) and len(callers) < MOST_CALLERS:
+        frame = _FRAME.match(context, pos)
+        if frame is None:
+            break
+        callers.append(frame[1])
+        pos = frame.end()
+    if pos < len(context):
+        # A name that anybody may give a function can hold such lines too.
+        frame = _SQL_FRAME.match(context, pos)
+        if frame is not None and len(callers) < MOST_CALLERS:
+            callers.append(frame[1])
+            pos = frame.end()
+    if pos < len(context):
+        callers.append(UNKNOWN_CALLERS)
+    return tuple(reversed(callers)) or None

@@ -32,7 +32,7 @@ class Framer:
 
     `push` a chunk, then call `next` until it says False. After each True, the message is
     `buffer[start:end]`, header included, of type `kind`; where `complete` is False only its first bytes are
-    there and the rest will pass without being reported, unless `demand` is called. Afterwards `cut` is how much of
+    there and the rest will pass without being reported, unless more of it is asked for (`demand`). Afterwards `cut` is how much of
     `buffer` has been reported or skipped and may go on; what is left is kept for the next chunk.
     """
 
@@ -49,7 +49,8 @@ class Framer:
         self._part: bytearray = bytearray()
         self._need: i64 = 0
         self._skip: i64 = 0
-        self._demanded: bool = False
+        # Bytes of the message under way that must be there before it is reported again; 0: as its action says.
+        self._wanted: i64 = 0
 
     @property
     def at_boundary(self) -> bool:
@@ -120,14 +121,17 @@ class Framer:
                 pos = size
                 break
             else:
-                if self._demanded or (action == 2 and (length < SHORT or size - pos < HEAD)):
-                    # Wanted, and not all there: keep it. A long one is collected in parts, not glued chunk by chunk.
-                    if self._demanded:
-                        self._need = end - size
+                wanted: i64 = self._wanted
+                if wanted > 0:
+                    upto: i64 = pos + wanted if pos + wanted < end else end
+                    if upto > size:
+                        # Wanted, and not all there: keep it. A long one is collected in parts, not glued chunk by chunk.
+                        self._need = upto - size
                         self._part = bytearray(data[pos:])
                         self.cut = pos
                         self.buffer = data[:pos]
                         return False
+                elif action == 2 and (length < SHORT or size - pos < HEAD):
                     break
                 self.complete = False
                 self._skip = end - size
@@ -135,7 +139,7 @@ class Framer:
             self.kind = kind
             self.start = pos
             self.end = end
-            self._demanded = False
+            self._wanted = 0
             return True
         self.cut = pos
         if pos < size:
@@ -143,11 +147,11 @@ class Framer:
             self.buffer = data[:pos]
         return False
 
-    def demand(self) -> None:
-        """Takes the message just reported in part back, to be reported once it is complete."""
+    def demand(self, most: i64 = LONGEST) -> None:
+        """Takes the message just reported in part back, to be reported once it is complete or `most` of its bytes are there."""
         self._skip = 0
         self.cut = self.start
-        self._demanded = True
+        self._wanted = most
 
     def discard(self) -> int:
         """Ends the message just reported in part; gives how many of its bytes are still to come and must not be pushed."""

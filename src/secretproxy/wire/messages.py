@@ -20,7 +20,8 @@ GSSENC_REQUEST = 80877104
 MAX_STARTUP_PACKET = 10004  # with the four bytes of the length itself
 
 _INT32 = struct.Struct("!i")
-_INT16 = struct.Struct("!h")
+# Every count of the protocol is read unsigned, as pq_getmsgint() reads it.
+_UINT16 = struct.Struct("!H")
 
 
 # --- startup -----------------------------------------------------------------------------------------------------
@@ -67,7 +68,8 @@ def read_startup(packet: bytes) -> Startup:
         parts.pop()
     if len(parts) % 2:
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
-    texts = [part.decode("utf-8", "replace") for part in parts]
+    # Lossless: a name that is no UTF-8 is a name too where the server takes it.
+    texts = [part.decode("utf-8", "surrogateescape") for part in parts]
     return Startup(code, dict(zip(texts[::2], texts[1::2], strict=True)))
 
 
@@ -75,7 +77,7 @@ def read_startup(packet: bytes) -> Startup:
 
 
 def fields(message: bytes, start: int, end: int) -> dict[int, bytes]:
-    """The fields of an ErrorResponse or NoticeResponse by their type byte; a cut-off last one is left out."""
+    """Reads the fields of an ErrorResponse or NoticeResponse by their type byte; a cut-off last one is left out."""
     found: dict[int, bytes] = {}
     pos = start + 5
     while pos < end:
@@ -88,6 +90,17 @@ def fields(message: bytes, start: int, end: int) -> dict[int, bytes]:
         found[kind] = message[pos + 1 : stop]
         pos = stop + 1
     return found
+
+
+def begun(message: bytes, start: int, end: int) -> tuple[int, bytes]:
+    """Reads the type byte and the beginning of the field that is cut off where an ErrorResponse or NoticeResponse ends too soon."""
+    pos = start + 5
+    while pos < end and message[pos] != 0:
+        stop = message.find(b"\0", pos + 1, end)
+        if stop < 0:
+            return message[pos], message[pos + 1 : end]
+        pos = stop + 1
+    return 0, b""
 
 
 def field(message: bytes, start: int, end: int, kind: int) -> bytes:
@@ -188,16 +201,18 @@ def read_bind(message: bytes, start: int, end: int) -> Bind:
     portal, pos = cstring(message, start + 5, end)
     statement, pos = cstring(message, pos, end)
     try:
-        format_count = _INT16.unpack_from(message, pos)[0]
+        format_count = _UINT16.unpack_from(message, pos)[0]
         pos += 2
-        formats: tuple[int, ...] = struct.unpack_from(f"!{format_count}h", message, pos)
+        formats: tuple[int, ...] = struct.unpack_from(f"!{format_count}H", message, pos)
         pos += 2 * format_count
-        value_count = int.from_bytes(message[pos : pos + 2], "big")
+        value_count = _UINT16.unpack_from(message, pos)[0]
         pos += 2
         values = []
         for _ in range(value_count):
             size = _INT32.unpack_from(message, pos)[0]
             pos += 4
+            if size < -1:
+                raise Unreadable("a value in Bind has no such length")
             if size < 0:
                 values.append(Redacted(None))
                 continue
@@ -219,7 +234,7 @@ def read_bind(message: bytes, start: int, end: int) -> Bind:
 def read_parse_types(message: bytes, pos: int, end: int) -> tuple[int, ...]:
     """The parameter type OIDs at the end of a Parse."""
     try:
-        count = int.from_bytes(message[pos : pos + 2], "big")
+        count = _UINT16.unpack_from(message, pos)[0]
         types: tuple[int, ...] = struct.unpack_from(f"!{count}I", message, pos + 2)
     except struct.error:
         raise Unreadable("Parse is too short") from None
@@ -248,7 +263,7 @@ def function_call(oid: int, arguments: list[str]) -> bytes:
     for argument in arguments:
         raw = argument.encode()
         body += _INT32.pack(len(raw)) + raw
-    return _message(b"F", body + _INT16.pack(0))
+    return _message(b"F", body + _UINT16.pack(0))
 
 
 def cancel_request(key: bytes) -> bytes:

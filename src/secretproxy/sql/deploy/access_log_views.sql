@@ -9,15 +9,16 @@ SET LOCAL client_min_messages = warning;
 CREATE OR REPLACE VIEW secretproxy.secret_access AS
 SELECT a.at,
        a.db_user,
-       coalesce(a.role, o.role) AS role,
-       coalesce(a.accessed_by, o.accessed_by) AS accessed_by,
+       -- What an attempt was made as, its outcome tells; a call tells it itself.
+       CASE WHEN a.event = 'attempt' THEN o.role ELSE a.role END AS role,
+       CASE WHEN a.event = 'attempt' THEN o.accessed_by ELSE a.accessed_by END AS accessed_by,
        a.operation,
        a.function,
        a.owner_id,
        a.secret_names,
        CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END AS outcome,
        coalesce(o.sqlstate, a.sqlstate) AS sqlstate,
-       o.calls,
+       CASE WHEN a.event IN ('call', 'direct') THEN 1 ELSE o.calls END AS calls,
        a.client_addr,
        a.client_port,
        a.application_name,
@@ -35,6 +36,10 @@ SELECT a.at,
   LEFT JOIN LATERAL (
         SELECT * FROM secretproxy.access_log o
          WHERE o.session_id = a.session_id AND o.statement_no = a.statement_no AND o.event = 'outcome'
+           -- One that names no function speaks for each attempt of its statement; where they did different things, each has its own.
+           AND (o.function IS NULL OR a.event <> 'attempt'
+                OR (o.function = a.function AND o.owner_id IS NOT DISTINCT FROM a.owner_id
+                    AND o.secret_names IS NOT DISTINCT FROM a.secret_names))
          ORDER BY o.at DESC, o.seq DESC LIMIT 1
        ) o ON true
  WHERE a.event IN ('attempt', 'call', 'direct', 'refusal')

@@ -129,7 +129,9 @@ CREATE OR REPLACE FUNCTION secretproxy.masked(context secretproxy.context, name 
 LANGUAGE sql STABLE
 RETURN CASE
     WHEN octet_length(secretproxy.to_bytes(name)) <= (context).max_name
-         AND ((context).name_pattern = ''::text OR NOT name ~ (context).name_pattern) THEN name
+         AND ((context).name_pattern = ''::text OR NOT name ~ (context).name_pattern)
+         -- A name that reads like what stands for another is told from it.
+         THEN CASE WHEN name ~ '^(masked|escaped|name):'::text THEN 'name:'::text || name ELSE name END
     WHEN name IS NOT NULL THEN 'masked:'::text || left(
         secretproxy.hmac(
             (context).testimony_inner, (context).testimony_outer,
