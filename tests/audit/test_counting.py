@@ -256,3 +256,32 @@ async def test_bursts_of_different_secrets(postgres: Backend, log: Any, database
     assert table.rows[0]["secrets"] == 30 and table.rows[0]["n"] == 30 and table.count.number == len(table.rows)
     assert (await counting.bursts(log, Filter(since=since), window=timedelta(minutes=10), at_least=31, limit=None)).rows == []
     assert (await counting.bursts(log, Filter(since=since), window=timedelta(seconds=30), at_least=10, limit=None)).rows == []
+
+
+async def test_the_short_view_and_the_saved_questions_have_the_same_accesses(log: Any) -> None:
+    everything = await all_of(log, Filter())
+    rows = await log.fetch("SELECT id, accessed_by, secret_name FROM secretproxy.secret_access_log")
+    by_id = {row["id"]: row for row in everything}
+    assert {row["accessed_by"] for row in rows} >= {"app", "batch", "admin"}
+    for row in rows:
+        access = by_id[row["id"]]
+        assert row["accessed_by"] == str(access["accessed_by"] or access["db_user"])
+    assert len(rows) == sum(len(row["secret_names"] or [None]) for row in everything)
+    failed = await log.fetch("SELECT id FROM secretproxy.failed_accesses")
+    assert sorted(row["id"] for row in failed) == sorted(
+        row["id"] for row in everything if row["outcome"] not in ("ok", "unknown")
+    )
+    secrets = await log.fetch("SELECT owner_id, secret_name, accesses, users FROM secretproxy.accesses_by_secret")
+    expected = Counter((row["owner_id"], name) for row in everything for name in row["secret_names"] or [None])
+    assert {(row["owner_id"], row["secret_name"]): row["accesses"] for row in secrets} == expected
+    users = {(row["owner_id"], name, row["db_user"]) for row in everything for name in row["secret_names"] or [None]}
+    assert sum(row["users"] for row in secrets) == len(users)
+    first = await log.fetch("SELECT at, db_user, accessed_by, owner_id, secret_name FROM secretproxy.first_accesses")
+    earliest: dict[tuple[Any, ...], datetime] = {}
+    for row in everything:
+        for name in row["secret_names"] or [None]:
+            key = (row["db_user"], row["accessed_by"], row["owner_id"], name)
+            earliest[key] = min(row["at"], earliest.get(key, row["at"]))
+    assert {
+        tuple(row[name] for name in ("db_user", "accessed_by", "owner_id", "secret_name")): row["at"] for row in first
+    } == earliest

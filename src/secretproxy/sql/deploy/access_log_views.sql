@@ -6,19 +6,21 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
+-- Outcomes are joined, not looked up row by row, so that a count over a month can hash them. One that names no function speaks for each
+-- attempt of its statement; where they did different things, each has its own. All say alike how the statement ended, which is all that a
+-- call needs of them: it has its own role and user. No order is given: whoever wants one says so, and a count does not sort first.
 CREATE OR REPLACE VIEW secretproxy.secret_access AS
 SELECT a.at,
        a.db_user,
-       -- What an attempt was made as, its outcome tells; a call tells it itself.
-       CASE WHEN a.event = 'attempt' THEN o.role ELSE a.role END AS role,
-       CASE WHEN a.event = 'attempt' THEN o.accessed_by ELSE a.accessed_by END AS accessed_by,
+       CASE WHEN a.event OPERATOR(pg_catalog.=) 'attempt' THEN o.role ELSE a.role END AS role,
+       CASE WHEN a.event OPERATOR(pg_catalog.=) 'attempt' THEN o.accessed_by ELSE a.accessed_by END AS accessed_by,
        a.operation,
        a.function,
        a.owner_id,
        a.secret_names,
-       CASE WHEN a.event = 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END AS outcome,
-       coalesce(o.sqlstate, a.sqlstate) AS sqlstate,
-       CASE WHEN a.event IN ('call', 'direct') THEN 1 ELSE o.calls END AS calls,
+       CASE WHEN a.event OPERATOR(pg_catalog.=) 'direct' THEN 'ok' ELSE coalesce(o.outcome, n.outcome, a.outcome, 'unknown') END AS outcome,
+       coalesce(o.sqlstate, n.sqlstate, a.sqlstate) AS sqlstate,
+       CASE WHEN a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'direct']) THEN 1 ELSE o.calls END AS calls,
        a.client_addr,
        a.client_port,
        a.application_name,
@@ -26,43 +28,70 @@ SELECT a.at,
        a.encoding,
        a.via,
        a.event AS how,
-       o.duration,
+       coalesce(o.duration, n.duration) AS duration,
        a.session_id,
        a.statement_no,
        a.protocol,
        a.fingerprint,
        a.id
   FROM secretproxy.access_log a
+  LEFT JOIN secretproxy.access_log o
+    ON o.session_id OPERATOR(pg_catalog.=) a.session_id AND o.statement_no OPERATOR(pg_catalog.=) a.statement_no AND o.event OPERATOR(pg_catalog.=) 'outcome'
+   AND (o.function IS NULL
+        OR (a.event OPERATOR(pg_catalog.=) 'attempt' AND o.function OPERATOR(pg_catalog.=) a.function
+            AND (o.owner_id OPERATOR(pg_catalog.=) a.owner_id OR (o.owner_id IS NULL AND a.owner_id IS NULL))
+            AND (o.secret_names OPERATOR(pg_catalog.=) a.secret_names OR (o.secret_names IS NULL AND a.secret_names IS NULL))))
   LEFT JOIN LATERAL (
-        SELECT * FROM secretproxy.access_log o
-         WHERE o.session_id = a.session_id AND o.statement_no = a.statement_no AND o.event = 'outcome'
-           -- One that names no function speaks for each attempt of its statement; where they did different things, each has its own.
-           AND (o.function IS NULL OR a.event <> 'attempt'
-                OR (o.function = a.function AND o.owner_id IS NOT DISTINCT FROM a.owner_id
-                    AND o.secret_names IS NOT DISTINCT FROM a.secret_names))
-         ORDER BY o.at DESC, o.seq DESC LIMIT 1
-       ) o ON true
- WHERE a.event IN ('attempt', 'call', 'direct', 'refusal')
+        SELECT pg_catalog.max(w.outcome) AS outcome, pg_catalog.max(w.sqlstate) AS sqlstate, pg_catalog.max(w.duration) AS duration FROM secretproxy.access_log w
+         WHERE o.id IS NULL AND a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'refusal'])
+           AND w.session_id OPERATOR(pg_catalog.=) a.session_id AND w.statement_no OPERATOR(pg_catalog.=) a.statement_no AND w.event OPERATOR(pg_catalog.=) 'outcome'
+       ) n ON true
+ WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'direct', 'refusal'])
    -- An attempt whose owner or name the text did not show gives way to the calls that testimony showed.
-   AND NOT (a.event = 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL) AND EXISTS (
+   AND NOT EXISTS (
         SELECT FROM secretproxy.access_log c
-         WHERE c.session_id = a.session_id AND c.statement_no = a.statement_no AND c.event = 'call'
-           AND split_part(c.function, '(', 1) = split_part(a.function, '(', 1)))
- ORDER BY a.at, a.seq;
+         WHERE a.event OPERATOR(pg_catalog.=) 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL)
+           AND c.session_id OPERATOR(pg_catalog.=) a.session_id AND c.statement_no OPERATOR(pg_catalog.=) a.statement_no AND c.event OPERATOR(pg_catalog.=) 'call'
+           AND pg_catalog.split_part(c.function, '(', 1) OPERATOR(pg_catalog.=) pg_catalog.split_part(a.function, '(', 1));
 COMMENT ON VIEW secretproxy.secret_access IS 'Who used which secret when, from where, and did it work: one row a secret access';
 COMMENT ON COLUMN secretproxy.secret_access.how IS 'attempt: the statement named it; call: only the backend''s testimony showed it; direct: it came by no proxy; refusal: the log could not be written';
 
+-- `accessed_by` is the user of the claim, or else the login. It was a uuid in older versions, NULL without a claim.
+DO $do$
+BEGIN
+    IF (SELECT t.typname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid
+         WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secretproxy.secret_access_log') AND a.attname OPERATOR(pg_catalog.=) 'accessed_by') OPERATOR(pg_catalog.=) 'uuid'
+    THEN
+        IF pg_catalog.pg_get_userbyid((SELECT relowner FROM pg_catalog.pg_class WHERE oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('public.secret_access_log') AND relkind OPERATOR(pg_catalog.=) 'v')) OPERATOR(pg_catalog.=) 'secretproxy_owner' THEN
+            PERFORM pg_catalog.set_config('secretproxy.classic_view', 'again', true);
+            DROP VIEW public.secret_access_log;
+        END IF;
+        DROP VIEW secretproxy.secret_access_log;
+    END IF;
+END
+$do$;
 CREATE OR REPLACE VIEW secretproxy.secret_access_log AS
-SELECT s.id, s.owner_id, n.secret_name, s.at AS accessed_at, s.accessed_by
+SELECT s.id, s.owner_id, n.secret_name, s.at AS accessed_at, coalesce(s.accessed_by::pg_catalog.text, s.db_user) AS accessed_by
   FROM secretproxy.secret_access s
-  LEFT JOIN LATERAL unnest(s.secret_names) AS n (secret_name) ON true;
-COMMENT ON VIEW secretproxy.secret_access_log IS 'The short form: one row for each secret that was accessed';
+  LEFT JOIN LATERAL pg_catalog.unnest(s.secret_names) AS n (secret_name) ON true;
+COMMENT ON VIEW secretproxy.secret_access_log IS 'The short form: one row for each secret that was accessed; accessed_by is the user of the claim, or else the login';
 
 ALTER VIEW secretproxy.secret_access OWNER TO secretproxy_owner;
 ALTER VIEW secretproxy.secret_access_log OWNER TO secretproxy_owner;
 REVOKE ALL ON secretproxy.secret_access, secretproxy.secret_access_log FROM PUBLIC;
 GRANT SELECT ON secretproxy.secret_access, secretproxy.secret_access_log TO secretproxy_auditor;
 
+DO $do$
+BEGIN
+    IF pg_catalog.current_setting('secretproxy.classic_view', true) OPERATOR(pg_catalog.=) 'again' THEN
+        CREATE VIEW public.secret_access_log AS
+            SELECT id, owner_id, secret_name, accessed_at, accessed_by FROM secretproxy.secret_access_log;
+        ALTER VIEW public.secret_access_log OWNER TO secretproxy_owner;
+        REVOKE ALL ON public.secret_access_log FROM PUBLIC;
+        GRANT SELECT ON public.secret_access_log TO secretproxy_auditor;
+    END IF;
+END
+$do$;
 -- In schema public only where somebody asks for it (`install --classic-view`): the original module's README has people make a table of that name
 -- there.
 

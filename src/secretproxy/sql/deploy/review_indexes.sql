@@ -8,12 +8,12 @@ SET LOCAL client_min_messages = warning;
 
 CREATE INDEX IF NOT EXISTS access_log_owner_idx ON secretproxy.access_log (owner_id, at) WHERE owner_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS access_log_secret_idx ON secretproxy.access_log ((secret_names[1]), at) WHERE secret_names IS NOT NULL;
-CREATE INDEX IF NOT EXISTS access_log_names_idx ON secretproxy.access_log USING gin (secret_names) WHERE cardinality(secret_names) > 1;
-CREATE INDEX IF NOT EXISTS access_log_user_idx ON secretproxy.access_log (db_user, at) WHERE event <> 'outcome';
+CREATE INDEX IF NOT EXISTS access_log_names_idx ON secretproxy.access_log USING gin (secret_names) WHERE pg_catalog.cardinality(secret_names) OPERATOR(pg_catalog.>) 1;
+CREATE INDEX IF NOT EXISTS access_log_user_idx ON secretproxy.access_log (db_user, at) WHERE event OPERATOR(pg_catalog.<>) 'outcome';
 -- Few rows, looked for across all time: direct calls, definitions, direct use of the table, refusals, forgeries.
-CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event, at) WHERE event NOT IN ('attempt', 'call', 'outcome');
+CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event, at) WHERE event OPERATOR(pg_catalog.<>) ALL (ARRAY['attempt', 'call', 'outcome']);
 -- Few rows again: what did not end well. Every other outcome costs one comparison.
-CREATE INDEX IF NOT EXISTS access_log_failed_idx ON secretproxy.access_log (outcome, at) WHERE outcome <> 'ok';
+CREATE INDEX IF NOT EXISTS access_log_failed_idx ON secretproxy.access_log (outcome, at) WHERE outcome OPERATOR(pg_catalog.<>) 'ok';
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('review_indexes', '0000000000000000000000000000000000000000000000000000000000000000')
