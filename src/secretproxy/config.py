@@ -159,7 +159,8 @@ class AuthSettings(Section):
         description="Database in which verifiers are looked up for mode scram, where there is no users_file, as a login of its own",
     )
     lookup_query: str = Field(
-        "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname = $1 AND rolcanlogin",
+        "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() THEN NULL ELSE rolpassword END"
+        " FROM pg_catalog.pg_authid WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin",
         description="Query for a user's verifier: $1 is the name, the second column of the answer the verifier",
     )
     lookup_cache: float = Field(

@@ -65,16 +65,16 @@ def statement(settings: Mapping[str, str | None], left: frozenset[str]) -> str:
     """
     chosen: dict[str, str | None] = {**PINNED, **PINNED_LATER, **settings}
     chosen.pop("role")
-    values = ", ".join(
-        f"('{name}'::pg_catalog.text, {_literal(value)}::pg_catalog.text)"
+    values = "), (".join(
+        f"'{name}'::pg_catalog.text, {_literal(value)}::pg_catalog.text"
         for name, value in chosen.items()
         if value is not None and name not in left
     )
-    return SET.replace("{values}", values)
+    return "SET ROLE NONE; " + _SET.replace("{values}", values)
 
 
-SET = """SET ROLE NONE; SELECT pg_catalog.set_config(p.name, p.value, false)
-  FROM (VALUES {values}) AS p (name, value), pg_catalog.pg_settings s, pg_catalog.pg_roles r
+_SET = """SELECT pg_catalog.set_config(p.name, p.value, false)
+  FROM (VALUES ({values})) AS p (name, value), pg_catalog.pg_settings s, pg_catalog.pg_roles r
  WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(p.name) AND r.rolname OPERATOR(pg_catalog.=) session_user
    AND (s.context OPERATOR(pg_catalog.=) 'user'::pg_catalog.text
         OR (s.context OPERATOR(pg_catalog.=) 'superuser'::pg_catalog.text AND r.rolsuper))"""

@@ -26,7 +26,7 @@ log: Any = structlog.get_logger("secretproxy.backend")
 
 # Seconds that an address which did not answer is tried last: one login waits for it, not every one.
 _SILENT_SECONDS = 10.0
-_ASK = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') = 'on'"
+_ASK = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on'"
 
 
 @dataclass(frozen=True, slots=True)

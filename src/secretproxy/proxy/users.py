@@ -173,7 +173,7 @@ class Lookup:
                 self._dsn, "secretproxy lookup", timeout=self._timeout, command_timeout=self._timeout
             )
             # A setting of PostgreSQL 16 and later.
-            found = await self._connection.fetchval("SELECT current_setting('scram_iterations', true)")
+            found = await self._connection.fetchval("SELECT pg_catalog.current_setting('scram_iterations', true)")
             self.iterations = int(found) if found else ITERATIONS
         try:
             return await self._connection.fetchrow(self._query, user)

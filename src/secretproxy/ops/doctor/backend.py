@@ -14,8 +14,10 @@ MOST_SKEW = 2.0
 
 async def settings(connection: Any) -> list[Setting]:
     """Settings as a session of this database has them, and those of other roles in it."""
-    rows = await connection.fetch("SELECT name, setting, source FROM pg_settings WHERE name = ANY ($1)", list(NAMES))
-    database = await connection.fetchval("SELECT current_database()")
+    rows = await connection.fetch(
+        "SELECT name, setting, source FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY ($1)", list(NAMES)
+    )
+    database = await connection.fetchval("SELECT pg_catalog.current_database()")
     user = await connection.fetchval("SELECT session_user")
     found = []
     for row in rows:
@@ -25,10 +27,10 @@ async def settings(connection: Any) -> list[Setting]:
             Setting(row["name"], row["setting"], row["source"], database if from_database else None, user if from_user else None)
         )
     overrides = await connection.fetch(
-        """SELECT d.datname, r.rolname, split_part(c, '=', 1) AS name, substr(c, strpos(c, '=') + 1) AS value
-             FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole,
-                  unnest(s.setconfig) c
-            WHERE s.setdatabase = 0 OR d.datname = current_database()"""
+        """SELECT d.datname, r.rolname, pg_catalog.split_part(c, '=', 1) AS name, pg_catalog.substr(c, pg_catalog.strpos(c, '=') OPERATOR(pg_catalog.+) 1) AS value
+             FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.setrole,
+                  pg_catalog.unnest(s.setconfig) c
+            WHERE s.setdatabase OPERATOR(pg_catalog.=) 0 OR d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
     )
     known = {(setting.name, setting.database, setting.role) for setting in found}
     for row in overrides:
@@ -41,14 +43,15 @@ async def replication(connection: Any) -> list[Finding]:
     """Ways by which the tables of values and keys leave the server row by row."""
     found = []
     by_schema = (
-        "EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace(t.schemaname))"
+        "EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid OPERATOR(pg_catalog.=) p.oid"
+        " AND n.pnnspid OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace(t.schemaname::pg_catalog.text))"
     )
     if connection.get_server_version().major < 15:
         by_schema = "false"
     for row in await connection.fetch(
-        f"""SELECT p.pubname, p.puballtables, t.schemaname, t.schemaname || '.' || t.tablename AS name, {by_schema} AS by_schema
-              FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
-             WHERE t.schemaname || '.' || t.tablename = ANY ($1) ORDER BY 1, 4""",
+        f"""SELECT p.pubname, p.puballtables, t.schemaname, t.schemaname OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) t.tablename AS name, {by_schema} AS by_schema
+              FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t ON t.pubname OPERATOR(pg_catalog.=) p.pubname
+             WHERE t.schemaname OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) t.tablename OPERATOR(pg_catalog.=) ANY ($1) ORDER BY 1, 4""",
         list(_TABLES),
     ):
         name = identifier(row["pubname"])
@@ -64,13 +67,13 @@ async def replication(connection: Any) -> list[Finding]:
             )
         )  # fmt: skip
     for row in await connection.fetch(
-        "SELECT slot_name, plugin FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database()"
+        "SELECT slot_name, plugin FROM pg_catalog.pg_replication_slots WHERE slot_type OPERATOR(pg_catalog.=) 'logical' AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()"
     ):
         found.append(
             Finding(
                 "logical_slot", "warning", f"logical replication slot {row['slot_name']} ({row['plugin']}) decodes this database",
                 f"whoever reads it gets the rows of {_TABLES[0]} as they are stored, past the functions",
-                f"SELECT pg_drop_replication_slot({quoted(row['slot_name'])}) -- if nobody needs it",
+                f"SELECT pg_catalog.pg_drop_replication_slot({quoted(row['slot_name'])}) -- if nobody needs it",
             )
         )  # fmt: skip
     return found
@@ -78,7 +81,7 @@ async def replication(connection: Any) -> list[Finding]:
 
 async def clock(connection: Any) -> list[Finding]:
     before = time.time()
-    theirs = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
+    theirs = float(await connection.fetchval("SELECT extract(epoch FROM pg_catalog.clock_timestamp())"))
     after = time.time()
     skew = max(before - theirs, theirs - after, 0.0)
     if skew <= MOST_SKEW:

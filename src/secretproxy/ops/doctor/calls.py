@@ -26,7 +26,7 @@ async def direct_calls(connection: Any) -> list[Finding]:
 
 async def formats(connection: Any) -> list[Finding]:
     old = await connection.fetchval(
-        'SELECT sum("values") FROM secretproxy.stored_formats() AS s (encoding, format, key_version, "values") WHERE format = 1'
+        'SELECT pg_catalog.sum("values") FROM secretproxy.stored_formats() AS s (encoding, format, key_version, "values") WHERE format OPERATOR(pg_catalog.=) 1'
     )
     if not old:
         return []
@@ -43,8 +43,8 @@ async def logged(connection: Any) -> list[Finding]:
     """What the log of the last seven days says of direct calls and of forgeries."""
     found = []
     row = await connection.fetchrow(
-        """SELECT count(*) AS n, string_agg(DISTINCT db_user, ', ') AS users, max(at)::timestamptz(0)::text AS latest
-             FROM secretproxy.access_log WHERE event = 'direct' AND at > now() - interval '7 days'"""
+        """SELECT pg_catalog.count(*) AS n, pg_catalog.string_agg(DISTINCT db_user, ', ') AS users, pg_catalog.max(at)::pg_catalog.timestamptz(0)::pg_catalog.text AS latest
+             FROM secretproxy.access_log WHERE event OPERATOR(pg_catalog.=) 'direct' AND at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '7 days')"""
     )
     if row["n"]:
         found.append(
@@ -55,14 +55,14 @@ async def logged(connection: Any) -> list[Finding]:
             )
         )  # fmt: skip
     forged = await connection.fetchval(
-        "SELECT count(*) FROM secretproxy.access_log WHERE event = 'forgery' AND at > now() - interval '7 days'"
+        "SELECT pg_catalog.count(*) FROM secretproxy.access_log WHERE event OPERATOR(pg_catalog.=) 'forgery' AND at OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.-) interval '7 days')"
     )
     if forged:
         found.append(
             Finding(
                 "forgeries", "warning", f"{forged} forged testimonies in the last 7 days",
                 "somebody imitates the functions' testimony, or the proxy lacks a key that they sign with",
-                "SELECT * FROM secretproxy.unusual_events WHERE event = 'forgery' -- and compare `secretproxy keys status` with testimony.key_file",
+                "SELECT * FROM secretproxy.unusual_events WHERE event OPERATOR(pg_catalog.=) 'forgery' -- and compare `secretproxy keys status` with testimony.key_file",
             )
         )  # fmt: skip
     return found
@@ -70,16 +70,18 @@ async def logged(connection: Any) -> list[Finding]:
 
 async def sessions(connection: Any) -> list[Finding]:
     """Sessions that may use secrets from where no proxy is: those whose journal is connected here show where proxies are."""
-    if not await connection.fetchval("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
+    if not await connection.fetchval("SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
         raise MayNotLook
     rows = await connection.fetch(
-        """WITH proxies AS (SELECT DISTINCT client_addr FROM pg_stat_activity WHERE application_name = 'secretproxy journal')
-           SELECT usename, coalesce(host(client_addr), 'a Unix socket') AS address, count(*) AS n,
-                  string_agg(DISTINCT nullif(application_name, ''), ', ') AS applications
-             FROM pg_stat_activity a
-            WHERE backend_type = 'client backend' AND datname = current_database()
-              AND pg_has_role(usesysid, 'authenticated', 'MEMBER') AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = usesysid)
-              AND EXISTS (SELECT FROM proxies) AND NOT EXISTS (SELECT FROM proxies p WHERE p.client_addr IS NOT DISTINCT FROM a.client_addr)
+        """WITH proxies AS (SELECT DISTINCT client_addr FROM pg_catalog.pg_stat_activity WHERE application_name OPERATOR(pg_catalog.=) 'secretproxy journal')
+           SELECT usename, coalesce(pg_catalog.host(client_addr), 'a Unix socket') AS address, pg_catalog.count(*) AS n,
+                  pg_catalog.string_agg(DISTINCT application_name, ', ')
+                    FILTER (WHERE application_name OPERATOR(pg_catalog.<>) '') AS applications
+             FROM pg_catalog.pg_stat_activity a
+            WHERE backend_type OPERATOR(pg_catalog.=) 'client backend' AND datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+              AND pg_catalog.pg_has_role(usesysid, 'authenticated', 'MEMBER') AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid OPERATOR(pg_catalog.=) usesysid)
+              AND EXISTS (SELECT FROM proxies) AND NOT EXISTS (SELECT FROM proxies p WHERE p.client_addr OPERATOR(pg_catalog.=) a.client_addr
+                              OR (p.client_addr IS NULL AND a.client_addr IS NULL))
             GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 5"""
     )
     return [
@@ -87,7 +89,9 @@ async def sessions(connection: Any) -> list[Finding]:
             "direct_session", "warning",
             f"{row['n']} sessions of {row['usename']} from {row['address']}, where no proxy is" + (f" ({row['applications']})" if row["applications"] else ""),
             "they may use secrets, and come past the proxy: point their DSN at it, and let pg_hba.conf admit them from there alone",
-            f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = {quoted(row['usename'])} AND coalesce(host(client_addr), 'a Unix socket') = {quoted(row['address'])}",
+            "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity"
+            f" WHERE usename OPERATOR(pg_catalog.=) {quoted(row['usename'])}"
+            f" AND coalesce(pg_catalog.host(client_addr), 'a Unix socket') OPERATOR(pg_catalog.=) {quoted(row['address'])}",
         )
         for row in rows
     ]  # fmt: skip

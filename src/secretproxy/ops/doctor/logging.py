@@ -102,7 +102,7 @@ def mend(setting: Setting, safe: str) -> str:
         return f"ALTER ROLE {identifier(setting.role)} RESET {setting.name}"
     if setting.database:
         return f"ALTER DATABASE {identifier(setting.database)} RESET {setting.name}"
-    return f"ALTER SYSTEM SET {setting.name} = {quoted(safe)}; SELECT pg_reload_conf()"
+    return f"ALTER SYSTEM SET {setting.name} = {quoted(safe)}; SELECT pg_catalog.pg_reload_conf()"
 
 
 def _bytes(value: str) -> int:

@@ -36,12 +36,12 @@ async def grants(connection: Any) -> list[Finding]:
     """Privileges on tables and columns, on schemas, and of everybody on the functions."""
     found = []
     for row in await connection.fetch(
-        """SELECT r.name, coalesce(g.rolname, 'PUBLIC') AS grantee, string_agg(DISTINCT a.privilege_type, ', ') AS what
-             FROM unnest($1::text[]) AS r (name) JOIN pg_class c ON c.oid = to_regclass(r.name)
-            CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl)
-                                UNION ALL SELECT x.* FROM pg_attribute t, aclexplode(t.attacl) x WHERE t.attrelid = c.oid) a
-             LEFT JOIN pg_roles g ON g.oid = a.grantee
-            WHERE a.grantee <> c.relowner GROUP BY 1, 2 ORDER BY 1, 2""",
+        """SELECT r.name, coalesce(g.rolname, 'PUBLIC') AS grantee, pg_catalog.string_agg(DISTINCT a.privilege_type, ', ') AS what
+             FROM pg_catalog.unnest($1::pg_catalog.text[]) AS r (name) JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(r.name)
+            CROSS JOIN LATERAL (SELECT * FROM pg_catalog.aclexplode(c.relacl)
+                                UNION ALL SELECT x.* FROM pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) x WHERE t.attrelid OPERATOR(pg_catalog.=) c.oid) a
+             LEFT JOIN pg_catalog.pg_roles g ON g.oid OPERATOR(pg_catalog.=) a.grantee
+            WHERE a.grantee OPERATOR(pg_catalog.<>) c.relowner GROUP BY 1, 2 ORDER BY 1, 2""",
         list(_CLOSED),
     ):
         found.append(
@@ -52,12 +52,12 @@ async def grants(connection: Any) -> list[Finding]:
             )
         )  # fmt: skip
     for row in await connection.fetch(
-        """SELECT c.oid::regclass::text AS name, coalesce(g.rolname, 'PUBLIC') AS grantee, string_agg(DISTINCT a.privilege_type, ', ') AS what
-             FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee
-            WHERE (c.oid IN (to_regclass('secretproxy.access_log'), to_regclass('secretproxy.checkpoints'))
-                   OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('secretproxy.access_log')))
-              AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'
-              AND (coalesce(g.rolname, ''), a.privilege_type) NOT IN (SELECT * FROM unnest($1::text[], $2::text[])) GROUP BY 1, 2 ORDER BY 1, 2""",
+        """SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS name, coalesce(g.rolname, 'PUBLIC') AS grantee, pg_catalog.string_agg(DISTINCT a.privilege_type, ', ') AS what
+             FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid OPERATOR(pg_catalog.=) a.grantee
+            WHERE (c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[pg_catalog.to_regclass('secretproxy.access_log'), pg_catalog.to_regclass('secretproxy.checkpoints')])
+                   OR c.oid OPERATOR(pg_catalog.=) ANY (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secretproxy.access_log')))
+              AND a.grantee OPERATOR(pg_catalog.<>) c.relowner AND a.privilege_type OPERATOR(pg_catalog.<>) 'SELECT'
+              AND (coalesce(g.rolname, ''), a.privilege_type) OPERATOR(pg_catalog.<>) ALL (SELECT * FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))) GROUP BY 1, 2 ORDER BY 1, 2""",
         [role for role, _ in _OF_THE_LOG], [what for _, what in _OF_THE_LOG],
     ):  # fmt: skip
         found.append(
@@ -67,9 +67,9 @@ async def grants(connection: Any) -> list[Finding]:
             )
         )  # fmt: skip
     for row in await connection.fetch(
-        """SELECT n.nspname, coalesce(g.rolname, 'PUBLIC') AS grantee FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
-             LEFT JOIN pg_roles g ON g.oid = a.grantee
-            WHERE n.nspname = ANY ($1) AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner ORDER BY 1, 2""",
+        """SELECT n.nspname, coalesce(g.rolname, 'PUBLIC') AS grantee FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+             LEFT JOIN pg_catalog.pg_roles g ON g.oid OPERATOR(pg_catalog.=) a.grantee
+            WHERE n.nspname OPERATOR(pg_catalog.=) ANY ($1) AND a.privilege_type OPERATOR(pg_catalog.=) 'CREATE' AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner ORDER BY 1, 2""",
         list(_SCHEMAS),
     ):
         found.append(
@@ -80,9 +80,9 @@ async def grants(connection: Any) -> list[Finding]:
             )
         )  # fmt: skip
     for row in await connection.fetch(
-        """SELECT p.oid::regprocedure::text AS function FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-            WHERE p.pronamespace = to_regnamespace('encrypted_secrets') AND a.grantee = 0
-              AND p.proname IN ('secrets_getter', 'secrets_upsert', 'secrets_verify', 'secrets_delete') ORDER BY 1"""
+        """SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text AS function FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+            WHERE p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('encrypted_secrets') AND a.grantee OPERATOR(pg_catalog.=) 0
+              AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['secrets_getter', 'secrets_upsert', 'secrets_verify', 'secrets_delete']) ORDER BY 1"""
     ):
         found.append(
             Finding(
@@ -102,7 +102,7 @@ async def roles(connection: Any) -> list[Finding]:
     for role, why in _EVERYTHING.items():
         found += await _members(connection, role, "reads_everything", "error", f"{role} {why}")
     for row in await connection.fetch(
-        "SELECT rolname FROM pg_roles WHERE rolreplication AND NOT rolsuper AND rolcanlogin ORDER BY 1"
+        "SELECT rolname FROM pg_catalog.pg_roles WHERE rolreplication AND NOT rolsuper AND rolcanlogin ORDER BY 1"
     ):
         found.append(
             Finding(
@@ -113,7 +113,7 @@ async def roles(connection: Any) -> list[Finding]:
         )  # fmt: skip
     if version < 16:
         for row in await connection.fetch(
-            "SELECT rolname FROM pg_roles WHERE rolcreaterole AND NOT rolsuper AND rolcanlogin ORDER BY 1"
+            "SELECT rolname FROM pg_catalog.pg_roles WHERE rolcreaterole AND NOT rolsuper AND rolcanlogin ORDER BY 1"
         ):
             found.append(
                 Finding(
@@ -122,7 +122,9 @@ async def roles(connection: Any) -> list[Finding]:
                     f"ALTER ROLE {identifier(row['rolname'])} NOCREATEROLE",
                 )
             )  # fmt: skip
-    for row in await connection.fetch("SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin AND oid <> 10 ORDER BY 1"):
+    for row in await connection.fetch(
+        "SELECT rolname FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin AND oid OPERATOR(pg_catalog.<>) 10 ORDER BY 1"
+    ):
         found.append(
             Finding(
                 "superusers", "info", f"{row['rolname']} is a superuser that may log in",
@@ -139,12 +141,12 @@ async def _members(connection: Any, role: str, name: str, severity: str, why: st
     # Since 16 a membership may carry neither its rights nor SET ROLE nor ADMIN.
     usable = "(m.inherit_option OR m.set_option OR m.admin_option)" if newer else "true"
     rows = await connection.fetch(
-        f"""SELECT d.rolname AS direct, pg_get_userbyid(m.grantor) AS grantor,
-                   array_agg(l.rolname::text ORDER BY l.rolname) AS logins
-              FROM pg_auth_members m JOIN pg_roles d ON d.oid = m.member
-              JOIN pg_roles l ON l.rolcanlogin AND NOT l.rolsuper AND (l.oid = d.oid OR pg_has_role(l.oid, d.oid, 'MEMBER'))
-             WHERE m.roleid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND {usable}
-               AND NOT EXISTS (SELECT FROM pg_roles s WHERE s.oid = d.oid AND s.rolname IN ('pg_monitor', 'secretproxy_owner', 'secretproxy_keys'))
+        f"""SELECT d.rolname AS direct, pg_catalog.pg_get_userbyid(m.grantor) AS grantor,
+                   pg_catalog.array_agg(l.rolname::pg_catalog.text ORDER BY l.rolname) AS logins
+              FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles d ON d.oid OPERATOR(pg_catalog.=) m.member
+              JOIN pg_catalog.pg_roles l ON l.rolcanlogin AND NOT l.rolsuper AND (l.oid OPERATOR(pg_catalog.=) d.oid OR pg_catalog.pg_has_role(l.oid, d.oid, 'MEMBER'))
+             WHERE m.roleid OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) $1) AND {usable}
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles s WHERE s.oid OPERATOR(pg_catalog.=) d.oid AND s.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['pg_monitor', 'secretproxy_owner', 'secretproxy_keys']))
              GROUP BY 1, 2 ORDER BY 1""",
         role,
     )
