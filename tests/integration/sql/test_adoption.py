@@ -200,12 +200,12 @@ def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
         sql.execute(APPLICATION)
         built = sql.execute(BUILT).fetchall()
         assert use(sql, 0) == wanted(0)
-        with pytest.raises(InstallError, match=r"foreign key accounts[.]accounts_secret_fkey; trigger touch"):
+        with pytest.raises(InstallError, match=r"foreign key public[.]accounts[.]accounts_secret_fkey; trigger touch"):
             empty.install()
         assert sql.execute("SELECT to_regnamespace('secretproxy')").fetchone() == (None,), "nothing was done"
         with pytest.raises(InstallError, match=r"trigger touch[.]"):
-            empty.install(accepting=("foreign key accounts.accounts_secret_fkey",))
-        empty.install(accepting=("foreign key accounts.accounts_secret_fkey", "trigger touch"))
+            empty.install(accepting=("foreign key public.accounts.accounts_secret_fkey",))
+        empty.install(accepting=("foreign key public.accounts.accounts_secret_fkey", "trigger touch"))
         assert sql.execute(BUILT).fetchall() == built
         assert use(sql, 1) == wanted(1)
         assert asyncio.run(verify(empty.dsn(), empty.backend.key_file)) == []

@@ -95,7 +95,7 @@ PLACES = {
 NAMED = {
     "check": "check c", "default": "default d", "generated": "generated column g", "index": "index i", "predicate": "index p",
     "before": "trigger before", "after": "trigger after", "deferred": "trigger deferred", "rule": "rule r", "policy": "policy p",
-    "child": "foreign key child.child_id_fkey", "domain": "column h", "statistics": "statistics s",
+    "child": "foreign key public.child.child_id_fkey", "domain": "column h", "statistics": "statistics s",
 }  # fmt: skip
 CALLS = (
     "SELECT encrypted_secrets.secrets_upsert(%(o)s, 'b', 'value')",
