@@ -1,0 +1,131 @@
+"""pgbouncer in front of the proxy, and between it and PostgreSQL: each call is in the log once, or the session is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.conftest import Backend
+from tests.support.log import AccessLog
+from tests.support.proxy import Proxy
+
+from secretproxy.demo.postgres import die_with_parent, free_port
+
+PROGRAM = "/usr/sbin/pgbouncer"
+GETTER = "SELECT encrypted_secrets.secrets_getter(%s, %s)"
+HIDDEN = (
+    "DO $$ DECLARE v text; BEGIN EXECUTE 'SELECT encrypted_' || 'secrets.secrets_' || 'getter(''{}'', ''hidden'')' INTO v; END $$"
+)
+Pooler = Callable[[int, str], int]
+
+pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="no pgbouncer")
+
+
+@pytest.fixture
+def pooler(tmp_path: Path) -> Iterator[Pooler]:
+    """Starts one before a port, in a mode; gives its own port."""
+    with contextlib.ExitStack() as stack:
+
+        def start(before: int, mode: str) -> int:
+            port = free_port()
+            config = tmp_path / f"{port}.ini"
+            config.write_text(
+                f"[databases]\napp = user=app_user host=127.0.0.1 port={before}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+                f"auth_type = any\npool_mode = {mode}\nunix_socket_dir =\nignore_startup_parameters = extra_float_digits,options\n"
+                "default_pool_size = 5\nserver_reset_query = DISCARD ALL\n"
+            )
+            # It does not run as root.
+            command = [PROGRAM, *(["-u", "nobody"] if os.getuid() == 0 else []), str(config)]
+            config.chmod(0o644)
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+            )
+            stack.callback(lambda: (process.terminate(), process.wait(10)))
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "process up" in line:
+                    break
+            stack.callback(process.stderr.close)
+            return port
+
+        yield start
+
+
+def dsn(port: int) -> str:
+    return f"postgresql://app_user@127.0.0.1:{port}/app"
+
+
+@pytest.fixture
+def behind(postgres: Backend, pooler: Pooler, tmp_path: Path) -> Iterator[Callable[[str], Proxy]]:
+    """A proxy whose backend is a pooler of a mode."""
+    with contextlib.ExitStack() as stack:
+
+        def start(mode: str) -> Proxy:
+            directory = tmp_path / mode
+            directory.mkdir()
+            proxy = Proxy(directory, f"127.0.0.1:{pooler(postgres.port, mode)}", postgres.dsn("journal"), postgres.key_file)
+            proxy.start()
+            stack.callback(proxy.stop)
+            proxy.wait_for_text("access log can be written")
+            return proxy
+
+        yield start
+
+
+def calls(rows: list[dict[str, object]], owner: uuid.UUID) -> list[tuple[object, object]]:
+    return [(row["event"], row["secret_names"]) for row in rows if row["owner_id"] == owner and row["event"] != "outcome"]
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+def test_in_front_every_mode_works(proxy: Proxy, log: AccessLog, pooler: Pooler, mode: str) -> None:
+    port, owner = pooler(proxy.port, mode), uuid.uuid4()
+    connections = [psycopg.connect(dsn(port), autocommit=True, prepare_threshold=None) for _ in range(3)]
+    for number in range(9):
+        connections[number % 3].execute(GETTER, (owner, f"n{number}"))
+        connections[number % 3].execute(HIDDEN.format(owner))
+    for connection in connections:
+        connection.close()
+    found = calls(log.settled(), owner)
+    assert sorted(map(str, found)) == sorted(
+        [str(("attempt", [f"n{number}"])) for number in range(9)] + [str(("call", ["hidden"]))] * 9
+    )  # fmt: skip
+
+
+def test_behind_session_mode_works(log: AccessLog, behind: Callable[[str], Proxy]) -> None:
+    proxy, owner = behind("session"), uuid.uuid4()
+    for turn in range(3):
+        # The pooler gives the second and third session what the first have left.
+        with psycopg.connect(proxy.dsn(), autocommit=True) as one, psycopg.connect(proxy.dsn(), autocommit=True) as two:
+            for sql in (one, two):
+                sql.execute(GETTER, (owner, f"n{turn}"))
+                sql.execute(HIDDEN.format(owner))
+    rows = log.settled()
+    assert sorted(map(str, calls(rows, owner))) == sorted(
+        [str(("attempt", [f"n{turn}"])) for turn in range(3)] * 2 + [str(("call", ["hidden"]))] * 6
+    )  # fmt: skip
+    assert not [row for row in rows if row["event"] in ("forgery", "direct")]
+    assert [row["calls"] for row in rows if row["event"] == "outcome"] == [1] * 12
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+def test_behind_transaction_mode_is_refused_as_soon_as_it_shows(
+    log: AccessLog, behind: Callable[[str], Proxy], mode: str
+) -> None:
+    proxy, owner = behind(mode), uuid.uuid4()
+    with psycopg.connect(proxy.dsn(), autocommit=True) as first:
+        first.execute(GETTER, (owner, "one"))
+        with pytest.raises(
+            psycopg.OperationalError, match=r"(?s)gives each transaction another session.*pool_mode = session"
+        ) as refused:
+            psycopg.connect(proxy.dsn(), autocommit=True)
+        assert "0A000" not in str(refused.value)
+        first.execute(GETTER, (owner, "two"))
+    rows = log.settled()
+    assert calls(rows, owner) == [("attempt", ["one"]), ("attempt", ["two"])]
+    assert not [row for row in rows if row["event"] == "forgery"]
