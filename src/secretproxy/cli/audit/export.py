@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import CLIENT, DSN, OPERATION, OWNER, SECRET, SESSION, SINCE, UNTIL, USER, filtered, run
-from secretproxy.cli.audit.showing import writer_to
-from secretproxy.config import ConfigError
+from secretproxy.cli.audit.options import (
+    CLIENT,
+    CONFIG,
+    DSN,
+    OPERATION,
+    OWNER,
+    SECRET,
+    SESSION,
+    SINCE,
+    UNTIL,
+    USER,
+    filtered,
+    run,
+)
+from secretproxy.cli.audit.showing import record_of, writer_to
+from secretproxy.config import ConfigError, load_settings
 
 
 def export(
@@ -18,10 +33,15 @@ def export(
     form: str = typer.Option("jsonl", "--format", "-f", metavar="FORM", help="jsonl, csv or parquet."),
     since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
     user: str | None = USER, operation: str | None = OPERATION, client: str | None = CLIENT, session: str | None = SESSION,
-    dsn: str | None = DSN,
+    dsn: str | None = DSN, config: Path | None = CONFIG,
+    manifest: Path | None = typer.Option(None, "--manifest", metavar="FILE", help="Manifest's file; default: FILE.manifest.json."),
 ) -> None:  # fmt: skip
-    """Write the log's rows, with their hashes, to a file."""
-    from secretproxy.audit import review
+    """Write the log's rows, with their hashes, to a file.
+
+    A manifest beside it says what the file has, so that a part can be proven and a cut shows. It is signed where audit.checkpoint_key_file is there.
+    """
+    from secretproxy.audit import exports, review
+    from secretproxy.audit.checkpoints import Checkpoint, Signer
 
     if form not in ("jsonl", "csv", "parquet"):
         raise ConfigError("--format: one of jsonl, csv, parquet")
@@ -35,37 +55,74 @@ def export(
     wanted = filtered(
         since=since, until=until, owner=owner, secret=secret, user=user, operation=operation, client=client, session=session
     )
-    wanted.where()
+    given = {"since": since, "until": until, "owner": owner, "secret": secret, "user": user, "operation": operation,
+             "client": client, "session": session}  # fmt: skip
+    wanted.conditions()
+    filters = {name: str(getattr(wanted, name)) for name, value in given.items() if value is not None}
+    key_file = load_settings(config).audit.checkpoint_key_file
+    signer = Signer(key_file) if key_file is not None and key_file.exists() else None
+    place = manifest or (exports.manifest_file(output) if str(output) != "-" else None)
+    tally = exports.Tally()
+    made_at = datetime.now(UTC)
 
-    async def work() -> int:
+    async def tallied(rows: Any) -> Any:
+        async for row in rows:
+            record = record_of(row)
+            tally.take(record, exports.body_of(record))
+            yield row
+
+    async def work() -> None:
         connection = await review.connect(dsn)
-        count = 0
         try:
+            rows = tallied(review.rows(connection, wanted))
             if form == "parquet":
-                return await _parquet(review.rows(connection, wanted), output)
-            file: Any = sys.stdout
-            if str(output) != "-":
-                try:
-                    file = output.open("w", encoding="utf-8", newline="")
-                except OSError as error:
-                    raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
-            try:
-                write = writer_to(file, form == "csv")
-                async for row in review.rows(connection, wanted):
-                    write(row)
-                    count += 1
-            finally:
-                if file is not sys.stdout:
-                    file.close()
+                await _parquet(rows, output)
+            else:
+                await _text(rows, output, form == "csv")
+            if place is not None:
+                names = list(tally.chains)
+                found = [Checkpoint(*row) for row in await connection.fetch(exports.CHECKPOINTS, names)]
+                made = tally.manifest(filters, form, made_at, found)
+                if signer is not None:
+                    exports.sign(made, signer)
+                _write(place, made)
         finally:
             await connection.close()
-        return count
 
-    count = run(work())
-    print(f"{count} rows", file=sys.stderr)
+    run(work())
+    print(f"{tally.rows} rows", file=sys.stderr)
+    if place is None:
+        print("no manifest: give --manifest, so that the export can be proven to be whole", file=sys.stderr)
+    elif signer is None:
+        print(f"{place}: not signed, for audit.checkpoint_key_file is not here (see --config)", file=sys.stderr)
+    else:
+        print(f"{place}: signed", file=sys.stderr)
 
 
-async def _parquet(rows: Any, output: Path) -> int:
+def _write(place: Path, made: dict[str, Any]) -> None:
+    try:
+        place.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--manifest {place}: cannot be written: {error.strerror}") from None
+
+
+async def _text(rows: Any, output: Path, as_csv: bool) -> None:
+    file: Any = sys.stdout
+    if str(output) != "-":
+        try:
+            file = output.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
+    try:
+        write = writer_to(file, as_csv)
+        async for row in rows:
+            write(row)
+    finally:
+        if file is not sys.stdout:
+            file.close()
+
+
+async def _parquet(rows: Any, output: Path) -> None:
     import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
     import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
@@ -77,7 +134,6 @@ async def _parquet(rows: Any, output: Path) -> int:
         "row_hash": pyarrow.binary(), "secret_names": pyarrow.list_(pyarrow.string()), "via": pyarrow.list_(pyarrow.string()),
     }  # fmt: skip
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
-    count = 0
     with pyarrow.parquet.ParquetWriter(output, schema) as writer:
         batch: list[dict[str, Any]] = []
 
@@ -87,8 +143,6 @@ async def _parquet(rows: Any, output: Path) -> int:
 
         async for row in rows:
             batch.append({name: row[name] if name in kinds or row[name] is None else str(row[name]) for name in COLUMNS})
-            count += 1
             if len(batch) == 10_000:
                 flush()
         flush()
-    return count

@@ -1,0 +1,368 @@
+"""Exports that can be proven: the manifest that is written beside one, and what a reader makes of both.
+
+A manifest says of each chain which rows the export has, with the hashes at both ends, and of all rows in their order one digest; it is signed
+with the checkpoint key where that is at hand. So a part of the log is proven as a part, and a file that was cut is not taken for a whole.
+Reads files; needs no database.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import itertools
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from secretproxy.audit import chain
+from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine
+from secretproxy.audit.rows import CHAINED, COLUMNS, TYPES
+from secretproxy.audit.verify import Report
+from secretproxy.config import ConfigError
+
+KIND = "secretproxy export"
+SUFFIX = ".manifest.json"
+# The checkpoints of these instances, in their order.
+CHECKPOINTS = """
+SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secretproxy.checkpoints AS c
+ WHERE c.instance OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.uuid[]) ORDER BY c.instance, c.seq
+"""
+# Texts that CSV cannot tell from NULL where they are empty.
+_MAY_BE_EMPTY = ("application_name", "role", "database", "db_user", "function", "fingerprint")
+# The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
+_QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
+Record = dict[str, Any]
+
+
+def value_of(name: str, value: Any) -> Any:
+    """A column of an export as the value that was logged. Raises ValueError."""
+    if value is None:
+        return None
+    kind = TYPES.get(name)
+    if kind == "timestamptz":
+        return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    if kind == "uuid":
+        return uuid.UUID(str(value))
+    if kind == "float8":
+        return float(value)
+    return value
+
+
+def body_of(record: Record) -> bytes:
+    """The line that a row's hash covers. Raises KeyError, TypeError, ValueError."""
+    return b"\t".join([chain.encode([value_of(name, record[name])]) for name in CHAINED])
+
+
+def is_direct(record: Record) -> bool:
+    return record["event"] == "direct" and record["instance"] is None and record["seq"] is None
+
+
+@dataclass(slots=True)
+class Chain:
+    """The rows of an instance that an export has."""
+
+    instance: str
+    count: int = 0
+    first_seq: int = 0
+    first_prev_hash: str = ""
+    last_seq: int = 0
+    last_row_hash: str = ""
+    # How often rows of the chain are left out between two that are there.
+    gaps: int = 0
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Tally:
+    """Takes the rows of an export in their order and says what a manifest says of them."""
+
+    def __init__(self) -> None:
+        self.chains: dict[str, Chain] = {}
+        self.rows = self.direct = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def take(self, record: Record, body: bytes) -> None:
+        self.rows += 1
+        if is_direct(record):
+            self.direct += 1
+            # An empty text is NULL in CSV.
+            body = b"\t".join([part or b"\\N" for part in body.split(b"\t")])
+        self._digest.update(body + b"\n")
+        if is_direct(record) or record["instance"] is None or record["seq"] is None:
+            return
+        name, seq = str(record["instance"]), int(record["seq"])
+        found = self.chains.get(name)
+        if found is None:
+            found = self.chains[name] = Chain(name, 0, seq, record["prev_hash"] or "")
+        elif seq != found.last_seq + 1:
+            found.gaps += 1
+        found.count += 1
+        found.last_seq, found.last_row_hash = seq, record["row_hash"] or ""
+
+    def manifest(self, filters: dict[str, str], form: str, made_at: datetime, checkpoints: list[Checkpoint]) -> dict[str, Any]:
+        """`checkpoints`: those of the log, in their order; of each chain the last that the export has the row of goes in."""
+        for checkpoint in checkpoints:
+            covered = self.chains.get(str(checkpoint.instance))
+            if covered is not None and covered.first_seq - 1 <= checkpoint.seq <= covered.last_seq:
+                covered.checkpoints[:] = [json.loads(checkpoint.line())]
+        chains = [{name: getattr(one, name) for name in Chain.__slots__} for one in self.chains.values()]
+        return {
+            "kind": KIND, "version": 1, "made_at": made_at.isoformat(), "format": form, "filters": filters, "rows": self.rows,
+            "direct": self.direct, "digest": self.digest, "chains": chains,
+        }  # fmt: skip
+
+
+def _signed_text(manifest: dict[str, Any]) -> bytes:
+    bare = {name: value for name, value in manifest.items() if name != "signature"}
+    return f"{KIND} 1 ".encode() + json.dumps(bare, sort_keys=True, separators=(",", ":")).encode()
+
+
+def sign(manifest: dict[str, Any], signer: Signer) -> None:
+    manifest["signature"] = base64.b64encode(signer.sign_text(_signed_text(manifest))).decode()
+
+
+def manifest_file(export: Path) -> Path:
+    """Where the manifest of an export is, unless somebody says another place."""
+    return export.with_name(export.name + SUFFIX)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Raises ConfigError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["kind"] != KIND or not isinstance(found["chains"], list):
+            raise ValueError
+        return dict(found)
+    except OSError as error:
+        raise ConfigError(f"--manifest {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"--manifest {path}: not the manifest of an export") from None
+
+
+def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
+    """The rows of an export in any form, each with its number and line. Raises ConfigError, OSError."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    reader = _parquet if head == b"PAR1" else _csv if head.startswith(b"id,") else _jsonl
+    number = 0
+    try:
+        for number, (record, body) in enumerate(reader(path), 1):
+            yield number, record, body
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
+        raise ConfigError(f"--file {path}: row {number + 1} is not one of `audit export`: {'/'.join(COLUMNS[:3])} ...") from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[Record, bytes]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                record = json.loads(line)
+                yield record, body_of(record)
+
+
+def _csv(path: Path) -> Iterator[tuple[Record, bytes]]:
+    """Of what a cell may stand for, that which the row's hash fits."""
+    with path.open(encoding="utf-8", newline="") as file:
+        for cells in csv.DictReader(file):
+            if set(cells) != set(COLUMNS) or None in cells.values():
+                raise ValueError("columns")
+            tried = [_of_cells(cells, quoted) for quoted in (True, False)]
+            for record in itertools.chain.from_iterable(map(_with_blanks, tried)):
+                body = body_of(record)
+                if is_direct(record) or _fits(record, body):
+                    break
+            else:
+                record, body = tried[0], body_of(tried[0])
+            yield record, body
+
+
+def _of_cells(cells: dict[str, str], quoted: bool) -> Record:
+    record: Record = {}
+    for name, cell in cells.items():
+        text = _QUOTED.sub(r"\1\2", cell) if quoted else cell
+        kind = TYPES.get(name)
+        if text == "":
+            record[name] = None
+        elif kind == "text[]":
+            record[name] = json.loads(text)
+        elif kind in ("int8", "int4"):
+            record[name] = int(text)
+        elif kind == "bool":
+            record[name] = {"True": True, "False": False}[text]
+        else:
+            record[name] = text
+    return record
+
+
+def _with_blanks(record: Record) -> Iterator[Record]:
+    blank = [name for name in _MAY_BE_EMPTY if record[name] is None]
+    for count in range(len(blank) + 1):
+        for names in itertools.combinations(blank, count):
+            yield record | dict.fromkeys(names, "")
+
+
+def _parquet(path: Path) -> Iterator[tuple[Record, bytes]]:
+    try:
+        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise ConfigError("--file: parquet needs pyarrow: run `pip install pyarrow`") from None
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(10_000):
+        for row in batch.to_pylist():
+            record = row | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
+            yield record, body_of(record)
+
+
+def _fits(record: Record, body: bytes) -> bool:
+    try:
+        before = bytes.fromhex(record["prev_hash"] or "")
+    except ValueError:
+        return False
+    return chain.link(before, body).hex() == str(record["row_hash"])
+
+
+@dataclass(slots=True)
+class Proof:
+    """What a verification of an export found, and in words what it proved and what not."""
+
+    report: Report
+    words: list[str] = field(default_factory=list)
+
+
+def verify_part(
+    rows: Iterator[tuple[int, Record, bytes]], manifest: dict[str, Any], outside: list[Checkpoint], key: Ed25519PublicKey | None
+) -> Proof:
+    """Verifies an export against its manifest. Raises ConfigError."""
+    report = Report()
+    signed = False
+    if key is not None and "signature" in manifest:
+        try:
+            key.verify(base64.b64decode(str(manifest["signature"])), _signed_text(manifest))
+            signed = True
+        except (InvalidSignature, ValueError):
+            report.add("-", None, "manifest", "the signature of the manifest is wrong")
+    checks = _checks(manifest, outside, key, report)
+    tally = Tally()
+    last: dict[str, tuple[int, str]] = {}
+    past_at: dict[str, str] = {}
+    for _, record, body in rows:
+        tally.take(record, body)
+        if is_direct(record):
+            continue
+        name, seq = str(record["instance"]), record["seq"]
+        if record["instance"] is None or seq is None:
+            report.add("-", None, "inserted", "a row that is not marked direct belongs to no chain")
+            continue
+        if not _fits(record, body):
+            report.add(name, seq, "changed", "a column of this row was changed: its hash does not fit")
+        before = last.get(name)
+        if before is not None and seq <= before[0]:
+            report.add(name, seq, "reordered", "a row that comes twice, or not in its order")
+        elif before is not None and seq == before[0] + 1 and record["prev_hash"] != before[1]:
+            report.add(name, seq, "changed", "this row continues another chain than the row before it")
+        if checks.get(name, {}).get(seq, record["row_hash"]) != record["row_hash"]:
+            report.add(name, seq, "changed", "the hash is not the one that a checkpoint signed")
+        last[name] = (seq, record["row_hash"] or "")
+        at = str(record["at"])
+        report.steps_back += name in past_at and at < past_at[name]
+        past_at[name] = at
+    report.rows, report.direct, report.instances = tally.rows - tally.direct, tally.direct, len(tally.chains)
+    report.checkpoints = sum(map(len, checks.values()))
+    _compare(tally, manifest, report)
+    for name, found in tally.chains.items():
+        covered = max((seq for seq in checks.get(name, {}) if seq <= found.last_seq), default=0)
+        report.unsigned += found.last_seq - max(found.first_seq - 1, covered)
+    return Proof(report, _words(manifest, tally, report, signed, key))
+
+
+def _checks(
+    manifest: dict[str, Any], outside: list[Checkpoint], key: Ed25519PublicKey | None, report: Report
+) -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = {}
+    inside: list[Checkpoint] = []
+    try:
+        inside = [Checkpoint.read(json.dumps(one)) for part in manifest["chains"] for one in part["checkpoints"]]
+    except (ValueError, KeyError, TypeError):
+        report.add("-", None, "manifest", "what stands for checkpoints in the manifest is none")
+    for checkpoint in [*inside, *outside]:
+        if key is not None and not genuine(checkpoint, key):
+            report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
+            continue
+        known = found.setdefault(str(checkpoint.instance), {})
+        if known.setdefault(checkpoint.seq, checkpoint.row_hash.hex()) != checkpoint.row_hash.hex():
+            report.add(checkpoint.instance, checkpoint.seq, "two writers", "two checkpoints of one row differ")
+    return found
+
+
+def _compare(tally: Tally, manifest: dict[str, Any], report: Report) -> None:
+    told = {str(one.get("instance")): one for one in manifest["chains"]}
+    for name, one in told.items():
+        found = tally.chains.get(name)
+        if found is None:
+            report.add(name, one.get("first_seq"), "truncated", f"the manifest counts {one.get('count')} rows, the file has none")
+        elif found.first_seq != one.get("first_seq"):
+            report.add(
+                name, one.get("first_seq"), "missing", f"the file begins at row {found.first_seq}, not {one.get('first_seq')}"
+            )
+        elif found.last_seq < int(one.get("last_seq") or 0):
+            text = f"the file was cut: it ends at row {found.last_seq}, not {one.get('last_seq')}"
+            report.add(name, found.last_seq + 1, "truncated", text)
+        elif found.last_seq > int(one.get("last_seq") or 0):
+            report.add(name, int(one.get("last_seq") or 0) + 1, "inserted", "the file has more rows than its manifest says")
+        elif found.count != one.get("count") or found.gaps != one.get("gaps"):
+            report.add(
+                name, None, "missing", f"the manifest counts {one.get('count')} rows of this chain, the file has {found.count}"
+            )
+        elif (found.first_prev_hash, found.last_row_hash) != (one.get("first_prev_hash"), one.get("last_row_hash")):
+            report.add(name, found.last_seq, "changed", "the hashes at the ends are not those of the manifest")
+    for name in tally.chains.keys() - told.keys():
+        report.add(name, None, "inserted", "a chain that the manifest does not name")
+    if tally.direct != manifest.get("direct"):
+        report.add(
+            "-", None, "truncated", f"the manifest counts {manifest.get('direct')} direct calls, the file has {tally.direct}"
+        )
+    if not report.findings and (tally.digest != manifest.get("digest") or tally.rows != manifest.get("rows")):
+        report.add("-", None, "changed", "the rows are not those that the manifest was made of")
+
+
+def _words(manifest: dict[str, Any], tally: Tally, report: Report, signed: bool, key: Ed25519PublicKey | None) -> list[str]:
+    filters = manifest.get("filters") or {}
+    what = ", ".join(f"{name} {value}" for name, value in filters.items()) or "everything"
+    words = [f"an export of {what}, made at {manifest.get('made_at')}"]
+    if not report.sound:
+        return words
+    gaps = sum(found.gaps for found in tally.chains.values())
+    if signed:
+        words.append("proven: the file is whole and unaltered since whoever has the checkpoint key exported it")
+    elif key is None:
+        words.append("not proven: no public key was given, so whoever changed the file could have changed its manifest too")
+    else:
+        words.append(
+            "not proven: the manifest is not signed, so that the file is whole cannot be told; export with the checkpoint key at hand"
+        )
+    if key is not None and report.unsigned < report.rows:
+        words.append(
+            "proven: rows up to the last checkpoint of their chain are those that their proxy wrote, as far as they stand without a gap"
+        )
+    if gaps:
+        words.append(f"not proven: what stood in {gaps} gaps between rows, which the filter left out")
+    begins = sum(found.first_seq > 1 for found in tally.chains.values())
+    if begins:
+        words.append(f"not proven: rows before the first of {begins} chains, which the export does not have")
+    words.append("not proven: that nothing was written after the last row of a chain")
+    if tally.direct:
+        words.append(
+            "direct calls stand outside the chains: they are as the log had them at the export, which itself vouches for none"
+        )
+    return words
