@@ -215,12 +215,15 @@ $$ LANGUAGE plpgsql;
 """
 
 
-def changes(major: int, default: str = "uuidv7()", grants: bool = True) -> dict[str, str]:
-    """The changes of the modules by name, in order. Without `grants` nothing names the default roles."""
+def changes(major: int, default: str = "uuidv7()", grants: bool = True, everywhere: bool = False) -> dict[str, str]:
+    """The changes of the modules by name, in order. Without `grants` nothing names the default roles.
+
+    `everywhere`: the same changes on every version of PostgreSQL.
+    """
     made = {"extensions": "CREATE EXTENSION IF NOT EXISTS pgcrypto;\n"}
     if default == "uuid_generate_v4()":
         made["extensions"] += 'CREATE EXTENSION IF NOT EXISTS "uuid-ossp";\n'
-    elif default == "uuidv7()" and major < 18:
+    elif default == "uuidv7()" and (major < 18 or everywhere):
         made["uuidv7"] = UUIDV7
     made["schemas/secrets_schema/schema"] = "CREATE SCHEMA secrets_schema;\n"
     made["schemas/secrets_schema/tables/secrets_table/table"] = TABLE.format(default=default)
@@ -250,13 +253,14 @@ def functions_again(grants: bool = True) -> str:
     )
 
 
-def write_project(directory: Path, major: int, default: str = "uuidv7()") -> None:
-    """Writes the modules as a sqitch project, the layout that pgpm reads too."""
+def write_project(directory: Path, major: int) -> None:
+    """Writes the modules as a sqitch project, the layout that pgpm reads too; the same on every version of PostgreSQL."""
     plan = ["%syntax-version=1.0.0", "%project=encrypted-secrets", ""]
     (directory / "sqitch.conf").write_text("[core]\n\tengine = pg\n")
-    for number, (name, text) in enumerate(changes(major, default).items()):
-        target = directory / "deploy" / f"{name}.sql"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(f"-- Deploy {name} to pg\n\nBEGIN;\n{text}\nCOMMIT;\n")
+    for number, (name, text) in enumerate(changes(major, everywhere=True).items()):
+        for kind, body in (("deploy", text), ("verify", "SELECT 1;")):
+            target = directory / kind / f"{name}.sql"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(f"-- {kind.title()} {name}\n\nBEGIN;\n{body}\n{'COMMIT' if kind == 'deploy' else 'ROLLBACK'};\n")
         plan.append(f"{name} 2025-01-01T00:00:{number:02d}Z authors <authors@example.invalid> # {name.rpartition('/')[2]}")
     (directory / "sqitch.plan").write_text("\n".join(plan) + "\n")

@@ -40,6 +40,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 @pytest.fixture
 def managed(cluster: Backend) -> Iterator[Database]:
+    yield from provided(cluster)
+
+
+def provided(cluster: Backend) -> Iterator[Database]:
     """A database of `deployer`, as a provider hands it over."""
     made = Database(cluster, "managed")
     with psycopg.connect(cluster.dsn(database="postgres"), autocommit=True) as admin:
