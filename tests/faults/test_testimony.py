@@ -158,7 +158,7 @@ def test_testimony_of_another_session_is_a_forgery_that_keeps_what_it_says(separ
     owner = uuid.uuid4()
     told: list[str] = []
     with psycopg.connect(separate.backend.dsn("app_user"), autocommit=True) as direct:
-        direct.add_notice_handler(lambda diagnostic: told.append(str(diagnostic.message_primary)))
+        direct.add_notice_handler(lambda diagnostic: told.append(str(diagnostic.constraint_name)))
         direct.execute(f"SELECT encrypted_secrets.secrets_getter('{owner}', 'elsewhere')")
     assert len(told) == 1 and told[0].startswith("SPX1 ")
     with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql:

@@ -38,13 +38,20 @@ class Testified(Greeting):
                 else:
                     framer.demand(min(4 * (end - start), testimony.MOST))
                 return
+            if testimony.may_be_direct(cut) if kind == 0x4D else said is not None and said.startswith(testimony.DIRECT):
+                # Its line stands behind the CONTEXT: it is read whole, or the session ends.
+                if framer.end - start > testimony.MOST:
+                    self._undecided()
+                else:
+                    framer.demand()
+                return
             if said is not None and end - start < testimony.HEAD and testimony.may_be(said):
                 framer.demand(testimony.HEAD)
                 return
             if kind == 0x57:
                 context = cut
         self._drop()
-        told = self._keys.read(said or b"")
+        told = self._keys.read(testimony.line(said or b"", found.get(0x6E, b"")))
         running = self._under_way()
         if told is None or not self._is_ours(told):
             if told is not None and self.pooled and (told.pid, told.start) != (self.backend_pid, self.backend_start):

@@ -15,6 +15,9 @@ have, the texts in quotes as quote_nullable() puts them, the 32 bytes of the HMA
     SPX2 KEY PID START CLOCK FUNCTION OWNER JWT_USER 'NAME' 'SESSION_USER' 'ROLE'MAC
 
 JWT_USER may be empty; ROLE is `none` where none is set, as current_setting('role') has it.
+
+Where the session has no valid token the message is a sentence for people, and the first form stands in the field CONSTRAINT NAME, which
+psql and drivers do not show. Such a session may be a proxied one all the same: its client can have spoiled the token.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from collections.abc import Callable, Mapping
 
 SQLSTATE = b"SPX01"
 QUOTED = b"SPX2 ".hex().encode()
+DIRECT = b"secretproxy: this call of "
 MAC_SIZE = 32
 # Bytes of a notice. The backend half makes no testimony longer than MOST (secretproxy.testify() counts the names). HEAD are read of one
 # that has a long CONTEXT.
@@ -162,6 +166,16 @@ class Keys:
 def may_be(begun: bytes) -> bool:
     """Whether a message that begins so can be a testimony."""
     return any(begun.startswith(head[: len(begun)]) for head in (b"SPX1 ", QUOTED))
+
+
+def may_be_direct(begun: bytes) -> bool:
+    """Whether a message that begins so can be the sentence of a session without a token, whose testimony stands behind the CONTEXT."""
+    return begun.startswith(DIRECT[: len(begun)])
+
+
+def line(message: bytes, constraint: bytes) -> bytes:
+    """The signed line of a notice, from its MESSAGE or its CONSTRAINT NAME."""
+    return constraint if message.startswith(DIRECT) else message
 
 
 def _uuid(token: bytes) -> uuid.UUID | None:

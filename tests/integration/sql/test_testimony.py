@@ -31,7 +31,9 @@ class Session:
         self.keys = testimony.Keys(load_key_file(database.backend.key_file))
         self.sql = psycopg.connect(database.dsn(), user=user, autocommit=True)
         self.messages: list[str] = []
-        self.sql.add_notice_handler(lambda diagnostic: self.messages.append(str(diagnostic.message_primary)))
+        self.sql.add_notice_handler(
+            lambda diagnostic: self.messages.append(str(diagnostic.constraint_name or diagnostic.message_primary))
+        )
         if token:
             self.proxied()
 

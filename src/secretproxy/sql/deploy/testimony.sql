@@ -174,6 +174,8 @@ DECLARE
     v_proxied pg_catalog.bool := v_start OPERATOR(pg_catalog.>) 0;
     v_names pg_catalog.text;
     v_message pg_catalog.text;
+    v_refused pg_catalog.bool;
+    v_written pg_catalog.bool := pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off';
 BEGIN
     IF names IS NULL THEN
         v_names := '-';
@@ -201,19 +203,26 @@ BEGIN
         CASE WHEN v_proxied THEN 'p -' ELSE 'd -' END);
     v_message := pg_catalog.concat(v_message, ' ',
         secretproxy.hmac(context.testimony_inner, context.testimony_outer, pg_catalog.convert_to(v_message, 'SQL_ASCII')));
-    RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = v_message;
-
-    IF NOT v_proxied THEN
+    IF v_proxied THEN
+        RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = v_message;
+    ELSE
         -- A background process that got here is one that the settings name: its calls are logged, whatever becomes of other direct ones.
-        IF context.direct_calls OPERATOR(pg_catalog.=) 'refuse' AND (
-            SELECT a.backend_type OPERATOR(pg_catalog.=) 'client backend' FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a) IS NOT FALSE
-        THEN
+        v_refused := context.direct_calls OPERATOR(pg_catalog.=) 'refuse' AND (
+            SELECT a.backend_type OPERATOR(pg_catalog.=) 'client backend' FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a) IS NOT FALSE;
+        -- People see this one. What the proxy needs, where it is there all the same (a client may spoil its session's token), stands in a field
+        -- that clients do not show.
+        RAISE INFO SQLSTATE 'SPX01' USING
+            MESSAGE = pg_catalog.concat('secretproxy: this call of ', pg_catalog.split_part(function_signature, '(', 1), ' came by no proxy ',
+                CASE WHEN v_refused THEN 'and is refused' WHEN v_written THEN 'and is logged as a direct one'
+                     ELSE 'and is not logged: this transaction cannot write' END),
+            CONSTRAINT = v_message;
+        IF v_refused THEN
             RAISE EXCEPTION USING ERRCODE = '42501',
                 MESSAGE = 'calls of encrypted_secrets functions must come through secretproxy',
                 HINT = 'Point the DSN at secretproxy, or set direct_calls of secretproxy.settings to log.';
         END IF;
         -- Where nothing can be written (a read-only transaction, a standby) the call is not made to fail for its log row.
-        IF pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off' THEN
+        IF v_written THEN
             PERFORM secretproxy.log_direct(
                 function_signature, function_operation, owner,
                 CASE WHEN names IS NOT NULL THEN ARRAY(
