@@ -1,4 +1,4 @@
-"""Measures reviewing on a log of many rows: `audit verify` and `audit list` by owner, secret, user and last hour.
+"""Measures reviewing on a log of many rows in a month: every command of `secretproxy audit` and every view.
 
 Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import functools
 import itertools
 import json
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import asyncpg
 import psycopg
 
-from secretproxy.audit import chain, review
+from secretproxy.audit import chain, counting, review
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import CHAINED, NameMask
 from secretproxy.audit.verify import verify_database
@@ -47,7 +48,9 @@ SERVER = {
 
 PAST = """DO $$ DECLARE first timestamp := date_trunc('month', now() AT TIME ZONE 'UTC') - interval '{ago} months'; BEGIN
 EXECUTE format('CREATE TABLE secretproxy.access_log_%s PARTITION OF secretproxy.access_log FOR VALUES FROM (%L) TO (%L)',
-               to_char(first, 'YYYY_MM'), first AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC'); END $$"""
+               to_char(first, 'YYYY_MM'), first AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC');
+EXECUTE format('CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.access_log_%s
+                FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only()', to_char(first, 'YYYY_MM')); END $$"""
 FUNCTION = "encrypted_secrets.secrets_getter(uuid,text,text)"
 
 
@@ -127,12 +130,76 @@ async def ask(dsn: str, wanted: review.Filter, times: int = 5) -> tuple[float, i
 async def blocks(dsn: str, wanted: review.Filter) -> int:
     """Blocks that a page of 100 touches: what its time at any size of the log depends on."""
     connection = await review.connect(dsn)
+    read = 0
     try:
-        query, values = review.page(wanted, 100)
-        (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", *values))
+        for part in review.questions(wanted, 100):
+            asked = dataclasses.replace(part, sql=f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {part.sql}")
+            (plan,) = json.loads((await review.quick(connection, asked))[0][0])
+            read += int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
     finally:
         await connection.close()
-    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+    return read
+
+
+async def count(dsn: str, what: str, work: Callable[[Any], Awaitable[Any]], times: int = 3) -> None:
+    """Median seconds of a command's work."""
+    taken = []
+    for _ in range(times):
+        connection = await review.connect(dsn)
+        try:
+            began = time.perf_counter()
+            await work(connection)
+            taken.append(time.perf_counter() - began)
+        finally:
+            await connection.close()
+    print(f"{what:34} {statistics.median(taken):9.2f} s", flush=True)
+
+
+VIEWS = (
+    "secret_access", "secret_access_log", "accesses_by_day", "accesses_by_secret", "first_accesses", "failed_accesses", "direct_accesses",
+    "many_verifies", "unusual_events",
+)  # fmt: skip
+
+
+async def measure_counts(dsn: str) -> None:
+    """Counts, events, streams and views."""
+    week = datetime.now(UTC) - timedelta(days=7)
+
+    async def drained(rows: Any) -> None:
+        async for _ in rows:
+            pass
+
+    for name, wanted in {
+        "a month": review.Filter(), "7 days": review.Filter(since=week), "one user": review.Filter(user="user_7"),
+        "errors": review.Filter(outcome=("error",)),
+    }.items():  # fmt: skip
+        await count(
+            dsn, f"audit stats, {name}", functools.partial(counting.stats, wanted=wanted, limit=10, evening=22, morning=6)
+        )
+    await count(
+        dsn,
+        "audit bursts",
+        functools.partial(counting.bursts, wanted=review.Filter(), window=timedelta(minutes=10), at_least=20, limit=10),
+    )
+    for by in counting.KEYS:
+        await count(
+            dsn,
+            f"audit compare --by {by}",
+            functools.partial(counting.compare, one=review.Filter(until=week), other=review.Filter(since=week), by=by, limit=10),
+        )
+    await count(dsn, "audit events", lambda connection: drained(review.events(connection, review.Filter(), limit=100)))
+    day = review.Filter(since=datetime.now(UTC) - timedelta(days=1))
+    await count(dsn, "audit list --json, a day", lambda connection: drained(review.accesses(connection, day)))
+    await count(dsn, "how many more, anything", lambda connection: review.how_many_accesses(connection, review.Filter(), 101))
+    for view in VIEWS:
+        await count(
+            dsn,
+            f"view {view}, whole",
+            lambda connection, view=view: connection.fetch(f"SELECT * FROM secretproxy.{view} OFFSET 100000000"),
+        )
+        if view == "secret_access":
+            page = "SELECT * FROM secretproxy.secret_access ORDER BY at DESC LIMIT 100"
+            await count(dsn, f"view {view}, newest 100", lambda connection, page=page: connection.fetch(page))
 
 
 async def measure(dsn: str, count: int) -> None:
@@ -148,6 +215,14 @@ async def measure(dsn: str, count: int) -> None:
         "one owner and secret": review.Filter(owner=str(sample["owner_id"]), secret=sample["secret"]),
         "one user": review.Filter(user="user_7"),
         "last hour": review.Filter(since=hour),
+        "errors": review.Filter(outcome=("error",)),
+        "errors or lost": review.Filter(outcome=("error", "lost")),
+        "ended well": review.Filter(outcome=("ok",)),
+        "not ended": review.Filter(outcome=("unknown",)),
+        "one application": review.Filter(application="none such"),
+        "one jwt user": review.Filter(jwt_user="6a8f3b1e"),
+        "one client": review.Filter(client="10.0.0.7"),
+        "one function": review.Filter(function="secrets_delete"),
         "anything": review.Filter(),
     }.items():
         taken, rows = await ask(dsn, wanted)
@@ -159,6 +234,8 @@ async def measure(dsn: str, count: int) -> None:
     print(
         f"audit verify                       {report.rows / taken:9,.0f} rows a second, {report.rows / used:,.0f} a CPU second of its own"
     )
+    for finding in report.findings[:3]:
+        print(f"  {finding}")
     print(f"                                   sound: {report.sound}, {count:,} rows in the log, {most} MB of memory at most")
 
 
@@ -190,7 +267,8 @@ async def follow(dsn: str, times: int = 50) -> None:
     try:
         for number in range(times):
             name = f"tail {number}"
-            future = journal.append([Event("call", who, number, "f()", "read", uuid.uuid4(), (name,))], wait=True)
+            ended = Event("outcome", who, number, outcome="ok")
+            future = journal.append([Event("call", who, number, "f()", "read", uuid.uuid4(), (name,)), ended], wait=True)
             assert future is not None
             await future
             began = time.perf_counter()
@@ -219,6 +297,7 @@ def main() -> None:
         load(server.dsn("app"), arguments.rows)
         print(f"loaded {arguments.rows:,} rows in {time.perf_counter() - began:.0f} s")
         asyncio.run(measure(server.dsn("app"), arguments.rows))
+        asyncio.run(measure_counts(server.dsn("app")))
         asyncio.run(follow(server.dsn("app")))
 
 

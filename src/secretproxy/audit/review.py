@@ -118,6 +118,8 @@ class Question:
     values: list[Any]
     # Whether it is quicker to read the log once than to look each row's outcome up.
     hashed: bool = False
+    # Whether rows are to be read from the newest back until enough fit, for each is looked at closely.
+    walked: bool = False
 
 
 def ways(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
@@ -201,7 +203,12 @@ def questions(wanted: Filter, limit: int | None, columns: str = "a.*") -> list[Q
     for source, conditions in ways(wanted, limit is not None):
         where, values = conditions_of(conditions, 0)
         sql = f"SELECT {columns} FROM {source} WHERE {ACCESS_EVENTS}{where} AND NOT {superseded}{limited}"  # noqa: S608
-        found.append(Question(sql, values, hashed=_WITHOUT_OUTCOME in where and "a.outcome IS NULL" in where))
+        found.append(
+            Question(
+                sql, values, hashed=_WITHOUT_OUTCOME in where and "a.outcome IS NULL" in where,
+                walked=_ENDED_WELL in where and wanted.secret is None,
+            )
+        )  # fmt: skip
     return found
 
 
@@ -311,9 +318,10 @@ async def outcomes(connection: Any, rows: Iterable[Any]) -> Outcomes:
 async def quick(connection: Any, asked: Question) -> list[Any]:
     """Rows of a page: what belongs to a row is looked up by its index, unless the question is hashed."""
     other = "nestloop" if asked.hashed else "hashjoin"
+    walk = "; SET LOCAL enable_sort = off" if asked.walked else ""
     async with connection.transaction():
         await connection.execute(
-            f"SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL enable_mergejoin = off; SET LOCAL enable_{other} = off"
+            f"SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL enable_mergejoin = off; SET LOCAL enable_{other} = off{walk}"
         )
         return list(await connection.fetch(asked.sql, *asked.values))
 
