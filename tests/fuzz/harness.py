@@ -275,17 +275,23 @@ class Harness:
         if self.strict:
             assert set(calls) <= {"sql"}, calls
         assert calls.count("sql") <= len(backend.either)
-        # An outcome speaks for the attempts of its statement; calls that none covers have rows of their own.
-        ends = {event.statement_no: event.calls or 0 for event in by_kind.get("outcome", [])}  # type: ignore[attr-defined]
-        covered = {event.statement_no for event in by_kind.get("attempt", [])}  # type: ignore[attr-defined]
-        counted = sum(ends[number] for number in covered) + len(by_kind.get("call", []))
+        # An outcome speaks for the attempts that it names, or for all of its statement; calls that none covers have rows of their own.
+        ends: dict[tuple[object, ...], int] = {}
+        for event in by_kind.get("outcome", []):
+            key = (event.statement_no, event.function, event.owner_id, event.secret_names)  # type: ignore[attr-defined]
+            assert key not in ends, f"two outcomes of {key}"
+            ends[key] = event.calls or 0  # type: ignore[attr-defined]
+        covered = {
+            (event.statement_no, event.function, event.owner_id, event.secret_names)  # type: ignore[attr-defined]
+            for event in by_kind.get("attempt", [])
+        }
+        counted = sum(ends[key] if key in ends else ends[key[0], None, None, None] for key in covered) + len(
+            by_kind.get("call", [])
+        )
         assert counted == len(backend.told) + len(backend.hidden) + len(backend.either), counted
         started = {event.statement_no for event in self.events if event.event != "outcome"}  # type: ignore[attr-defined]
         ended = [event.statement_no for event in by_kind.get("outcome", [])]  # type: ignore[attr-defined]
         assert started == set(ended), (started, ended)
-        attempted = {event.statement_no for event in by_kind.get("attempt", [])}  # type: ignore[attr-defined]
-        for number in attempted:
-            assert ended.count(number) == 1, f"{ended.count(number)} outcomes of statement {number}"
 
     @property
     def log_lines(self) -> list[tuple[object, ...]]:

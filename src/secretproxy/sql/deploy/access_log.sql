@@ -45,7 +45,7 @@ CREATE INDEX IF NOT EXISTS access_log_statement_idx ON secretproxy.access_log (s
 
 COMMENT ON TABLE secretproxy.access_log IS 'Who called which encrypted_secrets function when, from where, and how it ended; never a value';
 COMMENT ON COLUMN secretproxy.access_log.duration IS 'Seconds';
-COMMENT ON COLUMN secretproxy.access_log.calls IS 'Executions that the backend testified to in this statement';
+COMMENT ON COLUMN secretproxy.access_log.calls IS 'Executions of this call that the backend testified to; of an outcome that names no function, those of each attempt of its statement';
 COMMENT ON COLUMN secretproxy.access_log.via IS 'Signatures of the functions on the call path';
 COMMENT ON COLUMN secretproxy.access_log.client_addr IS 'NULL for a Unix socket';
 
