@@ -84,6 +84,7 @@ CONDITIONS = [
     Condition("log_grant", "GRANT INSERT ON secretproxy.access_log_default TO app_user"),
     Condition("schema_create", "GRANT CREATE ON SCHEMA encrypted_secrets TO outsider"),
     Condition("public_execute", f"GRANT EXECUTE ON FUNCTION {GETTER} TO PUBLIC"),
+    Condition("owner_rights", "SELECT secretproxy.keep_owner_rights('outsider')", says="CREATE, USAGE on schema encrypted_secrets"),
     Condition("owner_member", "GRANT secretproxy_owner TO outsider", says="outsider"),
     Condition("owner_member", "GRANT secretproxy_owner TO doctor_group; GRANT doctor_group TO outsider", says="by way of doctor_group"),
     Condition("owner_member", "GRANT secretproxy_owner TO outsider WITH INHERIT FALSE, SET FALSE, ADMIN TRUE", since=16),

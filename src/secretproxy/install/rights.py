@@ -81,7 +81,7 @@ async def _take(connection: Any, *, make: bool, create: Collection[str]) -> list
     for row in await connection.fetch(_NOT_MEMBER, list(OWNERS)):
         try:
             await connection.execute(f"GRANT {row['rolname']} TO CURRENT_USER{options}")
-        except asyncpg.InsufficientPrivilegeError:
+        except asyncpg.PostgresError:
             raise InstallError(
                 f"this role may not act as {row['rolname']}: connect as a superuser or as the role that installed (--dsn)"
             ) from None

@@ -81,11 +81,11 @@ def test_it_is_adopted_and_given_back(empty: Database, variant: str) -> None:
     owner = uuid.uuid4()
     default = variant if variant.endswith("()") else "uuidv7()"
     with empty.connect() as sql:
-        if (
-            sql.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'uuid-ossp'").fetchone() == (0,)
-            and "v4" in default
-        ):
-            pytest.skip("this PostgreSQL has no uuid-ossp")
+        if "v4" in default:
+            try:
+                sql.execute('CREATE EXTENSION "uuid-ossp"')
+            except (psycopg.errors.UndefinedFile, psycopg.errors.FeatureNotSupported):
+                pytest.skip("this PostgreSQL has no uuid-ossp that loads")
         sql.execute(original.script(sql.info.server_version // 10000, default, variant != "no grants"))
         if variant == "members":
             sql.execute(MEMBERS)

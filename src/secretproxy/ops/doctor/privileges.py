@@ -32,6 +32,10 @@ def _grantee(name: str) -> str:
     return name if name == "PUBLIC" else identifier(name)
 
 
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 async def grants(connection: Any) -> list[Finding]:
     """Privileges on tables and columns, on schemas, and of everybody on the functions."""
     found = []
@@ -90,7 +94,32 @@ async def grants(connection: Any) -> list[Finding]:
                 "every login of this database can use secrets", f"REVOKE EXECUTE ON FUNCTION {row['function']} FROM PUBLIC",
             )
         )  # fmt: skip
-    return found
+    return found + await _kept(connection)
+
+
+async def _kept(connection: Any) -> list[Finding]:
+    """What roles have by grants because they owned the original modules, or because `install --owner` said so."""
+    if await connection.fetchval("SELECT pg_catalog.to_regclass('secretproxy.kept_grants')") is None:
+        return []
+    return [
+        Finding(
+            "owner_rights", "info", f"{row['grantee']} has {row['what']} in the place of an owner's rights",
+            "it owned the original modules, or could call them by PUBLIC's right, or install --owner named it; a revert takes these grants back",
+            f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA encrypted_secrets FROM {identifier(row['grantee'])}; "
+            f"REVOKE ALL ON secrets_schema.secrets_table FROM {identifier(row['grantee'])} CASCADE; "
+            f"REVOKE ALL ON SCHEMA encrypted_secrets, secrets_schema FROM {identifier(row['grantee'])} CASCADE; "
+            f"DELETE FROM secretproxy.kept_grants WHERE grantee = {_literal(row['grantee'])} -- where it needs none of this",
+        )
+        for row in await connection.fetch(
+            """SELECT k.grantee, pg_catalog.string_agg(k.what, '; ' ORDER BY k.what) AS what
+                 FROM (SELECT g.grantee, pg_catalog.concat(pg_catalog.string_agg(g.privilege, ', ' ORDER BY g.privilege), ' on ', g.kind, ' ', g.object) AS what
+                         FROM secretproxy.kept_grants g WHERE g.kind OPERATOR(pg_catalog.<>) 'function' GROUP BY g.grantee, g.kind, g.object
+                       UNION ALL
+                       SELECT g.grantee, pg_catalog.concat('EXECUTE on ', pg_catalog.count(*), ' functions')
+                         FROM secretproxy.kept_grants g WHERE g.kind OPERATOR(pg_catalog.=) 'function' GROUP BY g.grantee) k
+                GROUP BY k.grantee ORDER BY k.grantee"""
+        )
+    ]  # fmt: skip
 
 
 async def roles(connection: Any) -> list[Finding]:
