@@ -181,6 +181,9 @@ def test_a_spreadsheet_runs_nothing_of_a_client(postgres: Backend, database: str
             (row,) = csv.DictReader(io.StringIO(out, newline=""))
             assert row["db_user"] == login and row["application_name"] == login[: len(login) - 6] + "@app"
             assert json.loads(row["secret_names"]) == ["=names"]
+    for raw, login in (((), "'=cmd|x"), (("--raw",), "=cmd|x")):
+        out = run(postgres, "export", "-", "--format", "csv", "--since", "1h", *raw, database=database).stdout
+        assert [row["db_user"] for row in csv.DictReader(io.StringIO(out, newline=""))] == [login]
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as sql:
         sql.execute("ALTER TABLE secretproxy.access_log DISABLE TRIGGER append_only")
         sql.execute("DELETE FROM secretproxy.access_log WHERE event = 'direct'")

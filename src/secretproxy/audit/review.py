@@ -403,7 +403,7 @@ async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
         raise ConfigError(
             "an export takes whole rows: filter by time, owner, secret, user, operation, client, application or session"
         )
-    where, values = conditions_of(wanted.conditions(), 0)
+    where, values = conditions_of((await resolved(connection, wanted)).conditions(), 0)
     query = f"SELECT {', '.join(f'a.{name}' for name in COLUMNS)} FROM secretproxy.access_log a"  # noqa: S608
     async for row in connection.each(f"{query} WHERE true{where} ORDER BY a.instance, a.seq, a.at", *values):
         yield row

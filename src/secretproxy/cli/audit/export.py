@@ -16,6 +16,7 @@ from secretproxy.cli.audit.options import (
     DSN,
     OPERATION,
     OWNER,
+    RAW,
     SECRET,
     SESSION,
     SINCE,
@@ -31,6 +32,7 @@ from secretproxy.config import ConfigError, load_settings
 def export(
     output: Path = typer.Argument(..., metavar="FILE", help="Where to; - is standard output."),
     form: str = typer.Option("jsonl", "--format", "-f", metavar="FORM", help="jsonl, csv or parquet."),
+    raw: bool = RAW,
     since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
     user: str | None = USER, operation: str | None = OPERATION, client: str | None = CLIENT, session: str | None = SESSION,
     dsn: str | None = DSN, config: Path | None = CONFIG,
@@ -78,7 +80,7 @@ def export(
             if form == "parquet":
                 await _parquet(rows, output)
             else:
-                await _text(rows, output, form == "csv")
+                await _text(rows, output, form == "csv", raw)
             if place is not None:
                 names = list(tally.chains)
                 found = [Checkpoint(*row) for row in await connection.fetch(exports.CHECKPOINTS, names)]
@@ -106,7 +108,7 @@ def _write(place: Path, made: dict[str, Any]) -> None:
         raise ConfigError(f"--manifest {place}: cannot be written: {error.strerror}") from None
 
 
-async def _text(rows: Any, output: Path, as_csv: bool) -> None:
+async def _text(rows: Any, output: Path, as_csv: bool, raw: bool) -> None:
     file: Any = sys.stdout
     if str(output) != "-":
         try:
@@ -114,7 +116,7 @@ async def _text(rows: Any, output: Path, as_csv: bool) -> None:
         except OSError as error:
             raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
     try:
-        write = writer_to(file, as_csv)
+        write = writer_to(file, as_csv, raw)
         async for row in rows:
             write(row)
     finally:
