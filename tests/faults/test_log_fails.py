@@ -80,15 +80,11 @@ def stopped(site: Separate) -> Iterator[None]:
 
 
 THIS_MONTH = "SELECT 'secretproxy.access_log_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')"
-DATABASE = "ALTER DATABASE app"
 FAILURES: dict[str, tuple[Callable[[Separate], Iterator[None]], str]] = {
     "connection refused": (refusing, "access log"),
     "table locked": (locked("SELECT 'secretproxy.access_log'"), "audit.timeout"),
     "partition locked": (locked(THIS_MONTH), "audit.timeout"),
-    "read only": (
-        statement(f"{DATABASE} SET default_transaction_read_only = on", f"{DATABASE} RESET default_transaction_read_only", cut=True),
-        "25006",
-    ),
+    "read only": (statement(RAISES.format(state="25006"), MEND_RAISES), "25006"),
     "disk full": (statement(RAISES.format(state="53100"), MEND_RAISES), "53100"),
     "deadlock": (statement(RAISES.format(state="40P01"), MEND_RAISES), "40P01"),
     "schema missing": (
