@@ -247,3 +247,99 @@ def test_a_catalog_that_cannot_be_read_is_said_once_and_testimony_covers(
         finally:
             proxy.stop()
             admin.execute(f"GRANT CONNECT ON DATABASE {database} TO PUBLIC")
+
+
+# --- what disappears while it is read, and what is no database ---------------------------------------------------------
+
+
+async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(postgres: Backend, database: str) -> None:
+    """A function dropped between two questions, and one whose definition the server cannot make any more."""
+    import asyncpg
+
+    from secretproxy.connections import connect
+    from secretproxy.detect.tree import Monitored
+    from secretproxy.proxy import catalog, catalog_sql
+
+    dropped = [f"vanishing_{number}" for number in range(5)]
+    with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
+        for name in dropped:
+            admin.execute(
+                f"CREATE FUNCTION public.{name}() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN public.wrapped('x'); END$$"
+            )
+
+        class Between(asyncpg.Connection):
+            async def fetch(self, query: str, *values: Any, **options: Any) -> Any:
+                if query == catalog_sql.DEFINITIONS:
+                    for name in dropped:
+                        admin.execute(f"DROP FUNCTION IF EXISTS public.{name}()")
+                return await super().fetch(query, *values, **options)
+
+        connection = await connect(postgres.dsn(database=database), "test", timeout=10, connection_class=Between)
+        monitored = Monitored(("encrypted_secrets",), (("secrets_schema", "secrets_table"),))
+        leads, _ = await catalog.read(connection, monitored, 1)
+        await connection.close()
+    assert len(leads)
+
+
+async def test_a_question_that_fails_for_one_object_is_asked_again_without_it() -> None:
+    import asyncpg
+
+    from secretproxy.proxy.catalog import PART, in_parts
+
+    asked: list[int] = []
+
+    async def fetch(part: Any) -> list[Any]:
+        asked.append(len(part))
+        if 7 in part or 900 in part:
+            raise asyncpg.InternalServerError("cache lookup failed for type 7")
+        return list(part)
+
+    assert await in_parts(range(1000), fetch) == [number for number in range(1000) if number not in (7, 900)]
+    assert max(asked) <= PART
+
+
+def test_a_physical_replication_session_makes_nobody_log_in_to_a_database(
+    postgres: Backend, database: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE streamer LOGIN REPLICATION")
+    proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.3)
+    proxy.start()
+    try:
+        proxy.wait_for_text("access log can be written")
+        from psycopg import pq
+
+        session = pq.PGconn.connect(
+            f"host=127.0.0.1 port={proxy.port} user=streamer dbname=replication replication=true".encode()
+        )
+        assert session.status == pq.ConnStatus.OK, session.error_message
+        assert session.exec_(b"IDENTIFY_SYSTEM").status == pq.ExecStatus.TUPLES_OK
+        with psycopg.connect(proxy.dsn(database=database)):
+            proxy.wait_for_text(KNOWN)
+        session.finish()
+        assert "catalog cannot be read" not in proxy.text() and "not there any more" not in proxy.text()
+    finally:
+        proxy.stop()
+        with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+            admin.execute("DROP ROLE streamer")
+
+
+def test_a_database_that_is_dropped_is_nothing_to_warn_of(postgres: Backend, tmp_path: Path) -> None:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE passing")
+        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.3)
+        proxy.start()
+        try:
+            proxy.wait_for_text("access log can be written")
+            session = psycopg.connect(proxy.dsn("postgres", "passing"))
+            session.execute("SELECT 1")
+            admin.execute("DROP DATABASE passing WITH (FORCE)")
+            with pytest.raises(psycopg.OperationalError):
+                session.execute("SELECT 1")
+            admin.execute("CREATE DATABASE passing")
+            with psycopg.connect(proxy.dsn("postgres", "passing"), autocommit=True) as session:
+                session.execute("SELECT 1")
+            assert proxy.text().count("not there any more") <= 1 and "catalog cannot be read" not in proxy.text()
+        finally:
+            proxy.stop()
+            admin.execute("DROP DATABASE IF EXISTS passing WITH (FORCE)")

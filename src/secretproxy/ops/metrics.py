@@ -76,6 +76,7 @@ _KINDS: dict[str, _Kind] = {
     "log_up": _gauge("secretproxy_log_available", "1 while the access log takes events", _LEAST),
     "commit": _Kind("secretproxy_commit_seconds", "Time that a group of events took until it was durable", "histogram"),
     "hold": _Kind("secretproxy_hold_seconds", "Time that an answer was held for the access log", "histogram"),
+    "catalog": _Kind("secretproxy_catalog_read_seconds", "Time that a look at a database's catalog took", "histogram"),
     "cpu": _Kind("process_cpu_seconds", "User and system CPU time of all workers in seconds"),
     "rss": _gauge("process_resident_memory_bytes", "Resident memory of all workers in bytes"),
     "fds": _gauge("process_open_fds", "Open file descriptors of all workers"),
@@ -163,6 +164,7 @@ class Metrics:
         self.log_up = self._value("log_up")
         self.commit = Durations(row, _PLACES["commit"])
         self.hold = Durations(row, _PLACES["hold"])
+        self.catalog = Durations(row, _PLACES["catalog"])
         self.workers.set(1)
         self.backend_up.set(1)
         self.key_proven.set(1)

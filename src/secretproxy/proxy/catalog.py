@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
+import asyncpg
 import structlog
 
 from secretproxy.config import Settings
-from secretproxy.connections import READING, Place, trouble
+from secretproxy.connections import READING, ConnectError, Place, trouble
 from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
 from secretproxy.detect.graph import Body, Edge, Graph, Object
@@ -38,6 +40,8 @@ GAP = 0.2
 LINGER = 300.0
 MOST_BODIES = 2000
 MOST_ROUNDS = 32
+# Objects that one question is about.
+PART = 200
 # Seconds that one question to a catalog may take.
 READ_TIMEOUT = 30.0
 # Seconds that one session's prepared statements may take to be looked into again; what is left is known by testimony.
@@ -45,6 +49,14 @@ _RECONSIDERED = 5.0
 _EXCLUDED = ("secretproxy", "information_schema", "pg_catalog", "pg_toast")
 # What an event trigger that names no tags is for.
 _COMMANDS = ("CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COMMENT", "SECURITY", "REFRESH", "REINDEX", "IMPORT")
+# A connection that ended.
+_CUT = (
+    ConnectionResetError,
+    BrokenPipeError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+)
 
 
 class Watch:
@@ -63,6 +75,10 @@ class Watch:
         self.version = 0
         self.leads = NO_LEADS
         self.trouble: str | None = None
+        # Whether the server says that there is no such database: it is not asked again until a session is let into one.
+        self.gone = False
+        # Whether the last reading's connection was ended.
+        self.cut = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -76,7 +92,9 @@ class Catalogs:
         tls: Tls,
         spawn: Callable[[Any], asyncio.Task[None]],
         parsers: Parsers,
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        self._took = took
         self._parsers = parsers
         self._account = Account()
         self._settings = settings
@@ -91,12 +109,18 @@ class Catalogs:
     def join(self, session: Session) -> None:
         """A session has been let into its database."""
         database = session.identity.database
-        if database is None or not self._refresh:
+        # A physical replication session is in no database, whatever name it gave.
+        if database is None or not self._refresh or session.physical:
             return
         watch = self._watches.get(database)
         if watch is None:
             watch = self._watches[database] = Watch(database, self._detector())
             watch.task = self._spawn(self._keep(watch))
+        elif watch.gone:
+            # A database of that name is there again.
+            watch.gone = False
+            watch.urgent = True
+            watch.wake.set()
         elif not watch.sessions and time.monotonic() - watch.read_at > self._refresh:
             watch.urgent = True
             watch.wake.set()
@@ -128,7 +152,7 @@ class Catalogs:
         try:
             while True:
                 if not watch.urgent:
-                    wait = self._refresh if not watch.surprised else max(0.0, due - time.monotonic())
+                    wait = self._refresh if watch.gone or not watch.surprised else max(0.0, due - time.monotonic())
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(watch.wake.wait(), wait)
                 watch.wake.clear()
@@ -136,6 +160,8 @@ class Catalogs:
                 if not watch.sessions and not watch.urgent:
                     if now - watch.left_at > LINGER:
                         return
+                    continue
+                if watch.gone and not watch.urgent:
                     continue
                 if watch.urgent or now >= (due if watch.surprised else watch.read_at + self._refresh):
                     watch.urgent = watch.surprised = False
@@ -154,17 +180,35 @@ class Catalogs:
         try:
             connection = await connect(self._settings, watch.database, self._tls)
             try:
-                async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    fingerprint = str(await connection.fetchval(catalog_sql.FINGERPRINT))
-                    if fingerprint == before:
-                        return False
-                    monitored = self._detector().monitored
-                    leads, full = await read(connection, monitored, watch.version + 1)
+                # Each question is a transaction of its own: no snapshot is held for longer than one of them takes.
+                fingerprint: str | None = str(await connection.fetchval(catalog_sql.FINGERPRINT))
+                if fingerprint == before:
+                    return False
+                leads, full = await read(connection, self._detector().monitored, watch.version + 1)
+                if str(await connection.fetchval(catalog_sql.FINGERPRINT)) != fingerprint:
+                    # Something changed meanwhile: what was read is better than nothing, and is read again.
+                    fingerprint = None
+                    watch.surprised = True
             finally:
                 connection.terminate()
+                self._took(time.monotonic() - watch.read_at)
+        except ConnectError as error:
+            if error.sqlstate == "3D000":
+                watch.gone = True
+                log.info("the database is not there any more: its catalog is not read", database=watch.database)
+            else:
+                self._failed(watch, trouble(error))
+            return False
+        except _CUT as error:
+            # As when the database is dropped; the second time in a row it is something to say.
+            if watch.cut:
+                self._failed(watch, trouble(error))
+            watch.cut = True
+            return False
         except Exception as error:
             self._failed(watch, trouble(error))
             return False
+        watch.cut = False
         watch.fingerprint = fingerprint
         if watch.trouble is not None:
             watch.trouble = None
@@ -236,16 +280,46 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Lea
         if not keys and not words:
             break
         if keys:
-            classes, objects = [key[0] for key in keys], [key[1] for key in keys]
-            rows = await connection.fetch(catalog_sql.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT)
+
+            async def edges(part: Sequence[Any]) -> list[Any]:
+                classes, objects = [key[0] for key in part], [key[1] for key in part]
+                return list(await connection.fetch(catalog_sql.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT))
+
+            rows = await in_parts(keys, edges)
             await asyncio.to_thread(graph.add_edges, [_edge(row) for row in rows])
         if words:
             wanted = catalog_sql.regular_expression(words)
             rows = await connection.fetch(catalog_sql.BODIES, wanted, excluded, known, MOST_BODIES, timeout=READ_TIMEOUT)
             known += [row["obj"] for row in rows]
-            bodies = [Body(_object(row, "function"), row["language"], row["definition"]) for row in rows]
+            defined = await in_parts([row["obj"] for row in rows], partial(_definitions, connection))
+            definitions = {row["obj"]: row["definition"] for row in defined}
+            # A function that has gone meanwhile has no identity or no definition any more.
+            bodies = [
+                Body(_object(row, "function"), row["language"], definitions[row["obj"]])
+                for row in rows
+                if row["identity"] is not None and definitions.get(row["obj"]) is not None
+            ]
             await asyncio.to_thread(graph.add_bodies, bodies)
     return await asyncio.to_thread(graph.leads, version), graph.full
+
+
+async def _definitions(connection: Any, part: Sequence[Any]) -> list[Any]:
+    return list(await connection.fetch(catalog_sql.DEFINITIONS, part, timeout=READ_TIMEOUT))
+
+
+async def in_parts(items: Sequence[Any], fetch: Callable[[Sequence[Any]], Awaitable[list[Any]]]) -> list[Any]:
+    """The rows of one question about many objects, some at a time. An object that disappears meanwhile costs itself alone."""
+    found: list[Any] = []
+    waiting = [items[start : start + PART] for start in range(0, len(items), PART)]
+    while waiting:
+        part = waiting.pop(0)
+        try:
+            found += await fetch(part)
+        except asyncpg.InternalServerError:
+            # "cache lookup failed": the snapshot still sees what has gone from the system's caches.
+            if len(part) > 1:
+                waiting[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return found
 
 
 def _object(row: Any, kind: str) -> Object:

@@ -192,7 +192,7 @@ SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid
     p.proname AS name,
        pg_catalog.replace((pg_catalog.pg_identify_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid,
            0)).identity, 'pg_catalog.', '') AS identity,
-       l.lanname AS language, pg_catalog.pg_get_functiondef(p.oid) AS definition,
+       l.lanname AS language,
        {_FUNCTION}
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
       JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
@@ -204,6 +204,10 @@ SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid
    AND CASE WHEN p.prosqlbody IS NULL THEN pg_catalog.lower(p.prosrc) ELSE pg_catalog.lower(pg_catalog.pg_get_function_sqlbody(p.oid)) END OPERATOR(pg_catalog.~) $1
  LIMIT $4
 """  # noqa: S608 - constant
+
+DEFINITIONS = """
+SELECT a.obj, pg_catalog.pg_get_functiondef(a.obj) AS definition FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS a (obj)
+"""
 
 
 def regular_expression(words: Iterable[str]) -> str:

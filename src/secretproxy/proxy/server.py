@@ -66,7 +66,9 @@ class Server:
         self.detector = self._new_detector()
         limits = settings.limits
         self.parsers = Parsers(limits.parse_processes, limits.parse_timeout, limits.parse_thread_bytes)
-        self.catalogs = Catalogs(settings, self._new_detector, self.backend_tls, self.spawn, self.parsers)
+        self.catalogs = Catalogs(
+            settings, self._new_detector, self.backend_tls, self.spawn, self.parsers, metrics.catalog.observe
+        )
         self.limits = Limits(
             limits.max_message,
             limits.max_statement_memory,

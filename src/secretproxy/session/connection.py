@@ -67,7 +67,7 @@ class Connection(ABC):
         self.detector = detector
         self._limits = limits
         # Physical replication takes no SQL, logical replication no extended protocol and no FunctionCall.
-        self._physical = replication is not None and replication.lower() in (
+        self.physical = replication is not None and replication.lower() in (
             "true",
             "on",
             "yes",

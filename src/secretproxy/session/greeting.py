@@ -101,7 +101,7 @@ class Greeting(Client):
     def backend_logged_in(self) -> None:
         """The first ReadyForQuery waits until the session has its token."""
         framer = self._backend
-        if self._physical:
+        if self.physical:
             self._ready()
             return
         self.phase = Phase.GREETING
@@ -190,7 +190,7 @@ class Greeting(Client):
     def _renew_token(self) -> None:
         self._token_lost = False
         token = self.token
-        if token is None or self._physical:
+        if token is None or self.physical:
             return
         self._token_inside = self.transaction_status == "T"
         self._pending.append(INJECTED)
