@@ -8,33 +8,33 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secretproxy.access_log (
-    id uuid NOT NULL DEFAULT gen_random_uuid(),
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    event text NOT NULL CHECK (event IN ('attempt', 'call', 'outcome', 'definition', 'table', 'refusal', 'forgery', 'direct')),
-    instance uuid,
+    id pg_catalog.uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    event pg_catalog.text NOT NULL CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'outcome', 'definition', 'table', 'refusal', 'forgery', 'direct'])),
+    instance pg_catalog.uuid,
     seq bigint,
-    prev_hash bytea,
-    row_hash bytea,
-    session_id uuid,
+    prev_hash pg_catalog.bytea,
+    row_hash pg_catalog.bytea,
+    session_id pg_catalog.uuid,
     statement_no bigint,
-    function text,
-    operation text CHECK (operation IN ('read', 'write', 'verify', 'delete')),
-    owner_id uuid,
-    secret_names text[],
-    encoding text,
-    via text[],
-    protocol text CHECK (protocol IN ('simple', 'extended', 'fastpath')),
-    fingerprint text,
-    db_user text,
-    role text,
-    accessed_by uuid,
-    database text,
-    application_name text,
-    client_addr inet,
+    function pg_catalog.text,
+    operation pg_catalog.text CHECK (operation OPERATOR(pg_catalog.=) ANY (ARRAY['read', 'write', 'verify', 'delete'])),
+    owner_id pg_catalog.uuid,
+    secret_names pg_catalog.text[],
+    encoding pg_catalog.text,
+    via pg_catalog.text[],
+    protocol pg_catalog.text CHECK (protocol OPERATOR(pg_catalog.=) ANY (ARRAY['simple', 'extended', 'fastpath'])),
+    fingerprint pg_catalog.text,
+    db_user pg_catalog.text,
+    role pg_catalog.text,
+    accessed_by pg_catalog.uuid,
+    database pg_catalog.text,
+    application_name pg_catalog.text,
+    client_addr pg_catalog.inet,
     client_port int,
     tls boolean,
-    outcome text CHECK (outcome IN ('ok', 'error', 'cancelled', 'lost', 'refused')),
-    sqlstate text,
+    outcome pg_catalog.text CHECK (outcome OPERATOR(pg_catalog.=) ANY (ARRAY['ok', 'error', 'cancelled', 'lost', 'refused'])),
+    sqlstate pg_catalog.text,
     duration double precision,
     calls bigint,
     UNIQUE (instance, seq, at)
@@ -49,13 +49,13 @@ COMMENT ON COLUMN secretproxy.access_log.calls IS 'Executions of this call that 
 COMMENT ON COLUMN secretproxy.access_log.via IS 'Signatures of the functions on the call path';
 COMMENT ON COLUMN secretproxy.access_log.client_addr IS 'NULL for a Unix socket';
 
-CREATE OR REPLACE FUNCTION secretproxy.access_log_is_append_only() RETURNS trigger
+CREATE OR REPLACE FUNCTION secretproxy.access_log_is_append_only() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = '42501',
-        MESSAGE = 'secretproxy.access_log is append-only: ' || lower(TG_OP) || ' is not allowed',
+        MESSAGE = 'secretproxy.access_log is append-only: ' OPERATOR(pg_catalog.||) pg_catalog.lower(TG_OP) OPERATOR(pg_catalog.||) ' is not allowed',
         HINT = 'Old rows go away with their partition.';
 END
 $body$;
@@ -81,27 +81,27 @@ SET lock_timeout = '500ms'
 SET client_min_messages = warning
 AS $body$
 DECLARE
-    v_this timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');
+    v_this timestamp := pg_catalog.date_trunc('month', pg_catalog.clock_timestamp() AT TIME ZONE 'UTC');
     v_from timestamp;
-    v_name text;
+    v_name pg_catalog.text;
     v_made int := 0;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'months_ahead must be between 0 and 120';
     END IF;
     FOR i IN 0..months_ahead LOOP
-        v_from := v_this + make_interval(months => i);
-        v_name := 'access_log_' || to_char(v_from, 'YYYY_MM');
-        CONTINUE WHEN to_regclass('secretproxy.' || v_name) IS NOT NULL;
+        v_from := v_this OPERATOR(pg_catalog.+) pg_catalog.make_interval(months => i);
+        v_name := 'access_log_' OPERATOR(pg_catalog.||) pg_catalog.to_char(v_from, 'YYYY_MM');
+        CONTINUE WHEN pg_catalog.to_regclass('secretproxy.' OPERATOR(pg_catalog.||) v_name) IS NOT NULL;
         PERFORM pg_advisory_xact_lock(hashtextextended('secretproxy.access_log_partitions', 0));
-        CONTINUE WHEN to_regclass('secretproxy.' || v_name) IS NOT NULL;
+        CONTINUE WHEN pg_catalog.to_regclass('secretproxy.' OPERATOR(pg_catalog.||) v_name) IS NOT NULL;
         BEGIN
-            EXECUTE format('CREATE TABLE secretproxy.%I (LIKE secretproxy.access_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
-            EXECUTE format('ALTER TABLE secretproxy.access_log ATTACH PARTITION secretproxy.%I FOR VALUES FROM (%L) TO (%L)',
-                           v_name, v_from AT TIME ZONE 'UTC', (v_from + interval '1 month') AT TIME ZONE 'UTC');
-            EXECUTE format('CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.%I
+            EXECUTE pg_catalog.format('CREATE TABLE secretproxy.%I (LIKE secretproxy.access_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);
+            EXECUTE pg_catalog.format('ALTER TABLE secretproxy.access_log ATTACH PARTITION secretproxy.%I FOR VALUES FROM (%L) TO (%L)',
+                           v_name, v_from AT TIME ZONE 'UTC', (v_from OPERATOR(pg_catalog.+) interval '1 month') AT TIME ZONE 'UTC');
+            EXECUTE pg_catalog.format('CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.%I
                             FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only()', v_name);
-            v_made := v_made + 1;
+            v_made := v_made OPERATOR(pg_catalog.+) 1;
         EXCEPTION WHEN check_violation THEN
             NULL; -- rows of that month are in the default partition already; they stay there
         END;

@@ -9,10 +9,10 @@ CREATE SCHEMA IF NOT EXISTS secretproxy;
 COMMENT ON SCHEMA secretproxy IS 'secretproxy: access log, key ring, settings';
 
 CREATE TABLE IF NOT EXISTS secretproxy.changes (
-    change text PRIMARY KEY,
-    digest text NOT NULL,
-    deployed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    deployed_by name NOT NULL DEFAULT session_user
+    change pg_catalog.text PRIMARY KEY,
+    digest pg_catalog.text NOT NULL,
+    deployed_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    deployed_by pg_catalog.name NOT NULL DEFAULT session_user
 );
 COMMENT ON TABLE secretproxy.changes IS 'The changes of the sqitch project that are deployed, with the digest of each deploy script';
 

@@ -7,17 +7,17 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secretproxy.checkpoints (
-    instance uuid NOT NULL,
+    instance pg_catalog.uuid NOT NULL,
     seq bigint NOT NULL,
-    row_hash bytea NOT NULL,
-    at timestamptz NOT NULL,
-    signature bytea NOT NULL,
-    kind text NOT NULL DEFAULT 'checkpoint',
+    row_hash pg_catalog.bytea NOT NULL,
+    at pg_catalog.timestamptz NOT NULL,
+    signature pg_catalog.bytea NOT NULL,
+    kind pg_catalog.text NOT NULL DEFAULT 'checkpoint',
     UNIQUE (instance, seq, at)
 );
 ALTER TABLE secretproxy.checkpoints OWNER TO secretproxy_owner;
 ALTER TABLE secretproxy.checkpoints DROP CONSTRAINT IF EXISTS checkpoints_kind_check;
-ALTER TABLE secretproxy.checkpoints ADD CONSTRAINT checkpoints_kind_check CHECK (kind IN ('checkpoint', 'end', 'retention', 'before'));
+ALTER TABLE secretproxy.checkpoints ADD CONSTRAINT checkpoints_kind_check CHECK (kind OPERATOR(pg_catalog.=) ANY (ARRAY['checkpoint', 'end', 'retention', 'before']));
 COMMENT ON TABLE secretproxy.checkpoints IS 'The row seq of an instance had the hash row_hash at that time; the signature is Ed25519. Kind end: the process ended with that row; kind retention: rows up to it were removed then, those after the row of kind before and of the same time, or else all; row 0: the beginning of the chain';
 REVOKE ALL ON secretproxy.checkpoints FROM PUBLIC;
 GRANT INSERT ON secretproxy.checkpoints TO secretproxy_writer;

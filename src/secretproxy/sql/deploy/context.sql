@@ -11,8 +11,8 @@ SET LOCAL client_min_messages = warning;
 -- An older version's row had other columns; it is made anew from the tables below.
 DO $do$
 BEGIN
-    IF to_regclass('secretproxy.context') IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = to_regclass('secretproxy.context') AND attname = 'write_format') THEN
+    IF pg_catalog.to_regclass('secretproxy.context') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secretproxy.context') AND attname OPERATOR(pg_catalog.=) 'write_format') THEN
         DROP TABLE secretproxy.context CASCADE; -- with the internal functions that take its row; later changes make them again
     END IF;
 END
@@ -20,30 +20,30 @@ $do$;
 CREATE TABLE IF NOT EXISTS secretproxy.context (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     testimony_version int NOT NULL,
-    testimony_head text NOT NULL,
-    testimony_inner bytea NOT NULL,
-    testimony_outer bytea NOT NULL,
+    testimony_head pg_catalog.text NOT NULL,
+    testimony_inner pg_catalog.bytea NOT NULL,
+    testimony_outer pg_catalog.bytea NOT NULL,
     ring_version int NOT NULL,
-    ring_inner bytea NOT NULL,
-    ring_outer bytea NOT NULL,
-    ring_prefix bytea NOT NULL,
+    ring_inner pg_catalog.bytea NOT NULL,
+    ring_outer pg_catalog.bytea NOT NULL,
+    ring_prefix pg_catalog.bytea NOT NULL,
     -- How secretproxy.stored_secret() hands over a pgp value that the newest key sealed.
-    ring_mark bytea NOT NULL,
-    direct_calls text NOT NULL,
-    owner_check text NOT NULL,
+    ring_mark pg_catalog.bytea NOT NULL,
+    direct_calls pg_catalog.text NOT NULL,
+    owner_check pg_catalog.text NOT NULL,
     crypt_cost int NOT NULL,
     -- What text is made bytes in: UTF-8, but a database in SQL_ASCII knows no characters.
-    charset name NOT NULL,
+    charset pg_catalog.name NOT NULL,
     max_name int NOT NULL,
-    name_pattern text NOT NULL,
-    backend_types text[] NOT NULL,
+    name_pattern pg_catalog.text NOT NULL,
+    backend_types pg_catalog.text[] NOT NULL,
     write_format int NOT NULL
 );
 ALTER TABLE secretproxy.context OWNER TO secretproxy_keys;
 REVOKE ALL ON secretproxy.context FROM PUBLIC;
 COMMENT ON TABLE secretproxy.context IS 'One row made of settings and the newest keys; kept by triggers, never edited';
 
-CREATE OR REPLACE FUNCTION secretproxy.refresh_context() RETURNS trigger
+CREATE OR REPLACE FUNCTION secretproxy.refresh_context() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -51,9 +51,9 @@ BEGIN
     -- Two changes at once: the later one must see what the earlier one wrote.
     LOCK TABLE secretproxy.context IN SHARE ROW EXCLUSIVE MODE;
     INSERT INTO secretproxy.context AS c
-    SELECT true, t.version, 'SPX1 ' || t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix, decode('70', 'hex') || r.prefix,
+    SELECT true, t.version, 'SPX1 ' OPERATOR(pg_catalog.||) t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix, pg_catalog.decode('70', 'hex') OPERATOR(pg_catalog.||) r.prefix,
            s.direct_calls, s.owner_check, s.crypt_cost,
-           CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END,
+           CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::pg_catalog.name ELSE 'UTF8'::pg_catalog.name END,
            s.max_name, s.name_pattern, s.backend_types, s.write_format
       FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,

@@ -10,7 +10,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_upsert(
-    v_secrets_owned_field uuid, secret_name text, secret_value text, field_encoding text DEFAULT 'pgp'
+    v_secrets_owned_field pg_catalog.uuid, secret_name pg_catalog.text, secret_value pg_catalog.text, field_encoding pg_catalog.text DEFAULT 'pgp'
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -32,11 +32,11 @@ BEGIN
     RETURN true;
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.secrets_upsert(uuid, text, text, text) IS 'Stores a secret: pgp (can be read again), crypt (can only be verified) or none';
+COMMENT ON FUNCTION encrypted_secrets.secrets_upsert(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS 'Stores a secret: pgp (can be read again), crypt (can only be verified) or none';
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_getter(
-    secrets_owned_field uuid, secret_name text, default_value text DEFAULT NULL
-) RETURNS text
+    secrets_owned_field pg_catalog.uuid, secret_name pg_catalog.text, default_value pg_catalog.text DEFAULT NULL
+) RETURNS pg_catalog.text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -45,10 +45,10 @@ BEGIN
         secrets_owned_field, secret_name, default_value, secretproxy.stored_secret(secrets_owned_field, secret_name));
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.secrets_getter(uuid, text, text) IS 'A secret, or the default where there is none';
+COMMENT ON FUNCTION encrypted_secrets.secrets_getter(pg_catalog.uuid, pg_catalog.text, pg_catalog.text) IS 'A secret, or the default where there is none';
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_verify(
-    secrets_owned_field uuid, secret_name text, secret_value text
+    secrets_owned_field pg_catalog.uuid, secret_name pg_catalog.text, secret_value pg_catalog.text
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -71,9 +71,9 @@ BEGIN
     RETURN true;
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.secrets_verify(uuid, text, text) IS 'Whether a value is the stored one; false where there is none';
+COMMENT ON FUNCTION encrypted_secrets.secrets_verify(pg_catalog.uuid, pg_catalog.text, pg_catalog.text) IS 'Whether a value is the stored one; false where there is none';
 
-CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_delete(secrets_owned_field uuid, secret_name text) RETURNS void
+CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_delete(secrets_owned_field pg_catalog.uuid, secret_name pg_catalog.text) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -84,9 +84,9 @@ BEGIN
     PERFORM secretproxy.delete_secrets(secrets_owned_field, ARRAY[secret_name]);
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.secrets_delete(uuid, text) IS 'Deletes one secret';
+COMMENT ON FUNCTION encrypted_secrets.secrets_delete(pg_catalog.uuid, pg_catalog.text) IS 'Deletes one secret';
 
-CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_delete(secrets_owned_field uuid, secret_names text[]) RETURNS void
+CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_delete(secrets_owned_field pg_catalog.uuid, secret_names pg_catalog.text[]) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -97,7 +97,7 @@ BEGIN
     PERFORM secretproxy.delete_secrets(secrets_owned_field, secret_names);
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.secrets_delete(uuid, text[]) IS 'Deletes several secrets';
+COMMENT ON FUNCTION encrypted_secrets.secrets_delete(pg_catalog.uuid, pg_catalog.text[]) IS 'Deletes several secrets';
 
 DO $do$
 DECLARE

@@ -61,7 +61,7 @@ ALTER FUNCTION secretproxy.jwt_subject() OWNER TO secretproxy_owner;
 -- Whoever may ask for the user may ask for this: it says what the session itself has set.
 GRANT EXECUTE ON FUNCTION secretproxy.jwt_subject() TO PUBLIC;
 
-CREATE OR REPLACE FUNCTION jwt_public.current_user_id() RETURNS uuid
+CREATE OR REPLACE FUNCTION jwt_public.current_user_id() RETURNS pg_catalog.uuid
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $body$
     SELECT CASE
@@ -84,14 +84,14 @@ $do$;
 
 -- The same for our functions alone: the schema jwt_public may belong to an application, and whoever owns a schema can put another function
 -- in the place of ours there, which would then run as secretproxy_keys. Bound to what it uses, and inlined as well.
-CREATE OR REPLACE FUNCTION secretproxy.jwt_user() RETURNS uuid
+CREATE OR REPLACE FUNCTION secretproxy.jwt_user() RETURNS pg_catalog.uuid
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE
-    WHEN pg_catalog.current_setting('jwt.claims.user_id'::text, true) OPERATOR(pg_catalog.~)
-         '^([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}$|^[{]([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}[}]$'::text
-    THEN pg_catalog.current_setting('jwt.claims.user_id'::text, true)::pg_catalog.uuid
-    WHEN pg_catalog.current_setting('request.jwt.claims'::text, true) OPERATOR(pg_catalog.<>) ''::text
-         AND pg_catalog.concat(pg_catalog.current_setting('jwt.claims.user_id'::text, true)) OPERATOR(pg_catalog.=) ''::text
+    WHEN pg_catalog.current_setting('jwt.claims.user_id'::pg_catalog.text, true) OPERATOR(pg_catalog.~)
+         '^([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}$|^[{]([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}[}]$'::pg_catalog.text
+    THEN pg_catalog.current_setting('jwt.claims.user_id'::pg_catalog.text, true)::pg_catalog.uuid
+    WHEN pg_catalog.current_setting('request.jwt.claims'::pg_catalog.text, true) OPERATOR(pg_catalog.<>) ''::pg_catalog.text
+         AND pg_catalog.concat(pg_catalog.current_setting('jwt.claims.user_id'::pg_catalog.text, true)) OPERATOR(pg_catalog.=) ''::pg_catalog.text
     THEN secretproxy.jwt_subject()
 END;
 ALTER FUNCTION secretproxy.jwt_user() OWNER TO secretproxy_keys;

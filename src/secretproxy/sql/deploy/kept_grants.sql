@@ -12,7 +12,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 -- Runs as whoever installs, who may be a member of our roles for as long as that takes: what a role has by one of them does not count.
-CREATE OR REPLACE FUNCTION secretproxy.keep_grant(object_kind text, object_name text, role name, wanted text) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.keep_grant(object_kind pg_catalog.text, object_name pg_catalog.text, role pg_catalog.name, wanted pg_catalog.text) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -40,11 +40,11 @@ BEGIN
     INSERT INTO secretproxy.kept_grants (kind, object, grantee, privilege) VALUES (object_kind, object_name, role, wanted) ON CONFLICT DO NOTHING;
 END
 $body$;
-ALTER FUNCTION secretproxy.keep_grant(text, text, name, text) OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.keep_grant(text, text, name, text) FROM PUBLIC;
+ALTER FUNCTION secretproxy.keep_grant(pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.text) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.keep_grant(pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.text) FROM PUBLIC;
 
 -- What an owner of the original modules can do, for a role that owns nothing: all but TRIGGER and REFERENCES.
-CREATE OR REPLACE FUNCTION secretproxy.keep_owner_rights(role name) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.keep_owner_rights(role pg_catalog.name) RETURNS pg_catalog.void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -57,9 +57,9 @@ AS $body$
      WHERE p.pronamespace OPERATOR(pg_catalog.=) 'encrypted_secrets'::pg_catalog.regnamespace::pg_catalog.oid
        AND p.proowner OPERATOR(pg_catalog.=) 'secretproxy_api'::pg_catalog.regrole::pg_catalog.oid;
 $body$;
-COMMENT ON FUNCTION secretproxy.keep_owner_rights(name) IS 'Grants a role what an owner of the original modules can do, without owning anything';
-ALTER FUNCTION secretproxy.keep_owner_rights(name) OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.keep_owner_rights(name) FROM PUBLIC;
+COMMENT ON FUNCTION secretproxy.keep_owner_rights(pg_catalog.name) IS 'Grants a role what an owner of the original modules can do, without owning anything';
+ALTER FUNCTION secretproxy.keep_owner_rights(pg_catalog.name) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.keep_owner_rights(pg_catalog.name) FROM PUBLIC;
 
 -- What the owner of a schema or of the table had, by its ACL or, where there was none, by default.
 DO $do$

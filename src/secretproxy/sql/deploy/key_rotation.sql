@@ -26,7 +26,7 @@ COMMENT ON FUNCTION secretproxy.rotate_keyring() IS 'Draws a new ring key that s
 -- One batch, in the order of id, of values that the newest key did not seal. A row that another transaction holds is skipped
 -- unless `wait`. `last` is the last row looked at, NULL where there was none left behind `after`. `failed` rows do not open.
 CREATE OR REPLACE FUNCTION secretproxy.reencrypt(
-    after uuid, batch int, wait boolean, OUT looked_at int, OUT done int, OUT failed int, OUT last uuid
+    after pg_catalog.uuid, batch int, wait boolean, OUT looked_at int, OUT done int, OUT failed int, OUT last pg_catalog.uuid
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -57,7 +57,7 @@ BEGIN
     END LOOP;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.reencrypt(uuid, int, boolean) IS 'Seals a batch of values again, with the newest ring key';
+COMMENT ON FUNCTION secretproxy.reencrypt(pg_catalog.uuid, int, boolean) IS 'Seals a batch of values again, with the newest ring key';
 
 CREATE OR REPLACE FUNCTION secretproxy.values_to_seal() RETURNS bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -70,10 +70,10 @@ $body$;
 COMMENT ON FUNCTION secretproxy.values_to_seal() IS 'How many values another than the newest ring key sealed';
 
 ALTER FUNCTION secretproxy.rotate_keyring() OWNER TO secretproxy_keys;
-ALTER FUNCTION secretproxy.reencrypt(uuid, int, boolean) OWNER TO secretproxy_api;
+ALTER FUNCTION secretproxy.reencrypt(pg_catalog.uuid, int, boolean) OWNER TO secretproxy_api;
 ALTER FUNCTION secretproxy.values_to_seal() OWNER TO secretproxy_api;
-REVOKE ALL ON FUNCTION secretproxy.rotate_keyring(), secretproxy.reencrypt(uuid, int, boolean), secretproxy.values_to_seal() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.reencrypt(uuid, int, boolean), secretproxy.values_to_seal() TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.rotate_keyring(), secretproxy.reencrypt(pg_catalog.uuid, int, boolean), secretproxy.values_to_seal() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.reencrypt(pg_catalog.uuid, int, boolean), secretproxy.values_to_seal() TO secretproxy_keys;
 
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('key_rotation', '0000000000000000000000000000000000000000000000000000000000000000')

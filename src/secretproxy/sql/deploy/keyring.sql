@@ -7,14 +7,14 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secretproxy.keyring (
-    version int PRIMARY KEY CHECK (version > 0),
-    key bytea NOT NULL CHECK (octet_length(key) = 32),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    retired_at timestamptz,
-    inner_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
-    outer_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED,
+    version int PRIMARY KEY CHECK (version OPERATOR(pg_catalog.>) 0),
+    key pg_catalog.bytea NOT NULL CHECK (pg_catalog.octet_length(key) OPERATOR(pg_catalog.=) 32),
+    created_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    retired_at pg_catalog.timestamptz,
+    inner_pad pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
+    outer_pad pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED,
     -- What a value sealed with this version begins with. 0xFF begins neither text nor an OpenPGP message of format 1.
-    prefix bytea NOT NULL GENERATED ALWAYS AS (decode('ff535032', 'hex') || int4send(version)) STORED
+    prefix pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (pg_catalog.decode('ff535032', 'hex') OPERATOR(pg_catalog.||) pg_catalog.int4send(version)) STORED
 );
 ALTER TABLE secretproxy.keyring OWNER TO secretproxy_keys;
 REVOKE ALL ON secretproxy.keyring FROM PUBLIC;

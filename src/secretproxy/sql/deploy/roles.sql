@@ -14,21 +14,21 @@ SET LOCAL client_min_messages = warning;
 
 DO $do$
 DECLARE
-    v_role text;
-    v_new text[] := '{}';
+    v_role pg_catalog.text;
+    v_new pg_catalog.text[] := '{}';
 BEGIN
     FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables',
                                   'secretproxy_writer', 'secretproxy_auditor', 'anonymous', 'authenticated', 'administrator'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = v_role) THEN
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) v_role) THEN
             BEGIN
-                EXECUTE format('CREATE ROLE %I NOLOGIN', v_role);
-                v_new := v_new || v_role;
+                EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', v_role);
+                v_new := v_new OPERATOR(pg_catalog.||) v_role;
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
                 NULL; -- an installer in another database of this cluster was faster
             END;
         END IF;
     END LOOP;
-    IF 'administrator' = ANY (v_new) THEN
+    IF 'administrator' OPERATOR(pg_catalog.=) ANY (v_new) THEN
         BEGIN
             GRANT anonymous, authenticated TO administrator;
         EXCEPTION WHEN insufficient_privilege THEN
@@ -36,15 +36,15 @@ BEGIN
         END;
     END IF;
     -- Only a superuser may say some of these, even where they say what is so.
-    FOR v_role IN SELECT r.rolname FROM pg_roles r
-                   WHERE r.rolname IN ('secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables')
+    FOR v_role IN SELECT r.rolname FROM pg_catalog.pg_roles r
+                   WHERE r.rolname OPERATOR(pg_catalog.=) ANY (ARRAY['secretproxy_owner', 'secretproxy_api', 'secretproxy_keys', 'secretproxy_tables'])
                      AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls) LOOP
-        EXECUTE format('ALTER ROLE %I NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS', v_role);
+        EXECUTE pg_catalog.format('ALTER ROLE %I NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS', v_role);
     END LOOP;
     -- The start and the kind of a session that another role opened are hidden from everybody else, and testimony is bound to them.
     FOREACH v_role IN ARRAY ARRAY['secretproxy_owner', 'secretproxy_keys'] LOOP
-        IF NOT pg_has_role(v_role, 'pg_read_all_stats', 'USAGE') THEN
-            EXECUTE format('GRANT pg_read_all_stats TO %I', v_role);
+        IF NOT pg_catalog.pg_has_role(v_role, 'pg_read_all_stats', 'USAGE') THEN
+            EXECUTE pg_catalog.format('GRANT pg_read_all_stats TO %I', v_role);
         END IF;
     END LOOP;
 END

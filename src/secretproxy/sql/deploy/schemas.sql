@@ -15,7 +15,7 @@ ALTER SCHEMA secrets_schema OWNER TO secretproxy_owner;
 -- jwt_public may hold more than our function: it keeps its owner, and ours only if nobody had made it.
 DO $do$
 BEGIN
-    IF NOT EXISTS (SELECT FROM secretproxy.adopted WHERE kind = 'schema' AND object = 'jwt_public') THEN
+    IF NOT EXISTS (SELECT FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'schema' AND object OPERATOR(pg_catalog.=) 'jwt_public') THEN
         ALTER SCHEMA jwt_public OWNER TO secretproxy_owner;
     END IF;
 END

@@ -7,22 +7,22 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secretproxy.settings (
-    direct_calls text NOT NULL DEFAULT 'refuse' CHECK (direct_calls IN ('log', 'refuse')),
-    owner_check text NOT NULL DEFAULT 'off' CHECK (owner_check IN ('off', 'jwt')),
+    direct_calls pg_catalog.text NOT NULL DEFAULT 'refuse' CHECK (direct_calls OPERATOR(pg_catalog.=) ANY (ARRAY['log', 'refuse'])),
+    owner_check pg_catalog.text NOT NULL DEFAULT 'off' CHECK (owner_check OPERATOR(pg_catalog.=) ANY (ARRAY['off', 'jwt'])),
     crypt_cost int NOT NULL DEFAULT 8 CHECK (crypt_cost BETWEEN 4 AND 31),
-    keyring text NOT NULL DEFAULT 'internal' CHECK (keyring = 'internal'),
+    keyring pg_catalog.text NOT NULL DEFAULT 'internal' CHECK (keyring OPERATOR(pg_catalog.=) 'internal'),
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
 -- What the proxy's limits.max_name and monitor.name_patterns are, for the rows that the functions write themselves.
 ALTER TABLE secretproxy.settings
-    ADD COLUMN IF NOT EXISTS max_name int NOT NULL DEFAULT 200 CHECK (max_name > 0),
-    ADD COLUMN IF NOT EXISTS name_pattern text NOT NULL
+    ADD COLUMN IF NOT EXISTS max_name int NOT NULL DEFAULT 200 CHECK (max_name OPERATOR(pg_catalog.>) 0),
+    ADD COLUMN IF NOT EXISTS name_pattern pg_catalog.text NOT NULL
         DEFAULT 'sk_(live|test)_|gh[pousr]_[A-Za-z0-9]|xox[abprs]-|AKIA[0-9A-Z]{12}|-----BEGIN |eyJ[A-Za-z0-9_-]{8,}\.|://[^/\s:]+:[^/\s@]+@'
-        CHECK (('' ~ name_pattern) IS NOT NULL),
-    ADD COLUMN IF NOT EXISTS backend_types text[] NOT NULL DEFAULT '{}',
-    ADD COLUMN IF NOT EXISTS jwt_source text NOT NULL DEFAULT 'jwt.claims.user_id'
-        CHECK (jwt_source IN ('jwt.claims.user_id', 'request.jwt.claims')),
-    ADD COLUMN IF NOT EXISTS write_format int NOT NULL DEFAULT 2 CHECK (write_format IN (1, 2)),
+        CHECK (('' OPERATOR(pg_catalog.~) name_pattern) IS NOT NULL),
+    ADD COLUMN IF NOT EXISTS backend_types pg_catalog.text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS jwt_source pg_catalog.text NOT NULL DEFAULT 'jwt.claims.user_id'
+        CHECK (jwt_source OPERATOR(pg_catalog.=) ANY (ARRAY['jwt.claims.user_id', 'request.jwt.claims'])),
+    ADD COLUMN IF NOT EXISTS write_format int NOT NULL DEFAULT 2 CHECK (write_format OPERATOR(pg_catalog.=) ANY (ARRAY[1, 2])),
     ALTER COLUMN direct_calls SET DEFAULT 'refuse';
 ALTER TABLE secretproxy.settings OWNER TO secretproxy_owner;
 -- For doctor: what is set here is no secret.
@@ -38,7 +38,7 @@ COMMENT ON COLUMN secretproxy.settings.max_name IS 'Bytes of the longest secret 
 COMMENT ON COLUMN secretproxy.settings.name_pattern IS 'A secret name that this regular expression finds stands in a direct call''s row as a digest';
 COMMENT ON COLUMN secretproxy.settings.keyring IS 'Where the keys of the values are kept: internal, in secretproxy.keyring';
 
-CREATE OR REPLACE FUNCTION secretproxy.check_settings() RETURNS trigger
+CREATE OR REPLACE FUNCTION secretproxy.check_settings() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -57,15 +57,15 @@ CREATE OR REPLACE TRIGGER check_settings BEFORE INSERT OR UPDATE ON secretproxy.
 
 -- Where the original modules were, applications call them directly until their DSNs are changed; a new installation has none such.
 INSERT INTO secretproxy.settings (direct_calls)
-SELECT CASE WHEN EXISTS (SELECT FROM secretproxy.adopted WHERE kind = 'function') THEN 'log' ELSE 'refuse' END
+SELECT CASE WHEN EXISTS (SELECT FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'function') THEN 'log' ELSE 'refuse' END
 ON CONFLICT DO NOTHING;
 
 -- What the keys' side needs of the settings. It reads them by this function, so that nothing that is attached to the settings runs as it.
 DROP FUNCTION IF EXISTS secretproxy.settings_now(); -- another version gives other columns
 CREATE FUNCTION secretproxy.settings_now(
-    OUT direct_calls text, OUT owner_check text, OUT crypt_cost int, OUT max_name int, OUT name_pattern text, OUT backend_types text[],
+    OUT direct_calls pg_catalog.text, OUT owner_check pg_catalog.text, OUT crypt_cost int, OUT max_name int, OUT name_pattern pg_catalog.text, OUT backend_types pg_catalog.text[],
     OUT write_format int
-) RETURNS SETOF record
+) RETURNS SETOF pg_catalog.record
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$

@@ -10,13 +10,13 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secretproxy.testimony_key (
-    version int PRIMARY KEY CHECK (version >= 0),
-    key bytea NOT NULL CHECK (octet_length(key) = 32),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    retired_at timestamptz,
+    version int PRIMARY KEY CHECK (version OPERATOR(pg_catalog.>=) 0),
+    key pg_catalog.bytea NOT NULL CHECK (pg_catalog.octet_length(key) OPERATOR(pg_catalog.=) 32),
+    created_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    retired_at pg_catalog.timestamptz,
     active boolean NOT NULL DEFAULT true,
-    inner_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
-    outer_pad bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED
+    inner_pad pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
+    outer_pad pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED
 );
 ALTER TABLE secretproxy.testimony_key ADD COLUMN IF NOT EXISTS active boolean NOT NULL DEFAULT true;
 ALTER TABLE secretproxy.testimony_key OWNER TO secretproxy_keys;

@@ -14,5 +14,5 @@ BEGIN
 END
 $do$;
 DROP FUNCTION IF EXISTS secretproxy.access_log_partitions(int);
-DELETE FROM secretproxy.changes WHERE change = 'access_log';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'access_log';
 COMMIT;

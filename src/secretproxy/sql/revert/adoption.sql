@@ -7,14 +7,14 @@ DO $do$
 DECLARE
     a record;
 BEGIN
-    FOR a IN SELECT b.* FROM secretproxy.adopted b JOIN pg_extension e ON e.extname = b.extension
-              WHERE CASE b.kind WHEN 'function' THEN to_regprocedure(b.object)::oid WHEN 'table' THEN to_regclass(b.object)::oid
-                                ELSE to_regnamespace(b.object)::oid END IS NOT NULL LOOP
-        EXECUTE format('ALTER EXTENSION %I ADD %s %s', a.extension, a.kind, a.object);
+    FOR a IN SELECT b.* FROM secretproxy.adopted b JOIN pg_catalog.pg_extension e ON e.extname OPERATOR(pg_catalog.=) b.extension
+              WHERE CASE b.kind WHEN 'function' THEN pg_catalog.to_regprocedure(b.object)::pg_catalog.oid WHEN 'table' THEN pg_catalog.to_regclass(b.object)::pg_catalog.oid
+                                ELSE pg_catalog.to_regnamespace(b.object)::pg_catalog.oid END IS NOT NULL LOOP
+        EXECUTE pg_catalog.format('ALTER EXTENSION %I ADD %s %s', a.extension, a.kind, a.object);
     END LOOP;
 END
 $do$;
 DROP TABLE IF EXISTS secretproxy.kept_grants;
 DROP TABLE secretproxy.adopted;
-DELETE FROM secretproxy.changes WHERE change = 'adoption';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'adoption';
 COMMIT;

@@ -5,7 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 DROP TABLE secretproxy.changes;
 DO $do$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'secretproxy'::regnamespace) THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.regnamespace) THEN
         DROP SCHEMA secretproxy;
     END IF;
 END

@@ -7,5 +7,5 @@ DROP TRIGGER refresh_context ON secretproxy.keyring;
 DROP TRIGGER refresh_context ON secretproxy.testimony_key;
 DROP FUNCTION secretproxy.refresh_context();
 DROP TABLE secretproxy.context;
-DELETE FROM secretproxy.changes WHERE change = 'context';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'context';
 COMMIT;

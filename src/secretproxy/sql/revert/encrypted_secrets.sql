@@ -5,7 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL check_function_bodies = off; -- a body is what it was, under the search_path of whoever calls it
 DO $do$
 DECLARE
-    v_function text;
+    v_function pg_catalog.text;
     a record;
     g record;
 BEGIN
@@ -15,23 +15,23 @@ BEGIN
         SELECT * INTO a FROM secretproxy.adopted WHERE kind = 'function' AND object = v_function;
         IF FOUND THEN
             EXECUTE a.definition;
-            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
-            EXECUTE format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
+            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
             IF a.acl IS NULL THEN
-                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
+                EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
             ELSE
-                FOR g IN SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS who, is_grantable
-                           FROM aclexplode(a.acl) WHERE privilege_type = 'EXECUTE' LOOP
-                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
-                        || CASE WHEN g.is_grantable AND g.who <> 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;
+                FOR g IN SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS who, is_grantable
+                           FROM pg_catalog.aclexplode(a.acl) WHERE privilege_type OPERATOR(pg_catalog.=) 'EXECUTE' LOOP
+                    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
+                        OPERATOR(pg_catalog.||) CASE WHEN g.is_grantable AND g.who OPERATOR(pg_catalog.<>) 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;
                 END LOOP;
             END IF;
         ELSE
-            EXECUTE format('DROP FUNCTION IF EXISTS %s', v_function);
+            EXECUTE pg_catalog.format('DROP FUNCTION IF EXISTS %s', v_function);
         END IF;
     END LOOP;
 END
 $do$;
 
-DELETE FROM secretproxy.changes WHERE change = 'encrypted_secrets';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'encrypted_secrets';
 COMMIT;

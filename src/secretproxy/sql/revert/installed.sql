@@ -6,5 +6,5 @@ DROP FUNCTION IF EXISTS secretproxy.record_facts();
 DROP FUNCTION IF EXISTS secretproxy.facts();
 DROP TABLE secretproxy.installed;
 DROP TABLE IF EXISTS secretproxy.accepted;
-DELETE FROM secretproxy.changes WHERE change = 'installed';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'installed';
 COMMIT;

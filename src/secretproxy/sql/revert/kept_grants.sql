@@ -19,7 +19,7 @@ BEGIN
     END LOOP;
 END
 $do$;
-DROP FUNCTION IF EXISTS secretproxy.keep_owner_rights(name), secretproxy.keep_grant(text, text, name, text);
+DROP FUNCTION IF EXISTS secretproxy.keep_owner_rights(pg_catalog.name), secretproxy.keep_grant(pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.text);
 DELETE FROM secretproxy.kept_grants;
-DELETE FROM secretproxy.changes WHERE change = 'kept_grants';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'kept_grants';
 COMMIT;

@@ -2,6 +2,6 @@
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
-DROP FUNCTION IF EXISTS secretproxy.rotate_keyring(), secretproxy.reencrypt(uuid, int, boolean), secretproxy.values_to_seal();
-DELETE FROM secretproxy.changes WHERE change = 'key_rotation';
+DROP FUNCTION IF EXISTS secretproxy.rotate_keyring(), secretproxy.reencrypt(pg_catalog.uuid, int, boolean), secretproxy.values_to_seal();
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'key_rotation';
 COMMIT;

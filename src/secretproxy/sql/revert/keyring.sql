@@ -3,5 +3,5 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP TABLE secretproxy.keyring;
-DELETE FROM secretproxy.changes WHERE change = 'keyring';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'keyring';
 COMMIT;

@@ -3,5 +3,5 @@
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP TABLE secretproxy.testimony_key;
-DELETE FROM secretproxy.changes WHERE change = 'testimony_key';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'testimony_key';
 COMMIT;

@@ -2,6 +2,6 @@
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
-SELECT 'secretproxy.rotate_keyring()'::regprocedure, 'secretproxy.reencrypt(uuid,int,boolean)'::regprocedure,
-       'secretproxy.values_to_seal()'::regprocedure;
+SELECT 'secretproxy.rotate_keyring()'::pg_catalog.regprocedure, 'secretproxy.reencrypt(uuid,int,boolean)'::pg_catalog.regprocedure,
+       'secretproxy.values_to_seal()'::pg_catalog.regprocedure;
 ROLLBACK;
