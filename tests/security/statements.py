@@ -296,6 +296,8 @@ def _piece(part: ast.expr, known: dict[str, str]) -> str:
 
 def _is_sql(text: str) -> bool:
     """English sentences begin with such words as well."""
+    if re.match(r"\s*WITH (?!RECURSIVE\b|\w+\s*(?:\([^)]*\))?\s*AS\b)", text):
+        return False
     return bool(re.search(r"[A-Z]{3}", text.lstrip()[:8]))
 
 

@@ -140,7 +140,7 @@ async def stage_testimony(dsn: str | None, key_file: Path) -> int:
                 if known:
                     version, key = known[-1]["version"], bytes(known[-1]["key"])
                 else:
-                    newest = await connection.fetchval("SELECT max(version) FROM secretproxy.testimony_key")
+                    newest = await connection.fetchval("SELECT pg_catalog.max(version) FROM secretproxy.testimony_key")
                     version, key = max(newest, *keys) + 1, secrets.token_bytes(KEY_BYTES)
                     await connection.execute(
                         "INSERT INTO secretproxy.testimony_key (version, key, active) VALUES ($1, $2, false)", version, key
@@ -165,7 +165,9 @@ async def activate_testimony(dsn: str | None, key_file: Path) -> int:
                     raise InstallError(
                         "testimony.key_file: the newest key of the database is not in it; use the file that was staged"
                     )
-                await connection.execute("UPDATE secretproxy.testimony_key SET active = true WHERE version = $1", row["version"])
+                await connection.execute(
+                    "UPDATE secretproxy.testimony_key SET active = true WHERE version OPERATOR(pg_catalog.=) $1", row["version"]
+                )
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
     return int(row["version"])
@@ -177,8 +179,8 @@ async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
     async with session(dsn) as connection, borrowed(connection):
         try:
             rows = await connection.fetch(
-                """UPDATE secretproxy.testimony_key SET retired_at = clock_timestamp()
-                    WHERE retired_at IS NULL AND version < (SELECT testimony_version FROM secretproxy.context) RETURNING version"""
+                """UPDATE secretproxy.testimony_key SET retired_at = pg_catalog.clock_timestamp()
+                    WHERE retired_at IS NULL AND version OPERATOR(pg_catalog.<) (SELECT testimony_version FROM secretproxy.context) RETURNING version"""
             )
             signing = await connection.fetchval("SELECT testimony_version FROM secretproxy.context")
         except asyncpg.PostgresError as error:

@@ -27,16 +27,16 @@ _MOST_OLD = 140000
 
 # Keys are parameters of statements here: a server that logs statements must not log these. Only a superuser may say so of the former.
 _KEEP_PARAMETERS = """
-SELECT set_config(s.name, '0', false) FROM pg_settings s, pg_roles r
- WHERE r.rolname = current_user
-   AND (s.name = 'log_parameter_max_length_on_error'
-        OR s.name IN ('log_parameter_max_length', 'auto_explain.log_parameter_max_length') AND r.rolsuper)
+SELECT pg_catalog.set_config(s.name, '0', false) FROM pg_catalog.pg_settings s, pg_catalog.pg_roles r
+ WHERE r.rolname OPERATOR(pg_catalog.=) current_user
+   AND (s.name OPERATOR(pg_catalog.=) 'log_parameter_max_length_on_error'
+        OR s.name OPERATOR(pg_catalog.=) ANY (ARRAY['log_parameter_max_length', 'auto_explain.log_parameter_max_length']) AND r.rolsuper)
 """
 
 
 _FUNCTIONS = """
-SELECT n.nspname, p.proname, p.oid::regprocedure::text AS signature, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
- WHERE n.nspname IN ('secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public')
+SELECT n.nspname, p.proname, p.oid::pg_catalog.regprocedure::pg_catalog.text AS signature, p.prosrc FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+ WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY['secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public'])
 """
 
 
@@ -49,9 +49,9 @@ GRANT SELECT ON public.secret_access_log TO secretproxy_auditor;
 """
 _RECORD_CLASSIC_VIEW = """
 DELETE FROM secretproxy.installed
- WHERE object IN ('public.secret_access_log', 'secret_access_log') OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
+ WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
 INSERT INTO secretproxy.installed SELECT * FROM secretproxy.facts()
- WHERE object IN ('public.secret_access_log', 'secret_access_log') OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
+ WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
 """
 
 
@@ -178,11 +178,11 @@ async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
     damaged |= {(schema, name) for schema, name, digest in functions if digest not in bodies.get((schema, name), {digest})}
     if "installed" in known and ("secretproxy", "facts") not in damaged:
         rows = await connection.fetch(
-            """SELECT DISTINCT split_part(split_part(i.object, '(', 1), '.', 1) AS schema, split_part(split_part(i.object, '(', 1), '.', 2) AS name
+            """SELECT DISTINCT pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 1) AS schema, pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 2) AS name
                  FROM secretproxy.installed i LEFT JOIN secretproxy.facts() f USING (kind, object, fact)
-                WHERE i.kind = 'function' AND i.fact NOT LIKE 'grant %' AND i.value IS DISTINCT FROM f.value
+                WHERE i.kind OPERATOR(pg_catalog.=) 'function' AND i.fact NOT LIKE 'grant %' AND i.value IS DISTINCT FROM f.value
                   AND NOT EXISTS (SELECT FROM secretproxy.installed v
-                                   WHERE v.kind = 'server' AND v.value <> (current_setting('server_version_num')::int / 10000)::text)"""
+                                   WHERE v.kind OPERATOR(pg_catalog.=) 'server' AND v.value OPERATOR(pg_catalog.<>) (pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog./) 10000)::pg_catalog.text)"""
         )
         damaged |= {(row["schema"], row["name"]) for row in rows}
     whole = {change.name for change in changes() if known.get(change.name) == change.digest}
@@ -214,7 +214,9 @@ async def _deploy(connection: Any, change: Change) -> None:
     try:
         async with borrowed(connection, make=True, create=() if change.name in _MAKE_NOTHING_THERE else SCHEMAS):
             await connection.execute(change.statements("deploy"))
-            await connection.execute("UPDATE secretproxy.changes SET digest = $2 WHERE change = $1", change.name, change.digest)
+            await connection.execute(
+                "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1", change.name, change.digest
+            )
     except asyncpg.PostgresError as error:
         raise InstallError(f"change {change.name} failed and left nothing behind: {told(error)}") from None
 
@@ -222,7 +224,9 @@ async def _deploy(connection: Any, change: Change) -> None:
 async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
     async with connection.transaction():
         for version, key in keys.items():
-            stored = await connection.fetchval("SELECT key FROM secretproxy.testimony_key WHERE version = $1", version)
+            stored = await connection.fetchval(
+                "SELECT key FROM secretproxy.testimony_key WHERE version OPERATOR(pg_catalog.=) $1", version
+            )
             if stored is not None and bytes(stored) != key:
                 raise InstallError(
                     f"testimony.key_file: version {version} is another key than the database's; use the file that was "
@@ -233,7 +237,7 @@ async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
             )
         # Drawn for the time before the proxy's key was known; nobody has it.
         await connection.execute(
-            "UPDATE secretproxy.testimony_key SET retired_at = clock_timestamp() WHERE version = 0 AND retired_at IS NULL"
+            "UPDATE secretproxy.testimony_key SET retired_at = pg_catalog.clock_timestamp() WHERE version OPERATOR(pg_catalog.=) 0 AND retired_at IS NULL"
         )
 
 
@@ -310,7 +314,7 @@ async def _facts(connection: Any) -> list[str]:
     """What differs from what was written down at the installation."""
     rows = await connection.fetch(
         """SELECT kind, object, fact, i.value AS was, f.value AS now, i.recorded, f.found,
-                  bool_or(i.recorded) OVER whole AS known, bool_or(f.found) OVER whole AS present
+                  pg_catalog.bool_or(i.recorded) OVER whole AS known, pg_catalog.bool_or(f.found) OVER whole AS present
              FROM (SELECT *, true AS recorded FROM secretproxy.installed) i
              FULL JOIN (SELECT *, true AS found FROM secretproxy.facts()) f USING (kind, object, fact)
            WINDOW whole AS (PARTITION BY kind, object) ORDER BY kind, object, fact"""
@@ -342,11 +346,11 @@ async def _facts(connection: Any) -> list[str]:
 async def _partitions(connection: Any) -> list[str]:
     """Partitions of the log that are more open than the log: they are made and dropped as months pass, so nothing is written down of them."""
     rows = await connection.fetch(
-        """SELECT c.oid::regclass::text AS name, pg_get_userbyid(c.relowner) AS owner, c.relacl IS NOT NULL AND EXISTS (
-                      SELECT FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner) AS granted,
-                  (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled IN ('O', 'A')
-                      AND t.tgfoid = to_regprocedure('secretproxy.access_log_is_append_only()')) AS guards
-             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('secretproxy.access_log') ORDER BY 1"""
+        """SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS name, pg_catalog.pg_get_userbyid(c.relowner) AS owner, c.relacl IS NOT NULL AND EXISTS (
+                      SELECT FROM pg_catalog.aclexplode(c.relacl) x WHERE x.grantee OPERATOR(pg_catalog.<>) c.relowner) AS granted,
+                  (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND t.tgenabled OPERATOR(pg_catalog.=) ANY (ARRAY['O', 'A'])
+                      AND t.tgfoid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure('secretproxy.access_log_is_append_only()')) AS guards
+             FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid WHERE i.inhparent OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secretproxy.access_log') ORDER BY 1"""
     )
     findings = []
     for row in rows:
@@ -406,7 +410,7 @@ async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
 
 
 async def _check_server(connection: Any) -> None:
-    version = int(await connection.fetchval("SELECT current_setting('server_version_num')"))
+    version = int(await connection.fetchval("SELECT pg_catalog.current_setting('server_version_num')"))
     if version < _MOST_OLD:
         raise InstallError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
     needed = await lacking(connection)
@@ -420,7 +424,7 @@ async def _check_server(connection: Any) -> None:
 
 async def _known(connection: Any) -> dict[str, str]:
     """Deployed changes and their digests."""
-    if await connection.fetchval("SELECT to_regclass('secretproxy.changes')") is None:
+    if await connection.fetchval("SELECT pg_catalog.to_regclass('secretproxy.changes')") is None:
         return {}
     return {row["change"]: row["digest"] for row in await connection.fetch("SELECT change, digest FROM secretproxy.changes")}
 

@@ -108,7 +108,7 @@ async def _kept(connection: Any) -> list[Finding]:
             f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA encrypted_secrets FROM {identifier(row['grantee'])}; "
             f"REVOKE ALL ON secrets_schema.secrets_table FROM {identifier(row['grantee'])} CASCADE; "
             f"REVOKE ALL ON SCHEMA encrypted_secrets, secrets_schema FROM {identifier(row['grantee'])} CASCADE; "
-            f"DELETE FROM secretproxy.kept_grants WHERE grantee = {_literal(row['grantee'])} -- where it needs none of this",
+            f"DELETE FROM secretproxy.kept_grants WHERE grantee OPERATOR(pg_catalog.=) {_literal(row['grantee'])} -- where it needs none of this",
         )
         for row in await connection.fetch(
             """SELECT k.grantee, pg_catalog.string_agg(k.what, '; ' ORDER BY k.what) AS what
