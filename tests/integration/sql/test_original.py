@@ -207,3 +207,17 @@ def test_the_short_view_is_in_public_where_somebody_asks(empty: Database) -> Non
         asyncio.run(install(empty.dsn(), empty.backend.key_file, classic_view=True))
         asyncio.run(revert(empty.dsn()))
         assert views(sql) == []
+
+
+def test_nothing_is_sealed_twice(empty: Database) -> None:
+    """Our upsert over the original's trigger function, which would seal what is sealed: it finds no pgcrypto where ours run."""
+    owner = uuid.uuid4()
+    with empty.connect() as sql:
+        sql.execute(original.script(sql.info.server_version // 10000))
+        empty.install(accepting=("all",))
+        sql.execute(REPLACED["the trigger's function"][0]())
+        with pytest.raises(psycopg.errors.UndefinedFunction):
+            fill(sql, owner)
+        assert empty.install() == ["secrets_table"]
+        fill(sql, owner)
+        assert uses(sql, owner)["getter pgp"] == (VALUES["pgp"],)
