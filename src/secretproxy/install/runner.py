@@ -207,12 +207,13 @@ def _key_file(path: Path) -> dict[int, bytes]:
 
 
 # They make nothing in an application's schema; two of them look at what is granted there.
-_MAKE_NOTHING_THERE = ("changes", "roles", "adoption", "schemas", "kept_grants")
+_MAKE_IN: dict[str, tuple[str, ...]] = dict.fromkeys(("changes", "roles", "adoption", "schemas", "kept_grants"), ())
+_MAKE_IN["access_log_views"] = ("secretproxy", "public")  # a short view that stands in public is made anew
 
 
 async def _deploy(connection: Any, change: Change) -> None:
     try:
-        async with borrowed(connection, make=True, create=() if change.name in _MAKE_NOTHING_THERE else SCHEMAS):
+        async with borrowed(connection, make=True, create=_MAKE_IN.get(change.name, SCHEMAS)):
             await connection.execute(change.statements("deploy"))
             await connection.execute(
                 "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1", change.name, change.digest

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,10 +17,11 @@ from tests.integration.sql.test_original import facts, fill, uses
 from tests.support import original
 
 from secretproxy.demo.postgres import PrivateServer, find_postgres
-from secretproxy.install import InstallError, install, revert, verify
-from secretproxy.install.keys import reencrypt, rotate, status
+from secretproxy.install import InstallError, install, keys, revert, verify
+from secretproxy.install.keyfile import create_key_file
 from secretproxy.install.rights import OWNERS
 
+OLDER = Path(__file__).with_name("older.sql").read_text()
 MEMBERSHIPS = """
 SELECT r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles u ON u.oid = m.member
  WHERE u.rolname = 'deployer' AND r.rolname LIKE 'secretproxy%' AND ({}) ORDER BY 1
@@ -93,9 +95,9 @@ def test_an_empty_database(managed: Database) -> None:
         with managed.connect("app") as app:
             fill(app, owner)
             assert app.execute("SELECT encrypted_secrets.secrets_getter(%s, 'pgp')", (owner,)).fetchone() == ("a value",)
-        assert asyncio.run(rotate(managed.dsn("deployer"))) == 2
-        assert asyncio.run(reencrypt(managed.dsn("deployer"), lambda done, total: None, 1)).done == 1
-        assert [key.values for key in asyncio.run(status(managed.dsn("deployer")))[0]] == [0, 1]
+        assert asyncio.run(keys.rotate(managed.dsn("deployer"))) == 2
+        assert asyncio.run(keys.reencrypt(managed.dsn("deployer"), lambda done, total: None, 1)).done == 1
+        assert [key.values for key in asyncio.run(keys.status(managed.dsn("deployer")))[0]] == [0, 1]
         nothing_is_left(admin)
         # Once more over everything, and what a superuser installed is the same.
         run(managed, again=True, classic_view=True)
@@ -241,3 +243,38 @@ def test_what_is_missing_is_said_as_a_statement_to_run(managed: Database) -> Non
         run(managed)
         nothing_is_left(admin)
         assert asyncio.run(verify(managed.dsn("deployer"), managed.backend.key_file)) == []
+
+
+def test_an_older_version_of_a_superuser_is_brought_up(managed: Database) -> None:
+    """What it says that it lacks is what it needs, until it can."""
+    owner = uuid.uuid4()
+    with managed.connect() as admin:
+        admin.execute(OLDER)
+        admin.execute(
+            "INSERT INTO secretproxy.testimony_key (version, key) VALUES (1, %s)", (create_key_file(managed.backend.key_file)[1],)
+        )
+        fill(admin, owner)
+        if admin.info.server_version >= 160000:
+            with pytest.raises(InstallError) as refused:
+                run(managed)
+            for statement in str(refused.value).partition(" run ")[2].partition("; or connect")[0].split("; "):
+                admin.execute(statement)
+        assert run(managed) != []
+        nothing_is_left(admin)
+        assert asyncio.run(verify(managed.dsn("deployer"), managed.backend.key_file)) == []
+        assert admin.execute("SELECT encrypted_secrets.secrets_getter(%s, 'pgp')", (owner,)).fetchone() == ("a value",)
+
+
+def test_a_role_that_may_do_nothing_of_it_is_told_so(managed: Database) -> None:
+    run(managed)
+    with managed.connect() as admin:
+        admin.execute("CREATE ROLE passer LOGIN")
+    dsn = managed.dsn("passer")
+    for command in (
+        lambda: install(dsn, managed.backend.key_file), lambda: verify(dsn, managed.backend.key_file), lambda: revert(dsn),
+        lambda: keys.status(dsn), lambda: keys.rotate(dsn), lambda: keys.reencrypt(dsn, lambda done, total: None), lambda: keys.testimony_status(dsn),
+        lambda: keys.stage_testimony(dsn, managed.backend.key_file), lambda: keys.activate_testimony(dsn, managed.backend.key_file),
+    ):  # fmt: skip
+        with pytest.raises(InstallError, match="superuser"):
+            asyncio.run(command())
+    assert asyncio.run(verify(managed.dsn("deployer"), managed.backend.key_file)) == []
