@@ -6,6 +6,7 @@ A file that cannot be used raises ConfigError, whose text names the setting and 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -398,7 +399,10 @@ def load_settings(config: Path | None = None) -> Settings:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; name the configuration with --config FILE") from None
+            how = "" if config is not None else " ($SECRETPROXY_CONFIG)"
+            raise ConfigError(
+                f"{path}: no such file{how}; name the configuration with --config FILE, or write one with `secretproxy init`"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
         except tomllib.TOMLDecodeError as error:
@@ -407,8 +411,7 @@ def load_settings(config: Path | None = None) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        source = f"{path}: " if path is not None else ""
-        raise ConfigError("\n".join(source + line for line in _explain(error))) from None
+        raise ConfigError("\n".join(_explain(error, path))) from None
 
 
 def _check_environment() -> None:
@@ -418,17 +421,37 @@ def _check_environment() -> None:
         section, _, key = name.removeprefix("SECRETPROXY_").lower().partition("_")
         field = Settings.model_fields.get(section)
         if field is None or bool(key) == (section == "workers"):
-            raise ConfigError(f"environment variable {name}: there is no such setting")
+            raise ConfigError(f"environment variable {name}: {_no_such('.'.join(filter(None, (section, key))))}")
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _variable(setting: str) -> str | None:
+    """The environment variable that this setting comes from, where it does."""
+    wanted = f"SECRETPROXY_{setting.replace('.', '_').upper()}"
+    return next((name for name in os.environ if name.upper() == wanted), None)
+
+
+def _settings() -> list[str]:
+    """The names of all settings."""
+    plain, sections = _sections()
+    return [name for name, _ in plain] + [f"{name}.{key}" for name, model in sections for key in model.model_fields]
+
+
+def _no_such(setting: str) -> str:
+    near = difflib.get_close_matches(setting, _settings(), 1)
+    return f"there is no such setting; {f'is {near[0]} meant?' if near else 'see config.example.toml'}"
+
+
+def _explain(error: ValidationError, path: Path | None) -> list[str]:
+    """A line for each error, with where the value comes from: the environment overrules the file."""
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         setting = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "there is no such setting; see config.example.toml"
-        lines.append(f"{setting}: {message}" if setting else message)
+            message = _no_such(setting)
+        variable = _variable(setting) if setting else None
+        source = f"environment variable {variable}: " if variable is not None else f"{path}: " if path is not None else ""
+        lines.append(source + (f"{setting}: {message}" if setting else message))
     return lines
 
 
@@ -457,6 +480,30 @@ def example() -> str:
     for name, model in sections:
         out += ["", f"[{name}]"]
         out += [_line(key, _default(field), field.description) for key, field in model.model_fields.items()]
+    return "\n".join(out) + "\n"
+
+
+# What a new installation has to think about.
+_FIRST = (
+    "listen.host", "listen.port", "backend.hosts", "audit.dsn", "audit.review_dsn", "testimony.key_file", "health.host", "health.port",
+)  # fmt: skip
+
+
+def starter(values: dict[str, object]) -> str:
+    """A configuration to begin with: what has to be thought about is set, to `values` or the default, all else is a comment."""
+    out = ["# Settings of secretproxy. Lines that begin with # show defaults. The environment overrules this file:",
+           "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port.", ""]  # fmt: skip
+    plain, sections = _sections()
+    for section, fields in [("", plain), *((name, list(model.model_fields.items())) for name, model in sections)]:
+        out += ["", f"[{section}]"] if section else []
+        for key, field in fields:
+            setting = f"{section}.{key}" if section else key
+            value = values.get(setting, _default(field))
+            line = _line(key, value, field.description)
+            if value is not None and setting not in values and setting not in _FIRST:
+                comment, _, assignment = line.rpartition("\n")
+                line = f"{comment}\n# {assignment}"
+            out.append(line)
     return "\n".join(out) + "\n"
 
 

@@ -6,6 +6,7 @@ May import every command; commands import nothing of it.
 from __future__ import annotations
 
 import importlib
+import platform
 import sys
 
 import typer
@@ -23,13 +24,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = ("run", "demo", "check", "env", "install", "verify", "revert", "doctor")
+COMMANDS = ("init", "run", "demo", "check", "env", "install", "verify", "revert", "doctor")
 GROUPS = ("audit", "keys")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"secretproxy {__version__}")
+        from secretproxy.ops.metrics import compiled
+
+        typer.echo(f"secretproxy {__version__} ({compiled()}, Python {platform.python_version()})")
         raise typer.Exit
 
 

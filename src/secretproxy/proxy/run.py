@@ -21,7 +21,7 @@ from secretproxy.ops import health, logs
 from secretproxy.ops.metrics import Board, Metrics
 from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.room import Room, Seat
-from secretproxy.proxy.server import Server, check_usable, open_sockets, read_keys, remove_unix_sockets
+from secretproxy.proxy.server import Server, check_usable, open_sockets, read_keys, socket_files
 
 log: Any = structlog.get_logger("secretproxy")
 
@@ -37,6 +37,7 @@ def run(settings: Settings) -> int:
     _raise_descriptor_limit()
     logs.configure(settings.log)
     sockets = open_sockets(settings)
+    files = socket_files(sockets)
     health_socket = health.open_socket(settings.health)
     failures = Failures(settings.auth.failures_per_address, settings.auth.failures_per_user)
     room = Room(settings)
@@ -47,7 +48,8 @@ def run(settings: Settings) -> int:
             return 0
         return _supervise(settings, keys, room, board, sockets, health_socket, failures)
     finally:
-        remove_unix_sockets(sockets)
+        for file in files:
+            file.remove()
 
 
 async def _serve(

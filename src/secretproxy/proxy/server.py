@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -356,11 +357,28 @@ def _unix_socket(directory: Path, port: int) -> socket.socket:
     return sock
 
 
-def remove_unix_sockets(sockets: list[socket.socket]) -> None:
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file of a Unix socket, while it is the one that was made."""
+
+    path: str
+    inode: tuple[int, int]
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            found = os.stat(self.path)
+            if (found.st_dev, found.st_ino) == self.inode:
+                os.unlink(self.path)
+
+
+def socket_files(sockets: list[socket.socket]) -> list[SocketFile]:
+    """The files to remove at the end. Asked for at the start: a socket that is closed does not know its name any more."""
+    found = []
     for sock in sockets:
         if sock.family == socket.AF_UNIX:
-            with contextlib.suppress(OSError):
-                os.unlink(sock.getsockname())
+            status = os.stat(sock.getsockname())
+            found.append(SocketFile(sock.getsockname(), (status.st_dev, status.st_ino)))
+    return found
 
 
 def read_keys(settings: Settings) -> dict[int, bytes]:
