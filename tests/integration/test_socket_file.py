@@ -40,9 +40,11 @@ def test_it_goes(own: Proxy, number: signal.Signals) -> None:
 
 
 def test_one_that_was_left_behind_is_taken_over(own: Proxy) -> None:
-    own.halt(signal.SIGKILL)
+    """By a proxy that was killed: nobody listens there any more."""
+    assert own.halt(signal.SIGTERM) == 0
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(file_of(own)))
     assert file_of(own).exists()
-    # The workers end with their supervisor, and say their last words into the old file.
     own.output.unlink()
     whole(own.start())
     assert own.halt(signal.SIGTERM) == 0
