@@ -47,8 +47,6 @@ class ServerState(Protocol):
     def probe(self) -> ProbeState: ...
     @property
     def journal(self) -> JournalState: ...
-    @property
-    def warnings(self) -> list[str]: ...
     def publish(self) -> None: ...
 
 
@@ -64,9 +62,7 @@ def application(server: ServerState) -> Starlette:
             reasons.append("not listening yet")
         if server.probe.backend is not None:
             reasons.append(f"no backend answers (backend.hosts): {server.probe.backend}")
-        warnings = list(server.warnings)
-        if not server.journal.taking:
-            warnings.append(_log_trouble(server.journal))
+        warnings = [] if server.journal.taking else [_log_trouble(server.journal)]
         body = {"status": "not ready" if reasons else "ready", "reasons": reasons, "warnings": warnings}
         return JSONResponse(body, status_code=503 if reasons else 200)
 

@@ -68,9 +68,6 @@ _KINDS: dict[str, _Kind] = {
     "forgeries": _Kind("secretproxy_forgeries", "Testimonies with a wrong MAC"),
     "backend_failures": _Kind("secretproxy_backend_failures", "Sessions that found no backend"),
     "backend_up": _gauge("secretproxy_backend_available", "1 while a server of backend.hosts answers", _LEAST),
-    "key_proven": _gauge(
-        "secretproxy_key_accepted", "1 while no backend was found that does not hold the key of testimony.key_file", _LEAST
-    ),
     "events": _Kind("secretproxy_events_written", "Events written to the access log"),
     "backlog": _gauge("secretproxy_events_waiting", "Events waiting for the access log"),
     "log_up": _gauge("secretproxy_log_available", "1 while the access log takes events", _LEAST),
@@ -159,7 +156,6 @@ class Metrics:
         self.forgeries = self._value("forgeries")
         self.backend_failures = self._value("backend_failures")
         self.backend_up = self._value("backend_up")
-        self.key_proven = self._value("key_proven")
         self.backlog = self._value("backlog")
         self.log_up = self._value("log_up")
         self.commit = Durations(row, _PLACES["commit"])
@@ -167,7 +163,6 @@ class Metrics:
         self.catalog = Durations(row, _PLACES["catalog"])
         self.workers.set(1)
         self.backend_up.set(1)
-        self.key_proven.set(1)
         self._value("began").set(time.time())
         self._value("most_fds").set(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self.look_at_process()

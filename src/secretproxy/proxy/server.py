@@ -155,11 +155,6 @@ class Server:
         return await connect_log(self.settings)
 
     @property
-    def warnings(self) -> list[str]:
-        """What is wrong and ends no session."""
-        return []
-
-    @property
     def sessions(self) -> int:
         return len(self._admitted)
 
