@@ -93,7 +93,7 @@ def test_it_is_adopted_and_given_back(empty: Database, variant: str) -> None:
         before, given = facts(sql), uses(sql, owner)
         rows = sql.execute("SELECT * FROM secrets_schema.secrets_table ORDER BY id").fetchall()
 
-        empty.install(accepting=("all",))
+        empty.install()
         assert uses(sql, owner) == given
         assert facts(sql)["members"] == []
         fill(sql, uuid.uuid4())
@@ -129,7 +129,7 @@ def test_what_replaced_ours_is_replaced_by_ours_again(empty: Database, adopted: 
     with empty.connect() as sql:
         if adopted:
             sql.execute(original.script(sql.info.server_version // 10000))
-        empty.install(accepting=("all",))
+        empty.install()
         fill(sql, owner)
         given = uses(sql, owner)
         for name, (statement, wanted) in REPLACED.items():
@@ -140,7 +140,7 @@ def test_what_replaced_ours_is_replaced_by_ours_again(empty: Database, adopted: 
             if name == "every function":
                 assert remedy(found) == "run `secretproxy install`: it deploys again what differs"
                 fill(sql, other)  # by the original's functions, through our trigger
-            assert set(empty.install(accepting=("all",))) == wanted, name
+            assert set(empty.install()) == wanted, name
             assert asyncio.run(verify(empty.dsn(), empty.backend.key_file)) == [], name
             assert uses(sql, owner) == given, name
         assert uses(sql, other) == given
@@ -171,7 +171,7 @@ def test_the_log_of_the_readme_goes_on(empty: Database, before: bool) -> None:
         if before:
             sql.execute(original.README)
             read(sql)
-        empty.install(accepting=("all",))
+        empty.install()
         assert views(sql) == ([("r", "postgres")] if before else [])
         if not before:
             sql.execute(original.README)
@@ -214,7 +214,7 @@ def test_nothing_is_sealed_twice(empty: Database) -> None:
     owner = uuid.uuid4()
     with empty.connect() as sql:
         sql.execute(original.script(sql.info.server_version // 10000))
-        empty.install(accepting=("all",))
+        empty.install()
         sql.execute(REPLACED["the trigger's function"][0]())
         with pytest.raises(psycopg.errors.UndefinedFunction):
             fill(sql, owner)

@@ -62,7 +62,7 @@ def provided(cluster: Backend) -> Iterator[Database]:
 
 
 def run(managed: Database, **options: Any) -> list[str]:
-    return asyncio.run(install(managed.dsn("deployer"), managed.backend.key_file, accepting=["all"], **options))
+    return asyncio.run(install(managed.dsn("deployer"), managed.backend.key_file, **options))
 
 
 def nothing_is_left(sql: psycopg.Connection[Any]) -> None:

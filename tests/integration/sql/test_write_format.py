@@ -81,7 +81,7 @@ RIGHT = [
 def adopted(empty: Database) -> Database:
     with empty.connect() as sql:
         sql.execute(original.script(sql.info.server_version // 10000))
-    empty.install(accepting=("all",))
+    empty.install()
     with empty.connect() as sql:
         sql.execute("UPDATE secretproxy.settings SET crypt_cost = 4")
     return empty
