@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,7 @@ def hostile(postgres: Backend) -> dict[str, str]:
         rows = connection.execute(
             "SELECT name, setting, vartype, enumvals, min_val, max_val FROM pg_settings WHERE context = 'user' AND name NOT LIKE 'tcp%'"
         ).fetchall()
+        special = {name.lower(): value for name, value in SPECIAL.items()}
         for name, setting, kind, choices, least, most in rows:
             if kind == "bool":
                 found[name] = "off" if setting == "on" else "on"
@@ -94,9 +96,8 @@ def hostile(postgres: Backend) -> dict[str, str]:
                 found[name] = next(choice for choice in reversed(choices) if choice != setting)
             elif kind in ("integer", "real"):
                 found[name] = least if least != setting else most
-            found[name] = next(
-                (value for special, value in SPECIAL.items() if special.lower() == name.lower()), found.get(name, "")
-            )
+            if name.lower() in special:
+                found[name] = special[name.lower()]
     # A server that speaks of every tree and plan takes too long here.
     return found | {"role": "hostile_group", "client_min_messages": "error"}
 
@@ -191,6 +192,7 @@ async def test_a_pooler_between_that_takes_no_startup_parameter(
             admin.execute(f"ALTER ROLE {login} RESET ALL; ALTER ROLE {login} IN DATABASE app RESET ALL")
     apply(postgres, values)
     user = ["--user", "nobody"] if os.getuid() == 0 else []
+    (tmp_path / "log").touch()
     for path in (tmp_path, *tmp_path.iterdir()):
         path.chmod(0o777)
     for parent in tmp_path.parents:
@@ -201,10 +203,13 @@ async def test_a_pooler_between_that_takes_no_startup_parameter(
     )
     try:
         for _ in range(100):
-            with contextlib.suppress(psycopg.Error), psycopg.connect(f"host=127.0.0.1 port={port} user=hostile_owner dbname=app"):
+            if process.poll() is not None or "process up" in (tmp_path / "log").read_text():
                 break
+            time.sleep(0.05)
         with pytest.raises(psycopg.OperationalError, match="unsupported startup parameter"):
-            psycopg.connect(f"host=127.0.0.1 port={port} user=hostile_auditor dbname=app options='-c search_path=x'").close()
+            psycopg.connect(
+                f"host=127.0.0.1 port={port} user=hostile_auditor dbname=app options='-c search_path=x' connect_timeout=10"
+            ).close()
         found = await seen(f"postgresql://hostile_auditor@127.0.0.1:{port}/app")
         pins = expected(found, superuser=False)
         # What is loaded is loaded when the pooler logs in.
