@@ -1,0 +1,121 @@
+"""What the documents say has a test that exists, and their links lead somewhere. Nothing here runs those tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = [ROOT / "docs" / name for name in ("threat-model.md", "what-it-does-not-see.md")]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
+UNTESTED = "### No test of its own shows these yet"
+
+_TEST = re.compile(r"`(tests/(?:[\w/]+/)?(?:test_\w+\.py|evasions/\w+))(?:::(\w+))?`")
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@cache
+def functions(path: Path) -> frozenset[str]:
+    """Name the test functions of a module, those of its classes too."""
+    tree = ast.parse(path.read_text())
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def missing(text: str) -> list[str]:
+    """List the tests that a text names and that are not there."""
+    wrong = []
+    for place, function in _TEST.findall(text):
+        path = ROOT / place
+        if path.is_dir():
+            if function or not any(case.suffix in {".sql", ".py"} for case in path.iterdir()):
+                wrong.append(f"{place}: no cases")
+        elif not path.is_file() or (
+            path.name.startswith("test_") and not any(name.startswith("test_") for name in functions(path))
+        ):
+            wrong.append(f"{place}: no tests")
+        elif function and function not in functions(path):
+            wrong.append(f"{place}::{function}: no such function")
+    return wrong
+
+
+def rows(text: str) -> list[str]:
+    """Give the rows of all tables, without their heads."""
+    lines = text.splitlines()
+    under = [*lines[1:], ""]
+    return [
+        line for line, after in zip(lines, under, strict=True) if line.startswith("|") and not (line + after).count("| --- |")
+    ]
+
+
+def items(text: str) -> list[str]:
+    """Give the items of all lists, each with the lines that go on with it."""
+    return [re.sub(r"\n\s+", " ", item) for item in re.findall(r"^\* .*(?:\n  .*)*", text, re.MULTILINE)]
+
+
+def prose(text: str) -> list[tuple[int, str]]:
+    """Give the numbered lines that are neither table nor code nor heading."""
+    found, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith(("|", "    ", "#")):
+            found.append((number, line))
+    return found
+
+
+def anchors(path: Path) -> set[str]:
+    """Name the headings of a page as GitHub makes anchors of them."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", CLAIMS, ids=lambda page: page.name)
+def test_each_claim_names_a_test(page: Path) -> None:
+    text = page.read_text()
+    shown = text.partition(UNTESTED)[0]
+    claims = rows(text) + items(shown)
+    assert len(claims) > 25, "the page is read as it is written"
+    assert [claim for claim in claims if not _TEST.search(claim)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tests_that_are_named_exist(page: Path) -> None:
+    assert missing(page.read_text()) == []
+
+
+def test_a_test_that_is_none_is_found() -> None:
+    named = "`tests/unit/test_docs.py::test_nothing`, `tests/unit/test_none.py`, `tests/security/evasions/none`, `tests/bounds/test_none.py`"
+    assert len(missing(named)) == 4
+    assert missing("`tests/unit/test_docs.py::test_a_test_that_is_none_is_found`, `tests/security/evasions/do`") == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    wrong = []
+    for link in _LINK.findall(page.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place).resolve() if place else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", CLAIMS, ids=lambda page: page.name)
+def test_prose_is_narrow(page: Path) -> None:
+    """A line may be longer where it is one name that cannot be broken."""
+    wide = [(number, line) for number, line in prose(page.read_text()) if len(line) > 100 and " " in line.strip()]
+    assert wide == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_is_closed(page: Path) -> None:
+    text = page.read_text()
+    assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.startswith("|") and line.count("`") % 2]
+    assert lines == []
