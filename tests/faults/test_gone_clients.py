@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 import uuid
 
 import psycopg
@@ -173,3 +174,51 @@ def test_a_client_that_leaves_while_the_log_hangs_is_no_internal_error(separate:
         separate.proxy.wait_for_text("cannot be written", before + 1)
     separate.until_up()
     assert "internal error" not in separate.proxy.text()
+
+
+# Ends by itself what it runs in, behind more notices than a client takes that does not read, and tells another session the value.
+UNHEARD = """DO $$ DECLARE v text; BEGIN
+    FOR i IN 1..{count} LOOP RAISE NOTICE '%', repeat('x', 1000); END LOOP;
+    EXECUTE 'SELECT encrypted_secrets.secrets_' || 'getter($1, $2)' INTO v USING '{owner}'::uuid, 'a';
+    PERFORM pg_notify('unheard', coalesce(v, 'none')); COMMIT;
+    PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(10);
+END $$"""
+
+
+def told_another_and_ended(address: raw.Address, direct: str, owner: uuid.UUID, count: int) -> bool:
+    """Runs UNHEARD for a client that does not read, and writes once its backend has ended; gives whether another session got the value."""
+    with psycopg.connect(direct, autocommit=True) as other, socket.socket() as client:
+        other.execute("LISTEN unheard")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((address.host, address.port))
+        client.sendall(raw.startup({"user": address.user, "database": address.database}))
+        client.settimeout(20)
+        seen = b""
+        while not seen.endswith(b"Z\0\0\0\5I"):
+            seen += client.recv(65_536)
+        client.sendall(raw.query(UNHEARD.format(owner=owner, count=count)))
+        got = any(True for _ in other.notifies(timeout=3, stop_after=1))
+        if got:
+            until(
+                lambda: (
+                    other.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s", (f"DO $$%{owner}%",)).fetchone()
+                    == (0,)
+                )
+            )
+        for _ in range(3):
+            client.sendall(raw.query("SELECT 1"))
+            time.sleep(0.05)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return got
+
+
+@pytest.mark.parametrize("count", [2000, 4000, 6000, 8000])
+def test_what_lies_unread_in_a_connection_that_breaks_is_heard(separate: Separate, count: int) -> None:
+    """A backend that has ended resets its connection: what came is read, and where some of it never came a row says so."""
+    owner = uuid.uuid4()
+    address = raw.Address("127.0.0.1", separate.proxy.port, "app")
+    if not told_another_and_ended(address, separate.backend.dsn(), owner, count):
+        return  # the backend still waited for its client to read, and was stopped
+    found = "SELECT FROM secretproxy.access_log WHERE event = 'call' AND owner_id = %s"
+    lost = "SELECT FROM secretproxy.access_log WHERE event = 'refusal' AND outcome = 'lost' AND sqlstate = '08006' AND at > now() - interval '20 s'"
+    until(lambda: separate.log.query(found, owner) or separate.log.query(lost))

@@ -24,6 +24,7 @@ from secretproxy.proxy.backend import Target
 from secretproxy.proxy.hosts import Kind
 from secretproxy.proxy.parsers import Account
 from secretproxy.proxy.sides import Side
+from secretproxy.proxy.unread import unread
 from secretproxy.session.events import Event
 from secretproxy.session.session import Session, Step
 from secretproxy.session.states import Phase
@@ -50,6 +51,8 @@ class BackendSide(Side):
     def __init__(self, client: ClientSide) -> None:
         super().__init__(client.server.settings.backend)
         self.client: ClientSide | Aftermath = client
+        # Whether its connection broke: some of what it said may never have come.
+        self.broke = False
 
     @property
     def finished(self) -> bool:
@@ -71,6 +74,10 @@ class BackendSide(Side):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.broke = exc is not None and not self.ended
+        if self.broke and self.transport is not None and not self.transport.get_extra_info("ssl_object"):
+            for data in unread(self.transport):
+                self.client.from_backend(data)
         self.gone()
         self.ended = True
         self.client.backend_ended()
@@ -534,7 +541,7 @@ class ClientSide(Side):
             self.server.catalogs.leave(self.session)
             if self._target is not None:
                 self.server.cancels.forget(self.session.cancel_key, self._target)
-            self._record(self.session.lost())
+            self._record(self.session.lost(broke=self.backend is not None and self.backend.broke))
         if self._process is not None and self.server.pooled.get(self._process) is self:
             del self.server.pooled[self._process]
         if self.backend is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from secretproxy.config import BackendSettings, ConfigError, ListenSettings
+from secretproxy.proxy.unread import unread
 from secretproxy.scram.binding import end_point_of_pem
 
 ALPN = "postgresql"
@@ -115,10 +116,17 @@ class _Directions(ssl.SSLObject):
 class _Between(asyncio.BufferedProtocol):
     """Stands between a TCP connection and its TLS, for the end of the stream alone: the rest is the TLS layer's, without a detour."""
 
-    def __init__(self, inner: Any, ended: Callable[[], bool]) -> None:
+    def __init__(self, inner: Any, ended: Callable[[], bool], secured: Secured) -> None:
         self.eof_received = ended  # type: ignore[method-assign]
-        for name in ("get_buffer", "buffer_updated", "connection_lost", "pause_writing", "resume_writing"):
+        self._inner = inner
+        self._secured = secured
+        for name in ("get_buffer", "buffer_updated", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(inner, name))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._secured.take_unread()
+        self._inner.connection_lost(exc)
 
 
 class Secured(asyncio.Transport):
@@ -142,7 +150,7 @@ class Secured(asyncio.Transport):
         ):  # fmt: skip
             setattr(self, name, getattr(secured, name))
         self._object.on_end = lambda: self._loop.call_soon(self._tell_end)
-        raw.set_protocol(_Between(self._inner, self._stream_ended))
+        raw.set_protocol(_Between(self._inner, self._stream_ended, self))
 
     @property
     def _object(self) -> _Directions:
@@ -162,6 +170,14 @@ class Secured(asyncio.Transport):
 
     def is_reading(self) -> bool:
         return not self._paused
+
+    def take_unread(self) -> None:
+        """The connection broke: what had come before is handed on, whether the protocol reads at the moment or not."""
+        if self._raw_ended or self._secured.is_closing():
+            return
+        self._secured.resume_reading()
+        for data in unread(self._raw):
+            feed(self._inner, data)
 
     def _stream_ended(self) -> bool:
         """The end of the TCP stream; returns whether the connection stays open."""
@@ -269,6 +285,17 @@ def _load_ca(context: ssl.SSLContext, path: Path, name: str) -> None:
         raise ConfigError(f"{name} {path}: {error.strerror}") from None
 
 
+def feed(layer: Any, data: bytes) -> None:
+    """Hands a TLS layer bytes that came another way than from its transport."""
+    rest = memoryview(data)
+    while rest:
+        buffer = layer.get_buffer(len(rest))
+        count = min(len(buffer), len(rest))
+        buffer[:count] = rest[:count]
+        layer.buffer_updated(count)
+        rest = rest[count:]
+
+
 async def accept_direct(
     transport: asyncio.Transport, protocol: asyncio.Protocol, context: ssl.SSLContext, begun: bytes, timeout: float
 ) -> asyncio.Transport:
@@ -287,13 +314,7 @@ async def accept_direct(
     transport.pause_reading()
     transport.set_protocol(between)
     between.connection_made(transport)
-    rest = memoryview(begun)
-    while rest:
-        buffer = between.get_buffer(len(rest))
-        count = min(len(buffer), len(rest))
-        buffer[:count] = rest[:count]
-        between.buffer_updated(count)
-        rest = rest[count:]
+    feed(between, begun)
     transport.resume_reading()
     await waiter
     return between._app_transport

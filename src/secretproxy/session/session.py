@@ -29,7 +29,7 @@ from secretproxy.session import testimony
 from secretproxy.session.answers import Answers
 from secretproxy.session.connection import CROWDED, FROM_CLIENT, Entry
 from secretproxy.session.events import Event, Identity
-from secretproxy.session.statements import Running
+from secretproxy.session.statements import Prepared, Running
 from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
 from secretproxy.session.step import Held, Limits, Step
 from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
@@ -41,6 +41,7 @@ __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
 _ROOMY = 512
 # NAMEDATALEN - 1
 _NAME_BYTES = 63
+_CONNECTION_FAILURE = "08006"
 # Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
 _MOST_EVENTS = 256
 # Messages of one client that are looked at before others have their turn.
@@ -236,10 +237,17 @@ class Session(Answers):
             return self._last_handlers
         return self._greeting_handlers if self.phase is Phase.GREETING else self._login_handlers
 
-    def lost(self) -> list[Event]:
-        """The connection is gone: the outcome of everything that was under way."""
+    def lost(self, *, broke: bool = False) -> list[Event]:
+        """The connection is gone: the outcome of everything that was under way. `broke`: some of what the backend said may not have come."""
+        ready = self._in(Phase.READY) or self._in(Phase.CLOSED)
         self.phase = Phase.CLOSED
         self._step = Step()
+        if broke and ready and self._testifies and isinstance(self._head(), bytes | Prepared | Running):
+            # What it called last, nobody has heard.
+            event = self._event(self._under_way(), "refusal")
+            event.outcome = "lost"
+            event.sqlstate = _CONNECTION_FAILURE
+            self._step.record.append(event)
         entries: list[Entry | None] = [*self._pending, *(portal.suspended for portal in self._suspended), self._between]
         self._pending.clear()
         self._suspended.clear()
