@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CLAIMS = [ROOT / "docs" / name for name in ("threat-model.md", "what-it-does-not-see.md")]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
-UNTESTED = "### No test of its own shows these yet"
+UNTESTED = "### No test of its own shows this yet"
 
 _TEST = re.compile(r"`(tests/(?:[\w/]+/)?(?:test_\w+\.py|evasions/\w+))(?:::(\w+))?`")
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")

@@ -20,12 +20,14 @@ import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from secretproxy.audit import chain
+from secretproxy.audit import journal as journal_module
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import RIDE, Journal, LogUnavailable
 from secretproxy.audit.rows import INSERT_ONE, STORED, Line, Lines, NameMask, stored_line
-from secretproxy.session.events import Event, Identity
+from secretproxy.session.events import Event, Identity, Timing
 
 MASK = NameMask(200, [r"sk_live_"], b"k" * 32)
 WHO = Identity(uuid.uuid4(), "app", "app", "tests")
@@ -257,6 +259,39 @@ async def test_close_writes_what_is_left_and_counts_what_it_could_not(log: Log) 
     other = await started(log)
     other.append([attempt()], wait=False)
     assert await other.close(timeout=0.3) == 1
+
+
+async def test_refusals_of_an_outage_are_written_later_and_above_a_number_only_counted(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "KEPT_IN_OUTAGE", 3)
+    log.down = True
+    journal = await started(log)
+    with capture_logs() as said:
+        for number in range(5):
+            refused = Event("outcome", WHO, statement_no=1, function="f(uuid)", secret_names=(str(number),), outcome="refused")
+            journal.append([refused], wait=False)
+        journal.append([attempt("happened")], wait=False)
+        log.down = False
+        await asyncio.wait_for(journal.keep([attempt("later")]), 5)
+    assert names(log) == ["{0}", "{1}", "{2}", "{happened}", "{later}"], "what is no refusal is kept"
+    assert [line["dropped_refusals"] for line in said if "dropped_refusals" in line] == [2]
+    await journal.close()
+    assert_chain(log)
+
+
+async def test_the_time_of_a_statement_begins_with_its_first_event(log: Log) -> None:
+    """What no attempt showed before it went on begins with its first call, and has no other time."""
+    journal = await started(log)
+    timing = Timing()
+    call = Event("call", WHO, statement_no=1, function="f(uuid)", timing=timing)
+    outcome = Event("outcome", WHO, statement_no=1, function="f(uuid)", outcome="ok", timing=timing)
+    await asyncio.wait_for(journal.keep([call]), 5)
+    assert timing.began is not None
+    await asyncio.wait_for(journal.keep([outcome]), 5)
+    first, last = in_order(log)
+    assert first["duration"] is None and last["duration"] is not None
+    await journal.close()
 
 
 async def test_partitions_and_notices_that_fail_do_not_fail_the_log(log: Log) -> None:

@@ -546,6 +546,20 @@ def test_a_testimony_is_good_once(play: Playbook) -> None:
     assert [event.event for event in play.committed] == ["attempt", "forgery"]
 
 
+def test_after_the_backends_clock_was_set_back_a_true_testimony_is_a_forgery(play: Playbook) -> None:
+    """Until it has passed the time of the last one that was believed: a replay looks the same."""
+    play >> query("DO ''")
+    play << testified("before", clock=START + 1000) + complete() + ready()
+    play.take()
+    for clock, event in ((START + 1, "forgery"), (START + 1000, "forgery"), (START + 1001, "call")):
+        play >> query("DO ''")
+        play << testified("after", clock=clock)
+        assert [told.event for told in play.committed] == [event]
+        assert play.committed[0].secret_names == ("after",)
+        play << complete() + ready()
+        play.take()
+
+
 def test_other_notices_pass(play: Playbook) -> None:
     play >> query("DO ''")
     said = notice("SPX01") + notice("C" + "SPX01") + notice("x" * 200_000) + notice("SPX1", "01000", "WARNING")
