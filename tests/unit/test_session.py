@@ -560,6 +560,20 @@ def test_after_the_backends_clock_was_set_back_a_true_testimony_is_a_forgery(pla
         play.take()
 
 
+def test_an_encoding_counts_for_texts_that_come_after_the_backend_reported_it(play: Playbook) -> None:
+    """A text before that is read in the old one, and its name is another: the call is then a row of its own."""
+    secret = message(b"Q", f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'caf\u00e9')".encode() + b"\0")
+    meant = "caf\u00c3\u00a9"  # the same bytes in LATIN1
+    play >> query("SET client_encoding = 'LATIN1'") + secret
+    assert [event.secret_names for event in play.committed] == [("caf\u00e9",)]
+    play << parameter("client_encoding", "LATIN1") + complete("SET") + ready() + testified(meant)
+    assert [(event.event, event.secret_names) for event in play.committed[1:]] == [("call", (meant,))]
+    play << complete() + ready()
+    play.take()
+    play >> secret
+    assert [event.secret_names for event in play.committed] == [(meant,)]
+
+
 def test_other_notices_pass(play: Playbook) -> None:
     play >> query("DO ''")
     said = notice("SPX01") + notice("C" + "SPX01") + notice("x" * 200_000) + notice("SPX1", "01000", "WARNING")
