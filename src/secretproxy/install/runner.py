@@ -207,7 +207,7 @@ def _key_file(path: Path) -> dict[int, bytes]:
 
 
 # They make nothing in an application's schema; two of them look at what is granted there.
-_MAKE_IN: dict[str, tuple[str, ...]] = dict.fromkeys(("changes", "roles", "adoption", "schemas", "kept_grants"), ())
+_MAKE_IN: dict[str, tuple[str, ...]] = dict.fromkeys(("roles", "adoption", "schemas", "kept_grants"), ())
 _MAKE_IN["access_log_views"] = ("secretproxy", "public")  # a short view that stands in public is made anew
 
 

@@ -95,6 +95,7 @@ $do$;
 -- In schema public only where somebody asks for it (`install --classic-view`): the original module's README has people make a table of that name
 -- there.
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('access_log_views', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -29,6 +29,7 @@ CREATE OR REPLACE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.ch
     FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only();
 ALTER TABLE secretproxy.checkpoints ENABLE TRIGGER append_only, ENABLE TRIGGER append_only_truncate;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('checkpoints', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

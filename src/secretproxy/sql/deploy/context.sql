@@ -85,6 +85,7 @@ UPDATE secretproxy.settings SET only_row = true;
 -- The planner takes a table that was never looked at for ten pages of rows.
 ANALYZE secretproxy.context;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('context', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

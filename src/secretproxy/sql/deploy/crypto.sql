@@ -119,6 +119,7 @@ $do$;
 GRANT EXECUTE ON FUNCTION secretproxy.bcrypt(text, text), secretproxy.bcrypt_salt(int), secretproxy.pgp_encrypt_1(bytea, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.pgp_decrypt_1(bytea, text) TO secretproxy_api;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('crypto', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

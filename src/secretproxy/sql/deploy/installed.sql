@@ -159,6 +159,7 @@ REVOKE ALL ON FUNCTION secretproxy.record_facts() FROM PUBLIC;
 -- Once: what differs later must go on to differ when this is deployed again.
 SELECT secretproxy.record_facts() WHERE NOT EXISTS (SELECT FROM secretproxy.installed);
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('installed', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -102,6 +102,7 @@ COMMENT ON FUNCTION jwt_public.current_user_id() IS 'The claim jwt.claims.user_i
 ALTER FUNCTION jwt_public.current_user_id() OWNER TO secretproxy_owner;
 GRANT EXECUTE ON FUNCTION jwt_public.current_user_id() TO anonymous, authenticated, secretproxy_owner;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('jwt_public', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

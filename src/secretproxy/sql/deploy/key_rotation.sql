@@ -75,6 +75,7 @@ ALTER FUNCTION secretproxy.values_to_seal() OWNER TO secretproxy_api;
 REVOKE ALL ON FUNCTION secretproxy.rotate_keyring(), secretproxy.reencrypt(pg_catalog.uuid, int, boolean), secretproxy.values_to_seal() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.reencrypt(pg_catalog.uuid, int, boolean), secretproxy.values_to_seal() TO secretproxy_keys;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('key_rotation', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -25,6 +25,7 @@ SELECT 1, secretproxy.random_key()
 WHERE NOT EXISTS (SELECT FROM secretproxy.keyring)
 ON CONFLICT DO NOTHING;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('keyring', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -15,6 +15,7 @@ CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event,
 -- Few rows again: what did not end well. Every other outcome costs one comparison.
 CREATE INDEX IF NOT EXISTS access_log_failed_idx ON secretproxy.access_log (outcome, at) WHERE outcome OPERATOR(pg_catalog.<>) 'ok';
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('review_indexes', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -55,6 +55,9 @@ REVOKE ALL ON SCHEMA secretproxy FROM PUBLIC;
 GRANT USAGE ON SCHEMA secretproxy TO PUBLIC;
 ALTER TABLE secretproxy.changes OWNER TO secretproxy_owner;
 
+ALTER FUNCTION secretproxy.drop_default_grants() OWNER TO secretproxy_owner;
+
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('roles', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

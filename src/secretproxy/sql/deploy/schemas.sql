@@ -27,6 +27,7 @@ GRANT USAGE ON SCHEMA jwt_public TO secretproxy_owner;
 -- The API compares the table that its trigger stands on by name; it touches no table.
 GRANT USAGE ON SCHEMA secrets_schema TO secretproxy_api, secretproxy_tables;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('schemas', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -76,6 +76,7 @@ ALTER FUNCTION secretproxy.settings_now() OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.settings_now() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.settings_now() TO secretproxy_keys;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('settings', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

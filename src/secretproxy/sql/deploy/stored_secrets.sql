@@ -388,6 +388,7 @@ ALTER FUNCTION secretproxy.stored_formats() OWNER TO secretproxy_tables;
 REVOKE ALL ON FUNCTION secretproxy.stored_formats() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.stored_formats() TO secretproxy_auditor, secretproxy_keys;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('stored_secrets', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

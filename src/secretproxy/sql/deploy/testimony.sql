@@ -268,6 +268,7 @@ ALTER FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) OWNER TO s
 REVOKE ALL ON FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) TO secretproxy_api;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('testimony', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;

@@ -28,6 +28,7 @@ SELECT 0, secretproxy.random_key()
 WHERE NOT EXISTS (SELECT FROM secretproxy.testimony_key WHERE retired_at IS NULL)
 ON CONFLICT DO NOTHING;
 
+DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
 VALUES ('testimony_key', '0000000000000000000000000000000000000000000000000000000000000000')
 ON CONFLICT (change) DO UPDATE SET digest = EXCLUDED.digest, deployed_at = DEFAULT, deployed_by = DEFAULT;
