@@ -443,6 +443,14 @@ HIDDEN = {
     "a trigger of ours that is off on a month": "ALTER TABLE access_log_default DISABLE TRIGGER append_only_truncate",
     "a trigger of ours that is gone": "DROP TRIGGER append_only ON checkpoints",
     "a trigger of ours that does nothing": "CREATE OR REPLACE FUNCTION access_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "a trigger of ours that fires for some rows": "DROP TRIGGER append_only ON access_log; CREATE TRIGGER append_only BEFORE UPDATE OR DELETE "
+    "ON access_log FOR EACH ROW WHEN (OLD.seq IS NULL) EXECUTE FUNCTION access_log_is_append_only()",
+    "a trigger of ours that lets rows be deleted": "DROP TRIGGER append_only ON access_log; CREATE TRIGGER append_only BEFORE UPDATE "
+    "ON access_log FOR EACH ROW EXECUTE FUNCTION access_log_is_append_only()",
+    "a trigger of ours for one column": "DROP TRIGGER append_only ON checkpoints; CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OF kind "
+    "ON checkpoints FOR EACH ROW EXECUTE FUNCTION access_log_is_append_only()",
+    "a unique index": "CREATE UNIQUE INDEX u ON access_log_default (db_user) WHERE db_user = 'x'",
+    "a unique index on checkpoints": "CREATE UNIQUE INDEX u ON checkpoints (instance, seq, at) WHERE seq < 0",
     "a child of checkpoints": "CREATE TABLE c () INHERITS (checkpoints)",
     "a month that is not logged": "CREATE UNLOGGED TABLE m PARTITION OF access_log FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')",
     "a month that is divided": "CREATE TABLE m PARTITION OF access_log FOR VALUES FROM ('2001-01-01') TO ('2001-02-01') PARTITION BY LIST (seq)",

@@ -9,7 +9,8 @@ from typing import Any
 
 from secretproxy.audit.rows import STORED, TYPES
 
-_TRIGGERS = {"append_only", "append_only_truncate"}
+# By the name: what it fires for, as pg_trigger.tgtype writes it: BEFORE UPDATE OR DELETE of each row, BEFORE TRUNCATE.
+_TRIGGERS = {"append_only": 27, "append_only_truncate": 34}
 _CHECKS = {
     "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check", "checkpoints_kind_check",
 }  # fmt: skip
@@ -40,6 +41,7 @@ SELECT p.polrelid AS oid, p.polname::pg_catalog.text AS name FROM pg_catalog.pg_
 """
 _ALL_TRIGGERS = """
 SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_catalog.text AS enabled, t.tgtype::pg_catalog.int4 AS type,
+       t.tgqual IS NOT NULL OR pg_catalog.cardinality(t.tgattr::pg_catalog.int2[]) OPERATOR(pg_catalog.>) 0 AS limited,
        n.nspname::pg_catalog.text AS schema, p.proname::pg_catalog.text AS function, p.prosrc AS body
   FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
@@ -57,6 +59,17 @@ _CONSTRAINTS = """
 SELECT k.conrelid AS oid, k.conname::pg_catalog.text AS name FROM pg_catalog.pg_constraint AS k
  WHERE k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'f', 'x']::pg_catalog."char"[])
    AND k.conrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+"""
+# Rows are added ON CONFLICT DO NOTHING, for those that are there already: an index that calls others the same drops them unheard.
+_UNIQUE = """
+SELECT i.indrelid AS oid, c.relname::pg_catalog.text AS name
+  FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+ WHERE (i.indisunique OR i.indisexclusion) AND i.indrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+   AND NOT (i.indnkeyatts OPERATOR(pg_catalog.=) 3::pg_catalog.int2 AND i.indexprs IS NULL AND i.indpred IS NULL AND (
+       SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C")
+         FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]))
+       OPERATOR(pg_catalog.=) ARRAY['at', 'instance', 'seq']::pg_catalog.text[])
 """
 # Functions that are not PostgreSQL's own, called by an index, a default or a constraint.
 _CODE = """
@@ -119,12 +132,14 @@ async def altered(connection: Any) -> list[str]:
             found.append(f"{where} has the trigger {row['name']}, which is not the package's")
         elif row["enabled"] not in ("O", "A"):
             found.append(f"the trigger {row['name']} of {where} is switched off")
+        elif row["type"] != _TRIGGERS[row["name"]] or row["limited"]:
+            found.append(f"the trigger {row['name']} of {where} does not fire for everything that it must")
         elif "RAISE EXCEPTION" not in row["body"] or "append-only" not in row["body"]:
             found.append("secretproxy.access_log_is_append_only() was replaced")
         else:
             guarded.setdefault(row["oid"], set()).add(row["name"])
     for oid, row in tables.items():
-        for trigger in sorted(_TRIGGERS - guarded.get(oid, set())):
+        for trigger in sorted(_TRIGGERS.keys() - guarded.get(oid, set())):
             if row["kind"] in ("r", "p") and not any(f"{trigger} of {row['name']}" in text for text in found):
                 found.append(f"{row['name']} has no trigger {trigger}")
     columns: dict[int, dict[str, str]] = {}
@@ -142,6 +157,10 @@ async def altered(connection: Any) -> list[str]:
     for row in await connection.fetch(_CONSTRAINTS, oids):
         if row["name"] not in _CHECKS:
             found.append(f"{names(row['oid'])} has the constraint {row['name']}, which is not the package's")
+    found += [
+        f"{names(row['oid'])} has the unique index {row['name']}, which can keep rows out"
+        for row in await connection.fetch(_UNIQUE, oids)
+    ]
     found += [
         f"{names(row['oid'])} runs {row['name']} in an index, a default or a constraint"
         for row in await connection.fetch(_CODE, oids)
