@@ -443,6 +443,8 @@ HIDDEN = {
     "a trigger of ours that is off on a month": "ALTER TABLE access_log_default DISABLE TRIGGER append_only_truncate",
     "a trigger of ours that is gone": "DROP TRIGGER append_only ON checkpoints",
     "a trigger of ours that does nothing": "CREATE OR REPLACE FUNCTION access_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    "a trigger of ours that only reads as if it refused": "CREATE OR REPLACE FUNCTION access_log_is_append_only() RETURNS trigger LANGUAGE plpgsql "
+    "AS $$ BEGIN IF false THEN RAISE EXCEPTION 'append-only'; END IF; RETURN OLD; END $$",
     "a trigger of ours that fires for some rows": "DROP TRIGGER append_only ON access_log; CREATE TRIGGER append_only BEFORE UPDATE OR DELETE "
     "ON access_log FOR EACH ROW WHEN (OLD.seq IS NULL) EXECUTE FUNCTION access_log_is_append_only()",
     "a trigger of ours that lets rows be deleted": "DROP TRIGGER append_only ON access_log; CREATE TRIGGER append_only BEFORE UPDATE "

@@ -11,6 +11,14 @@ from secretproxy.audit.rows import STORED, TYPES
 
 # By the name: what it fires for, as pg_trigger.tgtype writes it: BEFORE UPDATE OR DELETE of each row, BEFORE TRUNCATE.
 _TRIGGERS = {"append_only": 27, "append_only_truncate": 34}
+# The body of secretproxy.access_log_is_append_only(), as the package's script has it.
+_GUARD = """
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = '42501',
+        MESSAGE = 'secretproxy.access_log is append-only: ' OPERATOR(pg_catalog.||) pg_catalog.lower(TG_OP) OPERATOR(pg_catalog.||) ' is not allowed',
+        HINT = 'Old rows go away with their partition.';
+END
+"""
 _CHECKS = {
     "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check", "checkpoints_kind_check",
 }  # fmt: skip
@@ -134,8 +142,10 @@ async def altered(connection: Any) -> list[str]:
             found.append(f"the trigger {row['name']} of {where} is switched off")
         elif row["type"] != _TRIGGERS[row["name"]] or row["limited"]:
             found.append(f"the trigger {row['name']} of {where} does not fire for everything that it must")
-        elif "RAISE EXCEPTION" not in row["body"] or "append-only" not in row["body"]:
-            found.append("secretproxy.access_log_is_append_only() was replaced")
+        elif row["body"] != _GUARD:
+            found.append(
+                "secretproxy.access_log_is_append_only() is not the package's, or an older version's: secretproxy install --again"
+            )
         else:
             guarded.setdefault(row["oid"], set()).add(row["name"])
     for oid, row in tables.items():
