@@ -7,10 +7,12 @@ backslash as `\\\\`, and texts that are looked for are taken in the same form. M
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 import asyncpg
 
+from secretproxy.audit.intact import altered
 from secretproxy.audit.trouble import describe
 from secretproxy.config import ConfigError
 from secretproxy.connections import READING, ConnectError
@@ -23,25 +25,59 @@ class LogConnection(asyncpg.Connection):  # type: ignore[misc]
     """An asyncpg connection; `raw` says that the database's encoding is SQL_ASCII, so that texts are bytes of any kind."""
 
     raw = False
+    _asking = False
 
     async def fetch(self, query: str, *values: Any, **options: Any) -> list[Any]:
-        found = await super().fetch(query, *self._given(values), **options)
+        found = await self._told(super().fetch(query, *self._given(values), **options))
         return [shown_row(row) for row in found] if self.raw else found
 
     async def fetchrow(self, query: str, *values: Any, **options: Any) -> Any:
-        found = await super().fetchrow(query, *self._given(values), **options)
+        found = await self._told(super().fetchrow(query, *self._given(values), **options))
         return shown_row(found) if self.raw and found is not None else found
 
     async def fetchval(self, query: str, *values: Any, **options: Any) -> Any:
-        found = await super().fetchval(query, *self._given(values), **options)
+        found = await self._told(super().fetchval(query, *self._given(values), **options))
         return _shown_value(found) if self.raw else found
 
     async def each(self, query: str, *values: Any) -> Any:
         """Rows one by one, in a transaction, whatever their number. The plan is for all of them, not for the first."""
-        async with self.transaction():
-            await self.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'")
-            async for row in self.cursor(query, *self._given(values), prefetch=1000):
-                yield shown_row(row) if self.raw else row
+        try:
+            async with self.transaction():
+                await self.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'")
+                async for row in self.cursor(query, *self._given(values), prefetch=1000):
+                    yield shown_row(row) if self.raw else row
+        except asyncpg.InsufficientPrivilegeError:
+            await self._tell_altered()
+            raise
+
+    async def _told(self, answer: Awaitable[Any]) -> Any:
+        try:
+            return await answer
+        except asyncpg.InsufficientPrivilegeError:
+            await self._tell_altered()
+            raise
+
+    async def _tell_altered(self) -> None:
+        """Raises ConfigError where a login that was granted the log is refused because of what somebody made of the log."""
+        if self._asking:
+            return
+        self._asking = True
+        try:
+            if self.is_in_transaction():
+                # It has failed and answers nothing; whoever began it ends it once more, which does nothing.
+                await self.execute("ROLLBACK")
+            if not await self.fetchval(_MAY_READ):
+                return
+            found = await altered(self)
+        except asyncpg.PostgresError:
+            return
+        finally:
+            self._asking = False
+        if found:
+            raise ConfigError(
+                f"this login may read the log, but the log was altered, so that rows could be hidden: {'; '.join(found)}. "
+                "Undo this as a superuser or the log's owner, and run `secretproxy audit verify`"
+            ) from None
 
     def _given(self, values: tuple[Any, ...]) -> list[Any]:
         return [_given_value(value) for value in values] if self.raw else list(values)
@@ -73,6 +109,13 @@ def shown_row(row: Any) -> dict[str, Any]:
     return {name: _shown_value(value) for name, value in row.items()}
 
 
+# Asked of the catalog by the oid: a schema that may not be used is no error here.
+_MAY_READ = """SELECT coalesce(
+           pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+           AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+ WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
+   AND c.relname OPERATOR(pg_catalog.=) 'access_log'::pg_catalog.name"""
 # A member that does not inherit: the role that a login's own settings name is pinned away.
 _AS_AUDITOR = """SELECT pg_catalog.set_config('role', r.rolname::pg_catalog.text, false) FROM pg_catalog.pg_roles r
  WHERE r.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name
