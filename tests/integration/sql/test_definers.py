@@ -64,6 +64,10 @@ DEFINERS: dict[str, tuple[str, set[str], str]] = {
     "secretproxy.restore_passwords()": ("tables", set(), TABLES),
     "secretproxy.has_rows()": ("tables", set(), TABLES),
     "secretproxy.stored_formats()": ("tables", {"auditor", "keys"}, TABLES + "; counts alone come out"),
+    "secretproxy.names_to_mask()": ("tables", {"keys"}, TABLES),
+    "secretproxy.stored_names()": (
+        "keys", {"auditor"}, "no argument, so that no guessed name can be masked; takes names from names_to_mask(), whose results have fixed types",
+    ),
     "secretproxy.log_direct(text,text,uuid,text[],text,text,uuid,text)": ("owner", {"keys"}, LOG),
     "secretproxy.access_log_partitions(integer)": ("owner", {"writer"}, LOG + "; names of partitions are made of a date"),
     "secretproxy.settings_now()": ("owner", {"keys"}, "no argument; results of fixed types"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from secretproxy.cli.audit import events, export, listing, retention, show, stats, tail, verify
+from secretproxy.cli.audit import events, export, listing, retention, show, stats, tail, unused, verify
 
 app = typer.Typer(help="Review and verify the access log.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -14,6 +14,7 @@ app.command("events")(events.events)
 app.command("stats")(stats.stats)
 app.command("bursts")(stats.bursts)
 app.command("compare")(stats.compare)
+app.command("unused")(unused.unused)
 app.command("tail")(tail.tail)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)

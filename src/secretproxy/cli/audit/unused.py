@@ -1,0 +1,123 @@
+"""`secretproxy audit unused`: stored secrets that nobody has used for some time."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+import typer
+
+from secretproxy.cli.audit.options import CSV, DSN, JSON_LINES, RAW, limit_of, run
+from secretproxy.cli.audit.showing import (
+    Column,
+    Layout,
+    console_of,
+    in_full,
+    print_line,
+    safe,
+    say_more,
+    tell_place,
+    writer_to,
+    zone,
+)
+from secretproxy.config import ConfigError
+
+IN_A_TERMINAL = 100
+
+
+def unused(
+    days: int = typer.Option(90, "--days", min=1, max=36500, help="Not used for so many days."),
+    reads: bool = typer.Option(False, "--reads", help="Count reads and verifies as use; default: writes too."),
+    secrets_dsn: str | None = typer.Option(
+        None, "--secrets-dsn", metavar="DSN", help="Database of the secrets, where it is not the log's."
+    ),
+    limit: int | None = typer.Option(
+        None, "--limit", "-n", min=0, help="The so many that are longest unused; 0: all. Default: 100 in a terminal, all elsewhere."
+    ),
+    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN,
+) -> None:  # fmt: skip
+    """List stored secrets that nobody has used for some time, longest unused first; names, never values."""
+    from secretproxy.audit import review
+    from secretproxy.audit.unused import READS, USES
+    from secretproxy.audit.unused import unused as unused_secrets
+
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv: give one of them")
+    machine = as_json or as_csv
+    most = limit_of(limit, IN_A_TERMINAL, machine)
+    before = datetime.now(UTC) - timedelta(days=days)
+    uses = READS if reads else USES
+
+    async def work() -> None:
+        log = await review.connect(dsn)
+        secrets = log
+        try:
+            if secrets_dsn is not None:
+                secrets = await review.connect(secrets_dsn)
+            try:
+                found = await unused_secrets(log, secrets, before, uses)
+            finally:
+                if secrets is not log:
+                    await secrets.close()
+            rows = found.rows if most is None else found.rows[:most]
+            if machine:
+                write = writer_to(sys.stdout, as_csv, raw)
+                for row in rows:
+                    write(row)
+            elif rows:
+                console = console_of()
+                layout = Layout(
+                    [
+                        Column(
+                            f"last used ({zone()})",
+                            lambda row: "not in the log" if row["last_used"] is None else in_full(row["last_used"]),
+                        ),
+                        Column("owner", lambda row: str(row["owner_id"]), least=9),
+                        Column("secret", lambda row: safe(row["secret_name"]), least=10),
+                    ],
+                    console.width if sys.stdout.isatty() else None,
+                )
+                cells = layout.take(rows)
+                print_line(console, layout.heading(), "bold")
+                for line in cells:
+                    print_line(console, layout.line(line))
+            elif found.stored:
+                print(f"each stored secret was used in the last {days} days")
+            tell(found)
+            await tell_place(log)
+            if not machine and len(rows) < len(found.rows):
+                say_more(
+                    f"{len(rows):,} longest unused secrets are shown, {len(found.rows) - len(rows):,} more: --limit 0 shows all"
+                )
+        finally:
+            await log.close()
+
+    def tell(found: object) -> None:
+        """What the answer rests on; beside the rows, so that it is said to whoever reads a file too."""
+        from secretproxy.audit.unused import Found
+
+        assert isinstance(found, Found)
+        lines = []
+        if found.stored:
+            kinds = ", ".join(uses)
+            lines.append(
+                f"{len(found.rows):,} of {found.stored:,} secrets in database {safe(found.database)} unused; use is {kinds}"
+            )
+        else:
+            lines.append(
+                f"no secret is stored in database {safe(found.database)}: where they are in another, give it with --secrets-dsn"
+            )
+        if found.log_since is None:
+            lines.append("the log is empty: it cannot tell what was used")
+        elif found.log_since > before:
+            lines.append(
+                f"the log begins at {in_full(found.log_since)}, less than {days} days ago: what was used before it is not known"
+            )
+        else:
+            lines.append(f"the log begins at {in_full(found.log_since)}")
+        if found.unnamed is not None and found.unnamed >= before:
+            lines.append(f"calls that name no owner, the last at {in_full(found.unnamed)}, can have used any secret")
+        for line in lines:
+            print(line, file=sys.stderr)
+
+    run(work())
