@@ -301,10 +301,10 @@ def told(site: Site, family: list[list[Message]]) -> Counter[Key]:
     count: Counter[Key] = Counter()
     seen: set[bytes] = set()
     for message in (message for messages in family for message in messages if message.testimony):
-        testimony = site.keys.read(message.text)
+        testimony = site.keys.read(message.signed)
         # What a client replays is no second call.
-        if testimony is not None and message.text not in seen:
-            seen.add(message.text)
+        if testimony is not None and message.signed not in seen:
+            seen.add(message.signed)
             count[testimony.function, str(testimony.owner) if testimony.owner else None, testimony.names] += 1
     return count
 

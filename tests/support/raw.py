@@ -30,13 +30,22 @@ class Message:
                 return part[1:].decode("ascii")
         return ""
 
+    def field(self, kind: bytes) -> bytes:
+        """A field of an ErrorResponse or NoticeResponse."""
+        for part in self.body.split(b"\0"):
+            if part[:1] == kind:
+                return part[1:]
+        return b""
+
     @property
     def text(self) -> bytes:
         """The primary text of an ErrorResponse or NoticeResponse."""
-        for part in self.body.split(b"\0"):
-            if part[:1] == b"M":
-                return part[1:]
-        return b""
+        return self.field(b"M")
+
+    @property
+    def signed(self) -> bytes:
+        """The signed line of a testimony: CONSTRAINT NAME has it where the session has no token."""
+        return self.field(b"n") or self.text
 
     @property
     def testimony(self) -> bool:
