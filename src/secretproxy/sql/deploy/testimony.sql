@@ -44,10 +44,25 @@ COMMENT ON SEQUENCE secretproxy.session_start IS 'Its currval is the start of th
 -- Whoever holds keys in variables plans generically: debug_print_plan shows a client the plans that its calls make, and a plan for one
 -- execution holds the values of its variables. No body has a backslash in a string: standard_conforming_strings is the client's to set.
 
+-- Refuses a process that is no client's session and that the settings do not name.
+CREATE OR REPLACE FUNCTION secretproxy.refuse_process(context secretproxy.context, kind text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+AS $body$
+BEGIN
+    IF (kind OPERATOR(pg_catalog.=) ANY (context.backend_types)) IS NOT TRUE THEN
+        RAISE EXCEPTION USING ERRCODE = '25000',
+            MESSAGE = pg_catalog.concat('encrypted_secrets functions cannot run in a process that is no client''s session (', kind, ')'),
+            HINT = 'Add this backend_type to backend_types of secretproxy.settings if its calls are wanted; they count as direct ones.';
+    END IF;
+END
+$body$;
+ALTER FUNCTION secretproxy.refuse_process(secretproxy.context, text) OWNER TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.refuse_process(secretproxy.context, text) FROM PUBLIC;
+
 -- The start of this backend, positive if the session is proxied: if it has, or had, a valid token. Looking the start up copies the
 -- state of every backend, and checking a token costs two hashes, so what was found is remembered where something can be written.
--- A process that is no client's (autovacuum, an apply worker of logical replication, a background worker, a walsender) is refused: nobody
--- hears what it testifies to. What is said of such a one is never remembered, so each call asks anew whether the settings name it.
+-- A process that is no client's (autovacuum, an apply worker of logical replication, a background worker, a walsender without a token) is
+-- refused: nobody hears what it testifies to. What is said of such a one is never remembered, so each call asks anew whether the settings name it.
 CREATE OR REPLACE FUNCTION secretproxy.own_start(context secretproxy.context) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET plan_cache_mode = force_generic_plan
@@ -79,12 +94,8 @@ BEGIN
             -- Only under a function that says it is parallel safe and is not. Nobody hears a worker as what it is.
             RAISE EXCEPTION USING ERRCODE = '25000', MESSAGE = 'encrypted_secrets functions cannot run in a parallel worker',
                 HINT = 'Mark the functions that call them PARALLEL UNSAFE, which is the default.';
-        ELSIF v_type OPERATOR(pg_catalog.<>) 'client backend' THEN
-            IF (v_type OPERATOR(pg_catalog.=) ANY (context.backend_types)) IS NOT TRUE THEN
-                RAISE EXCEPTION USING ERRCODE = '25000',
-                    MESSAGE = pg_catalog.concat('encrypted_secrets functions cannot run in a process that is no client''s session (', v_type, ')'),
-                    HINT = 'Add this backend_type to backend_types of secretproxy.settings if its calls are wanted; they count as direct ones.';
-            END IF;
+        ELSIF v_type OPERATOR(pg_catalog.<>) 'client backend' AND v_type OPERATOR(pg_catalog.<>) 'walsender' THEN
+            PERFORM secretproxy.refuse_process(context, v_type);
             RETURN v_start;
         END IF;
     END IF;
@@ -98,6 +109,11 @@ BEGIN
         THEN
             v_start := 0 OPERATOR(pg_catalog.-) v_start;
         END IF;
+    END IF;
+    IF v_type OPERATOR(pg_catalog.=) 'walsender' AND v_start OPERATOR(pg_catalog.<) 0 THEN
+        -- A client's session with replication=database; the proxy hears it like any other, nobody hears one without a token.
+        PERFORM secretproxy.refuse_process(context, v_type);
+        RETURN v_start;
     END IF;
     IF (v_known IS NULL OR v_start OPERATOR(pg_catalog.<>) v_known) AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off' THEN
         RETURN pg_catalog.setval('secretproxy.session_start'::pg_catalog.regclass, v_start);

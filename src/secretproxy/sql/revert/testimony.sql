@@ -10,6 +10,7 @@ DROP FUNCTION IF EXISTS secretproxy.masked(secretproxy.context, pg_catalog.text)
 DROP FUNCTION IF EXISTS secretproxy.backend_start();
 DROP FUNCTION IF EXISTS secretproxy.planned_session();
 DROP FUNCTION IF EXISTS secretproxy.own_start(secretproxy.context);
+DROP FUNCTION IF EXISTS secretproxy.refuse_process(secretproxy.context, pg_catalog.text);
 DROP SEQUENCE IF EXISTS secretproxy.session_start;
 DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'testimony';
 COMMIT;
