@@ -239,6 +239,8 @@ def site(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     admin.execute(ROLES)
     with psycopg.connect(postgres.dsn(database=BASE), autocommit=True) as connection:
         connection.execute(PREPARE)
+        # A direct session is what each case is compared with, also one of replication.
+        connection.execute("UPDATE secretproxy.settings SET backend_types = ARRAY['walsender']")
         extensions = {row[0] for row in connection.execute("SELECT name FROM pg_available_extensions").fetchall()}
         if connection.execute("SELECT FROM pg_extension WHERE extname = 'dblink'").fetchone() is None:
             extensions.discard("dblink")
