@@ -86,14 +86,14 @@ DECLARE
     v_name pg_catalog.text;
     v_made int := 0;
 BEGIN
-    IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
+    IF months_ahead IS NULL OR months_ahead OPERATOR(pg_catalog.<) 0 OR months_ahead OPERATOR(pg_catalog.>) 120 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'months_ahead must be between 0 and 120';
     END IF;
     FOR i IN 0..months_ahead LOOP
         v_from := v_this OPERATOR(pg_catalog.+) pg_catalog.make_interval(months => i);
         v_name := 'access_log_' OPERATOR(pg_catalog.||) pg_catalog.to_char(v_from, 'YYYY_MM');
         CONTINUE WHEN pg_catalog.to_regclass('secretproxy.' OPERATOR(pg_catalog.||) v_name) IS NOT NULL;
-        PERFORM pg_advisory_xact_lock(hashtextextended('secretproxy.access_log_partitions', 0));
+        PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('secretproxy.access_log_partitions', 0));
         CONTINUE WHEN pg_catalog.to_regclass('secretproxy.' OPERATOR(pg_catalog.||) v_name) IS NOT NULL;
         BEGIN
             EXECUTE pg_catalog.format('CREATE TABLE secretproxy.%I (LIKE secretproxy.access_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name);

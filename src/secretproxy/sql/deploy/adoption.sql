@@ -36,7 +36,7 @@ COMMENT ON TABLE secretproxy.kept_grants IS 'Grants in the place of what a role 
 INSERT INTO secretproxy.adopted (kind, object, owner, acl, extension)
 SELECT 'schema', pg_catalog.quote_ident(n.nspname), pg_catalog.pg_get_userbyid(n.nspowner), n.nspacl,
        (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
-         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_namespace'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) n.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) n.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY['encrypted_secrets', 'secrets_schema', 'jwt_public'])
   AND n.nspowner OPERATOR(pg_catalog.<>) 'secretproxy_owner'::pg_catalog.regrole
@@ -45,7 +45,7 @@ ON CONFLICT DO NOTHING;
 INSERT INTO secretproxy.adopted (kind, object, owner, acl, extension)
 SELECT 'table', c.oid::pg_catalog.regclass::pg_catalog.text, pg_catalog.pg_get_userbyid(c.relowner), c.relacl,
        (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
-         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_class'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) c.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
 FROM pg_catalog.pg_class c
 WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secrets_schema.secrets_table')
   AND c.relowner OPERATOR(pg_catalog.<>) ALL (ARRAY['secretproxy_owner', 'secretproxy_tables']::pg_catalog.regrole[])
@@ -54,7 +54,7 @@ ON CONFLICT DO NOTHING;
 INSERT INTO secretproxy.adopted (kind, object, owner, definition, acl, extension)
 SELECT 'function', p.oid::pg_catalog.regprocedure::pg_catalog.text, pg_catalog.pg_get_userbyid(p.proowner), pg_catalog.pg_get_functiondef(p.oid), p.proacl,
        (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
-         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_proc'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+         WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid OPERATOR(pg_catalog.=) p.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
 WHERE p.proowner OPERATOR(pg_catalog.<>) ALL (ARRAY['secretproxy_owner', 'secretproxy_api']::pg_catalog.regrole[])
   AND p.prokind OPERATOR(pg_catalog.=) 'f'
@@ -73,10 +73,10 @@ DECLARE
 BEGIN
     FOR m IN SELECT a.kind, a.object, a.extension FROM secretproxy.adopted a
               JOIN pg_catalog.pg_extension e ON e.extname OPERATOR(pg_catalog.=) a.extension
-              JOIN pg_catalog.pg_depend d ON d.refclassid OPERATOR(pg_catalog.=) 'pg_extension'::pg_catalog.regclass AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+              JOIN pg_catalog.pg_depend d ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
                AND (d.classid, d.objid) OPERATOR(pg_catalog.=) (
-                    CASE a.kind WHEN 'function' THEN 'pg_proc'::pg_catalog.regclass WHEN 'table' THEN 'pg_class'::pg_catalog.regclass ELSE 'pg_namespace'::pg_catalog.regclass END,
-                    CASE a.kind WHEN 'function' THEN pg_catalog.to_regprocedure(a.object)::pg_catalog.oid WHEN 'table' THEN pg_catalog.to_regclass(a.object)::pg_catalog.oid
+                    CASE WHEN a.kind OPERATOR(pg_catalog.=) 'function' THEN 'pg_catalog.pg_proc'::pg_catalog.regclass WHEN a.kind OPERATOR(pg_catalog.=) 'table' THEN 'pg_catalog.pg_class'::pg_catalog.regclass ELSE 'pg_catalog.pg_namespace'::pg_catalog.regclass END,
+                    CASE WHEN a.kind OPERATOR(pg_catalog.=) 'function' THEN pg_catalog.to_regprocedure(a.object)::pg_catalog.oid WHEN a.kind OPERATOR(pg_catalog.=) 'table' THEN pg_catalog.to_regclass(a.object)::pg_catalog.oid
                                 ELSE pg_catalog.to_regnamespace(a.object)::pg_catalog.oid END)
              WHERE a.object OPERATOR(pg_catalog.<>) 'jwt_public' LOOP
         EXECUTE pg_catalog.format('ALTER EXTENSION %I DROP %s %s', m.extension, m.kind, m.object);

@@ -53,7 +53,7 @@ BEGIN
     INSERT INTO secretproxy.context AS c
     SELECT true, t.version, 'SPX1 ' OPERATOR(pg_catalog.||) t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix, pg_catalog.decode('70', 'hex') OPERATOR(pg_catalog.||) r.prefix,
            s.direct_calls, s.owner_check, s.crypt_cost,
-           CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::pg_catalog.name ELSE 'UTF8'::pg_catalog.name END,
+           CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) 'SQL_ASCII' THEN 'SQL_ASCII'::pg_catalog.name ELSE 'UTF8'::pg_catalog.name END,
            s.max_name, s.name_pattern, s.backend_types, s.write_format
       FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,

@@ -10,114 +10,115 @@ SET LOCAL client_min_messages = warning;
 
 DO $do$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pgcrypto') THEN
-        IF to_regnamespace('public') IS NOT NULL THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'pgcrypto') THEN
+        IF pg_catalog.to_regnamespace('public') IS NOT NULL THEN
             CREATE EXTENSION pgcrypto SCHEMA public;
         ELSE
             CREATE EXTENSION pgcrypto SCHEMA secretproxy;
         END IF;
     END IF;
-    PERFORM set_config('search_path', quote_ident(n.nspname) || ', pg_catalog, pg_temp', true)
-    FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pgcrypto';
+    PERFORM pg_catalog.set_config('search_path', pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) ', pg_catalog, pg_temp', true)
+    FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+     WHERE e.extname OPERATOR(pg_catalog.=) 'pgcrypto';
 END
 $do$;
 
 -- Format 2: the key is already random, so nothing is stretched (s2k-mode=0; SHA-256 gives AES-256 its key in one round); the
 -- integrity code stays on.
-CREATE OR REPLACE FUNCTION secretproxy.pgp_encrypt(data bytea, key text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.pgp_encrypt(data pg_catalog.bytea, key pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql VOLATILE PARALLEL SAFE
-RETURN pgp_sym_encrypt_bytea(data, key, 's2k-mode=0, s2k-digest-algo=sha256, cipher-algo=aes256, compress-algo=0'::text);
+RETURN pgp_sym_encrypt_bytea(data, key, 's2k-mode=0, s2k-digest-algo=sha256, cipher-algo=aes256, compress-algo=0'::pg_catalog.text);
 
-CREATE OR REPLACE FUNCTION secretproxy.pgp_decrypt(data bytea, key text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.pgp_decrypt(data pg_catalog.bytea, key pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pgp_sym_decrypt_bytea(data, key);
 
 -- Format 1, as the original modules wrote it.
-CREATE OR REPLACE FUNCTION secretproxy.pgp_encrypt_1(data bytea, key text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.pgp_encrypt_1(data pg_catalog.bytea, key pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql VOLATILE PARALLEL SAFE
-RETURN pgp_sym_encrypt(pg_catalog.encode(data, 'hex'::text), key, 'compress-algo=1, cipher-algo=aes256'::text);
+RETURN pgp_sym_encrypt(pg_catalog.encode(data, 'hex'::pg_catalog.text), key, 'compress-algo=1, cipher-algo=aes256'::pg_catalog.text);
 
-CREATE OR REPLACE FUNCTION secretproxy.pgp_decrypt_1(data bytea, key text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.pgp_decrypt_1(data pg_catalog.bytea, key pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN pg_catalog.decode(pgp_sym_decrypt(data, key), 'hex'::text);
+RETURN pg_catalog.decode(pgp_sym_decrypt(data, key), 'hex'::pg_catalog.text);
 
-CREATE OR REPLACE FUNCTION secretproxy.bcrypt(password text, salt text) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.bcrypt(password pg_catalog.text, salt pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN crypt(password, salt);
 
-CREATE OR REPLACE FUNCTION secretproxy.bcrypt_salt(cost int) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.bcrypt_salt(cost int) RETURNS pg_catalog.text
 LANGUAGE sql VOLATILE PARALLEL SAFE
-RETURN gen_salt('bf'::text, cost);
+RETURN gen_salt('bf'::pg_catalog.text, cost);
 
-CREATE OR REPLACE FUNCTION secretproxy.random_key() RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.random_key() RETURNS pg_catalog.bytea
 LANGUAGE sql VOLATILE PARALLEL SAFE
 RETURN gen_random_bytes(32);
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- HMAC-SHA256 in two halves: the key's padded blocks are computed once, when the key is stored; core sha256() does the rest.
-CREATE OR REPLACE FUNCTION secretproxy.hmac_pad(key bytea, filler int) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.hmac_pad(key pg_catalog.bytea, filler int) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_pad bytea := key || decode(repeat('00', 64 - octet_length(key)), 'hex');
+    v_pad pg_catalog.bytea := key OPERATOR(pg_catalog.||) pg_catalog.decode(pg_catalog.repeat('00', 64 OPERATOR(pg_catalog.-) pg_catalog.octet_length(key)), 'hex');
 BEGIN
     FOR i IN 0..63 LOOP
-        v_pad := set_byte(v_pad, i, get_byte(v_pad, i) # filler);
+        v_pad := pg_catalog.set_byte(v_pad, i, pg_catalog.get_byte(v_pad, i) OPERATOR(pg_catalog.#) filler);
     END LOOP;
     RETURN v_pad;
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION secretproxy.hmac(inner_pad bytea, outer_pad bytea, message bytea) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.hmac(inner_pad pg_catalog.bytea, outer_pad pg_catalog.bytea, message pg_catalog.bytea) RETURNS pg_catalog.text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN encode(sha256(outer_pad || sha256(inner_pad || message)), 'hex'::text);
+RETURN pg_catalog.encode(pg_catalog.sha256(outer_pad OPERATOR(pg_catalog.||) pg_catalog.sha256(inner_pad OPERATOR(pg_catalog.||) message)), 'hex'::pg_catalog.text);
 
 -- Text as the bytes that are hashed and encrypted. A database in SQL_ASCII knows no characters, only bytes.
-CREATE OR REPLACE FUNCTION secretproxy.to_bytes(value text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.to_bytes(value pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN convert_to(value, CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END);
+RETURN pg_catalog.convert_to(value, CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) 'SQL_ASCII' THEN 'SQL_ASCII'::pg_catalog.name ELSE 'UTF8'::pg_catalog.name END);
 
-CREATE OR REPLACE FUNCTION secretproxy.to_text(value bytea) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.to_text(value pg_catalog.bytea) RETURNS pg_catalog.text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN convert_from(value, CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII'::name ELSE 'UTF8'::name END);
+RETURN pg_catalog.convert_from(value, CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) 'SQL_ASCII' THEN 'SQL_ASCII'::pg_catalog.name ELSE 'UTF8'::pg_catalog.name END);
 
 -- Values are bytes of the database's encoding in format 1, of UTF-8 in format 2.
-CREATE OR REPLACE FUNCTION secretproxy.server_bytes(value text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.server_bytes(value pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN convert_to(value, getdatabaseencoding());
+RETURN pg_catalog.convert_to(value, pg_catalog.getdatabaseencoding());
 
-CREATE OR REPLACE FUNCTION secretproxy.server_text(value bytea) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.server_text(value pg_catalog.bytea) RETURNS pg_catalog.text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN convert_from(value, 'SQL_ASCII'::name);
+RETURN pg_catalog.convert_from(value, 'SQL_ASCII'::pg_catalog.name);
 
-CREATE OR REPLACE FUNCTION secretproxy.server_to_utf8(value bytea) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.server_to_utf8(value pg_catalog.bytea) RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN getdatabaseencoding() IN ('UTF8'::name, 'SQL_ASCII'::name) THEN value
-            ELSE convert(value, getdatabaseencoding(), 'UTF8'::name) END;
+RETURN CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) ANY (ARRAY['UTF8'::pg_catalog.name, 'SQL_ASCII'::pg_catalog.name]) THEN value
+            ELSE pg_catalog.convert(value, pg_catalog.getdatabaseencoding(), 'UTF8'::pg_catalog.name) END;
 
-CREATE OR REPLACE FUNCTION secretproxy.utf8_to_server(value bytea) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.utf8_to_server(value pg_catalog.bytea) RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN getdatabaseencoding() IN ('UTF8'::name, 'SQL_ASCII'::name) THEN value
-            ELSE convert(value, 'UTF8'::name, getdatabaseencoding()) END;
+RETURN CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) ANY (ARRAY['UTF8'::pg_catalog.name, 'SQL_ASCII'::pg_catalog.name]) THEN value
+            ELSE pg_catalog.convert(value, 'UTF8'::pg_catalog.name, pg_catalog.getdatabaseencoding()) END;
 
 DO $do$
 DECLARE
-    v_function text;
+    v_function pg_catalog.text;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY[
-        'pgp_encrypt(bytea,text)', 'pgp_decrypt(bytea,text)', 'pgp_encrypt_1(bytea,text)', 'pgp_decrypt_1(bytea,text)',
-        'bcrypt(text,text)', 'bcrypt_salt(int)', 'random_key()', 'hmac_pad(bytea,int)', 'hmac(bytea,bytea,bytea)',
-        'to_bytes(text)', 'to_text(bytea)', 'server_bytes(text)', 'server_text(bytea)', 'server_to_utf8(bytea)', 'utf8_to_server(bytea)'] LOOP
-        EXECUTE format('ALTER FUNCTION secretproxy.%s OWNER TO secretproxy_keys', v_function);
-        EXECUTE format('REVOKE ALL ON FUNCTION secretproxy.%s FROM PUBLIC', v_function);
+        'pgp_encrypt(pg_catalog.bytea,pg_catalog.text)', 'pgp_decrypt(pg_catalog.bytea,pg_catalog.text)', 'pgp_encrypt_1(pg_catalog.bytea,pg_catalog.text)', 'pgp_decrypt_1(pg_catalog.bytea,pg_catalog.text)',
+        'bcrypt(pg_catalog.text,pg_catalog.text)', 'bcrypt_salt(int)', 'random_key()', 'hmac_pad(pg_catalog.bytea,int)', 'hmac(pg_catalog.bytea,pg_catalog.bytea,pg_catalog.bytea)',
+        'to_bytes(pg_catalog.text)', 'to_text(pg_catalog.bytea)', 'server_bytes(pg_catalog.text)', 'server_text(pg_catalog.bytea)', 'server_to_utf8(pg_catalog.bytea)', 'utf8_to_server(pg_catalog.bytea)'] LOOP
+        EXECUTE pg_catalog.format('ALTER FUNCTION secretproxy.%s OWNER TO secretproxy_keys', v_function);
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION secretproxy.%s FROM PUBLIC', v_function);
     END LOOP;
 END
 $do$;
 -- These hold no key and do nothing that pgcrypto does not do for everybody: triggers of an application's tables need them as whoever writes.
-GRANT EXECUTE ON FUNCTION secretproxy.bcrypt(text, text), secretproxy.bcrypt_salt(int), secretproxy.pgp_encrypt_1(bytea, text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.pgp_decrypt_1(bytea, text) TO secretproxy_api;
+GRANT EXECUTE ON FUNCTION secretproxy.bcrypt(pg_catalog.text, pg_catalog.text), secretproxy.bcrypt_salt(int), secretproxy.pgp_encrypt_1(pg_catalog.bytea, pg_catalog.text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.pgp_decrypt_1(pg_catalog.bytea, pg_catalog.text) TO secretproxy_api;
 
 DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)

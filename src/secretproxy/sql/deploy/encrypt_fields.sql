@@ -7,48 +7,48 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
-CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_set(secret_value text) RETURNS bytea
+CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_set(secret_value pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
     SELECT pg_catalog.convert_to(secret_value, pg_catalog.getdatabaseencoding())
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.encrypt_field_set(text) IS 'The bytes of a text';
+COMMENT ON FUNCTION encrypted_secrets.encrypt_field_set(pg_catalog.text) IS 'The bytes of a text';
 
-CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_bytea_to_text(secret_value bytea) RETURNS text
+CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_bytea_to_text(secret_value pg_catalog.bytea) RETURNS pg_catalog.text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
     SELECT pg_catalog.convert_from(secret_value, 'SQL_ASCII')
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.encrypt_field_bytea_to_text(bytea) IS 'The text that encrypt_field_set made bytes of';
+COMMENT ON FUNCTION encrypted_secrets.encrypt_field_bytea_to_text(pg_catalog.bytea) IS 'The text that encrypt_field_set made bytes of';
 
 -- Trigger functions for a table with the columns field_name and encode_field. Of what types these are is the table's owner's to choose, and
 -- with the type comes the cast: they run as whoever writes, and need no key.
-CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_crypt() RETURNS trigger
+CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_crypt() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    NEW.field_name = secretproxy.bcrypt(NEW.field_name::pg_catalog.text, secretproxy.bcrypt_salt(6));
+    NEW.field_name := secretproxy.bcrypt(NEW.field_name::pg_catalog.text, secretproxy.bcrypt_salt(6));
     RETURN NEW;
 END
 $body$;
 
-CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp() RETURNS trigger
+CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    NEW.field_name = secretproxy.pgp_encrypt_1(NEW.field_name::pg_catalog.bytea, NEW.encode_field::pg_catalog.text);
+    NEW.field_name := secretproxy.pgp_encrypt_1(NEW.field_name::pg_catalog.bytea, NEW.encode_field::pg_catalog.text);
     RETURN NEW;
 END
 $body$;
 
 -- One column of a row of the secrets table as text, by name.
 CREATE OR REPLACE FUNCTION secretproxy.column_text(
-    secret uuid, owner uuid, name text, stored bytea, encoding text, column_name text
-) RETURNS text
+    secret pg_catalog.uuid, owner pg_catalog.uuid, name pg_catalog.text, stored pg_catalog.bytea, encoding pg_catalog.text, column_name pg_catalog.text
+) RETURNS pg_catalog.text
 LANGUAGE plpgsql IMMUTABLE
 AS $body$
 DECLARE
@@ -68,10 +68,10 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = '42703', MESSAGE = 'this is not the name of a column of secrets_schema.secrets_table';
 END
 $body$;
-ALTER FUNCTION secretproxy.column_text(uuid, uuid, text, bytea, text, text) OWNER TO secretproxy_api;
-REVOKE ALL ON FUNCTION secretproxy.column_text(uuid, uuid, text, bytea, text, text) FROM PUBLIC;
+ALTER FUNCTION secretproxy.column_text(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text) OWNER TO secretproxy_api;
+REVOKE ALL ON FUNCTION secretproxy.column_text(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp_get(secret_value bytea, secret_encode text) RETURNS text
+CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp_get(secret_value pg_catalog.bytea, secret_encode pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -96,11 +96,11 @@ BEGIN
     RETURN pg_catalog.convert_from(secretproxy.pgp_decrypt_1(secret_value, secret_encode), 'SQL_ASCII');
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.encrypt_field_pgp_get(bytea, text) IS 'A stored pgp value, opened with its owner as text';
+COMMENT ON FUNCTION encrypted_secrets.encrypt_field_pgp_get(pg_catalog.bytea, pg_catalog.text) IS 'A stored pgp value, opened with its owner as text';
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_pgp_getter(
-    secrets_owned_field uuid, secret_value_field text, secret_encode_field text
-) RETURNS text
+    secrets_owned_field pg_catalog.uuid, secret_value_field pg_catalog.text, secret_encode_field pg_catalog.text
+) RETURNS pg_catalog.text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -127,10 +127,10 @@ BEGIN
     RETURN pg_catalog.convert_from(secretproxy.pgp_decrypt_1(v_value, v_key), 'SQL_ASCII');
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.encrypt_field_pgp_getter(uuid, text, text) IS 'The pgp value of an owner that has one secret';
+COMMENT ON FUNCTION encrypted_secrets.encrypt_field_pgp_getter(pg_catalog.uuid, pg_catalog.text, pg_catalog.text) IS 'The pgp value of an owner that has one secret';
 
 CREATE OR REPLACE FUNCTION encrypted_secrets.encrypt_field_crypt_verify(
-    secrets_owned_field uuid, secret_value_field text, secret_verify_value text
+    secrets_owned_field pg_catalog.uuid, secret_value_field pg_catalog.text, secret_verify_value pg_catalog.text
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -155,10 +155,10 @@ BEGIN
     RETURN secretproxy.check_secret(secrets_owned_field, v_name, secret_verify_value, v_given) IS NOT NULL;
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.encrypt_field_crypt_verify(uuid, text, text) IS 'Whether a password is the one of an owner that has one secret';
+COMMENT ON FUNCTION encrypted_secrets.encrypt_field_crypt_verify(pg_catalog.uuid, pg_catalog.text, pg_catalog.text) IS 'Whether a password is the one of an owner that has one secret';
 
 -- Sets columns of the owner's rows, or makes a row. Values are bound to their name, so a new name means sealing them again.
-CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_table_upsert(secrets_owned_field uuid, data json) RETURNS void
+CREATE OR REPLACE FUNCTION encrypted_secrets.secrets_table_upsert(secrets_owned_field pg_catalog.uuid, data pg_catalog.json) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -228,7 +228,7 @@ BEGIN
     END LOOP;
 END
 $body$;
-COMMENT ON FUNCTION encrypted_secrets.secrets_table_upsert(uuid, json) IS 'Sets columns of an owner''s secrets by their names, or makes one';
+COMMENT ON FUNCTION encrypted_secrets.secrets_table_upsert(pg_catalog.uuid, pg_catalog.json) IS 'Sets columns of an owner''s secrets by their names, or makes one';
 
 DO $do$
 DECLARE

@@ -68,7 +68,7 @@ AS $body$
         SELECT 'schema' AS kind, pg_catalog.quote_ident(n.nspname) AS object, coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner)) AS acl, n.nspowner AS owner, true AS open
           FROM spaces n
         UNION ALL
-        SELECT 'relation', c.oid::pg_catalog.regclass::pg_catalog.text, coalesce(c.relacl, pg_catalog.acldefault(CASE c.relkind WHEN 'S' THEN 's'::pg_catalog."char" ELSE 'r'::pg_catalog."char" END, c.relowner)),
+        SELECT 'relation', c.oid::pg_catalog.regclass::pg_catalog.text, coalesce(c.relacl, pg_catalog.acldefault(CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S'::pg_catalog."char" THEN 's'::pg_catalog."char" ELSE 'r'::pg_catalog."char" END, c.relowner)),
                c.relowner, c.relkind OPERATOR(pg_catalog.=) 'v' OR c.relname OPERATOR(pg_catalog.=) ANY (ARRAY['access_log', 'checkpoints'])
           FROM relations c
         UNION ALL
@@ -134,7 +134,7 @@ AS $body$
                            ('language', (SELECT l.lanname::pg_catalog.text FROM pg_catalog.pg_language l WHERE l.oid OPERATOR(pg_catalog.=) p.prolang)),
                            ('body', pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(p.prosrc OPERATOR(pg_catalog.||) coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), ''), 'UTF8')), 'hex'))) f (fact, value)
     UNION ALL
-    SELECT g.kind, g.object, 'grant ' OPERATOR(pg_catalog.||) pg_catalog.lower(x.privilege_type) OPERATOR(pg_catalog.||) ' to ' OPERATOR(pg_catalog.||) coalesce(pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(nullif(x.grantee, 0))), 'PUBLIC'),
+    SELECT g.kind, g.object, 'grant ' OPERATOR(pg_catalog.||) pg_catalog.lower(x.privilege_type) OPERATOR(pg_catalog.||) ' to ' OPERATOR(pg_catalog.||) coalesce(pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(CASE WHEN x.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid THEN x.grantee END)), 'PUBLIC'),
            x.is_grantable::pg_catalog.text
       FROM grants g, LATERAL (SELECT e.grantee, e.privilege_type, pg_catalog.bool_or(e.is_grantable) AS is_grantable
                                 FROM pg_catalog.aclexplode(g.acl) e GROUP BY 1, 2) x

@@ -17,10 +17,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    v_acl pg_catalog.aclitem[] := CASE object_kind
-        WHEN 'schema' THEN (SELECT coalesce(n.nspacl, pg_catalog.acldefault('n'::pg_catalog."char", n.nspowner)) FROM pg_catalog.pg_namespace n
+    v_acl pg_catalog.aclitem[] := CASE
+        WHEN 'schema' OPERATOR(pg_catalog.=) object_kind THEN (SELECT coalesce(n.nspacl, pg_catalog.acldefault('n'::pg_catalog."char", n.nspowner)) FROM pg_catalog.pg_namespace n
                              WHERE n.oid OPERATOR(pg_catalog.=) object_name::pg_catalog.regnamespace::pg_catalog.oid)
-        WHEN 'table' THEN (SELECT coalesce(c.relacl, pg_catalog.acldefault('r'::pg_catalog."char", c.relowner)) FROM pg_catalog.pg_class c
+        WHEN 'table' OPERATOR(pg_catalog.=) object_kind THEN (SELECT coalesce(c.relacl, pg_catalog.acldefault('r'::pg_catalog."char", c.relowner)) FROM pg_catalog.pg_class c
                             WHERE c.oid OPERATOR(pg_catalog.=) object_name::pg_catalog.regclass::pg_catalog.oid)
         ELSE (SELECT coalesce(p.proacl, pg_catalog.acldefault('f'::pg_catalog."char", p.proowner)) FROM pg_catalog.pg_proc p
                WHERE p.oid OPERATOR(pg_catalog.=) object_name::pg_catalog.regprocedure::pg_catalog.oid) END;
@@ -73,7 +73,7 @@ BEGIN
         SELECT a.kind, a.object, a.owner, x.privilege_type
           FROM secretproxy.adopted a JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) a.owner,
                LATERAL pg_catalog.aclexplode(coalesce(a.acl, pg_catalog.acldefault(
-                   CASE a.kind WHEN 'schema' THEN 'n'::pg_catalog."char" ELSE 'r'::pg_catalog."char" END, r.oid))) x
+                   CASE WHEN a.kind OPERATOR(pg_catalog.=) 'schema' THEN 'n'::pg_catalog."char" ELSE 'r'::pg_catalog."char" END, r.oid))) x
          WHERE (a.kind OPERATOR(pg_catalog.=) 'table' OR a.kind OPERATOR(pg_catalog.=) 'schema' AND a.object OPERATOR(pg_catalog.<>) 'jwt_public')
            AND x.grantee OPERATOR(pg_catalog.=) r.oid AND x.privilege_type OPERATOR(pg_catalog.<>) ALL (ARRAY['TRIGGER', 'REFERENCES'])
     LOOP
@@ -92,7 +92,7 @@ BEGIN
     FOR v_function, v_role IN
         WITH adopted (kind, object, owner, acl) AS (
             SELECT a.kind, a.object, r.oid,
-                   coalesce(a.acl, pg_catalog.acldefault(CASE a.kind WHEN 'schema' THEN 'n'::pg_catalog."char" WHEN 'table' THEN 'r'::pg_catalog."char"
+                   coalesce(a.acl, pg_catalog.acldefault(CASE WHEN a.kind OPERATOR(pg_catalog.=) 'schema' THEN 'n'::pg_catalog."char" WHEN a.kind OPERATOR(pg_catalog.=) 'table' THEN 'r'::pg_catalog."char"
                                                                      ELSE 'f'::pg_catalog."char" END, r.oid))
               FROM secretproxy.adopted a JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) a.owner
         ), named (role) AS (

@@ -10,11 +10,11 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE TABLE IF NOT EXISTS secrets_schema.secrets_table (
-    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-    secrets_owned_field uuid NOT NULL,
-    name text NOT NULL,
-    secrets_value_field bytea,
-    secrets_enc_field text,
+    id pg_catalog.uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    secrets_owned_field pg_catalog.uuid NOT NULL,
+    name pg_catalog.text NOT NULL,
+    secrets_value_field pg_catalog.bytea,
+    secrets_enc_field pg_catalog.text,
     UNIQUE (secrets_owned_field, name)
 );
 -- Another type could bring casts, operators and output functions of its own to wherever the table is read.
@@ -78,23 +78,23 @@ END
 $do$;
 
 -- The hexadecimal passphrase of one value: HMAC-SHA256(ring key, owner and name).
-CREATE OR REPLACE FUNCTION secretproxy.value_key(inner_pad bytea, outer_pad bytea, owner uuid, name text) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.value_key(inner_pad pg_catalog.bytea, outer_pad pg_catalog.bytea, owner pg_catalog.uuid, name pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN secretproxy.hmac(inner_pad, outer_pad, uuid_send(owner) || secretproxy.to_bytes(name));
+RETURN secretproxy.hmac(inner_pad, outer_pad, pg_catalog.uuid_send(owner) OPERATOR(pg_catalog.||) secretproxy.to_bytes(name));
 
-CREATE OR REPLACE FUNCTION secretproxy.password_hash(value bytea, cost int) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.password_hash(value pg_catalog.bytea, cost int) RETURNS pg_catalog.bytea
 LANGUAGE sql VOLATILE PARALLEL SAFE
-RETURN decode('ff53503200000000', 'hex'::text)
-    || convert_to(secretproxy.bcrypt(encode(sha256(value), 'hex'::text), secretproxy.bcrypt_salt(cost)), 'SQL_ASCII'::name);
+RETURN pg_catalog.decode('ff53503200000000', 'hex'::pg_catalog.text)
+    OPERATOR(pg_catalog.||) pg_catalog.convert_to(secretproxy.bcrypt(pg_catalog.encode(pg_catalog.sha256(value), 'hex'::pg_catalog.text), secretproxy.bcrypt_salt(cost)), 'SQL_ASCII'::pg_catalog.name);
 
 -- The bcrypt hash of a stored password of either format.
-CREATE OR REPLACE FUNCTION secretproxy.password_text(stored bytea) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.password_text(stored pg_catalog.bytea) RETURNS pg_catalog.bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN substr(stored, 1, 4) = decode('ff535032', 'hex'::text) THEN substr(stored, 9) ELSE stored END;
+RETURN CASE WHEN pg_catalog.substr(stored, 1, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032', 'hex'::pg_catalog.text) THEN pg_catalog.substr(stored, 9) ELSE stored END;
 
 -- Takes the time that is missing between one bcrypt of the cost `done` (NULL: none) and one of the cost `whole`: what was stored with
 -- an older cost, or not as a password at all, must not answer sooner than a secret that is not there. 2^whole = 2^done + sum(2^k).
-CREATE OR REPLACE FUNCTION secretproxy.take_time(done int, whole int) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.take_time(done int, whole int) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE
 AS $body$
 DECLARE
@@ -113,8 +113,8 @@ $body$;
 -- `value` is in the database's encoding. Runs under the search_path of the function that calls it, as the next one does. With
 -- write_format = 1 the value is one of format 1 behind eight bytes that tell the trigger so; the trigger takes them off.
 CREATE OR REPLACE FUNCTION secretproxy.seal(
-    context secretproxy.context, owner uuid, name text, value bytea, field_encoding text
-) RETURNS bytea
+    context secretproxy.context, owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.bytea, field_encoding pg_catalog.text
+) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql VOLATILE
 AS $body$
 BEGIN
@@ -139,8 +139,8 @@ $body$;
 
 -- The bytes of a pgp value of either format, in the database's encoding.
 CREATE OR REPLACE FUNCTION secretproxy.open_value(
-    context secretproxy.context, owner uuid, name text, stored bytea
-) RETURNS bytea
+    context secretproxy.context, owner pg_catalog.uuid, name pg_catalog.text, stored pg_catalog.bytea
+) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql STABLE
 AS $body$
 DECLARE
@@ -165,7 +165,7 @@ END
 $body$;
 
 -- What the API calls of these: the same, with the keys of now.
-CREATE OR REPLACE FUNCTION secretproxy.seal_secret(owner uuid, name text, value bytea, field_encoding text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.seal_secret(owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.bytea, field_encoding pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -177,9 +177,9 @@ BEGIN
     RETURN secretproxy.seal(v_context, owner, name, value, field_encoding);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.seal_secret(uuid, text, bytea, text) IS 'What is stored for a value: sealed with the newest ring key, hashed, or as it is';
+COMMENT ON FUNCTION secretproxy.seal_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) IS 'What is stored for a value: sealed with the newest ring key, hashed, or as it is';
 
-CREATE OR REPLACE FUNCTION secretproxy.open_secret(owner uuid, name text, stored bytea) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.open_secret(owner pg_catalog.uuid, name pg_catalog.text, stored pg_catalog.bytea) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -191,12 +191,12 @@ BEGIN
     RETURN secretproxy.open_value(v_context, owner, name, stored);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.open_secret(uuid, text, bytea) IS 'The bytes of a stored pgp value';
+COMMENT ON FUNCTION secretproxy.open_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea) IS 'The bytes of a stored pgp value';
 
 -- `stored` is what secretproxy.stored_secret() hands over: a letter for the kind, then the bytes. NULL: there is no such secret.
 -- One look-up for the keys and what the testimony says: each function, each expression and each statement more is paid for, most of it
 -- before it runs. format() looks an output function up once for each change of type, so what is of one type stands together.
-CREATE OR REPLACE FUNCTION secretproxy.read_secret(owner uuid, name text, default_value text, stored bytea) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.read_secret(owner pg_catalog.uuid, name pg_catalog.text, default_value pg_catalog.text, stored pg_catalog.bytea) RETURNS pg_catalog.text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 AS $body$
 DECLARE
@@ -238,11 +238,11 @@ BEGIN
     RETURN NULL; -- a row whose value is NULL
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.read_secret(uuid, text, text, bytea) IS 'Testifies to a read and opens what was stored';
+COMMENT ON FUNCTION secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS 'Testifies to a read and opens what was stored';
 
 -- Whether `value` is what was stored: NULL if not, empty bytes if it is, and the bytes to store instead where a password of format 1 can
 -- become one of format 2. Nothing there, a wrong password and a wrong value all take one bcrypt of the cost that passwords are stored with.
-CREATE OR REPLACE FUNCTION secretproxy.check_secret(owner uuid, name text, value text, stored bytea) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.check_secret(owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.text, stored pg_catalog.bytea) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -290,27 +290,27 @@ BEGIN
     RETURN NULL;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.check_secret(uuid, text, text, bytea) IS 'Whether a value is the stored one, and what to store in its place';
+COMMENT ON FUNCTION secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS 'Whether a value is the stored one, and what to store in its place';
 
 -- What the newest ring key's values begin with; no secret. With write_format = 1 nothing stored begins with it, so that keys reencrypt brings
 -- everything back to format 1.
-CREATE OR REPLACE FUNCTION secretproxy.ring_prefix() RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.ring_prefix() RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT CASE c.write_format WHEN 2 THEN c.ring_prefix ELSE pg_catalog.decode('ff535032ffffffff', 'hex') END FROM secretproxy.context c
+    SELECT CASE WHEN c.write_format OPERATOR(pg_catalog.=) 2 THEN c.ring_prefix ELSE pg_catalog.decode('ff535032ffffffff', 'hex') END FROM secretproxy.context c
 $body$;
 
 -- Passwords of format 1 that a verify replaced by one of format 2, for a revert to put back. Whoever will not go back deletes its rows.
 CREATE TABLE IF NOT EXISTS secretproxy.replaced_password (
-    id uuid PRIMARY KEY REFERENCES secrets_schema.secrets_table (id) ON DELETE CASCADE,
-    value bytea NOT NULL
+    id pg_catalog.uuid PRIMARY KEY REFERENCES secrets_schema.secrets_table (id) ON DELETE CASCADE,
+    value pg_catalog.bytea NOT NULL
 );
 ALTER TABLE secretproxy.replaced_password OWNER TO secretproxy_tables;
 REVOKE ALL ON secretproxy.replaced_password FROM PUBLIC;
 COMMENT ON TABLE secretproxy.replaced_password IS 'Hashes of the original module that a successful verify replaced; only a revert reads them';
 
-CREATE OR REPLACE FUNCTION secretproxy.forget_password(secret uuid) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.forget_password(secret pg_catalog.uuid) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -321,12 +321,12 @@ BEGIN
     DELETE FROM secretproxy.replaced_password p WHERE p.id OPERATOR(pg_catalog.=) secret;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.forget_password(uuid) IS 'A password was written anew: a revert has none of format 1 to put back';
+COMMENT ON FUNCTION secretproxy.forget_password(pg_catalog.uuid) IS 'A password was written anew: a revert has none of format 1 to put back';
 
 -- Seals what is written directly. It may have values sealed, and so nobody may execute it: no trigger on another table can be made of it.
 -- It looks at nothing of a row before it knows that the row is the secrets table's and its columns have the types that they must have:
 -- a column of another type would bring a cast of somebody's own.
-CREATE OR REPLACE FUNCTION secrets_schema.tg_hash_secrets() RETURNS trigger
+CREATE OR REPLACE FUNCTION secrets_schema.tg_hash_secrets() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -385,9 +385,9 @@ BEGIN
                     WHERE p.oid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND x.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND x.grantee OPERATOR(pg_catalog.<>) p.proowner LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION secrets_schema.tg_hash_secrets() FROM %s CASCADE', v_owner);
     END LOOP;
-    GRANT EXECUTE ON FUNCTION secretproxy.seal_secret(uuid, text, bytea, text), secretproxy.open_secret(uuid, text, bytea),
-        secretproxy.read_secret(uuid, text, text, bytea), secretproxy.check_secret(uuid, text, text, bytea), secretproxy.ring_prefix(),
-        secretproxy.forget_password(uuid) TO secretproxy_api;
+    GRANT EXECUTE ON FUNCTION secretproxy.seal_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text), secretproxy.open_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea),
+        secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.ring_prefix(),
+        secretproxy.forget_password(pg_catalog.uuid) TO secretproxy_api;
     -- The original triggers call the function of the same name; where they are missing, ours take their place.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass
                    AND t.tgfoid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND (t.tgtype OPERATOR(pg_catalog.&) 4::pg_catalog.int2) OPERATOR(pg_catalog.<>) 0) THEN

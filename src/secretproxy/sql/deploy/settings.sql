@@ -9,7 +9,7 @@ SET LOCAL client_min_messages = warning;
 CREATE TABLE IF NOT EXISTS secretproxy.settings (
     direct_calls pg_catalog.text NOT NULL DEFAULT 'refuse' CHECK (direct_calls OPERATOR(pg_catalog.=) ANY (ARRAY['log', 'refuse'])),
     owner_check pg_catalog.text NOT NULL DEFAULT 'off' CHECK (owner_check OPERATOR(pg_catalog.=) ANY (ARRAY['off', 'jwt'])),
-    crypt_cost int NOT NULL DEFAULT 8 CHECK (crypt_cost BETWEEN 4 AND 31),
+    crypt_cost int NOT NULL DEFAULT 8 CHECK (crypt_cost OPERATOR(pg_catalog.>=) 4 AND crypt_cost OPERATOR(pg_catalog.<=) 31),
     keyring pg_catalog.text NOT NULL DEFAULT 'internal' CHECK (keyring OPERATOR(pg_catalog.=) 'internal'),
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
@@ -43,7 +43,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $body$
 BEGIN
-    IF NEW.keyring IS DISTINCT FROM 'internal' THEN
+    IF (NEW.keyring OPERATOR(pg_catalog.=) 'internal') IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'keyring must be internal: keys kept outside the database are not offered',
             HINT = 'docs/operations.md says why, under Keys.';
     END IF;

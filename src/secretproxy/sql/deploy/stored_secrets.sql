@@ -14,7 +14,7 @@ SET LOCAL client_min_messages = warning;
 DROP FUNCTION IF EXISTS secretproxy.stored_formats();
 
 -- Only the API calls it, under its own pinned search_path; every SET more would be paid for with each read.
-CREATE OR REPLACE FUNCTION secretproxy.stored_secret(owner uuid, name text) RETURNS bytea
+CREATE OR REPLACE FUNCTION secretproxy.stored_secret(owner pg_catalog.uuid, name pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 AS $body$
 #variable_conflict use_variable
@@ -36,12 +36,12 @@ BEGIN
     RETURN v_stored;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.stored_secret(uuid, text) IS 'A letter for the kind (p, c, n; 0 where the value is NULL) and the stored bytes; NULL where there is no such secret';
-ALTER FUNCTION secretproxy.stored_secret(uuid, text) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.stored_secret(uuid, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.stored_secret(uuid, text) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.stored_secret(pg_catalog.uuid, pg_catalog.text) IS 'A letter for the kind (p, c, n; 0 where the value is NULL) and the stored bytes; NULL where there is no such secret';
+ALTER FUNCTION secretproxy.stored_secret(pg_catalog.uuid, pg_catalog.text) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.stored_secret(pg_catalog.uuid, pg_catalog.text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.stored_secret(pg_catalog.uuid, pg_catalog.text) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.store_secret(owner uuid, secret_name text, sealed bytea, field_encoding text) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.store_secret(owner pg_catalog.uuid, secret_name pg_catalog.text, sealed pg_catalog.bytea, field_encoding pg_catalog.text) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -58,12 +58,12 @@ BEGIN
         SET secrets_value_field = sealed, secrets_enc_field = EXCLUDED.secrets_enc_field;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.store_secret(uuid, text, bytea, text) IS 'Stores what was sealed';
-ALTER FUNCTION secretproxy.store_secret(uuid, text, bytea, text) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.store_secret(uuid, text, bytea, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.store_secret(uuid, text, bytea, text) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.store_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) IS 'Stores what was sealed';
+ALTER FUNCTION secretproxy.store_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.store_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.store_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.delete_secrets(owner uuid, names text[]) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.delete_secrets(owner pg_catalog.uuid, names pg_catalog.text[]) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -77,12 +77,12 @@ BEGIN
      WHERE t.secrets_owned_field OPERATOR(pg_catalog.=) delete_secrets.owner AND t.name OPERATOR(pg_catalog.=) ANY (delete_secrets.names);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.delete_secrets(uuid, text[]) IS 'Deletes secrets of an owner';
-ALTER FUNCTION secretproxy.delete_secrets(uuid, text[]) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.delete_secrets(uuid, text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.delete_secrets(uuid, text[]) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.delete_secrets(pg_catalog.uuid, pg_catalog.text[]) IS 'Deletes secrets of an owner';
+ALTER FUNCTION secretproxy.delete_secrets(pg_catalog.uuid, pg_catalog.text[]) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.delete_secrets(pg_catalog.uuid, pg_catalog.text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.delete_secrets(pg_catalog.uuid, pg_catalog.text[]) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.replace_password(owner uuid, name text, old bytea, new bytea) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.replace_password(owner pg_catalog.uuid, name pg_catalog.text, old pg_catalog.bytea, new pg_catalog.bytea) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -103,12 +103,12 @@ BEGIN
     END IF;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.replace_password(uuid, text, bytea, bytea) IS 'Stores a password''s hash of format 2 and keeps the one of format 1 for a revert';
-ALTER FUNCTION secretproxy.replace_password(uuid, text, bytea, bytea) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.replace_password(uuid, text, bytea, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.replace_password(uuid, text, bytea, bytea) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.replace_password(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.bytea) IS 'Stores a password''s hash of format 2 and keeps the one of format 1 for a revert';
+ALTER FUNCTION secretproxy.replace_password(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.bytea) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.replace_password(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.replace_password(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.bytea) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.first_secret(owner uuid, OUT id uuid, OUT name text, OUT stored bytea, OUT encoding text) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.first_secret(owner pg_catalog.uuid, OUT id pg_catalog.uuid, OUT name pg_catalog.text, OUT stored pg_catalog.bytea, OUT encoding pg_catalog.text) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -122,12 +122,12 @@ BEGIN
      WHERE t.secrets_owned_field OPERATOR(pg_catalog.=) first_secret.owner LIMIT 1;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.first_secret(uuid) IS 'One row of an owner, as it is stored';
-ALTER FUNCTION secretproxy.first_secret(uuid) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.first_secret(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.first_secret(uuid) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.first_secret(pg_catalog.uuid) IS 'One row of an owner, as it is stored';
+ALTER FUNCTION secretproxy.first_secret(pg_catalog.uuid) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.first_secret(pg_catalog.uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.first_secret(pg_catalog.uuid) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.secrets_of(owner uuid, OUT id uuid, OUT name text, OUT stored bytea, OUT encoding text) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.secrets_of(owner pg_catalog.uuid, OUT id pg_catalog.uuid, OUT name pg_catalog.text, OUT stored pg_catalog.bytea, OUT encoding pg_catalog.text) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -141,12 +141,12 @@ BEGIN
      WHERE t.secrets_owned_field OPERATOR(pg_catalog.=) secrets_of.owner FOR UPDATE;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.secrets_of(uuid) IS 'The rows of an owner, as they are stored, locked';
-ALTER FUNCTION secretproxy.secrets_of(uuid) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.secrets_of(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.secrets_of(uuid) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.secrets_of(pg_catalog.uuid) IS 'The rows of an owner, as they are stored, locked';
+ALTER FUNCTION secretproxy.secrets_of(pg_catalog.uuid) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.secrets_of(pg_catalog.uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.secrets_of(pg_catalog.uuid) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.names_of(owner uuid) RETURNS text[]
+CREATE OR REPLACE FUNCTION secretproxy.names_of(owner pg_catalog.uuid) RETURNS pg_catalog.text[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -159,12 +159,12 @@ BEGIN
     RETURN (SELECT pg_catalog.array_agg(t.name ORDER BY t.name) FROM secrets_schema.secrets_table t WHERE t.secrets_owned_field OPERATOR(pg_catalog.=) names_of.owner);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.names_of(uuid) IS 'The names of an owner''s secrets; NULL where there are none';
-ALTER FUNCTION secretproxy.names_of(uuid) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.names_of(uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.names_of(uuid) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.names_of(pg_catalog.uuid) IS 'The names of an owner''s secrets; NULL where there are none';
+ALTER FUNCTION secretproxy.names_of(pg_catalog.uuid) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.names_of(pg_catalog.uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.names_of(pg_catalog.uuid) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.name_of(owner uuid, stored bytea) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.name_of(owner pg_catalog.uuid, stored pg_catalog.bytea) RETURNS pg_catalog.text
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -178,12 +178,12 @@ BEGIN
              WHERE t.secrets_owned_field OPERATOR(pg_catalog.=) name_of.owner AND t.secrets_value_field OPERATOR(pg_catalog.=) name_of.stored LIMIT 1);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.name_of(uuid, bytea) IS 'The name under which an owner has these stored bytes';
-ALTER FUNCTION secretproxy.name_of(uuid, bytea) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.name_of(uuid, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.name_of(uuid, bytea) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.name_of(pg_catalog.uuid, pg_catalog.bytea) IS 'The name under which an owner has these stored bytes';
+ALTER FUNCTION secretproxy.name_of(pg_catalog.uuid, pg_catalog.bytea) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.name_of(pg_catalog.uuid, pg_catalog.bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.name_of(pg_catalog.uuid, pg_catalog.bytea) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.add_row(secret uuid, owner uuid, name text, value bytea, encoding text) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.add_row(secret pg_catalog.uuid, owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.bytea, encoding pg_catalog.text) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -197,12 +197,12 @@ BEGIN
     VALUES (coalesce(secret, pg_catalog.gen_random_uuid()), add_row.owner, add_row.name, add_row.value, add_row.encoding);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.add_row(uuid, uuid, text, bytea, text) IS 'Adds a row';
-ALTER FUNCTION secretproxy.add_row(uuid, uuid, text, bytea, text) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.add_row(uuid, uuid, text, bytea, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.add_row(uuid, uuid, text, bytea, text) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.add_row(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) IS 'Adds a row';
+ALTER FUNCTION secretproxy.add_row(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.add_row(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.add_row(pg_catalog.uuid, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.set_row(secret uuid, name text, sealed bytea, encoding text) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.set_row(secret pg_catalog.uuid, name pg_catalog.text, sealed pg_catalog.bytea, encoding pg_catalog.text) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -217,12 +217,12 @@ BEGIN
      WHERE t.id OPERATOR(pg_catalog.=) secret;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.set_row(uuid, text, bytea, text) IS 'Sets a row';
-ALTER FUNCTION secretproxy.set_row(uuid, text, bytea, text) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.set_row(uuid, text, bytea, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.set_row(uuid, text, bytea, text) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.set_row(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) IS 'Sets a row';
+ALTER FUNCTION secretproxy.set_row(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.set_row(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.set_row(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.ids_to_seal(after uuid, batch int, prefix bytea) RETURNS uuid[]
+CREATE OR REPLACE FUNCTION secretproxy.ids_to_seal(after pg_catalog.uuid, batch int, prefix pg_catalog.bytea) RETURNS pg_catalog.uuid[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -238,12 +238,12 @@ BEGIN
                      ORDER BY t.id LIMIT batch) p);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.ids_to_seal(uuid, int, bytea) IS 'The next rows that the newest key did not seal';
-ALTER FUNCTION secretproxy.ids_to_seal(uuid, int, bytea) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.ids_to_seal(uuid, int, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.ids_to_seal(uuid, int, bytea) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.ids_to_seal(pg_catalog.uuid, int, pg_catalog.bytea) IS 'The next rows that the newest key did not seal';
+ALTER FUNCTION secretproxy.ids_to_seal(pg_catalog.uuid, int, pg_catalog.bytea) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.ids_to_seal(pg_catalog.uuid, int, pg_catalog.bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.ids_to_seal(pg_catalog.uuid, int, pg_catalog.bytea) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.rows_to_seal(ids uuid[], prefix bytea, wait boolean, OUT id uuid, OUT owner uuid, OUT name text, OUT stored bytea) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.rows_to_seal(ids pg_catalog.uuid[], prefix pg_catalog.bytea, wait boolean, OUT id pg_catalog.uuid, OUT owner pg_catalog.uuid, OUT name pg_catalog.text, OUT stored pg_catalog.bytea) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -264,12 +264,12 @@ BEGIN
      WHERE t.id OPERATOR(pg_catalog.=) ANY (ids) AND t.secrets_enc_field OPERATOR(pg_catalog.=) 'pgp' AND pg_catalog.substr(t.secrets_value_field, 1, 8) OPERATOR(pg_catalog.<>) prefix;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.rows_to_seal(uuid[], bytea, boolean) IS 'Rows that the newest key did not seal, locked; one that another transaction holds is left out unless `wait`';
-ALTER FUNCTION secretproxy.rows_to_seal(uuid[], bytea, boolean) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.rows_to_seal(uuid[], bytea, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.rows_to_seal(uuid[], bytea, boolean) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.rows_to_seal(pg_catalog.uuid[], pg_catalog.bytea, boolean) IS 'Rows that the newest key did not seal, locked; one that another transaction holds is left out unless `wait`';
+ALTER FUNCTION secretproxy.rows_to_seal(pg_catalog.uuid[], pg_catalog.bytea, boolean) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.rows_to_seal(pg_catalog.uuid[], pg_catalog.bytea, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.rows_to_seal(pg_catalog.uuid[], pg_catalog.bytea, boolean) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.count_to_seal(prefix bytea) RETURNS bigint
+CREATE OR REPLACE FUNCTION secretproxy.count_to_seal(prefix pg_catalog.bytea) RETURNS bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -283,12 +283,12 @@ BEGIN
              WHERE t.secrets_enc_field OPERATOR(pg_catalog.=) 'pgp' AND pg_catalog.substr(t.secrets_value_field, 1, 8) OPERATOR(pg_catalog.<>) prefix);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.count_to_seal(bytea) IS 'How many values the newest key did not seal';
-ALTER FUNCTION secretproxy.count_to_seal(bytea) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.count_to_seal(bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.count_to_seal(bytea) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.count_to_seal(pg_catalog.bytea) IS 'How many values the newest key did not seal';
+ALTER FUNCTION secretproxy.count_to_seal(pg_catalog.bytea) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.count_to_seal(pg_catalog.bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.count_to_seal(pg_catalog.bytea) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.set_value(secret uuid, sealed bytea) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.set_value(secret pg_catalog.uuid, sealed pg_catalog.bytea) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -301,12 +301,12 @@ BEGIN
     UPDATE secrets_schema.secrets_table t SET secrets_value_field = sealed WHERE t.id OPERATOR(pg_catalog.=) secret;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.set_value(uuid, bytea) IS 'Stores the same value sealed another way';
-ALTER FUNCTION secretproxy.set_value(uuid, bytea) OWNER TO secretproxy_tables;
-REVOKE ALL ON FUNCTION secretproxy.set_value(uuid, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.set_value(uuid, bytea) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.set_value(pg_catalog.uuid, pg_catalog.bytea) IS 'Stores the same value sealed another way';
+ALTER FUNCTION secretproxy.set_value(pg_catalog.uuid, pg_catalog.bytea) OWNER TO secretproxy_tables;
+REVOKE ALL ON FUNCTION secretproxy.set_value(pg_catalog.uuid, pg_catalog.bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.set_value(pg_catalog.uuid, pg_catalog.bytea) TO secretproxy_api;
 
-CREATE OR REPLACE FUNCTION secretproxy.sealed_rows(OUT id uuid, OUT owner uuid, OUT name text, OUT stored bytea) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.sealed_rows(OUT id pg_catalog.uuid, OUT owner pg_catalog.uuid, OUT name pg_catalog.text, OUT stored pg_catalog.bytea) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -325,7 +325,7 @@ COMMENT ON FUNCTION secretproxy.sealed_rows() IS 'Values of format 2, for a reve
 ALTER FUNCTION secretproxy.sealed_rows() OWNER TO secretproxy_tables;
 REVOKE ALL ON FUNCTION secretproxy.sealed_rows() FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION secretproxy.restore_passwords() RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.restore_passwords() RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -362,7 +362,7 @@ COMMENT ON FUNCTION secretproxy.has_rows() IS 'Whether there is a secret, for a 
 ALTER FUNCTION secretproxy.has_rows() OWNER TO secretproxy_tables;
 REVOKE ALL ON FUNCTION secretproxy.has_rows() FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION secretproxy.stored_formats(OUT encoding text, OUT format int, OUT key_version int, OUT stored bigint) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.stored_formats(OUT encoding pg_catalog.text, OUT format int, OUT key_version int, OUT stored bigint) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan

@@ -20,11 +20,11 @@ ALTER FUNCTION secretproxy.backend_start() OWNER TO secretproxy_owner;
 GRANT EXECUTE ON FUNCTION secretproxy.backend_start() TO PUBLIC;
 
 -- Text as one ASCII token: hexadecimal, or `-` for NULL.
-CREATE OR REPLACE FUNCTION secretproxy.token(value text) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.token(value pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN coalesce(encode(secretproxy.to_bytes(value), 'hex'::text), '-'::text);
-ALTER FUNCTION secretproxy.token(text) OWNER TO secretproxy_keys;
-REVOKE ALL ON FUNCTION secretproxy.token(text) FROM PUBLIC;
+RETURN coalesce(pg_catalog.encode(secretproxy.to_bytes(value), 'hex'::pg_catalog.text), '-'::pg_catalog.text);
+ALTER FUNCTION secretproxy.token(pg_catalog.text) OWNER TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.token(pg_catalog.text) FROM PUBLIC;
 
 -- What a session remembers of itself: setval() makes the value that currval() gives to this session and to no other, and only the
 -- owner may call either. The value is the session's start in microseconds since the Unix epoch, negative as long as no valid token was
@@ -128,7 +128,7 @@ REVOKE ALL ON FUNCTION secretproxy.own_start(secretproxy.context) FROM PUBLIC;
 -- each run: that is why it says it is immutable. A plan belongs to one session, as its start does. NULL in one that is not known to be
 -- proxied; a plan made before it was known says so too, and for longer than is true, never the reverse. A process that is no client's has
 -- no token and so no such constant; one that was passed a plan does not exist, for the statement that holds the constant is unsafe in parallel.
-CREATE OR REPLACE FUNCTION secretproxy.planned_session() RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.planned_session() RETURNS pg_catalog.text
 LANGUAGE plpgsql IMMUTABLE PARALLEL UNSAFE
 AS $body$
 DECLARE
@@ -141,27 +141,27 @@ ALTER FUNCTION secretproxy.planned_session() OWNER TO secretproxy_keys;
 REVOKE ALL ON FUNCTION secretproxy.planned_session() FROM PUBLIC;
 
 -- What a client put in the place of a name and may be a value stands in the log as a keyed digest: NameMask of the proxy does the same.
-CREATE OR REPLACE FUNCTION secretproxy.masked(context secretproxy.context, name text) RETURNS text
+CREATE OR REPLACE FUNCTION secretproxy.masked(context secretproxy.context, name pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE sql STABLE
 RETURN CASE
-    WHEN octet_length(secretproxy.to_bytes(name)) <= (context).max_name
-         AND ((context).name_pattern = ''::text OR NOT name ~ (context).name_pattern)
+    WHEN pg_catalog.octet_length(secretproxy.to_bytes(name)) OPERATOR(pg_catalog.<=) (context).max_name
+         AND ((context).name_pattern OPERATOR(pg_catalog.=) ''::pg_catalog.text OR NOT name OPERATOR(pg_catalog.~) (context).name_pattern)
          -- A name that reads like what stands for another is told from it.
-         THEN CASE WHEN name ~ '^(masked|escaped|name):'::text THEN 'name:'::text || name ELSE name END
-    WHEN name IS NOT NULL THEN 'masked:'::text || left(
+         THEN CASE WHEN name OPERATOR(pg_catalog.~) '^(masked|escaped|name):'::pg_catalog.text THEN 'name:'::pg_catalog.text OPERATOR(pg_catalog.||) name ELSE name END
+    WHEN name IS NOT NULL THEN 'masked:'::pg_catalog.text OPERATOR(pg_catalog.||) pg_catalog.left(
         secretproxy.hmac(
             (context).testimony_inner, (context).testimony_outer,
-            convert_to('secretproxy name mask '::text, 'SQL_ASCII'::name) || secretproxy.to_bytes(name)),
+            pg_catalog.convert_to('secretproxy name mask '::pg_catalog.text, 'SQL_ASCII'::pg_catalog.name) OPERATOR(pg_catalog.||) secretproxy.to_bytes(name)),
         32)
     END;
-ALTER FUNCTION secretproxy.masked(secretproxy.context, text) OWNER TO secretproxy_keys;
-REVOKE ALL ON FUNCTION secretproxy.masked(secretproxy.context, text) FROM PUBLIC;
+ALTER FUNCTION secretproxy.masked(secretproxy.context, pg_catalog.text) OWNER TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.masked(secretproxy.context, pg_catalog.text) FROM PUBLIC;
 
 -- The row of a direct call. It runs as the log's owner, so that nothing that is attached to the log runs as the role that holds keys, and
 -- only that role may call it.
 CREATE OR REPLACE FUNCTION secretproxy.log_direct(
-    function_signature text, function_operation text, owner uuid, names text[], field_encoding text, role_name text, jwt_user uuid, application text
-) RETURNS void
+    function_signature pg_catalog.text, function_operation pg_catalog.text, owner pg_catalog.uuid, names pg_catalog.text[], field_encoding pg_catalog.text, role_name pg_catalog.text, jwt_user pg_catalog.uuid, application pg_catalog.text
+) RETURNS pg_catalog.void
 LANGUAGE sql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -172,14 +172,14 @@ AS $body$
         ('direct', function_signature, function_operation, owner, names, field_encoding, session_user, role_name, jwt_user,
          pg_catalog.current_database(), application, pg_catalog.inet_client_addr(), pg_catalog.inet_client_port())
 $body$;
-ALTER FUNCTION secretproxy.log_direct(text, text, uuid, text[], text, text, uuid, text) OWNER TO secretproxy_owner;
-REVOKE ALL ON FUNCTION secretproxy.log_direct(text, text, uuid, text[], text, text, uuid, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.log_direct(text, text, uuid, text[], text, text, uuid, text) TO secretproxy_keys;
+ALTER FUNCTION secretproxy.log_direct(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text) OWNER TO secretproxy_owner;
+REVOKE ALL ON FUNCTION secretproxy.log_direct(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.log_direct(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text) TO secretproxy_keys;
 
 -- secrets_getter() says the same in fewer steps and another form where the session is known to be proxied (secretproxy.read_secret).
 CREATE OR REPLACE FUNCTION secretproxy.testify(
-    context secretproxy.context, function_signature text, function_operation text, owner uuid, names text[], field_encoding text
-) RETURNS void
+    context secretproxy.context, function_signature pg_catalog.text, function_operation pg_catalog.text, owner pg_catalog.uuid, names pg_catalog.text[], field_encoding pg_catalog.text
+) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET plan_cache_mode = force_generic_plan
 AS $body$
@@ -260,14 +260,14 @@ BEGIN
     END IF;
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.testify(secretproxy.context, text, text, uuid, text[], text) IS 'Raises the signed INFO (SQLSTATE SPX01) that the proxy takes out of the stream';
-ALTER FUNCTION secretproxy.testify(secretproxy.context, text, text, uuid, text[], text) OWNER TO secretproxy_keys;
-REVOKE ALL ON FUNCTION secretproxy.testify(secretproxy.context, text, text, uuid, text[], text) FROM PUBLIC;
+COMMENT ON FUNCTION secretproxy.testify(secretproxy.context, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) IS 'Raises the signed INFO (SQLSTATE SPX01) that the proxy takes out of the stream';
+ALTER FUNCTION secretproxy.testify(secretproxy.context, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) OWNER TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.testify(secretproxy.context, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) FROM PUBLIC;
 
 -- What the API calls.
 CREATE OR REPLACE FUNCTION secretproxy.begin_call(
-    function_signature text, function_operation text, owner uuid, names text[], field_encoding text
-) RETURNS void
+    function_signature pg_catalog.text, function_operation pg_catalog.text, owner pg_catalog.uuid, names pg_catalog.text[], field_encoding pg_catalog.text
+) RETURNS pg_catalog.void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -279,10 +279,10 @@ BEGIN
     PERFORM secretproxy.testify(v_context, function_signature, function_operation, owner, names, field_encoding);
 END
 $body$;
-COMMENT ON FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) IS 'What every function of the API does before it does anything else';
-ALTER FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) OWNER TO secretproxy_keys;
-REVOKE ALL ON FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION secretproxy.begin_call(text, text, uuid, text[], text) TO secretproxy_api;
+COMMENT ON FUNCTION secretproxy.begin_call(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) IS 'What every function of the API does before it does anything else';
+ALTER FUNCTION secretproxy.begin_call(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) OWNER TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.begin_call(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION secretproxy.begin_call(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) TO secretproxy_api;
 
 DO $do$ BEGIN PERFORM secretproxy.drop_default_grants(); END $do$;
 INSERT INTO secretproxy.changes (change, digest)
