@@ -8,7 +8,7 @@ DECLARE
     a record;
 BEGIN
     FOR a IN SELECT b.* FROM secretproxy.adopted b JOIN pg_catalog.pg_extension e ON e.extname OPERATOR(pg_catalog.=) b.extension
-              WHERE CASE b.kind WHEN 'function' THEN pg_catalog.to_regprocedure(b.object)::pg_catalog.oid WHEN 'table' THEN pg_catalog.to_regclass(b.object)::pg_catalog.oid
+              WHERE CASE WHEN b.kind OPERATOR(pg_catalog.=) 'function' THEN pg_catalog.to_regprocedure(b.object)::pg_catalog.oid WHEN b.kind OPERATOR(pg_catalog.=) 'table' THEN pg_catalog.to_regclass(b.object)::pg_catalog.oid
                                 ELSE pg_catalog.to_regnamespace(b.object)::pg_catalog.oid END IS NOT NULL LOOP
         EXECUTE pg_catalog.format('ALTER EXTENSION %I ADD %s %s', a.extension, a.kind, a.object);
     END LOOP;

@@ -12,7 +12,7 @@ BEGIN
     FOREACH v_function IN ARRAY ARRAY['encrypted_secrets.secrets_upsert(uuid,text,text,text)', 'encrypted_secrets.secrets_getter(uuid,text,text)',
         'encrypted_secrets.secrets_verify(uuid,text,text)', 'encrypted_secrets.secrets_delete(uuid,text)',
         'encrypted_secrets.secrets_delete(uuid,text[])'] LOOP
-        SELECT * INTO a FROM secretproxy.adopted WHERE kind = 'function' AND object = v_function;
+        SELECT * INTO a FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'function' AND object OPERATOR(pg_catalog.=) v_function;
         IF FOUND THEN
             EXECUTE a.definition;
             EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
@@ -20,7 +20,7 @@ BEGIN
             IF a.acl IS NULL THEN
                 EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
             ELSE
-                FOR g IN SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS who, is_grantable
+                FOR g IN SELECT CASE WHEN grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS who, is_grantable
                            FROM pg_catalog.aclexplode(a.acl) WHERE privilege_type OPERATOR(pg_catalog.=) 'EXECUTE' LOOP
                     EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
                         OPERATOR(pg_catalog.||) CASE WHEN g.is_grantable AND g.who OPERATOR(pg_catalog.<>) 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;

@@ -12,7 +12,7 @@ BEGIN
     FOR v_kind, v_object, v_role, v_privilege IN
         SELECT k.kind, k.object, k.grantee, k.privilege
           FROM secretproxy.kept_grants k JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) k.grantee
-         WHERE CASE k.kind WHEN 'schema' THEN pg_catalog.to_regnamespace(k.object)::pg_catalog.oid WHEN 'table' THEN pg_catalog.to_regclass(k.object)::pg_catalog.oid
+         WHERE CASE WHEN k.kind OPERATOR(pg_catalog.=) 'schema' THEN pg_catalog.to_regnamespace(k.object)::pg_catalog.oid WHEN k.kind OPERATOR(pg_catalog.=) 'table' THEN pg_catalog.to_regclass(k.object)::pg_catalog.oid
                            ELSE pg_catalog.to_regprocedure(k.object)::pg_catalog.oid END IS NOT NULL
     LOOP
         EXECUTE pg_catalog.format('REVOKE %s ON %s %s FROM %I CASCADE', v_privilege, v_kind, v_object, v_role);

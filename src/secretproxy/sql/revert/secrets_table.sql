@@ -30,23 +30,23 @@ $do$;
 ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER USER;
 DO $do$
 DECLARE
-    v_function text;
+    v_function pg_catalog.text;
     a record;
     g record;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY['secrets_schema.tg_hash_secrets()'] LOOP
-        SELECT * INTO a FROM secretproxy.adopted WHERE kind = 'function' AND object = v_function;
+        SELECT * INTO a FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'function' AND object OPERATOR(pg_catalog.=) v_function;
         IF FOUND THEN
             EXECUTE a.definition;
-            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
-            EXECUTE format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
+            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
             IF a.acl IS NULL THEN
-                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
+                EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
             ELSE
-                FOR g IN SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS who, is_grantable
-                           FROM aclexplode(a.acl) WHERE privilege_type = 'EXECUTE' LOOP
-                    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
-                        || CASE WHEN g.is_grantable AND g.who <> 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;
+                FOR g IN SELECT CASE WHEN grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grantee)) END AS who, is_grantable
+                           FROM pg_catalog.aclexplode(a.acl) WHERE privilege_type OPERATOR(pg_catalog.=) 'EXECUTE' LOOP
+                    EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s', v_function, g.who)
+                        OPERATOR(pg_catalog.||) CASE WHEN g.is_grantable AND g.who OPERATOR(pg_catalog.<>) 'PUBLIC' THEN ' WITH GRANT OPTION' ELSE '' END;
                 END LOOP;
             END IF;
         ELSE
@@ -59,18 +59,18 @@ END
 $do$;
 
 DROP TABLE secretproxy.replaced_password;
-DROP FUNCTION IF EXISTS secretproxy.sealed_rows(), secretproxy.set_value(uuid, bytea), secretproxy.restore_passwords(),
-    secretproxy.forget_password(uuid);
-DROP FUNCTION IF EXISTS secretproxy.seal_secret(uuid, text, bytea, text), secretproxy.open_secret(uuid, text, bytea),
-    secretproxy.read_secret(uuid, text, text, bytea), secretproxy.check_secret(uuid, text, text, bytea), secretproxy.ring_prefix();
-DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.context, uuid, text, bytea, text);
-DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.context, uuid, text, bytea);
-DROP FUNCTION IF EXISTS secretproxy.password_text(bytea), secretproxy.take_time(int, int);
-DROP FUNCTION IF EXISTS secretproxy.password_hash(bytea, int);
-DROP FUNCTION IF EXISTS secretproxy.value_key(bytea, bytea, uuid, text);
+DROP FUNCTION IF EXISTS secretproxy.sealed_rows(), secretproxy.set_value(pg_catalog.uuid, pg_catalog.bytea), secretproxy.restore_passwords(),
+    secretproxy.forget_password(pg_catalog.uuid);
+DROP FUNCTION IF EXISTS secretproxy.seal_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text), secretproxy.open_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea),
+    secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.ring_prefix();
+DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.context, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text);
+DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.context, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea);
+DROP FUNCTION IF EXISTS secretproxy.password_text(pg_catalog.bytea), secretproxy.take_time(int, int);
+DROP FUNCTION IF EXISTS secretproxy.password_hash(pg_catalog.bytea, int);
+DROP FUNCTION IF EXISTS secretproxy.value_key(pg_catalog.bytea, pg_catalog.bytea, pg_catalog.uuid, pg_catalog.text);
 DO $do$
 DECLARE
-    v_owner name := (SELECT owner FROM secretproxy.adopted WHERE kind = 'table' AND object = 'secrets_schema.secrets_table');
+    v_owner pg_catalog.name := (SELECT owner FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'table' AND object OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table');
     v_rows boolean := secretproxy.has_rows();
     g record;
 BEGIN
@@ -82,26 +82,26 @@ BEGIN
     IF pg_catalog.current_setting('secretproxy.forced') OPERATOR(pg_catalog.=) 'true' THEN
         ALTER TABLE secrets_schema.secrets_table FORCE ROW LEVEL SECURITY;
     END IF;
-    EXECUTE format('ALTER TABLE secrets_schema.secrets_table OWNER TO %I', coalesce(v_owner, session_user));
+    EXECUTE pg_catalog.format('ALTER TABLE secrets_schema.secrets_table OWNER TO %I', coalesce(v_owner, session_user));
     IF v_owner IS NULL THEN
         RETURN;
     END IF;
     -- What was granted since goes, what was granted before is there.
-    FOR g IN SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS who, x.privilege_type
-               FROM pg_class c, aclexplode(c.relacl) x
-              WHERE c.oid = 'secrets_schema.secrets_table'::regclass AND x.grantee <> c.relowner AND NOT EXISTS (
-                    SELECT FROM secretproxy.adopted a, aclexplode(a.acl) y
-                     WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table'
-                       AND y.grantee = x.grantee AND y.privilege_type = x.privilege_type) LOOP
-        EXECUTE format('REVOKE %s ON secrets_schema.secrets_table FROM %s', g.privilege_type, g.who);
+    FOR g IN SELECT CASE WHEN x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS who, x.privilege_type
+               FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) x
+              WHERE c.oid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass AND x.grantee OPERATOR(pg_catalog.<>) c.relowner AND NOT EXISTS (
+                    SELECT FROM secretproxy.adopted a, pg_catalog.aclexplode(a.acl) y
+                     WHERE a.kind OPERATOR(pg_catalog.=) 'table' AND a.object OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'
+                       AND y.grantee OPERATOR(pg_catalog.=) x.grantee AND y.privilege_type OPERATOR(pg_catalog.=) x.privilege_type) LOOP
+        EXECUTE pg_catalog.format('REVOKE %s ON secrets_schema.secrets_table FROM %s', g.privilege_type, g.who);
     END LOOP;
-    FOR g IN SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END AS who, x.privilege_type,
+    FOR g IN SELECT CASE WHEN x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END AS who, x.privilege_type,
                     CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option
-               FROM secretproxy.adopted a, aclexplode(a.acl) x LEFT JOIN pg_roles r ON r.oid = x.grantee
-              WHERE a.kind = 'table' AND a.object = 'secrets_schema.secrets_table' AND (x.grantee = 0 OR r.rolname <> v_owner) LOOP
-        EXECUTE format('GRANT %s ON secrets_schema.secrets_table TO %s', g.privilege_type, g.who) || g.option;
+               FROM secretproxy.adopted a, pg_catalog.aclexplode(a.acl) x LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) x.grantee
+              WHERE a.kind OPERATOR(pg_catalog.=) 'table' AND a.object OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table' AND (x.grantee OPERATOR(pg_catalog.=) 0 OR r.rolname OPERATOR(pg_catalog.<>) v_owner) LOOP
+        EXECUTE pg_catalog.format('GRANT %s ON secrets_schema.secrets_table TO %s', g.privilege_type, g.who) OPERATOR(pg_catalog.||) g.option;
     END LOOP;
 END
 $do$;
-DELETE FROM secretproxy.changes WHERE change = 'secrets_table';
+DELETE FROM secretproxy.changes WHERE change OPERATOR(pg_catalog.=) 'secrets_table';
 COMMIT;
