@@ -360,7 +360,7 @@ async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least
                                AND d.bucket {EQUAL} ANY (ARRAY[c.bucket, c.bucket OPERATOR(pg_catalog.+) 1])) s
                WHERE s.secrets OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
              usual AS (SELECT db_user, pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY secrets) AS secrets FROM halves GROUP BY 1)
-        SELECT w.first AS at, w.last AS until, w.db_user, w.secrets, w.n, pg_catalog.round(u.secrets::numeric, 1)::float8 AS usual,
+        SELECT w.first AS at, w.last AS until, w.db_user, w.secrets, w.n, pg_catalog.round(u.secrets::numeric, 1)::pg_catalog.float8 AS usual,
                pg_catalog.count(*) OVER () AS found
           FROM windows w JOIN usual u ON u.db_user {EQUAL} w.db_user ORDER BY w.secrets DESC, w.first, w.db_user{limited}
         """  # noqa: S608 - columns of ours

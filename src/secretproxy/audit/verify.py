@@ -38,7 +38,8 @@ _ORDER = f"""
 """
 # How many rows there may be, without counting them.
 _ESTIMATE = """
-SELECT nullif(pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)), 0::pg_catalog.float4)::pg_catalog.int8
+SELECT (CASE WHEN pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)) OPERATOR(pg_catalog.<>) 0::pg_catalog.float4
+             THEN pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)) END)::pg_catalog.int8
   FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
  WHERE i.inhparent OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass::pg_catalog.oid
 """

@@ -118,7 +118,7 @@ async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
     async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             rows = await connection.fetch(
-                f"SELECT version, created_at, {_STATE} FROM secretproxy.testimony_key WHERE version > 0 ORDER BY version"  # noqa: S608
+                f"SELECT version, created_at, {_STATE} FROM secretproxy.testimony_key WHERE version OPERATOR(pg_catalog.>) 0 ORDER BY version"  # noqa: S608
             )
         except asyncpg.PostgresError as error:
             raise _explained(error) from None

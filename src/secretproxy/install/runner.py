@@ -49,9 +49,9 @@ GRANT SELECT ON public.secret_access_log TO secretproxy_auditor;
 """
 _RECORD_CLASSIC_VIEW = """
 DELETE FROM secretproxy.installed
- WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
+ WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object OPERATOR(pg_catalog.~~) 'public.secret_access_log.%' OR object OPERATOR(pg_catalog.~~) 'secret_access_log.%';
 INSERT INTO secretproxy.installed SELECT * FROM secretproxy.facts()
- WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object LIKE 'public.secret_access_log.%' OR object LIKE 'secret_access_log.%';
+ WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object OPERATOR(pg_catalog.~~) 'public.secret_access_log.%' OR object OPERATOR(pg_catalog.~~) 'secret_access_log.%';
 """
 
 
@@ -156,7 +156,11 @@ async def _tell_grants(connection: Any, progress: Progress) -> None:
 async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> None:
     """Makes or drops the short view in schema public; a relation of that name that is not ours is left alone."""
     name = "public.secret_access_log"
-    owner = await connection.fetchval(f"SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('{name}')")  # noqa: S608
+    owner = await connection.fetchval(
+        "SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c"
+        " WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid",
+        name,
+    )
     if owner not in (None, "secretproxy_owner"):
         progress(name, f"is there already, of {owner}, and is left alone: the short view is secretproxy.secret_access_log")
         return
@@ -179,8 +183,10 @@ async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
     if "installed" in known and ("secretproxy", "facts") not in damaged:
         rows = await connection.fetch(
             """SELECT DISTINCT pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 1) AS schema, pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 2) AS name
-                 FROM secretproxy.installed i LEFT JOIN secretproxy.facts() f USING (kind, object, fact)
-                WHERE i.kind OPERATOR(pg_catalog.=) 'function' AND i.fact NOT LIKE 'grant %' AND i.value IS DISTINCT FROM f.value
+                 FROM secretproxy.installed i LEFT JOIN secretproxy.facts() f
+                   ON i.kind OPERATOR(pg_catalog.=) f.kind AND i.object OPERATOR(pg_catalog.=) f.object AND i.fact OPERATOR(pg_catalog.=) f.fact
+                WHERE i.kind OPERATOR(pg_catalog.=) 'function' AND i.fact OPERATOR(pg_catalog.!~~) 'grant %'
+                  AND (i.value OPERATOR(pg_catalog.=) f.value) IS NOT TRUE AND (i.value IS NOT NULL OR f.value IS NOT NULL)
                   AND NOT EXISTS (SELECT FROM secretproxy.installed v
                                    WHERE v.kind OPERATOR(pg_catalog.=) 'server' AND v.value OPERATOR(pg_catalog.<>) (pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog./) 10000)::pg_catalog.text)"""
         )
@@ -314,10 +320,13 @@ _PLAIN = ("owner", "security definer", "volatility", "settings", "parallel", "le
 async def _facts(connection: Any) -> list[str]:
     """What differs from what was written down at the installation."""
     rows = await connection.fetch(
-        """SELECT kind, object, fact, i.value AS was, f.value AS now, i.recorded, f.found,
-                  pg_catalog.bool_or(i.recorded) OVER whole AS known, pg_catalog.bool_or(f.found) OVER whole AS present
-             FROM (SELECT *, true AS recorded FROM secretproxy.installed) i
-             FULL JOIN (SELECT *, true AS found FROM secretproxy.facts()) f USING (kind, object, fact)
+        """SELECT kind, object, fact, was, now, recorded, found,
+                  pg_catalog.bool_or(recorded) OVER whole AS known, pg_catalog.bool_or(found) OVER whole AS present
+             FROM (SELECT coalesce(i.kind, f.kind) AS kind, coalesce(i.object, f.object) AS object, coalesce(i.fact, f.fact) AS fact,
+                          i.value AS was, f.value AS now, i.recorded, f.found
+                     FROM (SELECT *, true AS recorded FROM secretproxy.installed) i
+                     FULL JOIN (SELECT *, true AS found FROM secretproxy.facts()) f
+                       ON i.kind OPERATOR(pg_catalog.=) f.kind AND i.object OPERATOR(pg_catalog.=) f.object AND i.fact OPERATOR(pg_catalog.=) f.fact) w
            WINDOW whole AS (PARTITION BY kind, object) ORDER BY kind, object, fact"""
     )
     findings: dict[str, None] = {}
@@ -404,7 +413,7 @@ async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
     try:
         await connection.execute(_KEEP_PARAMETERS)
         if lock:
-            await connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
+            await connection.execute(f"SELECT pg_catalog.pg_advisory_lock({_LOCK})")
         yield connection
     finally:
         await connection.close()
