@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,14 +63,14 @@ def in_statement(text: str, functions: bool = True) -> list[Found]:
     raw = text.encode()
     for statement in pglast.parse_sql(text):
         start = statement.stmt_location or 0
-        found += _in_tree(statement.stmt, start)
+        found += _in_tree(statement.stmt, start, raw)
         if functions:
             end = start + (statement.stmt_len or len(raw) - start)
             found += _in_bodies(statement.stmt, raw[start:end].decode(), start)
     return found
 
 
-def _in_tree(root: Any, start: int) -> Iterator[Found]:
+def _in_tree(root: Any, start: int, raw: bytes) -> Iterator[Found]:
     nodes = list(_nodes(root))
     own = {node.ctename for node in nodes if isinstance(node, tree.CommonTableExpr)}
     for node in nodes:
@@ -99,6 +100,9 @@ def _in_tree(root: Any, start: int) -> Iterator[Found]:
         elif isinstance(node, tree.TypeName):
             if node.names and node.typemod != "%" and not node.pct_type:
                 yield from _name(node.names, at, "type")
+                # A keyword for this parser, but before PostgreSQL 16 a name as any other.
+                if raw[at : at + 4].lower() == b"json" and raw[at : at + 5].lower() != b"jsonb":
+                    yield Found("json", at, "type")
         elif isinstance(node, tree.TypeCast) and node.typeName.names and _strings(node.typeName.names)[-1] in _NAMES_BY_TEXT:
             yield from _text(node.arg, at)
         elif isinstance(node, tree.CaseExpr) and node.arg is not None:
@@ -235,7 +239,13 @@ def in_dynamic(text: str) -> list[Found]:
     try:
         return in_statement(filled, functions=False)
     except pglast.parser.ParseError:
-        return []
+        return [] if _NO_STATEMENT.fullmatch(filled) else [Found(text[:60], 0, "not readable")]
+
+
+# Sentences, beginnings and ends of statements, and statements over a kind of object that is put in.
+_NO_STATEMENT = re.compile(
+    rf"[^;]*[.]|\s*WITH GRANT OPTION|CREATE (?:UNLOGGED )?SEQUENCE|ALTER EXTENSION {HOLE} (?:ADD|DROP) {HOLE} {HOLE}"
+)
 
 
 # --- Python --------------------------------------------------------------------------------------------------------------
@@ -304,14 +314,28 @@ def _is_sql(text: str) -> bool:
 def in_python(text: Text) -> list[Found]:
     """What is unqualified in a text of a Python module."""
     candidate = re.sub(r"\?", "NULL", text.text) if text.fragment else text.text
+    candidate = candidate.replace(f"${HOLE}", "$1").replace(f"OPERATOR(pg_catalog.{HOLE})", "OPERATOR(pg_catalog.=)")
     tries = [candidate]
     if text.fragment:
         bare = re.sub(r"^\s*(?:AND|OR|WHERE)\b", "", candidate)
         tries = [f"SELECT {bare}", f"SELECT 1 {candidate}", f"SELECT 1 FROM a.b a {candidate}", f"{candidate} SELECT 1", candidate,
-                 f"SELECT 1 FROM {bare}", f"SELECT 1 FROM a.b {bare} ON true"]  # fmt: skip
+                 f"SELECT 1 FROM {bare}", f"SELECT 1 FROM a.b {bare} ON true", f"SELECT {candidate} 1",
+                 f"WITH a AS (SELECT 1) {candidate} SELECT 1"]  # fmt: skip
+    else:
+        tries.append(f"SELECT {candidate}")
     for one in tries:
-        try:
-            return list(in_statement(one))
-        except (pglast.parser.ParseError, ValueError):
-            continue
-    return [Found(" ".join(text.text.split())[:60], 0, "not readable")] if not text.fragment else []
+        for filled in _filled(one):
+            try:
+                return list(in_statement(filled))
+            except (pglast.parser.ParseError, ValueError):
+                continue
+    return [Found(" ".join(text.text.split())[:60], 0, "not readable")]
+
+
+def _filled(text: str) -> Iterator[str]:
+    """The same, and then with other texts for what is put in at run time: nothing, a query, a number."""
+    yield text
+    parts = text.split(HOLE)
+    if 1 < len(parts) <= 8:
+        for fillings in itertools.product((HOLE, "", f"SELECT {HOLE}", "1"), repeat=len(parts) - 1):
+            yield "".join(itertools.chain.from_iterable(zip(parts, (*fillings, ""), strict=True)))
