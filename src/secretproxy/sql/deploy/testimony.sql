@@ -45,7 +45,7 @@ COMMENT ON SEQUENCE secretproxy.session_start IS 'Its currval is the start of th
 -- execution holds the values of its variables. No body has a backslash in a string: standard_conforming_strings is the client's to set.
 
 -- Refuses a process that is no client's session and that the settings do not name.
-CREATE OR REPLACE FUNCTION secretproxy.refuse_process(context secretproxy.context, kind text) RETURNS void
+CREATE OR REPLACE FUNCTION secretproxy.refuse_process(context secretproxy.context, kind pg_catalog.text) RETURNS pg_catalog.void
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE
 AS $body$
 BEGIN
@@ -56,8 +56,8 @@ BEGIN
     END IF;
 END
 $body$;
-ALTER FUNCTION secretproxy.refuse_process(secretproxy.context, text) OWNER TO secretproxy_keys;
-REVOKE ALL ON FUNCTION secretproxy.refuse_process(secretproxy.context, text) FROM PUBLIC;
+ALTER FUNCTION secretproxy.refuse_process(secretproxy.context, pg_catalog.text) OWNER TO secretproxy_keys;
+REVOKE ALL ON FUNCTION secretproxy.refuse_process(secretproxy.context, pg_catalog.text) FROM PUBLIC;
 
 -- The start of this backend, positive if the session is proxied: if it has, or had, a valid token. Looking the start up copies the
 -- state of every backend, and checking a token costs two hashes, so what was found is remembered where something can be written.

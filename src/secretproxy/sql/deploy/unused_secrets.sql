@@ -9,7 +9,7 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
-CREATE OR REPLACE FUNCTION secretproxy.names_to_mask(OUT owner uuid, OUT name text) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.names_to_mask(OUT owner pg_catalog.uuid, OUT name pg_catalog.text) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -28,7 +28,7 @@ REVOKE ALL ON FUNCTION secretproxy.names_to_mask() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.names_to_mask() TO secretproxy_keys;
 
 -- `name` is what the log shows by the settings of today; `masks` what it shows where a proxy masks more, or did so under an older key.
-CREATE OR REPLACE FUNCTION secretproxy.stored_names(OUT owner uuid, OUT name text, OUT masks text[]) RETURNS SETOF record
+CREATE OR REPLACE FUNCTION secretproxy.stored_names(OUT owner pg_catalog.uuid, OUT name pg_catalog.text, OUT masks pg_catalog.text[]) RETURNS SETOF pg_catalog.record
 LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
