@@ -255,13 +255,15 @@ class ClientSide(Side):
         self._client_goes_on()
 
     def _client_goes_on(self) -> None:
-        """What waited has gone on: the client is read from again, first what it had sent meanwhile."""
+        """What waited has gone on: first what the client had sent meanwhile, then the client is read from again. Not before: it
+        would send more in each turn of the event loop than is looked at in one."""
         if self._over:
             return
-        self.set_busy(False)
+        self.busy = False
         self.from_client(b"")
         while self.backlog and not self.busy:
             self.from_client(self.backlog.popleft())
+        self._read_or_not()
         if self.ended and not self.busy and self.backend is not None:
             self.backend.write_eof()
 
