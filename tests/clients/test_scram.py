@@ -576,17 +576,22 @@ class Impostor(threading.Thread):
 
     def run(self) -> None:
         with contextlib.suppress(OSError):
-            sock, _ = self.listener.accept()
-            with sock:
-                sock.recv(4096)
-                sock.sendall(message(b"R", b"\0\0\0\nSCRAM-SHA-256\0\0"))
-                first = sock.recv(4096)
-                nonce = first[first.index(b"r=") + 2 :]
-                challenge = b"r=" + nonce + b"abc,s=" + self.salt.encode() + b",i=" + self.iterations.encode()
-                sock.sendall(message(b"R", b"\0\0\0\x0b" + challenge))
-                self.got = sock.recv(4096)
-                sock.sendall(message(b"R", b"\0\0\0\x0cv=" + b"A" * 43 + b"=") + message(b"R", b"\0\0\0\0") + message(b"Z", b"I"))
-                sock.recv(4096)
+            while True:
+                sock, _ = self.listener.accept()
+                with sock, contextlib.suppress(OSError):
+                    self.log_in(sock)
+
+    def log_in(self, sock: socket.socket) -> None:
+        sock.recv(4096)
+        sock.sendall(message(b"R", b"\0\0\0\nSCRAM-SHA-256\0\0"))
+        _, found, nonce = sock.recv(4096).partition(b"r=")
+        if not found:
+            return  # whoever only looks whether a server answers
+        challenge = b"r=" + nonce + b"abc,s=" + self.salt.encode() + b",i=" + self.iterations.encode()
+        sock.sendall(message(b"R", b"\0\0\0\x0b" + challenge))
+        self.got = sock.recv(4096)
+        sock.sendall(message(b"R", b"\0\0\0\x0cv=" + b"A" * 43 + b"=") + message(b"R", b"\0\0\0\0") + message(b"Z", b"I"))
+        sock.recv(4096)
 
 
 def test_a_server_that_does_not_know_the_user_is_not_given_the_session(site: Site, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -165,15 +166,16 @@ def test_one_session_too_many(postgres: Backend, tmp_path: Path) -> None:
         proxy.stop()
 
 
-def serve_once(answer: bytes) -> int:
-    """A server that gives one connection an answer and hangs up."""
+def serve(answer: bytes) -> int:
+    """A server that gives each connection an answer and hangs up: the proxy looks at its backends by itself, too."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def run() -> None:
-        connection, _ = listener.accept()
-        with connection, listener:
-            connection.recv(1000)
-            connection.sendall(answer)
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1000)
+                connection.sendall(answer)
 
     threading.Thread(target=run, daemon=True).start()
     return int(listener.getsockname()[1])
@@ -184,7 +186,7 @@ def serve_once(answer: bytes) -> int:
     [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak"), (b"\0" * 20, "does not speak"), (b"", "without an answer")],
 )
 def test_a_backend_that_is_none(postgres: Backend, tmp_path: Path, answer: bytes, words: str) -> None:
-    proxy = Proxy(tmp_path, f"127.0.0.1:{serve_once(answer)}", postgres.dsn("journal"), postgres.key_file).start()
+    proxy = Proxy(tmp_path, f"127.0.0.1:{serve(answer)}", postgres.dsn("journal"), postgres.key_file).start()
     try:
         state, text = fatal(Raw(proxy).send(startup(user="app_user")).everything())
         assert state in ("08P01", "08006") and words in text and "backend.hosts" in text
