@@ -250,6 +250,11 @@ class AuditSettings(Section):
         None,
         description="Database of the access log, as a member of secretproxy_writer; unset: the backend, as PG* say",
     )
+    review_dsn: SecretStr | None = Field(
+        None,
+        description="The same database, as a member of secretproxy_auditor: what `audit`, `doctor` and `verify` read where --dsn is not "
+        "given; unset: as PG* say. `verify` needs a superuser or who installed, `audit retention` the log's owner, by --dsn or PG*",
+    )
     on_outage: Literal["refuse", "spool"] = Field(
         "refuse",
         description="While the log cannot be written: refuse secret calls, or spool events to a local file",
@@ -389,6 +394,16 @@ def config_file(config: Path | None) -> Path | None:
     if named:
         return Path(named)
     return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def review_database(dsn: str | None, config: Path | None) -> str | None:
+    """The database that a command looks at: --dsn, then audit.review_dsn; None: as the PG* variables say. Raises ConfigError."""
+    if dsn is not None and config is None:
+        return dsn
+    found = load_settings(config).audit.review_dsn
+    if dsn is not None or found is None:
+        return dsn
+    return found.get_secret_value()
 
 
 def load_settings(config: Path | None = None) -> Settings:

@@ -150,7 +150,7 @@ async def prepare(connection: Any) -> None:
 def explained(error: Exception) -> ConfigError:
     """What to do about a failed question, without the server's DETAIL."""
     if isinstance(error, ConnectError):
-        return ConfigError(f"{error}; name the log's database with --dsn or the PG* variables")
+        return ConfigError(f"{error}; name the log's database with --dsn, audit.review_dsn or the PG* variables")
     state = getattr(error, "sqlstate", None)
     if state == "42501":
         return ConfigError("this login may not read the log: make it a member of secretproxy_auditor, or give another with --dsn")
@@ -160,4 +160,6 @@ def explained(error: Exception) -> ConfigError:
         )
     if isinstance(error, asyncpg.PostgresError):
         return ConfigError(f"the database refused: {describe(error)}; see --dsn")
-    return ConfigError(f"the connection broke ({describe(error)}): name the log's database with --dsn or the PG* variables")
+    return ConfigError(
+        f"the connection broke ({describe(error)}): name the log's database with --dsn, audit.review_dsn or the PG* variables"
+    )

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.config import ConfigError, config_file, load_settings
+from secretproxy.config import ConfigError, config_file, load_settings, review_database
 
 
 def doctor(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
-    dsn: str | None = typer.Option(None, "--dsn", metavar="DSN", help="Database, as a superuser; default: the PG* variables."),
+    dsn: str | None = typer.Option(
+        None, "--dsn", metavar="DSN", help="Database, as a superuser; default: audit.review_dsn, then PG*."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Look for what would leak a value or hide a call.
@@ -28,7 +30,7 @@ def doctor(
 
     settings = load_settings(config)
     try:
-        found = asyncio.run(examine(dsn, settings, config_file(config)))
+        found = asyncio.run(examine(review_database(dsn, config), settings, config_file(config)))
     except InstallError as error:
         raise ConfigError(str(error)) from None
     grave = {finding.severity for finding in found}

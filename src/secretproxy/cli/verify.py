@@ -8,13 +8,13 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.config import ConfigError, load_settings
+from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def verify(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     dsn: str | None = typer.Option(
-        None, "--dsn", metavar="DSN", help="Database, as a superuser or as who installed; default: the PG* variables."
+        None, "--dsn", metavar="DSN", help="Database, as a superuser or as who installed; default: audit.review_dsn, then PG*."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -24,7 +24,7 @@ def verify(
 
     settings = load_settings(config)
     try:
-        findings = asyncio.run(run(dsn, settings.testimony.key_file))
+        findings = asyncio.run(run(review_database(dsn, config), settings.testimony.key_file))
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
     if as_json:

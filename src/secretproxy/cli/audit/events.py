@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -10,6 +11,7 @@ from secretproxy.cli.audit.listing import COLUMNS, IN_A_TERMINAL, Listing, chose
 from secretproxy.cli.audit.options import (
     APPLICATION,
     CLIENT,
+    CONFIG,
     CSV,
     DSN,
     FUNCTION,
@@ -25,7 +27,7 @@ from secretproxy.cli.audit.options import (
     run,
 )
 from secretproxy.cli.audit.showing import Column, safe, say_more, tell_more, tell_place, writer_to
-from secretproxy.config import ConfigError
+from secretproxy.config import ConfigError, review_database
 
 KINDS = ("definition", "table", "refusal", "forgery", "direct")
 EVENT_COLUMNS = COLUMNS | {
@@ -42,7 +44,7 @@ def events(
     since: str | None = SINCE, until: str | None = UNTIL, user: str | None = USER, function: str | None = FUNCTION,
     client: str | None = CLIENT, application: str | None = APPLICATION, session: str | None = SESSION, limit: int | None = LIMIT,
     columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help="As of `audit list`, and event."),
-    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN,
+    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """List forgeries, refusals, direct use of the secrets table, definitions over secret functions."""
     from secretproxy.audit import filters, review
@@ -58,8 +60,10 @@ def events(
     most = limit_of(limit, IN_A_TERMINAL, machine)
     table = Listing(names, EVENT_COLUMNS, () if columns else SPARE)
 
+    database = review_database(dsn, config)
+
     async def work() -> None:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         try:
             found = await review.resolved(connection, wanted)
             if machine:

@@ -26,7 +26,7 @@ from secretproxy.cli.audit.options import (
     run,
 )
 from secretproxy.cli.audit.showing import record_of, writer_to
-from secretproxy.config import ConfigError, load_settings
+from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def export(
@@ -61,6 +61,7 @@ def export(
              "client": client, "session": session}  # fmt: skip
     wanted.conditions()
     filters = {name: str(getattr(wanted, name)) for name, value in given.items() if value is not None}
+    database = review_database(dsn, config)
     key_file = load_settings(config).audit.checkpoint_key_file
     signer = Signer(key_file) if key_file is not None and key_file.exists() else None
     place = manifest or (exports.manifest_file(output) if str(output) != "-" else None)
@@ -74,7 +75,7 @@ def export(
             yield row
 
     async def work() -> None:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         try:
             rows = tallied(review.rows(connection, wanted))
             if form == "parquet":

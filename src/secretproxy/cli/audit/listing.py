@@ -12,6 +12,7 @@ import typer
 from secretproxy.cli.audit.options import (
     APPLICATION,
     CLIENT,
+    CONFIG,
     CSV,
     DSN,
     FUNCTION,
@@ -49,7 +50,7 @@ from secretproxy.cli.audit.showing import (
     writer_to,
     zone,
 )
-from secretproxy.config import ConfigError
+from secretproxy.config import ConfigError, review_database
 
 IN_A_TERMINAL = 100
 COLUMNS = {
@@ -162,7 +163,7 @@ def list_(
     columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=f"Of: at, {', '.join(COLUMNS)}."),
     as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW,
     spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool, instead of what is in the log."),
-    dsn: str | None = DSN,
+    dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
     from secretproxy.audit import review, spooled
@@ -178,8 +179,10 @@ def list_(
     most = limit_of(limit, IN_A_TERMINAL, machine)
     table = Listing(names, COLUMNS, () if columns else SPARE)
 
+    database = None if spool is not None else review_database(dsn, config)
+
     async def work() -> None:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         try:
             found = await review.resolved(connection, wanted)
             if machine:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import typer
 
 DSN = typer.Option(
-    None, "--dsn", metavar="DSN", help="Log's database, as a member of secretproxy_auditor; default: the PG* variables."
+    None, "--dsn", metavar="DSN", help="Log's database, as a member of secretproxy_auditor; default: audit.review_dsn, then PG*."
 )
 JSON = typer.Option(False, "--json", help="Print JSON.")
 JSON_LINES = typer.Option(False, "--json", help="Print JSON, a line each.")

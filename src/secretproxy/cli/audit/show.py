@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import DSN, JSON_LINES, run
+from secretproxy.cli.audit.options import CONFIG, DSN, JSON_LINES, run
 from secretproxy.cli.audit.showing import console_of, in_full, names_of, record_of, safe, tell_place, zone
+from secretproxy.config import review_database
 
 
 def show(
     session: str = typer.Argument(..., metavar="SESSION", help="Session id, or a beginning that only one session has."),
     dsn: str | None = DSN,
+    config: Path | None = CONFIG,
     as_json: bool = JSON_LINES,
 ) -> None:
     """Show one session's story."""
@@ -35,8 +38,10 @@ def show(
             console.print(f"{name:<12} {text}", soft_wrap=True)
         console.print()
 
+    database = review_database(dsn, config)
+
     async def work() -> int:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         count = 0
         try:
             wanted = await review.whole_uuid(connection, "session_id", "SESSION", session)

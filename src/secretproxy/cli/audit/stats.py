@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from secretproxy.cli.audit.options import (
     APPLICATION,
     CLIENT,
+    CONFIG,
     DSN,
     FUNCTION,
     JSON,
@@ -30,6 +32,7 @@ from secretproxy.cli.audit.options import (
     run,
 )
 from secretproxy.cli.audit.showing import Column, Layout, console_of, in_full, names_of, plain, print_line, safe, tell_place, zone
+from secretproxy.config import review_database
 
 IN_A_TERMINAL = 10
 BAR = 20
@@ -42,7 +45,7 @@ def stats(
     session: str | None = SESSION, limit: int | None = LINES,
     evening: int = typer.Option(22, "--evening", min=0, max=24, help="Hour from which a read is unusual."),
     morning: int = typer.Option(6, "--morning", min=0, max=24, help="Hour until which a read is unusual."),
-    as_json: bool = JSON, dsn: str | None = DSN,
+    as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
     from secretproxy.audit import counting, review
@@ -59,8 +62,10 @@ def stats(
         "many_verifies": "five or more verifies of a secret in a row",
     }  # fmt: skip
 
+    database = review_database(dsn, config)
+
     async def work() -> None:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         try:
             with _Progress() as progress:
                 answers = await counting.stats(
@@ -91,7 +96,7 @@ def bursts(
     application: str | None = APPLICATION, session: str | None = SESSION,
     window: str = typer.Option("10m", "--window", metavar="TIME", help="Length of time that is looked at: 30s, 10m, 2h."),
     at_least: int = typer.Option(20, "--at-least", min=2, help="Different secrets that make a burst."),
-    limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN,
+    limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Find where a login used many different secrets in a short time."""
     from secretproxy.audit import counting, filters, review
@@ -103,8 +108,10 @@ def bursts(
     length = filters.duration("--window", window)
     most = limit_of(limit, IN_A_TERMINAL, as_json)
 
+    database = review_database(dsn, config)
+
     async def work() -> None:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         try:
             with _Progress() as progress:
                 progress("secrets by login and time")
@@ -134,7 +141,7 @@ def compare(
     user: str | None = USER,
     with_user: str | None = typer.Option(None, "--with-user", metavar="NAME", help="The other login."),
     owner: str | None = OWNER, secret: str | None = SECRET, operation: str | None = OPERATION, client: str | None = CLIENT,
-    limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN,
+    limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Compare the accesses of two spans, applications or logins."""
     from secretproxy.audit import counting, review
@@ -151,8 +158,10 @@ def compare(
     )  # fmt: skip
     most = limit_of(limit, IN_A_TERMINAL, as_json)
 
+    database = review_database(dsn, config)
+
     async def work() -> None:
-        connection = await review.connect(dsn)
+        connection = await review.connect(database)
         try:
             with _Progress() as progress:
                 progress("accesses of both")

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,6 +15,7 @@ import typer
 from secretproxy.cli.audit.options import (
     APPLICATION,
     CLIENT,
+    CONFIG,
     DSN,
     FUNCTION,
     JSON_LINES,
@@ -28,7 +30,7 @@ from secretproxy.cli.audit.options import (
     run,
 )
 from secretproxy.cli.audit.showing import how_ended, in_full, names_of, origin, record_of, safe, tell_place, who, zone
-from secretproxy.config import ConfigError
+from secretproxy.config import ConfigError, review_database
 
 
 def tail(
@@ -39,7 +41,7 @@ def tail(
         2.0, "--wait", metavar="SECONDS", min=0.0,
         help="How long an access that has not ended is waited for before it is shown as running; it is shown again when it has ended.",
     ),
-    as_json: bool = JSON_LINES, dsn: str | None = DSN,
+    as_json: bool = JSON_LINES, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Follow accesses as they happen."""
     from secretproxy.audit import review
@@ -51,6 +53,8 @@ def tail(
         client=client, application=application, session=session,
     )  # fmt: skip
 
+    database = review_database(dsn, config)
+
     async def work() -> None:
         import asyncpg
 
@@ -60,7 +64,7 @@ def tail(
         first = True
         while True:
             try:
-                connection = await review.connect(dsn)
+                connection = await review.connect(database)
             except ConfigError:
                 if first:
                     raise

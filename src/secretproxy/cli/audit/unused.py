@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import typer
 
-from secretproxy.cli.audit.options import CSV, DSN, JSON_LINES, RAW, limit_of, run
+from secretproxy.cli.audit.options import CONFIG, CSV, DSN, JSON_LINES, RAW, limit_of, run
 from secretproxy.cli.audit.showing import (
     Column,
     Layout,
@@ -20,7 +21,7 @@ from secretproxy.cli.audit.showing import (
     writer_to,
     zone,
 )
-from secretproxy.config import ConfigError
+from secretproxy.config import ConfigError, review_database
 
 IN_A_TERMINAL = 100
 
@@ -34,7 +35,7 @@ def unused(
     limit: int | None = typer.Option(
         None, "--limit", "-n", min=0, help="The so many that are longest unused; 0: all. Default: 100 in a terminal, all elsewhere."
     ),
-    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN,
+    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """List stored secrets that nobody has used for some time, longest unused first; names, never values."""
     from secretproxy.audit import review
@@ -48,8 +49,10 @@ def unused(
     before = datetime.now(UTC) - timedelta(days=days)
     uses = READS if reads else USES
 
+    database = review_database(dsn, config)
+
     async def work() -> None:
-        log = await review.connect(dsn)
+        log = await review.connect(database)
         secrets = log
         try:
             if secrets_dsn is not None:

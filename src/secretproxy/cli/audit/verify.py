@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit.options import ACCEPT_UNSIGNED, CHECKPOINTS, CONFIG, DSN, JSON, PUBLIC_KEY, kept_outside, run
-from secretproxy.config import ConfigError, load_settings
+from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def verify(
@@ -62,7 +62,7 @@ def verify(
             task = bar.add_task("rows", total=None)
             report = run(
                 verifying.verify_database(
-                    dsn,
+                    review_database(dsn, config),
                     outside,
                     key,
                     lambda done, total: bar.update(task, completed=done, total=total and max(done, total)),

@@ -32,6 +32,7 @@ def _readable_by_others(path: Path) -> bool:
 def _dsns(settings: Settings) -> dict[str, SecretStr | None]:
     return {
         "audit.dsn": settings.audit.dsn,
+        "audit.review_dsn": settings.audit.review_dsn,
         "auth.lookup_dsn": settings.auth.lookup_dsn,
         "backend.monitor_dsn": settings.backend.monitor_dsn,
     }
