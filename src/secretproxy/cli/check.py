@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -18,7 +17,7 @@ def check(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Check settings, keys, backend and access log."""
+    """Check settings, keys, backend and access log; rows are written to the log and rolled back."""
     settings = load_settings(config)
     # What is tried says a word in the log; standard output has the results alone.
     logs.configure(settings.log, sys.stderr)
@@ -32,6 +31,7 @@ def check(
 
 
 async def _results(settings: Settings) -> list[tuple[str, str | None]]:
+    from secretproxy.proxy.own import trouble_with_log
     from secretproxy.proxy.server import check_usable, read_keys
 
     results: list[tuple[str, str | None]] = []
@@ -51,7 +51,7 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
         results.append(("auth", await _users(settings)))
     if settings.auth.mode == "passthrough" and settings.backend.target_session_attrs != "any":
         results.append(("backend.target_session_attrs", await _kinds(settings)))
-    results.append(("audit.dsn", await _log(settings, keys)))
+    results.append(("audit.dsn", await trouble_with_log(settings, keys)))
     return results
 
 
@@ -104,21 +104,4 @@ async def _kinds(settings: Settings) -> str | None:
         return str(error)
     finally:
         await hosts.stop()
-    return None
-
-
-async def _log(settings: Settings, keys: dict[int, bytes]) -> str | None:
-    from secretproxy.audit.trouble import describe
-    from secretproxy.proxy.own import connect_log
-
-    try:
-        connection: Any = await connect_log(settings)
-    except Exception as error:
-        return describe(error)
-    try:
-        await connection.execute("SELECT secretproxy.access_log_partitions()")
-    except Exception as error:
-        return describe(error)
-    finally:
-        connection.terminate()
     return None

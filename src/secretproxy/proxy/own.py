@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import ipaddress
+import time
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
+import asyncpg
+
+from secretproxy.audit.beside import PARTITIONS
+from secretproxy.audit.durable import NotTakenError
+from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines, NameMask
+from secretproxy.audit.trouble import describe
+from secretproxy.audit.unwritable import milliseconds
 from secretproxy.config import Settings
 from secretproxy.connections import Place, connect
+from secretproxy.session.events import Event, EventKind, Identity
 
-__all__ = ["connect_log", "log_places"]
+__all__ = ["connect_log", "log_places", "trouble_with_log"]
+
+# What the statements of a trial say that is not said by their SQLSTATE alone.
+_TRIAL = {
+    "42501": "secretproxy_writer may not do this, or code on the table may not: run `secretproxy install --again` as a superuser",
+    "25006": "the database is read-only: audit.dsn names a standby, or a server that takes no writes",
+    "P0001": "a trigger on secretproxy.access_log raises an error",
+    "57014": "the server did not take the row in time (audit.timeout), or somebody cancelled it",
+    "55P03": "somebody holds a lock on secretproxy.access_log",
+}
 
 
 def log_places(settings: Settings) -> list[Place] | None:
@@ -36,3 +57,79 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
         connection.terminate()
         raise
     return connection
+
+
+async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | None:
+    """What keeps the journal from writing the log, None where nothing does: a row of each kind is written as the journal would, and rolled back."""
+    try:
+        connection = await connect_log(settings, "secretproxy check")
+    except Exception as error:
+        return describe(error)
+    try:
+        limits = settings.limits
+        mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)] if keys else bytes(32))
+        mask.stored_in(connection.get_settings().server_encoding)
+        await connection.execute(f"SET statement_timeout = {milliseconds(settings.audit.timeout)}")
+        try:
+            await connection.execute(PARTITIONS)
+        except asyncpg.PostgresError as error:
+            return f"months of the log cannot be made: {_told(error)}"
+        try:
+            await _insert(connection, Lines(mask, uuid.uuid4()))
+        except asyncpg.PostgresError as error:
+            return f"a row cannot be written: {_told(error)}"
+    except Exception as error:
+        return describe(error)
+    finally:
+        connection.terminate()
+    return None
+
+
+def _told(error: asyncpg.PostgresError) -> str:
+    state = str(getattr(error, "sqlstate", None))
+    if state == "23514":
+        # A row that no partition takes is told of like one that a CHECK refuses, but for the constraint.
+        named = getattr(error, "constraint_name", None)
+        meaning = (
+            "a CHECK on secretproxy.access_log refuses it" if named else "secretproxy.access_log has no partition for this month"
+        )
+        return f"SQLSTATE {state} ({meaning}: run `secretproxy install --again`)"
+    return f"SQLSTATE {state} ({_TRIAL[state]})" if state in _TRIAL else describe(error)
+
+
+async def _insert(connection: Any, lines: Lines) -> None:
+    """Writes rows by both statements of the journal. Raises NotTakenError, asyncpg's errors."""
+    at = time.time_ns() // 1000
+    group = [lines.add(event, at, 0.001 if event.event == "outcome" else None) for event in _events()]
+    plain = [line.plain() for line in group]
+    await connection.execute("BEGIN")
+    # What is checked at the end of a transaction would be left out by its end.
+    await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    insert = await connection.prepare(INSERT)
+    await insert.fetch(b"\n".join([line for line in plain if line is not None]).decode())
+    taken = int(insert.get_statusmsg().rpartition(" ")[2])
+    again = lines.add(next(_events()), at, None)
+    one = await connection.execute(INSERT_ONE, *again.fields())
+    await connection.execute("ROLLBACK")
+    if None in plain or taken != len(group) or not str(one).endswith(" 1"):
+        raise NotTakenError
+
+
+def _events() -> Iterator[Event]:
+    """A row of each kind, with something in each column."""
+    who = Identity(
+        uuid.uuid4(),
+        "secretproxy check",
+        "secretproxy check",
+        "secretproxy check",
+        ipaddress.ip_address("127.0.0.1"),
+        1,
+        tls=False,
+    )
+    kinds: tuple[EventKind, ...] = ("attempt", "call", "outcome", "definition", "table", "refusal", "forgery")
+    for kind in kinds:
+        yield Event(
+            kind, who, statement_no=1, function="encrypted_secrets.secrets_getter(uuid,text,text)", operation="read", owner_id=uuid.uuid4(),
+            secret_names=("secretproxy check",), encoding="pgp", via=("secretproxy check",), protocol="simple", role="secretproxy check",
+            accessed_by=uuid.uuid4(), outcome="ok" if kind == "outcome" else None, calls=1 if kind == "outcome" else None,
+        )  # fmt: skip
