@@ -400,7 +400,7 @@ class ClientSide(Side):
 
     def _end_by(self, violation: ProtocolViolation) -> None:
         """Nothing more of the backend's goes on."""
-        log.error("session ended", cause=str(violation), setting="backend.hosts")
+        log.error("session ended", session=self.session_id, cause=str(violation), setting="backend.hosts")
         self.fail(violation.sqlstate, str(violation), detail=violation.detail)
 
     def _alone(self, session: Session) -> bool:
