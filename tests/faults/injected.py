@@ -34,7 +34,7 @@ import asyncpg
 
 MODULES = (
     "secretproxy.proxy.own", "secretproxy.proxy.backend", "secretproxy.proxy.hosts", "secretproxy.proxy.cancel", "secretproxy.proxy.aftermath",
-    "secretproxy.proxy.users", "secretproxy.proxy.login", "secretproxy.proxy.tls", "secretproxy.audit.beside", "secretproxy.audit.journal",
+    "secretproxy.proxy.users", "secretproxy.proxy.login", "secretproxy.proxy.tls", "secretproxy.audit.housekeeping", "secretproxy.audit.journal",
     "secretproxy.proxy.sides", "secretproxy.proxy.relay", "secretproxy.proxy.startup", "secretproxy.proxy.server",
 )  # fmt: skip
 CALLS = {

@@ -167,8 +167,8 @@ async def test_a_checkpoint_is_signed_again_until_the_standby_has_it(site: tuple
     async with without_its_standby(backend) as admin:
         # Whatever is signed now waits, and is cancelled.
         before = kept.read_text()
-        journal._beside._signed = 0
-        journal._beside._news.set()
+        journal._housekeeping._signed = 0
+        journal._housekeeping._news.set()
         query = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%checkpoints%'"
         for _ in range(2):
             async with asyncio.timeout(10):

@@ -21,9 +21,9 @@ from typing import Any
 import asyncpg
 import structlog
 
-from secretproxy.audit.beside import PARTITIONS, Beside, may_wait
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
+from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.rows import INSERT, INSERT_ONE, STATEMENT_NAMES, Line, Lines, NameMask
 from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.trouble import describe, told_to_end
@@ -110,7 +110,7 @@ class Journal:
         self._closing = False
         self._first_try = asyncio.Event()
         self._dropped = 0
-        self._beside = Beside(
+        self._housekeeping = Housekeeping(
             connect,
             self.instance,
             timeout=timeout,
@@ -158,7 +158,7 @@ class Journal:
         self._task = asyncio.create_task(self._run(), name="journal")
         if self._spool is not None:
             self._spilling = asyncio.create_task(self._spill_as_wanted(self._spool), name="spool")
-        self._beside.start()
+        self._housekeeping.start()
         await self._first_try.wait()
 
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
@@ -279,7 +279,7 @@ class Journal:
         except asyncpg.PostgresError as error:
             if not may_wait(error):
                 raise
-            self._beside.partitions_failed()
+            self._housekeeping.partitions_failed()
         await asyncio.wait_for(self._connection.execute(PROOF), self._timeout)
         if self._spool is not None:
             # What must be written meanwhile is spooled: nobody waits for the end of this.
@@ -325,7 +325,7 @@ class Journal:
         if self._one_row.unanswered and last.seq >= self._unsure:
             self._one_row.unanswered.clear()
         self._done(last.seq)
-        self._beside.wrote(last.seq, last.row_hash)
+        self._housekeeping.wrote(last.seq, last.row_hash)
 
     def _cut(self, rows: deque[Line], instance: uuid.UUID) -> list[Line]:
         """The rows at the front that are written together."""
@@ -500,7 +500,7 @@ class Journal:
                 with path.open("rb") as file:
                     last, before = await self._replay(read(file, size), before, left=False)
                 if last is not None:
-                    self._beside.wrote(last.seq, last.row_hash)
+                    self._housekeeping.wrote(last.seq, last.row_hash)
                 if before is None:
                     spool.drop(path)
                 else:
@@ -538,7 +538,7 @@ class Journal:
             for path in written:
                 path.unlink(missing_ok=True)
             if last is not None:
-                self._beside.replayed(last.instance, last.seq, last.row_hash)
+                self._housekeeping.replayed(last.instance, last.seq, last.row_hash)
 
     async def _replay(self, lines: Iterator[Line], before: bytes | None, *, left: bool) -> tuple[Line | None, bytes | None]:
         """Writes spooled rows; the unique key keeps out what the log has already.
@@ -643,5 +643,5 @@ class Journal:
                 await self._spilling
             self._spool_again = 0.0
             await self._spill_now(self._spool, closing=True)
-        await self._beside.close(timeout, ended=not self.backlog)
+        await self._housekeeping.close(timeout, ended=not self.backlog)
         return len(self._rows)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secretproxy.audit.beside import CHECKPOINT_INSERT
 from secretproxy.audit.checkpoints import BEFORE, RETENTION, Signer
 from secretproxy.audit.durable import Warnings
+from secretproxy.audit.housekeeping import CHECKPOINT_INSERT
 
 _BOUND = (
     "(pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), "

@@ -10,8 +10,8 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.beside import PARTITIONS
 from secretproxy.audit.durable import NotTakenError
+from secretproxy.audit.housekeeping import PARTITIONS
 from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines, NameMask
 from secretproxy.audit.trouble import describe
 from secretproxy.audit.unwritable import milliseconds

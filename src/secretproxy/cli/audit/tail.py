@@ -45,8 +45,8 @@ def tail(
 ) -> None:  # fmt: skip
     """Follow accesses as they happen."""
     from secretproxy.audit import review
-    from secretproxy.audit.beside import CHANNEL
     from secretproxy.audit.following import Endings, Follower
+    from secretproxy.audit.housekeeping import CHANNEL
 
     wanted = filtered(
         owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation, outcome=outcome,

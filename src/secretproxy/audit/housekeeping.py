@@ -1,6 +1,6 @@
-"""What goes on beside the journal, on a connection of its own, so that none of it can slow a write of the log or fail it.
+"""The journal's housekeeping, on a connection of its own: it cannot slow a write of the log or make one fail.
 
-Partitions made ahead, whoever follows the log told, checkpoints signed. All of it may fail for a time: it is said once and tried again.
+It makes partitions ahead, notifies followers of the log and signs checkpoints. Each may fail for a time: it says so once and tries again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ AGAIN = 1.0
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
-class Beside:
-    """Told by the journal how far the log is; never waited for by it, but at its end."""
+class Housekeeping:
+    """Takes from the journal how far the log is. The journal waits for it only when it closes."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Beside:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="beside the journal")
+        self._task = asyncio.create_task(self._run(), name="housekeeping of the journal")
 
     def wrote(self, seq: int, row_hash: bytes) -> None:
         """The log has everything up to this row."""
