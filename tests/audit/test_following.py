@@ -15,7 +15,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from secretproxy.audit.following import Follower
+from secretproxy.audit.follower import Follower
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.rows import STORED, Lines, NameMask
 from secretproxy.install import install
@@ -108,7 +108,7 @@ async def test_direct_calls_that_commit_late_and_out_of_order(postgres: Backend,
 async def test_what_is_remembered_of_direct_calls_goes_away(
     postgres: Backend, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secretproxy.audit.following._MARGIN", timedelta(0))
+    monkeypatch.setattr("secretproxy.audit.follower._MARGIN", timedelta(0))
     connection, follower = await followed(postgres.dsn("auditor", database))
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as sql:
         for number in range(50):

@@ -17,7 +17,7 @@ import pytest
 
 from secretproxy.audit import review
 from secretproxy.audit.filters import Filter
-from secretproxy.audit.following import Endings, Follower
+from secretproxy.audit.follower import Endings, Follower
 from tests.conftest import Backend
 from tests.support.proxy import Proxy
 

@@ -45,7 +45,7 @@ def tail(
 ) -> None:  # fmt: skip
     """Follow accesses as they happen."""
     from secretproxy.audit import review
-    from secretproxy.audit.following import Endings, Follower
+    from secretproxy.audit.follower import Endings, Follower
     from secretproxy.audit.housekeeping import CHANNEL
 
     wanted = filtered(
