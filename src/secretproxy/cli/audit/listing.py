@@ -166,7 +166,7 @@ def list_(
     dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
-    from secretproxy.audit import review, spooled
+    from secretproxy.audit import review, spool_review
 
     wanted = filtered(
         since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
@@ -208,7 +208,7 @@ def list_(
     if spool is None:
         run(work())
         return
-    all_of_it = spooled.accesses(spool, wanted, None)
+    all_of_it = spool_review.accesses(spool, wanted, None)
     waiting = all_of_it if most is None else all_of_it[-most:]
     if machine:
         write = writer_to(sys.stdout, as_csv, raw)
