@@ -20,7 +20,7 @@ import structlog
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
 from secretproxy.audit.durable import Warnings
-from secretproxy.audit.trouble import describe, told_to_end
+from secretproxy.audit.errors import describe, told_to_end
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
 PARTITIONS_EVERY, PARTITIONS_AGAIN = 6 * 3600.0, 60.0

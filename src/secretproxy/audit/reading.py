@@ -12,8 +12,8 @@ from typing import Any
 
 import asyncpg
 
+from secretproxy.audit.errors import describe
 from secretproxy.audit.intact import altered
-from secretproxy.audit.trouble import describe
 from secretproxy.config import ConfigError
 from secretproxy.connections import READING, ConnectError
 from secretproxy.connections import connect as service_connection
