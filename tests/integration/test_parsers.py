@@ -13,7 +13,7 @@ from tests.support.shapes import CALL, SHAPES
 from secretproxy.detect import Detector, Verdict
 from secretproxy.detect.detector import Allowance
 from secretproxy.detect.leads import SELECT, Lead, Leads, Named
-from secretproxy.detect.strings import EITHER, STANDARD
+from secretproxy.detect.string_literals import EITHER, STANDARD
 from secretproxy.detect.transfer import pack, unpack
 from secretproxy.proxy.parsers import Account, Parsers
 

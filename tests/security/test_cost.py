@@ -14,7 +14,7 @@ import pytest
 
 from secretproxy.detect import Detector
 from secretproxy.detect.detector import fingerprint
-from secretproxy.detect.strings import EITHER
+from secretproxy.detect.string_literals import EITHER
 from tests.support.shapes import SHAPES
 
 SIZES = (1024, 8192, 65536)

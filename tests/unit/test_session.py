@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secretproxy.detect.strings import STANDARD
+from secretproxy.detect.string_literals import STANDARD
 from secretproxy.session.session import Limits, Step
 from secretproxy.session.states import Phase
 from secretproxy.wire.errors import ProtocolViolation

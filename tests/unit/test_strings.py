@@ -8,7 +8,7 @@ import pglast.parser
 import pytest
 
 from secretproxy.detect import Detector
-from secretproxy.detect.strings import EITHER, ESCAPES, STANDARD, as_standard
+from secretproxy.detect.string_literals import EITHER, ESCAPES, STANDARD, as_standard
 from tests.unit.playbook import OWNER, Playbook, complete, parameter, query, ready
 
 CALL = f"encrypted_secrets.secrets_getter('{OWNER}', 'key')"

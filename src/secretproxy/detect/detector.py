@@ -20,7 +20,7 @@ from secretproxy.detect import tree
 from secretproxy.detect.calls import Call
 from secretproxy.detect.functions import NAMES
 from secretproxy.detect.leads import Leads
-from secretproxy.detect.strings import ESCAPES, STANDARD, as_standard
+from secretproxy.detect.string_literals import ESCAPES, STANDARD, as_standard
 from secretproxy.detect.verdict import HARMLESS, MOST_EXECUTES, Found, Verdict, defined, executed, once, union
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
@@ -173,7 +173,7 @@ class Detector:
     def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = (), strings: int = STANDARD) -> Verdict:
         """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's.
 
-        strings: how its string constants may be read, as strings.py has it.
+        strings: how its string constants may be read, as string_literals.py has it.
         """
         if not self.may_concern(text, remembered):
             return HARMLESS

@@ -24,7 +24,7 @@ from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
 from secretproxy.detect.graph import Body, Edge, Graph, Object
 from secretproxy.detect.leads import NO_LEADS, Leads
-from secretproxy.detect.strings import EITHER
+from secretproxy.detect.string_literals import EITHER
 from secretproxy.detect.tree import Monitored
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.proxy import catalog_sql

@@ -10,7 +10,7 @@ import uuid
 
 from secretproxy.detect import Call, ResolvedCall, Verdict
 from secretproxy.detect.arguments import NO_VALUES, Values
-from secretproxy.detect.strings import EITHER, ESCAPES, STANDARD
+from secretproxy.detect.string_literals import EITHER, ESCAPES, STANDARD
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.connection import MOST_TEXTS
 from secretproxy.session.encodings import encoded
