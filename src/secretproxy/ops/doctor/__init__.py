@@ -3,7 +3,7 @@
 It only reads. Each finding says what is so, why it matters, and the statement or setting that mends it.
 """
 
+from secretproxy.ops.doctor.checks import examine
 from secretproxy.ops.doctor.findings import SEVERITIES, Finding
-from secretproxy.ops.doctor.rounds import examine
 
 __all__ = ["SEVERITIES", "Finding", "examine"]

@@ -1,4 +1,4 @@
-"""All topics in order, over one connection."""
+"""Runs every check of the doctor in order, over one connection."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ async def examine(dsn: str | None, settings: Settings, config: Path | None) -> l
     missing: list[str] = []
     hidden: list[str] = []
     try:
-        for topic, look in _TOPICS.items():
+        for topic, check in _CHECKS.items():
             try:
                 async with connection.transaction(readonly=True):
-                    found += await look(connection)
+                    found += await check(connection)
             except (
                 asyncpg.UndefinedTableError,
                 asyncpg.UndefinedFunctionError,
@@ -58,7 +58,7 @@ async def _logging(connection: Any) -> list[Finding]:
     return logging.examine(await backend.settings(connection))
 
 
-_TOPICS: dict[str, Callable[[Any], Awaitable[list[Finding]]]] = {
+_CHECKS: dict[str, Callable[[Any], Awaitable[list[Finding]]]] = {
     "settings": _logging,
     "replication": backend.replication,
     "grants": privileges.grants,
