@@ -11,8 +11,8 @@ import pytest
 from tests.support.shapes import CALL, SHAPES
 
 from secretproxy.detect import Detector, Verdict
+from secretproxy.detect.dependencies import SELECT, Dependencies, Dependency, Named
 from secretproxy.detect.detector import Allowance
-from secretproxy.detect.leads import SELECT, Lead, Leads, Named
 from secretproxy.detect.string_literals import EITHER, STANDARD
 from secretproxy.detect.transfer import pack, unpack
 from secretproxy.proxy.parsers import Account, Parsers
@@ -54,8 +54,8 @@ def test_what_a_process_finds_is_what_the_detector_finds() -> None:
 
 
 def test_a_process_knows_what_the_catalog_says_and_what_it_says_later() -> None:
-    lead = Lead("encrypted_secrets.secrets_getter(uuid,text,text)", SELECT, ("v",))
-    leads = [Leads(number, relations={f"v{number}": (Named("public", (lead,)),)}) for number in (1, 2)]
+    lead = Dependency("encrypted_secrets.secrets_getter(uuid,text,text)", SELECT, ("v",))
+    leads = [Dependencies(number, relations={f"v{number}": (Named("public", (lead,)),)}) for number in (1, 2)]
     others = [Detector() for _ in range(20)]
 
     async def work(parsers: Parsers) -> list[int]:

@@ -18,8 +18,8 @@ import pglast.parser
 
 from secretproxy.detect import tree
 from secretproxy.detect.calls import Call
+from secretproxy.detect.dependencies import Dependencies
 from secretproxy.detect.functions import NAMES
-from secretproxy.detect.leads import Leads
 from secretproxy.detect.string_literals import ESCAPES, STANDARD, as_standard
 from secretproxy.detect.verdict import HARMLESS, MOST_EXECUTES, Found, Verdict, defined, executed, once, union
 
@@ -140,7 +140,7 @@ class Detector:
             return True
         if remembered and any(word in lowered for word in _NAMING) and any(name in lowered for name in remembered):
             return True
-        return self._led and (len(lowered) > _MOST_LOOKED or self.monitored.leads.may_concern(lowered))
+        return self._led and (len(lowered) > _MOST_LOOKED or self.monitored.dependencies.may_concern(lowered))
 
     def _has_needle(self, lowered: bytes) -> bool:
         for needle in self._needles:  # noqa: SIM110 (on the way of each text)
@@ -155,17 +155,17 @@ class Detector:
         lowered = text.lower()
         if self._has_needle(lowered) or any(word in lowered for word in _NAMING):
             return False
-        return not self.monitored.leads.may_concern(lowered)
+        return not self.monitored.dependencies.may_concern(lowered)
 
     def may_now(self, text: bytes) -> bool:
         """Whether the text may be analysed on the event loop at once."""
         work = weight(text)
         return work <= LIGHT and self.allowance.take(work)
 
-    def learn(self, leads: Leads) -> None:
+    def learn(self, dependencies: Dependencies) -> None:
         """Takes what the catalog says leads to a secret function; verdicts of before are forgotten."""
-        self.monitored = replace(self.monitored, leads=leads)
-        self._led = bool(leads)
+        self.monitored = replace(self.monitored, dependencies=dependencies)
+        self._led = bool(dependencies)
         self._cache.clear()
         self._cached_bytes = 0
         self._harmless.clear()
@@ -227,7 +227,7 @@ class Detector:
             return self._by_words(sql)
         if len(document) > _MOST_TREE:
             return self._by_words(sql)
-        if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.leads:
+        if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.dependencies:
             return HARMLESS
         found = Found()
         try:

@@ -1,7 +1,7 @@
 """From a database's catalog to what leads to a secret function, without reading the catalog itself.
 
 Whoever reads asks in rounds: `unexplored` are objects whose dependents are wanted (then `add_edges`), `words` are names
-that a function's body may hold (then `add_bodies`), until neither gives anything. `leads` is the result. So only what leads to
+that a function's body may hold (then `add_bodies`), until neither gives anything. `dependencies` is the result. So only what leads to
 a secret function is ever read, however large the database. Pure; may take its time, so it is run in a thread.
 """
 
@@ -16,8 +16,8 @@ import pglast.parser
 
 from secretproxy.detect import tree
 from secretproxy.detect.calls import Call
+from secretproxy.detect.dependencies import Dependencies, Dependency, Named, Names
 from secretproxy.detect.detector import weight
-from secretproxy.detect.leads import Lead, Leads, Named, Names
 from secretproxy.detect.verdict import Found, once
 
 # Of one database: objects that lead, ways that are kept of one object, steps on a way.
@@ -75,7 +75,7 @@ class Body:
 @dataclass(slots=True)
 class _Node:
     what: Object
-    ways: list[Lead] = field(default_factory=list)
+    ways: list[Dependency] = field(default_factory=list)
 
 
 class Graph:
@@ -89,7 +89,7 @@ class Graph:
         self._bodies: dict[Key, Body] = {}
         self._explored: set[Key] = set()
         self._searched: set[str] = set()
-        self._steps: deque[tuple[Key, Lead]] = deque()
+        self._steps: deque[tuple[Key, Dependency]] = deque()
         self.full = False
         for secret in secrets:
             self._secrets.add(secret.key)
@@ -124,27 +124,27 @@ class Graph:
         changed = True
         while changed and not self.full:
             changed = False
-            monitored = tree.Monitored(self._monitored.schemas, self._monitored.tables, self.leads(0))
+            monitored = tree.Monitored(self._monitored.schemas, self._monitored.tables, self.dependencies(0))
             for key, body in self._bodies.items():
                 for call in once(calls_of(body, monitored)):
-                    way = Lead(call.resolve().function, 0, (body.function.identity, *(call.via or ())))
+                    way = Dependency(call.resolve().function, 0, (body.function.identity, *(call.via or ())))
                     changed |= key not in self._secrets and self._arrive(body.function, way)
             self._spread()
 
-    def _ways(self, key: Key) -> list[Lead]:
+    def _ways(self, key: Key) -> list[Dependency]:
         node = self._nodes[key]
-        return [Lead(node.what.identity, 0, ())] if key in self._secrets else node.ways
+        return [Dependency(node.what.identity, 0, ())] if key in self._secrets else node.ways
 
-    def _along(self, edge: Edge, way: Lead) -> None:
+    def _along(self, edge: Edge, way: Dependency) -> None:
         if edge.needs and not way.uses & edge.needs:
             return
         uses = way.uses if edge.gives == SAME else edge.gives
         if edge.target.kind == "relation" and not uses:
             return
         step = edge.through if edge.through is not None else edge.target.identity
-        self._arrive(edge.target, Lead(way.signature, uses, (step, *way.path)))
+        self._arrive(edge.target, Dependency(way.signature, uses, (step, *way.path)))
 
-    def _arrive(self, target: Object, way: Lead) -> bool:
+    def _arrive(self, target: Object, way: Dependency) -> bool:
         """Takes a way to a secret function, unless the object is known to have one for all the same uses."""
         if target.key in self._secrets or len(way.path) > MOST_STEPS:
             return False
@@ -155,12 +155,12 @@ class Graph:
                 return False
             node = self._nodes[target.key] = _Node(target)
         known = 0
-        same = [lead for lead in node.ways if lead.signature == way.signature]
-        for lead in same:
-            known |= lead.uses
+        same = [dependency for dependency in node.ways if dependency.signature == way.signature]
+        for dependency in same:
+            known |= dependency.uses
         if (same and not way.uses & ~known) or len(node.ways) >= MOST_WAYS:
             return False
-        kept = Lead(way.signature, way.uses & ~known, way.path)
+        kept = Dependency(way.signature, way.uses & ~known, way.path)
         node.ways.append(kept)
         self._steps.append((target.key, kept))
         return True
@@ -171,14 +171,14 @@ class Graph:
             for edge in self._edges.get(key, ()):
                 self._along(edge, way)
 
-    def leads(self, version: int) -> Leads:
+    def dependencies(self, version: int) -> Dependencies:
         functions, relations, operators, types = map(self._named, NAMED)
-        events: dict[str, list[Lead]] = {}
+        events: dict[str, list[Dependency]] = {}
         for node in self._nodes.values():
             if node.what.kind == "event":
                 for command in node.what.commands:
                     events.setdefault(command, []).extend(node.ways)
-        return Leads(version, functions, relations, operators, types, {word: tuple(ways) for word, ways in events.items()})
+        return Dependencies(version, functions, relations, operators, types, {word: tuple(ways) for word, ways in events.items()})
 
     def _named(self, kind: str) -> Names:
         found: dict[str, list[Named]] = {}

@@ -13,11 +13,11 @@ from typing import Any
 
 import pglast.parser
 
-from secretproxy.detect import arguments, leads, plpgsql
+from secretproxy.detect import arguments, dependencies, plpgsql
 from secretproxy.detect.arguments import UNKNOWN, Argument
 from secretproxy.detect.calls import Call
+from secretproxy.detect.dependencies import NO_DEPENDENCIES, Dependencies
 from secretproxy.detect.functions import NAMES, overloads
-from secretproxy.detect.leads import NO_LEADS, Leads
 from secretproxy.detect.verdict import Found, SqlExecute, kept, once
 
 Node = dict[str, Any]
@@ -37,11 +37,12 @@ DEFINING = frozenset(
 _OVER_A_FUNCTION = frozenset({"CreateTrigStmt", "CreateEventTrigStmt", "DefineStmt", "CreateCastStmt", "CreateOpClassStmt"})
 # What a statement does with the relation that stands in its `relation`.
 _USES = {
-    "InsertStmt": leads.INSERT, "UpdateStmt": leads.UPDATE, "DeleteStmt": leads.DELETE, "MergeStmt": 0, "CopyStmt": leads.SELECT,
-    "RefreshMatViewStmt": leads.MAINTAIN, "ReindexStmt": leads.MAINTAIN, "ClusterStmt": leads.MAINTAIN,
-    "VacuumRelation": leads.MAINTAIN,
+    "InsertStmt": dependencies.INSERT, "UpdateStmt": dependencies.UPDATE, "DeleteStmt": dependencies.DELETE, "MergeStmt": 0,
+    "CopyStmt": dependencies.SELECT,
+    "RefreshMatViewStmt": dependencies.MAINTAIN, "ReindexStmt": dependencies.MAINTAIN, "ClusterStmt": dependencies.MAINTAIN,
+    "VacuumRelation": dependencies.MAINTAIN,
 }  # fmt: skip
-_MERGED = {"CMD_INSERT": leads.INSERT, "CMD_UPDATE": leads.UPDATE, "CMD_DELETE": leads.DELETE}
+_MERGED = {"CMD_INSERT": dependencies.INSERT, "CMD_UPDATE": dependencies.UPDATE, "CMD_DELETE": dependencies.DELETE}
 _COMMANDS = re.compile(
     r"(Create|Define|View|Index|Rule|Alter|Rename|Drop|Grant|Comment|SecLabel|Refresh|Reindex|Import|Composite)"
 )
@@ -68,7 +69,7 @@ class Monitored:
 
     schemas: tuple[str, ...]
     tables: tuple[tuple[str, str], ...]
-    leads: Leads = NO_LEADS
+    dependencies: Dependencies = NO_DEPENDENCIES
 
     def function(self, parts: list[str]) -> tuple[str, str] | None:
         """(schema, name) where a function's name, qualified or not, may be a secret function's."""
@@ -93,16 +94,16 @@ class Monitored:
         qualified = re.findall(rf'(?<![\w$])"?({schemas})"?\s*\.\s*"?([\w$]+)', body, re.IGNORECASE)
         calls = {(self.schemas[0], name.lower()) for name in found}
         calls |= {(schema.lower(), name.lower()) for schema, name in qualified}
-        return once([*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.leads.by_word(body)])
+        return once([*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.dependencies.by_word(body)])
 
 
 def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
     """Walks one top-level statement (`{"SelectStmt": {...}}`)."""
     for kind, body in statement.items():
-        if monitored.leads.events:
+        if monitored.dependencies.events:
             command = _COMMANDS.match(kind)
             if command is not None:
-                found.calls += monitored.leads.event(_WORDS.get(command[1], command[1].upper()))
+                found.calls += monitored.dependencies.event(_WORDS.get(command[1], command[1].upper()))
         if kind == "PrepareStmt":
             inner = Found(level=found.level)
             walk_statement(body.get("query", {}), monitored, inner)
@@ -146,7 +147,7 @@ def _define(kind: str, body: Node, monitored: Monitored, found: Found) -> None:
         if known is not None and kind != "CreateFunctionStmt":
             found.definitions.append(_signature(*known))
         elif kind in _OVER_A_FUNCTION:
-            found.definitions += [call.resolve().function for call in monitored.leads.function(parts, None)]
+            found.definitions += [call.resolve().function for call in monitored.dependencies.function(parts, None)]
     if kind == "CreateFunctionStmt":
         known = monitored.function(_strings(body.get("funcname", [])))
         if known is not None and len(body.get("funcname", [])) > 1:
@@ -176,7 +177,7 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             continue
         if not isinstance(item, dict):
             continue
-        if "withClause" in item and monitored.leads:
+        if "withClause" in item and monitored.dependencies:
             scope = _common_tables(item["withClause"], scope, pending)
         for kind, body in reversed(item.items()):
             if kind in ("FuncCall", "funccall") and isinstance(body, dict):
@@ -185,8 +186,8 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
                 table = monitored.table(body.get("schemaname"), body["relname"])
                 if table is not None:
                     found.tables.append(table)
-                if kind == "RangeVar" and monitored.leads:
-                    _relation(body, leads.SELECT, scope, monitored, found)
+                if kind == "RangeVar" and monitored.dependencies:
+                    _relation(body, dependencies.SELECT, scope, monitored, found)
                 continue
             elif kind == "DoStmt":
                 _do(body, monitored, found)
@@ -199,9 +200,9 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             elif kind in ("PrepareStmt", "DeclareCursorStmt"):
                 walk_statement({kind: body}, monitored, found)
                 continue
-            elif kind == "lockingClause" or (kind == "withClause" and monitored.leads):
+            elif kind == "lockingClause" or (kind == "withClause" and monitored.dependencies):
                 continue
-            elif monitored.leads and isinstance(body, dict | list):
+            elif monitored.dependencies and isinstance(body, dict | list):
                 _led(kind, body, monitored, found)
             if isinstance(body, dict | list):
                 pending.append((body, scope))
@@ -222,25 +223,25 @@ def _common_tables(clause: Node, scope: frozenset[str], pending: list[tuple[Any,
 def _relation(body: Node, uses: int, scope: frozenset[str], monitored: Monitored, found: Found) -> None:
     schema, name = body.get("schemaname"), body["relname"]
     if schema is not None or name not in scope:
-        found.calls += monitored.leads.relation([name] if schema is None else [schema, name], uses)
+        found.calls += monitored.dependencies.relation([name] if schema is None else [schema, name], uses)
 
 
 def _led(kind: str, body: Any, monitored: Monitored, found: Found) -> None:
     """What leads to a secret function from a node that is none itself: relations written to, operators, types, row.function."""
-    known = monitored.leads
+    known = monitored.dependencies
     if kind in _USES:
         uses = _USES[kind]
         if kind == "CopyStmt" and body.get("is_from"):
-            uses = leads.INSERT
+            uses = dependencies.INSERT
         elif kind == "InsertStmt" and body.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE":
-            uses |= leads.UPDATE
+            uses |= dependencies.UPDATE
         for clause in body.get("mergeWhenClauses", ()):
             uses |= _MERGED.get(clause.get("MergeWhenClause", {}).get("commandType"), 0)
         if "relname" in body.get("relation", {}):
             _relation(body["relation"], uses, _NOTHING, monitored, found)
     elif kind == "TruncateStmt":
         for relation in body.get("relations", ()):
-            _relation(relation["RangeVar"], leads.TRUNCATE, _NOTHING, monitored, found)
+            _relation(relation["RangeVar"], dependencies.TRUNCATE, _NOTHING, monitored, found)
     elif kind == "A_Expr":
         found.calls += known.operator(_strings(body.get("name", [])))
     elif kind in ("operName", "useOp"):
@@ -260,9 +261,9 @@ def _call(body: Node, monitored: Monitored, found: Found) -> None:
     parts = _strings(body.get("funcname", []))
     known = monitored.function(parts)
     if known is None:
-        if monitored.leads:
+        if monitored.dependencies:
             variadic = body.get("func_variadic") or body.get("agg_within_group")
-            found.calls += monitored.leads.function(parts, None if variadic else len(body.get("args", ())))
+            found.calls += monitored.dependencies.function(parts, None if variadic else len(body.get("args", ())))
         return
     positional: list[Argument] = []
     named: list[tuple[str, Argument]] = []
@@ -326,7 +327,7 @@ def walk_block(block: plpgsql.Block, monitored: Monitored, found: Found) -> None
         if not _text(query, monitored, inner, dynamic=dynamic):
             inner.calls += monitored.calls_by_word(query)
     for name in block.types:
-        inner.calls += monitored.leads.type(name)
+        inner.calls += monitored.dependencies.type(name)
     _merge(found, inner)
 
 

@@ -22,8 +22,8 @@ from secretproxy.config import Settings
 from secretproxy.connections import READING, ConnectError, Place, trouble
 from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
+from secretproxy.detect.dependencies import NO_DEPENDENCIES, Dependencies
 from secretproxy.detect.graph import Body, Edge, Graph, Object
-from secretproxy.detect.leads import NO_LEADS, Leads
 from secretproxy.detect.string_literals import EITHER
 from secretproxy.detect.tree import Monitored
 from secretproxy.detect.verdict import HARMLESS
@@ -73,7 +73,7 @@ class Watch:
         self.fingerprint: str | None = None
         self.read_at = 0.0
         self.version = 0
-        self.leads = NO_LEADS
+        self.dependencies = NO_DEPENDENCIES
         self.trouble: str | None = None
         # Whether the server says that there is no such database: it is not asked again until a session is let into one.
         self.gone = False
@@ -215,8 +215,8 @@ class Catalogs:
             log.info("catalog read", database=watch.database)
         if full:
             log.warning("more leads to secret functions than are kept", database=watch.database, kept=len(leads))
-        if not leads.same_as(watch.leads):
-            watch.version, watch.leads = leads.version, leads
+        if not leads.same_as(watch.dependencies):
+            watch.version, watch.dependencies = leads.version, leads
             watch.detector.learn(leads)
             log.debug("catalog says what leads to secret functions", database=watch.database, names=len(leads))
             for session in list(watch.sessions):
@@ -268,7 +268,7 @@ async def connect(settings: Settings, database: str, tls: Tls) -> Any:
     )
 
 
-async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Leads, bool]:
+async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dependencies, bool]:
     """What leads to a secret function in the database of a connection, and whether there is more than is kept."""
     secrets = [_object(row, "function") for row in await connection.fetch(catalog_sql.SECRETS, list(monitored.schemas))]
     graph = Graph(monitored, secrets)
@@ -300,7 +300,7 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Lea
                 if row["identity"] is not None and definitions.get(row["obj"]) is not None
             ]
             await asyncio.to_thread(graph.add_bodies, bodies)
-    return await asyncio.to_thread(graph.leads, version), graph.full
+    return await asyncio.to_thread(graph.dependencies, version), graph.full
 
 
 async def _definitions(connection: Any, part: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """What the catalog is asked: which objects depend on others, which functions' bodies hold a name, whether anything has changed.
 
 Reads pg_catalog alone, which every role may. The same for PostgreSQL 14 to 18. Bits of `needs` and `gives` are those of
-detect.leads; temporary objects are left out, as another session's names say nothing of this one's.
+detect.dependencies; temporary objects are left out, as another session's names say nothing of this one's.
 """
 
 import re

@@ -16,7 +16,7 @@ import sys
 from typing import BinaryIO
 
 from secretproxy.detect import Detector
-from secretproxy.detect.leads import Leads
+from secretproxy.detect.dependencies import Dependencies
 from secretproxy.detect.transfer import pack
 
 HEADER = struct.Struct("!I?")
@@ -59,9 +59,9 @@ def main() -> None:
             return
         kind, *rest = pickle.loads(requests.read(HEADER.unpack(header)[0]))  # noqa: S301 (the proxy wrote it)
         if kind == "learn":
-            number, schemas, tables, leads = rest
+            number, schemas, tables, dependencies = rest
             detector = detectors[number] = Detector(schemas, tables)
-            detector.learn(Leads(*leads))
+            detector.learn(Dependencies(*dependencies))
         elif kind == "forget":
             detectors.pop(rest[0], None)
         else:

@@ -160,7 +160,7 @@ class _Parser:
         monitored = detector.monitored
         if self._knows.get(detector.number) is monitored:
             return []
-        leads = monitored.leads
+        leads = monitored.dependencies
         known = (leads.version, leads.functions, leads.relations, leads.operators, leads.types, leads.events)
         tables = tuple(".".join(table) for table in monitored.tables)
         requests: list[tuple[Any, ...]] = [("learn", detector.number, monitored.schemas, tables, known)]

@@ -1,4 +1,4 @@
-"""What leads to a secret function without naming it: views, functions, tables, operators, types, as a text may name them.
+"""The objects that lead to a secret function without naming it: views, functions, tables, operators, types, as a text may name them.
 
 A snapshot of one database, made by graph.Graph and looked into by the walk over a statement. Names alone decide, as search_path
 and the types of expressions are not known here: an attempt may prove to be another object of that name, which `calls = 0` shows.
@@ -23,7 +23,7 @@ _SEARCHABLE = re.compile(r"[^\x00-\x20\"\x7f-\U0010ffff]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class Dependency:
     """One way to a secret function: its signature, what one must do with the relation (0: no relation), the objects between."""
 
     signature: str
@@ -36,7 +36,7 @@ class Named:
     """An object that leads: its schema, and of a function how many arguments it takes (`most` < 0: any number)."""
 
     schema: str
-    leads: tuple[Lead, ...]
+    dependencies: tuple[Dependency, ...]
     least: int = 0
     most: int = -1
     takes_row: bool = False
@@ -45,7 +45,7 @@ class Named:
 Names = dict[str, tuple[Named, ...]]
 
 
-class Leads:
+class Dependencies:
     """The objects of one database that lead to a secret function, by kind and name. `version` tells snapshots apart."""
 
     __slots__ = (
@@ -60,7 +60,7 @@ class Leads:
         relations: Names | None = None,
         operators: Names | None = None,
         types: Names | None = None,
-        events: dict[str, tuple[Lead, ...]] | None = None,
+        events: dict[str, tuple[Dependency, ...]] | None = None,
     ) -> None:
         self.version = version
         self.functions = functions or {}
@@ -70,7 +70,9 @@ class Leads:
         # By the first word of a command's tag.
         self.events = events or {}
         reads = [
-            name for name, found in self.relations.items() if any(lead.uses & SELECT for named in found for lead in named.leads)
+            name
+            for name, found in self.relations.items()
+            if any(dependency.uses & SELECT for named in found for dependency in named.dependencies)
         ]
         writes = [name for name in self.relations if name not in reads]
         self._many = len(self) > MANY or any(len(name) < 4 for name in (*self.functions, *self.types, *self.relations))
@@ -92,7 +94,7 @@ class Leads:
     def __len__(self) -> int:
         return sum(len(names) for names in (self.functions, self.relations, self.operators, self.types, self.events))
 
-    def same_as(self, other: Leads) -> bool:
+    def same_as(self, other: Dependencies) -> bool:
         """Whether both say the same, whatever their versions."""
         return all(
             getattr(self, name) == getattr(other, name) for name in ("functions", "relations", "operators", "types", "events")
@@ -117,22 +119,24 @@ class Leads:
             call
             for named in _fitting(self.functions, parts)
             if arguments is None or (named.least <= arguments and (named.most < 0 or arguments <= named.most))
-            for call in _calls(named.leads)
+            for call in _calls(named.dependencies)
         ]
 
     def attribute(self, name: str) -> list[Call]:
         """`row.name` may call a function that takes the row."""
-        return [call for named in self.functions.get(name, ()) if named.takes_row for call in _calls(named.leads)]
+        return [call for named in self.functions.get(name, ()) if named.takes_row for call in _calls(named.dependencies)]
 
     def relation(self, parts: Sequence[str], uses: int) -> list[Call]:
         found = _fitting(self.relations, parts)
-        return [call for named in found for call in _calls(lead for lead in named.leads if lead.uses & uses)]
+        return [
+            call for named in found for call in _calls(dependency for dependency in named.dependencies if dependency.uses & uses)
+        ]
 
     def operator(self, parts: Sequence[str]) -> list[Call]:
-        return [call for named in _fitting(self.operators, parts) for call in _calls(named.leads)]
+        return [call for named in _fitting(self.operators, parts) for call in _calls(named.dependencies)]
 
     def type(self, parts: Sequence[str]) -> list[Call]:
-        return [call for named in _fitting(self.types, parts) for call in _calls(named.leads)]
+        return [call for named in _fitting(self.types, parts) for call in _calls(named.dependencies)]
 
     def event(self, word: str) -> list[Call]:
         return list(_calls(self.events.get(word, ())))
@@ -145,14 +149,14 @@ class Leads:
             for name, found in self.functions.items()
             if name.lower() in words
             for named in found
-            for call in _calls(named.leads)
+            for call in _calls(named.dependencies)
         ]
 
 
-def _calls(leads: Iterable[Lead]) -> Iterable[Call]:
-    for lead in leads:
-        schema, _, name = lead.signature.partition("(")[0].rpartition(".")
-        yield Call(schema, name, opaque=True, signature=lead.signature, via=lead.path)
+def _calls(dependencies: Iterable[Dependency]) -> Iterable[Call]:
+    for dependency in dependencies:
+        schema, _, name = dependency.signature.partition("(")[0].rpartition(".")
+        yield Call(schema, name, opaque=True, signature=dependency.signature, via=dependency.path)
 
 
 def _fitting(names: Names, parts: Sequence[str]) -> list[Named]:
@@ -169,4 +173,4 @@ def _needle(name: str) -> bytes:
     return longest.encode() or name.lower().encode()
 
 
-NO_LEADS = Leads()
+NO_DEPENDENCIES = Dependencies()
