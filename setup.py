@@ -29,6 +29,7 @@ COMPILED = [
     "src/secretproxy/wire/framing.py",
     "src/secretproxy/wire/messages.py",
     "src/secretproxy/wire/redacted.py",
+    "src/secretproxy/wire/types.py",
     "src/secretproxy/audit/chain.py",
     "src/secretproxy/audit/rows.py",
     "src/secretproxy/detect/arguments.py",

@@ -25,6 +25,7 @@ from secretproxy.session.statements import (
 from secretproxy.session.states import Phase
 from secretproxy.session.testified import Testified
 from secretproxy.wire import messages
+from secretproxy.wire.types import BackendMessage, ErrorField, SqlState
 
 # How the tags begin of statements that may change what leads to a secret function, themselves or in what they run.
 _DEFINING = frozenset({b"CREA", b"ALTE", b"DROP", b"IMPO", b"DO", b"CALL"})
@@ -49,7 +50,7 @@ class Answers(Testified):
 
     def backend_plain(self) -> None:
         """Goes on as it came."""
-        if self._backend.kind != 0x41:
+        if self._backend.kind != BackendMessage.NOTIFICATION_RESPONSE:
             self._heard = True
             if self._head() == INJECTED:
                 self._drop()
@@ -85,7 +86,7 @@ class Answers(Testified):
             self._drop()
             return
         framer = self._backend
-        if framer.kind == 0x43 and framer.end - framer.start > 5:
+        if framer.kind == BackendMessage.COMMAND_COMPLETE and framer.end - framer.start > 5:
             tag = framer.buffer[framer.start + 5 : min(framer.end - 1, framer.start + 16)]
             if tag in (b"RESET", b"DISCARD ALL"):
                 self._token_lost = True
@@ -148,8 +149,8 @@ class Answers(Testified):
     def backend_error(self) -> None:
         framer = self._backend
         found = messages.fields(framer.buffer, framer.start, min(framer.end, len(framer.buffer)))
-        sqlstate = found.get(0x43, b"").decode("ascii", "replace")
-        severity = found.get(0x56, found.get(0x53, b""))
+        sqlstate = found.get(ErrorField.SQLSTATE, b"").decode("ascii", "replace")
+        severity = found.get(ErrorField.SEVERITY_NONLOCALIZED, found.get(ErrorField.SEVERITY, b""))
         fatal = severity in (b"FATAL", b"PANIC")
         if self.phase is Phase.GREETING:
             if fatal:
@@ -189,8 +190,8 @@ class Answers(Testified):
         self._skip(sqlstate)
 
     def _answer_refusal(self, refusal: Refusal, sqlstate: str) -> None:
-        if sqlstate == "25P02" or self.transaction_status == "E":
-            self._replace(messages.error_response("ERROR", "25P02", _ABORTED))
+        if sqlstate == SqlState.IN_FAILED_SQL_TRANSACTION or self.transaction_status == "E":
+            self._replace(messages.error_response("ERROR", SqlState.IN_FAILED_SQL_TRANSACTION, _ABORTED))
         else:
             self._replace(messages.error_response("ERROR", refusal.sqlstate, refusal.text, hint=refusal.hint))
 

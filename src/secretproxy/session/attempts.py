@@ -20,20 +20,21 @@ from secretproxy.session.statements import Refusal, Running, Tally, resolve
 from secretproxy.session.step import Held, Step
 from secretproxy.session.weights import in_bytes, lightened, lightened_call, name_bytes, size, without_names
 from secretproxy.wire import messages
+from secretproxy.wire.types import FrontendMessage, SqlState
 
 # The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
 # backend. What follows is new each time, so that no client can have made one of that name. Together at most 63 bytes.
 _REFUSED_NAME = "secretproxy refuses this secret call"
 _REFUSED = "call of a secret function refused: the access log cannot be written"
 _REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
-_LOG_REFUSES = Refusal("58030", _REFUSED, _REFUSED_HINT)
+_LOG_REFUSES = Refusal(SqlState.IO_ERROR, _REFUSED, _REFUSED_HINT)
 TOO_LONG = Refusal(
-    "54000",
+    SqlState.PROGRAM_LIMIT_EXCEEDED,
     "statement refused: it is too long to be looked into for calls of secret functions (limits.max_statement_memory)",
     "See limits.large_statements of secretproxy.",
 )
 TOO_MANY = Refusal(
-    "54000",
+    SqlState.PROGRAM_LIMIT_EXCEEDED,
     "too many prepared statements, portals or cursors with calls of secret functions (limits.max_prepared)",
     "Close or DEALLOCATE those that are done with.",
 )
@@ -146,7 +147,7 @@ class Attempts(Memory):
         """The message is replaced by one that fails in the backend, at once; what is still to come of it is swallowed."""
         framer = self._client
         step = self._stepped()
-        simple = framer.kind == 0x51
+        simple = framer.kind == FrontendMessage.QUERY
         running = Running("simple" if simple else "extended", HARMLESS)
         running.refused = refusal
         self._let_on(framer.buffer[self._kept_from : framer.start] + _failing(simple))
@@ -180,12 +181,12 @@ class Attempts(Memory):
             for call in running.attempts:
                 event = self._about(running, "refusal", call)
                 event.outcome = "refused"
-                event.sqlstate = "58030"
+                event.sqlstate = SqlState.IO_ERROR
                 events.append(event)
             if not running.attempts:
                 event = self._event(running, "refusal")
                 event.outcome = "refused"
-                event.sqlstate = "58030"
+                event.sqlstate = SqlState.IO_ERROR
                 event.via = running.verdict.tables or None
                 events.append(event)
         return b"".join(out), events

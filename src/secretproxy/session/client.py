@@ -29,12 +29,18 @@ from secretproxy.session.states import Phase
 from secretproxy.session.weights import size
 from secretproxy.wire import messages
 from secretproxy.wire.errors import Unreadable
+from secretproxy.wire.types import FrontendMessage
 
 # Longer names are the same to PostgreSQL where these bytes are (NAMEDATALEN, src/include/pg_config_manual.h; string_hash()).
 _NAME_BYTES = 63
 
 _UNKNOWN = Prepared(HARMLESS, None)
-_UNREADABLE = {0x50: PARSE, 0x42: BIND, 0x44: DESCRIBE, 0x43: CLOSE}
+_UNREADABLE = {
+    FrontendMessage.PARSE: PARSE,
+    FrontendMessage.BIND: BIND,
+    FrontendMessage.DESCRIBE: DESCRIBE,
+    FrontendMessage.CLOSE: CLOSE,
+}
 
 
 class Client(Attempts):
@@ -295,9 +301,9 @@ class Client(Attempts):
     def _unreadable(self) -> None:
         """The backend answers such a message with an error of its own."""
         kind = self._client.kind
-        if kind == 0x45:
+        if kind == FrontendMessage.EXECUTE:
             self._push_statement(_UNKNOWN)
-        elif kind == 0x51:
+        elif kind == FrontendMessage.QUERY:
             self._push_statement(b"")
         else:
             self._push(_UNREADABLE[kind])

@@ -15,6 +15,7 @@ from secretproxy.session.statements import INJECTED
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.types import SqlState
 
 _SET_CONFIG = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
 # Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and cast is qualified,
@@ -35,7 +36,7 @@ _ASK_START_AS_OWNER = _ASK.format(start="secretproxy.backend_start()")
 OWN_SQL = (_ASK_START, _ASK_START_AS_OWNER, "SET secretproxy.session TO 'token'")
 _POOLER = ProtocolViolation(
     "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
-    "0A000",
+    SqlState.FEATURE_NOT_SUPPORTED,
     "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
 )
 

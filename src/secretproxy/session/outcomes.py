@@ -12,6 +12,7 @@ from secretproxy.detect.functions import NAMES
 from secretproxy.session.connection import Connection
 from secretproxy.session.events import Event, EventKind, Outcome
 from secretproxy.session.statements import Running
+from secretproxy.wire.types import SqlState
 
 # How many calls, and the role and the jwt user that made them.
 Done = tuple[int | None, str | None, uuid.UUID | None]
@@ -55,7 +56,7 @@ class Outcomes(Connection):
         """The statement's outcome, if the log knows of the statement."""
         if not running.in_the_log:
             return
-        if outcome == "error" and running.sqlstate == "57014":
+        if outcome == "error" and running.sqlstate == SqlState.QUERY_CANCELED:
             outcome = "cancelled"
         if running.refused is not None:
             outcome = "refused"

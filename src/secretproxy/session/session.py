@@ -34,6 +34,7 @@ from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_
 from secretproxy.session.step import Held, Limits, Step
 from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
 from secretproxy.wire.framing import Framer
+from secretproxy.wire.types import SqlState
 
 __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
 
@@ -41,7 +42,6 @@ __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
 _ROOMY = 512
 # NAMEDATALEN - 1
 _NAME_BYTES = 63
-_CONNECTION_FAILURE = "08006"
 # Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
 _MOST_EVENTS = 256
 # Messages of one client that are looked at before others have their turn.
@@ -246,7 +246,7 @@ class Session(Answers):
             # What it called last, nobody has heard.
             event = self._event(self._under_way(), "refusal")
             event.outcome = "lost"
-            event.sqlstate = _CONNECTION_FAILURE
+            event.sqlstate = SqlState.CONNECTION_FAILURE
             self._step.record.append(event)
         entries: list[Entry | None] = [*self._pending, *(portal.suspended for portal in self._suspended), self._between]
         self._pending.clear()

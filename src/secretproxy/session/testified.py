@@ -14,6 +14,7 @@ from secretproxy.session.statements import Running
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.types import ErrorField, SqlState
 
 
 class Testified(Greeting):
@@ -26,19 +27,23 @@ class Testified(Greeting):
         if framer.complete and buffer.find(b"CSPX01\0", start, end) < 0:
             return
         found = messages.fields(buffer, start, end)
-        if found.get(0x43) != testimony.SQLSTATE:
+        if found.get(ErrorField.SQLSTATE) != testimony.SQLSTATE:
             return
-        said, context = found.get(0x4D), found.get(0x57)
+        said, context = found.get(ErrorField.MESSAGE), found.get(ErrorField.CONTEXT)
         if not framer.complete:
             # Severity, SQLSTATE and message stand first, in this order, and what follows them may be as long as the client likes.
             kind, cut = messages.begun(buffer, start, end)
-            if kind == 0x4D and testimony.may_be(cut):
+            if kind == ErrorField.MESSAGE and testimony.may_be(cut):
                 if end - start >= testimony.MOST:
                     self._undecided()
                 else:
                     framer.demand(min(4 * (end - start), testimony.MOST))
                 return
-            if testimony.may_be_direct(cut) if kind == 0x4D else said is not None and said.startswith(testimony.DIRECT):
+            if (
+                testimony.may_be_direct(cut)
+                if kind == ErrorField.MESSAGE
+                else said is not None and said.startswith(testimony.DIRECT)
+            ):
                 # Its line stands behind the CONTEXT: it is read whole, or the session ends.
                 if framer.end - start > testimony.MOST:
                     self._undecided()
@@ -48,10 +53,10 @@ class Testified(Greeting):
             if said is not None and end - start < testimony.HEAD and testimony.may_be(said):
                 framer.demand(testimony.HEAD)
                 return
-            if kind == 0x57:
+            if kind == ErrorField.CONTEXT:
                 context = cut
         self._drop()
-        told = self._keys.read(testimony.line(said or b"", found.get(0x6E, b"")))
+        told = self._keys.read(testimony.line(said or b"", found.get(ErrorField.CONSTRAINT_NAME, b"")))
         running = self._under_way()
         if told is None or not self._is_ours(told):
             if told is not None and self.pooled and (told.pid, told.start) != (self.backend_pid, self.backend_start):
@@ -85,7 +90,8 @@ class Testified(Greeting):
         self._forged(self._under_way(), None)
         self.phase = Phase.CLOSED
         self._stepped().violation = ProtocolViolation(
-            "a testimony of a secret function is too long to be checked: the session ends before its answer goes on", "58030"
+            "a testimony of a secret function is too long to be checked: the session ends before its answer goes on",
+            SqlState.IO_ERROR,
         )
 
     def _told(self, running: Running, kind: EventKind, told: testimony.Testimony) -> Event:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from secretproxy.wire.types import SqlState
+
 
 class ProtocolViolation(Exception):  # noqa: N818 - the SQLSTATE's own name
     """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless said."""
 
-    def __init__(self, text: str, sqlstate: str = "08P01", detail: str | None = None) -> None:
+    def __init__(self, text: str, sqlstate: str = SqlState.PROTOCOL_VIOLATION, detail: str | None = None) -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
         self.detail = detail

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
 from secretproxy.wire.redacted import Redacted
+from secretproxy.wire.types import BackendMessage, ErrorField, FrontendMessage, SqlState
 
 PROTOCOL_3_0 = 196608
 CANCEL_REQUEST = 80877102
@@ -20,6 +21,7 @@ GSSENC_REQUEST = 80877104
 MAX_STARTUP_PACKET = 10004  # with the four bytes of the length itself
 
 _INT32 = struct.Struct("!i")
+_HEADER = struct.Struct("!Bi")
 # Every count of the protocol is read unsigned, as pq_getmsgint() reads it.
 _UINT16 = struct.Struct("!H")
 
@@ -49,7 +51,9 @@ def startup_length(head: bytes) -> int:
 def unsupported(code: int) -> ProtocolViolation:
     """What is said to a protocol version that is none of ours."""
     version = f"{code >> 16}.{code & 0xFFFF}"
-    return ProtocolViolation(f"unsupported frontend protocol {version}: server supports 3.0 to 3.2", "0A000")
+    return ProtocolViolation(
+        f"unsupported frontend protocol {version}: server supports 3.0 to 3.2", SqlState.FEATURE_NOT_SUPPORTED
+    )
 
 
 def read_startup(packet: bytes) -> Startup:
@@ -113,7 +117,7 @@ AUTHENTICATION_OK, AUTHENTICATION_SASL, AUTHENTICATION_SASL_CONTINUE, AUTHENTICA
 
 def authentication(code: int, data: bytes = b"") -> bytes:
     """An Authentication message of this kind."""
-    return _message(b"R", _INT32.pack(code) + data)
+    return _message(BackendMessage.AUTHENTICATION, _INT32.pack(code) + data)
 
 
 def authentication_sasl(mechanisms: list[bytes]) -> bytes:
@@ -131,13 +135,18 @@ def read_authentication(body: bytes) -> tuple[int, bytes]:
 
 def error_response(severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None) -> bytes:
     """An ErrorResponse. The one place that builds one."""
-    parts = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]
+    parts = [
+        (ErrorField.SEVERITY, severity),
+        (ErrorField.SEVERITY_NONLOCALIZED, severity),
+        (ErrorField.SQLSTATE, sqlstate),
+        (ErrorField.MESSAGE, message),
+    ]
     if detail:
-        parts.append(("D", detail))
+        parts.append((ErrorField.DETAIL, detail))
     if hint:
-        parts.append(("H", hint))
-    body = b"".join(key.encode() + text.encode() + b"\0" for key, text in parts) + b"\0"
-    return _message(b"E", body)
+        parts.append((ErrorField.HINT, hint))
+    body = b"".join(bytes((kind,)) + text.encode() + b"\0" for kind, text in parts) + b"\0"
+    return _message(BackendMessage.ERROR_RESPONSE, body)
 
 
 def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
@@ -161,12 +170,12 @@ def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
 
 def sasl_initial_response(mechanism: bytes, data: bytes) -> bytes:
     """A SASLInitialResponse."""
-    return _message(b"p", mechanism + b"\0" + _INT32.pack(len(data)) + data)
+    return _message(FrontendMessage.PASSWORD, mechanism + b"\0" + _INT32.pack(len(data)) + data)
 
 
 def sasl_response(data: bytes) -> bytes:
     """A SASLResponse."""
-    return _message(b"p", data)
+    return _message(FrontendMessage.PASSWORD, data)
 
 
 def read_sasl_initial_response(body: bytes) -> tuple[bytes, bytes | None]:
@@ -243,18 +252,18 @@ def read_parse_types(message: bytes, pos: int, end: int) -> tuple[int, ...]:
     return types
 
 
-def _message(kind: bytes, body: bytes) -> bytes:
-    return kind + _INT32.pack(len(body) + 4) + body
+def _message(kind: int, body: bytes) -> bytes:
+    return _HEADER.pack(kind, len(body) + 4) + body
 
 
 def query(text: str) -> bytes:
     """A Query."""
-    return _message(b"Q", text.encode() + b"\0")
+    return _message(FrontendMessage.QUERY, text.encode() + b"\0")
 
 
 def execute(portal: str) -> bytes:
     """An Execute without a row limit."""
-    return _message(b"E", portal.encode() + b"\0" + _INT32.pack(0))
+    return _message(FrontendMessage.EXECUTE, portal.encode() + b"\0" + _INT32.pack(0))
 
 
 def function_call(oid: int, arguments: list[str]) -> bytes:
@@ -263,7 +272,7 @@ def function_call(oid: int, arguments: list[str]) -> bytes:
     for argument in arguments:
         raw = argument.encode()
         body += _INT32.pack(len(raw)) + raw
-    return _message(b"F", body + _UINT16.pack(0))
+    return _message(FrontendMessage.FUNCTION_CALL, body + _UINT16.pack(0))
 
 
 def cancel_request(key: bytes) -> bytes:
@@ -275,17 +284,17 @@ def aside(text: str, name: str) -> bytes:
     """A statement without parameters from Parse to Sync, under a name and closed again: the unnamed ones stay as they are."""
     named = name.encode() + b"\0"
     return (
-        _message(b"P", named + text.encode() + b"\0\0\0")
-        + _message(b"B", named + named + b"\0\0\0\0\0\0")
+        _message(FrontendMessage.PARSE, named + text.encode() + b"\0\0\0")
+        + _message(FrontendMessage.BIND, named + named + b"\0\0\0\0\0\0")
         + execute(name)
-        + _message(b"C", b"P" + named)
-        + _message(b"C", b"S" + named)
-        + _message(b"S", b"")
+        + _message(FrontendMessage.CLOSE, b"P" + named)
+        + _message(FrontendMessage.CLOSE, b"S" + named)
+        + _message(FrontendMessage.SYNC, b"")
     )
 
 
-TERMINATE = _message(b"X", b"")
-FLUSH = _message(b"H", b"")
+TERMINATE = _message(FrontendMessage.TERMINATE, b"")
+FLUSH = _message(FrontendMessage.FLUSH, b"")
 
 
 def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
