@@ -243,7 +243,8 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
     if source.wanted.since is not None:
         values.append(source.wanted.since)
         # Of the keys of a group nothing may be narrowed down but by what the groups themselves have.
-        keys = Filter(owner=source.wanted.owner, secret=source.wanted.secret, user=source.wanted.user)
+        wanted = source.wanted
+        keys = Filter(owner=wanted.owner, secret=wanted.secret, user=wanted.user, encoding=wanted.encoding)
         where, more = conditions_of(keys.conditions(), len(values))
         since = f"${len(values)}"
         values += more

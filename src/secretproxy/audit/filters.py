@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from secretproxy.audit.rows import RESERVED, NameMask, name_bytes
 from secretproxy.config import ConfigError
+from secretproxy.session.encodings import codec
 
 OPERATIONS = ("read", "write", "verify", "delete")
 OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
@@ -33,6 +35,16 @@ LATER_NAME = (
     "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.@>) ARRAY[?::pg_catalog.text]"
     " AND (a.secret_names[1] IS NULL OR a.secret_names[1] OPERATOR(pg_catalog.<>) ?))"
 )
+# The same for a name of which the log can have several forms.
+_SEVERAL = {
+    FIRST_NAME: f"(a.secret_names IS NOT NULL AND a.secret_names[1] {EQUAL} ANY (?::pg_catalog.text[]))",
+    LATER_NAME: (
+        "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.&&) ?::pg_catalog.text[]"
+        " AND (a.secret_names[1] IS NULL OR a.secret_names[1] OPERATOR(pg_catalog.<>) ALL (?::pg_catalog.text[])))"
+    ),
+}
+# Long enough for every name: what is looked for is not masked.
+_UNMASKED = 2**31
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _UUID = re.compile(r"[0-9a-f]{1,32}")
 # Options that take a uuid, and the column that it stands in.
@@ -50,7 +62,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What to look for; None is anything. `secret`: a name; `client`: an address or a network; uuids may be beginnings of one."""
+    """What to look for; None is anything. `secret`: a name; `client`: an address or a network; uuids may be beginnings of one.
+
+    Names are as people know them, or as the log has them; `encoding` is that of the log's database.
+    """
 
     since: datetime | None = None
     until: datetime | None = None
@@ -64,6 +79,7 @@ class Filter:
     client: str | None = None
     application: str | None = None
     session: str | None = None
+    encoding: str = "UTF8"
 
     def conditions(self, secret: str = "") -> list[Condition]:
         """What a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for nonsense."""
@@ -80,6 +96,13 @@ class Filter:
                 add(f"{column} {AT_LEAST} ?", first, of_outcome=of_outcome)
                 add(f"{column} OPERATOR(pg_catalog.<=) ?", last, of_outcome=of_outcome)
 
+        def add_name(column: str, name: str) -> None:
+            forms = spellings(name, self.encoding)
+            if len(forms) == 1:
+                add(f"{column} {EQUAL} ?", forms[0])
+            else:
+                add(f"{column} {EQUAL} ANY (?::pg_catalog.text[])", forms)
+
         if self.since is not None:
             add(f"a.at {AT_LEAST} ?", self.since)
         if self.until is not None:
@@ -87,16 +110,19 @@ class Filter:
         if self.owner is not None:
             add_uuid("a.owner_id", "--owner", self.owner)
         if self.secret is not None:
-            add(secret or f"({FIRST_NAME} OR {LATER_NAME})", self.secret)
+            forms = spellings(self.secret, self.encoding)
+            parts = [secret] if secret else [FIRST_NAME, LATER_NAME]
+            texts = parts if len(forms) == 1 else [_SEVERAL[part] for part in parts]
+            add(f"({' OR '.join(texts)})", forms[0] if len(forms) == 1 else forms)
         if self.user is not None:
-            add(f"a.db_user {EQUAL} ?", self.user)
+            add_name("a.db_user", self.user)
         if self.jwt_user is not None:
             add_uuid(ACCESSED_BY, "--jwt-user", self.jwt_user, of_outcome=True)
         if self.function is not None:
             bare = "pg_catalog.split_part(a.function, '(', 1)"
             add(
                 f"(a.function {EQUAL} ? OR {bare} {EQUAL} ? OR {bare} {EQUAL} pg_catalog.concat('encrypted_secrets.', ?::pg_catalog.text))",
-                self.function,
+                spellings(self.function, self.encoding)[0],
             )
         if self.operation is not None:
             add(f"a.operation {EQUAL} ?", one_of("--operation", self.operation, OPERATIONS))
@@ -106,7 +132,7 @@ class Filter:
         if self.client is not None:
             add("a.client_addr OPERATOR(pg_catalog.<<=) ?", network(self.client))
         if self.application is not None:
-            add(f"a.application_name {EQUAL} ?", self.application)
+            add_name("a.application_name", self.application)
         if self.session is not None:
             add_uuid("a.session_id", "--session", self.session)
         return found
@@ -127,19 +153,57 @@ class Filter:
         """Whether an access, with its outcome, is one that is looked for: the same as the conditions in SQL."""
         function = access["function"] or ""
         bare = function.partition("(")[0]
-        equal = {
-            "db_user": self.user, "operation": self.operation, "application_name": self.application,
-        }  # fmt: skip
+        names = {"db_user": self.user, "application_name": self.application}
         return (
-            all(value is None or access[column] == value for column, value in equal.items())
+            (self.operation is None or access["operation"] == self.operation)
+            and all(name is None or access[column] in spellings(name, self.encoding) for column, name in names.items())
             and all(_begins(access[column], getattr(self, option)) for option, column in UUIDS.items())
             and (self.since is None or access["at"] >= self.since)
             and (self.until is None or access["at"] < self.until)
-            and (self.secret is None or self.secret in (access["secret_names"] or ()))
+            and (
+                self.secret is None
+                or any(form in (access["secret_names"] or ()) for form in spellings(self.secret, self.encoding))
+            )
             and (self.function is None or self.function in (function, bare, bare.removeprefix("encrypted_secrets.")))
             and (not self.outcome or access["outcome"] in self.outcome)
             and (self.client is None or _within(access["client_addr"], self.client))
         )
+
+
+def spellings(name: str, encoding: str = "UTF8") -> list[str]:
+    """The forms in which a log in a database of that encoding can have a name, of which none is cut or a digest: see rows.NameMask.
+
+    What people know, and what stands in the log for it. `masked:x` can be what the log has, or a name that the log has as `name:masked:x`.
+    """
+    if name.isascii() and not name.startswith(RESERVED):
+        return [name]
+    mask = NameMask(_UNMASKED, (), b"")
+    mask.stored_in(encoding)
+    stored = mask(name) or ""
+    if encoding == "SQL_ASCII":
+        # Texts are looked for in the form in which such a log's are shown: see reading.LogConnection.
+        if stored.startswith("escaped:"):
+            stored = stored.replace("\\", "\\\\")
+        name = _shown_bytes(name)
+    elif not _storable(name, encoding):
+        return [stored]
+    return [name] if stored == name else [name, stored]
+
+
+def _shown_bytes(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return name_bytes(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return name
+
+
+def _storable(name: str, encoding: str) -> bool:
+    try:
+        name.encode(codec(encoding))
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def joined(conditions: list[Condition], given: int = 0) -> tuple[str, list[Any]]:

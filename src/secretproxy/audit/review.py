@@ -81,7 +81,8 @@ LOG = "secretproxy.access_log a"
 
 
 async def resolved(connection: Any, wanted: Filter) -> Filter:
-    """The filter with each beginning of a uuid made whole. Raises ConfigError where several begin so."""
+    """The filter for this log: its encoding, and each beginning of a uuid made whole. Raises ConfigError where several begin so."""
+    wanted = wanted.but(encoding=connection.get_settings().server_encoding)
     for option, column in UUIDS.items():
         text = getattr(wanted, option)
         if text is not None:

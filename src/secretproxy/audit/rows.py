@@ -134,7 +134,7 @@ def stored_line(stored: bytes) -> Line:
 
 
 # What is written in a name's place begins with one of these where it is not the name as it is.
-_RESERVED = ("masked:", "escaped:", "name:")
+RESERVED = ("masked:", "escaped:", "name:")
 
 
 def name_bytes(name: str) -> bytes:
@@ -179,7 +179,7 @@ class NameMask:
         except UnicodeEncodeError:
             return "escaped:" + "".join([self._escaped(character) for character in name])
         # A name that reads like what stands for another is told from it.
-        return f"name:{name}" if name.startswith(_RESERVED) else name
+        return f"name:{name}" if name.startswith(RESERVED) else name
 
     def _escaped(self, character: str) -> str:
         """A byte that is no UTF-8 as \\xNN, what the log's database has no character for as \\uNNNN or \\UNNNNNNNN, a backslash doubled."""
