@@ -275,7 +275,12 @@ class PrivateServer:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return kept | {"LC_ALL": "C", "TZ": "UTC"}
+        return kept | {"LC_ALL": "C", "TZ": "UTC"} | self._libraries()
+
+    def _libraries(self) -> dict[str, str]:
+        """The way to the installation's own libpq: modules of a relocated one (libpqwalreceiver, dblink) look where it was built."""
+        beside = self.binaries.directory.parent / "lib"
+        return {"LD_LIBRARY_PATH": str(beside)} if (beside / "libpq.so.5").exists() else {}
 
     def _launch(self) -> None:
         with self.log.open("ab") as out:
