@@ -18,10 +18,10 @@ OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a81")
 VALUE = "the backend's value"
 # Calls by dynamic SQL where this is no client's session, and swallows what comes of it; with `undo`, what the call wrote as well.
 CALLER = f"""
-CREATE TABLE public.loot (backend text, outcome text);
+CREATE TABLE public.loot (backend text, outcome text, place text);
 GRANT ALL ON public.loot TO PUBLIC;
 CREATE FUNCTION public.kind() RETURNS text LANGUAGE sql SECURITY DEFINER AS $$ SELECT backend_type FROM pg_stat_get_activity(pg_backend_pid()) $$;
-CREATE FUNCTION public.steal(undo boolean) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION public.steal(undo boolean, place text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_kind text := public.kind();
     v_got text;
@@ -37,10 +37,11 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
         v_got := coalesce(v_got, SQLSTATE);
     END;
-    INSERT INTO public.loot VALUES (v_kind, v_got);
+    INSERT INTO public.loot VALUES (v_kind, v_got, place);
 END $$;
-CREATE FUNCTION public.pure(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM public.steal(true); RETURN i; END $$;
-CREATE FUNCTION public.on_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM public.steal(true); RETURN NEW; END $$;
+CREATE FUNCTION public.pure(i int, place text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN PERFORM public.steal(true, place); RETURN i; END $$;
+CREATE FUNCTION public.on_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM public.steal(true, 'row'); RETURN NEW; END $$;
 """
 
 
@@ -82,32 +83,39 @@ def direct(admin: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-def bait(admin: psycopg.Connection[Any], app: psycopg.Connection[Any], kind: str) -> None:
+# Where autovacuum evaluates an expression of a table's owner.
+BAITS = {
+    "index": "CREATE INDEX ON public.bait_index (public.pure(i, 'index'))",
+    "predicate": "CREATE INDEX ON public.bait_predicate (i) WHERE public.pure(i, 'predicate') > 0",
+    "statistics": "CREATE STATISTICS public.pure_bait ON (public.pure(i, 'statistics')), (i % 7) FROM public.bait_statistics",
+}
+LOOTED = "SELECT DISTINCT backend, outcome, place FROM public.loot"
+
+
+def bait(admin: psycopg.Connection[Any], app: psycopg.Connection[Any], *kinds: str) -> None:
     admin.execute("GRANT CREATE ON SCHEMA public TO app_user")
-    app.execute(
-        "CREATE TABLE public.bait (i int) WITH (autovacuum_analyze_threshold = 1, autovacuum_analyze_scale_factor = 0, "
-        "autovacuum_vacuum_insert_threshold = 1, autovacuum_vacuum_threshold = 1)"
-    )
-    app.execute(
-        {
-            "index": "CREATE INDEX bait_pure ON public.bait (public.pure(i))",
-            "predicate": "CREATE INDEX bait_pure ON public.bait (i) WHERE public.pure(i) > 0",
-            "statistics": "CREATE STATISTICS public.bait_pure ON (public.pure(i)), (i % 7) FROM public.bait",
-        }[kind]
-    )
-    app.execute("INSERT INTO public.bait SELECT generate_series(1, 300)")
+    for kind in kinds:
+        app.execute(
+            f"CREATE TABLE public.bait_{kind} (i int) WITH (autovacuum_analyze_threshold = 1, autovacuum_analyze_scale_factor = 0, "
+            "autovacuum_vacuum_insert_threshold = 1, autovacuum_vacuum_threshold = 1)"
+        )
+        app.execute(BAITS[kind])
+        app.execute(f"INSERT INTO public.bait_{kind} SELECT generate_series(1, 300)")
 
 
-@pytest.mark.parametrize("kind", ["index", "predicate", "statistics"])
-def test_autovacuum_gets_nothing(stored: Database, busy_autovacuum: None, kind: str) -> None:
+def test_autovacuum_gets_nothing(stored: Database, busy_autovacuum: None) -> None:
     del busy_autovacuum
     with stored.connect() as admin, stored.connect("app_user") as app:
         before = direct(admin)
-        bait(admin, app, kind)
-        looted = "SELECT DISTINCT backend, outcome FROM public.loot"
-        found = wait_for("autovacuum", lambda: admin.execute(looted).fetchall())
-        assert {backend for backend, _ in found} == {"autovacuum worker"}
-        assert {outcome for _, outcome in found} == {"25000"}
+        bait(admin, app, *BAITS)
+
+        def everywhere() -> Any:
+            found = admin.execute(LOOTED).fetchall()
+            return found if {place for _, _, place in found} == set(BAITS) else None
+
+        found = wait_for("autovacuum in each place", everywhere)
+        assert {backend for backend, _, _ in found} == {"autovacuum worker"}
+        assert {outcome for _, outcome, _ in found} == {"25000"}
         assert direct(admin) == before
 
 
@@ -115,8 +123,8 @@ def test_a_process_that_the_settings_name_is_let_through_and_logged(stored: Data
     """Also where other direct calls are refused; and no other kind of process is. What it undoes itself leaves no row."""
     del busy_autovacuum
     with stored.connect() as admin, stored.connect("app_user") as app:
-        admin.execute("CREATE OR REPLACE FUNCTION public.pure(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
-                      "$$ BEGIN PERFORM public.steal(i % 2 = 0); RETURN i; END $$")  # fmt: skip
+        admin.execute("CREATE OR REPLACE FUNCTION public.pure(i int, place text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
+                      "$$ BEGIN PERFORM public.steal(i % 2 = 0, place); RETURN i; END $$")  # fmt: skip
         admin.execute("UPDATE secretproxy.settings SET backend_types = '{autovacuum worker}'")
         before = direct(admin)
         bait(admin, app, "index")
@@ -125,7 +133,7 @@ def test_a_process_that_the_settings_name_is_let_through_and_logged(stored: Data
         assert direct(admin) > before
         admin.execute("UPDATE secretproxy.settings SET backend_types = '{pg_cron}'")
         admin.execute("TRUNCATE public.loot")
-        app.execute("INSERT INTO public.bait SELECT generate_series(1, 300)")
+        app.execute("INSERT INTO public.bait_index SELECT generate_series(1, 300)")
         found = wait_for("autovacuum", lambda: admin.execute("SELECT DISTINCT backend, outcome FROM public.loot").fetchall())
         assert ("autovacuum worker", "25000") in found
 
