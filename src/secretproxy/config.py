@@ -431,9 +431,10 @@ def load_settings(config: Path | None = None) -> Settings:
 
 def _check_environment() -> None:
     for name in os.environ:
-        if not name.startswith("SECRETPROXY_") or name in NOT_SETTINGS:
+        # Settings are taken from variables in any case.
+        if not name.upper().startswith("SECRETPROXY_") or name in NOT_SETTINGS:
             continue
-        section, _, key = name.removeprefix("SECRETPROXY_").lower().partition("_")
+        section, _, key = name.upper().removeprefix("SECRETPROXY_").lower().partition("_")
         field = Settings.model_fields.get(section)
         if field is None or bool(key) == (section == "workers"):
             raise ConfigError(f"environment variable {name}: {_no_such('.'.join(filter(None, (section, key))))}")
@@ -464,7 +465,9 @@ def _explain(error: ValidationError, path: Path | None) -> list[str]:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = _no_such(setting)
-        variable = _variable(setting) if setting else None
+        # An error of several settings names them in its text.
+        named = [setting] if setting else [known for known in _settings() if re.search(rf"\b{re.escape(known)}\b", message)]
+        variable = next(filter(None, map(_variable, named)), None)
         source = f"environment variable {variable}: " if variable is not None else f"{path}: " if path is not None else ""
         lines.append(source + (f"{setting}: {message}" if setting else message))
     return lines
