@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -288,6 +289,9 @@ def answer(family: Sequence[Sequence[Message]], names: Sequence[str] = ()) -> li
                 body = body[4:]
             for name in names:
                 body = body.replace(name.encode(), b"<database>")
+            if found.kind in (b"N", b"E"):
+                # PostgreSQL 18 names a function's schema in CONTEXT, and a session's temporary one has the number of its process.
+                body = re.sub(rb"\bpg_temp_\d+\.", b"pg_temp.", body)
             out.append(found.kind + body)
     return out
 
