@@ -15,21 +15,26 @@ from pathlib import Path
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def played(text: str, directory: Path, environment: Mapping[str, str]) -> str:
-    """The text with the output that its commands give when they are run in a directory, one after another."""
-    programs = directory / ".programs"
-    programs.mkdir()
-    program = programs / "secretproxy"
+def programs(directory: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables with which the command `secretproxy` is this source, and few other things are set."""
+    made = directory / ".programs"
+    made.mkdir()
+    program = made / "secretproxy"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m secretproxy "$@"\n')
     program.chmod(0o755)
-    variables = {
-        "PATH": f"{programs}:/usr/bin:/bin",
+    return {
+        "PATH": f"{made}:/usr/bin:/bin",
         "HOME": str(directory),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "NO_COLOR": "1",
         "COLUMNS": "200",
         **environment,
     }
+
+
+def played(text: str, directory: Path, environment: Mapping[str, str]) -> str:
+    """The text with the output that its commands give when they are run in a directory, one after another."""
+    variables = programs(directory, environment)
 
     def block(found: re.Match[str]) -> str:
         lines = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from secretproxy.config import ConfigError, load_settings
+from secretproxy.config import ConfigError, Settings, config_file, load_settings
 
 
 class Direct(StrEnum):
@@ -51,8 +52,10 @@ def install(
     """Install the backend half into a database."""
     from secretproxy.install import InstallError, KeyFileError
     from secretproxy.install import install as run
+    from secretproxy.install.nextsteps import next_steps
 
     settings = load_settings(config)
+    new = not settings.testimony.key_file.exists()
     try:
         work = run(
             dsn,
@@ -66,6 +69,26 @@ def install(
             owner=owner,
         )
         deployed = asyncio.run(work)
+        typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")
+        steps = asyncio.run(next_steps(dsn, _setup(settings, config, new)))
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
-    typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")
+    if steps:
+        typer.echo("still missing:")
+        for step in steps:
+            typer.echo(f"  {step}")
+        typer.echo("then: secretproxy check, secretproxy run")
+
+
+def _setup(settings: Settings, config: Path | None, new_key_file: bool) -> Any:
+    from secretproxy.install.nextsteps import Setup
+
+    file = config_file(config)
+    audit = settings.audit
+    where = str(file) if file is not None else "the environment" if settings.model_fields_set else None
+    return Setup(
+        where,
+        audit.dsn.get_secret_value() if audit.dsn is not None else None,
+        audit.review_dsn.get_secret_value() if audit.review_dsn is not None else None,
+        settings.testimony.key_file if new_key_file else None,
+    )
