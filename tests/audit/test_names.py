@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from secretproxy.audit.rows import NameMask
 from secretproxy.cli.audit.options import filtered
 from secretproxy.install import install
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 # What reads like something that stands for a name, and a name that the log's database has no form of.
@@ -30,10 +30,7 @@ LATIN = "names_latin1"
 
 def run(postgres: Backend, *arguments: str | bytes, database: str = "app") -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "SECRETPROXY_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "audit", *arguments, "--dsn", postgres.dsn("auditor", database)],
-        capture_output=True, text=True, timeout=60, env=environment, check=False,
-    )  # fmt: skip
+    done = secretproxy(["audit", *arguments, "--dsn", postgres.dsn("auditor", database)], env=environment)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
 import uuid
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from secretproxy.install import install
 from secretproxy.install import verify as verify_installed
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 
 OLD, CROSSING, NEW = (uuid.UUID(int=number) for number in (1, 2, 3))
 
@@ -88,12 +88,7 @@ def write(admin: psycopg.Connection[tuple[object, ...]], instance: uuid.UUID, ti
 
 def run(command: str, months: tuple[str, Path], *arguments: str) -> subprocess.CompletedProcess[str]:
     dsn, config = months
-    return subprocess.run(
-        [sys.executable, "-m", "secretproxy", "audit", command, "--dsn", dsn, "--config", str(config), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return secretproxy(["audit", command, "--dsn", dsn, "--config", str(config), *arguments])
 
 
 def months_there(months: tuple[str, Path]) -> set[str]:

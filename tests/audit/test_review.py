@@ -23,6 +23,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 LONG = "a-name-that-is-much-longer-than-any-column-of-a-terminal-should-ever-be/" * 2
@@ -30,10 +31,7 @@ HOSTILE = "[/bold][red] :key: \x1b[2J\rback\u202etxt.\x9b31m\n"
 
 
 def run(postgres: Backend, *arguments: str, user: str = "auditor", database: str = "app") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "secretproxy", "audit", *arguments, "--dsn", postgres.dsn(user, database)],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return secretproxy(["audit", *arguments, "--dsn", postgres.dsn(user, database)])
 
 
 def in_terminal(columns: int, *command: str) -> str:
@@ -244,9 +242,7 @@ def test_nothing_bad_input_and_no_permission_are_said(postgres: Backend, owner: 
         "postgresql://a@b/c?hunter2": "has no =",
         postgres.dsn("auditor", "none_such").replace("auditor@", "auditor:hunter2@"): "does not exist (SQLSTATE 3D000)",
     }.items():  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "secretproxy", "audit", "list", "--dsn", dsn], capture_output=True, text=True, timeout=60
-        )
+        done = secretproxy(["audit", "list", "--dsn", dsn])
         assert done.returncode == 2 and word in done.stderr and len(done.stderr.splitlines()) == 1
         assert "hunter2" not in done.stderr + done.stdout
     elsewhere = run(postgres, "list", user="postgres", database="postgres")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
 COMMANDS = [
@@ -21,10 +22,7 @@ COMMANDS = [
 
 def run(arguments: Sequence[str], directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "SECRETPROXY_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", *arguments],
-        capture_output=True, text=True, timeout=60, cwd=directory, env=environment | variables, check=False,
-    )  # fmt: skip
+    done = secretproxy(arguments, cwd=directory, env=environment | variables)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -7,7 +7,6 @@ import ipaddress
 import json
 import random
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from secretproxy.config import ConfigError
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 
 BASE = "tamper_base"
 NAMES = (
@@ -398,7 +398,7 @@ def test_the_key_is_for_its_owner_alone_and_its_public_half_for_all(tmp_path: Pa
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "secretproxy", "audit", *arguments], capture_output=True, text=True, timeout=60)
+    return secretproxy(["audit", *arguments])
 
 
 def test_the_command_says_it_and_exits_with_1(site: Site, copy: str) -> None:
@@ -541,9 +541,6 @@ def test_direct_rows_are_said_to_be_worth_nothing(site: Site, copy: str) -> None
     with psycopg.connect(site.postgres.dsn(database=copy), autocommit=True) as admin:
         admin.execute("SET session_replication_role = replica")
         admin.execute("UPDATE secretproxy.access_log SET function = 'other' WHERE event = 'direct'")
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "audit", "verify", "--dsn", site.postgres.dsn("auditor", copy),
-         "--public-key", str(public_file(site.directory / "sign.key"))],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    key = str(public_file(site.directory / "sign.key"))
+    done = run("verify", "--dsn", site.postgres.dsn("auditor", copy), "--public-key", key)
     assert done.returncode == 0 and "nothing vouches for direct calls" in done.stdout

@@ -9,8 +9,6 @@ import socket
 import ssl
 import statistics
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ import psycopg
 import psycopg2
 import pytest
 import scramp
+from tests.support.cli import secretproxy
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 from tests.support.raw import message
@@ -614,10 +613,7 @@ def test_a_server_that_does_not_know_the_user_is_not_given_the_session(site: Sit
 
 
 def checked(proxy: Proxy) -> tuple[int, dict[str, str | None]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "check", "--json", "--config", str(proxy.config)],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = secretproxy(["check", "--json", "--config", str(proxy.config)])
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, {found["check"]: found["fault"] for found in json.loads(done.stdout)}
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from tests.conftest import Backend, prepare
+from tests.support.cli import secretproxy
 from tests.support.standby import Standby
 
 from secretproxy.demo.postgres import PrivateServer
@@ -42,10 +41,7 @@ def checked(backend: Backend, directory: Path, dsn: str) -> tuple[int, str | Non
         f'[backend]\nhosts = ["{backend.address}"]\n[audit]\ndsn = "{dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{backend.key_file}"\n'
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "SECRETPROXY_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "check", "--json", "--config", str(config)],
-        capture_output=True, text=True, timeout=60, env=environment, check=False,
-    )  # fmt: skip
+    done = secretproxy(["check", "--json", "--config", str(config)], env=environment)
     assert "Traceback" not in done.stderr and "hunter2" not in done.stdout + done.stderr
     found = {one["check"]: one["fault"] for one in json.loads(done.stdout)}
     assert all(fault is None for name, fault in found.items() if name != "audit.dsn"), found

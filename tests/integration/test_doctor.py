@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 from secretproxy.config import load_settings
@@ -142,9 +142,7 @@ class Patient:
             return
         words = [*finding.mend.split(" ")[1:], "--dsn", self.postgres.dsn(database=DATABASE)]
         environment = os.environ | {"SECRETPROXY_CONFIG": str(self.config)}
-        subprocess.run(
-            [sys.executable, "-m", "secretproxy", *words], check=True, capture_output=True, timeout=60, env=environment
-        )
+        secretproxy(words, env=environment).check_returncode()
 
     def write(self) -> None:
         sections = [
@@ -155,10 +153,8 @@ class Patient:
 
     def run(self, *arguments: str, user: str = "postgres", database: str = DATABASE) -> subprocess.CompletedProcess[str]:
         self.write()
-        return subprocess.run(
-            [sys.executable, "-m", "secretproxy", "doctor", "--config", str(self.config), "--dsn", self.postgres.dsn(user, database), *arguments],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        dsn = self.postgres.dsn(user, database)
+        return secretproxy(["doctor", "--config", str(self.config), "--dsn", dsn, *arguments])
 
     def findings(self, **how: str) -> dict[str, dict[str, str]]:
         done = self.run("--json", **how)

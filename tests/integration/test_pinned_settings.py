@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 from secretproxy.connections import READING, connect
@@ -222,10 +222,8 @@ async def test_a_pooler_between_that_takes_no_startup_parameter(
 
 def command(dsn: str, *arguments: str, config: Path) -> tuple[int, str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "SECRETPROXY_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", *arguments, *(["--dsn", dsn] if dsn else [])],
-        capture_output=True, text=True, timeout=120, env=environment | {"SECRETPROXY_CONFIG": str(config)}, check=False,
-    )  # fmt: skip
+    environment["SECRETPROXY_CONFIG"] = str(config)
+    done = secretproxy([*arguments, *(["--dsn", dsn] if dsn else [])], env=environment, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

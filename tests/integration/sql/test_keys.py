@@ -12,6 +12,7 @@ import time
 import uuid
 
 from tests.integration.sql.conftest import Database
+from tests.support.cli import secretproxy
 
 OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a21")
 # Ten kills hit a run of any length; the full size is 100000.
@@ -25,12 +26,7 @@ SELECT %s, 'n' || i, convert_to('value ' || i, 'UTF8'), 'pgp' FROM generate_seri
 
 
 def keys(database: Database, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "secretproxy", "keys", *words, "--dsn", database.dsn()],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return secretproxy(["keys", *words, "--dsn", database.dsn()])
 
 
 def versions(database: Database) -> dict[int, int]:
