@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 ARGS ?=
 JOBS ?= 2
-COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
+COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
 
 .PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-micro keys-full test-matrix example clean
 
@@ -55,7 +55,7 @@ keys-full: .venv/.stamp ## keys reencrypt over 100,000 values, killed ten times,
 test-matrix: .venv/.stamp ## The SQL tests on PostgreSQL 14 to 18
 	$(PY) scripts/test_matrix.py $(ARGS)
 
-example: .venv/.stamp ## Writes config.example.toml from the settings model
+example: .venv/.stamp ## Writes config.example.toml and the tables of docs that the source says
 	$(PY) scripts/config_example.py
 
 clean: ## Everything that make made

@@ -26,7 +26,8 @@ def one_round(calls: int) -> dict[str, float]:
     """Plays `calls` audited calls and as many harmless statements; gives microseconds of CPU for each kind of work."""
     from tests.unit import playbook as wire
 
-    from secretproxy.audit.rows import Lines, NameMask
+    from secretproxy.audit.masking import NameMask
+    from secretproxy.audit.rows import Lines
     from secretproxy.session.session import Step
 
     session = wire.Playbook().logged_in().session

@@ -27,8 +27,9 @@ import asyncpg
 import psycopg
 
 from secretproxy.audit import chain, counting, review
+from secretproxy.audit.columns import CHAINED
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import CHAINED, NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install

@@ -13,7 +13,7 @@ import structlog
 
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal, LogUnavailable
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.session.events import Event, Identity
 
 

@@ -19,7 +19,9 @@ from typer.testing import CliRunner, Result
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.rows import STORED, Lines, NameMask
+from secretproxy.audit.columns import STORED
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Lines
 from secretproxy.cli.app import app
 from secretproxy.config import ConfigError
 from secretproxy.install import install

@@ -15,9 +15,11 @@ import asyncpg
 import psycopg
 import pytest
 
+from secretproxy.audit.columns import STORED
 from secretproxy.audit.follower import Follower
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import STORED, Lines, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Lines
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
 from tests.conftest import Backend

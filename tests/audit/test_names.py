@@ -15,7 +15,7 @@ import pytest
 
 from secretproxy.audit import review
 from secretproxy.audit.filters import UUIDS, Filter, spellings
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.cli.audit.options import filtered
 from secretproxy.install import install
 from tests.conftest import Backend

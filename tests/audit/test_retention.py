@@ -17,8 +17,10 @@ import pytest
 
 from secretproxy.audit import chain, retention
 from secretproxy.audit.checkpoints import Checkpoint, Signer
+from secretproxy.audit.columns import STORED
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import STORED, Lines, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Lines
 from secretproxy.install import install
 from secretproxy.install import verify as verify_installed
 from secretproxy.session.events import Event, Identity

@@ -20,8 +20,10 @@ import pytest
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Signer, genuine, load_public, public_file, read_file
+from secretproxy.audit.columns import CHAINED, STORED
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import CHAINED, STORED, Lines, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Lines
 from secretproxy.audit.verify import Report, verify_database
 from secretproxy.config import ConfigError
 from secretproxy.install import install

@@ -17,7 +17,8 @@ import pytest
 from tests.conftest import Backend
 
 from secretproxy.audit.journal import GROUP, Journal, LogUnavailable
-from secretproxy.audit.rows import ROW_NAMES, STATEMENT_NAMES, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import ROW_NAMES, STATEMENT_NAMES
 from secretproxy.audit.unwritable import NOTE
 from secretproxy.audit.verify import verify_database
 from secretproxy.install import install

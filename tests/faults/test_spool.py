@@ -17,7 +17,8 @@ import pytest
 from tests.conftest import Backend, prepare
 from tests.support.proxy import Proxy
 
-from secretproxy.audit.rows import Line, Lines, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Line, Lines
 from secretproxy.audit.spool import KIND, Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer

@@ -16,7 +16,7 @@ from tests.support.standby import Standby
 
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer
 from secretproxy.session.events import Event, Identity

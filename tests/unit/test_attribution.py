@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.session.session import Limits, new_identity
 from tests.unit.playbook import (
     BIND_COMPLETE,

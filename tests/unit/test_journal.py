@@ -25,8 +25,10 @@ from structlog.testing import capture_logs
 from secretproxy.audit import chain
 from secretproxy.audit import journal as journal_module
 from secretproxy.audit.checkpoints import Signer
+from secretproxy.audit.columns import STORED
 from secretproxy.audit.journal import RIDE, Journal, LogUnavailable
-from secretproxy.audit.rows import INSERT_ONE, STORED, Line, Lines, NameMask, stored_line
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import INSERT_ONE, Line, Lines, stored_line
 from secretproxy.session.events import Event, Identity, Timing
 
 MASK = NameMask(200, [r"sk_live_"], b"k" * 32)

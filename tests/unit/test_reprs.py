@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.session.events import Identity
 from secretproxy.wire import messages
 from secretproxy.wire.redacted import Redacted

@@ -1,6 +1,6 @@
 """The hash chain: a canonical text of a row that covers every column, and SHA-256 over the hash before it and that text.
 
-The text is the line that `COPY (SELECT ...) TO STDOUT` makes of the columns in the order of rows.CHAINED, in UTF-8, under the settings of
+The text is the line that `COPY (SELECT ...) TO STDOUT` makes of the columns in the order of columns.CHAINED, in UTF-8, under the settings of
 SETTINGS. So PostgreSQL gives it ready made to whoever verifies a log, and anybody can recompute a chain with psql and sha256sum.
 Pure.
 """
@@ -11,6 +11,8 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+
+from secretproxy.audit.columns import ADDED
 
 GENESIS = bytes(32)
 # Of the session that reads the lines.
@@ -67,6 +69,15 @@ def element(value: str) -> str:
     return value
 
 
+def covered(line: bytes) -> bytes:
+    """Gives the part of a line that its hash covers: it ends before added columns that are NULL, which older rows do not have."""
+    for _ in ADDED:
+        if not line.endswith(b"\t\\N"):
+            break
+        line = line[:-3]
+    return line
+
+
 def link(previous: bytes, line: bytes) -> bytes:
-    """The hash of a row that follows the hash `previous`."""
-    return hashlib.sha256(previous + line).digest()
+    """Gives the hash of a row that follows the hash `previous`."""
+    return hashlib.sha256(previous + (covered(line) if ADDED else line)).digest()

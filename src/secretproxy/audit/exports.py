@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine
-from secretproxy.audit.rows import CHAINED, COLUMNS, TYPES
+from secretproxy.audit.columns import ADDED, CHAINED, NAMES, TABLE, TYPES
 from secretproxy.audit.verify import Report
 from secretproxy.config import ConfigError
 
@@ -37,7 +37,9 @@ SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secret
  WHERE c.instance OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.uuid[]) ORDER BY c.instance, c.seq
 """
 # Texts that CSV cannot tell from NULL where they are empty.
-_MAY_BE_EMPTY = ("application_name", "role", "database", "db_user", "function", "fingerprint")
+_MAY_BE_EMPTY = tuple(column.name for column in TABLE if column.may_be_empty)
+# What an export of before does not have: its rows had no such value.
+_ADDED = dict.fromkeys(column.name for column in ADDED)
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 Record = dict[str, Any]
@@ -47,7 +49,7 @@ def value_of(name: str, value: Any) -> Any:
     """A column of an export as the value that was logged. Raises ValueError."""
     if value is None:
         return None
-    kind = TYPES.get(name)
+    kind = TYPES[name]
     if kind == "timestamptz":
         return value if isinstance(value, datetime) else datetime.fromisoformat(value)
     if kind == "uuid":
@@ -58,8 +60,8 @@ def value_of(name: str, value: Any) -> Any:
 
 
 def body_of(record: Record) -> bytes:
-    """The line that a row's hash covers. Raises KeyError, TypeError, ValueError."""
-    return b"\t".join([chain.encode([value_of(name, record[name])]) for name in CHAINED])
+    """Gives the line that a row's hash covers. Raises KeyError, TypeError, ValueError."""
+    return chain.covered(b"\t".join([chain.encode([value_of(name, record[name])]) for name in CHAINED]))
 
 
 def is_direct(record: Record) -> bool:
@@ -161,14 +163,14 @@ def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
         for number, (record, body) in enumerate(reader(path), 1):
             yield number, record, body
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
-        raise ConfigError(f"--file {path}: row {number + 1} is not one of `audit export`: {'/'.join(COLUMNS[:3])} ...") from None
+        raise ConfigError(f"--file {path}: row {number + 1} is not one of `audit export`: {'/'.join(NAMES[:3])} ...") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[Record, bytes]]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.strip():
-                record = json.loads(line)
+                record = _ADDED | json.loads(line)
                 yield record, body_of(record)
 
 
@@ -176,7 +178,7 @@ def _csv(path: Path) -> Iterator[tuple[Record, bytes]]:
     """Of what a cell may stand for, that which the row's hash fits."""
     with path.open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
-            if set(cells) != set(COLUMNS) or None in cells.values():
+            if cells.keys() | _ADDED.keys() != set(NAMES) or None in cells.values():
                 raise ValueError("columns")
             tried = [_of_cells(cells, quoted) for quoted in (True, False)]
             for record in itertools.chain.from_iterable(map(_with_blanks, tried)):
@@ -189,7 +191,7 @@ def _csv(path: Path) -> Iterator[tuple[Record, bytes]]:
 
 
 def _of_cells(cells: dict[str, str], quoted: bool) -> Record:
-    record: Record = {}
+    record: Record = dict(_ADDED)
     for name, cell in cells.items():
         text = _QUOTED.sub(r"\1\2", cell) if quoted else cell
         kind = TYPES.get(name)
@@ -220,7 +222,9 @@ def _parquet(path: Path) -> Iterator[tuple[Record, bytes]]:
         raise ConfigError("--file: parquet needs pyarrow: run `pip install pyarrow`") from None
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(10_000):
         for row in batch.to_pylist():
-            record = row | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
+            record = (
+                _ADDED | row | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
+            )
             yield record, body_of(record)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from secretproxy.audit.rows import RESERVED, NameMask, name_bytes
+from secretproxy.audit.masking import RESERVED, NameMask, name_bytes
 from secretproxy.config import ConfigError
 from secretproxy.session.encodings import codec
 
@@ -171,7 +171,7 @@ class Filter:
 
 
 def spellings(name: str, encoding: str = "UTF8") -> list[str]:
-    """The forms in which a log in a database of that encoding can have a name, of which none is cut or a digest: see rows.NameMask.
+    """The forms in which a log in a database of that encoding can have a name, of which none is cut or a digest: see masking.NameMask.
 
     What people know, and what stands in the log for it. `masked:x` can be what the log has, or a name that the log has as `name:masked:x`.
     """

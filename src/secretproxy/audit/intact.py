@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from secretproxy.audit.rows import STORED, TYPES
+from secretproxy.audit.columns import STORED, TYPES
 
 # By the name: what it fires for, as pg_trigger.tgtype writes it: BEFORE UPDATE OR DELETE of each row, BEFORE TRUNCATE.
 _TRIGGERS = {"append_only": 27, "append_only_truncate": 34}
@@ -156,7 +156,7 @@ async def altered(connection: Any) -> list[str]:
     for row in await connection.fetch(_COLUMNS, oids):
         known = row["type"] if row["schema"] == "pg_catalog" else f"{row['schema']}.{row['type']}"
         columns.setdefault(row["oid"], {})[row["name"]] = known + (" generated" if row["generated"] not in ("", "\0") else "")
-    log = {name: TYPES.get(name, "text") for name in STORED}
+    log = {name: TYPES[name] for name in STORED}
     for oid, row in tables.items():
         wanted = log if row["top"] == "access_log" else _CHECKPOINT_COLUMNS
         for name in sorted(wanted.keys() | columns.get(oid, {}).keys()):

@@ -25,7 +25,8 @@ from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, told_to_end
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
-from secretproxy.audit.rows import INSERT, INSERT_ONE, STATEMENT_NAMES, Line, Lines, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import INSERT, INSERT_ONE, STATEMENT_NAMES, Line, Lines
 from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
 from secretproxy.session.events import Event, Identity

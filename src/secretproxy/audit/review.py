@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 
+from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import (
     ACCESSED_BY,
     EQUAL,
@@ -31,7 +32,6 @@ from secretproxy.audit.filters import (
     uuid_range,
 )
 from secretproxy.audit.reading import connect, explained
-from secretproxy.audit.rows import COLUMNS
 from secretproxy.config import ConfigError
 
 # A statement's rows of another month are looked for in later months only; a clock that was set back is allowed for.
@@ -405,7 +405,7 @@ async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
             "an export takes whole rows: filter by time, owner, secret, user, operation, client, application or session"
         )
     where, values = conditions_of((await resolved(connection, wanted)).conditions(), 0)
-    query = f"SELECT {', '.join(f'a.{name}' for name in COLUMNS)} FROM secretproxy.access_log a"  # noqa: S608
+    query = f"SELECT {', '.join(f'a.{name}' for name in NAMES)} FROM secretproxy.access_log a"  # noqa: S608
     async for row in connection.each(f"{query} WHERE true{where} ORDER BY a.instance, a.seq, a.at", *values):
         yield row
 

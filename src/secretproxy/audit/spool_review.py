@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from secretproxy.audit.columns import STORED, TYPES
 from secretproxy.audit.filters import UUIDS, Filter, uuid_range
 from secretproxy.audit.review import Outcomes, access_of
-from secretproxy.audit.rows import STORED, TYPES, Line
+from secretproxy.audit.rows import Line
 from secretproxy.audit.spool import SpoolDamaged, read, segments
 from secretproxy.config import ConfigError
 from secretproxy.detect.arguments import Array, Constant, array_literal
@@ -60,10 +61,10 @@ def _rows(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(line: Line) -> dict[str, Any]:
-    return {name: _value(TYPES.get(name), text) for name, text in zip(STORED, line.fields(), strict=True)}
+    return {name: _value(TYPES[name], text) for name, text in zip(STORED, line.fields(), strict=True)}
 
 
-def _value(kind: str | None, text: str | None) -> Any:
+def _value(kind: str, text: str | None) -> Any:
     if text is None:
         return None
     if kind == "text[]":

@@ -15,18 +15,18 @@ from typing import Any
 
 import asyncpg
 
+from secretproxy.audit.columns import CHAINED, STORED
 from secretproxy.audit.durable import AGAIN, Warnings
-from secretproxy.audit.rows import INSERT_ONE, STORED, Line
+from secretproxy.audit.rows import INSERT_ONE, Line
 
 NOTE = "masked: the log did not take this row whole"
-# What is left out first, what next, what last.
-_LEFT_OUT = (
-    frozenset({"via", "application_name"}),
-    frozenset({"function", "encoding", "fingerprint", "role", "database", "client_addr", "client_port", "sqlstate", "duration", "calls"}),
-    frozenset(
-        {"statement_no", "operation", "owner_id", "protocol", "db_user", "accessed_by", "tls", "outcome"},
-    ),
-)  # fmt: skip
+# What is left out first, what next; at last all that a row does not need.
+_FIRST = frozenset({"via", "application_name"})
+_NEXT = frozenset(
+    {"function", "encoding", "fingerprint", "role", "database", "client_addr", "client_port", "sqlstate", "duration", "calls"}
+)
+_NEEDED = frozenset({"instance", "seq", "id", "at", "event", "session_id", "secret_names"})
+_LEFT_OUT = (_FIRST, _NEXT, frozenset(CHAINED) - _FIRST - _NEXT - _NEEDED)
 # Classes of SQLSTATE, and SQLSTATEs, that are about the server or the connection, whatever is written.
 _OUTAGE_CLASSES = frozenset({"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58", "F0"})
 _OUTAGES = frozenset({"42P01", "XX001", "XX002"})

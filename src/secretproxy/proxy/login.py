@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.config import AuthSettings, BackendSettings
 from secretproxy.proxy.backend import BackendUnreachable, Silent, Target, Tls, Unreached, reach
 from secretproxy.proxy.failures import Failures

@@ -13,7 +13,8 @@ import asyncpg
 from secretproxy.audit.durable import NotTakenError
 from secretproxy.audit.errors import describe
 from secretproxy.audit.housekeeping import PARTITIONS
-from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines, NameMask
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines
 from secretproxy.audit.unwritable import milliseconds
 from secretproxy.config import Settings
 from secretproxy.connections import Place, connect

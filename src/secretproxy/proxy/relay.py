@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from secretproxy.audit.journal import LogUnavailable
-from secretproxy.audit.rows import name_bytes
+from secretproxy.audit.masking import name_bytes
 from secretproxy.proxy.aftermath import Aftermath
 from secretproxy.proxy.backend import Target
 from secretproxy.proxy.hosts import Kind

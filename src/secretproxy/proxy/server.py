@@ -20,7 +20,7 @@ import structlog
 
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.config import ConfigError, Settings
 from secretproxy.detect import Detector
 from secretproxy.detect.detector import Allowance

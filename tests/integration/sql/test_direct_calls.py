@@ -10,7 +10,7 @@ import pytest
 from psycopg.rows import dict_row
 from tests.integration.sql.conftest import Database
 
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.config import MonitorSettings
 
 OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a31")

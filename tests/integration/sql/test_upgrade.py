@@ -15,7 +15,7 @@ import pytest
 from tests.integration.sql.conftest import Database
 
 from secretproxy.audit.journal import Journal
-from secretproxy.audit.rows import NameMask
+from secretproxy.audit.masking import NameMask
 from secretproxy.audit.verify import verify_database
 from secretproxy.install import create_key_file, revert, verify
 from secretproxy.session.events import Event, Identity

@@ -129,14 +129,15 @@ async def _parquet(rows: Any, output: Path) -> None:
     import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
     import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    from secretproxy.audit.rows import COLUMNS
+    from secretproxy.audit.columns import NAMES, TABLE
 
-    kinds = {
-        "at": pyarrow.timestamp("us", tz="UTC"), "seq": pyarrow.int64(), "statement_no": pyarrow.int64(), "calls": pyarrow.int64(),
-        "client_port": pyarrow.int32(), "tls": pyarrow.bool_(), "duration": pyarrow.float64(), "prev_hash": pyarrow.binary(),
-        "row_hash": pyarrow.binary(), "secret_names": pyarrow.list_(pyarrow.string()), "via": pyarrow.list_(pyarrow.string()),
+    # What parquet has no type for is a text.
+    types = {
+        "timestamptz": pyarrow.timestamp("us", tz="UTC"), "int8": pyarrow.int64(), "int4": pyarrow.int32(), "bool": pyarrow.bool_(),
+        "float8": pyarrow.float64(), "bytea": pyarrow.binary(), "text[]": pyarrow.list_(pyarrow.string()),
     }  # fmt: skip
-    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
+    kinds = {column.name: types[column.type] for column in TABLE if column.type in types}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in NAMES])
     with pyarrow.parquet.ParquetWriter(output, schema) as writer:
         batch: list[dict[str, Any]] = []
 
@@ -145,7 +146,7 @@ async def _parquet(rows: Any, output: Path) -> None:
             batch.clear()
 
         async for row in rows:
-            batch.append({name: row[name] if name in kinds or row[name] is None else str(row[name]) for name in COLUMNS})
+            batch.append({name: row[name] if name in kinds or row[name] is None else str(row[name]) for name in NAMES})
             if len(batch) == 10_000:
                 flush()
         flush()

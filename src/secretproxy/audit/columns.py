@@ -1,0 +1,90 @@
+"""The columns of secretproxy.access_log, in one table. Pure; everything that reads, writes or describes the log derives from it at import.
+
+To add a column: an entry at the end of TABLE with `added=True`, a change in sql/ that adds it to the table, and a test. A value that the session
+must supply first needs a field of that name in session.events.Event or Identity. Derived from the table are
+
+    rows           the line of an event, INSERT, what stands in a line
+    spool_review   the reader of a spool
+    exports        JSON, CSV and parquet, and their reader
+    verify, intact the line that a hash covers, the types that the log's tables must have
+    docs           the table in docs/reviewing-the-log.md, which `make example` writes
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+# Where a value comes from: the journal numbers, dates and links a row; the identity is the session's; the rest is the event's own.
+Source = Literal["journal", "event", "identity"]
+# How a value is written. `word`: a word of ours, as it is. `text`: escaped. `name`, `names`: what a client chose, masked, then escaped.
+Form = Literal["word", "text", "name", "names", "number", "seconds", "uuid", "address", "flag", "moment", "hash"]
+
+
+class Column(NamedTuple):
+    """A column: its name, its type in SQL, where its value comes from, how that is written, and what it means."""
+
+    name: str
+    type: str
+    source: Source
+    form: Form
+    meaning: str
+    # Added after the log's first version: a hash covers a line up to its last added column that is not NULL. So older hashes still fit.
+    added: bool = False
+    # Whether a text may be empty, which CSV does not tell from NULL.
+    may_be_empty: bool = False
+
+
+TABLE = (
+    Column("id", "uuid", "journal", "uuid", "The row's own random id"),
+    Column("at", "timestamptz", "journal", "moment", "When the event happened, by the proxy's clock"),
+    Column(
+        "event", "text", "event", "word", "`attempt`, `call`, `outcome`, `definition`, `table`, `refusal`, `forgery` or `direct`"
+    ),
+    Column("instance", "uuid", "journal", "uuid", "The proxy process that wrote the row; NULL for a direct call"),
+    Column("seq", "int8", "journal", "number", "The row's number in its instance's chain, from 1; NULL for a direct call"),
+    Column("prev_hash", "bytea", "journal", "hash", "The hash of the row before"),
+    Column("row_hash", "bytea", "journal", "hash", "SHA-256 over the hash before and the row's line"),
+    Column("session_id", "uuid", "identity", "uuid", "The client's session"),
+    Column("statement_no", "int8", "event", "number", "The statement's number in its session"),
+    Column("function", "text", "event", "name", "Signature of the function", may_be_empty=True),
+    Column("operation", "text", "event", "word", "`read`, `write`, `verify` or `delete`"),
+    Column("owner_id", "uuid", "event", "uuid", "Owner of the secret; NULL where nothing shows it"),
+    Column("secret_names", "text[]", "event", "names", "Names of the secrets; NULL where nothing shows them"),
+    Column("encoding", "text", "event", "word", "How the value is stored: `pgp`, `crypt` or `none`"),
+    Column("via", "text[]", "event", "names", "Signatures of the functions on the call path"),
+    Column("protocol", "text", "event", "word", "`simple`, `extended` or `fastpath`"),
+    Column("fingerprint", "text", "event", "text", "Tells statements apart without their text", may_be_empty=True),
+    Column("db_user", "text", "identity", "name", "The database login", may_be_empty=True),
+    Column("role", "text", "event", "name", "The current role, where testimony says it", may_be_empty=True),
+    Column("accessed_by", "uuid", "event", "uuid", "The user of the claim `jwt.claims.user_id`"),
+    Column("database", "text", "identity", "name", "The database of the session", may_be_empty=True),
+    Column("application_name", "text", "identity", "name", "The application's name for itself", may_be_empty=True),
+    Column("client_addr", "inet", "identity", "address", "The client's address; NULL for a Unix socket"),
+    Column("client_port", "int4", "identity", "number", "The client's port"),
+    Column("tls", "bool", "identity", "flag", "Whether the client's connection is encrypted"),
+    Column("outcome", "text", "event", "word", "`ok`, `error`, `cancelled`, `lost` or `refused`"),
+    Column("sqlstate", "text", "event", "text", "SQLSTATE of an error"),
+    Column("duration", "float8", "journal", "seconds", "Seconds from the statement's begin to its end"),
+    Column("calls", "int8", "event", "number", "Executions of this call that the backend testified to"),
+)
+
+NAMES = tuple(column.name for column in TABLE)
+TYPES = {column.name: column.type for column in TABLE}
+# What a chain covers, in the order of its lines: the instance and the number, then all but the two hashes.
+CHAINED = ("instance", "seq", *(name for name in NAMES if name not in ("instance", "seq", "prev_hash", "row_hash")))
+# What is written, in the order of a line.
+STORED = (*CHAINED, "prev_hash", "row_hash")
+BY_NAME = {column.name: column for column in TABLE}
+# The columns at the end of a line that were added.
+ADDED = tuple(column for column in TABLE if column.added)
+assert TABLE[len(TABLE) - len(ADDED) :] == ADDED, "columns that were added stand at the end of the table"
+assert all(column.source != "journal" for column in ADDED), "what the journal itself says is written by rows.Lines.add"
+
+_SOURCES = {"journal": "the proxy", "event": "the statement", "identity": "the session"}
+
+
+def reference() -> str:
+    """Gives the table of the columns for people, in Markdown."""
+    lines = ["| column | type | of | meaning |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{column.name}` | {column.type} | {_SOURCES[column.source]} | {column.meaning} |" for column in TABLE]
+    return "\n".join(lines) + "\n"
