@@ -99,7 +99,7 @@ def test_a_function_that_does_not_testify_has_no_count() -> None:
     play = play_of("SELECT encrypted_secrets.of_another_module(1)", [])
     assert done(play) == [(None, None)]
     play = Playbook().logged_in()
-    play.session._testifies = False
+    play.session.state.testifies = False
     play >> query(f"SELECT {A}")
     play << complete() + ready()
     assert done(play) == [(None, None)], "the original's functions say nothing"
@@ -161,21 +161,21 @@ def test_a_prepare_that_failed_is_forgotten() -> None:
     play = Playbook().logged_in()
     play >> query(f"PREPARE p AS SELECT {A}")
     play << error("42501") + ready()
-    assert play.session._sql_calls == {} and play.session._remembered == ()
+    assert play.session.names.sql_calls == {} and play.session.names.remembered == ()
     play >> query(f"PREPARE p AS SELECT {A}")
     play << complete("PREPARE") + ready()
-    before = play.session._sql_calls["p"]
+    before = play.session.names.sql_calls["p"]
     # A second one of that name fails, and the first stays.
     play >> query(f"PREPARE p AS SELECT {B}")
     play << error("42P05") + ready()
-    assert play.session._sql_calls["p"] is before
+    assert play.session.names.sql_calls["p"] is before
 
 
 def test_those_before_the_error_stay() -> None:
     play = Playbook().logged_in()
     play >> query(f"PREPARE a AS SELECT {A}; PREPARE b AS SELECT {B}; PREPARE c AS SELECT {C}")
     play << complete("PREPARE") + error("42501") + ready()
-    assert set(play.session._sql_calls) == {"a"}
+    assert set(play.session.names.sql_calls) == {"a"}
 
 
 def test_a_pipeline_that_fails_forgets_what_it_passed_over() -> None:
@@ -183,16 +183,16 @@ def test_a_pipeline_that_fails_forgets_what_it_passed_over() -> None:
     play >> parse(f"PREPARE p AS SELECT {A}") + bind() + execute()
     play >> parse(f"PREPARE q AS SELECT {A}") + bind() + execute() + SYNC
     play << PARSE_COMPLETE + BIND_COMPLETE + error("42501") + ready()
-    assert play.session._sql_calls == {}
+    assert play.session.names.sql_calls == {}
 
 
 def test_two_in_flight_for_one_name_are_taken_back_in_order() -> None:
     play = Playbook().logged_in()
     play >> query(f"PREPARE p AS SELECT {A}") >> query(f"PREPARE p AS SELECT {B}")
     play << error("42501") + ready()
-    assert [calls.calls[0].positional[1].text for calls in play.session._sql_calls.values()] == ["b"]  # type: ignore[union-attr]
+    assert [calls.calls[0].positional[1].text for calls in play.session.names.sql_calls.values()] == ["b"]  # type: ignore[union-attr]
     play << error("42501") + ready()
-    assert play.session._sql_calls == {}
+    assert play.session.names.sql_calls == {}
 
 
 def test_names_of_a_resolved_execute_are_weighed() -> None:
@@ -210,9 +210,9 @@ def test_long_names_are_not_kept_by_the_thousand() -> None:
     for number in range(30):
         call = getter("'" + "n" * 100_000 + f"{number}'")
         play >> query(f"PREPARE p{number} AS SELECT {call}") >> query(f"DECLARE c{number} CURSOR FOR SELECT {call}")
-    kept = str([(c.positional, c.named) for v in play.session._sql_calls.values() for c in v.calls])
-    held = [len(name or "") for calls in play.session._cursors.values() for call in calls for name in call.names or ()]
-    assert len(play.session._sql_calls) == 30 and len(kept) < 100_000 and sum(held) < 100_000
+    kept = str([(c.positional, c.named) for v in play.session.names.sql_calls.values() for c in v.calls])
+    held = [len(name or "") for calls in play.session.names.cursors.values() for call in calls for name in call.names or ()]
+    assert len(play.session.names.sql_calls) == 30 and len(kept) < 100_000 and sum(held) < 100_000
     play >> query("EXECUTE p3")
     assert [event.function for event in play.committed[-1:]] == [GETTER]
 

@@ -465,7 +465,7 @@ def test_a_flood_of_forgeries_is_an_event_a_chunk(play: Playbook) -> None:
     assert [(event.event, event.secret_names, event.calls) for event in play.committed] == [
         ("forgery", None, 800), ("call", ("hidden",), None), ("forgery", ("hidden",), 200),
     ]  # fmt: skip
-    assert play.to_client == b"" and len(play.session._forgeries) == 2
+    assert play.to_client == b"" and play.session.matching.forgeries == 2
 
 
 def test_a_forgery_longer_than_a_statement_may_be_is_dropped_without_being_kept() -> None:
@@ -478,8 +478,8 @@ def test_a_forgery_longer_than_a_statement_may_be_is_dropped_without_being_kept(
         play.take()
         for pos in range(0, len(stream), size):
             play << stream[pos : pos + size]
-            assert len(play.session._backend._rest) < 4_096
-        play.session._last_clock = 0
+            assert len(play.session._backend.framer._rest) < 4_096
+        play.session.matching._last_clock = 0
         assert play.to_client == row("before") + row("behind") + row("value") + complete("DO") + ready()
         assert [event.event for event in play.committed if event.event == "call"] == ["call"]
         assert sum(event.calls or 0 for event in play.committed if event.event == "forgery") == 2

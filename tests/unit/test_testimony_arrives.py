@@ -75,7 +75,7 @@ def test_what_follows_the_message_may_be_as_long_as_it_likes(sizes: list[int], f
     kept = 0
     for part in chunks(stream, sizes):
         play << part
-        kept = max(kept, len(play.session._backend._part) + len(play.session._backend._rest))
+        kept = max(kept, len(play.session._backend.framer._part) + len(play.session._backend.framer._rest))
     assert [(event.event, event.secret_names) for event in play.committed] == [("call", ("hidden",))]
     assert play.to_client == b"" and kept <= 4 * HEAD
     play << complete("DO") + ready()
@@ -126,7 +126,7 @@ def test_what_cannot_be_one_is_dropped_without_being_kept() -> None:
     play >> query("DO 'x'")
     for part in chunks(notice("SPX3" + "x" * 9_000_000, "SPX01", "INFO"), [8192]):
         play << part
-        assert len(play.session._backend._part) == 0
+        assert len(play.session._backend.framer._part) == 0
     assert [event.event for event in play.committed] == ["forgery"] and play.to_client == b""
     play << complete("DO") + ready()
     assert play.to_client == complete("DO") + ready()
@@ -261,7 +261,7 @@ def test_escapes_of_a_name_cover_only_what_they_are() -> None:
     ):
         play.take()
         play >> message(b"Q", f"SELECT encrypted_secrets.secrets_getter('{OWNER}', ".encode() + written + b")\0")
-        play << told_bytes(run, clock=START + 10 + play.session._started) + complete() + ready()
+        play << told_bytes(run, clock=START + 10 + play.session.pipeline.started) + complete() + ready()
         told_of = [event.secret_names for event in play.committed if event.event == "call"]
         covering = [event.secret_names for event in play.committed if event.event == "attempt" and event.secret_names]
         assert (run.decode("utf-8", "surrogateescape"),) in told_of + covering

@@ -7,18 +7,21 @@ answers with an error, so that transaction, pipeline and Sync stay the backend's
 from __future__ import annotations
 
 import uuid
+from typing import Final
 
 from secretproxy.detect import Call, ResolvedCall, Verdict
 from secretproxy.detect.arguments import NO_VALUES, Values
 from secretproxy.detect.string_literals import EITHER, ESCAPES, STANDARD
 from secretproxy.detect.verdict import HARMLESS
-from secretproxy.session.connection import MOST_TEXTS
-from secretproxy.session.encodings import encoded
 from secretproxy.session.events import Event
-from secretproxy.session.memory import Memory
+from secretproxy.session.names import MOST_TEXTS, Names
+from secretproxy.session.outcomes import Outcomes
+from secretproxy.session.pipeline import Pipeline
 from secretproxy.session.statements import Refusal, Running, Tally, resolve
-from secretproxy.session.step import Held, Step
-from secretproxy.session.weights import in_bytes, lightened, lightened_call, name_bytes, size, without_names
+from secretproxy.session.states import State
+from secretproxy.session.step import Output, Step
+from secretproxy.session.stream import ClientStream
+from secretproxy.session.weights import in_bytes, name_bytes, size, without_names
 from secretproxy.wire import messages
 from secretproxy.wire.types import FrontendMessage, SqlState
 
@@ -40,13 +43,28 @@ TOO_MANY = Refusal(
 )
 
 
-class Attempts(Memory):
-    """A session that finds secret calls before they run."""
+class Attempts:
+    """Finds secret calls before they run."""
 
-    def _verdict(self, text: bytes) -> Verdict | None:
-        """The verdict, or None where it must be found elsewhere first."""
-        detector = self.detector
-        if not detector.may_concern(text, self._remembered):
+    def __init__(
+        self, state: State, output: Output, stream: ClientStream, names: Names, pipeline: Pipeline, outcomes: Outcomes
+    ) -> None:
+        self._state: Final = state
+        self._output: Final = output
+        self._stream: Final = stream
+        self._names: Final = names
+        self._pipeline: Final = pipeline
+        self._outcomes: Final = outcomes
+        # A text and its verdict, found elsewhere for the message that comes next.
+        self._supplied: tuple[bytes, Verdict] | None = None
+
+    # --- verdicts ---
+
+    def verdict(self, text: bytes) -> Verdict | None:
+        """Gives the verdict on the text of the message just reported, or None where it must be found elsewhere first."""
+        state = self._state
+        detector = state.detector
+        if not detector.may_concern(text, self._names.remembered):
             return HARMLESS
         supplied = self._supplied
         if supplied is not None and supplied[0] == text:
@@ -55,113 +73,84 @@ class Attempts(Memory):
         strings = STANDARD
         if b"\\" in text:
             # Something under way may change the setting before the backend reads this.
-            off = self.parameters.get("standard_conforming_strings") == "off"
-            strings = EITHER if self._pending else ESCAPES if off else STANDARD
-        known = detector.cached(text, self._codec, strings)
+            off = state.parameters.get("standard_conforming_strings") == "off"
+            strings = EITHER if self._pipeline.due else ESCAPES if off else STANDARD
+        known = detector.cached(text, state.codec, strings)
         if known is not None:
             return known
-        if len(text) <= self._limits.parse_thread_bytes and detector.may_now(text):
-            return detector.store(text, self._codec, detector.analyse(text, self._codec, strings), strings)
-        self._client.unread()
-        self._stepped().parse = (text, self._codec, strings)
+        if len(text) <= state.limits.parse_thread_bytes and detector.may_now(text):
+            return detector.store(text, state.codec, detector.analyse(text, state.codec, strings), strings)
+        self._stream.framer.unread()
+        self._output.made().parse = (text, state.codec, strings)
         return None
 
-    def parsed(self, text: bytes, verdict: Verdict) -> None:
-        """Takes the verdict that a Step asked for."""
+    def supply(self, text: bytes, verdict: Verdict) -> None:
+        """Takes a verdict that was found elsewhere."""
         self._supplied = (text, verdict)
 
-    def _attempt(self, running: Running, calls: tuple[ResolvedCall, ...], values: Values, start: int, end: int) -> None:
-        verdict = running.verdict
+    # --- attempts ---
+
+    def attempt(self, running: Running, calls: tuple[ResolvedCall, ...], values: Values, start: int, end: int) -> None:
+        """Takes a statement with these calls and those that SQL's own names in it lead to."""
+        verdict, names = running.verdict, self._names
         attempts = list(calls)
         for execute in verdict.executes:
-            made = self._sql_calls.get(execute.name)
-            if made is None:
-                prepared = self._statements.get(encoded(execute.name, self._codec))
-                made = prepared.verdict if prepared is not None else None
+            made = names.executed(execute.name)
             if made is not None:
                 given = Values(arguments=execute.arguments, outer=values)
-                attempts += resolve(made.calls, given if self._may_resolve(made.calls, given) else NO_VALUES)
+                attempts += resolve(made.calls, given if self.may_resolve(made.calls, given) else NO_VALUES)
         for cursor in verdict.fetches:
-            attempts += self._cursors.get(cursor, ())
-        for name, prepared_calls in verdict.prepares:
-            made = Verdict(calls=lightened(prepared_calls))
-            running.prepared.append((name, made, self._sql_calls.get(name)))
-            self._sql_calls[name] = made
-        for name, cursor_calls in verdict.cursors:
-            self._cursors[name] = tuple(map(lightened_call, resolve(cursor_calls, values)))
-        self._forget_named(verdict)
-        if verdict.prepares or verdict.cursors or verdict.deallocates or verdict.closes:
-            self._refresh_remembered()
-        self._attempt_resolved(running, tuple(attempts), start, end)
+            attempts += names.cursors.get(cursor, ())
+        names.enter_sql(running, values)
+        self.attempt_resolved(running, tuple(attempts), start, end)
 
-    def _may_resolve(self, calls: tuple[Call, ...], values: Values) -> bool:
-        """Whether it is in proportion to look for each call's owner and names in these values."""
-        return len(calls) < 2 or len(calls) * size(values) <= self._limits.max_statement_memory
+    def may_resolve(self, calls: tuple[Call, ...], values: Values) -> bool:
+        """Tells whether it is in proportion to look for each call's owner and names in these values."""
+        return len(calls) < 2 or len(calls) * size(values) <= self._state.limits.max_statement_memory
 
-    def _weighed(self, attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
-        """The attempts with as many names as one statement may have in the log before it runs. What the rest was, testimony tells."""
-        weight = 0
-        kept: list[ResolvedCall] = []
-        for call in attempts:
-            weight += name_bytes(call)
-            kept.append(call if weight <= MOST_TEXTS else without_names(call))
-        return kept
-
-    def _attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
-        verdict = running.verdict
-        if self._raw:
+    def attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
+        """Takes a statement that makes these calls: its message waits until the log has them."""
+        verdict, outcomes = running.verdict, self._outcomes
+        if self._state.raw:
             attempts = tuple(map(in_bytes, attempts))
         if len(attempts) > 1:
             # The same call twice is one access, counted.
-            attempts = tuple(dict.fromkeys(self._weighed(attempts)))
+            attempts = tuple(dict.fromkeys(_weighed(attempts)))
         running.attempts = attempts
         running.covered = {(call.function, call.owner, call.names): Tally() for call in attempts if call.exact}
-        running.number = self._started + 1
+        running.number = self._pipeline.started + 1
         if not attempts and not verdict.concerns:
-            self._push_statement(running)
+            self._pipeline.push_statement(running)
             return
-        events = self._stepped().commit
+        events = self._output.made().commit
         for call in attempts:
-            events.append(self._about(running, "attempt", call))
+            events.append(outcomes.about(running, "attempt", call))
         for signature in verdict.definitions:
-            event = self._event(running, "definition")
+            event = outcomes.event(running, "definition")
             event.function = signature
             events.append(event)
         for table in verdict.tables:
-            event = self._event(running, "table")
+            event = outcomes.event(running, "table")
             event.via = (table,)
             events.append(event)
-        self._hold_from(start, end, running)
-        self._push_statement(running)
+        self._stream.hold(start, end, running)
+        self._pipeline.push_statement(running)
 
-    def _hold_from(self, start: int, end: int, running: Running) -> None:
-        """The message is an attempt: it and everything behind it waits."""
-        step = self._stepped()
-        buffer = self._client.buffer
-        self._let_on(buffer[self._kept_from : start])
-        self._holding = True
-        step.held.append(Held(buffer[start:end], running))
-        self._kept_from = end
+    # --- refusals ---
 
-    def _refuse_here(self, refusal: Refusal) -> None:
-        """The message is replaced by one that fails in the backend, at once; what is still to come of it is swallowed."""
-        framer = self._client
-        step = self._stepped()
-        simple = framer.kind == FrontendMessage.QUERY
+    def refuse_here(self, refusal: Refusal) -> None:
+        """Replaces the message just reported by one that fails in the backend; what is still to come of it is swallowed."""
+        step = self._output.made()
+        simple = self._stream.framer.kind == FrontendMessage.QUERY
         running = Running("simple" if simple else "extended", HARMLESS)
         running.refused = refusal
-        self._let_on(framer.buffer[self._kept_from : framer.start] + _failing(simple))
-        self._kept_from = framer.cut
-        if not framer.complete:
-            self._swallow_client = framer.discard()
-        self._push_statement(running)
-        event = self._event(running, "refusal")
-        event.outcome = "refused"
-        event.sqlstate = refusal.sqlstate
-        step.record.append(event)
+        self._stream.replace(_failing(simple))
+        self._pipeline.push_statement(running)
+        step.record.append(self._refused(running, refusal.sqlstate))
 
     def refuse(self, step: Step, *, taken: bool) -> tuple[bytes, list[Event]]:
-        """The log cannot commit a client's Step: what goes to the backend instead, and what the log shall hear of it later.
+        """Refuses what of a client's Step waits for a log that cannot commit it: what goes to the backend instead, and what the log
+        shall hear of it later.
 
         `taken`: the journal has the attempts and will write them when it can; otherwise a refusal is all the log will know.
         """
@@ -179,17 +168,31 @@ class Attempts(Memory):
             if taken:
                 continue
             for call in running.attempts:
-                event = self._about(running, "refusal", call)
+                event = self._outcomes.about(running, "refusal", call)
                 event.outcome = "refused"
                 event.sqlstate = SqlState.IO_ERROR
                 events.append(event)
             if not running.attempts:
-                event = self._event(running, "refusal")
-                event.outcome = "refused"
-                event.sqlstate = SqlState.IO_ERROR
+                event = self._refused(running, SqlState.IO_ERROR)
                 event.via = running.verdict.tables or None
                 events.append(event)
         return b"".join(out), events
+
+    def _refused(self, running: Running, sqlstate: str) -> Event:
+        event = self._outcomes.event(running, "refusal")
+        event.outcome = "refused"
+        event.sqlstate = sqlstate
+        return event
+
+
+def _weighed(attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
+    """Gives the attempts with as many names as one statement may have in the log before it runs. What the rest was, testimony tells."""
+    weight = 0
+    kept: list[ResolvedCall] = []
+    for call in attempts:
+        weight += name_bytes(call)
+        kept.append(call if weight <= MOST_TEXTS else without_names(call))
+    return kept
 
 
 def _failing(simple: bool) -> bytes:

@@ -1,23 +1,20 @@
-"""The backend until it is ready, and the session's token: login as it is relayed, the proxy's own questions before the first
-ReadyForQuery, and a new token wherever the backend may have lost it.
+"""The backend until it is ready: the login as it is relayed, and the proxy's own questions before the first ReadyForQuery.
 
-What the backend answers to the proxy's own never reaches the client: the way of its bytes, let go, dropped or replaced, is here too.
+What the backend answers to the proxy's own never reaches the client.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Final
 
-from secretproxy.session.client import Client
-from secretproxy.session.connection import FROM_BACKEND, FROM_BACKEND_OWN
-from secretproxy.session.encodings import decoded, session_codec
-from secretproxy.session.statements import INJECTED
-from secretproxy.session.states import Phase
+from secretproxy.session.states import GreetingPhase, Phase, State
+from secretproxy.session.step import Output
+from secretproxy.session.stream import BackendStream, ClientStream
+from secretproxy.session.token import OWN_SQL as TOKEN_SQL
+from secretproxy.session.token import Token
 from secretproxy.wire import messages
-from secretproxy.wire.errors import ProtocolViolation
-from secretproxy.wire.types import SqlState
+from secretproxy.wire.framing import Framer
 
-_SET_CONFIG = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
 # Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and cast is qualified,
 # and the path that it has chosen is not in force. SET LOCAL lasts for this message; no ParameterStatus tells of it.
 _ASK = (
@@ -32,168 +29,140 @@ _ASK_START = _ASK.format(
     "::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a)"
 )
 _ASK_START_AS_OWNER = _ASK.format(start="secretproxy.backend_start()")
-# The texts above and that of `setting`: all SQL that a session says of its own accord.
-OWN_SQL = (_ASK_START, _ASK_START_AS_OWNER, "SET secretproxy.session TO 'token'")
-_POOLER = ProtocolViolation(
-    "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
-    SqlState.FEATURE_NOT_SUPPORTED,
-    "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
-)
+# All SQL that a session says of its own accord.
+OWN_SQL = (_ASK_START, _ASK_START_AS_OWNER, *TOKEN_SQL)
 
-_SASL_FINAL = b"\0\0\0\x0c"  # the one that asks for nothing
+_OK: Final = messages.AUTHENTICATION_OK.to_bytes(4, "big")
+_SASL: Final = messages.AUTHENTICATION_SASL.to_bytes(4, "big")
+# The one that asks for nothing.
+_SASL_FINAL: Final = messages.AUTHENTICATION_SASL_FINAL.to_bytes(4, "big")
+_MECHANISM_PLUS: Final = b"SCRAM-SHA-256-PLUS"
 
 
-class Greeting(Client):
-    """A session that lets its backend in, and shows it whom it belongs to."""
+class Greeting:
+    """Lets the backend in, and shows it whom it belongs to."""
 
-    def _release(self, upto: int) -> None:
-        """Lets what stands in the buffer up to here go on: at once, or behind what waits."""
-        self._let_on(self._backend.buffer[self._kept_from : upto])
-        self._kept_from = upto
+    def __init__(self, state: State, output: Output, client: ClientStream, stream: BackendStream, token: Token) -> None:
+        self._state: Final = state
+        self._output: Final = output
+        self._client: Final = client
+        self._stream: Final = stream
+        self._token: Final = token
+        self._phase = GreetingPhase.START
+        # The first ReadyForQuery, which waits until the session has its token.
+        self._ready_for_query = b""
+        # Behind a pooler: whether the process asked again is the one that has the token.
+        self._kept_token = False
+        self.authenticated = False
+        # The SQLSTATE by which the backend refuses the login.
+        self.refusal = ""
+        # What a CancelRequest for this session carries: process id and secret key.
+        self.cancel_key = b""
 
-    def _drop(self) -> None:
-        """The message does not reach the client, nor what of it has not come yet."""
-        framer = self._backend
-        self._release(framer.start)
-        self._kept_from = min(framer.end, len(framer.buffer))
-        self._dropping = not framer.complete
+    # --- the login ---
 
-    def _replace(self, message: bytes) -> None:
-        self._drop()
-        self._let_on(message)
-
-    def backend_authentication(self) -> None:
-        framer = self._backend
-        code = framer.buffer[framer.start + 5 : framer.start + 9]
-        if code == b"\0\0\0\0":
+    def authentication(self, message: Framer) -> None:
+        code = message.buffer[message.start + 5 : message.start + 9]
+        if code == _OK:
             self.authenticated = True
-        elif self._early and code != _SASL_FINAL:
+        elif self._client.waits and code != _SASL_FINAL:
             # It asks for a password and gets what the client has said instead: the backend's to refuse.
-            self._stepped().inject += b"".join(self._early)
-            self._early = []
-            self.phase = Phase.CLOSED
-        elif code == b"\0\0\0\n" and framer.complete and not self.identity.tls:
+            self._output.made().inject += self._client.take_waiting()
+            self._state.enter(Phase.CLOSED)
+        elif code == _SASL and message.complete and not self._state.identity.tls:
             # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not the client's to do,
             # and libpq takes its offer for an attack.
-            offered = framer.buffer[framer.start + 9 : framer.end].split(b"\0")
-            if b"SCRAM-SHA-256-PLUS" in offered:
-                self._replace(messages.authentication_sasl([name for name in offered if name and not name.endswith(b"-PLUS")]))
+            offered = message.buffer[message.start + 9 : message.end].split(b"\0")
+            if _MECHANISM_PLUS in offered:
+                self._stream.replace(
+                    messages.authentication_sasl([name for name in offered if name and not name.endswith(b"-PLUS")])
+                )
 
-    def backend_key_data(self) -> None:
-        framer = self._backend
-        self.cancel_key = framer.buffer[framer.start + 5 : framer.end]
-        self.backend_pid = int.from_bytes(self.cancel_key[:4], "big")
+    def key_data(self, message: Framer) -> None:
+        self.cancel_key = message.buffer[message.start + 5 : message.end]
+        self._token.pid = int.from_bytes(self.cancel_key[:4], "big")
 
-    def backend_parameter_status(self) -> None:
-        framer = self._backend
-        if not framer.complete:
+    def refused(self, message: Framer) -> None:
+        """Takes an error of the login."""
+        self.refusal, _ = messages.read_error(message.buffer, message.start, message.end)
+
+    def logged_in(self, message: Framer) -> None:
+        """Takes the first ReadyForQuery."""
+        if self._state.physical:
+            self._enter_ready()
             return
-        name, pos = messages.cstring(framer.buffer, framer.start + 5, framer.end)
-        raw, _ = messages.cstring(framer.buffer, pos, framer.end)
-        key, value = name.decode("ascii", "replace"), decoded(raw, self._codec)
-        self.parameters[key] = value
-        if key in ("client_encoding", "server_encoding"):
-            server = self.parameters.get("server_encoding", "")
-            self._raw = server.upper() == "SQL_ASCII"
-            self._codec = session_codec(self.parameters.get("client_encoding", ""), server)
-        elif key == "application_name" and value != self.identity.application_name:
-            self.identity = replace(self.identity, application_name=value or None)
+        self._state.enter(Phase.GREETING)
+        self._stream.see_rows(True)
+        self._ready_for_query = message.buffer[message.start : message.end]
+        self._stream.drop()
+        self._ask(GreetingPhase.START, messages.query(_ASK_START))
 
-    def backend_logged_in(self) -> None:
-        """The first ReadyForQuery waits until the session has its token."""
-        framer = self._backend
-        if self.physical:
-            self._ready()
-            return
-        self.phase = Phase.GREETING
-        self._greeting = "start"
-        framer.actions = FROM_BACKEND_OWN
-        self._greeting_z = framer.buffer[framer.start : framer.end]
-        self._drop()
-        self._stepped().inject += messages.query(_ASK_START)
+    # --- the proxy's own questions ---
 
-    def backend_greeted(self) -> None:
-        """An own query of the greeting has ended."""
-        self._drop()
-        token = self.token
-        if self._greeting == "start" and token is None:
-            self._greeting = "owner"
-            self._stepped().inject += messages.query(_ASK_START_AS_OWNER)
-        elif self._greeting in ("start", "owner") and token is not None:
-            self._greeting = "token"
-            self._stepped().inject += self._token_message(token)
-        elif self._greeting == "token" and self.pooled:
+    def _ask(self, phase: GreetingPhase, message: bytes) -> None:
+        self._phase = phase
+        self._output.made().inject += message
+
+    def greeted(self, message: Framer) -> None:
+        """Takes the end of the answer to a question of the proxy's own."""
+        self._stream.drop()
+        phase, token = self._phase, self._token.value
+        if phase is GreetingPhase.START and token is None:
+            self._ask(GreetingPhase.START_AS_OWNER, messages.query(_ASK_START_AS_OWNER))
+        elif phase in (GreetingPhase.START, GreetingPhase.START_AS_OWNER) and token is not None:
+            self._ask(GreetingPhase.TOKEN, self._token.message(token))
+        elif phase is GreetingPhase.TOKEN and self._token.pooled:
             # What answers is not who said its process id first. Is it the same a message later, and does it remember?
-            self._greeting = "again"
             self._kept_token = False
-            self._stepped().inject += messages.query(_ASK_START)
-        elif self._greeting == "again" and not self._kept_token:
-            self.refuse_pooler()
+            self._ask(GreetingPhase.STILL_THERE, messages.query(_ASK_START))
+        elif phase is GreetingPhase.STILL_THERE and not self._kept_token:
+            self._token.refuse_pooler()
         else:
-            self._let_on(self._greeting_z)
-            self._ready()
+            self._stream.let_on(self._ready_for_query)
+            self._enter_ready()
 
-    def backend_greeting_row(self) -> None:
-        """The answer to the question when this backend process began."""
-        framer = self._backend
-        self._drop()
-        if not framer.complete or self._greeting == "token":
+    def row(self, message: Framer) -> None:
+        """Takes the answer to the question when this backend process began."""
+        self._stream.drop()
+        if not message.complete or self._phase is GreetingPhase.TOKEN:
             return
-        row = messages.data_row(framer.buffer, framer.start, framer.end)
+        row = messages.data_row(message.buffer, message.start, message.end)
         if len(row) != 4:
             return
         pid, start, session, found = row
         if pid is None or not pid.isdigit():
             return
-        if self._greeting == "again":
+        token = self._token
+        if self._phase is GreetingPhase.STILL_THERE:
             # The start may be hidden from this user; its token, made of process id and start, is not.
-            token = self.token
-            self._kept_token = int(pid) == self.backend_pid and token is not None and session == token.encode()
+            value = token.value
+            self._kept_token = int(pid) == token.pid and value is not None and session == value.encode()
             return
-        if int(pid) != self.backend_pid:
+        if int(pid) != token.pid:
             # BackendKeyData was a pooler's: it is for cancelling, and says nothing of who testifies.
-            self.pooled = self.backend_pid != 0
-            self.backend_pid = int(pid)
+            token.pooled = token.pid != 0
+            token.pid = int(pid)
         if start is not None and start.isdigit():
-            self.backend_start = int(start)
-        self._testifies = found not in (None, b"0")
+            token.start = int(start)
+        self._state.testifies = found not in (None, b"0")
 
-    @property
-    def pooler(self) -> ProtocolViolation:
-        """What ends a session whose backend is not its own."""
-        return _POOLER
+    def dropped(self, message: Framer) -> None:
+        """Takes a part of the answer to a question of the proxy's own."""
+        self._stream.drop()
 
-    def refuse_pooler(self) -> None:
-        """The session ends: what its backend does, another session may see, and what another's does, this one."""
-        self.phase = Phase.CLOSED
-        self._stepped().violation = self.pooler
-
-    def backend_dropped(self) -> None:
-        """Part of the answer to an own query."""
-        self._drop()
-
-    def _ready(self) -> None:
-        self.phase = Phase.READY
-        self._backend.actions = FROM_BACKEND
-        self._stepped().ready = True
-
-    def _token_message(self, token: str) -> bytes:
-        self._token_version = self._keys.version
-        setting = f"SET secretproxy.session TO '{token}'"
-        if self._logical:
-            return messages.query(setting)
-        if self.transaction_status != "I":
-            # The client may still choose its transaction's isolation or snapshot: nothing may take one before that.
-            return messages.aside(setting, "secretproxy token")
-        # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
-        return messages.function_call(_SET_CONFIG, ["secretproxy.session", token, "f"])
-
-    def _renew_token(self) -> None:
-        self._token_lost = False
-        token = self.token
-        if token is None or self.physical:
+    def failed(self, message: Framer) -> None:
+        """Takes an error of a question of the proxy's own, or the end of the backend."""
+        _, fatal = messages.read_error(message.buffer, message.start, message.end)
+        if fatal:
+            self._stream.release(message.start)
+            self._stream.let_on(self._ready_for_query)
+            self._state.enter(Phase.CLOSED)
             return
-        self._token_inside = self.transaction_status == "T"
-        self._pending.append(INJECTED)
-        self._backend.actions = FROM_BACKEND_OWN
-        self._stepped().inject += self._token_message(token)
+        self._stream.drop()
+        if self._phase is GreetingPhase.TOKEN:
+            self._token.lose()
+
+    def _enter_ready(self) -> None:
+        self._state.enter(Phase.READY)
+        self._stream.see_rows(False)
+        self._output.made().ready = True

@@ -1,17 +1,19 @@
-"""Events: what the log is told of a statement, of one of its calls and of how it ended.
+"""Makes the events: what the log is told of a statement, of one of its calls and of how it ended.
 
-The one layer that makes an Event. A statement's text becomes its fingerprint here and is let go; nothing else of it is kept.
+Nothing else makes an Event. A statement's text becomes its fingerprint here and is let go; nothing else of it is kept.
 """
 
 from __future__ import annotations
 
 import uuid
+from typing import Final
 
 from secretproxy.detect import ResolvedCall
 from secretproxy.detect.functions import NAMES
-from secretproxy.session.connection import Connection
 from secretproxy.session.events import Event, EventKind, Outcome
 from secretproxy.session.statements import Running
+from secretproxy.session.states import State
+from secretproxy.session.step import Output
 from secretproxy.wire.types import SqlState
 
 # How many calls, and the role and the jwt user that made them.
@@ -19,31 +21,37 @@ Done = tuple[int | None, str | None, uuid.UUID | None]
 
 
 def testifies(function: str) -> bool:
-    """Whether a function is one of those that tell of each call, once the backend half is installed."""
+    """Tells whether a function is one of those that tell of each call, once the backend half is installed."""
     schema, _, name = function.partition("(")[0].rpartition(".")
     return schema == "encrypted_secrets" and name in NAMES
 
 
-class Outcomes(Connection):
-    """A session that can say what happened."""
+class Outcomes:
+    """Says what happened."""
 
-    def _event(self, running: Running, kind: EventKind) -> Event:
+    def __init__(self, state: State, output: Output) -> None:
+        self._state: Final = state
+        self._output: Final = output
+
+    def event(self, running: Running, kind: EventKind) -> Event:
+        """Makes an event of a statement; the first one of it works out its fingerprint."""
         if running.fingerprint is None:
             running.fingerprint = running.verdict.fingerprint
             if running.fingerprint is None and running.text is not None:
-                running.fingerprint = self.detector.fingerprint_now(running.text, self._codec)
+                running.fingerprint = self._state.detector.fingerprint_now(running.text, self._state.codec)
                 running.text = None
         return Event(
             kind,
-            self.identity,
+            self._state.identity,
             statement_no=running.number,
             protocol=running.protocol,
             fingerprint=running.fingerprint,
             timing=running.timing,
         )
 
-    def _about(self, running: Running, kind: EventKind, call: ResolvedCall) -> Event:
-        event = self._event(running, kind)
+    def about(self, running: Running, kind: EventKind, call: ResolvedCall) -> Event:
+        """Makes an event of one call of a statement, as the text shows it."""
+        event = self.event(running, kind)
         event.function = call.function
         event.operation = call.operation
         event.owner_id = call.owner
@@ -52,18 +60,18 @@ class Outcomes(Connection):
         event.via = call.via
         return event
 
-    def _end(self, running: Running, outcome: Outcome) -> None:
-        """The statement's outcome, if the log knows of the statement."""
+    def end(self, running: Running, outcome: Outcome) -> None:
+        """Records the statement's outcome, if the log knows of the statement."""
         if not running.in_the_log:
             return
         if outcome == "error" and running.sqlstate == SqlState.QUERY_CANCELED:
             outcome = "cancelled"
         if running.refused is not None:
             outcome = "refused"
-        elif outcome == "ok" and self.client_gone:
+        elif outcome == "ok" and self._state.client_gone:
             # It ran, and nobody was told so.
             outcome = "lost"
-        record = self._stepped().record
+        record = self._output.made().record
         attempts = running.attempts
         if not attempts or running.refused is not None:
             record.append(self._outcome(running, outcome, running.calls, running.role, running.accessed_by))
@@ -88,7 +96,7 @@ class Outcomes(Connection):
     def _outcome(
         self, running: Running, outcome: Outcome, calls: int | None, role: str | None, accessed_by: uuid.UUID | None
     ) -> Event:
-        event = self._event(running, "outcome")
+        event = self.event(running, "outcome")
         event.outcome = outcome
         event.sqlstate = running.sqlstate
         event.calls = calls
@@ -97,11 +105,11 @@ class Outcomes(Connection):
         return event
 
     def _done(self, running: Running, call: ResolvedCall) -> Done:
-        """What the backend testified to of an attempt: how often it ran (None: nobody can tell), as which role and jwt user."""
+        """Tells what the backend testified to of an attempt: how often it ran (None: nobody can tell), as which role and jwt user."""
         tally = running.covered.get((call.function, call.owner, call.names))
         if tally is not None and tally.calls:
             return tally.calls, tally.role, tally.accessed_by
-        if not self._testifies or not testifies(call.function):
+        if not self._state.testifies or not testifies(call.function):
             return None, None, None
         if tally is None:
             # Which of the calls of its function was this one?

@@ -4,51 +4,68 @@
 case), or a Step. What a Step says is carried out by the outer layer; this one has no sockets, no clock and no event loop.
 May import wire and detect; must never put statement text or a value into an event.
 
-A session is one object in layers, a module each, and a layer calls only those before it:
+A session is made of parts, a module each. A part owns its state, is given the parts that it needs, and those stand before it here:
 
-    connection   what a session holds
-    outcomes     events, and how a statement ended
-    memory       answers that are due; names that lead to secret calls
-    attempts     verdicts, attempts that wait for the log, refusals
-    client       what each message of the client's means
-    greeting     login, token, what of the backend's stream reaches the client
-    testified    testimony in that stream
-    answers      what each message of the backend's means
-    session      chunks in, decisions out: the face, for the proxy
-
-The states, and which method takes which message in them, stand in states.py.
+    states     State       who the session is, where it stands, how its texts are written
+    step       Output      the Step of the chunk under way
+    stream     *Stream     each direction's bytes: let on, held, dropped, replaced, or waiting
+    outcomes   Outcomes    events, and how a statement ended
+    names      Names       statements, portals and cursors that lead to secret calls, and doubts about them
+    pipeline   Pipeline    answers that are due
+    attempts   Attempts    verdicts, attempts that wait for the log, refusals
+    frontend   Frontend    what each message of the client's means
+    token      Token       the backend process and the session's token
+    greeting   Greeting    login and greeting
+    matching   Matching    testimony, matched to attempts
+    backend    Backend     what each message of the backend's means
+    session    Session     chunks in, decisions out: the face, for the proxy, and the tables of messages
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
-from secretproxy.detect import Detector
+from secretproxy.detect import Detector, Verdict
 from secretproxy.session import testimony
-from secretproxy.session.answers import Answers
-from secretproxy.session.connection import CROWDED, FROM_CLIENT, Entry
+from secretproxy.session.attempts import Attempts
+from secretproxy.session.backend import Backend
 from secretproxy.session.events import Event, Identity
-from secretproxy.session.statements import Prepared, Running
-from secretproxy.session.states import BACKEND_GREETING, BACKEND_LOGIN, BACKEND_READY, CLIENT_MESSAGES, Phase
-from secretproxy.session.step import Held, Limits, Step
+from secretproxy.session.frontend import Frontend
+from secretproxy.session.greeting import Greeting
+from secretproxy.session.matching import Matching
+from secretproxy.session.names import Names
+from secretproxy.session.outcomes import Outcomes
+from secretproxy.session.pipeline import CROWDED, ROOMY, Pipeline
+from secretproxy.session.states import Phase, State
+from secretproxy.session.step import Held, Limits, Output, Step
+from secretproxy.session.stream import BackendStream, ClientStream
+from secretproxy.session.token import POOLER, Token
 from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
 from secretproxy.wire.framing import Framer
-from secretproxy.wire.types import SqlState
+from secretproxy.wire.types import BackendMessage, FrontendMessage, SqlState, TransactionStatus
 
 __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
 
-# Entries of `pending` under which a client that was not read from is again.
-_ROOMY = 512
+# Compiled, a name of a module is at hand where a member of an enumeration is looked up.
+_LOGIN: Final = Phase.LOGIN
+_GREETING: Final = Phase.GREETING
+_READY: Final = Phase.READY
+_CLOSED: Final = Phase.CLOSED
+
 # NAMEDATALEN - 1
-_NAME_BYTES = 63
+_NAME_BYTES: Final = 63
 # Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
-_MOST_EVENTS = 256
+_MOST_EVENTS: Final = 256
 # Messages of one client that are looked at before others have their turn.
-_MOST_MESSAGES = 256
+_MOST_MESSAGES: Final = 256
+
+# What takes a message of each type: a message without an entry is not to be sent in that phase.
+Handlers = dict[int, Callable[[Framer], None]]
 
 
-class Session(Answers):
+class Session:
     """One client and its backend, from the moment the startup packet has gone on."""
 
     def __init__(
@@ -59,39 +76,132 @@ class Session(Answers):
         limits: Limits,
         replication: str | None = None,
     ) -> None:
-        super().__init__(identity, keys, detector, limits, replication)
-        self._handlers: dict[Phase, dict[int, Callable[[], None]]] = {
-            phase: {kind[0]: getattr(self, name) for kind, name in table.items()} for phase, table in CLIENT_MESSAGES.items()
-        }
-        self._login_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_LOGIN.items()}
-        self._greeting_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_GREETING.items()}
-        self._ready_handlers = {kind[0]: getattr(self, name) for kind, name in BACKEND_READY.items()}
-        self._last_handlers = self._login_handlers | self._ready_handlers
+        state = self.state = State(identity, detector, limits, replication)
+        output = self._output = Output()
+        client = self._client = ClientStream(limits.max_message, output)
+        stream = self._backend = BackendStream(output)
+        outcomes = self._outcomes = Outcomes(state, output)
+        names = self.names = Names(state)
+        pipeline = self.pipeline = Pipeline(names, outcomes)
+        attempts = self._attempts = Attempts(state, output, client, names, pipeline, outcomes)
+        frontend = self._frontend = Frontend(state, names, pipeline, attempts)
+        token = self._token = Token(state, output, stream, pipeline, keys)
+        greeting = self._greeting = Greeting(state, output, client, stream, token)
+        matching = self.matching = Matching(state, output, stream, outcomes, pipeline, token)
+        backend = Backend(state, output, client, stream, names, pipeline, token)
+        # Whether the backend has said anything.
+        self.answered = False
+        self._client_login: Final = _client_login(frontend)
+        self._client_ready: Final = _client_ready(frontend)
+        self._backend_login: Final = _backend_login(greeting, matching, backend)
+        self._backend_greeting: Final = _backend_greeting(greeting, matching, backend)
+        self._backend_ready: Final = _backend_ready(greeting, matching, backend)
+        # A client may leave in the middle of its login.
+        self._backend_closed: Final = self._backend_login | self._backend_ready
 
     def __repr__(self) -> str:
-        return f"Session({self.phase.value}, pid={self.backend_pid}, statements={self._started})"
+        return f"Session({self.phase.value}, pid={self.backend_pid}, statements={self.pipeline.started})"
+
+    # --- what the proxy asks ---
+
+    @property
+    def phase(self) -> Phase:
+        return self.state.phase
+
+    @property
+    def identity(self) -> Identity:
+        return self.state.identity
+
+    @property
+    def detector(self) -> Detector:
+        return self.state.detector
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the backend has reported by ParameterStatus."""
+        return self.state.parameters
+
+    @property
+    def codec(self) -> str:
+        """The Python codec of the client's texts."""
+        return self.state.codec
+
+    @property
+    def physical(self) -> bool:
+        """Whether it is a session of physical replication, which takes no SQL."""
+        return self.state.physical
+
+    @property
+    def token(self) -> str | None:
+        """The session's token, None while the start of the backend process is not known."""
+        return self._token.value
+
+    @property
+    def backend_pid(self) -> int:
+        return self._token.pid
+
+    @property
+    def backend_start(self) -> int | None:
+        """When the backend process began, in microseconds since the Unix epoch, where that is known."""
+        return self._token.start
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler stands before the server."""
+        return self._token.pooled
+
+    @property
+    def pooler(self) -> ProtocolViolation:
+        """What ends a session whose backend is not its own."""
+        return POOLER
+
+    @property
+    def authenticated(self) -> bool:
+        return self._greeting.authenticated
+
+    @property
+    def cancel_key(self) -> bytes:
+        """What a CancelRequest for this session carries: process id and secret key."""
+        return self._greeting.cancel_key
+
+    @property
+    def client_gone(self) -> bool:
+        """Whether nobody is there any more who could be told how a statement ended."""
+        return self.state.client_gone
+
+    @client_gone.setter
+    def client_gone(self, gone: bool) -> None:
+        self.state.client_gone = gone
+
+    @property
+    def login_refusal(self) -> str:
+        """The SQLSTATE by which the backend refuses the login; the proxy empties it once it has taken note."""
+        return self._greeting.refusal
+
+    @login_refusal.setter
+    def login_refusal(self, sqlstate: str) -> None:
+        self._greeting.refusal = sqlstate
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way: no transaction, no answer due, nothing half sent."""
+        state = self.state
         return (
-            self.phase is Phase.READY
-            and self.transaction_status == "I"
-            and not self._pending
-            and self._client.at_boundary
-            and not self._early
-            and not self._swallow_client
+            state.phase is _READY
+            and state.transaction_status == TransactionStatus.IDLE
+            and self.pipeline.idle
+            and self._client.at_rest
         )
 
     @property
     def quiet(self) -> bool:
         """Whether the backend runs nothing: it owes no answer and is not in the middle of its login."""
-        return self.phase in (Phase.READY, Phase.CLOSED) and not self._pending
+        return self.state.phase in (_READY, _CLOSED) and self.pipeline.idle
 
     @property
     def takes_terminate(self) -> bool:
         """Whether a Terminate can be put behind what the backend was sent."""
-        return self.phase is Phase.READY and not self._client.streaming
+        return self.state.phase is _READY and not self._client.streaming
 
     @property
     def answer_is_cut(self) -> bool:
@@ -101,162 +211,215 @@ class Session(Answers):
     @property
     def crowded(self) -> bool:
         """Whether so many answers are due that the client must wait for some; a Flush to the backend makes sure that they come."""
-        return len(self._pending) > CROWDED and not self._client.streaming
+        return self.pipeline.due > CROWDED and not self._client.streaming
 
     @property
     def roomy(self) -> bool:
-        return len(self._pending) < _ROOMY
+        """Whether so few answers are due that a client which waited for some is read from again."""
+        return self.pipeline.due < ROOMY
 
     @property
     def waiting_bytes(self) -> int:
         """How much of the client's the session keeps until the backend is ready for it."""
-        return sum(len(part) for part in self._early)
+        return self._client.waiting_bytes
+
+    # --- what the proxy says ---
 
     def use(self, detector: Detector) -> None:
         """Takes the detector of the session's database."""
-        self.detector = detector
+        self.state.detector = detector
+
+    def texts(self) -> list[bytes]:
+        """Gives what is prepared, where its text is known."""
+        return self.names.texts()
+
+    def reconsider(self, found: Mapping[bytes, Verdict]) -> None:
+        """Takes new verdicts on what is prepared: the detector knows more, or something else."""
+        self.names.reconsider(found)
+
+    def parsed(self, text: bytes, verdict: Verdict) -> None:
+        """Takes the verdict that a Step asked for."""
+        self._attempts.supply(text, verdict)
+
+    def refuse(self, step: Step, *, taken: bool) -> tuple[bytes, list[Event]]:
+        """Refuses what a client's Step holds, for the log cannot commit it: gives what goes to the backend instead, and what the log
+        shall hear of it later. `taken`: the journal has the attempts and will write them when it can."""
+        return self._attempts.refuse(step, taken=taken)
+
+    # --- chunks ---
 
     def from_client(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the client's. Raises ProtocolViolation where the session must end."""
-        if self.phase is not Phase.READY:
-            if self.phase is Phase.GREETING or (self._early and self.phase is Phase.LOGIN):
-                self._early.append(data)
+        state, stream = self.state, self._client
+        phase = state.phase
+        if phase is not _READY:
+            if phase is _GREETING or (phase is _LOGIN and stream.waits):
+                stream.keep(data)
                 return b""
-            if self.phase is Phase.CLOSED:
+            if phase is _CLOSED:
                 # The backend would not read it either.
                 return b""
-        elif self._early:
-            self._early.append(data)
-            data = b"".join(self._early)
-            self._early = []
-        if self._swallow_client:
-            gone = min(self._swallow_client, len(data))
-            self._swallow_client -= gone
-            data = data[gone:]
-        framer = self._client
-        framer.push(data)
-        self._step = None
-        self._kept_from = 0
-        self._holding = False
+        stream.begin(data)
+        framer = stream.framer
         try:
             early = self._read_client(framer)
             if early is not None:
                 return early
         except Malformed:
-            if self._in(Phase.LOGIN) and framer.buffer[framer.cut] not in self._handlers[Phase.LOGIN]:
-                return self._too_early()
+            if state.at(_LOGIN) and framer.buffer[framer.cut] not in self._client_login:
+                return stream.too_early()
             framer.let_head_go()
-            self.phase = Phase.CLOSED
+            state.enter(_CLOSED)
         except ProtocolViolation as violation:
             if framer.cut == 0:
                 raise
             # What stands before it goes on, as if it had come in a chunk of its own.
-            self._stepped().violation = violation
-        return self._finish_client(framer)
+            self._output.made().violation = violation
+        return stream.finish()
 
     def _read_client(self, framer: Framer) -> bytes | None:
         """Handles the chunk's messages; gives what goes on at once where the rest must wait for the login."""
-        handlers = self._handlers[self.phase]
+        state, stream, output = self.state, self._client, self._output
+        handlers = self._client_ready if state.phase is _READY else self._client_login
         seen = 0
         while framer.next():
             handler = handlers.get(framer.kind)
             if handler is None:
-                if self._in(Phase.LOGIN):
+                if state.phase is _LOGIN:
                     # A client that does not wait to be let in: as the backend would, read it once it is ready.
                     framer.unread()
-                    return self._too_early()
+                    return stream.too_early()
                 # The backend's to answer: it ends the session there and reads no further.
-                self.phase = Phase.CLOSED
+                state.enter(_CLOSED)
                 return None
             try:
-                handler()
+                handler(framer)
             except Unreadable:
-                self._unreadable()
-            if self._in(Phase.CLOSED):
+                self._frontend.unreadable(framer)
+            if state.at(_CLOSED):
                 return None
             seen += 1
-            if seen >= _MOST_MESSAGES and framer.cut < len(framer.buffer) and self._in(Phase.READY):
-                self._stepped().again = True
-            if self._step is not None and (
-                self._step.parse is not None or self._step.again or len(self._step.commit) >= _MOST_EVENTS
-            ):
-                # What stands behind is read again later.
-                self._early.append(framer.buffer[framer.cut :])
-                framer.buffer = framer.buffer[: framer.cut]
+            if seen >= _MOST_MESSAGES and framer.cut < len(framer.buffer) and state.at(_READY):
+                output.made().again = True
+            step = output.step
+            if step is not None and (step.parse is not None or step.again or len(step.commit) >= _MOST_EVENTS):
+                stream.keep_rest()
                 break
-            handlers = self._handlers[self.phase]
         return None
-
-    def _too_early(self) -> bytes:
-        framer = self._client
-        before, rest = framer.buffer[: framer.cut], framer.buffer[framer.cut :]
-        self._client = Framer(FROM_CLIENT, self._limits.max_message)
-        self._early.append(rest)
-        return before
-
-    def _finish_client(self, framer: Framer) -> bytes | Step:
-        step = self._step
-        if step is None:
-            buffer, cut = framer.buffer, framer.cut
-            return buffer if cut == len(buffer) else buffer[:cut]
-        self._let_on(framer.buffer[self._kept_from : framer.cut])
-        self._step = None
-        return step
 
     def from_backend(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the backend's. Raises ProtocolViolation where it is no PostgreSQL that speaks."""
         self.answered = True
-        framer = self._backend
-        framer.push(data)
-        self._step = None
-        self._kept_from = 0
-        self._holding = False
-        if self._forgeries:
-            self._forgeries = {}
-        if self._dropping:
-            self._stepped()
-            self._kept_from = framer.cut
-            self._dropping = framer.streaming
+        state, stream = self.state, self._backend
+        stream.begin(data)
+        self.matching.begin()
+        framer = stream.framer
         while framer.next():
-            handlers = self._ready_handlers if self.phase is Phase.READY else self._other_handlers()
+            handlers = self._backend_ready if state.phase is _READY else self._other_handlers()
             handler = handlers.get(framer.kind)
             if handler is None:
                 raise ProtocolViolation(f"unexpected message type {framer.kind} from the backend")
-            handler()
-        step = self._taken()
-        if step is None:
-            buffer, cut = framer.buffer, framer.cut
-            return buffer if cut == len(buffer) else buffer[:cut]
-        self._step = step
-        self._release(framer.cut)
-        self._step = None
-        return step
+            handler(framer)
+        return stream.finish()
 
-    def _other_handlers(self) -> dict[int, Callable[[], None]]:
-        if self.phase is Phase.CLOSED:
-            return self._last_handlers
-        return self._greeting_handlers if self.phase is Phase.GREETING else self._login_handlers
+    def _other_handlers(self) -> Handlers:
+        if self.state.phase is _CLOSED:
+            return self._backend_closed
+        return self._backend_greeting if self.state.phase is _GREETING else self._backend_login
 
     def lost(self, *, broke: bool = False) -> list[Event]:
-        """The connection is gone: the outcome of everything that was under way. `broke`: some of what the backend said may not have come."""
-        ready = self._in(Phase.READY) or self._in(Phase.CLOSED)
-        self.phase = Phase.CLOSED
-        self._step = Step()
-        if broke and ready and self._testifies and isinstance(self._head(), bytes | Prepared | Running):
+        """Ends the session, the connection is gone: gives the outcome of everything that was under way. `broke`: some of what the
+        backend said may not have come."""
+        state, pipeline = self.state, self.pipeline
+        ready = state.phase in (_READY, _CLOSED)
+        state.enter(_CLOSED)
+        self._output.begin()
+        record = self._output.made().record
+        if broke and ready and state.testifies and pipeline.at_statement:
             # What it called last, nobody has heard.
-            event = self._event(self._under_way(), "refusal")
+            event = self._outcomes.event(pipeline.under_way(), "refusal")
             event.outcome = "lost"
             event.sqlstate = SqlState.CONNECTION_FAILURE
-            self._step.record.append(event)
-        entries: list[Entry | None] = [*self._pending, *(portal.suspended for portal in self._suspended), self._between]
-        self._pending.clear()
-        self._suspended.clear()
-        self._between = None
-        for entry in entries:
-            if isinstance(entry, Running):
-                self._end(entry, "error" if entry.failed else "lost")
-        step = self._taken()
-        return step.record if step is not None else []
+            record.append(event)
+        pipeline.lost()
+        self._output.begin()
+        return record
+
+
+def _client_login(frontend: Frontend) -> Handlers:
+    return {FrontendMessage.PASSWORD: frontend.passed, FrontendMessage.TERMINATE: frontend.terminate}
+
+
+def _client_ready(frontend: Frontend) -> Handlers:
+    return {
+        FrontendMessage.QUERY: frontend.query,
+        FrontendMessage.PARSE: frontend.parse,
+        FrontendMessage.BIND: frontend.bind,
+        FrontendMessage.DESCRIBE: frontend.describe,
+        FrontendMessage.EXECUTE: frontend.execute,
+        FrontendMessage.CLOSE: frontend.close,
+        FrontendMessage.SYNC: frontend.sync,
+        FrontendMessage.FLUSH: frontend.passed,
+        FrontendMessage.FUNCTION_CALL: frontend.function_call,
+        FrontendMessage.COPY_DATA: frontend.passed,
+        FrontendMessage.COPY_DONE: frontend.copy_end,
+        FrontendMessage.COPY_FAIL: frontend.copy_end,
+        FrontendMessage.TERMINATE: frontend.terminate,
+    }
+
+
+def _backend_login(greeting: Greeting, matching: Matching, backend: Backend) -> Handlers:
+    return {
+        BackendMessage.AUTHENTICATION: greeting.authentication,
+        BackendMessage.PARAMETER_STATUS: backend.parameter_status,
+        BackendMessage.BACKEND_KEY_DATA: greeting.key_data,
+        BackendMessage.ERROR_RESPONSE: greeting.refused,
+        BackendMessage.NOTICE_RESPONSE: matching.notice,
+        BackendMessage.NOTIFICATION_RESPONSE: backend.passed,
+        BackendMessage.NEGOTIATE_PROTOCOL_VERSION: backend.passed,
+        BackendMessage.READY_FOR_QUERY: greeting.logged_in,
+    }
+
+
+def _backend_greeting(greeting: Greeting, matching: Matching, backend: Backend) -> Handlers:
+    return {
+        BackendMessage.ROW_DESCRIPTION: greeting.dropped,
+        BackendMessage.DATA_ROW: greeting.row,
+        BackendMessage.COMMAND_COMPLETE: greeting.dropped,
+        BackendMessage.FUNCTION_CALL_RESPONSE: greeting.dropped,
+        BackendMessage.ERROR_RESPONSE: greeting.failed,
+        BackendMessage.NOTICE_RESPONSE: matching.notice,
+        BackendMessage.PARAMETER_STATUS: backend.parameter_status,
+        BackendMessage.NOTIFICATION_RESPONSE: backend.passed,
+        BackendMessage.READY_FOR_QUERY: greeting.greeted,
+    }
+
+
+def _backend_ready(greeting: Greeting, matching: Matching, backend: Backend) -> Handlers:
+    return {
+        BackendMessage.PARSE_COMPLETE: backend.parse_complete,
+        BackendMessage.BIND_COMPLETE: backend.bind_complete,
+        BackendMessage.CLOSE_COMPLETE: backend.close_complete,
+        BackendMessage.PARAMETER_DESCRIPTION: backend.parameter_description,
+        BackendMessage.ROW_DESCRIPTION: backend.row_description,
+        BackendMessage.NO_DATA: backend.row_description,
+        BackendMessage.COMMAND_COMPLETE: backend.complete,
+        BackendMessage.EMPTY_QUERY_RESPONSE: backend.complete,
+        BackendMessage.PORTAL_SUSPENDED: backend.suspended,
+        BackendMessage.FUNCTION_CALL_RESPONSE: backend.passed,
+        BackendMessage.COPY_IN_RESPONSE: backend.copy_in,
+        BackendMessage.COPY_OUT_RESPONSE: backend.passed,
+        BackendMessage.COPY_BOTH_RESPONSE: backend.passed,
+        BackendMessage.COPY_DONE: backend.passed,
+        BackendMessage.COPY_DATA: backend.passed,
+        BackendMessage.DATA_ROW: backend.passed,
+        BackendMessage.ERROR_RESPONSE: backend.error,
+        BackendMessage.NOTICE_RESPONSE: matching.notice,
+        BackendMessage.PARAMETER_STATUS: backend.parameter_status,
+        BackendMessage.NOTIFICATION_RESPONSE: backend.passed,
+        BackendMessage.BACKEND_KEY_DATA: greeting.key_data,
+        BackendMessage.READY_FOR_QUERY: backend.ready,
+    }
 
 
 def new_identity(

@@ -1,6 +1,6 @@
 """What a session remembers of statements: what is under way, what is prepared, which portals are open.
 
-`pending` of the session holds one entry for each client message that the backend still has to answer: a small integer where
+The pipeline (pipeline.py) holds one entry for each client message that the backend still has to answer: a small integer where
 nothing depends on it, a Running where a statement runs.
 """
 
@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from typing import Final
 
 from secretproxy.detect import Call, ResolvedCall, Verdict
 from secretproxy.detect.arguments import Values
+from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.events import Protocol, Timing
 
-# Entries of the queue of answers that are due.
-PARSE, BIND, DESCRIBE, CLOSE, SYNC, COPY_END, INJECTED = 1, 2, 3, 4, 5, 6, 7
+# Entries of the queue of answers that are due. INJECTED: a message of the proxy's own.
+PARSE: Final = 1
+BIND: Final = 2
+DESCRIBE: Final = 3
+CLOSE: Final = 4
+SYNC: Final = 5
+COPY_END: Final = 6
+INJECTED: Final = 7
 
 Key = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
 
@@ -112,7 +120,7 @@ class Portal:
 
 @dataclass(slots=True, eq=False)
 class Undo:
-    """An entry of `pending` for a Parse, Bind or Close that changed what is remembered: how it was before.
+    """An entry of the pipeline for a Parse, Bind or Close that changed what is remembered: how it was before.
 
     pipeline: the pipeline in which it may be passed over for an error of what stands before it; 0: none does.
     """
@@ -137,9 +145,21 @@ class Refusal:
 
 @dataclass(slots=True, eq=False)
 class Describing:
-    """An entry of `pending` for a Describe of a statement whose parameter types matter."""
+    """An entry of the pipeline for a Describe of a statement whose parameter types matter."""
 
     statement: Prepared
+
+
+# A harmless statement may stand for itself: a Query as its text (empty where that is not kept), an Execute as what was prepared.
+Entry = int | bytes | Prepared | Running | Undo | Describing
+
+# A statement of which nothing is known: it is taken for harmless, and known by testimony should it be otherwise.
+UNKNOWN = Prepared(HARMLESS, None)
+
+
+def query_like(entry: Entry) -> bool:
+    """Tells whether a ReadyForQuery answers this entry itself: a Query or a FunctionCall."""
+    return isinstance(entry, bytes) or (isinstance(entry, Running) and entry.protocol != "extended")
 
 
 def resolve(calls: tuple[Call, ...], values: Values) -> tuple[ResolvedCall, ...]:

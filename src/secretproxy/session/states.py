@@ -1,4 +1,4 @@
-"""The states of a session and what a client's message means in each. Everything that decides that stands in this file.
+"""The states of a session, which follows which, and what every part of a session may know of it.
 
 A session begins when its startup packet has gone to the backend.
 
@@ -7,91 +7,89 @@ A session begins when its startup packet has gone to the backend.
     READY      the client's messages go on, read on their way
     CLOSED     the client has said Terminate or what ends a session, or the session was ended: no more of it goes on
 
-A message that has no entry for the state is not the client's to send. It goes on, the last one that does: the backend ends
-the session, in its own words (SocketBackend() of src/backend/tcop/postgres.c). The names on the right are methods of Session: a
-client's in client.py, a backend's in greeting.py until it is ready and in answers.py from then on, a notice in testified.py.
+Which message each state takes stands in session.py. A message that the state has no handler for is not the client's to send. It
+goes on, the last one that does: the backend ends the session, in its own words (SocketBackend() of src/backend/tcop/postgres.c).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
+from typing import Final
+
+from secretproxy.detect import Detector
+from secretproxy.session.encodings import decoded, session_codec
+from secretproxy.session.events import Identity
+from secretproxy.session.step import Limits
+from secretproxy.wire.types import TransactionStatus
 
 
 class Phase(Enum):
+    """The phase of a session's life."""
+
     LOGIN = "login"
     GREETING = "greeting"
     READY = "ready"
     CLOSED = "closed"
 
 
-CLIENT_MESSAGES: dict[Phase, dict[bytes, str]] = {
-    Phase.LOGIN: {
-        b"p": "client_authentication",
-        b"X": "client_terminate",
-    },
-    Phase.GREETING: {},
-    Phase.READY: {
-        b"Q": "client_query",
-        b"P": "client_parse",
-        b"B": "client_bind",
-        b"D": "client_describe",
-        b"E": "client_execute",
-        b"C": "client_close",
-        b"S": "client_sync",
-        b"H": "client_flush",
-        b"F": "client_function_call",
-        b"d": "client_flush",
-        b"c": "client_copy_end",
-        b"f": "client_copy_end",
-        b"X": "client_terminate",
-    },
-    Phase.CLOSED: {},
+class GreetingPhase(Enum):
+    """What of the greeting the backend answers at the moment."""
+
+    # When its process began, asked as the client's user, and where that is hidden from it by the function that may see it.
+    START = "start"
+    START_AS_OWNER = "start as owner"
+    TOKEN = "token"  # noqa: S105
+    # Behind a pooler: whether the same process answers again and still has the token.
+    STILL_THERE = "still there"
+
+
+_TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    # A session of physical replication takes no SQL and is not greeted.
+    Phase.LOGIN: frozenset({Phase.GREETING, Phase.READY, Phase.CLOSED}),
+    Phase.GREETING: frozenset({Phase.READY, Phase.CLOSED}),
+    Phase.READY: frozenset({Phase.CLOSED}),
+    Phase.CLOSED: frozenset({Phase.CLOSED}),
 }
 
-BACKEND_LOGIN: dict[bytes, str] = {
-    b"R": "backend_authentication",
-    b"S": "backend_parameter_status",
-    b"K": "backend_key_data",
-    b"E": "backend_error",
-    b"N": "backend_notice",
-    b"A": "backend_plain",
-    b"v": "backend_plain",
-    b"Z": "backend_logged_in",
-}
 
-BACKEND_GREETING: dict[bytes, str] = {
-    b"T": "backend_dropped",
-    b"D": "backend_greeting_row",
-    b"C": "backend_dropped",
-    b"V": "backend_dropped",
-    b"E": "backend_error",
-    b"N": "backend_notice",
-    b"S": "backend_parameter_status",
-    b"A": "backend_plain",
-    b"Z": "backend_greeted",
-}
+class State:
+    """Who the session is, where it stands and how its texts are written. One object for all parts of a session."""
 
-BACKEND_READY: dict[bytes, str] = {
-    b"1": "backend_parse_complete",
-    b"2": "backend_bind_complete",
-    b"3": "backend_close_complete",
-    b"t": "backend_parameter_description",
-    b"T": "backend_row_description",
-    b"n": "backend_row_description",
-    b"C": "backend_complete",
-    b"I": "backend_complete",
-    b"s": "backend_suspended",
-    b"V": "backend_plain",
-    b"G": "backend_copy_in",
-    b"H": "backend_plain",
-    b"W": "backend_plain",
-    b"c": "backend_plain",
-    b"d": "backend_plain",
-    b"D": "backend_plain",
-    b"E": "backend_error",
-    b"N": "backend_notice",
-    b"S": "backend_parameter_status",
-    b"A": "backend_plain",
-    b"K": "backend_key_data",
-    b"Z": "backend_ready",
-}
+    def __init__(self, identity: Identity, detector: Detector, limits: Limits, replication: str | None) -> None:
+        self.identity = identity
+        self.detector = detector
+        self.limits: Final = limits
+        self.phase = Phase.LOGIN
+        self.transaction_status: str = TransactionStatus.IDLE
+        # Whether nobody is there any more who could be told how a statement ended.
+        self.client_gone = False
+        # Whether the backend has the functions that testify.
+        self.testifies = False
+        self.parameters: dict[str, str] = {}
+        self.codec = "utf-8"
+        # Whether the server is one of SQL_ASCII: its texts are bytes (encodings.py).
+        self.raw = False
+        # Physical replication takes no SQL, logical replication no extended protocol and no FunctionCall.
+        self.physical: Final = replication is not None and replication.lower() in ("true", "on", "yes", "1", "t", "y")
+        self.logical: Final = replication is not None and replication.lower() == "database"
+
+    def enter(self, phase: Phase) -> None:
+        """Goes over to a phase that may follow the present one."""
+        assert phase in _TRANSITIONS[self.phase], "no transition of a session"
+        self.phase = phase
+
+    def at(self, phase: Phase) -> bool:
+        """Tells whether the session is in this phase."""
+        return self.phase is phase
+
+    def report(self, name: bytes, value: bytes) -> None:
+        """Takes a ParameterStatus: encodings count from here on."""
+        key, text = name.decode("ascii", "replace"), decoded(value, self.codec)
+        self.parameters[key] = text
+        if key in ("client_encoding", "server_encoding"):
+            server = self.parameters.get("server_encoding", "")
+            self.raw = server.upper() == "SQL_ASCII"
+            self.codec = session_codec(self.parameters.get("client_encoding", ""), server)
+        elif key == "application_name" and text != self.identity.application_name:
+            self.identity = replace(self.identity, application_name=text or None)

@@ -1,7 +1,7 @@
 """What the session hands to the outer layer with a chunk: what goes on, what waits for the log, what is recorded; and its limits.
 
-Data alone: what is decided stands in the layers of session.py, what is done with it in the proxy's relay. No text and no value
-is shown when one of these is printed.
+What is decided stands in the parts of session.py, what is done with it in the proxy's relay. No text and no value is shown when one
+of these is printed.
 """
 
 from __future__ import annotations
@@ -55,6 +55,29 @@ class Step:
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"
+
+
+class Output:
+    """The Step of the chunk under way. A chunk that goes on as it came needs none."""
+
+    def __init__(self) -> None:
+        self.step: Step | None = None
+
+    def begin(self) -> None:
+        """Starts on a chunk: nothing is asked for yet."""
+        self.step = None
+
+    def made(self) -> Step:
+        """Gives the Step, a new one where nothing was asked for so far."""
+        step = self.step
+        if step is None:
+            step = self.step = Step()
+        return step
+
+    def take(self) -> Step | None:
+        """Gives the Step away, None where nothing was asked for."""
+        step, self.step = self.step, None
+        return step
 
 
 @dataclass(frozen=True, slots=True)

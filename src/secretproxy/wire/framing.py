@@ -180,6 +180,11 @@ def actions(mark: bytes, whole: bytes, default: int = MARK) -> bytes:
     return bytes(table)
 
 
+def passing(table: bytes, kinds: bytes) -> bytes:
+    """The table of actions with messages of these types skipped."""
+    return bytes(PASS if kind in kinds else action for kind, action in enumerate(table))
+
+
 def compiled() -> bool:
     """Whether this module runs as C."""
     return not __file__.endswith(".py")

@@ -112,6 +112,13 @@ def field(message: bytes, start: int, end: int, kind: int) -> bytes:
     return fields(message, start, end).get(kind, b"")
 
 
+def read_error(message: bytes, start: int, end: int) -> tuple[str, bool]:
+    """Reads an ErrorResponse, be it whole or not: its SQLSTATE, and whether it is the end of the session."""
+    found = fields(message, start, min(end, len(message)))
+    severity = found.get(ErrorField.SEVERITY_NONLOCALIZED, found.get(ErrorField.SEVERITY, b""))
+    return found.get(ErrorField.SQLSTATE, b"").decode("ascii", "replace"), severity in (b"FATAL", b"PANIC")
+
+
 AUTHENTICATION_OK, AUTHENTICATION_SASL, AUTHENTICATION_SASL_CONTINUE, AUTHENTICATION_SASL_FINAL = 0, 10, 11, 12
 
 

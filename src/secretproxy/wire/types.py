@@ -89,3 +89,11 @@ class SqlState:
     CANNOT_CONNECT_NOW: Final = "57P03"
     IO_ERROR: Final = "58030"
     INTERNAL_ERROR: Final = "XX000"
+
+
+class TransactionStatus:
+    """What a ReadyForQuery says of the transaction."""
+
+    IDLE: Final = "I"
+    IN_TRANSACTION: Final = "T"
+    FAILED: Final = "E"

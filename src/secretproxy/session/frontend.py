@@ -1,0 +1,286 @@
+"""The client's half: what each of its messages means, one method a message.
+
+A handler gets the framer as the span of the message just reported. What it finds is an attempt, an entry of the pipeline, or a name.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from secretproxy.detect.arguments import NO_VALUES, Values
+from secretproxy.detect.verdict import HARMLESS
+from secretproxy.session.attempts import TOO_LONG, TOO_MANY, Attempts
+from secretproxy.session.encodings import decoded
+from secretproxy.session.names import MOST_TEXTS, Names
+from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.statements import (
+    BIND,
+    CLOSE,
+    DESCRIBE,
+    PARSE,
+    UNKNOWN,
+    Describing,
+    Portal,
+    Prepared,
+    Running,
+    resolve,
+)
+from secretproxy.session.states import Phase, State
+from secretproxy.session.weights import size
+from secretproxy.wire import messages
+from secretproxy.wire.errors import Unreadable
+from secretproxy.wire.framing import Framer
+from secretproxy.wire.types import FrontendMessage
+
+# Longer names are the same to PostgreSQL where these bytes are (NAMEDATALEN, src/include/pg_config_manual.h; string_hash()).
+_NAME_BYTES: Final = 63
+
+_STATEMENT: Final = b"S"
+
+
+class Frontend:
+    """Reads the client."""
+
+    def __init__(self, state: State, names: Names, pipeline: Pipeline, attempts: Attempts) -> None:
+        self._state: Final = state
+        self._names: Final = names
+        self._pipeline: Final = pipeline
+        self._attempts: Final = attempts
+
+    def passed(self, message: Framer) -> None:
+        """Takes what nothing here depends on: Flush, CopyData, and the answers of a login, which are the backend's to judge."""
+
+    def terminate(self, message: Framer) -> None:
+        self._state.enter(Phase.CLOSED)
+
+    # --- the simple protocol ---
+
+    def query(self, message: Framer) -> None:
+        if not message.complete:
+            if not self._waited_for_or_refused(message):
+                self._pipeline.push_statement(b"")
+            return
+        if message.end - message.start < 6:
+            raise Unreadable("Query is too short")
+        text = message.buffer[message.start + 5 : message.end - 1]
+        verdict = self._attempts.verdict(text)
+        if verdict is None:
+            return
+        if verdict is HARMLESS:
+            self._pipeline.push_statement(text if self._may_keep(text) else b"")
+            return
+        if self._names.too_many(verdict):
+            self._attempts.refuse_here(TOO_MANY)
+            return
+        running = Running("simple", verdict, text if len(text) <= self._state.limits.parse_thread_bytes else None)
+        self._attempts.attempt(running, resolve(verdict.calls, NO_VALUES), NO_VALUES, message.start, message.end)
+
+    def function_call(self, message: Framer) -> None:
+        self._pipeline.push_statement(Running("fastpath", HARMLESS))
+
+    def _waited_for_or_refused(self, message: Framer) -> bool:
+        """Decides on a statement of which only the beginning is there: False where it is to go on unread."""
+        limits = self._state.limits
+        if message.end - message.start <= limits.max_statement_memory:
+            message.demand()
+        elif limits.refuse_large:
+            self._attempts.refuse_here(TOO_LONG)
+        else:
+            return False
+        return True
+
+    def _may_keep(self, text: bytes) -> bool:
+        """Tells whether a harmless query's text may wait for its answer, should its fingerprint be wanted."""
+        due, length = self._pipeline.due, len(text)
+        return (due < 4 and length <= self._state.limits.parse_thread_bytes) or (due < 512 and length <= 512)
+
+    # --- the extended protocol ---
+
+    def parse(self, message: Framer) -> None:
+        if not message.complete:
+            if not self._waited_for_or_refused(message):
+                self._parsed(_name(message, message.start + 5)[0], UNKNOWN)
+            return
+        name, pos = _name(message, message.start + 5)
+        text, pos = messages.cstring(message.buffer, pos, message.end)
+        verdict = self._attempts.verdict(text)
+        if verdict is None:
+            return
+        kept = text if len(text) <= self._state.limits.parse_thread_bytes else None
+        if verdict is HARMLESS:
+            self._parsed(name, Prepared(verdict, kept))
+            return
+        if self._names.statements_full(name):
+            self._attempts.refuse_here(TOO_MANY)
+            return
+        try:
+            types = messages.read_parse_types(message.buffer, pos, message.end)
+        except Unreadable:
+            # The backend's to refuse; should it not, what runs is known all the same.
+            types = ()
+        self._parsed(name, Prepared(verdict, kept, types))
+
+    def _parsed(self, name: bytes, prepared: Prepared) -> None:
+        if self._pipeline.skipping:
+            return
+        undo = self._names.parse(name, prepared)
+        if undo is None:
+            self._pipeline.push(PARSE)
+        else:
+            self._pipeline.push_undo(undo)
+
+    def bind(self, message: Framer) -> None:
+        if not message.complete and message.buffer.count(b"\0", message.start + 5) < 2:
+            # Names longer than what is there of the message.
+            if message.end - message.start <= self._state.limits.max_statement_memory:
+                message.demand()
+                return
+            self._bound(_name(message, message.start + 5)[0], UNKNOWN)
+            return
+        portal, pos = _name(message, message.start + 5)
+        name, _ = _name(message, pos)
+        statement, others = self._statements(name)
+        if statement.verdict is HARMLESS:
+            self._bound(portal, statement)
+            return
+        values = NO_VALUES
+        if message.complete:
+            values = self._values(message, statement)
+        elif message.end - message.start <= self._state.limits.max_statement_memory:
+            message.demand()
+            return
+        # A longer one than may be kept: its arguments stay unknown, its calls do not.
+        if self._names.portals_full(portal):
+            self._attempts.refuse_here(TOO_MANY)
+            return
+        self._bound(portal, self._portal(statement, others, values))
+
+    def _statements(self, name: bytes) -> tuple[Prepared, list[Prepared | Portal]]:
+        """Gives the statement of a name, and what else may stand there for an error that is not known yet."""
+        statement = self._names.statement(name)
+        others = self._names.doubted(name, portals=False)
+        if others and (statement is None or statement.verdict is HARMLESS):
+            doubted = others.pop()
+            assert isinstance(doubted, Prepared)
+            statement = doubted
+        return UNKNOWN if statement is None else statement, others
+
+    def _values(self, message: Framer, statement: Prepared) -> Values:
+        """Reads the parameters of a complete Bind; none are known of one that cannot be read, which is an attempt all the same."""
+        encoding = self._state.codec
+        try:
+            bind = messages.read_bind(message.buffer, message.start, message.end)
+        except Unreadable:
+            return NO_VALUES
+        return Values(bind, statement.types, lambda raw: raw.decode(encoding))
+
+    def _portal(self, statement: Prepared, others: list[Prepared | Portal], values: Values) -> Portal:
+        """Makes a portal of a statement with secret calls. The values are kept no longer than they must be."""
+        made = statement.verdict.calls
+        for other in others:
+            assert isinstance(other, Prepared)
+            if other.verdict is not statement.verdict:
+                made += other.verdict.calls
+        if not self._attempts.may_resolve(made, values):
+            values = NO_VALUES
+        calls = resolve(made, values)
+        weight = sum(len(name or "") for call in calls for name in call.names or ())
+        later = values if statement.verdict.executes or statement.verdict.cursors else NO_VALUES
+        if later is not NO_VALUES:
+            weight += size(later)
+        if weight > 1024 and weight + self._names.portals_weigh() > MOST_TEXTS:
+            calls, later, weight = resolve(made, NO_VALUES), NO_VALUES, 0
+        return Portal(statement, calls, later, weight)
+
+    def _bound(self, name: bytes, portal: Prepared | Portal) -> None:
+        if self._pipeline.skipping:
+            return
+        undo = self._names.bind(name, portal)
+        if undo is None:
+            self._pipeline.push(BIND)
+        else:
+            self._pipeline.push_undo(undo)
+
+    def describe(self, message: Framer) -> None:
+        if message.complete and message.buffer[message.start + 5 : message.start + 6] == _STATEMENT:
+            name, _ = _name(message, message.start + 6)
+            statement = self._names.statement(name)
+            if statement is not None and statement.verdict is not HARMLESS:
+                self._pipeline.push(Describing(statement))
+                return
+        self._pipeline.push(DESCRIBE)
+
+    def execute(self, message: Framer) -> None:
+        name, _ = _name(message, message.start + 5)
+        portal = self._names.portal(name)
+        others = self._names.doubted(name, portals=True)
+        if others and not isinstance(portal, Portal):
+            portal = others.pop()
+        if portal is None:
+            attempts = self._names.cursors.get(decoded(name, self._state.codec))
+            if attempts is None:
+                self._pipeline.push_statement(UNKNOWN)
+                return
+            self._attempts.attempt_resolved(Running("extended", HARMLESS), attempts, message.start, message.end)
+            return
+        if isinstance(portal, Prepared):
+            self._pipeline.push_statement(portal)
+            return
+        suspended = portal.suspended
+        if suspended is not None:
+            self._pipeline.resume(portal, suspended)
+            return
+        statement = portal.statement
+        calls = portal.calls
+        for other in others:
+            assert isinstance(other, Portal)
+            calls += other.calls
+        running = Running("extended", statement.verdict, statement.text, portal)
+        self._attempts.attempt(running, calls, portal.values, message.start, message.end)
+
+    def close(self, message: Framer) -> None:
+        if self._pipeline.skipping:
+            return
+        name, _ = _name(message, message.start + 6)
+        if message.buffer[message.start + 5 : message.start + 6] == _STATEMENT:
+            undo = self._names.close_statement(name)
+        else:
+            undo = self._names.close_portal(name)
+        if undo is None:
+            self._pipeline.push(CLOSE)
+        else:
+            self._pipeline.push_undo(undo)
+
+    def sync(self, message: Framer) -> None:
+        self._pipeline.sync()
+
+    def copy_end(self, message: Framer) -> None:
+        """Takes a CopyDone or CopyFail."""
+        self._pipeline.copy_end()
+
+    def unreadable(self, message: Framer) -> None:
+        """Takes a message that is not what its type says: the backend answers it with an error of its own."""
+        kind = message.kind
+        if kind == FrontendMessage.EXECUTE:
+            self._pipeline.push_statement(UNKNOWN)
+        elif kind == FrontendMessage.QUERY:
+            self._pipeline.push_statement(b"")
+        else:
+            self._pipeline.push(_ENTRIES[kind])
+
+
+_ENTRIES: Final = {
+    FrontendMessage.PARSE: PARSE,
+    FrontendMessage.BIND: BIND,
+    FrontendMessage.DESCRIBE: DESCRIBE,
+    FrontendMessage.CLOSE: CLOSE,
+}
+
+
+def _name(message: Framer, pos: int) -> tuple[bytes, int]:
+    """Reads a statement's or portal's name as far as it counts; gives the position behind it too."""
+    end = min(message.end, len(message.buffer))
+    if not message.complete and message.buffer.find(b"\0", pos, end) < 0:
+        return message.buffer[pos : pos + _NAME_BYTES], end
+    name, pos = messages.cstring(message.buffer, pos, end)
+    return name[:_NAME_BYTES], pos

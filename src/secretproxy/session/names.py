@@ -1,0 +1,317 @@
+"""The names of statements, portals and cursors that lead to secret calls, and what may yet turn out otherwise.
+
+A name is entered when its message goes on, and taken back when the backend says that it failed or passed it over. Every kind of
+name is bounded; what is forgotten for that is taken for harmless, and known by testimony when it runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from secretproxy.detect import ResolvedCall, Verdict
+from secretproxy.detect.arguments import Values
+from secretproxy.detect.verdict import HARMLESS
+from secretproxy.session.encodings import encoded
+from secretproxy.session.statements import BIND, CLOSE, PARSE, Entry, Portal, Prepared, Running, Undo, resolve
+from secretproxy.session.states import State
+from secretproxy.session.weights import lightened, lightened_call
+
+# What is kept of harmless statements serves a fingerprint alone: so many of them, and so many bytes of their texts.
+MOST_HARMLESS: Final = 256
+MOST_TEXTS: Final = 262_144
+
+
+class Names:
+    """What a client has prepared, bound and declared, as far as it matters to what runs later."""
+
+    def __init__(self, state: State) -> None:
+        self._state: Final = state
+        self._statements: dict[bytes, Prepared] = {}
+        # Of statements: the bytes of harmless texts, and how many make secret calls.
+        self._texts = 0
+        self._secret_statements = 0
+        self._portals: dict[bytes, Prepared | Portal] = {}
+        # Whether any portal matters to what comes.
+        self._portals_matter = False
+        # Portals that have stopped at their row limit, in order.
+        self._suspended: dict[Portal, None] = {}
+        # Names of SQL's PREPARE and DECLARE.
+        self.sql_calls: dict[str, Verdict] = {}
+        self.cursors: dict[str, tuple[ResolvedCall, ...]] = {}
+        # All names, in small letters: a text without any of them runs nothing of what is known here.
+        self.remembered: tuple[bytes, ...] = ()
+        # Changes that may yet turn out to be passed over; and how many pipelines have ended with a Sync.
+        self._doubts: deque[Undo] = deque()
+        self._pipeline = 1
+        # While there are such: names of statements (False) and portals (True) that this pipeline has changed.
+        self._renamed: set[tuple[bool, bytes]] = set()
+
+    # --- statements ---
+
+    def statement(self, name: bytes) -> Prepared | None:
+        """Gives the prepared statement of this name."""
+        return self._statements.get(name)
+
+    def statements_full(self, name: bytes) -> bool:
+        """Tells whether one more statement with secret calls would be too many."""
+        return self._secret_statements >= self._state.limits.max_prepared and name not in self._statements
+
+    def parse(self, name: bytes, prepared: Prepared) -> Undo | None:
+        """Enters what a Parse prepares; gives what to undo where that matters: one that fails leaves the statement as it was."""
+        before = self._statements.get(name)
+        self._store(name, prepared)
+        if self._doubts:
+            self._renamed.add((False, name))
+        if prepared.verdict is HARMLESS and (before is None or before.verdict is HARMLESS):
+            return None
+        if name:
+            self._refresh()
+        return Undo(PARSE, name, before)
+
+    def close_statement(self, name: bytes) -> Undo | None:
+        """Lets go of what a Close names; gives what to undo where that matters."""
+        statement = self._store(name, None)
+        if statement is None or statement.verdict is HARMLESS:
+            return None
+        self._refresh()
+        return Undo(CLOSE, name, statement)
+
+    def _store(self, name: bytes, prepared: Prepared | None) -> Prepared | None:
+        """Remembers the statement, or none of this name; gives what was there."""
+        before = self._statements.pop(name, None)
+        if name and before is not None:
+            if before.verdict is not HARMLESS:
+                self._secret_statements -= 1
+            elif before.text is not None:
+                self._texts -= len(before.text)
+        if prepared is None:
+            return before
+        if name and prepared.verdict is not HARMLESS:
+            self._secret_statements += 1
+        elif name:
+            size = len(prepared.text or b"")
+            if len(self._statements) >= MOST_HARMLESS + self._secret_statements or self._texts + size > MOST_TEXTS:
+                # A statement that is not known is taken for harmless too.
+                return before
+            self._texts += size
+        self._statements[name] = prepared
+        return before
+
+    def texts(self) -> list[bytes]:
+        """Gives what is prepared, where its text is known."""
+        return list({prepared.text: None for prepared in self._statements.values() if prepared.text is not None})
+
+    def reconsider(self, found: Mapping[bytes, Verdict]) -> None:
+        """Takes new verdicts on what is prepared: the detector knows more, or something else."""
+        for name, prepared in list(self._statements.items()):
+            verdict = found.get(prepared.text) if prepared.text is not None else None
+            if verdict is not None and verdict != prepared.verdict:
+                self._store(name, Prepared(verdict, prepared.text, prepared.types))
+        self._refresh()
+
+    # --- portals ---
+
+    def portal(self, name: bytes) -> Prepared | Portal | None:
+        """Gives the portal of this name, a harmless one as its statement."""
+        return self._portals.get(name)
+
+    def portals_full(self, name: bytes) -> bool:
+        """Tells whether one more portal with secret calls would be too many."""
+        return len(self._portals) >= self._state.limits.max_prepared + MOST_HARMLESS and name not in self._portals
+
+    def portals_weigh(self) -> int:
+        """Adds up what is kept for portals."""
+        return sum(portal.weight for portal in self._portals.values() if isinstance(portal, Portal))
+
+    def bind(self, name: bytes, portal: Prepared | Portal) -> Undo | None:
+        """Enters what a Bind makes; gives what to undo where that matters. A portal that stood there is to be closed."""
+        before = self._portals.get(name)
+        if self._doubts:
+            self._renamed.add((True, name))
+        if isinstance(portal, Portal):
+            self._portals_matter = True
+        elif name:
+            self._portals_matter = True
+            if before is None and len(self._portals) >= MOST_HARMLESS:
+                # A portal that is not known is taken for harmless too.
+                return None
+        self._portals[name] = portal
+        return Undo(BIND, name, before) if isinstance(portal, Portal) or isinstance(before, Portal) else None
+
+    def close_portal(self, name: bytes) -> Undo | None:
+        """Lets go of what a Close names; gives what to undo where that matters."""
+        portal = self._portals.pop(name, None)
+        return Undo(CLOSE, name, portal) if isinstance(portal, Portal) else None
+
+    def suspend(self, portal: Portal, running: Running) -> None:
+        """Remembers an execution that stopped at its row limit."""
+        portal.suspended = running
+        self._suspended[portal] = None
+
+    def resume(self, portal: Portal) -> None:
+        """Forgets that the portal's execution had stopped: it goes on, or has ended."""
+        portal.suspended = None
+        self._suspended.pop(portal, None)
+
+    def take_suspended(self) -> list[Running]:
+        """Gives away the executions that have stopped: none of them goes on."""
+        if not self._suspended:
+            return []
+        found: list[Running] = []
+        for portal in self._suspended:
+            running, portal.suspended = portal.suspended, None
+            if running is not None:
+                found.append(running)
+        self._suspended.clear()
+        return found
+
+    # --- names of SQL ---
+
+    def too_many(self, verdict: Verdict) -> bool:
+        """Tells whether a statement prepares or declares more than may be remembered."""
+        most = self._state.limits.max_prepared
+        return (bool(verdict.prepares) and len(self.sql_calls) >= most) or (bool(verdict.cursors) and len(self.cursors) >= most)
+
+    def executed(self, name: str) -> Verdict | None:
+        """Gives what SQL's EXECUTE of this name runs: both kinds of prepared statement share their names."""
+        made = self.sql_calls.get(name)
+        if made is not None:
+            return made
+        prepared = self._statements.get(encoded(name, self._state.codec))
+        return prepared.verdict if prepared is not None else None
+
+    def enter_sql(self, running: Running, values: Values) -> None:
+        """Enters what a statement of SQL prepares and declares, and lets go of what it deallocates and closes."""
+        verdict = running.verdict
+        for name, prepared_calls in verdict.prepares:
+            made = Verdict(calls=lightened(prepared_calls))
+            running.prepared.append((name, made, self.sql_calls.get(name)))
+            self.sql_calls[name] = made
+        for name, cursor_calls in verdict.cursors:
+            self.cursors[name] = tuple(map(lightened_call, resolve(cursor_calls, values)))
+        self._forget_named(verdict)
+        if verdict.prepares or verdict.cursors or verdict.deallocates or verdict.closes:
+            self._refresh()
+
+    def _forget_named(self, verdict: Verdict) -> None:
+        """Lets go of what DEALLOCATE and CLOSE name. Should one fail, what it named is known by testimony from here on."""
+        for name in verdict.deallocates:
+            if name is None:
+                self.sql_calls.clear()
+                self._forget_statements()
+            else:
+                self.sql_calls.pop(name, None)
+                self._store(encoded(name, self._state.codec), None)
+        for name in verdict.closes:
+            if name is None:
+                self.cursors.clear()
+            else:
+                self.cursors.pop(name, None)
+
+    def unprepare(self, running: Running, later: deque[Entry]) -> None:
+        """Has what no PREPARE has made lead where it led before; where a later statement has given that name again, before that one."""
+        for name, made, before in reversed(running.prepared):
+            for entry in later:
+                if isinstance(entry, Running) and entry is not running and any(made is other for _, _, other in entry.prepared):
+                    entry.prepared = [(key, new, before if old is made else old) for key, new, old in entry.prepared]
+                    break
+            else:
+                if self.sql_calls.get(name) is not made:
+                    continue
+                if before is None:
+                    del self.sql_calls[name]
+                else:
+                    self.sql_calls[name] = before
+        running.prepared = []
+        self._refresh()
+
+    # --- what is in doubt ---
+
+    def doubt(self, undo: Undo, *, may_be_skipped: bool) -> None:
+        """Notes a change that may be passed over, or whose name may be taken: later pipelines take both states for possible."""
+        if may_be_skipped or (undo.name and undo.kind != CLOSE):
+            undo.pipeline = self._pipeline
+            self._doubts.append(undo)
+
+    def settle(self, undo: Undo) -> None:
+        """Ends the doubt about a change: it has been answered or passed over."""
+        if undo.pipeline:
+            self._doubts.popleft()
+
+    def end_pipeline(self) -> None:
+        """Takes a Sync: what comes behind it belongs to the next pipeline."""
+        self._pipeline += 1
+        if self._renamed:
+            self._renamed.clear()
+
+    def doubted(self, name: bytes, *, portals: bool) -> list[Prepared | Portal]:
+        """Gives what else may have this name and makes secret calls, should an earlier pipeline have failed."""
+        found: list[Prepared | Portal] = []
+        if not self._doubts or (portals, name) in self._renamed:
+            # Changed in this very pipeline: either that has been done, or nothing of what follows will be.
+            return found
+        for undo in self._doubts:
+            before = undo.before
+            if (
+                undo.name != name
+                or undo.pipeline == self._pipeline
+                or before is None
+                or isinstance(before, Portal) is not portals
+            ):
+                continue
+            if isinstance(before, Portal) or before.verdict is not HARMLESS:
+                found.append(before)
+        return found
+
+    def undo(self, entry: Undo, later: deque[Entry]) -> None:
+        """Takes a change back; where a later one has changed the name again, before that one it is as it was."""
+        name, before = entry.name, entry.before
+        portals = entry.kind == BIND or isinstance(before, Portal)
+        for other in later:
+            if (
+                isinstance(other, Undo)
+                and other.name == name
+                and (other.kind == BIND or isinstance(other.before, Portal)) is portals
+            ):
+                other.before = before
+                return
+        if not portals:
+            assert not isinstance(before, Portal)
+            self._store(name, before)
+            self._refresh()
+        elif before is None:
+            self._portals.pop(name, None)
+        else:
+            self._portals[name] = before
+            if isinstance(before, Portal):
+                before.current = True
+
+    # --- what ends all of it ---
+
+    def end_transaction(self) -> None:
+        """Forgets portals and cursors, which end with their transaction; one WITH HOLD was run to its end by the commit."""
+        if self.cursors:
+            self.cursors.clear()
+            self._refresh()
+        if self._portals_matter:
+            self._portals.clear()
+            self._portals_matter = False
+
+    def discard_all(self) -> None:
+        """Forgets every name but the unnamed ones."""
+        self.sql_calls.clear()
+        self.cursors.clear()
+        self._forget_statements()
+        self._refresh()
+
+    def _forget_statements(self) -> None:
+        """Forgets all but the unnamed one."""
+        self._statements = {name: kept for name, kept in self._statements.items() if not name}
+        self._texts = self._secret_statements = 0
+
+    def _refresh(self) -> None:
+        names = {encoded(name.lower(), self._state.codec) for name in (*self.sql_calls, *self.cursors)}
+        names |= {name.lower() for name, kept in self._statements.items() if name and kept.verdict is not HARMLESS}
+        self.remembered = tuple(name for name in names if name)

@@ -1,0 +1,363 @@
+"""The pipeline: which answers are due, to which of the client's messages, and how each statement ended.
+
+Entered when a message goes on. Knows what the backend skips after an error, what it overlooks during a COPY, and which number a
+statement has. Reads no bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from secretproxy.detect.verdict import HARMLESS
+from secretproxy.session.events import Outcome
+from secretproxy.session.names import Names
+from secretproxy.session.outcomes import Outcomes
+from secretproxy.session.statements import (
+    COPY_END,
+    DESCRIBE,
+    INJECTED,
+    SYNC,
+    Describing,
+    Entry,
+    Portal,
+    Prepared,
+    Running,
+    Undo,
+    query_like,
+)
+
+# Answers due from which on the client is not read from, and under which it is again.
+CROWDED: Final = 1024
+ROOMY: Final = 512
+
+
+class Pipeline:
+    """What the client has sent and the backend has not answered yet."""
+
+    def __init__(self, names: Names, outcomes: Outcomes) -> None:
+        self._names: Final = names
+        self._outcomes: Final = outcomes
+        self._due: deque[Entry] = deque()
+        # Whether the backend looks at nothing up to the next Sync: a message of the extended protocol failed.
+        self.skipping = False
+        # Whether it overlooks Sync and Flush: it reads the data of a COPY.
+        self._copying = False
+        # Whether it has said anything since the last ReadyForQuery that answers one of the client's messages.
+        self._heard = False
+        self._started = 0
+        self._ended = 0
+        # What called something at Parse, Bind or the commit of a Sync.
+        self._between: Running | None = None
+
+    @property
+    def started(self) -> int:
+        """How many statements the client has sent."""
+        return self._started
+
+    @property
+    def due(self) -> int:
+        """How many answers are due."""
+        return len(self._due)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no answer is due."""
+        return not self._due
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing is due but the answer that comes in and that to its Sync."""
+        due = len(self._due) - 1
+        return due <= 0 or (due == 1 and _is(self._due[1], SYNC))
+
+    # --- the client's messages ---
+
+    def push(self, entry: Entry) -> None:
+        """Enters a message that runs nothing."""
+        if not self.skipping:
+            self._due.append(entry)
+
+    def push_statement(self, entry: Entry) -> None:
+        """Enters a message that runs a statement, and numbers it."""
+        self._started += 1
+        if isinstance(entry, Running):
+            entry.number = self._started
+        if self.skipping:
+            # The backend will not look at it: an earlier message of the pipeline failed.
+            self._ended = self._started
+            if isinstance(entry, Running):
+                entry.failed = True
+                self._end(entry, "error")
+            return
+        self._due.append(entry)
+
+    def push_undo(self, undo: Undo) -> None:
+        """Enters a message that has changed what a name leads to. A portal that the name had before is closed."""
+        before = undo.before
+        if isinstance(before, Portal):
+            self._close(before)
+        self._names.doubt(undo, may_be_skipped=self._may_be_skipped())
+        self._due.append(undo)
+
+    def resume(self, portal: Portal, suspended: Running) -> None:
+        """Enters an Execute that goes on where one stopped at its row limit: its attempts are in the log."""
+        self._started += 1
+        if self.skipping:
+            self._ended = self._started
+            return
+        self._names.resume(portal)
+        self._due.append(suspended)
+
+    def sync(self) -> None:
+        """Enters a Sync."""
+        if self._copying:
+            return
+        self.skipping = False
+        self._names.end_pipeline()
+        self._due.append(SYNC)
+
+    def copy_end(self) -> None:
+        """Takes a CopyDone or CopyFail. Nothing answers it: without a COPY under way or to come it means nothing."""
+        if self._copying:
+            self._copying = False
+        elif self._due and len(self._due) < CROWDED:
+            self.push(COPY_END)
+
+    def inject(self) -> None:
+        """Enters a message of the proxy's own."""
+        self._due.append(INJECTED)
+
+    def _may_be_skipped(self) -> bool:
+        """Tells whether an unanswered message of the extended protocol stands before what comes now, with no Sync between."""
+        for entry in reversed(self._due):
+            if _is(entry, SYNC):
+                return False
+            if not _is(entry, COPY_END) and not _is(entry, INJECTED) and not query_like(entry):
+                return True
+        return False
+
+    # --- the backend's answers ---
+
+    def head(self) -> Entry | None:
+        """Gives the entry that is answered next."""
+        due = self._due
+        while due:
+            entry = due[0]
+            if not _is(entry, COPY_END):
+                return entry
+            due.popleft()
+        return None
+
+    def under_way(self) -> Running:
+        """Gives the statement that the backend is at, made a Running if it is not one yet."""
+        head = self.head()
+        if isinstance(head, Running):
+            return head
+        if isinstance(head, bytes | Prepared):
+            running = (
+                Running("simple", HARMLESS, head or None)
+                if isinstance(head, bytes)
+                else Running("extended", head.verdict, head.text)
+            )
+            running.number = self._ended + 1
+            self._due[0] = running
+            return running
+        # At Parse, Bind or the commit of a Sync: counted with the statement before it.
+        between = self._between
+        if between is None:
+            between = self._between = Running("extended" if head is not None else "simple", HARMLESS)
+            between.number = self._ended
+        return between
+
+    @property
+    def at_statement(self) -> bool:
+        """Whether the backend is at a statement."""
+        return isinstance(self.head(), bytes | Prepared | Running)
+
+    def described(self) -> Prepared | None:
+        """Gives the statement whose Describe is answered next, where its parameter types matter."""
+        head = self.head()
+        return head.statement if isinstance(head, Describing) else None
+
+    def heard(self) -> bool:
+        """Takes an answer that ends nothing: False where it is one to the proxy's own message."""
+        self._heard = True
+        return not _is(self.head(), INJECTED)
+
+    def answered(self, kind: int) -> bool:
+        """Takes the end of a Parse, Bind, Describe or Close: False where it is an answer to the proxy's own message."""
+        self._heard = True
+        head = self.head()
+        if _is(head, INJECTED):
+            return False
+        if isinstance(head, Undo):
+            if head.kind == kind:
+                self._due.popleft()
+                self._names.settle(head)
+        elif _is(head, kind) or (kind == DESCRIBE and isinstance(head, Describing)):
+            self._due.popleft()
+        return True
+
+    def completed(self) -> None:
+        """Takes the end of a statement. A simple Query may have more of them; a ReadyForQuery ends it."""
+        head = self.head()
+        if isinstance(head, Running):
+            if head.protocol == "extended":
+                self._due.popleft()
+                self._ended += 1
+                self._end(head, "ok")
+        elif isinstance(head, Prepared):
+            self._due.popleft()
+            self._ended += 1
+        self._copying = False
+
+    def prepared(self) -> None:
+        """Takes the end of an SQL PREPARE: what it made stays."""
+        head = self.head()
+        if isinstance(head, Running) and head.prepared:
+            del head.prepared[0]
+
+    def suspended(self) -> None:
+        """Takes a PortalSuspended: the execution may go on with another Execute."""
+        self._heard = True
+        head = self.head()
+        if isinstance(head, Prepared):
+            self._due.popleft()
+            self._ended += 1
+        elif isinstance(head, Running) and head.protocol == "extended":
+            self._due.popleft()
+            self._ended += 1
+            portal = head.portal
+            if portal is None or not portal.current or portal.suspended is not None:
+                # Known by testimony alone, or executed again or replaced already: the next Execute is a statement of its own.
+                self._end(head, "ok")
+            elif head.in_the_log:
+                self._names.suspend(portal, head)
+
+    def copy_in(self) -> None:
+        """Takes a CopyInResponse: until CopyDone or CopyFail the backend overlooks Sync and Flush (CopyGetData, copyfromparse.c)."""
+        self._heard = True
+        if self.head() is None:
+            return
+        due = self._due
+        head = due.popleft()
+        kept: list[Entry] = []
+        ended = False
+        for entry in due:
+            if ended:
+                kept.append(entry)
+            elif _is(entry, COPY_END):
+                ended = True
+            elif not _is(entry, SYNC):
+                kept.append(entry)
+        self._due = deque([head, *kept])
+        self._copying = not ended
+
+    def failing(self) -> Entry | None:
+        """Takes an error: gives the entry that it answers."""
+        self._heard = True
+        self._copying = False
+        return self.head()
+
+    def failed(self, head: Entry, sqlstate: str, *, fatal: bool) -> None:
+        """Says how the entry of an error fails: a ReadyForQuery ends a Query, everything else is skipped up to the Sync."""
+        if query_like(head):
+            if isinstance(head, Running):
+                head.failed = True
+                head.sqlstate = sqlstate
+            elif fatal:
+                self._due.popleft()
+        elif not _is(head, SYNC):
+            self._skip(sqlstate)
+
+    def ready(self) -> bool:
+        """Takes a ReadyForQuery, which ends all up to its Query or Sync: False where it answers the proxy's own message."""
+        head = self.head()
+        heard, self._heard = self._heard, False
+        if _is(head, INJECTED):
+            self._due.popleft()
+            return False
+        self._copying = False
+        # An error has been seen and no Sync is left: this answers one that was taken for overlooked during COPY.
+        self.skipping = False
+        if heard or _is(head, SYNC):
+            self._pop_cycle()
+        if self._between is not None:
+            self._end(self._between, "ok")
+            self._between = None
+        return True
+
+    def end_transaction(self) -> None:
+        """Ends what the end of a transaction ends."""
+        for running in self._names.take_suspended():
+            self._end(running, "ok")
+        if not self._due:
+            # Else the client is ahead: what is remembered may be of the next transaction already.
+            self._names.end_transaction()
+
+    def lost(self) -> None:
+        """Ends everything that was under way: the connection is gone."""
+        entries: list[Entry | None] = [*self._due, *self._names.take_suspended(), self._between]
+        self._due.clear()
+        self._between = None
+        for entry in entries:
+            if isinstance(entry, Running):
+                self._end(entry, "error" if entry.failed else "lost")
+
+    # --- ends ---
+
+    def _pop_cycle(self) -> None:
+        """Ends everything up to the Query, FunctionCall or Sync that a ReadyForQuery answers."""
+        due = self._due
+        while due:
+            entry = due.popleft()
+            if _is(entry, SYNC):
+                break
+            if isinstance(entry, Undo):
+                self._names.settle(entry)
+            if isinstance(entry, Prepared | bytes | Running):
+                self._ended += 1
+            if isinstance(entry, Running):
+                self._end(entry, "error" if entry.failed else "ok")
+            if query_like(entry):
+                break
+        self.head()
+
+    def _skip(self, sqlstate: str) -> None:
+        """Ends everything up to the next Sync: a message of the extended protocol failed, and the backend looks at nothing of it."""
+        due = self._due
+        dropped: list[Entry] = []
+        while due and not _is(due[0], SYNC):
+            dropped.append(due.popleft())
+        self.skipping = not due
+        for entry in dropped:
+            if isinstance(entry, Undo):
+                self._names.settle(entry)
+            if isinstance(entry, Prepared | bytes | Running):
+                self._ended += 1
+            if isinstance(entry, Running):
+                entry.failed = True
+                entry.sqlstate = sqlstate
+                self._end(entry, "error")
+        for entry in reversed(dropped):
+            if isinstance(entry, Undo):
+                self._names.undo(entry, due)
+
+    def _close(self, portal: Portal) -> None:
+        """Ends what a portal had under way that is closed or replaced."""
+        portal.current = False
+        running = portal.suspended
+        self._names.resume(portal)
+        if running is not None:
+            self._end(running, "ok")
+
+    def _end(self, running: Running, outcome: Outcome) -> None:
+        if running.prepared:
+            self._names.unprepare(running, self._due)
+        self._outcomes.end(running, outcome)
+
+
+def _is(entry: Entry | None, kind: int) -> bool:
+    """Compares an entry with one of those that are numbers. The type first: compiled, that is a tenth of a comparison of objects."""
+    return isinstance(entry, int) and entry == kind

@@ -1,0 +1,105 @@
+"""The session's token, and the backend process that it belongs to.
+
+The token is lost where a client resets it, where a transaction that set it is rolled back, and where a newer key signs: it is made
+anew as soon as the backend is ready for it. What the backend answers to that never reaches the client.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from secretproxy.session import testimony
+from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.states import Phase, State
+from secretproxy.session.step import Output
+from secretproxy.session.stream import BackendStream
+from secretproxy.wire import messages
+from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.types import SqlState, TransactionStatus
+
+_SET_CONFIG: Final = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
+_SET_TOKEN: Final = "SET secretproxy.session TO '{token}'"  # noqa: S105
+# All SQL of the proxy's own that this module says; that of the greeting stands in greeting.py.
+OWN_SQL: Final = (_SET_TOKEN.format(token="token"),)  # noqa: S106
+POOLER: Final = ProtocolViolation(
+    "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
+    SqlState.FEATURE_NOT_SUPPORTED,
+    "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
+)
+
+
+class Token:
+    """Which backend process the session has, and whether that has the session's token."""
+
+    def __init__(self, state: State, output: Output, stream: BackendStream, pipeline: Pipeline, keys: testimony.Keys) -> None:
+        self._state: Final = state
+        self._output: Final = output
+        self._stream: Final = stream
+        self._pipeline: Final = pipeline
+        self.keys: Final = keys
+        # The process that answers, by its own word; until the greeting has asked it, by BackendKeyData.
+        self.pid = 0
+        # When it began, in microseconds since the Unix epoch.
+        self.start: int | None = None
+        # Whether those two words differ: a pooler stands before the server.
+        self.pooled = False
+        self._lost = False
+        # Whether it was set within a transaction.
+        self._inside = False
+        self._version = 0
+
+    @property
+    def value(self) -> str | None:
+        """The token, None while the process's start is not known."""
+        return None if self.start is None else self.keys.token(self.pid, self.start)
+
+    def message(self, token: str) -> bytes:
+        """Gives the message that sets the token."""
+        self._version = self.keys.version
+        if self._state.logical:
+            return messages.query(_SET_TOKEN.format(token=token))
+        if self._state.transaction_status != TransactionStatus.IDLE:
+            # The client may still choose its transaction's isolation or snapshot: nothing may take one before that.
+            return messages.aside(_SET_TOKEN.format(token=token), "secretproxy token")
+        # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
+        return messages.function_call(_SET_CONFIG, ["secretproxy.session", token, "f"])
+
+    def lose(self) -> None:
+        """Takes note that the backend may not have the token any more."""
+        self._lost = True
+
+    def rolled_back(self) -> None:
+        """Takes a ROLLBACK, of a transaction or to a savepoint: the setting is what it was before, which may be none."""
+        if self._inside:
+            self._lost = True
+
+    def end_transaction(self) -> None:
+        """Takes the end of a transaction: what was set in it stays."""
+        self._inside = False
+
+    def renew(self, *, may_inject: bool) -> None:
+        """Sets the token again where it may be lost and the backend takes a message now."""
+        if self._version and self.keys.version != self._version:
+            self._lost = True
+        state = self._state
+        if (
+            not self._lost
+            or not self._pipeline.idle
+            or state.transaction_status == TransactionStatus.FAILED
+            or not may_inject
+            or state.phase is not Phase.READY
+        ):
+            return
+        self._lost = False
+        token = self.value
+        if token is None or state.physical:
+            return
+        self._inside = state.transaction_status == TransactionStatus.IN_TRANSACTION
+        self._pipeline.inject()
+        self._stream.see_rows(True)
+        self._output.made().inject += self.message(token)
+
+    def refuse_pooler(self) -> None:
+        """Ends the session: what its backend does, another session may see, and what another's does, this one."""
+        self._state.enter(Phase.CLOSED)
+        self._output.made().violation = POOLER
