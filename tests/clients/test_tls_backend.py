@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 from tests.support.raw import message
 from tests.support.tls_site import PASSWORD, Site, tls_site
@@ -28,6 +29,10 @@ from secretproxy.proxy.tls import backend_context
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 CONNECTS = int(os.environ.get("TLS_CONNECTS", "150"))
 BULK_ROWS = int(os.environ.get("TLS_BULK_ROWS", "60000"))
+
+
+# Logins that are let in on one kind of connection alone.
+KINDS = {"only_tls": "hostssl", "only_clear": "hostnossl", "only_plain": "hostnogssenc"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             authority.chmod(0o644)
             admin.execute("ALTER SYSTEM SET ssl_ca_file = 'authority.crt'")
             rules = server.data / "pg_hba.conf"
-            rules.write_text(f"hostssl all by_cert 127.0.0.1/32 cert\n{rules.read_text()}")
+            kept = "".join(
+                f"{kind} all {login} 127.0.0.1/32 trust\nhost all {login} 127.0.0.1/32 reject\n" for login, kind in KINDS.items()
+            )
+            rules.write_text(
+                f"hostssl all by_cert 127.0.0.1/32 cert\nhost all by_cert 127.0.0.1/32 reject\n{kept}{rules.read_text()}"
+            )
+            for login in KINDS:
+                admin.execute(f"CREATE ROLE {login} LOGIN; GRANT authenticated TO {login}")
             admin.execute("SELECT pg_reload_conf()")
         yield made
 
@@ -155,6 +167,81 @@ def test_the_proxys_own_certificate_logs_in_where_the_backend_asks_for_one(site:
     # The certificate is for that name alone, and the password is asked for all the same.
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(dsn(secured, "by_cert").replace(PASSWORD, "wrong"))
+
+
+@pytest.fixture(scope="module")
+def legs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proxy]]:
+    """Proxies that take clients in TLS and in clear text, and go on in one of the two; in TLS with a certificate of by_cert's name."""
+    made = {leg: site.proxy(tmp_path_factory.mktemp(leg), "allow", leg) for leg in ("off", "require")}
+    tls = made["require"]
+    tls.stop()
+    certificate, key = site.authority.pair("by_cert", None)
+    tls.config.write_text(tls.config.read_text().replace("[audit]", f'tls_cert = "{certificate}"\ntls_key = "{key}"\n[audit]'))
+    tls.start()
+    yield made
+    for proxy in made.values():
+        proxy.stop()
+
+
+def own_leg(proxy: Proxy, user: str, sslmode: str, **more: str) -> tuple[object, ...]:
+    """What the server sees of a session, and what the log says of how its client came."""
+    with psycopg.connect(dsn(proxy, user, sslmode=sslmode, **more), autocommit=True) as session:
+        assert session.pgconn.ssl_in_use == (sslmode != "disable")
+        row = session.execute(
+            "SELECT s.ssl, s.client_dn, g.gss_authenticated, g.encrypted FROM pg_stat_ssl s JOIN pg_stat_gssapi g USING (pid)"
+            " WHERE pid = pg_backend_pid()"
+        ).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+@pytest.mark.parametrize("sslmode", ["disable", "require"])
+def test_what_the_server_sees_is_the_proxys_own_leg(site: Site, legs: dict[str, Proxy], sslmode: str) -> None:
+    """docs/transparency.md: pg_stat_ssl and pg_stat_gssapi say nothing of how the client came; the log's column tls does."""
+    log = AccessLog(site.backend.dsn())
+    assert own_leg(legs["off"], "app_user", sslmode) == (False, None, False, False)
+    assert own_leg(legs["require"], "app_user", sslmode) == (True, "/CN=by_cert", False, False)
+    for leg, proxy in legs.items():
+        application = f"leg-{leg}-{sslmode}"
+        with psycopg.connect(dsn(proxy, "app_user", sslmode=sslmode, application_name=application), autocommit=True) as session:
+            session.execute("SELECT encrypted_secrets.secrets_getter(gen_random_uuid(), 'n')")
+        rows = log.settled(application)
+        assert rows and {row["tls"] for row in rows} == {sslmode == "require"}
+
+
+@pytest.mark.parametrize("sslmode", ["disable", "require"])
+def test_rules_of_the_server_meet_the_proxys_own_leg(legs: dict[str, Proxy], sslmode: str) -> None:
+    """A client in clear text gets in by a hostssl rule, and one in TLS by a hostnossl rule: listen.tls is what keeps clients out."""
+    for leg, let_in, kept_out in (("off", "only_clear", "only_tls"), ("require", "only_tls", "only_clear")):
+        assert own_leg(legs[leg], let_in, sslmode)[0] == (leg == "require")
+        with pytest.raises(psycopg.OperationalError, match="rejects connection"):
+            psycopg.connect(dsn(legs[leg], kept_out, sslmode=sslmode))
+        assert own_leg(legs[leg], "only_plain", sslmode, gssencmode="prefer")[3] is False
+
+
+def test_listen_tls_keeps_clients_in_clear_text_out(site: Site, tmp_path: Path) -> None:
+    proxy = site.proxy(tmp_path, "require", "require")
+    try:
+        assert own_leg(proxy, "only_tls", "require")[0] is True
+        with pytest.raises(psycopg.OperationalError, match="TLS"):
+            psycopg.connect(dsn(proxy, "only_tls", sslmode="disable"))
+    finally:
+        proxy.stop()
+
+
+def test_a_certificate_login_proves_the_proxys_certificate_alone(site: Site, legs: dict[str, Proxy]) -> None:
+    """Whoever reaches the proxy is let in as by_cert by a rule `cert`, without a certificate, in clear text and with another's."""
+    certificate, key = site.authority.pair("somebody_else", None)
+    another = {"sslcert": str(certificate), "sslkey": str(key)}
+    for more in ({"sslmode": "disable"}, {"sslmode": "require"}, {"sslmode": "require", **another}):
+        with psycopg.connect(dsn(legs["require"], "by_cert", **more).replace(f"password='{PASSWORD}'", "")) as session:
+            row = session.execute("SELECT current_user, client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
+            assert row == ("by_cert", "/CN=by_cert")
+    # The certificate that lets its client in directly is of no use through a proxy that has none.
+    own = {"sslmode": "require", "sslcert": str(site.directory / "by_cert.crt"), "sslkey": str(site.directory / "by_cert.key")}
+    psycopg.connect(site.backend.dsn("by_cert"), **own).close()
+    with pytest.raises(psycopg.OperationalError, match="rejects connection"):
+        psycopg.connect(dsn(legs["off"], "by_cert", **own))
 
 
 def test_with_the_backends_own_certificate_channel_binding_is_relayed(site: Site, tmp_path: Path) -> None:
