@@ -6,22 +6,22 @@ backslash as `\\\\`, and texts that are looked for are taken in the same form. M
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.errors import describe
 from secretproxy.audit.intact import altered
 from secretproxy.config import ConfigError
-from secretproxy.connections import READING, ConnectError
+from secretproxy.connections import FAILURES, READING, ConnectError, ServiceConnection, broke, broken, held, refusal, words
 from secretproxy.connections import connect as service_connection
 
 _ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
 
 
-class LogConnection(asyncpg.Connection):  # type: ignore[misc]
+class LogConnection(ServiceConnection):
     """An asyncpg connection; `raw` says that the database's encoding is SQL_ASCII, so that texts are bytes of any kind."""
 
     raw = False
@@ -117,7 +117,7 @@ _MAY_READ = """SELECT coalesce(
  WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
    AND c.relname OPERATOR(pg_catalog.=) 'access_log'::pg_catalog.name"""
 # A member that does not inherit: the role that a login's own settings name is pinned away.
-_AS_AUDITOR = """SELECT pg_catalog.set_config('role', r.rolname::pg_catalog.text, false) FROM pg_catalog.pg_roles r
+AS_AUDITOR = """SELECT pg_catalog.set_config('role', r.rolname::pg_catalog.text, false) FROM pg_catalog.pg_roles r
  WHERE r.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name
    AND pg_catalog.pg_has_role(r.oid, 'MEMBER') AND NOT pg_catalog.pg_has_role(r.oid, 'USAGE')"""
 
@@ -131,12 +131,20 @@ async def connect(dsn: str | None) -> Any:
     except ConnectError as error:
         raise explained(error) from None
     try:
-        await connection.execute(_AS_AUDITOR)
+        await connection.execute(AS_AUDITOR)
         await prepare(connection)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAILURES as error:
+        told = await explained_on(connection, error)
         connection.terminate()
-        raise explained(error) from None
+        raise told from None
     return connection
+
+
+@contextlib.asynccontextmanager
+async def reading(dsn: str | None) -> AsyncIterator[Any]:
+    """A connection for reading in a block. Raises ConfigError for what is refused, UnreachedError where there is no connection any more."""
+    async with held(await connect(dsn), explained_on) as connection:
+        yield connection
 
 
 async def prepare(connection: Any) -> None:
@@ -147,19 +155,62 @@ async def prepare(connection: Any) -> None:
         connection.raw = True
 
 
-def explained(error: Exception) -> ConfigError:
-    """What to do about a failed question, without the server's DETAIL."""
+class UnreachedError(ConfigError):
+    """The log cannot be connected to, or its connection broke."""
+
+
+def explained(error: Exception) -> UnreachedError:
+    """What to do where no connection could be made, or where one broke of which no more is known."""
     if isinstance(error, ConnectError):
-        return ConfigError(f"{error}; name the log's database with --dsn, audit.review_dsn or the PG* variables")
-    state = getattr(error, "sqlstate", None)
-    if state == "42501":
-        return ConfigError("this login may not read the log: make it a member of secretproxy_auditor, or give another with --dsn")
-    if state in ("42P01", "42703", "3F000"):
+        return UnreachedError(f"{error}; {how_to_name(error)}")
+    return UnreachedError(f"the connection to the log broke ({words(error)})")
+
+
+def how_to_name(error: ConnectError) -> str:
+    """What to do about a connection that could not be made."""
+    if error.sqlstate in ("57P03", "53300"):
+        return "try again once it takes connections, or name another with --dsn"
+    if error.sqlstate == "28P01":
+        return "give the password with --dsn, audit.review_dsn, PGPASSWORD or ~/.pgpass"
+    return "name the log's database with --dsn, audit.review_dsn or the PG* variables"
+
+
+async def explained_on(connection: Any, error: Exception) -> Exception:
+    """What to do about a failed question."""
+    if broken(connection, error):
+        return UnreachedError(f"{broke(connection)}; nothing is missing in the log for it: run the command again")
+    said = refusal(error)
+    if getattr(error, "sqlstate", None) in _NOT_THERE | {"42501"}:
+        try:
+            standing = await connection.fetchrow(_STANDING)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return ConfigError(f"{connection.where} refuses: {said}")
+        if not standing["there"]:
+            return ConfigError(
+                f"there is no access log in {connection.where} ({said}): run `secretproxy install` there, or give another with --dsn"
+            )
+        if getattr(error, "sqlstate", None) in _NOT_THERE:
+            return ConfigError(
+                f"the access log in {connection.where} is another version's ({said}): run `secretproxy install` there"
+            )
+        if not standing["role"]:
+            return ConfigError(f"{connection.where} has no role secretproxy_auditor: run `secretproxy install` there")
+        if not standing["member"]:
+            return ConfigError(
+                f"this login may not read the log in {connection.where} ({said}): make it a member of secretproxy_auditor "
+                f"(GRANT secretproxy_auditor TO {standing['login']}), or give another with --dsn"
+            )
         return ConfigError(
-            "this database has no access log, or an older one: run `secretproxy install` there, or give another with --dsn"
+            f"{connection.where} refuses, though this login is a member of secretproxy_auditor or a superuser ({said}): "
+            "what secretproxy_auditor was granted was changed; run `secretproxy install --again`"
         )
-    if isinstance(error, asyncpg.PostgresError):
-        return ConfigError(f"the database refused: {describe(error)}; see --dsn")
-    return ConfigError(
-        f"the connection broke ({describe(error)}): name the log's database with --dsn, audit.review_dsn or the PG* variables"
-    )
+    return ConfigError(f"{connection.where} refuses: {said}")
+
+
+_NOT_THERE = {"42P01", "42703", "42704", "42883", "3F000"}
+_STANDING = """SELECT pg_catalog.quote_ident(session_user) AS login, a.oid IS NOT NULL AS role,
+       coalesce(pg_catalog.pg_has_role(session_user, a.oid, 'MEMBER'), false) AS member,
+       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+                WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
+                  AND c.relname OPERATOR(pg_catalog.=) 'access_log'::pg_catalog.name) AS there
+  FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles a ON a.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name"""

@@ -31,7 +31,7 @@ from secretproxy.audit.filters import (
     moment,
     uuid_range,
 )
-from secretproxy.audit.reading import connect, explained
+from secretproxy.audit.reading import UnreachedError, connect, explained, reading
 from secretproxy.config import ConfigError
 
 # A statement's rows of another month are looked for in later months only; a clock that was set back is allowed for.
@@ -446,6 +446,6 @@ async def place(connection: Any) -> Place:
 
 
 __all__ = [
-    "Count", "Filter", "Place", "accesses", "connect", "events", "explained", "how_many_accesses", "how_many_events", "local_zone", "moment",
-    "place", "resolved", "rows", "story", "whole_uuid",
+    "Count", "Filter", "Place", "UnreachedError", "accesses", "connect", "events", "explained", "how_many_accesses", "how_many_events",
+    "local_zone", "moment", "place", "reading", "resolved", "rows", "story", "whole_uuid",
 ]  # fmt: skip

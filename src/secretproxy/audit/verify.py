@@ -19,7 +19,8 @@ from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, genuine
 from secretproxy.audit.columns import ADDED, STORED
 from secretproxy.audit.intact import altered
-from secretproxy.connections import READING, connect
+from secretproxy.audit.reading import AS_AUDITOR, explained_on
+from secretproxy.connections import READING, connect, held
 
 MOST_FINDINGS = 100
 # Seconds within which a chain must have a checkpoint, beyond those of audit.checkpoint_seconds.
@@ -351,10 +352,10 @@ async def verify_database(
     """Verifies the log of a database against its own checkpoints and `outside` ones. `progress`: (rows done, estimate).
 
     `signed_within`: seconds after which a chain must have a checkpoint, where there is a key. `expected`: hashes that rows are to have.
-    Raises ConnectError, asyncpg's errors and OSError.
+    Raises ConnectError; ConfigError for what breaks or is refused.
     """
-    connection = await connect(dsn, "secretproxy audit", timeout=15, settings=READING)
-    try:
+    async with held(await connect(dsn, "secretproxy audit", timeout=15, settings=READING), explained_on) as connection:
+        await connection.execute(AS_AUDITOR)
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")
             now = await connection.fetchval("SELECT pg_catalog.now()")
@@ -365,13 +366,13 @@ async def verify_database(
                 verifier.report.add("-", None, "altered", what)
             for instance, seq, row_hash in expected:
                 verifier.expect(instance, seq, row_hash)
-            held = in_order(outside)
-            for checkpoint in held:
+            kept = in_order(outside)
+            for checkpoint in kept:
                 if checkpoint.kind in (BEFORE, RETENTION):
                     verifier.checkpoint(checkpoint)
             async for row in connection.cursor(_CHECKPOINTS + _ORDER, prefetch=1000):
                 verifier.checkpoint(Checkpoint(*row))
-            for checkpoint in held:
+            for checkpoint in kept:
                 if checkpoint.kind not in (BEFORE, RETENTION):
                     verifier.checkpoint(checkpoint)
             total = await connection.fetchval(_ESTIMATE)
@@ -393,8 +394,6 @@ async def verify_database(
             report.direct = int(await connection.fetchval(count))
             progress(report.rows, report.rows)
             return report
-    finally:
-        await connection.close()
 
 
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:

@@ -50,9 +50,13 @@ for _name in GROUPS:
 
 
 def main() -> None:
-    """Entry point: a ConfigError is one line on stderr and exit status 2."""
+    """Entry point: a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2."""
     try:
         app(prog_name="secretproxy")
     except ConfigError as error:
         print(f"secretproxy: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"secretproxy: {named}{error.strerror or type(error).__name__}", file=sys.stderr)
         sys.exit(2)

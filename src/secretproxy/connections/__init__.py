@@ -5,7 +5,8 @@ package; it imports none of them.
 """
 
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, has_password, read
-from secretproxy.connections.opening import FAILURES, ConnectError, connect, trouble, words
+from secretproxy.connections.held import broke, broken, close, held, refusal
+from secretproxy.connections.opening import FAILURES, ConnectError, ServiceConnection, connect, trouble, words
 from secretproxy.connections.pinned import READING
 
 __all__ = [
@@ -15,9 +16,15 @@ __all__ = [
     "Conninfo",
     "ConninfoError",
     "Place",
+    "ServiceConnection",
+    "broke",
+    "broken",
+    "close",
     "connect",
     "has_password",
+    "held",
     "read",
+    "refusal",
     "trouble",
     "words",
 ]

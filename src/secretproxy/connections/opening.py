@@ -27,6 +27,7 @@ _PINS_REFUSED = ("08P01", "0A000", "22023", "42501", "42704")
 KIND = """SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
    AND s.source OPERATOR(pg_catalog.<>) ALL (ARRAY['database', 'user', 'database user']::pg_catalog.text[])
   FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'::pg_catalog.text"""
+_CLOSED = "the connection was closed before it answered"
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -41,6 +42,12 @@ class ConnectError(ConnectionError):
 
 # What comes of a connection that cannot be made or that breaks.
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class ServiceConnection(asyncpg.Connection):  # type: ignore[misc]
+    """An asyncpg connection that knows where it leads: `where` names database, server and user."""
+
+    where = "the database"
 
 
 def trouble(error: BaseException) -> str:
@@ -58,6 +65,9 @@ def trouble(error: BaseException) -> str:
 
 def words(error: BaseException) -> str:
     """What a failed login says, in the server's own words: without DETAIL, and as one printable line."""
+    if isinstance(error, asyncpg.PostgresConnectionError) and not getattr(error, "message", None):
+        # The driver's word for it, not the server's.
+        return _CLOSED
     if isinstance(error, asyncpg.PostgresError):
         message = getattr(error, "message", None) or type(error).__name__
         state = getattr(error, "sqlstate", None)
@@ -82,7 +92,7 @@ def _system(error: OSError) -> str:
         return f"the host's name does not resolve ({error.strerror})"
     # asyncio tells of several addresses at once.
     number = error.errno or next((int(found) for found in re.findall(r"\[Errno (\d+)\]", str(error))), 0)
-    return os.strerror(number) if number else type(error).__name__
+    return os.strerror(number) if number else _CLOSED if isinstance(error, ConnectionError) else type(error).__name__
 
 
 def _printable(text: str) -> str:
@@ -104,7 +114,7 @@ async def connect(
     database: str | None = None,
     tls: Any = None,
     target_session_attrs: str | None = None,
-    connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+    connection_class: type[ServiceConnection] = ServiceConnection,
 ) -> Any:
     """Connects to the first of the servers that will do. Raises ConnectError.
 
@@ -192,6 +202,7 @@ async def _one(
     except BaseException:
         connection.terminate()
         raise
+    connection.where = f"database {_printable(database)} at {place} as user {_printable(user)}"
     return connection
 
 

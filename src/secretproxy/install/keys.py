@@ -189,9 +189,19 @@ async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
     return sorted(row["version"] for row in rows)
 
 
-def _explained(error: asyncpg.PostgresError) -> InstallError:
+# What can stop any statement; the session tells of it, with the place.
+_ANYWHERE = ("08", "25", "40", "53", "55", "57")
+
+
+def _explained(error: Exception) -> Exception:
+    assert isinstance(error, asyncpg.PostgresError)
+    state = str(error.sqlstate)
+    if state[:2] in _ANYWHERE:
+        raise error
     if error.sqlstate in ("42P01", "42883", "3F000"):
-        return InstallError("the backend half is not installed here, or is older: run `secretproxy install`")
+        return InstallError(f"the backend half is not installed here, or is older ({told(error)}): run `secretproxy install`")
     if error.sqlstate == "42501":
-        return InstallError("keys are for their owner: connect as a superuser or a member of secretproxy_keys (--dsn)")
+        return InstallError(
+            f"keys are for their owner ({told(error)}): connect as a superuser or a member of secretproxy_keys (--dsn)"
+        )
     return InstallError(told(error))

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.install.errors import InstallError
+from secretproxy.install.errors import RefusedError
 
 OWNERS = ("secretproxy_owner", "secretproxy_api", "secretproxy_keys", "secretproxy_tables")
 SCHEMAS = ("secretproxy", "encrypted_secrets", "secrets_schema", "jwt_public")
@@ -82,7 +82,7 @@ async def _take(connection: Any, *, make: bool, create: Collection[str]) -> list
         try:
             await connection.execute(f"GRANT {row['rolname']} TO CURRENT_USER{options}")
         except asyncpg.PostgresError:
-            raise InstallError(
+            raise RefusedError(
                 f"this role may not act as {row['rolname']}: connect as a superuser or as the role that installed (--dsn)"
             ) from None
         given.append((row["rolname"], "", ""))

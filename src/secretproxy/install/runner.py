@@ -14,9 +14,9 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.connections import ConnectError, connect
+from secretproxy.connections import ConnectError, broke, broken, connect, held, refusal
 from secretproxy.install.attached import ALL, accept, unaccepted
-from secretproxy.install.errors import InstallError
+from secretproxy.install.errors import InstallError, LostError, RefusedError
 from secretproxy.install.keyfile import create_key_file, load_key_file
 from secretproxy.install.project import Change, changes, function_bodies, maker
 from secretproxy.install.rights import SCHEMAS, borrowed, lacking
@@ -225,7 +225,7 @@ async def _deploy(connection: Any, change: Change) -> None:
                 "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1", change.name, change.digest
             )
     except asyncpg.PostgresError as error:
-        raise InstallError(f"change {change.name} failed and left nothing behind: {told(error)}") from None
+        raise InstallError(f"change {change.name} failed and left nothing behind: {told(error)}; {connection.where}") from None
 
 
 async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
@@ -248,38 +248,54 @@ async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
         )
 
 
+_GONE = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.InvalidSchemaNameError,
+)
+
+
 async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
     """What differs from what was installed, a line each; nothing where all is well. Raises InstallError."""
     findings: list[str] = []
-    async with session(dsn) as connection, borrowed(connection, keep=False):
-        known = await _known(connection)
-        for change in changes():
-            if change.name not in known:
-                findings.append(f"change {change.name} is not deployed: run `secretproxy install`")
-                continue
-            if known[change.name] not in (change.digest, "0" * 64):
-                findings.append(f"change {change.name} was deployed by another version: run `secretproxy install`")
-            if change.name == "installed":
-                continue  # its script tells whether something differs, for sqitch; below is told what
-            attempt = connection.transaction()  # its settings end with it: the names below are written under the session's
-            await attempt.start()
-            try:
-                await connection.execute(change.statements("verify"))
-            except asyncpg.PostgresError as error:
-                findings.append(f"change {change.name}: {_meaning(error)}")
-            finally:
-                await attempt.rollback()
-        findings += [
-            f"code of others on secrets_schema.secrets_table that was not accepted: {name}"
-            for name in await unaccepted(connection)
-        ]
-        bodies = await _bodies(connection)
-        facts = await _facts(connection) if "installed" in known else []
-        findings += [line for line in bodies if f"{line.partition(':')[0]} {NEW}" not in facts]
-        findings += [line for line in facts if f"{line.partition(':')[0]}: {REPLACED}" not in bodies]
-        if key_file is not None and not findings:
-            findings += await _keys(connection, key_file)
+    async with session(dsn) as connection:
+        try:
+            async with borrowed(connection, keep=False):
+                await _compare(connection, key_file, findings)
+        except _GONE as error:
+            findings.append(f"something that install made and verify reads is missing: {refusal(error)}")
     return findings
+
+
+async def _compare(connection: Any, key_file: Path | None, findings: list[str]) -> None:
+    known = await _known(connection)
+    for change in changes():
+        if change.name not in known:
+            findings.append(f"change {change.name} is not deployed: run `secretproxy install`")
+            continue
+        if known[change.name] not in (change.digest, "0" * 64):
+            findings.append(f"change {change.name} was deployed by another version: run `secretproxy install`")
+        if change.name == "installed":
+            continue  # its script tells whether something differs, for sqitch; below is told what
+        attempt = connection.transaction()  # its settings end with it: the names below are written under the session's
+        await attempt.start()
+        try:
+            await connection.execute(change.statements("verify"))
+        except asyncpg.PostgresError as error:
+            findings.append(f"change {change.name}: {_meaning(error)}")
+        finally:
+            await attempt.rollback()
+    findings += [
+        f"code of others on secrets_schema.secrets_table that was not accepted: {name}" for name in await unaccepted(connection)
+    ]
+    bodies = await _bodies(connection)
+    facts = await _facts(connection) if "installed" in known else []
+    findings += [line for line in bodies if f"{line.partition(':')[0]} {NEW}" not in facts]
+    findings += [line for line in facts if f"{line.partition(':')[0]}: {REPLACED}" not in bodies]
+    if key_file is not None and not findings:
+        findings += await _keys(connection, key_file)
 
 
 _INSTALL_MENDS = re.compile(r"change \S+ (?:is not|was) deployed|function .*(?:: (?!has a |lost its )| is missing$)")
@@ -397,7 +413,7 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
                 async with borrowed(connection, create=SCHEMAS):
                     await connection.execute(change.statements("revert"))
             except asyncpg.PostgresError as error:
-                raise InstallError(f"change {change.name} was not reverted: {told(error)}") from None
+                raise InstallError(f"change {change.name} was not reverted: {told(error)}; {connection.where}") from None
             reverted.append(change.name)
             progress(change.name, "reverted")
     return reverted
@@ -405,18 +421,35 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
-    """A connection, by default under the installers' lock. Raises InstallError where there is none."""
+    """A connection, by default under the installers' lock. Raises InstallError where there is none, and for what breaks or is refused."""
     try:
         connection = await connect(dsn, "secretproxy install", timeout=15, settings={"row_security": "off"})
     except ConnectError as error:
-        raise InstallError(f"{error}; name the database with --dsn or libpq's PG* variables") from None
-    try:
+        raise InstallError(not_connected(error)) from None
+    async with held(connection, explained):
         await connection.execute(_KEEP_PARAMETERS)
         if lock:
             await connection.execute(f"SELECT pg_catalog.pg_advisory_lock({_LOCK})")
         yield connection
-    finally:
-        await connection.close()
+
+
+def not_connected(error: ConnectError) -> str:
+    """What to do about a connection that could not be made."""
+    if error.sqlstate in ("57P03", "53300"):
+        return f"{error}; try again once it takes connections, or name another with --dsn"
+    if error.sqlstate == "28P01":
+        return f"{error}; give the password with --dsn, PGPASSWORD or ~/.pgpass"
+    return f"{error}; name the database with --dsn or libpq's PG* variables"
+
+
+async def explained(connection: Any, error: Exception) -> Exception:
+    """What to do about a statement that failed."""
+    if broken(connection, error):
+        return LostError(f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again")
+    said = refusal(error)
+    if getattr(error, "sqlstate", None) != "42501":
+        return InstallError(f"{connection.where} refuses: {said}")
+    return RefusedError(f"{connection.where} refuses: {said}; connect as a superuser or as the role that installed (--dsn)")
 
 
 async def _check_server(connection: Any) -> None:

@@ -63,8 +63,7 @@ def events(
     database = review_database(dsn, config)
 
     async def work() -> None:
-        connection = await review.connect(database)
-        try:
+        async with review.reading(database) as connection:
             found = await review.resolved(connection, wanted)
             if machine:
                 write = writer_to(sys.stdout, as_csv, raw)
@@ -79,7 +78,5 @@ def events(
             if cut:
                 count = await review.how_many_events(connection, found, kinds, table.shown + 1)
                 say_more(tell_more(count, table.shown, "newest events are"))
-        finally:
-            await connection.close()
 
     run(work())

@@ -75,8 +75,7 @@ def export(
             yield row
 
     async def work() -> None:
-        connection = await review.connect(database)
-        try:
+        async with review.reading(database) as connection:
             rows = tallied(review.rows(connection, wanted))
             if form == "parquet":
                 await _parquet(rows, output)
@@ -89,8 +88,6 @@ def export(
                 if signer is not None:
                     exports.sign(made, signer)
                 _write(place, made)
-        finally:
-            await connection.close()
 
     run(work())
     print(f"{tally.rows} rows", file=sys.stderr)

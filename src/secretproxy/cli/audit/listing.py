@@ -182,8 +182,7 @@ def list_(
     database = None if spool is not None else review_database(dsn, config)
 
     async def work() -> None:
-        connection = await review.connect(database)
-        try:
+        async with review.reading(database) as connection:
             found = await review.resolved(connection, wanted)
             if machine:
                 rows = review.accesses(connection, found, most)
@@ -202,8 +201,6 @@ def list_(
                         await review.how_many_accesses(connection, found, table.shown + 1), table.shown, "newest accesses are"
                     )
                 )
-        finally:
-            await connection.close()
 
     if spool is None:
         run(work())

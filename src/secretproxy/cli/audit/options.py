@@ -55,15 +55,13 @@ _Result = TypeVar("_Result")
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    import asyncpg
-
+    """Runs a command's work. Raises ConfigError where the log could not be read."""
     from secretproxy.audit.review import explained
+    from secretproxy.connections import ConnectError
 
     try:
         return asyncio.run(work)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
+    except ConnectError as error:
         raise explained(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

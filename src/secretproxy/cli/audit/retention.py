@@ -50,8 +50,7 @@ def retention(
         )
 
     async def work() -> int:
-        connection = await review.connect(dsn)
-        try:
+        async with review.reading(dsn) as connection:
             await connection.execute("SET default_transaction_read_only = off")
             if not dry_run:
                 for name in await months.settle(connection):
@@ -80,8 +79,11 @@ def retention(
             except NotReplicatedError:
                 print("removed here, but a synchronous standby did not confirm it: its wait was cancelled", file=sys.stderr)
                 return 1
-        finally:
-            await connection.close()
+            except OSError as error:
+                raise ConfigError(
+                    f"audit.checkpoint_file, audit.checkpoint_command: a checkpoint could not be kept ({error.strerror or error}); "
+                    "nothing more was removed"
+                ) from None
         return 0
 
     raise typer.Exit(run(work()))

@@ -41,9 +41,8 @@ def show(
     database = review_database(dsn, config)
 
     async def work() -> int:
-        connection = await review.connect(database)
         count = 0
-        try:
+        async with review.reading(database) as connection:
             wanted = await review.whole_uuid(connection, "session_id", "SESSION", session)
             async for row in review.story(connection, wanted):
                 if as_json:
@@ -55,8 +54,6 @@ def show(
                 count += 1
             if not as_json:
                 await tell_place(connection)
-        finally:
-            await connection.close()
         return count
 
     if not run(work()):

@@ -65,8 +65,7 @@ def stats(
     database = review_database(dsn, config)
 
     async def work() -> None:
-        connection = await review.connect(database)
-        try:
+        async with review.reading(database) as connection:
             with _Progress() as progress:
                 answers = await counting.stats(
                     connection,
@@ -84,8 +83,6 @@ def stats(
             for name, title in titles.items():
                 print_counts(console, title, answers[name])
             await tell_place(connection)
-        finally:
-            await connection.close()
 
     run(work())
 
@@ -111,8 +108,7 @@ def bursts(
     database = review_database(dsn, config)
 
     async def work() -> None:
-        connection = await review.connect(database)
-        try:
+        async with review.reading(database) as connection:
             with _Progress() as progress:
                 progress("secrets by login and time")
                 table = await counting.bursts(
@@ -125,8 +121,6 @@ def bursts(
                 print(f"no login used {at_least} different secrets within {window}")
             print_counts(console_of(), f"logins that used {at_least} or more different secrets within {window}", table)
             await tell_place(connection)
-        finally:
-            await connection.close()
 
     run(work())
 
@@ -161,8 +155,7 @@ def compare(
     database = review_database(dsn, config)
 
     async def work() -> None:
-        connection = await review.connect(database)
-        try:
+        async with review.reading(database) as connection:
             with _Progress() as progress:
                 progress("accesses of both")
                 table = await counting.compare(
@@ -175,8 +168,6 @@ def compare(
                 print("no access fits either")
             print_counts(console_of(), f"accesses by {by}: the first, the other, and how many more the other has", table)
             await tell_place(connection)
-        finally:
-            await connection.close()
 
     run(work())
 

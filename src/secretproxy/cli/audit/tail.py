@@ -30,7 +30,7 @@ from secretproxy.cli.audit.options import (
     run,
 )
 from secretproxy.cli.audit.showing import how_ended, in_full, names_of, origin, record_of, safe, tell_place, who, zone
-from secretproxy.config import ConfigError, review_database
+from secretproxy.config import review_database
 
 
 def tail(
@@ -56,49 +56,41 @@ def tail(
     database = review_database(dsn, config)
 
     async def work() -> None:
-        import asyncpg
-
         follower = Follower()
         found = wanted
         endings: Any = None
         first = True
+        connected = False
         while True:
             try:
-                connection = await review.connect(database)
-            except ConfigError:
+                async with review.reading(database) as connection:
+                    wake = _Wake()
+                    await connection.add_listener(CHANNEL, wake)
+                    connection.add_termination_listener(wake)
+                    if first:
+                        found = await review.resolved(connection, wanted)
+                        endings = Endings(found, wait)
+                    await follower.begin(connection)
+                    if first:
+                        await tell_place(connection, f"following {{}}, times are of {zone()}")
+                    else:
+                        print("connected again", file=sys.stderr, flush=True)
+                    first, connected = False, True
+                    told: set[uuid.UUID] = set()
+                    everywhere = True
+                    while not connection.is_closed():
+                        news = await follower.news(connection, told, everywhere=everywhere)
+                        for row in await endings.of(connection, news):
+                            _told(row, as_json)
+                        sys.stdout.flush()
+                        told, everywhere = await wake.wait(endings.due())
+            except review.UnreachedError:
                 if first:
                     raise
-                await asyncio.sleep(1)
-                continue
-            try:
-                wake = _Wake()
-                await connection.add_listener(CHANNEL, wake)
-                connection.add_termination_listener(wake)
-                if first:
-                    found = await review.resolved(connection, wanted)
-                    endings = Endings(found, wait)
-                await follower.begin(connection)
-                if first:
-                    await tell_place(connection, f"following {{}}, times are of {zone()}")
-                else:
-                    print("connected again", file=sys.stderr, flush=True)
-                first = False
-                told: set[uuid.UUID] = set()
-                everywhere = True
-                while not connection.is_closed():
-                    news = await follower.news(connection, told, everywhere=everywhere)
-                    for row in await endings.of(connection, news):
-                        _told(row, as_json)
-                    sys.stdout.flush()
-                    told, everywhere = await wake.wait(endings.due())
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                if isinstance(error, BrokenPipeError) or getattr(error, "sqlstate", None) in ("42501", "42P01", "3F000"):
-                    raise
-            finally:
-                with contextlib.suppress(Exception):
-                    await asyncio.wait_for(connection.close(), 1)
-            print("connection lost, connecting again", file=sys.stderr, flush=True)
-            await asyncio.sleep(0.2)
+            if connected:
+                print("connection lost, connecting again", file=sys.stderr, flush=True)
+            await asyncio.sleep(0.2 if connected else 1.0)
+            connected = False
 
     run(work())
 

@@ -52,16 +52,12 @@ def unused(
     database = review_database(dsn, config)
 
     async def work() -> None:
-        log = await review.connect(database)
-        secrets = log
-        try:
-            if secrets_dsn is not None:
-                secrets = await review.connect(secrets_dsn)
-            try:
-                found = await unused_secrets(log, secrets, before, uses)
-            finally:
-                if secrets is not log:
-                    await secrets.close()
+        async with review.reading(database) as log:
+            if secrets_dsn is None:
+                found = await unused_secrets(log, log, before, uses)
+            else:
+                async with review.reading(secrets_dsn) as secrets:
+                    found = await unused_secrets(log, secrets, before, uses)
             rows = found.rows if most is None else found.rows[:most]
             if machine:
                 write = writer_to(sys.stdout, as_csv, raw)
@@ -92,8 +88,6 @@ def unused(
                 say_more(
                     f"{len(rows):,} longest unused secrets are shown, {len(found.rows) - len(rows):,} more: --limit 0 shows all"
                 )
-        finally:
-            await log.close()
 
     def tell(found: object) -> None:
         """What the answer rests on; beside the rows, so that it is said to whoever reads a file too."""

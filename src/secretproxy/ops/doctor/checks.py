@@ -9,9 +9,11 @@ from typing import Any
 import asyncpg
 
 from secretproxy.config import Settings
-from secretproxy.connections import READING, ConnectError, connect
-from secretproxy.install import InstallError
+from secretproxy.connections import READING, ConnectError, connect, held
+from secretproxy.install import InstallError, KeyFileError, load_key_file
 from secretproxy.install import verify as verify_installed
+from secretproxy.install.errors import RefusedError
+from secretproxy.install.runner import explained, not_connected
 from secretproxy.ops.doctor import backend, calls, local, logging, privileges
 from secretproxy.ops.doctor.findings import SEVERITIES, Finding
 
@@ -22,10 +24,10 @@ async def examine(dsn: str | None, settings: Settings, config: Path | None) -> l
     try:
         connection = await connect(dsn, "secretproxy doctor", timeout=15, settings=READING)
     except ConnectError as error:
-        raise InstallError(f"{error}; name the database with --dsn or libpq's PG* variables") from None
+        raise InstallError(not_connected(error)) from None
     missing: list[str] = []
     hidden: list[str] = []
-    try:
+    async with held(connection, explained):
         for topic, check in _CHECKS.items():
             try:
                 async with connection.transaction(readonly=True):
@@ -40,14 +42,12 @@ async def examine(dsn: str | None, settings: Settings, config: Path | None) -> l
             except (asyncpg.InsufficientPrivilegeError, calls.MayNotLook):
                 hidden.append(topic)
         login = await connection.fetchval("SELECT session_user")
-    finally:
-        await connection.close()
     if missing:
         found.append(backend.not_installed(missing))
     else:
         try:
             found += await _installation(dsn, settings)
-        except (InstallError, asyncpg.PostgresError):
+        except RefusedError:
             hidden.append("the installation")
     if hidden:
         found.append(backend.not_looked_at(hidden, login))
@@ -74,5 +74,12 @@ _CHECKS: dict[str, Callable[[Any], Awaitable[list[Finding]]]] = {
 async def _installation(dsn: str | None, settings: Settings) -> list[Finding]:
     key_file = settings.testimony.key_file
     why = "calls that a changed object serves may be neither seen nor safe"
-    differing = await verify_installed(dsn, key_file if key_file.exists() else None)
+    try:
+        load_key_file(key_file)
+    except KeyFileError:
+        # It is told of among what is on this machine.
+        known = None
+    else:
+        known = key_file
+    differing = await verify_installed(dsn, known)
     return [Finding("installation", "error", text, why, "secretproxy install --again") for text in differing]

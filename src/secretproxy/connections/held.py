@@ -1,0 +1,62 @@
+"""A service connection for the time of a block: closed behind it, and what fails on it is told with the place where it failed.
+
+May import asyncpg. A server's own words are repeated where no class of its errors can quote a row or a parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from secretproxy.connections.opening import FAILURES, words
+
+# Seconds that a server gets for its goodbye.
+_CLOSING = 5.0
+# Access rights and names, resources, limits, states of objects and transactions, an operator's doing, the system: their messages
+# name objects, settings and files. Those of the other classes can quote what a statement was given or found.
+_QUOTES_NOTHING = frozenset({"08", "0A", "25", "28", "3D", "3F", "42", "53", "54", "55", "57", "58"})
+
+Explain = Callable[[Any, Exception], Awaitable[Exception]]
+
+
+@contextlib.asynccontextmanager
+async def held(connection: Any, explain: Explain) -> AsyncIterator[Any]:
+    """Closes a connection behind the block. What breaks the connection, or what the server refuses, is raised as `explain` has it."""
+    try:
+        yield connection
+    except Exception as error:
+        if not broken(connection, error) and not isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
+            raise
+        raise await explain(connection, error) from None
+    finally:
+        await close(connection)
+
+
+async def close(connection: Any) -> None:
+    """Ends a connection, whatever state it is in."""
+    try:
+        await connection.close(timeout=_CLOSING)
+    except Exception:
+        connection.terminate()
+
+
+def broken(connection: Any, error: Exception) -> bool:
+    """Whether an error comes of a connection that is no more, also where somebody has put it in other words."""
+    causes = [one for one in (error, error.__context__) if not isinstance(one, BrokenPipeError)]
+    return bool(connection.is_closed()) and any(isinstance(one, FAILURES) for one in causes)
+
+
+def broke(connection: Any) -> str:
+    """That a connection is no more, and which."""
+    return f"the connection to {connection.where} broke: the server, or something on the way to it, closed it"
+
+
+def refusal(error: Exception) -> str:
+    """What a server says to a statement, in its own words where they can quote neither a row nor a parameter."""
+    state = str(getattr(error, "sqlstate", None) or "")
+    if isinstance(error, asyncpg.PostgresError) and state[:2] not in _QUOTES_NOTHING:
+        return f"{type(error).__name__} (SQLSTATE {state})"
+    return words(error)

@@ -1,0 +1,197 @@
+"""Each command with its connection cut at any message, under a time limit, and as a login without rights: one line, exit status 2."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+from tests.conftest import Backend
+from tests.support.cutting import Cutting
+
+from secretproxy.cli.app import main
+from secretproxy.install import install
+
+DATABASE = "cut"
+COMMANDS = [
+    (("audit", "list"), "auditor"), (("audit", "list", "--csv"), "auditor"), (("audit", "events"), "auditor"), (("audit", "stats"), "auditor"),
+    (("audit", "bursts"), "auditor"), (("audit", "compare", "--since", "1d", "--with-since", "2d"), "auditor"), (("audit", "unused"), "auditor"),
+    (("audit", "show", "0"), "auditor"), (("audit", "export", "-"), "auditor"), (("audit", "verify"), "auditor"), (("audit", "retention"), "postgres"),
+    (("doctor",), "postgres"), (("verify",), "postgres"), (("keys", "status"), "postgres"), (("keys", "reencrypt"), "postgres"),
+    (("keys", "rotate", "--testimony", "--retire"), "postgres"), (("install",), "postgres"), (("install", "--again"), "postgres"),
+]  # fmt: skip
+# Takes seconds a time: cut less often.
+SLOW = (("doctor",), ("install", "--again"), ("revert", "--yes"))
+
+
+@dataclass
+class Said:
+    status: int | str | None
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line that says what went wrong."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith("secretproxy: ")]
+        return line
+
+
+def run(*arguments: str) -> Said:
+    """Runs a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    given, sys.argv = sys.argv, ["secretproxy", *arguments]
+    status: int | str | None = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        pytest.fail(f"{' '.join(arguments)}: {traceback.format_exc(limit=-5)}")
+    finally:
+        sys.argv = given
+    assert "Traceback" not in out.getvalue() + err.getvalue()
+    return Said(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Backend) -> Iterator[str]:
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {DATABASE}")
+    asyncio.run(install(postgres.dsn(database=DATABASE), postgres.key_file))
+    yield DATABASE
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def config(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("cut")
+    path = directory / "secretproxy.toml"
+    path.write_text(
+        f'[audit]\nretention = "400 days"\ncheckpoint_key_file = "{directory / "signing"}"\ncheckpoint_file = "{directory / "kept"}"\n'
+        f'[testimony]\nkey_file = "{postgres.key_file}"\n'
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def relay(postgres: Backend) -> Iterator[Cutting]:
+    with Cutting(postgres.host, postgres.port) as running:
+        yield running
+
+
+def settings(command: Sequence[str], config: str) -> list[str]:
+    """Commands that know no configuration are given none."""
+    return [] if command[0] == "keys" and "--testimony" not in command else ["--config", config]
+
+
+def places(total: int, slow: bool) -> list[int]:
+    """At which messages to cut. TEST_CUTS=all: at each."""
+    if os.environ.get("TEST_CUTS") == "all":
+        return list(range(1, total))
+    first = [4] if slow else [2, 4, 7]
+    return sorted({*first, *(8 + (total - 9) * number // 3 for number in (1, 2))})
+
+
+@pytest.mark.parametrize(("command", "user"), [*COMMANDS, (("revert", "--yes"), "postgres")], ids=lambda one: one if isinstance(one, str) else " ".join(one))  # fmt: skip
+def test_cut_at_any_message_it_ends_in_one_line(
+    postgres: Backend, database: str, config: str, relay: Cutting, command: tuple[str, ...], user: str
+) -> None:
+    dsn = f"postgresql://{user}@127.0.0.1:{relay.port}/{database}"
+    given = [*command, "--dsn", dsn, *settings(command, config)]
+    relay.set(0)
+    whole = run(*given)
+    assert whole.status in (0, 1, 3), whole.err
+    for number in places(relay.seen, command in SLOW):
+        if command[0] == "revert":
+            asyncio.run(install(postgres.dsn(database=database), postgres.key_file))
+        relay.set(number, reset=number % 2 == 0, passing=number % 3 == 0)
+        cut = run(*given)
+        assert relay.seen >= number
+        # What came after the last answer that counts (the goodbye, a rollback of what only read) costs nothing.
+        if cut.status != 2 and number >= relay.seen - 2:
+            assert cut.status == whole.status
+            continue
+        assert cut.status == 2, (number, cut)
+        assert f"127.0.0.1:{relay.port}" in cut.line and f"database {database}" in cut.line and f"user {user}" in cut.line, (
+            cut.line
+        )
+        assert "closed" in cut.line and "install`" not in cut.line and "member of" not in cut.line
+    if command[0] == "revert":
+        asyncio.run(install(postgres.dsn(database=database), postgres.key_file))
+
+
+@pytest.mark.parametrize(("command", "user"), COMMANDS, ids=lambda one: one if isinstance(one, str) else " ".join(one))
+def test_under_a_time_limit_it_says_so(
+    postgres: Backend, database: str, config: str, command: tuple[str, ...], user: str
+) -> None:
+    """Somebody holds what it needs, and the connection string has a time limit of its own."""
+    dsn = f"{postgres.dsn(user, database)}?options=-c%20statement_timeout%3D150"
+    with psycopg.connect(postgres.dsn(database=database)) as holder:
+        holder.execute(
+            "LOCK TABLE secretproxy.access_log, secretproxy.changes, secretproxy.settings, secrets_schema.secrets_table,"
+            " secretproxy.testimony_key, secretproxy.keyring IN ACCESS EXCLUSIVE MODE"
+        )
+        said = run(*command, "--dsn", dsn, *settings(command, config))
+    assert said.status == 2, said
+    assert "statement timeout" in said.line and "install`" not in said.line and "member of" not in said.line, said.line
+    assert f"database {database}" in said.line and str(postgres.port) in said.line
+
+
+@pytest.mark.parametrize("login", ["outsider", "app_user", "journal"])
+@pytest.mark.parametrize("command", [command for command, _ in COMMANDS], ids=" ".join)
+def test_a_login_without_rights_is_told_what_it_lacks(
+    postgres: Backend, database: str, config: str, command: tuple[str, ...], login: str
+) -> None:
+    said = run(*command, "--dsn", postgres.dsn(login, database), *settings(command, config))
+    if command == ("doctor",):
+        assert said.status in (1, 3) and f"{login} may not look at" in said.out
+        return
+    assert said.status == 2, said
+    assert re.search(r"permission denied|may not act as|lacks what install needs|keys are for their owner", said.line), said.line
+    if command[0] == "audit":
+        assert f"GRANT secretproxy_auditor TO {login}" in said.line
+
+
+def test_advice_fits_the_cause(postgres: Backend, database: str, config: str) -> None:
+    """What is installed is not to be installed, and a member is not to be made one."""
+
+    def told(dsn: str, *command: str) -> str:
+        said = run(*(command or ("audit", "list")), "--dsn", dsn)
+        assert said.status == 2 and "Traceback" not in said.err
+        return said.line
+
+    empty = told(postgres.dsn("postgres", "postgres"))
+    assert "no access log in database postgres" in empty and "run `secretproxy install` there" in empty
+    with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
+        admin.execute("REVOKE SELECT ON secretproxy.access_log FROM secretproxy_auditor")
+        try:
+            member = told(postgres.dsn("auditor", database))
+        finally:
+            admin.execute("GRANT SELECT ON secretproxy.access_log TO secretproxy_auditor")
+        assert "is a member of secretproxy_auditor" in member and "GRANT" not in member and "install --again" in member
+        admin.execute("ALTER TABLE secretproxy.access_log RENAME COLUMN via TO older")
+        try:
+            older = told(postgres.dsn("auditor", database))
+        finally:
+            admin.execute("ALTER TABLE secretproxy.access_log RENAME COLUMN older TO via")
+        assert "another version's" in older and "via" in older and "run `secretproxy install` there" in older
+    for command in (("audit", "list"), ("verify",), ("keys", "status"), ("doctor",)):
+        parameter = told(f"{postgres.dsn('postgres', database)}?options=-c%20no_such_setting%3D1", *command)
+        assert "no_such_setting" in parameter and "install" not in parameter and "member of" not in parameter
+        value = told(f"{postgres.dsn('postgres', database)}?options=-c%20work_mem%3Dmuch", *command)
+        assert "work_mem" in value and "install" not in value and "member of" not in value
+        nowhere = told(postgres.dsn("postgres", "nowhere"), *command)
+        assert 'database "nowhere" does not exist (SQLSTATE 3D000)' in nowhere and "install" not in nowhere
+        nobody = told(postgres.dsn("nobody_here", database), *command)
+        assert 'role "nobody_here" does not exist (SQLSTATE 28000)' in nobody and "install" not in nobody
