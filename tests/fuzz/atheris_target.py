@@ -36,7 +36,7 @@ def look(data: bytes) -> None:
         for chunk in pieces(stream, list(data[:20])):
             try:
                 getattr(session, way)(chunk)
-            except INSTALLED.ProtocolViolation:
+            except INSTALLED.ProtocolViolationError:
                 break
 
 

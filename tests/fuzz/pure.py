@@ -36,7 +36,7 @@ class _Sources(importlib.abc.MetaPathFinder):
 def _collect() -> SimpleNamespace:
     names = {
         "session.session": ("Session", "Step", "Limits"), "session.events": ("Identity",), "session.testimony": ("Keys",),
-        "detect": ("Detector",), "wire.framing": ("Framer", "actions", "compiled"), "wire.errors": ("ProtocolViolation",),
+        "detect": ("Detector",), "wire.framing": ("Framer", "actions", "compiled"), "wire.errors": ("ProtocolViolationError",),
         "wire": ("messages",),
     }  # fmt: skip
     found = SimpleNamespace()

@@ -63,7 +63,7 @@ def frame(code: SimpleNamespace, chunks: list[bytes], choices: list[str], most: 
                     framer.cut = start
                     out += framer.buffer
                     framer.push(b"")
-        except code.ProtocolViolation as error:
+        except code.ProtocolViolationError as error:
             return {"out": out + framer.buffer[: framer.cut], "seen": seen, "error": str(error), "kept": None}
         out += framer.buffer[: framer.cut]
     return {"out": out, "seen": seen, "error": None, "boundary": framer.at_boundary, "streaming": framer.streaming}
@@ -98,7 +98,7 @@ def read(code: SimpleNamespace, reader: str, data: bytes) -> str:
         if reader == "read_startup":
             return repr(function(data)) if len(data) >= 8 else ""
         return repr(function(data, 5, len(data)) if reader in ("cstring", "read_parse_types") else function(data, 0, len(data)))
-    except code.ProtocolViolation as error:
+    except code.ProtocolViolationError as error:
         return f"{type(error).__name__}: {error}"
 
 

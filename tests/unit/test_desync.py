@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from secretproxy.session.session import Limits, Step
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 from tests.unit.playbook import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -431,7 +431,7 @@ def test_a_token_that_failed_at_the_login_is_tried_again() -> None:
 
 def test_what_stands_before_a_violation_goes_on() -> None:
     play = Playbook(limits=Limits(max_message=2000)).logged_in()
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         play >> query(HARMLESS) + query(SECRET) + COPY_DATA + query("x" * 3000) + query(HARMLESS)
     assert play.to_backend == query(HARMLESS) + query(SECRET) + COPY_DATA
     assert attempts(play) == [("key",)]

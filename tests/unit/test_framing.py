@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secretproxy.wire import framing
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.redacted import Redacted
 from tests.unit.playbook import message
@@ -56,7 +56,7 @@ def test_any_cut_gives_the_same(messages: list[tuple[bytes, bytes]], sizes: list
 def test_lengths_that_no_message_has(length: int) -> None:
     framer = Framer(ACTIONS, 1 << 30)
     framer.push(b"Q" + struct.pack("!I", length))
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         framer.next()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secretproxy.detect.string_literals import STANDARD
 from secretproxy.session.session import Limits, Step
 from secretproxy.session.states import Phase
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 from tests.unit.playbook import (
     AUTHENTICATION_OK,
     BIND_COMPLETE,
@@ -125,7 +125,7 @@ def test_errors_and_notices_of_the_login_go_on() -> None:
 
 
 def test_what_is_no_postgres_is_told_by_its_first_message() -> None:
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolationError):
         Playbook() << b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 

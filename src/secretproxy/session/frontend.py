@@ -28,7 +28,7 @@ from secretproxy.session.statements import (
 from secretproxy.session.states import Phase, State
 from secretproxy.session.weights import size
 from secretproxy.wire import messages
-from secretproxy.wire.errors import Unreadable
+from secretproxy.wire.errors import UnreadableError
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import FrontendMessage
 
@@ -61,7 +61,7 @@ class Frontend:
                 self._pipeline.push_statement(b"")
             return
         if message.end - message.start < 6:
-            raise Unreadable("Query is too short")
+            raise UnreadableError("Query is too short")
         text = message.buffer[message.start + 5 : message.end - 1]
         verdict = self._attempts.verdict(text)
         if verdict is None:
@@ -115,7 +115,7 @@ class Frontend:
             return
         try:
             types = messages.read_parse_types(message.buffer, pos, message.end)
-        except Unreadable:
+        except UnreadableError:
             # The backend's to refuse; should it not, what runs is known all the same.
             types = ()
         self._parsed(name, Prepared(verdict, kept, types))
@@ -170,7 +170,7 @@ class Frontend:
         encoding = self._state.codec
         try:
             bind = messages.read_bind(message.buffer, message.start, message.end)
-        except Unreadable:
+        except UnreadableError:
             return NO_VALUES
         return Values(bind, statement.types, lambda raw: raw.decode(encoding))
 

@@ -80,7 +80,7 @@ class Greeting:
 
     def key_data(self, message: Framer) -> None:
         self.cancel_key = message.buffer[message.start + 5 : message.end]
-        self._token.pid = int.from_bytes(self.cancel_key[:4], "big")
+        self._token.promised(int.from_bytes(self.cancel_key[:4], "big"))
 
     def refused(self, message: Framer) -> None:
         """Takes an error of the login."""
@@ -138,12 +138,7 @@ class Greeting:
             value = token.value
             self._kept_token = int(pid) == token.pid and value is not None and session == value.encode()
             return
-        if int(pid) != token.pid:
-            # BackendKeyData was a pooler's: it is for cancelling, and says nothing of who testifies.
-            token.pooled = token.pid != 0
-            token.pid = int(pid)
-        if start is not None and start.isdigit():
-            token.start = int(start)
+        token.answered(int(pid), int(start) if start is not None and start.isdigit() else None)
         self._state.testifies = found not in (None, b"0")
 
     def dropped(self, message: Framer) -> None:

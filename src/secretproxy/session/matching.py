@@ -19,7 +19,7 @@ from secretproxy.session.step import Output
 from secretproxy.session.stream import BackendStream
 from secretproxy.session.token import Token
 from secretproxy.wire import messages
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import ErrorField, SqlState
 
@@ -107,7 +107,7 @@ class Matching:
         self._stream.drop()
         self._forged(self._pipeline.under_way(), None)
         self._state.enter(Phase.CLOSED)
-        self._output.made().violation = ProtocolViolation(
+        self._output.made().violation = ProtocolViolationError(
             "a testimony of a secret function is too long to be checked: the session ends before its answer goes on",
             SqlState.IO_ERROR,
         )
@@ -132,7 +132,7 @@ class Matching:
 
     def _not_ours(self, running: Running, told: testimony.Testimony | None) -> None:
         token = self._token
-        if told is not None and token.pooled and (told.pid, told.start) != (token.pid, token.start):
+        if told is not None and token.is_of_another(told.pid, told.start):
             # Of another process behind a pooler: a call all the same, and no session that could be vouched for.
             running.calls += 1
             running.uncovered.add(told.function)
@@ -168,12 +168,7 @@ class Matching:
 
     def _is_ours(self, told: testimony.Testimony) -> bool:
         """Tells whether it was made by this backend process, since that started, and not played again."""
-        token = self._token
-        if told.pid != token.pid:
-            return False
-        if token.start is None:
-            token.start = told.start
-        return told.start == token.start and told.clock > self._last_clock
+        return self._token.is_of(told.pid, told.start) and told.clock > self._last_clock
 
     def _await(self, event: Event) -> None:
         """Lets nothing behind this message reach the client before the event is in the log."""

@@ -42,7 +42,7 @@ from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream
 from secretproxy.session.token import POOLER, Token
-from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
+from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import BackendMessage, FrontendMessage, SqlState, TransactionStatus
 
@@ -151,7 +151,7 @@ class Session:
         return self._token.pooled
 
     @property
-    def pooler(self) -> ProtocolViolation:
+    def pooler(self) -> ProtocolViolationError:
         """What ends a session whose backend is not its own."""
         return POOLER
 
@@ -249,7 +249,7 @@ class Session:
     # --- chunks ---
 
     def from_client(self, data: bytes) -> bytes | Step:
-        """Takes a chunk of the client's. Raises ProtocolViolation where the session must end."""
+        """Takes a chunk of the client's. Raises ProtocolViolationError where the session must end."""
         state, stream = self.state, self._client
         phase = state.phase
         if phase is not _READY:
@@ -265,12 +265,12 @@ class Session:
             early = self._read_client(framer)
             if early is not None:
                 return early
-        except Malformed:
+        except MalformedError:
             if state.at(_LOGIN) and framer.buffer[framer.cut] not in self._client_login:
                 return stream.too_early()
             framer.let_head_go()
             state.enter(_CLOSED)
-        except ProtocolViolation as violation:
+        except ProtocolViolationError as violation:
             if framer.cut == 0:
                 raise
             # What stands before it goes on, as if it had come in a chunk of its own.
@@ -294,7 +294,7 @@ class Session:
                 return None
             try:
                 handler(framer)
-            except Unreadable:
+            except UnreadableError:
                 self._frontend.unreadable(framer)
             if state.at(_CLOSED):
                 return None
@@ -308,7 +308,7 @@ class Session:
         return None
 
     def from_backend(self, data: bytes) -> bytes | Step:
-        """Takes a chunk of the backend's. Raises ProtocolViolation where it is no PostgreSQL that speaks."""
+        """Takes a chunk of the backend's. Raises ProtocolViolationError where it is no PostgreSQL that speaks."""
         self.answered = True
         state, stream = self.state, self._backend
         stream.begin(data)
@@ -318,7 +318,7 @@ class Session:
             handlers = self._backend_ready if state.phase is _READY else self._other_handlers()
             handler = handlers.get(framer.kind)
             if handler is None:
-                raise ProtocolViolation(f"unexpected message type {framer.kind} from the backend")
+                raise ProtocolViolationError(f"unexpected message type {framer.kind} from the backend")
             handler(framer)
         return stream.finish()
 

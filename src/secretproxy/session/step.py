@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from secretproxy.session.events import Event
 from secretproxy.session.statements import Running
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 
 
 class Held:
@@ -27,15 +27,21 @@ class Held:
 
 
 class Step:
-    """What is to be done with a chunk, in this order.
+    """What is to be done with a chunk.
 
-    forward: to the other side, at once. inject: to the backend, from the proxy itself. parse: a long text, its codec and how its
-    strings may be read: run Detector.analyse elsewhere, hand the verdict to Session.parsed, then call from_client(b"").
-    commit: events that must be durable before `held` goes on; where they cannot be, a client's chunk goes through
-    Session.refuse and a backend's ends the session. record: events nobody waits for. ready: the client's chunks that waited can
-    be taken now (from_client(b"")). again: there is more of the chunk, call from_client(b"") in a later turn of the event loop.
-    violation: the session ends once all this is done. defined: the catalog may have changed. surprised: a call was made by a
-    function that no attempt named.
+    Of a client's chunk, in this order: `forward` goes to the backend; `record` goes to the log, and nobody waits for it; once the log
+    has `commit`, `held` goes to the backend, or what Session.refuse gives in its place. After all of that, and before anything more of
+    the client's is read, one of these:
+
+    - `parse`, a long text, its codec and how its strings may be read: run Detector.analyse elsewhere, hand the verdict to
+      Session.parsed, and call from_client(b"");
+    - `violation`: the session ends;
+    - `again`: there is more of the chunk, call from_client(b"") in a later turn of the event loop.
+
+    Of a backend's chunk: a `violation` without a `commit` ends the session, and nothing of the chunk goes on. Else `forward` goes to
+    the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client and `record` to the log, or
+    `violation` ends the session; nothing more of the backend's is read before. `surprised`: a call was made by a function that no
+    attempt named. `defined`: the catalog may have changed. `ready`: the client's chunks that waited are taken now (from_client(b"")).
     """
 
     __slots__ = ("again", "commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "surprised", "violation")
@@ -49,7 +55,7 @@ class Step:
         self.held: list[Held] = []
         self.record: list[Event] = []
         self.ready = False
-        self.violation: ProtocolViolation | None = None
+        self.violation: ProtocolViolationError | None = None
         self.defined = False
         self.surprised = False
 

@@ -14,14 +14,14 @@ from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
 from secretproxy.session.stream import BackendStream
 from secretproxy.wire import messages
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 from secretproxy.wire.types import SqlState, TransactionStatus
 
 _SET_CONFIG: Final = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
 _SET_TOKEN: Final = "SET secretproxy.session TO '{token}'"  # noqa: S105
 # All SQL of the proxy's own that this module says; that of the greeting stands in greeting.py.
 OWN_SQL: Final = (_SET_TOKEN.format(token="token"),)  # noqa: S106
-POOLER: Final = ProtocolViolation(
+POOLER: Final = ProtocolViolationError(
     "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
     SqlState.FEATURE_NOT_SUPPORTED,
     "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
@@ -37,21 +37,62 @@ class Token:
         self._stream: Final = stream
         self._pipeline: Final = pipeline
         self.keys: Final = keys
-        # The process that answers, by its own word; until the greeting has asked it, by BackendKeyData.
-        self.pid = 0
-        # When it began, in microseconds since the Unix epoch.
-        self.start: int | None = None
-        # Whether those two words differ: a pooler stands before the server.
-        self.pooled = False
+        self._pid = 0
+        self._start: int | None = None
+        self._pooled = False
         self._lost = False
         # Whether it was set within a transaction.
         self._inside = False
         self._version = 0
 
     @property
+    def pid(self) -> int:
+        """The process that answers, by its own word; until the greeting has asked it, by BackendKeyData."""
+        return self._pid
+
+    @property
+    def start(self) -> int | None:
+        """When the process began, in microseconds since the Unix epoch; None while that is not known."""
+        return self._start
+
+    @property
+    def pooled(self) -> bool:
+        """Whether those two words differ: a pooler stands before the server."""
+        return self._pooled
+
+    @property
     def value(self) -> str | None:
         """The token, None while the process's start is not known."""
-        return None if self.start is None else self.keys.token(self.pid, self.start)
+        return None if self._start is None else self.keys.token(self._pid, self._start)
+
+    # --- whose it is ---
+
+    def promised(self, pid: int) -> None:
+        """Takes the process of BackendKeyData."""
+        self._pid = pid
+
+    def answered(self, pid: int, start: int | None) -> None:
+        """Takes what a process says of itself. Where another was promised, that was a pooler's: it is for cancelling, and says
+        nothing of who testifies."""
+        if pid != self._pid:
+            self._pooled = self._pid != 0
+            self._pid = pid
+        if start is not None:
+            self._start = start
+
+    def is_of(self, pid: int, start: int) -> bool:
+        """Tells whether a testimony is of the session's process, since that started. The first one tells the start where nothing did."""
+        if pid != self._pid:
+            return False
+        if self._start is None:
+            self._start = start
+        return start == self._start
+
+    def is_of_another(self, pid: int, start: int) -> bool:
+        """Tells whether a testimony is of another process behind the pooler."""
+        return self._pooled and (pid, start) != (self._pid, self._start)
+
+    # --- whether it is there ---
 
     def message(self, token: str) -> bytes:
         """Gives the message that sets the token."""

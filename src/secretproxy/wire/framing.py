@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from mypy_extensions import i64
 
-from secretproxy.wire.errors import Malformed, ProtocolViolation
+from secretproxy.wire.errors import MalformedError, ProtocolViolationError
 
 # What to do with a message of a type, an entry for each of the 256 type bytes.
 PASS = 0  # skipped: rows and COPY data
@@ -92,7 +92,7 @@ class Framer:
     def next(self) -> bool:
         """Goes on to the next message that is to be seen; False where the chunk has none left.
 
-        Raises Malformed for a length that no message can have, ProtocolViolation for one that the settings do not allow.
+        Raises MalformedError for a length that no message can have, ProtocolViolationError for one that the settings do not allow.
         """
         data = self.buffer
         size: i64 = len(data)
@@ -105,8 +105,8 @@ class Framer:
             if length < 4 or length > self.max_message:
                 self.cut = pos
                 if length < 4 or length > LONGEST:
-                    raise Malformed(f"message length {length} is out of range")
-                raise ProtocolViolation(f"message length {length} is out of range (limits.max_message)")
+                    raise MalformedError(f"message length {length} is out of range")
+                raise ProtocolViolationError(f"message length {length} is out of range (limits.max_message)")
             end: i64 = pos + 1 + length
             kind: i64 = data[pos]
             action: i64 = actions[kind]

@@ -1,7 +1,7 @@
 """Reads and builds single messages: what a client and a backend say, and the few that the proxy says itself.
 
 The formats are those of https://www.postgresql.org/docs/current/protocol-message-formats.html. Readers raise
-ProtocolViolation for content that does not fit its message and never quote it.
+ProtocolViolationError for content that does not fit its message and never quote it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from secretproxy.wire.errors import Malformed, ProtocolViolation, Unreadable
+from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
 from secretproxy.wire.redacted import Redacted
 from secretproxy.wire.types import BackendMessage, ErrorField, FrontendMessage, SqlState
 
@@ -41,37 +41,37 @@ class Startup:
 
 
 def startup_length(head: bytes) -> int:
-    """The length of a startup packet from its first four bytes. Raises Malformed."""
+    """The length of a startup packet from its first four bytes. Raises MalformedError."""
     length: int = _INT32.unpack_from(head)[0]
     if not 8 <= length <= MAX_STARTUP_PACKET:
-        raise Malformed("invalid length of startup packet")
+        raise MalformedError("invalid length of startup packet")
     return length
 
 
-def unsupported(code: int) -> ProtocolViolation:
+def unsupported(code: int) -> ProtocolViolationError:
     """What is said to a protocol version that is none of ours."""
     version = f"{code >> 16}.{code & 0xFFFF}"
-    return ProtocolViolation(
+    return ProtocolViolationError(
         f"unsupported frontend protocol {version}: server supports 3.0 to 3.2", SqlState.FEATURE_NOT_SUPPORTED
     )
 
 
 def read_startup(packet: bytes) -> Startup:
-    """Reads a whole startup packet (length included). Raises ProtocolViolation."""
+    """Reads a whole startup packet (length included). Raises ProtocolViolationError."""
     code: int = _INT32.unpack_from(packet, 4)[0]
     if code in (SSL_REQUEST, GSSENC_REQUEST, CANCEL_REQUEST):
         if code == CANCEL_REQUEST and len(packet) < 16:
-            raise Malformed("invalid length of cancel request")
+            raise MalformedError("invalid length of cancel request")
         return Startup(code, {})
     if code >> 16 != 3:
         raise unsupported(code)
     if packet[-1:] != b"\0":
-        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
+        raise ProtocolViolationError("invalid startup packet layout: expected terminator as last byte")
     parts = packet[8:-1].split(b"\0")
     if parts and not parts[-1]:
         parts.pop()
     if len(parts) % 2:
-        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
+        raise ProtocolViolationError("invalid startup packet layout: expected terminator as last byte")
     # Lossless: a name that is no UTF-8 is a name too where the server takes it.
     texts = [part.decode("utf-8", "surrogateescape") for part in parts]
     return Startup(code, dict(zip(texts[::2], texts[1::2], strict=True)))
@@ -133,9 +133,9 @@ def authentication_sasl(mechanisms: list[bytes]) -> bytes:
 
 
 def read_authentication(body: bytes) -> tuple[int, bytes]:
-    """The kind of an Authentication message's body and what follows it. Raises ProtocolViolation."""
+    """The kind of an Authentication message's body and what follows it. Raises ProtocolViolationError."""
     if len(body) < 4:
-        raise ProtocolViolation("an Authentication message is too short")
+        raise ProtocolViolationError("an Authentication message is too short")
     code: int = _INT32.unpack_from(body)[0]
     return code, body[4:]
 
@@ -160,7 +160,7 @@ def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
     """The type OIDs of a ParameterDescription."""
     count = int.from_bytes(message[start + 5 : start + 7], "big")
     if start + 7 + 4 * count > end:
-        raise ProtocolViolation("ParameterDescription is too short")
+        raise ProtocolViolationError("ParameterDescription is too short")
     return struct.unpack_from(f"!{count}I", message, start + 7)
 
 
@@ -168,10 +168,10 @@ def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
 
 
 def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
-    """A null-terminated string and the position behind it. Raises Unreadable where it does not end."""
+    """A null-terminated string and the position behind it. Raises UnreadableError where it does not end."""
     stop = message.find(b"\0", pos, end)
     if stop < 0:
-        raise Unreadable("a string in the message has no terminator")
+        raise UnreadableError("a string in the message has no terminator")
     return message[pos:stop], stop + 1
 
 
@@ -186,16 +186,16 @@ def sasl_response(data: bytes) -> bytes:
 
 
 def read_sasl_initial_response(body: bytes) -> tuple[bytes, bytes | None]:
-    """The mechanism and the data (None: none) of a SASLInitialResponse's body. Raises ProtocolViolation."""
+    """The mechanism and the data (None: none) of a SASLInitialResponse's body. Raises ProtocolViolationError."""
     mechanism, pos = cstring(body, 0, len(body))
     if len(body) < pos + 4:
-        raise ProtocolViolation("insufficient data left in message")
+        raise ProtocolViolationError("insufficient data left in message")
     size: int = _INT32.unpack_from(body, pos)[0]
     data = body[pos + 4 :]
     if size == -1 and not data:
         return mechanism, None
     if size != len(data):
-        raise ProtocolViolation("invalid message format")
+        raise ProtocolViolationError("invalid message format")
     return mechanism, data
 
 
@@ -213,7 +213,7 @@ class Bind:
 
 
 def read_bind(message: bytes, start: int, end: int) -> Bind:
-    """Reads a complete Bind. Raises Unreadable."""
+    """Reads a complete Bind. Raises UnreadableError."""
     portal, pos = cstring(message, start + 5, end)
     statement, pos = cstring(message, pos, end)
     try:
@@ -228,22 +228,22 @@ def read_bind(message: bytes, start: int, end: int) -> Bind:
             size = _INT32.unpack_from(message, pos)[0]
             pos += 4
             if size < -1:
-                raise Unreadable("a value in Bind has no such length")
+                raise UnreadableError("a value in Bind has no such length")
             if size < 0:
                 values.append(Redacted(None))
                 continue
             if pos + size > end:
-                raise Unreadable("a value in Bind runs past the message")
+                raise UnreadableError("a value in Bind runs past the message")
             values.append(Redacted(message[pos : pos + size]))
             pos += size
     except struct.error:
-        raise Unreadable("Bind is too short") from None
+        raise UnreadableError("Bind is too short") from None
     if format_count == 0:
         formats = (0,) * value_count
     elif format_count == 1:
         formats *= value_count
     elif format_count != value_count:
-        raise Unreadable("Bind has another number of formats than of values")
+        raise UnreadableError("Bind has another number of formats than of values")
     return Bind(portal, statement, formats, tuple(values))
 
 
@@ -253,9 +253,9 @@ def read_parse_types(message: bytes, pos: int, end: int) -> tuple[int, ...]:
         count = _UINT16.unpack_from(message, pos)[0]
         types: tuple[int, ...] = struct.unpack_from(f"!{count}I", message, pos + 2)
     except struct.error:
-        raise Unreadable("Parse is too short") from None
+        raise UnreadableError("Parse is too short") from None
     if pos + 2 + 4 * count > end:
-        raise Unreadable("Parse is too short")
+        raise UnreadableError("Parse is too short")
     return types
 
 
@@ -305,7 +305,7 @@ FLUSH = _message(FrontendMessage.FLUSH, b"")
 
 
 def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
-    """The columns of a DataRow. Raises ProtocolViolation."""
+    """The columns of a DataRow. Raises ProtocolViolationError."""
     count = int.from_bytes(message[start + 5 : start + 7], "big")
     pos = start + 7
     row: list[bytes | None] = []
@@ -313,7 +313,7 @@ def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
         size = int.from_bytes(message[pos : pos + 4], "big", signed=True)
         pos += 4
         if pos + max(size, 0) > end:
-            raise ProtocolViolation("DataRow is too short")
+            raise ProtocolViolationError("DataRow is too short")
         row.append(None if size < 0 else message[pos : pos + size])
         pos += max(size, 0)
     return row
