@@ -2,9 +2,10 @@
 PY := .venv/bin/python
 ARGS ?=
 JOBS ?= 2
+OLDEST ?= python3.11
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
 
-.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-micro keys-full test-matrix example clean
+.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-micro keys-full test-matrix test-oldest example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -55,11 +56,20 @@ keys-full: .venv/.stamp ## keys reencrypt over 100,000 values, killed ten times,
 test-matrix: .venv/.stamp ## The SQL tests on PostgreSQL 14 to 18
 	$(PY) scripts/test_matrix.py $(ARGS)
 
+test-oldest: .venv/.stamp .oldest/.stamp ## What depends on Python's version, on the oldest one that is promised (OLDEST=python3.11)
+	TEST_OLDEST_PYTHON=.oldest/bin/python $(PY) -m pytest -q -n0 -rs tests/integration/test_socket_file.py $(ARGS)
+
+.oldest/.stamp: requirements/run.lock
+	rm -rf .oldest
+	$(OLDEST) -m venv .oldest
+	.oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/run.lock
+	@touch $@
+
 example: .venv/.stamp ## Writes config.example.toml and the tables of docs that the source says
 	$(PY) scripts/config_example.py
 
 clean: ## Everything that make made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf .venv .oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find src -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -19,6 +19,8 @@ class Proxy:
     The catalog is read where a test asks for it: what others call by way of a function or a view is testimony's to tell.
     """
 
+    python = sys.executable
+
     def __init__(self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "", catalog: float = 0) -> None:
         self.directory = directory
         self.port = free_port()
@@ -53,7 +55,7 @@ class Proxy:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SECRETPROXY_", "PG"))}
         with self.output.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "secretproxy", "run", "--config", str(self.config)],
+                [self.python, "-m", "secretproxy", "run", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=self.directory, preexec_fn=die_with_parent,
             )  # fmt: skip
         self.wait_for_text("listening", before + 1)
