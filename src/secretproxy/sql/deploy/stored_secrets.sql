@@ -24,12 +24,10 @@ BEGIN
     IF current_user OPERATOR(pg_catalog.<>) 'secretproxy_tables'::pg_catalog.name THEN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this function runs as secretproxy_tables or not at all', HINT = 'Run secretproxy install --again.';
     END IF;
-    SELECT CASE
-               WHEN t.secrets_value_field IS NULL THEN pg_catalog.decode('00', 'hex')
-               WHEN t.secrets_enc_field OPERATOR(pg_catalog.=) 'pgp' THEN pg_catalog.decode('70', 'hex') OPERATOR(pg_catalog.||) t.secrets_value_field
-               WHEN t.secrets_enc_field OPERATOR(pg_catalog.=) 'crypt' THEN pg_catalog.decode('63', 'hex') OPERATOR(pg_catalog.||) t.secrets_value_field
-               ELSE pg_catalog.decode('6e', 'hex') OPERATOR(pg_catalog.||) t.secrets_value_field
-           END
+    SELECT CASE WHEN t.secrets_value_field IS NULL THEN pg_catalog.decode('00', 'hex') ELSE
+               CASE WHEN t.secrets_enc_field OPERATOR(pg_catalog.=) 'pgp' THEN pg_catalog.decode('70', 'hex')
+                    WHEN t.secrets_enc_field OPERATOR(pg_catalog.=) 'crypt' THEN pg_catalog.decode('63', 'hex')
+                    ELSE pg_catalog.decode('6e', 'hex') END OPERATOR(pg_catalog.||) t.secrets_value_field END
       INTO v_stored
       FROM secrets_schema.secrets_table t
      WHERE t.secrets_owned_field OPERATOR(pg_catalog.=) stored_secret.owner AND t.name OPERATOR(pg_catalog.=) stored_secret.name;
