@@ -4,7 +4,7 @@ INSERT INTO items VALUES (1, '00000000-0000-4000-8000-00000000000c', 'a'), (2, '
 
 CREATE FUNCTION wrapped(n text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000c', n, 'none'); END $$
 
-CREATE FUNCTION outer_fn(n text) RETURNS text LANGUAGE sql AS $$ SELECT wrapped(n) $$
+CREATE FUNCTION outer_fn(n text) RETURNS text LANGUAGE sql AS $$ SELECT public.wrapped(n) $$
 
 CREATE VIEW seen AS SELECT id, outer_fn(name) AS v FROM items
 
