@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.command import run
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 
@@ -129,3 +130,19 @@ def test_behind_transaction_mode_is_refused_as_soon_as_it_shows(
     rows = log.settled()
     assert calls(rows, owner) == [("attempt", ["one"]), ("attempt", ["two"])]
     assert not [row for row in rows if row["event"] == "forgery"]
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement", "none"])
+def test_check_tells_of_a_pooler_behind_that_shares_its_sessions(
+    postgres: Backend, pooler: Pooler, tmp_path: Path, mode: str
+) -> None:
+    port = postgres.port if mode == "none" else pooler(postgres.port, mode)
+    config = tmp_path / "secretproxy.toml"
+    config.write_text(
+        f'[backend]\nhosts = ["127.0.0.1:{port}"]\n[listen]\nport = 0\n[audit]\ndsn = "{postgres.dsn("journal")}"\n'
+        f'[testimony]\nkey_file = "{postgres.key_file}"\n'
+    )
+    said = run("check", "--config", str(config))
+    shared = mode in ("transaction", "statement")
+    assert said.status == (1 if shared else 0), said
+    assert ("pool_mode = session" in said.out) is shared

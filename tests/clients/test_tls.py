@@ -6,6 +6,7 @@ The table is tls_matrix.txt; TEST_WRITE_TLS_MATRIX=1 writes it anew, by the rule
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -16,10 +17,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.command import run
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 from tests.support.tls_site import PASSWORD, Site, tls_site
@@ -411,3 +414,37 @@ def test_certificates_that_cannot_be_used_are_said(site: Site, tmp_path: Path, t
         [sys.executable, "-m", "secretproxy", "run", "--config", str(config)], capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 2 and setting in done.stderr and "Traceback" not in done.stderr
+
+
+def test_check_tells_of_logins_that_two_legs_of_tls_would_break(site: Site, tmp_path: Path) -> None:
+    """What `check` says is what libpq meets: SCRAM by one TLS connection does not pass through two."""
+
+    def told(directory: str, **settings: str) -> str | None:
+        proxy = site.proxy(tmp_path / directory, "allow", "require", **settings)
+        try:
+            # Who asks as a login with a password sees what such a login is offered.
+            known = site.backend.dsn("with_password").replace("@", f":{quote(PASSWORD)}@")
+            text = proxy.config.read_text().replace("[audit]", f'monitor_dsn = "{known}"\n[audit]', 1)
+            asked = tmp_path / directory / "asked.toml"
+            asked.write_text(text)
+            said = run("check", "--json", "--config", str(asked))
+            return next((one["fault"] for one in json.loads(said.out) if one["check"].startswith("auth.mode")), None)
+        finally:
+            outcomes[directory] = attempt(site, proxy, "with_password", "require", "postgres", "prefer")
+            proxy.stop()
+
+    outcomes: dict[str, str] = {}
+    fault = told("passthrough")
+    assert fault is not None and "SCRAM-SHA-256-PLUS" in fault and 'auth.mode = "scram"' in fault
+    assert not outcomes["passthrough"].startswith("ok")
+    assert told("scram", auth=site.scram()) is None
+    assert outcomes["scram"].startswith("ok")
+    for name in ("crt", "key"):
+        shutil.copy(site.directory / f"proxy.{name}", tmp_path / f"kept.{name}")
+        shutil.copy(site.directory / f"server.{name}", site.directory / f"proxy.{name}")
+    try:
+        assert told("the_servers_own") is None
+        assert outcomes["the_servers_own"].startswith("ok")
+    finally:
+        for name in ("crt", "key"):
+            shutil.copy(tmp_path / f"kept.{name}", site.directory / f"proxy.{name}")

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import os
 import re
-import sys
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.command import run
 from tests.support.cutting import Cutting
 
-from secretproxy.cli.app import main
 from secretproxy.install import install
 
 DATABASE = "cut"
@@ -30,37 +25,6 @@ COMMANDS = [
 ]  # fmt: skip
 # Takes seconds a time: cut less often.
 SLOW = (("doctor",), ("install", "--again"), ("revert", "--yes"))
-
-
-@dataclass
-class Said:
-    status: int | str | None
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line that says what went wrong."""
-        (line,) = [line for line in self.err.splitlines() if line.startswith("secretproxy: ")]
-        return line
-
-
-def run(*arguments: str) -> Said:
-    """Runs a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    given, sys.argv = sys.argv, ["secretproxy", *arguments]
-    status: int | str | None = 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as ended:
-        status = ended.code
-    except BaseException:
-        pytest.fail(f"{' '.join(arguments)}: {traceback.format_exc(limit=-5)}")
-    finally:
-        sys.argv = given
-    assert "Traceback" not in out.getvalue() + err.getvalue()
-    return Said(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def check(
 
 
 async def _results(settings: Settings) -> list[tuple[str, str | None]]:
+    from secretproxy.proxy import preflight
     from secretproxy.proxy.own import trouble_with_log
     from secretproxy.proxy.server import check_usable, read_keys
 
@@ -41,12 +43,17 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
         results.append(("settings", None))
     except ConfigError as error:
         results.append(("settings", str(error)))
+    results += preflight.places(settings)
     try:
         keys = read_keys(settings)
         results.append(("testimony.key_file", None))
     except ConfigError as error:
         results.append(("testimony.key_file", str(error)))
     results += [(f"backend.hosts {server}", fault) for server, fault in await _backends(settings)]
+    with contextlib.suppress(ConfigError):
+        # What cannot be used was told of already.
+        results += [result async for result in preflight.logins_in_tls(settings)]
+        results += [result async for result in preflight.poolers(settings)]
     if settings.auth.mode == "scram":
         results.append(("auth", await _users(settings)))
     if settings.auth.mode == "passthrough" and settings.backend.target_session_attrs != "any":
