@@ -22,6 +22,7 @@ END
 _CHECKS = {
     "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check", "checkpoints_kind_check",
 }  # fmt: skip
+_KINDS = {"v": "a view", "f": "a foreign table", "m": "a materialized view", "p": "partitioned", "r": "an ordinary table"}
 _CHECKPOINT_COLUMNS = {
     "instance": "uuid", "seq": "int8", "row_hash": "bytea", "at": "timestamptz", "signature": "bytea", "kind": "text",
 }  # fmt: skip
@@ -100,7 +101,30 @@ async def altered(connection: Any) -> list[str]:
 
     Raises asyncpg's errors.
     """
-    tables = {row["oid"]: row for row in await connection.fetch(_RELATIONS)}
+    tables: Tables = {row["oid"]: row for row in await connection.fetch(_RELATIONS)}
+    oids = list(tables)
+
+    def named(rows: list[Any], text: str) -> list[str]:
+        return [text.format(table=tables[row["oid"]]["name"], name=row["name"]) for row in rows]
+
+    found = _relations(tables)
+    found += named(await connection.fetch(_POLICIES, oids), "{table} has the policy {name}")
+    rules = [row for row in await connection.fetch(_RULES, oids) if tables[row["oid"]]["kind"] not in ("v", "m")]
+    found += named(rules, "{table} has the rule {name}")
+    found += _triggers(tables, await connection.fetch(_ALL_TRIGGERS, oids))
+    found += _columns(tables, await connection.fetch(_COLUMNS, oids))
+    constraints = [row for row in await connection.fetch(_CONSTRAINTS, oids) if row["name"] not in _CHECKS]
+    found += named(constraints, "{table} has the constraint {name}, which is not the package's")
+    found += named(await connection.fetch(_UNIQUE, oids), "{table} has the unique index {name}, which can keep rows out")
+    found += named(await connection.fetch(_CODE, oids), "{table} runs {name} in an index, a default or a constraint")
+    return found
+
+
+Tables = dict[int, Any]
+
+
+def _relations(tables: Tables) -> list[str]:
+    """Names tables that are missing, of another kind, no partitions, not logged, or under row level security."""
     found: list[str] = []
     for top in ("access_log", "checkpoints"):
         if not any(row["top"] == top and row["level"] == 0 for row in tables.values()):
@@ -109,32 +133,22 @@ async def altered(connection: Any) -> list[str]:
         name = row["name"]
         expected = "p" if row["top"] == "access_log" and row["level"] == 0 else "r"
         if row["kind"] != expected:
-            kinds = {
-                "v": "a view",
-                "f": "a foreign table",
-                "m": "a materialized view",
-                "p": "partitioned",
-                "r": "an ordinary table",
-            }
-            found.append(f"{name} is {kinds.get(row['kind'], 'something else')}, not {kinds[expected]}")
+            found.append(f"{name} is {_KINDS.get(row['kind'], 'something else')}, not {_KINDS[expected]}")
         if row["level"] and not (row["partition"] and row["top"] == "access_log"):
             found.append(f"{name} is a child of secretproxy.{row['top']} and no partition: its rows show there")
         if row["persistence"] != "p":
             found.append(f"{name} is not logged: a crash of the server empties it")
         if row["secured"]:
             found.append(f"{name} has row level security, which can hide rows")
-    oids = list(tables)
+    return found
 
-    def names(oid: int) -> str:
-        return str(tables[oid]["name"])
 
-    found += [f"{names(row['oid'])} has the policy {row['name']}" for row in await connection.fetch(_POLICIES, oids)]
-    for row in await connection.fetch(_RULES, oids):
-        if tables[row["oid"]]["kind"] not in ("v", "m"):
-            found.append(f"{names(row['oid'])} has the rule {row['name']}")
+def _triggers(tables: Tables, rows: list[Any]) -> list[str]:
+    """Names triggers that are not the package's, do not do what they must, or are missing."""
+    found: list[str] = []
     guarded: dict[int, set[str]] = {}
-    for row in await connection.fetch(_ALL_TRIGGERS, oids):
-        where = names(row["oid"])
+    for row in rows:
+        where = tables[row["oid"]]["name"]
         ours = row["name"] in _TRIGGERS and (row["schema"], row["function"]) == ("secretproxy", "access_log_is_append_only")
         if not ours:
             found.append(f"{where} has the trigger {row['name']}, which is not the package's")
@@ -152,11 +166,17 @@ async def altered(connection: Any) -> list[str]:
         for trigger in sorted(_TRIGGERS.keys() - guarded.get(oid, set())):
             if row["kind"] in ("r", "p") and not any(f"{trigger} of {row['name']}" in text for text in found):
                 found.append(f"{row['name']} has no trigger {trigger}")
+    return found
+
+
+def _columns(tables: Tables, rows: list[Any]) -> list[str]:
+    """Names columns that are missing, of another type, generated, or not the package's."""
     columns: dict[int, dict[str, str]] = {}
-    for row in await connection.fetch(_COLUMNS, oids):
+    for row in rows:
         known = row["type"] if row["schema"] == "pg_catalog" else f"{row['schema']}.{row['type']}"
         columns.setdefault(row["oid"], {})[row["name"]] = known + (" generated" if row["generated"] not in ("", "\0") else "")
     log = {name: TYPES[name] for name in STORED}
+    found: list[str] = []
     for oid, row in tables.items():
         wanted = log if row["top"] == "access_log" else _CHECKPOINT_COLUMNS
         for name in sorted(wanted.keys() | columns.get(oid, {}).keys()):
@@ -164,15 +184,4 @@ async def altered(connection: Any) -> list[str]:
             kind = f"_{kind.removesuffix('[]')}" if kind and kind.endswith("[]") else kind
             if kind != is_kind:
                 found.append(f"the column {name} of {row['name']} is {is_kind or 'not there'}, not {kind or 'the packages'}")
-    for row in await connection.fetch(_CONSTRAINTS, oids):
-        if row["name"] not in _CHECKS:
-            found.append(f"{names(row['oid'])} has the constraint {row['name']}, which is not the package's")
-    found += [
-        f"{names(row['oid'])} has the unique index {row['name']}, which can keep rows out"
-        for row in await connection.fetch(_UNIQUE, oids)
-    ]
-    found += [
-        f"{names(row['oid'])} runs {row['name']} in an index, a default or a constraint"
-        for row in await connection.fetch(_CODE, oids)
-    ]
     return found

@@ -47,8 +47,8 @@ SELECT (CASE WHEN pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)) OP
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One damage. `seq` is the first row that it shows at; None where it is about a whole instance."""
+class Damage:
+    """A damage of the log. `seq` is the first row that it shows at; None where it is about a whole instance."""
 
     instance: str
     seq: int | None
@@ -72,7 +72,7 @@ class Report:
     unsigned: int = 0
     open: int = 0
     steps_back: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Damage] = field(default_factory=list)
     more_findings: int = 0
 
     @property
@@ -81,9 +81,23 @@ class Report:
 
     def add(self, instance: object, seq: int | None, kind: str, text: str) -> None:
         if len(self.findings) < MOST_FINDINGS:
-            self.findings.append(Finding(str(instance), seq, kind, text))
+            self.findings.append(Damage(str(instance), seq, kind, text))
         else:
             self.more_findings += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row as its instance has it. Hashes that are none are None; `fits_itself`: its own hash covers it and its prev_hash."""
+
+    seq: int
+    body: bytes
+    prev_hash: bytes | None
+    row_hash: bytes | None
+    fits_itself: bool
+
+
+_SECOND = "a second row of this number, which fits no chain"
 
 
 class Verifier:
@@ -205,81 +219,102 @@ class Verifier:
         self.report.rows += count
 
     def _step(self, name: bytes, seq_text: bytes, body: bytes, prev_text: bytes, hash_text: bytes) -> None:
-        """One row with all questions asked."""
-        report = self.report
+        """Takes a row that does not simply continue the chain, and looks for each kind of damage in its turn."""
         instance = name.decode()
         if instance == "\\N" or seq_text == b"\\N":
-            report.add("-", None, "inserted", "a row that is not marked direct belongs to no chain")
+            self.report.add("-", None, "inserted", "a row that is not marked direct belongs to no chain")
             return
         if instance != self._instance:
             self._end_instance()
             if instance in self._done:
-                report.add(instance, None, "reordered", "the rows of an instance do not stand together")
+                self.report.add(instance, None, "reordered", "the rows of an instance do not stand together")
             self._begin_instance(instance)
-        seq = int(seq_text)
         prev_hash, row_hash = _bytes(prev_text), _bytes(hash_text)
-        own = chain.link(prev_hash or b"", body)
-        fits_itself = own == row_hash
-        if seq == self._expected - 1 and self._suspect is not None and fits_itself and prev_hash == self._suspect[0]:
-            # The row before it, of the same number, was the one that does not belong here.
-            place = self._suspect[1]
-            if place < len(report.findings):
-                wrong = report.findings[place]
-                report.findings[place] = Finding(
-                    wrong.instance, seq, "inserted", "a second row of this number, which fits no chain"
-                )
-            self._previous = row_hash or b""
-            self._suspect = None
+        row = _Row(int(seq_text), body, prev_hash, row_hash, chain.link(prev_hash or b"", body) == row_hash)
+        if row.seq < self._expected:
+            self._inserted(row)
             return
-        if seq == self._expected - 1:
-            if fits_itself and (prev_hash == self._before or prev_hash in self._twins_before):
-                self._twins.append(row_hash or b"")
-                if not self._forked:
-                    self._forked = True
-                    text = "a second row of this number that continues the chain as well: another process wrote as this instance"
-                    report.add(instance, seq, "two writers", text)
-            else:
-                report.add(instance, seq, "inserted", "a second row of this number, which fits no chain")
-            return
-        if seq < self._expected:
-            report.add(instance, seq, "inserted", "a row where the chain has none")
-            return
-        if seq > self._expected:
-            if not self._excused(instance, self._expected, seq - 1, self._previous, prev_hash or b""):
-                missing = f"row {self._expected} is" if seq == self._expected + 1 else f"rows {self._expected} to {seq - 1} are"
-                claimed = ""
-                if self._claimed.get(instance, 0) >= seq - 1:
-                    claimed = ": a checkpoint says that retention removed them, which only --public-key can prove"
-                report.add(instance, self._expected, "missing", f"{missing} missing{claimed}")
-            self._previous = prev_hash or b""
+        if row.seq > self._expected:
+            self._missing(row)
         if prev_hash in self._twins:
             self._previous, self._twins[self._twins.index(prev_hash)] = prev_hash, self._previous
-        if seq == self._beyond:
-            text = "a row after the end that its process signed"
-            report.add(instance, seq, "inserted", text)
+        if row.seq == self._beyond:
+            self._damage(row.seq, "inserted", "a row after the end that its process signed")
         if prev_hash != self._previous:
-            if fits_itself and self._checks.get(seq - 1) == prev_hash:
-                report.add(instance, seq - 1, "changed", "the row before does not have the hash that its checkpoint signed")
-            elif fits_itself:
-                report.add(
-                    instance, seq - 1 if seq > 1 else seq, "changed",
-                    "this row was changed and given a new hash, or another one was put in its place: the row after it continues another chain",
-                )  # fmt: skip
-            elif chain.link(self._previous, body) == row_hash:
-                report.add(instance, seq, "changed", "prev_hash was changed")
-            else:
-                report.add(instance, seq, "reordered", "another row, or one of another number, stands in this place")
-        elif not fits_itself:
-            report.add(instance, seq, "changed", "a column of this row was changed: its hash does not fit")
-        self._suspect = None if fits_itself and prev_hash == self._previous else (self._previous, len(report.findings) - 1)
-        signed = self._checks.get(seq)
-        if signed is not None and signed != row_hash:
-            report.add(
-                instance, seq, "changed", "the hash is not the one that a checkpoint signed: the chain was made anew up to here"
-            )
+            self._unlinked(row)
+        elif not row.fits_itself:
+            self._damage(row.seq, "changed", "a column of this row was changed: its hash does not fit")
+        self._suspect = (
+            None if row.fits_itself and prev_hash == self._previous else (self._previous, len(self.report.findings) - 1)
+        )
+        self._made_anew(row)
         self._before, self._previous = self._previous, row_hash or b""
         self._twins_before, self._twins = self._twins, []
-        self._expected = seq + 1
+        self._expected = row.seq + 1
+
+    def _damage(self, seq: int, kind: str, text: str) -> None:
+        """Reports a damage of the instance whose rows are taken."""
+        self.report.add(self._instance, seq, kind, text)
+
+    def _inserted(self, row: _Row) -> None:
+        """Reports a row whose number was taken already, or takes it where the row before it is the one that does not belong."""
+        if row.seq < self._expected - 1:
+            self._damage(row.seq, "inserted", "a row where the chain has none")
+        elif self._suspect is not None and row.fits_itself and row.prev_hash == self._suspect[0]:
+            self._takes_place_of(self._suspect[1], row)
+        elif row.fits_itself and (row.prev_hash == self._before or row.prev_hash in self._twins_before):
+            self._second_writer(row)
+        else:
+            self._damage(row.seq, "inserted", _SECOND)
+
+    def _takes_place_of(self, place: int, row: _Row) -> None:
+        """The row before, of the same number, was the one that does not belong here: its finding, at this place, says so."""
+        if place < len(self.report.findings):
+            wrong = self.report.findings[place]
+            self.report.findings[place] = Damage(wrong.instance, row.seq, "inserted", _SECOND)
+        self._previous = row.row_hash or b""
+        self._suspect = None
+
+    def _second_writer(self, row: _Row) -> None:
+        """Reports, once an instance, a row that continues the chain beside another of its number."""
+        self._twins.append(row.row_hash or b"")
+        if not self._forked:
+            self._forked = True
+            text = "a second row of this number that continues the chain as well: another process wrote as this instance"
+            self._damage(row.seq, "two writers", text)
+
+    def _missing(self, row: _Row) -> None:
+        """Reports the rows before this one, unless retention has signed that it removed them. The chain goes on with this row."""
+        first, last = self._expected, row.seq - 1
+        if not self._excused(self._instance, first, last, self._previous, row.prev_hash or b""):
+            missing = f"row {first} is" if first == last else f"rows {first} to {last} are"
+            claimed = ""
+            if self._claimed.get(self._instance, 0) >= last:
+                claimed = ": a checkpoint says that retention removed them, which only --public-key can prove"
+            self._damage(first, "missing", f"{missing} missing{claimed}")
+        self._previous = row.prev_hash or b""
+
+    def _unlinked(self, row: _Row) -> None:
+        """Reports a row that does not follow the hash of the row before it."""
+        if row.fits_itself and self._checks.get(row.seq - 1) == row.prev_hash:
+            self._damage(row.seq - 1, "changed", "the row before does not have the hash that its checkpoint signed")
+        elif row.fits_itself:
+            text = (
+                "this row was changed and given a new hash, or another one was put in its place:"
+                " the row after it continues another chain"
+            )
+            self._damage(row.seq - 1 if row.seq > 1 else row.seq, "changed", text)
+        elif chain.link(self._previous, row.body) == row.row_hash:
+            self._damage(row.seq, "changed", "prev_hash was changed")
+        else:
+            self._damage(row.seq, "reordered", "another row, or one of another number, stands in this place")
+
+    def _made_anew(self, row: _Row) -> None:
+        """Reports a row whose hash is not the one that a checkpoint signed."""
+        signed = self._checks.get(row.seq)
+        if signed is not None and signed != row.row_hash:
+            text = "the hash is not the one that a checkpoint signed: the chain was made anew up to here"
+            self._damage(row.seq, "changed", text)
 
     def _begin_instance(self, instance: str) -> None:
         self._instance = instance
@@ -366,15 +401,7 @@ async def verify_database(
                 verifier.report.add("-", None, "altered", what)
             for instance, seq, row_hash in expected:
                 verifier.expect(instance, seq, row_hash)
-            kept = in_order(outside)
-            for checkpoint in kept:
-                if checkpoint.kind in (BEFORE, RETENTION):
-                    verifier.checkpoint(checkpoint)
-            async for row in connection.cursor(_CHECKPOINTS + _ORDER, prefetch=1000):
-                verifier.checkpoint(Checkpoint(*row))
-            for checkpoint in kept:
-                if checkpoint.kind not in (BEFORE, RETENTION):
-                    verifier.checkpoint(checkpoint)
+            await _take_checkpoints(connection, verifier, outside)
             total = await connection.fetchval(_ESTIMATE)
             rest = bytearray()
 
@@ -394,6 +421,19 @@ async def verify_database(
             report.direct = int(await connection.fetchval(count))
             progress(report.rows, report.rows)
             return report
+
+
+async def _take_checkpoints(connection: Any, verifier: Verifier, outside: Iterable[Checkpoint]) -> None:
+    """Gives a verifier the checkpoints of the log and those kept elsewhere: first those that say which rows are gone."""
+    kept = in_order(outside)
+    for checkpoint in kept:
+        if checkpoint.kind in (BEFORE, RETENTION):
+            verifier.checkpoint(checkpoint)
+    async for row in connection.cursor(_CHECKPOINTS + _ORDER, prefetch=1000):
+        verifier.checkpoint(Checkpoint(*row))
+    for checkpoint in kept:
+        if checkpoint.kind not in (BEFORE, RETENTION):
+            verifier.checkpoint(checkpoint)
 
 
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
