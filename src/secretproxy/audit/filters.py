@@ -82,60 +82,61 @@ class Filter:
     encoding: str = "UTF8"
 
     def conditions(self, secret: str = "") -> list[Condition]:
-        """What a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for nonsense."""
+        """Gives what a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for nonsense."""
+        return [*self._of_secret(secret), *self._of_user(), *self._of_call(), *self._of_client()]
+
+    def _of_secret(self, secret: str) -> list[Condition]:
         found: list[Condition] = []
-
-        def add(text: str, value: Any, *, of_outcome: bool = False) -> None:
-            found.append(Condition(text, value, of_outcome))
-
-        def add_uuid(column: str, option: str, text: str, *, of_outcome: bool = False) -> None:
-            first, last = uuid_range(option, text)
-            if first == last:
-                add(f"{column} {EQUAL} ?", first, of_outcome=of_outcome)
-            else:
-                add(f"{column} {AT_LEAST} ?", first, of_outcome=of_outcome)
-                add(f"{column} OPERATOR(pg_catalog.<=) ?", last, of_outcome=of_outcome)
-
-        def add_name(column: str, name: str) -> None:
-            forms = spellings(name, self.encoding)
-            if len(forms) == 1:
-                add(f"{column} {EQUAL} ?", forms[0])
-            else:
-                add(f"{column} {EQUAL} ANY (?::pg_catalog.text[])", forms)
-
         if self.since is not None:
-            add(f"a.at {AT_LEAST} ?", self.since)
+            found.append(Condition(f"a.at {AT_LEAST} ?", self.since))
         if self.until is not None:
-            add(f"a.at {BELOW} ?", self.until)
+            found.append(Condition(f"a.at {BELOW} ?", self.until))
         if self.owner is not None:
-            add_uuid("a.owner_id", "--owner", self.owner)
+            found += _uuid("a.owner_id", "--owner", self.owner)
         if self.secret is not None:
             forms = spellings(self.secret, self.encoding)
             parts = [secret] if secret else [FIRST_NAME, LATER_NAME]
             texts = parts if len(forms) == 1 else [_SEVERAL[part] for part in parts]
-            add(f"({' OR '.join(texts)})", forms[0] if len(forms) == 1 else forms)
+            found.append(Condition(f"({' OR '.join(texts)})", forms[0] if len(forms) == 1 else forms))
+        return found
+
+    def _of_user(self) -> list[Condition]:
+        found: list[Condition] = []
         if self.user is not None:
-            add_name("a.db_user", self.user)
+            found.append(self._named("a.db_user", self.user))
         if self.jwt_user is not None:
-            add_uuid(ACCESSED_BY, "--jwt-user", self.jwt_user, of_outcome=True)
+            found += _uuid(ACCESSED_BY, "--jwt-user", self.jwt_user, of_outcome=True)
+        return found
+
+    def _of_call(self) -> list[Condition]:
+        found: list[Condition] = []
         if self.function is not None:
             bare = "pg_catalog.split_part(a.function, '(', 1)"
-            add(
-                f"(a.function {EQUAL} ? OR {bare} {EQUAL} ? OR {bare} {EQUAL} pg_catalog.concat('encrypted_secrets.', ?::pg_catalog.text))",
-                spellings(self.function, self.encoding)[0],
-            )
+            in_schema = "pg_catalog.concat('encrypted_secrets.', ?::pg_catalog.text)"
+            text = f"(a.function {EQUAL} ? OR {bare} {EQUAL} ? OR {bare} {EQUAL} {in_schema})"
+            found.append(Condition(text, spellings(self.function, self.encoding)[0]))
         if self.operation is not None:
-            add(f"a.operation {EQUAL} ?", one_of("--operation", self.operation, OPERATIONS))
+            found.append(Condition(f"a.operation {EQUAL} ?", one_of("--operation", self.operation, OPERATIONS)))
         if self.outcome:
             kinds = [one_of("--outcome", kind, OUTCOMES) for kind in self.outcome]
-            add(f"{OUTCOME} {EQUAL} ANY (?::pg_catalog.text[])", kinds, of_outcome=True)
-        if self.client is not None:
-            add("a.client_addr OPERATOR(pg_catalog.<<=) ?", network(self.client))
-        if self.application is not None:
-            add_name("a.application_name", self.application)
-        if self.session is not None:
-            add_uuid("a.session_id", "--session", self.session)
+            found.append(Condition(f"{OUTCOME} {EQUAL} ANY (?::pg_catalog.text[])", kinds, of_outcome=True))
         return found
+
+    def _of_client(self) -> list[Condition]:
+        found: list[Condition] = []
+        if self.client is not None:
+            found.append(Condition("a.client_addr OPERATOR(pg_catalog.<<=) ?", network(self.client)))
+        if self.application is not None:
+            found.append(self._named("a.application_name", self.application))
+        if self.session is not None:
+            found += _uuid("a.session_id", "--session", self.session)
+        return found
+
+    def _named(self, column: str, name: str) -> Condition:
+        forms = spellings(name, self.encoding)
+        if len(forms) == 1:
+            return Condition(f"{column} {EQUAL} ?", forms[0])
+        return Condition(f"{column} {EQUAL} ANY (?::pg_catalog.text[])", forms)
 
     def where(self, secret: str = "", given: int = 0) -> tuple[str, list[Any]]:
         """The conditions as SQL that begins with AND, with their values as parameters after `given` others. Raises ConfigError."""
@@ -168,6 +169,17 @@ class Filter:
             and (not self.outcome or access["outcome"] in self.outcome)
             and (self.client is None or _within(access["client_addr"], self.client))
         )
+
+
+def _uuid(column: str, option: str, text: str, *, of_outcome: bool = False) -> list[Condition]:
+    """Gives the conditions of a uuid or of a beginning of one."""
+    first, last = uuid_range(option, text)
+    if first == last:
+        return [Condition(f"{column} {EQUAL} ?", first, of_outcome)]
+    return [
+        Condition(f"{column} {AT_LEAST} ?", first, of_outcome),
+        Condition(f"{column} OPERATOR(pg_catalog.<=) ?", last, of_outcome),
+    ]
 
 
 def spellings(name: str, encoding: str = "UTF8") -> list[str]:
