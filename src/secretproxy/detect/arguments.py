@@ -17,7 +17,6 @@ Node = dict[str, Any]
 # Type OIDs of src/include/catalog/pg_type.dat that a parameter in an owner's or a name's place may have.
 UNKNOWN_OID = 705
 TEXT_OIDS = frozenset({0, 25, 1043, UNKNOWN_OID, 19})
-UUID_OID = 2950
 ARRAY_OIDS = frozenset({1009, 1015, 1003})
 VOID_OID = 2278
 
@@ -131,7 +130,7 @@ def _cast(body: Node) -> Argument:
 
 
 def array_literal(text: str) -> Argument:
-    """A one-dimensional array literal, `{a,"b c",NULL}` (array_in of src/backend/utils/adt/arrayfuncs.c)."""
+    """Reads a one-dimensional array literal, `{a,"b c",NULL}` (array_in of src/backend/utils/adt/arrayfuncs.c)."""
     if len(text) > MOST_ARRAY_BYTES:
         return UNKNOWN
     text = text.strip()
@@ -142,49 +141,59 @@ def array_literal(text: str) -> Argument:
     if not text[1:-1].strip():
         return Array(())
     while True:
-        while pos < end and text[pos].isspace():
-            pos += 1
-        item: list[str] = []
-        quoted = False
-        kept = 0
-        while pos < end and text[pos] != ",":
-            char = text[pos]
-            if char == "{" or char == "}":
-                return UNKNOWN
-            if char == '"':
-                if item or quoted:
-                    return UNKNOWN
-                quoted = True
-                pos += 1
-                while pos < end and text[pos] != '"':
-                    pos += text[pos] == "\\"
-                    if pos >= end:
-                        return UNKNOWN
-                    item.append(text[pos])
-                    pos += 1
-                if pos >= end:
-                    return UNKNOWN
-                kept = len(item)
-            elif quoted and not char.isspace():
-                return UNKNOWN
-            else:
-                if char == "\\":
-                    pos += 1
-                    if pos >= end:
-                        return UNKNOWN
-                    char = text[pos]
-                    kept = len(item) + 1
-                item.append(char)
-                if not char.isspace():
-                    kept = len(item)
-            pos += 1
-        word = "".join(item[:kept])
-        if not quoted and not word:
+        found = _array_element(text, pos, end)
+        if found is None:
             return UNKNOWN
-        elements.append(Constant(None if not quoted and word.upper() == "NULL" else word))
+        element, pos = found
+        elements.append(element)
         if pos >= end:
             return Array(tuple(elements))
         pos += 1
+
+
+def _array_element(text: str, pos: int, end: int) -> tuple[Constant, int] | None:
+    """Reads an element from `pos` to the comma or end after it; gives it and that place, or None where it is malformed."""
+    while pos < end and text[pos].isspace():
+        pos += 1
+    item: list[str] = []
+    quoted = False
+    # Characters without the blanks behind them, which count in quotes or behind a backslash alone.
+    kept = 0
+    while pos < end and text[pos] != ",":
+        char = text[pos]
+        if char in "{}" or (quoted and not char.isspace()):
+            return None
+        if char == '"':
+            if item:
+                return None
+            quoted = True
+            pos = _quoted(text, pos + 1, end, item)
+            kept = len(item)
+        elif not quoted:
+            escaped = char == "\\"
+            pos += escaped
+            if pos < end:
+                item.append(text[pos])
+            if escaped or not char.isspace():
+                kept = len(item)
+        if pos >= end:
+            return None
+        pos += 1
+    word = "".join(item[:kept])
+    if not quoted and not word:
+        return None
+    return Constant(None if not quoted and word.upper() == "NULL" else word), pos
+
+
+def _quoted(text: str, pos: int, end: int, item: list[str]) -> int:
+    """Takes the characters up to the closing quote; gives its place, or `end` where there is none."""
+    while pos < end and text[pos] != '"':
+        pos += text[pos] == "\\"
+        if pos >= end:
+            return end
+        item.append(text[pos])
+        pos += 1
+    return pos
 
 
 def as_text(argument: Argument, values: Values) -> tuple[bool, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,10 +166,11 @@ def _signature(schema: str, name: str) -> str:
 
 
 def _walk(node: Any, monitored: Monitored, found: Found) -> None:
-    """Every node below `node`, without recursion: a deep expression must not end the walk.
+    """Looks at every node below `node`, without recursion: a deep expression must not end the walk.
 
     With each node goes its scope, the names of the common table expressions that hide relations there.
     """
+    knows_more = bool(monitored.dependencies)
     pending: list[tuple[Any, frozenset[str]]] = [(node, _NOTHING)]
     while pending:
         item, scope = pending.pop()
@@ -177,35 +179,81 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             continue
         if not isinstance(item, dict):
             continue
-        if "withClause" in item and monitored.dependencies:
+        if knows_more and "withClause" in item:
             scope = _common_tables(item["withClause"], scope, pending)
         for kind, body in reversed(item.items()):
-            if kind in ("FuncCall", "funccall") and isinstance(body, dict):
-                _call(body, monitored, found)
-            elif kind in ("RangeVar", "relation", "rel") and isinstance(body, dict) and "relname" in body:
-                table = monitored.table(body.get("schemaname"), body["relname"])
-                if table is not None:
-                    found.tables.append(table)
-                if kind == "RangeVar" and monitored.dependencies:
-                    _relation(body, dependencies.SELECT, scope, monitored, found)
+            if not isinstance(body, dict | list):
                 continue
-            elif kind == "DoStmt":
-                _do(body, monitored, found)
+            look = _NODES.get(kind)
+            if look is None:
+                if knows_more:
+                    _led(kind, body, monitored, found)
+            elif not look(kind, body, scope, monitored, found):
                 continue
-            elif kind == "ExecuteStmt":
-                given = tuple(_argument(parameter) for parameter in body.get("params", ()))
-                found.executes.append(SqlExecute(body.get("name", ""), given))
-            elif kind == "MultiAssignRef" and isinstance(body, dict) and body.get("colno", 1) > 1:
-                continue  # (a, b) = (SELECT ...): the source stands in the tree once for each column
-            elif kind in ("PrepareStmt", "DeclareCursorStmt"):
-                walk_statement({kind: body}, monitored, found)
-                continue
-            elif kind == "lockingClause" or (kind == "withClause" and monitored.dependencies):
-                continue
-            elif monitored.dependencies and isinstance(body, dict | list):
-                _led(kind, body, monitored, found)
-            if isinstance(body, dict | list):
-                pending.append((body, scope))
+            pending.append((body, scope))
+
+
+def _of_no_kind(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    if monitored.dependencies:
+        _led(kind, body, monitored, found)
+    return True
+
+
+def _function_call(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    if not isinstance(body, dict):
+        return _of_no_kind(kind, body, scope, monitored, found)
+    _call(body, monitored, found)
+    return True
+
+
+def _table(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    if not isinstance(body, dict) or "relname" not in body:
+        return _of_no_kind(kind, body, scope, monitored, found)
+    table = monitored.table(body.get("schemaname"), body["relname"])
+    if table is not None:
+        found.tables.append(table)
+    if kind == "RangeVar" and monitored.dependencies:
+        _relation(body, dependencies.SELECT, scope, monitored, found)
+    return False
+
+
+def _do_block(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    _do(body, monitored, found)
+    return False
+
+
+def _sql_execute(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    given = tuple(_argument(parameter) for parameter in body.get("params", ()))
+    found.executes.append(SqlExecute(body.get("name", ""), given))
+    return True
+
+
+def _assignment(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    if isinstance(body, dict) and body.get("colno", 1) > 1:
+        return False  # (a, b) = (SELECT ...): the source stands in the tree once for each column
+    return _of_no_kind(kind, body, scope, monitored, found)
+
+
+def _statement(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    walk_statement({kind: body}, monitored, found)
+    return False
+
+
+def _locking(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    return False
+
+
+def _with(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    # With dependencies, `_common_tables` has put its queries up to be walked.
+    return not monitored.dependencies
+
+
+# What is done with nodes of a kind; each says whether what is below them is walked too.
+_NODES: dict[str, Callable[[str, Any, frozenset[str], Monitored, Found], bool]] = {
+    "FuncCall": _function_call, "funccall": _function_call, "RangeVar": _table, "relation": _table, "rel": _table, "DoStmt": _do_block,
+    "ExecuteStmt": _sql_execute, "MultiAssignRef": _assignment, "PrepareStmt": _statement, "DeclareCursorStmt": _statement,
+    "lockingClause": _locking, "withClause": _with,
+}  # fmt: skip
 
 
 def _common_tables(clause: Node, scope: frozenset[str], pending: list[tuple[Any, frozenset[str]]]) -> frozenset[str]:

@@ -50,11 +50,6 @@ class Verdict:
         """Whether the statement itself must be recorded before it goes on."""
         return bool(self.calls or self.definitions or self.tables)
 
-    @property
-    def remembers(self) -> bool:
-        """Whether the session must look at it, though its own text may call nothing."""
-        return bool(self.prepares or self.cursors or self.executes or self.fetches or self.deallocates or self.closes)
-
     def __repr__(self) -> str:
         return f"Verdict(calls={len(self.calls)}, fingerprint={self.fingerprint})"
 
