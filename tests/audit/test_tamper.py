@@ -487,7 +487,9 @@ def test_rows_that_a_policy_hides_are_an_error_and_not_gone(site: Site, copy: st
     with psycopg.connect(site.postgres.dsn(database=copy), autocommit=True) as admin:
         admin.execute("ALTER TABLE secretproxy.access_log ENABLE ROW LEVEL SECURITY")
         admin.execute("CREATE POLICY p ON secretproxy.access_log FOR SELECT USING (db_user <> 'x')")
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+    with pytest.raises(
+        ConfigError, match=r"row security .* hides rows .*\(.*row-level security policy.*42501\).*secretproxy.access_log DISABLE"
+    ):
         asyncio.run(verify_as(site, copy, "auditor"))
 
 

@@ -200,6 +200,12 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
                 f"this login may not read the log in {connection.where} ({said}): make it a member of secretproxy_auditor "
                 f"(GRANT secretproxy_auditor TO {standing['login']}), or give another with --dsn"
             )
+        if standing["hidden"]:
+            return ConfigError(
+                f"row security that is none of secretproxy's hides rows of the access log in {connection.where} ({said}): "
+                "what is left is not the log; `secretproxy verify` names what differs, "
+                f"ALTER TABLE {standing['hidden']} DISABLE ROW LEVEL SECURITY ends it"
+            )
         return ConfigError(
             f"{connection.where} refuses, though this login is a member of secretproxy_auditor or a superuser ({said}): "
             "what secretproxy_auditor was granted was changed; run `secretproxy install --again`"
@@ -212,5 +218,8 @@ _STANDING = """SELECT pg_catalog.quote_ident(session_user) AS login, a.oid IS NO
        coalesce(pg_catalog.pg_has_role(session_user, a.oid, 'MEMBER'), false) AS member,
        EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
                 WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
-                  AND c.relname OPERATOR(pg_catalog.=) 'access_log'::pg_catalog.name) AS there
+                  AND c.relname OPERATOR(pg_catalog.=) 'access_log'::pg_catalog.name) AS there,
+       (SELECT pg_catalog.min(pg_catalog.format('secretproxy.%I', c.relname))
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name AND c.relrowsecurity) AS hidden
   FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles a ON a.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name"""
