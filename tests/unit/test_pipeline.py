@@ -1,4 +1,5 @@
-"""The pipeline: which answers are due, what the backend skips and overlooks, which number a statement has and how it ends."""
+"""The pipeline: which answers are due, what the backend skips and overlooks, which number a statement has and how
+it ends."""
 
 from __future__ import annotations
 

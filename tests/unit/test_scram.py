@@ -29,7 +29,7 @@ from secretproxy.scram import (
     mock,
 )
 from secretproxy.scram.binding import end_point, end_point_of_der, end_point_of_pem
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 from tests.support.certificates import signed_by
 
 PASSWORD = "pencil"
@@ -139,7 +139,7 @@ NONCE = b"r=fyko+d2lbbFgONRv9qkxdawL"
 def test_first_messages_that_postgresql_refuses(
     mechanism: bytes, binding: bytes | None, message: bytes, text: str, sqlstate: str
 ) -> None:
-    with pytest.raises(ProtocolViolation) as caught:
+    with pytest.raises(ProtocolViolationError) as caught:
         ServerExchange(mechanism, binding).first(message)
     assert (str(caught.value), caught.value.sqlstate) == (text, sqlstate)
 
@@ -156,7 +156,7 @@ def test_flags_that_are_taken() -> None:
 
 @pytest.mark.parametrize("mechanism", [b"SCRAM-SHA-1", b"", b"SCRAM-SHA-256-PLUS", b"scram-sha-256"])
 def test_mechanisms_that_were_not_offered(mechanism: bytes) -> None:
-    with pytest.raises(ProtocolViolation, match="invalid SASL authentication mechanism"):
+    with pytest.raises(ProtocolViolationError, match="invalid SASL authentication mechanism"):
         ServerExchange(mechanism, None)
 
 
@@ -180,14 +180,14 @@ def test_final_messages_that_postgresql_refuses(final: bytes, text: str, sqlstat
     exchange = ServerExchange(MECHANISM, None, nonce=b"ours")
     exchange.first(b"n,,n=,r=theirs")
     exchange.challenge(verifier(), doomed=False)
-    with pytest.raises(ProtocolViolation) as caught:
+    with pytest.raises(ProtocolViolationError) as caught:
         exchange.final(final.replace(b"{nonce}", b"theirsours"))
     assert (str(caught.value), caught.value.sqlstate) == (text, sqlstate)
 
 
 def test_a_login_that_is_bound_to_another_certificate() -> None:
     client = scramp.ScramClient(["SCRAM-SHA-256-PLUS"], "user", PASSWORD, channel_binding=("tls-server-end-point", bytes(32)))
-    with pytest.raises(ProtocolViolation, match="SCRAM channel binding check failed") as caught:
+    with pytest.raises(ProtocolViolationError, match="SCRAM channel binding check failed") as caught:
         exchanged(client, ServerExchange(MECHANISM_PLUS, BINDING), verifier())
     assert caught.value.sqlstate == "28000"
 
@@ -202,7 +202,7 @@ def test_whatever_is_said_only_protocol_errors_or_a_wrong_password_come_of_it(
         exchange.first(first)
         exchange.challenge(verifier(), doomed=False)
         exchange.final(final)
-    except (ProtocolViolation, WrongPassword):
+    except (ProtocolViolationError, WrongPassword):
         return
     raise AssertionError("noise has logged in")
 
@@ -218,7 +218,7 @@ def test_a_message_changed_in_any_byte_does_not_log_in(data: st.DataObject) -> N
     # The last character of a proof in base64 has bits that mean nothing.
     place = data.draw(st.integers(0, len(final) - 3))
     final[place] ^= data.draw(st.integers(1, 255))
-    with pytest.raises((ProtocolViolation, WrongPassword)):
+    with pytest.raises((ProtocolViolationError, WrongPassword)):
         server.final(bytes(final))
 
 
@@ -234,7 +234,7 @@ def test_what_our_half_says_of_channel_binding() -> None:
     # A certificate without a defined hash, or no TLS.
     assert login(both, secured=True, binding=None).first() == b"n,,n=,r=ours"
     assert login([MECHANISM], secured=False, binding=None).first() == b"n,,n=,r=ours"
-    with pytest.raises(ProtocolViolation, match="offers no SCRAM-SHA-256"):
+    with pytest.raises(ProtocolViolationError, match="offers no SCRAM-SHA-256"):
         login([b"OAUTHBEARER"], secured=False, binding=None)
 
 
@@ -246,7 +246,7 @@ def test_a_backend_with_another_verifier_is_told_nothing() -> None:
         with pytest.raises(OtherVerifier):
             login([MECHANISM], secured=False, binding=None).final(challenge)
     for challenge in (b"r=ours,s=" + base64.b64encode(SALT) + b",i=4096", b"r=x,s=,i=1", b"", b"r=oursx"):
-        with pytest.raises((ProtocolViolation, OtherVerifier)):
+        with pytest.raises((ProtocolViolationError, OtherVerifier)):
             login([MECHANISM], secured=False, binding=None).final(challenge)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 
 
-def malformed(detail: str | None, text: str = "malformed SCRAM message", sqlstate: str = "08P01") -> ProtocolViolation:
+def malformed(detail: str | None, text: str = "malformed SCRAM message", sqlstate: str = "08P01") -> ProtocolViolationError:
     """A message of the exchange is not as it must be. `detail` says in what, and quotes nothing."""
-    return ProtocolViolation(text, sqlstate, detail)
+    return ProtocolViolationError(text, sqlstate, detail)
 
 
 class Reader:

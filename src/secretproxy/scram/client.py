@@ -51,7 +51,7 @@ class ClientExchange:
         return self._gs2 + self._bare
 
     def final(self, server_first: bytes) -> bytes:
-        """The client-final-message. Raises OtherVerifier, ProtocolViolation."""
+        """The client-final-message. Raises OtherVerifier, ProtocolViolationError."""
         verifier = self._keys.verifier
         reader = Reader(server_first)
         nonce, salt, iterations = reader.value(b"r"), decode(reader.value(b"s")), reader.value(b"i")
@@ -65,7 +65,7 @@ class ClientExchange:
         return without_proof + b",p=" + base64.b64encode(self._keys.proof(auth_message))
 
     def finish(self, server_final: bytes) -> None:
-        """Checks the server-final-message. Raises NotTheBackend, ProtocolViolation."""
+        """Checks the server-final-message. Raises NotTheBackend, ProtocolViolationError."""
         signature = decode(Reader(server_final).value(b"v"))
         if signature is None or not self._signature or not hmac.compare_digest(signature, self._signature):
             raise NotTheBackend

@@ -50,7 +50,7 @@ class ServerExchange:
         return f"ServerExchange(bound={self._bound})"
 
     def first(self, message: bytes) -> None:
-        """Reads the client-first-message. Raises ProtocolViolation."""
+        """Reads the client-first-message. Raises ProtocolViolationError."""
         reader = self._reader(message)
         self._read_flag(reader)
         reader.skip(b",", "Comma expected, but found something else.")
@@ -111,7 +111,7 @@ class ServerExchange:
         return self._server_first
 
     def final(self, message: bytes) -> tuple[bytes, LoginKeys]:
-        """Reads the client-final-message; gives the server-final-message and the keys. Raises ProtocolViolation, WrongPassword."""
+        """Reads the client-final-message; gives the server-final-message and the keys. Raises ProtocolViolationError, WrongPassword."""
         verifier = self._verifier
         assert verifier is not None
         reader = self._reader(message)

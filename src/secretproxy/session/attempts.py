@@ -1,7 +1,8 @@
-"""Attempts: the verdict on a statement's text, the calls it is about to make, and its way to the backend once the log has them.
+"""Attempts: the verdict on a statement's text, the calls it is about to make, and its way to the backend once the log
+has them.
 
-A message that is an attempt waits, and all behind it. Where it must not run, one takes its place that the backend itself
-answers with an error, so that transaction, pipeline and Sync stay the backend's.
+A message that is an attempt waits, and all behind it. Where it must not run, one takes its place that the backend
+itself answers with an error, so that transaction, pipeline and Sync stay the backend's.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from secretproxy.session.weights import in_bytes, name_bytes, size, without_name
 from secretproxy.wire import messages
 from secretproxy.wire.types import FrontendMessage, SqlState
 
-# The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error of the
-# backend. What follows is new each time, so that no client can have made one of that name. Together at most 63 bytes.
+# The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error
+# of the backend. What follows is new each time, so that no client can have made one of that name. Together at most 63
+# bytes.
 _REFUSED_NAME = "secretproxy refuses this secret call"
 _REFUSED = "call of a secret function refused: the access log cannot be written"
 _REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
@@ -61,7 +63,8 @@ class Attempts:
     # --- verdicts ---
 
     def verdict(self, text: bytes) -> Verdict | None:
-        """Gives the verdict on the text of the message just reported, or None where it must be found elsewhere first."""
+        """Gives the verdict on the text of the message just reported, or None where it must be found elsewhere
+        first."""
         state = self._state
         detector = state.detector
         if not detector.may_concern(text, self._names.remembered):
@@ -139,7 +142,8 @@ class Attempts:
     # --- refusals ---
 
     def refuse_here(self, refusal: Refusal) -> None:
-        """Replaces the message just reported by one that fails in the backend; what is still to come of it is swallowed."""
+        """Replaces the message just reported by one that fails in the backend; what is still to come of it is
+        swallowed."""
         step = self._output.made()
         simple = self._stream.framer.kind == FrontendMessage.QUERY
         running = Running("simple" if simple else "extended", HARMLESS)
@@ -149,10 +153,11 @@ class Attempts:
         step.record.append(self._refused(running, refusal.sqlstate))
 
     def refuse(self, step: Step, *, taken: bool) -> tuple[bytes, list[Event]]:
-        """Refuses what of a client's Step waits for a log that cannot commit it: what goes to the backend instead, and what the log
-        shall hear of it later.
+        """Refuses what of a client's Step waits for a log that cannot commit it: what goes to the backend instead,
+        and what the log shall hear of it later.
 
-        `taken`: the journal has the attempts and will write them when it can; otherwise a refusal is all the log will know.
+        `taken`: the journal has the attempts and will write them when it can; otherwise a refusal is all the log
+        will know.
         """
         out: list[bytes] = []
         events: list[Event] = []
@@ -186,7 +191,8 @@ class Attempts:
 
 
 def _weighed(attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
-    """Gives the attempts with as many names as one statement may have in the log before it runs. What the rest was, testimony tells."""
+    """Gives the attempts with as many names as one statement may have in the log before it runs. What the rest
+    was, testimony tells."""
     weight = 0
     kept: list[ResolvedCall] = []
     for call in attempts:

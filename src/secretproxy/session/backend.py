@@ -1,7 +1,8 @@
-"""The backend's half once it is ready: which message of the client's each answer belongs to, and what it says of a statement's end.
+"""The backend's half once it is ready: which message of the client's each answer belongs to, and what it says of a
+statement's end.
 
-One method a message; a handler gets the framer as the span of the message just reported. An answer to a message of the proxy's own
-goes no further.
+One method a message; a handler gets the framer as the span of the message just reported. An answer to a message of
+the proxy's own goes no further.
 """
 
 from __future__ import annotations

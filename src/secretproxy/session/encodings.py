@@ -1,9 +1,10 @@
-"""PostgreSQL's encodings as Python codecs (src/include/mb/pg_wchar.h, pg_enc), and the one form that a name has for detection,
-testimony and the log: the characters of its UTF-8, a byte that is none as a lone surrogate (PEP 383). Nothing is lost on the way.
+"""PostgreSQL's encodings as Python codecs (src/include/mb/pg_wchar.h, pg_enc), and the one form that a name has for
+detection, testimony and the log: the characters of its UTF-8, a byte that is none as a lone surrogate (PEP 383).
+Nothing is lost on the way.
 
-An encoding without a Python codec is read as Latin-1: every byte has a character and ASCII stays ASCII, so names are still found.
-A server of SQL_ASCII converts nothing, and scans a statement byte by byte, whatever the client calls its encoding: its texts
-are read as Latin-1 too, and their names made what their bytes say (`native`).
+An encoding without a Python codec is read as Latin-1: every byte has a character and ASCII stays ASCII, so names
+are still found. A server of SQL_ASCII converts nothing, and scans a statement byte by byte, whatever the client
+calls its encoding: its texts are read as Latin-1 too, and their names made what their bytes say (`native`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def codec(encoding: str) -> str:
 
 
 def session_codec(client_encoding: str, server_encoding: str) -> str:
-    """Names the codec of what a client says: one that calls itself SQL_ASCII speaks as the server does (pg_any_to_server() of mbutils.c)."""
+    """Names the codec of what a client says: one that calls itself SQL_ASCII speaks as the server does
+    (pg_any_to_server() of mbutils.c)."""
     if server_encoding.upper() == "SQL_ASCII":
         return "latin-1"
     return codec(server_encoding if client_encoding.upper() == "SQL_ASCII" and server_encoding else client_encoding)

@@ -43,7 +43,8 @@ class Timing:
 
 
 class Event:
-    """One row of the log but for what the journal adds. Written out: a dataclass costs ten times as much to make, compiled."""
+    """One row of the log but for what the journal adds. Written out: a dataclass costs ten times as much to make,
+    compiled."""
 
     __slots__ = (
         "accessed_by", "calls", "encoding", "event", "fingerprint", "function", "operation", "outcome", "owner_id", "protocol", "role",

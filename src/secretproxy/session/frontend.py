@@ -1,6 +1,7 @@
 """The client's half: what each of its messages means, one method a message.
 
-A handler gets the framer as the span of the message just reported. What it finds is an attempt, an entry of the pipeline, or a name.
+A handler gets the framer as the span of the message just reported. What it finds is an attempt, an entry of the
+pipeline, or a name.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from secretproxy.wire.errors import UnreadableError
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import FrontendMessage
 
-# Longer names are the same to PostgreSQL where these bytes are (NAMEDATALEN, src/include/pg_config_manual.h; string_hash()).
+# Longer names are the same to PostgreSQL where these bytes are (NAMEDATALEN, src/include/pg_config_manual.h;
+# string_hash()).
 _NAME_BYTES: Final = 63
 
 _STATEMENT: Final = b"S"
@@ -48,7 +50,8 @@ class Frontend:
         self._attempts: Final = attempts
 
     def passed(self, message: Framer) -> None:
-        """Takes what nothing here depends on: Flush, CopyData, and the answers of a login, which are the backend's to judge."""
+        """Takes what nothing here depends on: Flush, CopyData, and the answers of a login, which are the backend's
+        to judge."""
 
     def terminate(self, message: Framer) -> None:
         self._state.enter(Phase.CLOSED)
@@ -166,7 +169,8 @@ class Frontend:
         return UNKNOWN if statement is None else statement, others
 
     def _values(self, message: Framer, statement: Prepared) -> Values:
-        """Reads the parameters of a complete Bind; none are known of one that cannot be read, which is an attempt all the same."""
+        """Reads the parameters of a complete Bind; none are known of one that cannot be read, which is an attempt
+        all the same."""
         encoding = self._state.codec
         try:
             bind = messages.read_bind(message.buffer, message.start, message.end)

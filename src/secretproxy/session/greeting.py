@@ -1,4 +1,5 @@
-"""The backend until it is ready: the login as it is relayed, and the proxy's own questions before the first ReadyForQuery.
+"""The backend until it is ready: the login as it is relayed, and the proxy's own questions before the first
+ReadyForQuery.
 
 What the backend answers to the proxy's own never reaches the client.
 """
@@ -15,8 +16,9 @@ from secretproxy.session.token import Token
 from secretproxy.wire import messages
 from secretproxy.wire.framing import Framer
 
-# Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and cast is qualified,
-# and the path that it has chosen is not in force. SET LOCAL lasts for this message; no ParameterStatus tells of it.
+# Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and
+# cast is qualified, and the path that it has chosen is not in force. SET LOCAL lasts for this message; no
+# ParameterStatus tells of it.
 _ASK = (
     "SET LOCAL search_path = pg_catalog, pg_temp;"
     " SELECT pg_catalog.pg_backend_pid(), {start}, pg_catalog.current_setting('secretproxy.session', true),"
@@ -70,8 +72,8 @@ class Greeting:
             self._output.made().inject += self._client.take_waiting()
             self._state.enter(Phase.CLOSED)
         elif code == _SASL and message.complete and not self._state.identity.tls:
-            # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not the client's to do,
-            # and libpq takes its offer for an attack.
+            # AuthenticationSASL of a backend that is reached in TLS by a client that is not: channel binding is not
+            # the client's to do, and libpq takes its offer for an attack.
             offered = message.buffer[message.start + 9 : message.end].split(b"\0")
             if _MECHANISM_PLUS in offered:
                 self._stream.replace(

@@ -1,4 +1,5 @@
-"""Testimony in the backend's stream: taken out, checked, and matched to the attempt that covers it, or the stream waits for the log.
+"""Testimony in the backend's stream: taken out, checked, and matched to the attempt that covers it, or the stream
+waits for the log.
 
 How it is made and checked stands in testimony.py. One that is not this backend's own, or is played again, is a forgery.
 """
@@ -80,8 +81,8 @@ class Matching:
     def _wanted(self, message: Framer, said: bytes | None, kind: int, cut: bytes) -> bool:
         """Decides on a notice of which only the beginning is there: False where that is enough to take it.
 
-        Severity, SQLSTATE and message stand first, in this order, and what follows them may be as long as the client likes. `kind` and
-        `cut` are the field that is cut off.
+        Severity, SQLSTATE and message stand first, in this order, and what follows them may be as long as the
+        client likes. `kind` and `cut` are the field that is cut off.
         """
         size = min(message.end, len(message.buffer)) - message.start
         if kind == ErrorField.MESSAGE and testimony.may_be(cut):
@@ -103,7 +104,8 @@ class Matching:
         return False
 
     def _undecided(self) -> None:
-        """Ends the session where a notice may be a testimony and does not end where the longest one does: nothing behind it goes on."""
+        """Ends the session where a notice may be a testimony and does not end where the longest one does: nothing
+        behind it goes on."""
         self._stream.drop()
         self._forged(self._pipeline.under_way(), None)
         self._state.enter(Phase.CLOSED)
@@ -113,7 +115,8 @@ class Matching:
         )
 
     def _match(self, running: Running, told: testimony.Testimony, context: bytes | None) -> None:
-        """Counts a call for the attempt that covers it; where none does, nothing more reaches the client until the log has the call."""
+        """Counts a call for the attempt that covers it; where none does, nothing more reaches the client until the
+        log has the call."""
         self._last_clock = told.clock
         self._state.testifies = True
         running.calls += 1
@@ -153,7 +156,8 @@ class Matching:
         return event
 
     def _forged(self, running: Running, told: testimony.Testimony | None) -> None:
-        """Takes a message that is no testimony of this backend's: one event for all that a chunk holds of the same, counted in `calls`.
+        """Takes a message that is no testimony of this backend's: one event for all that a chunk holds of the same,
+        counted in `calls`.
 
         What a genuine one says that was played again, or that a clock set back makes look so, is kept.
         """

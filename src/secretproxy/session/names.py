@@ -1,7 +1,8 @@
 """The names of statements, portals and cursors that lead to secret calls, and what may yet turn out otherwise.
 
-A name is entered when its message goes on, and taken back when the backend says that it failed or passed it over. Every kind of
-name is bounded; what is forgotten for that is taken for harmless, and known by testimony when it runs.
+A name is entered when its message goes on, and taken back when the backend says that it failed or passed it over.
+Every kind of name is bounded; what is forgotten for that is taken for harmless, and known by testimony when it
+runs.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Names:
         return self._secret_statements >= self._state.limits.max_prepared and name not in self._statements
 
     def parse(self, name: bytes, prepared: Prepared) -> Undo | None:
-        """Enters what a Parse prepares; gives what to undo where that matters: one that fails leaves the statement as it was."""
+        """Enters what a Parse prepares; gives what to undo where that matters: one that fails leaves the statement
+        as it was."""
         before = self._statements.get(name)
         self._store(name, prepared)
         if self._doubts:
@@ -126,7 +128,8 @@ class Names:
         return sum(portal.weight for portal in self._portals.values() if isinstance(portal, Portal))
 
     def bind(self, name: bytes, portal: Prepared | Portal) -> Undo | None:
-        """Enters what a Bind makes; gives what to undo where that matters. A portal that stood there is to be closed."""
+        """Enters what a Bind makes; gives what to undo where that matters. A portal that stood there is to be
+        closed."""
         before = self._portals.get(name)
         if self._doubts:
             self._renamed.add((True, name))
@@ -196,7 +199,8 @@ class Names:
             self._refresh()
 
     def _forget_named(self, verdict: Verdict) -> None:
-        """Lets go of what DEALLOCATE and CLOSE name. Should one fail, what it named is known by testimony from here on."""
+        """Lets go of what DEALLOCATE and CLOSE name. Should one fail, what it named is known by testimony from
+        here on."""
         for name in verdict.deallocates:
             if name is None:
                 self.sql_calls.clear()
@@ -211,7 +215,8 @@ class Names:
                 self.cursors.pop(name, None)
 
     def unprepare(self, running: Running, later: deque[Entry]) -> None:
-        """Has what no PREPARE has made lead where it led before; where a later statement has given that name again, before that one."""
+        """Has what no PREPARE has made lead where it led before; where a later statement has given that name
+        again, before that one."""
         for name, made, before in reversed(running.prepared):
             for entry in later:
                 if isinstance(entry, Running) and entry is not running and any(made is other for _, _, other in entry.prepared):
@@ -230,7 +235,8 @@ class Names:
     # --- what is in doubt ---
 
     def doubt(self, undo: Undo, *, may_be_skipped: bool) -> None:
-        """Notes a change that may be passed over, or whose name may be taken: later pipelines take both states for possible."""
+        """Notes a change that may be passed over, or whose name may be taken: later pipelines take both states for
+        possible."""
         if may_be_skipped or (undo.name and undo.kind != CLOSE):
             undo.pipeline = self._pipeline
             self._doubts.append(undo)
@@ -291,7 +297,8 @@ class Names:
     # --- what ends all of it ---
 
     def end_transaction(self) -> None:
-        """Forgets portals and cursors, which end with their transaction; one WITH HOLD was run to its end by the commit."""
+        """Forgets portals and cursors, which end with their transaction; one WITH HOLD was run to its end by the
+        commit."""
         if self.cursors:
             self.cursors.clear()
             self._refresh()

@@ -105,7 +105,8 @@ class Outcomes:
         return event
 
     def _done(self, running: Running, call: ResolvedCall) -> Done:
-        """Tells what the backend testified to of an attempt: how often it ran (None: nobody can tell), as which role and jwt user."""
+        """Tells what the backend testified to of an attempt: how often it ran (None: nobody can tell), as which
+        role and jwt user."""
         tally = running.covered.get((call.function, call.owner, call.names))
         if tally is not None and tally.calls:
             return tally.calls, tally.role, tally.accessed_by

@@ -1,7 +1,7 @@
 """The pipeline: which answers are due, to which of the client's messages, and how each statement ended.
 
-Entered when a message goes on. Knows what the backend skips after an error, what it overlooks during a COPY, and which number a
-statement has. Reads no bytes.
+Entered when a message goes on. Knows what the backend skips after an error, what it overlooks during a COPY, and
+which number a statement has. Reads no bytes.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Pipeline:
         self._due.append(INJECTED)
 
     def _may_be_skipped(self) -> bool:
-        """Tells whether an unanswered message of the extended protocol stands before what comes now, with no Sync between."""
+        """Tells whether an unanswered message of the extended protocol stands before what comes now, with no Sync
+        between."""
         for entry in reversed(self._due):
             if _is(entry, SYNC):
                 return False
@@ -230,13 +231,15 @@ class Pipeline:
             self._ended += 1
             portal = head.portal
             if portal is None or not portal.current or portal.suspended is not None:
-                # Known by testimony alone, or executed again or replaced already: the next Execute is a statement of its own.
+                # Known by testimony alone, or executed again or replaced already: the next Execute is a statement of
+                # its own.
                 self._end(head, "ok")
             elif head.in_the_log:
                 self._names.suspend(portal, head)
 
     def copy_in(self) -> None:
-        """Takes a CopyInResponse: until CopyDone or CopyFail the backend overlooks Sync and Flush (CopyGetData, copyfromparse.c)."""
+        """Takes a CopyInResponse: until CopyDone or CopyFail the backend overlooks Sync and Flush (CopyGetData,
+        copyfromparse.c)."""
         self._heard = True
         if self.head() is None:
             return
@@ -261,7 +264,8 @@ class Pipeline:
         return self.head()
 
     def failed(self, head: Entry, sqlstate: str, *, fatal: bool) -> None:
-        """Says how the entry of an error fails: a ReadyForQuery ends a Query, everything else is skipped up to the Sync."""
+        """Says how the entry of an error fails: a ReadyForQuery ends a Query, everything else is skipped up to the
+        Sync."""
         if query_like(head):
             if isinstance(head, Running):
                 head.failed = True
@@ -272,7 +276,8 @@ class Pipeline:
             self._skip(sqlstate)
 
     def ready(self) -> bool:
-        """Takes a ReadyForQuery, which ends all up to its Query or Sync: False where it answers the proxy's own message."""
+        """Takes a ReadyForQuery, which ends all up to its Query or Sync: False where it answers the proxy's own
+        message."""
         head = self.head()
         heard, self._heard = self._heard, False
         if _is(head, INJECTED):
@@ -325,7 +330,8 @@ class Pipeline:
         self.head()
 
     def _skip(self, sqlstate: str) -> None:
-        """Ends everything up to the next Sync: a message of the extended protocol failed, and the backend looks at nothing of it."""
+        """Ends everything up to the next Sync: a message of the extended protocol failed, and the backend looks at
+        nothing of it."""
         due = self._due
         dropped: list[Entry] = []
         while due and not _is(due[0], SYNC):
@@ -359,5 +365,6 @@ class Pipeline:
 
 
 def _is(entry: Entry | None, kind: int) -> bool:
-    """Compares an entry with one of those that are numbers. The type first: compiled, that is a tenth of a comparison of objects."""
+    """Compares an entry with one of those that are numbers. The type first: compiled, that is a tenth of a
+    comparison of objects."""
     return isinstance(entry, int) and entry == kind

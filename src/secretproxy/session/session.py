@@ -1,10 +1,12 @@
-"""The session: reads both directions of one connection and decides what goes on, what waits for the log, what is said to it.
+"""The session: reads both directions of one connection and decides what goes on, what waits for the log, what is said
+to it.
 
-`from_client` and `from_backend` take a chunk as it came and return either bytes, all of which may go on at once (the common
-case), or a Step. What a Step says is carried out by the outer layer; this one has no sockets, no clock and no event loop.
-May import wire and detect; must never put statement text or a value into an event.
+`from_client` and `from_backend` take a chunk as it came and return either bytes, all of which may go on at once (the
+common case), or a Step. What a Step says is carried out by the outer layer; this one has no sockets, no clock and no
+event loop. May import wire and detect; must never put statement text or a value into an event.
 
-A session is made of parts, a module each. A part owns its state, is given the parts that it needs, and those stand before it here:
+A session is made of parts, a module each. A part owns its state, is given the parts that it needs, and those stand
+before it here:
 
     states     State       who the session is, where it stands, how its texts are written
     step       Output      the Step of the chunk under way
@@ -210,7 +212,8 @@ class Session:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many answers are due that the client must wait for some; a Flush to the backend makes sure that they come."""
+        """Whether so many answers are due that the client must wait for some; a Flush to the backend makes sure
+        that they come."""
         return self.pipeline.due > CROWDED and not self._client.streaming
 
     @property
@@ -242,8 +245,9 @@ class Session:
         self._attempts.supply(text, verdict)
 
     def refuse(self, step: Step, *, taken: bool) -> tuple[bytes, list[Event]]:
-        """Refuses what a client's Step holds, for the log cannot commit it: gives what goes to the backend instead, and what the log
-        shall hear of it later. `taken`: the journal has the attempts and will write them when it can."""
+        """Refuses what a client's Step holds, for the log cannot commit it: gives what goes to the backend
+        instead, and what the log shall hear of it later. `taken`: the journal has the attempts and will write them
+        when it can."""
         return self._attempts.refuse(step, taken=taken)
 
     # --- chunks ---
@@ -328,8 +332,8 @@ class Session:
         return self._backend_greeting if self.state.phase is _GREETING else self._backend_login
 
     def lost(self, *, broke: bool = False) -> list[Event]:
-        """Ends the session, the connection is gone: gives the outcome of everything that was under way. `broke`: some of what the
-        backend said may not have come."""
+        """Ends the session, the connection is gone: gives the outcome of everything that was under way. `broke`:
+        some of what the backend said may not have come."""
         state, pipeline = self.state, self.pipeline
         ready = state.phase in (_READY, _CLOSED)
         state.enter(_CLOSED)
@@ -432,7 +436,8 @@ def new_identity(
 
 
 def _as_used(name: str | None) -> str | None:
-    """A user or database by the name that the server uses: it cuts at 63 bytes, be it in a character (ProcessStartupPacket())."""
+    """A user or database by the name that the server uses: it cuts at 63 bytes, be it in a character
+    (ProcessStartupPacket())."""
     if name is None or len(name) < _NAME_BYTES // 4:
         return name
     return name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "surrogateescape")

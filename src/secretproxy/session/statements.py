@@ -1,7 +1,7 @@
 """What a session remembers of statements: what is under way, what is prepared, which portals are open.
 
-The pipeline (pipeline.py) holds one entry for each client message that the backend still has to answer: a small integer where
-nothing depends on it, a Running where a statement runs.
+The pipeline (pipeline.py) holds one entry for each client message that the backend still has to answer: a small
+integer where nothing depends on it, a Running where a statement runs.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Running:
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """A prepared statement of the protocol: the verdict on its text and its parameter types as far as they are known."""
+    """A prepared statement of the protocol: the verdict on its text and its parameter types as far as they are
+    known."""
 
     verdict: Verdict
     text: bytes | None
@@ -103,8 +104,8 @@ class Prepared:
 class Portal:
     """A portal whose statement makes secret calls: those calls as its parameters make them.
 
-    values: kept where the calls are known only once it runs. weight: how long the calls' names are together. current: not closed or
-    replaced. suspended: the execution that stopped at its row limit.
+    values: kept where the calls are known only once it runs. weight: how long the calls' names are together.
+    current: not closed or replaced. suspended: the execution that stopped at its row limit.
     """
 
     statement: Prepared
@@ -150,7 +151,8 @@ class Describing:
     statement: Prepared
 
 
-# A harmless statement may stand for itself: a Query as its text (empty where that is not kept), an Execute as what was prepared.
+# A harmless statement may stand for itself: a Query as its text (empty where that is not kept), an Execute as what
+# was prepared.
 Entry = int | bytes | Prepared | Running | Undo | Describing
 
 # A statement of which nothing is known: it is taken for harmless, and known by testimony should it be otherwise.

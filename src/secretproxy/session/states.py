@@ -7,8 +7,9 @@ A session begins when its startup packet has gone to the backend.
     READY      the client's messages go on, read on their way
     CLOSED     the client has said Terminate or what ends a session, or the session was ended: no more of it goes on
 
-Which message each state takes stands in session.py. A message that the state has no handler for is not the client's to send. It
-goes on, the last one that does: the backend ends the session, in its own words (SocketBackend() of src/backend/tcop/postgres.c).
+Which message each state takes stands in session.py. A message that the state has no handler for is not the
+client's to send. It goes on, the last one that does: the backend ends the session, in its own words
+(SocketBackend() of src/backend/tcop/postgres.c).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Phase(Enum):
 class GreetingPhase(Enum):
     """What of the greeting the backend answers at the moment."""
 
-    # When its process began, asked as the client's user, and where that is hidden from it by the function that may see it.
+    # When its process began, asked as the client's user, and where that is hidden from it by the function that may
+    # see it.
     START = "start"
     START_AS_OWNER = "start as owner"
     TOKEN = "token"  # noqa: S105

@@ -1,7 +1,8 @@
-"""What the session hands to the outer layer with a chunk: what goes on, what waits for the log, what is recorded; and its limits.
+"""What the session hands to the outer layer with a chunk: what goes on, what waits for the log, what is recorded; and
+its limits.
 
-What is decided stands in the parts of session.py, what is done with it in the proxy's relay. No text and no value is shown when one
-of these is printed.
+What is decided stands in the parts of session.py, what is done with it in the proxy's relay. No text and no value
+is shown when one of these is printed.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ class Held:
 class Step:
     """What is to be done with a chunk.
 
-    Of a client's chunk, in this order: `forward` goes to the backend; `record` goes to the log, and nobody waits for it; once the log
-    has `commit`, `held` goes to the backend, or what Session.refuse gives in its place. After all of that, and before anything more of
-    the client's is read, one of these:
+    Of a client's chunk, in this order: `forward` goes to the backend; `record` goes to the log, and nobody waits for
+    it; once the log has `commit`, `held` goes to the backend, or what Session.refuse gives in its place. After all of
+    that, and before anything more of the client's is read, one of these:
 
-    - `parse`, a long text, its codec and how its strings may be read: run Detector.analyse elsewhere, hand the verdict to
-      Session.parsed, and call from_client(b"");
+    - `parse`, a long text, its codec and how its strings may be read: run Detector.analyse elsewhere, hand the
+      verdict to Session.parsed, and call from_client(b"");
     - `violation`: the session ends;
     - `again`: there is more of the chunk, call from_client(b"") in a later turn of the event loop.
 
-    Of a backend's chunk: a `violation` without a `commit` ends the session, and nothing of the chunk goes on. Else `forward` goes to
-    the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client and `record` to the log, or
-    `violation` ends the session; nothing more of the backend's is read before. `surprised`: a call was made by a function that no
-    attempt named. `defined`: the catalog may have changed. `ready`: the client's chunks that waited are taken now (from_client(b"")).
+    Of a backend's chunk: a `violation` without a `commit` ends the session, and nothing of the chunk goes on. Else
+    `forward` goes to the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client
+    and `record` to the log, or `violation` ends the session; nothing more of the backend's is read before.
+    `surprised`: a call was made by a function that no attempt named. `defined`: the catalog may have changed.
+    `ready`: the client's chunks that waited are taken now (from_client(b"")).
     """
 
     __slots__ = ("again", "commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "surprised", "violation")
@@ -90,8 +92,8 @@ class Output:
 class Limits:
     """Bytes: the longest message of a client, the longest statement that is parsed, the longest parsed at once.
 
-    refuse_large: a longer statement than that is refused, not forwarded. max_prepared: statements with secret calls that may be
-    prepared at once, and portals and cursors likewise.
+    refuse_large: a longer statement than that is refused, not forwarded. max_prepared: statements with secret
+    calls that may be prepared at once, and portals and cursors likewise.
     """
 
     max_message: int = 1_073_741_823

@@ -13,7 +13,8 @@ from secretproxy.wire import framing
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import BackendMessage, FrontendMessage
 
-# What is read must be whole, everything else is seen by its type. Rows and COPY data pass unseen, but for answers to the proxy's own.
+# What is read must be whole, everything else is seen by its type. Rows and COPY data pass unseen, but for answers to
+# the proxy's own.
 FROM_BACKEND_OWN: Final = framing.actions(
     mark=b"",
     whole=bytes(
@@ -89,43 +90,43 @@ class Stream:
 
 
 class ClientStream(Stream):
-    """The client's bytes. Those that come before they may be read wait in `_early`."""
+    """The client's bytes. Those that come before they may be read wait in `_waiting`."""
 
     def __init__(self, max_message: int, output: Output) -> None:
         super().__init__(Framer(FROM_CLIENT, max_message), output)
         self._max_message: Final = max_message
-        self._early: list[bytes] = []
+        self._waiting: list[bytes] = []
         # Bytes of a message that was replaced, still to come.
         self._swallow = 0
 
     @property
     def waits(self) -> bool:
         """Whether bytes of the client's wait."""
-        return bool(self._early)
+        return bool(self._waiting)
 
     @property
     def waiting_bytes(self) -> int:
-        return sum(len(part) for part in self._early)
+        return sum(len(part) for part in self._waiting)
 
     @property
     def at_rest(self) -> bool:
         """Whether nothing waits and nothing is half sent."""
-        return self.framer.at_boundary and not self._early and not self._swallow
+        return self.framer.at_boundary and not self._waiting and not self._swallow
 
     def keep(self, data: bytes) -> None:
         """Keeps bytes until they may be read."""
-        self._early.append(data)
+        self._waiting.append(data)
 
     def take_waiting(self) -> bytes:
         """Gives away what waits."""
-        data = b"".join(self._early)
-        self._early = []
+        data = b"".join(self._waiting)
+        self._waiting = []
         return data
 
     def begin(self, data: bytes) -> None:
         """Takes the next chunk, behind what waits."""
-        if self._early:
-            self._early.append(data)
+        if self._waiting:
+            self._waiting.append(data)
             data = self.take_waiting()
         if self._swallow:
             gone = min(self._swallow, len(data))
@@ -151,7 +152,7 @@ class ClientStream(Stream):
     def keep_rest(self) -> None:
         """Keeps what of the chunk stands behind the message just reported, to be read in a later turn."""
         framer = self.framer
-        self._early.append(framer.buffer[framer.cut :])
+        self._waiting.append(framer.buffer[framer.cut :])
         framer.buffer = framer.buffer[: framer.cut]
 
     def too_early(self) -> bytes:
@@ -159,7 +160,7 @@ class ClientStream(Stream):
         framer = self.framer
         before, rest = framer.buffer[: framer.cut], framer.buffer[framer.cut :]
         self.framer = Framer(FROM_CLIENT, self._max_message)
-        self._early.append(rest)
+        self._waiting.append(rest)
         return before
 
 

@@ -9,15 +9,17 @@ START is in microseconds since the Unix epoch, CLOCK in those since 2000-01-01 U
 (timestamptz_send); texts are in hexadecimal of their UTF-8 bytes; `-` is NULL. NAMES: hex joined by commas, `~` a NULL
 element, `_` an empty name, `=` an empty array.
 
-A call of one name in a proxied session may say it in fewer steps, for the backend's sake: the same tokens without those that it does not
-have, the texts in quotes as quote_nullable() puts them, the 32 bytes of the HMAC after them, and all of it in hexadecimal:
+A call of one name in a proxied session may say it in fewer steps, for the backend's sake: the same tokens without
+those that it does not have, the texts in quotes as quote_nullable() puts them, the 32 bytes of the HMAC after them,
+and all of it in hexadecimal:
 
     SPX2 KEY PID START CLOCK FUNCTION OWNER JWT_USER 'NAME' 'SESSION_USER' 'ROLE'MAC
 
 JWT_USER may be empty; ROLE is `none` where none is set, as current_setting('role') has it.
 
-Where the session has no valid token the message is a sentence for people, and the first form stands in the field CONSTRAINT NAME, which
-psql and drivers do not show. Such a session may be a proxied one all the same: its client can have spoiled the token.
+Where the session has no valid token the message is a sentence for people, and the first form stands in the field
+CONSTRAINT NAME, which psql and drivers do not show. Such a session may be a proxied one all the same: its client
+can have spoiled the token.
 """
 
 from __future__ import annotations
@@ -32,12 +34,12 @@ SQLSTATE = b"SPX01"
 QUOTED = b"SPX2 ".hex().encode()
 DIRECT = b"secretproxy: this call of "
 MAC_SIZE = 32
-# Bytes of a notice. The backend half makes no testimony longer than MOST (secretproxy.testify() counts the names). HEAD are read of one
-# that has a long CONTEXT.
+# Bytes of a notice. The backend half makes no testimony longer than MOST (secretproxy.testify() counts the names).
+# HEAD are read of one that has a long CONTEXT.
 MOST = 4_200_000
 HEAD = 32_768
-# Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark doubled, an E ahead
-# where there is a backslash.
+# Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark
+# doubled, an E ahead where there is a backslash.
 _TEXTS = re.compile(b" ".join([rb"(E?'[^']*(?:''[^']*)*')"] * 3))
 
 
@@ -169,7 +171,8 @@ def may_be(begun: bytes) -> bool:
 
 
 def may_be_direct(begun: bytes) -> bool:
-    """Whether a message that begins so can be the sentence of a session without a token, whose testimony stands behind the CONTEXT."""
+    """Whether a message that begins so can be the sentence of a session without a token, whose testimony stands
+    behind the CONTEXT."""
     return begun.startswith(DIRECT[: len(begun)])
 
 
@@ -201,9 +204,10 @@ def _names(token: bytes) -> tuple[str | None, ...] | None:
     return tuple(None if part == b"~" else "" if part == b"_" else _text(part) for part in token.split(b","))
 
 
-# What the context lines of PL/pgSQL and of SQL functions name (plpgsql_exec_error_callback() of src/pl/plpgsql/src/pl_exec.c,
-# sql_exec_error_callback() of src/backend/executor/functions.c). A PL/pgSQL function's is what format_procedure() makes of it, names
-# quoted where they need it; an SQL function's bare name stands in quotes as it is, whatever it holds.
+# What the context lines of PL/pgSQL and of SQL functions name (plpgsql_exec_error_callback() of
+# src/pl/plpgsql/src/pl_exec.c, sql_exec_error_callback() of src/backend/executor/functions.c). A PL/pgSQL function's
+# is what format_procedure() makes of it, names quoted where they need it; an SQL function's bare name stands in
+# quotes as it is, whatever it holds.
 _NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")++")'
 _SIGNATURE = rf'{_NAME}(?:\.{_NAME})?\((?:[^()"\n]|"(?:[^"]|"")++")*+\)'
 _FRAME = re.compile(rf"PL/pgSQL[ -]\w+ (inline_code_block|{_SIGNATURE})(?: [^\"\n]*)?(?:\n|\Z)")
@@ -220,8 +224,8 @@ UNKNOWN_CALLERS = "..."
 def call_path(context: str) -> tuple[str, ...] | None:
     """Reads the functions on the way to the call, the outermost first, out of a notice's CONTEXT.
 
-    Its texts of statements are left alone, and whatever stands behind the first of them: they are a client's, with newlines where it likes,
-    and nothing says where they end. "..." stands for what is not known for that.
+    Its texts of statements are left alone, and whatever stands behind the first of them: they are a client's, with
+    newlines where it likes, and nothing says where they end. "..." stands for what is not known for that.
     """
     api = _API.search(context)
     if api is None:

@@ -1,7 +1,8 @@
 """The session's token, and the backend process that it belongs to.
 
-The token is lost where a client resets it, where a transaction that set it is rolled back, and where a newer key signs: it is made
-anew as soon as the backend is ready for it. What the backend answers to that never reaches the client.
+The token is lost where a client resets it, where a transaction that set it is rolled back, and where a newer key
+signs: it is made anew as soon as the backend is ready for it. What the backend answers to that never reaches the
+client.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class Token:
         self._pid = pid
 
     def answered(self, pid: int, start: int | None) -> None:
-        """Takes what a process says of itself. Where another was promised, that was a pooler's: it is for cancelling, and says
-        nothing of who testifies."""
+        """Takes what a process says of itself. Where another was promised, that was a pooler's: it is for
+        cancelling, and says nothing of who testifies."""
         if pid != self._pid:
             self._pooled = self._pid != 0
             self._pid = pid
@@ -81,7 +82,8 @@ class Token:
             self._start = start
 
     def is_of(self, pid: int, start: int) -> bool:
-        """Tells whether a testimony is of the session's process, since that started. The first one tells the start where nothing did."""
+        """Tells whether a testimony is of the session's process, since that started. The first one tells the start
+        where nothing did."""
         if pid != self._pid:
             return False
         if self._start is None:
@@ -110,7 +112,8 @@ class Token:
         self._lost = True
 
     def rolled_back(self) -> None:
-        """Takes a ROLLBACK, of a transaction or to a savepoint: the setting is what it was before, which may be none."""
+        """Takes a ROLLBACK, of a transaction or to a savepoint: the setting is what it was before, which may be
+        none."""
         if self._inside:
             self._lost = True
 

@@ -6,7 +6,8 @@ from secretproxy.wire.types import SqlState
 
 
 class ProtocolViolationError(Exception):
-    """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless said."""
+    """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless
+    said."""
 
     def __init__(self, text: str, sqlstate: str = SqlState.PROTOCOL_VIOLATION, detail: str | None = None) -> None:
         super().__init__(text)
@@ -22,6 +23,6 @@ class MalformedError(ProtocolViolationError):
     """No backend takes such a length either: it ends the session by itself, in its own words or none."""
 
 
-# The names that scram and proxy still have for them.
+# The names that proxy still has for them.
 ProtocolViolation = ProtocolViolationError
 Malformed = MalformedError

@@ -30,9 +30,9 @@ HEAD = 1024
 class Framer:
     """One direction of one connection.
 
-    `push` a chunk, then call `next` until it says False. After each True, the message is
-    `buffer[start:end]`, header included, of type `kind`; where `complete` is False only its first bytes are
-    there and the rest will pass without being reported, unless more of it is asked for (`demand`). Afterwards `cut` is how much of
+    `push` a chunk, then call `next` until it says False. After each True, the message is `buffer[start:end]`,
+    header included, of type `kind`; where `complete` is False only its first bytes are there and the rest will
+    pass without being reported, unless more of it is asked for (`demand`). Afterwards `cut` is how much of
     `buffer` has been reported or skipped and may go on; what is left is kept for the next chunk.
     """
 
@@ -92,7 +92,8 @@ class Framer:
     def next(self) -> bool:
         """Goes on to the next message that is to be seen; False where the chunk has none left.
 
-        Raises MalformedError for a length that no message can have, ProtocolViolationError for one that the settings do not allow.
+        Raises MalformedError for a length that no message can have, ProtocolViolationError for one that the
+        settings do not allow.
         """
         data = self.buffer
         size: i64 = len(data)
@@ -125,7 +126,8 @@ class Framer:
                 if wanted > 0:
                     upto: i64 = pos + wanted if pos + wanted < end else end
                     if upto > size:
-                        # Wanted, and not all there: keep it. A long one is collected in parts, not glued chunk by chunk.
+                        # Wanted, and not all there: keep it. A long one is collected in parts, not glued chunk by
+                        # chunk.
                         self._need = upto - size
                         self._part = bytearray(data[pos:])
                         self.cut = pos
@@ -148,13 +150,15 @@ class Framer:
         return False
 
     def demand(self, most: i64 = LONGEST) -> None:
-        """Takes the message just reported in part back, to be reported once it is complete or `most` of its bytes are there."""
+        """Takes the message just reported in part back, to be reported once it is complete or `most` of its bytes
+        are there."""
         self._skip = 0
         self.cut = self.start
         self._wanted = most
 
     def discard(self) -> int:
-        """Ends the message just reported in part; gives how many of its bytes are still to come and must not be pushed."""
+        """Ends the message just reported in part; gives how many of its bytes are still to come and must not be
+        pushed."""
         rest = self._skip
         self._skip = 0
         return rest

@@ -97,7 +97,8 @@ def fields(message: bytes, start: int, end: int) -> dict[int, bytes]:
 
 
 def begun(message: bytes, start: int, end: int) -> tuple[int, bytes]:
-    """Reads the type byte and the beginning of the field that is cut off where an ErrorResponse or NoticeResponse ends too soon."""
+    """Reads the type byte and the beginning of the field that is cut off where an ErrorResponse or NoticeResponse
+    ends too soon."""
     pos = start + 5
     while pos < end and message[pos] != 0:
         stop = message.find(b"\0", pos + 1, end)
@@ -288,7 +289,8 @@ def cancel_request(key: bytes) -> bytes:
 
 
 def aside(text: str, name: str) -> bytes:
-    """A statement without parameters from Parse to Sync, under a name and closed again: the unnamed ones stay as they are."""
+    """A statement without parameters from Parse to Sync, under a name and closed again: the unnamed ones stay as
+    they are."""
     named = name.encode() + b"\0"
     return (
         _message(FrontendMessage.PARSE, named + text.encode() + b"\0\0\0")

@@ -11,7 +11,8 @@ from typing import final
 
 @final
 class Redacted:
-    """A holder of bytes (None: SQL NULL). `reveal` is the only way to them and is called where a decision needs them."""
+    """A holder of bytes (None: SQL NULL). `reveal` is the only way to them and is called where a decision needs
+    them."""
 
     __slots__ = ("_value",)
 

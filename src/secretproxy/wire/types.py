@@ -1,7 +1,7 @@
 """Names the protocol's type bytes, the fields of an ErrorResponse and the SQLSTATEs in use.
 
-The names are those of src/include/libpq/protocol.h, src/include/postgres_ext.h and src/backend/utils/errcodes.txt. mypyc puts the
-numbers themselves where a name is used.
+The names are those of src/include/libpq/protocol.h, src/include/postgres_ext.h and src/backend/utils/errcodes.txt.
+mypyc puts the numbers themselves where a name is used.
 """
 
 from __future__ import annotations
