@@ -200,7 +200,7 @@ def test_nothing_of_others_runs_in_a_command_or_service(site: Site) -> None:
     wrong = all_run(site, "postgres", [("install",)])
     assert wrong == []
     members(site)
-    wrong += all_run(site, "postgres", [("keys", "rotate", "--testimony")])
+    wrong += all_run(site, "postgres", [("keys", "rotate", "--testimony", *how) for how in (["--stage"], [], ["--retire"])])
     wrong += services(site)
     with site.admin() as admin:
         found = admin.execute("SELECT session_id::text FROM secretproxy.access_log WHERE event = 'attempt' LIMIT 1").fetchone()
