@@ -7,25 +7,8 @@ from pathlib import Path
 
 import typer
 
+from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.listing import COLUMNS, IN_A_TERMINAL, Listing, chosen
-from secretproxy.cli.audit.options import (
-    APPLICATION,
-    CLIENT,
-    CONFIG,
-    CSV,
-    DSN,
-    FUNCTION,
-    JSON_LINES,
-    LIMIT,
-    RAW,
-    SESSION,
-    SINCE,
-    UNTIL,
-    USER,
-    filtered,
-    limit_of,
-    run,
-)
 from secretproxy.cli.audit.showing import Column, safe, say_more, tell_more, tell_place, writer_to
 from secretproxy.config import ConfigError, review_database
 
@@ -41,15 +24,15 @@ SPARE = ("via", "application", "from")
 
 def events(
     kind: str | None = typer.Option(None, "--kind", metavar="KINDS", help="Of definition, table, refusal, forgery, direct; default: the first four."),
-    since: str | None = SINCE, until: str | None = UNTIL, user: str | None = USER, function: str | None = FUNCTION,
-    client: str | None = CLIENT, application: str | None = APPLICATION, session: str | None = SESSION, limit: int | None = LIMIT,
+    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, user: str | None = opt.USER, function: str | None = opt.FUNCTION,
+    client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION, limit: int | None = opt.LIMIT,
     columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help="As of `audit list`, and event."),
-    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN, config: Path | None = CONFIG,
+    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List forgeries, refusals, direct use of the secrets table, definitions over secret functions."""
     from secretproxy.audit import filters, review
 
-    wanted = filtered(
+    wanted = opt.filtered(
         since=since, until=until, user=user, function=function, client=client, application=application, session=session
     )
     kinds = review.UNUSUAL if kind is None else tuple(filters.one_of("--kind", one.strip(), KINDS) for one in kind.split(","))
@@ -57,7 +40,7 @@ def events(
         raise ConfigError("--json and --csv: give one of them")
     names = chosen(columns, DEFAULT, EVENT_COLUMNS)
     machine = as_json or as_csv
-    most = limit_of(limit, IN_A_TERMINAL, machine)
+    most = opt.limit_of(limit, IN_A_TERMINAL, machine)
     table = Listing(names, EVENT_COLUMNS, () if columns else SPARE)
 
     database = review_database(dsn, config)
@@ -79,4 +62,4 @@ def events(
                 count = await review.how_many_events(connection, found, kinds, table.shown + 1)
                 say_more(tell_more(count, table.shown, "newest events are"))
 
-    run(work())
+    opt.run(work())

@@ -10,21 +10,7 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import (
-    CLIENT,
-    CONFIG,
-    DSN,
-    OPERATION,
-    OWNER,
-    RAW,
-    SECRET,
-    SESSION,
-    SINCE,
-    UNTIL,
-    USER,
-    filtered,
-    run,
-)
+from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import record_of, writer_to
 from secretproxy.config import ConfigError, load_settings, review_database
 
@@ -32,10 +18,10 @@ from secretproxy.config import ConfigError, load_settings, review_database
 def export(
     output: Path = typer.Argument(..., metavar="FILE", help="Where to; - is standard output."),
     form: str = typer.Option("jsonl", "--format", "-f", metavar="FORM", help="jsonl, csv or parquet."),
-    raw: bool = RAW,
-    since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
-    user: str | None = USER, operation: str | None = OPERATION, client: str | None = CLIENT, session: str | None = SESSION,
-    dsn: str | None = DSN, config: Path | None = CONFIG,
+    raw: bool = opt.RAW,
+    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER, secret: str | None = opt.SECRET,
+    user: str | None = opt.USER, operation: str | None = opt.OPERATION, client: str | None = opt.CLIENT, session: str | None = opt.SESSION,
+    dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
     manifest: Path | None = typer.Option(None, "--manifest", metavar="FILE", help="Manifest's file; default: FILE.manifest.json."),
 ) -> None:  # fmt: skip
     """Write the log's rows, with their hashes, to a file.
@@ -54,7 +40,7 @@ def export(
             raise ConfigError("--format parquet needs pyarrow: run `pip install pyarrow`, or take jsonl") from None
         if str(output) == "-":
             raise ConfigError("--format parquet needs a file")
-    wanted = filtered(
+    wanted = opt.filtered(
         since=since, until=until, owner=owner, secret=secret, user=user, operation=operation, client=client, session=session
     )
     given = {"since": since, "until": until, "owner": owner, "secret": secret, "user": user, "operation": operation,
@@ -89,7 +75,7 @@ def export(
                     exports.sign(made, signer)
                 _write(place, made)
 
-    run(work())
+    opt.run(work())
     print(f"{tally.rows} rows", file=sys.stderr)
     if place is None:
         print("no manifest: give --manifest, so that the export can be proven to be whole", file=sys.stderr)

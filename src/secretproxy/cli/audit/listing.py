@@ -9,29 +9,7 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import (
-    APPLICATION,
-    CLIENT,
-    CONFIG,
-    CSV,
-    DSN,
-    FUNCTION,
-    JSON_LINES,
-    JWT,
-    LIMIT,
-    OPERATION,
-    OUTCOME,
-    OWNER,
-    RAW,
-    SECRET,
-    SESSION,
-    SINCE,
-    UNTIL,
-    USER,
-    filtered,
-    limit_of,
-    run,
-)
+from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import (
     CHUNK,
     Column,
@@ -156,19 +134,19 @@ class Listing:
 
 
 def list_(
-    since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
-    user: str | None = USER, jwt_user: str | None = JWT, function: str | None = FUNCTION, operation: str | None = OPERATION,
-    outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
-    session: str | None = SESSION, limit: int | None = LIMIT,
+    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER, secret: str | None = opt.SECRET,
+    user: str | None = opt.USER, jwt_user: str | None = opt.JWT, function: str | None = opt.FUNCTION, operation: str | None = opt.OPERATION,
+    outcome: list[str] | None = opt.OUTCOME, client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION,
+    session: str | None = opt.SESSION, limit: int | None = opt.LIMIT,
     columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=f"Of: at, {', '.join(COLUMNS)}."),
-    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW,
+    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW,
     spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool, instead of what is in the log."),
-    dsn: str | None = DSN, config: Path | None = CONFIG,
+    dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
     from secretproxy.audit import review, spool_review
 
-    wanted = filtered(
+    wanted = opt.filtered(
         since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
         outcome=outcome, client=client, application=application, session=session,
     )  # fmt: skip
@@ -176,7 +154,7 @@ def list_(
         raise ConfigError("--json and --csv: give one of them")
     names = chosen(columns, DEFAULT, COLUMNS)
     machine = as_json or as_csv
-    most = limit_of(limit, IN_A_TERMINAL, machine)
+    most = opt.limit_of(limit, IN_A_TERMINAL, machine)
     table = Listing(names, COLUMNS, () if columns else SPARE)
 
     database = None if spool is not None else review_database(dsn, config)
@@ -203,7 +181,7 @@ def list_(
                 )
 
     if spool is None:
-        run(work())
+        opt.run(work())
         return
     all_of_it = spool_review.accesses(spool, wanted, None)
     waiting = all_of_it if most is None else all_of_it[-most:]

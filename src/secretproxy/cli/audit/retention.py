@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.cli.audit.options import ACCEPT_UNSIGNED, CHECKPOINTS, CONFIG, PUBLIC_KEY, kept_outside, run
+from secretproxy.cli.audit import options as opt
 from secretproxy.config import ConfigError, load_settings
 
 
@@ -15,13 +15,13 @@ def retention(
     keep: str | None = typer.Option(None, "--keep", metavar="TIME", help="Such as '400 days'; default: audit.retention."),
     drop: bool = typer.Option(False, "--drop", help="Drop old months; default: detach them, their tables stay."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go."),
-    checkpoints: Path | None = CHECKPOINTS,
-    public_key: Path | None = PUBLIC_KEY,
-    accept_unsigned: bool = ACCEPT_UNSIGNED,
+    checkpoints: Path | None = opt.CHECKPOINTS,
+    public_key: Path | None = opt.PUBLIC_KEY,
+    accept_unsigned: bool = opt.ACCEPT_UNSIGNED,
     dsn: str | None = typer.Option(
         None, "--dsn", metavar="DSN", help="Log's database, as its owner; default: the PG* variables."
     ),
-    config: Path | None = CONFIG,
+    config: Path | None = opt.CONFIG,
 ) -> None:
     """Take old months out of the log.
 
@@ -43,7 +43,7 @@ def retention(
         )
     signer = Signer(audit.checkpoint_key_file, audit.checkpoint_file, audit.checkpoint_command)
     key = load_public(public_key) if public_key is not None else signer.public
-    outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
+    outside, unreadable = opt.kept_outside(checkpoints, audit.checkpoint_file)
     if unreadable:
         raise ConfigError(
             f"--checkpoints: line {unreadable[0]} is not a checkpoint; nothing is removed before that is cleared up"
@@ -86,4 +86,4 @@ def retention(
                 ) from None
         return 0
 
-    raise typer.Exit(run(work()))
+    raise typer.Exit(opt.run(work()))

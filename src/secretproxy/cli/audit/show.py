@@ -10,16 +10,16 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import CONFIG, DSN, JSON_LINES, run
+from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import console_of, in_full, names_of, record_of, safe, tell_place, zone
 from secretproxy.config import review_database
 
 
 def show(
     session: str = typer.Argument(..., metavar="SESSION", help="Session id, or a beginning that only one session has."),
-    dsn: str | None = DSN,
-    config: Path | None = CONFIG,
-    as_json: bool = JSON_LINES,
+    dsn: str | None = opt.DSN,
+    config: Path | None = opt.CONFIG,
+    as_json: bool = opt.JSON_LINES,
 ) -> None:
     """Show one session's story."""
     from secretproxy.audit import filters, review
@@ -56,7 +56,7 @@ def show(
                 await tell_place(connection)
         return count
 
-    if not run(work()):
+    if not opt.run(work()):
         if not as_json:
             console.print("no such session in the log")
         raise typer.Exit(1)

@@ -12,43 +12,27 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import (
-    APPLICATION,
-    CLIENT,
-    CONFIG,
-    DSN,
-    FUNCTION,
-    JSON_LINES,
-    JWT,
-    OPERATION,
-    OUTCOME,
-    OWNER,
-    SECRET,
-    SESSION,
-    USER,
-    filtered,
-    run,
-)
+from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import how_ended, in_full, names_of, origin, record_of, safe, tell_place, who, zone
 from secretproxy.config import review_database
 
 
 def tail(
-    owner: str | None = OWNER, secret: str | None = SECRET, user: str | None = USER, jwt_user: str | None = JWT,
-    function: str | None = FUNCTION, operation: str | None = OPERATION, outcome: list[str] | None = OUTCOME,
-    client: str | None = CLIENT, application: str | None = APPLICATION, session: str | None = SESSION,
+    owner: str | None = opt.OWNER, secret: str | None = opt.SECRET, user: str | None = opt.USER, jwt_user: str | None = opt.JWT,
+    function: str | None = opt.FUNCTION, operation: str | None = opt.OPERATION, outcome: list[str] | None = opt.OUTCOME,
+    client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION,
     wait: float = typer.Option(
         2.0, "--wait", metavar="SECONDS", min=0.0,
         help="How long an access that has not ended is waited for before it is shown as running; it is shown again when it has ended.",
     ),
-    as_json: bool = JSON_LINES, dsn: str | None = DSN, config: Path | None = CONFIG,
+    as_json: bool = opt.JSON_LINES, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """Follow accesses as they happen."""
     from secretproxy.audit import review
     from secretproxy.audit.follower import Endings, Follower
     from secretproxy.audit.housekeeping import CHANNEL
 
-    wanted = filtered(
+    wanted = opt.filtered(
         owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation, outcome=outcome,
         client=client, application=application, session=session,
     )  # fmt: skip
@@ -92,7 +76,7 @@ def tail(
             await asyncio.sleep(0.2 if connected else 1.0)
             connected = False
 
-    run(work())
+    opt.run(work())
 
 
 class _Wake:

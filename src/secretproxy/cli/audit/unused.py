@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.cli.audit.options import CONFIG, CSV, DSN, JSON_LINES, RAW, limit_of, run
+from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import (
     Column,
     Layout,
@@ -35,7 +35,7 @@ def unused(
     limit: int | None = typer.Option(
         None, "--limit", "-n", min=0, help="The so many that are longest unused; 0: all. Default: 100 in a terminal, all elsewhere."
     ),
-    as_json: bool = JSON_LINES, as_csv: bool = CSV, raw: bool = RAW, dsn: str | None = DSN, config: Path | None = CONFIG,
+    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List stored secrets that nobody has used for some time, longest unused first; names, never values."""
     from secretproxy.audit import review
@@ -45,7 +45,7 @@ def unused(
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")
     machine = as_json or as_csv
-    most = limit_of(limit, IN_A_TERMINAL, machine)
+    most = opt.limit_of(limit, IN_A_TERMINAL, machine)
     before = datetime.now(UTC) - timedelta(days=days)
     uses = READS if reads else USES
 
@@ -117,4 +117,4 @@ def unused(
         for line in lines:
             print(line, file=sys.stderr)
 
-    run(work())
+    opt.run(work())

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import ACCEPT_UNSIGNED, CHECKPOINTS, CONFIG, DSN, JSON, PUBLIC_KEY, kept_outside, run
+from secretproxy.cli.audit import options as opt
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -18,12 +18,12 @@ def verify(
     manifest: Path | None = typer.Option(
         None, "--manifest", metavar="FILE", help="The export's manifest; default: FILE.manifest.json."
     ),
-    checkpoints: Path | None = CHECKPOINTS,
-    public_key: Path | None = PUBLIC_KEY,
-    accept_unsigned: bool = ACCEPT_UNSIGNED,
-    dsn: str | None = DSN,
-    config: Path | None = CONFIG,
-    as_json: bool = JSON,
+    checkpoints: Path | None = opt.CHECKPOINTS,
+    public_key: Path | None = opt.PUBLIC_KEY,
+    accept_unsigned: bool = opt.ACCEPT_UNSIGNED,
+    dsn: str | None = opt.DSN,
+    config: Path | None = opt.CONFIG,
+    as_json: bool = opt.JSON,
 ) -> None:
     """Prove that no row was changed, removed or added. Exit status 1 where one was."""
     from rich.console import Console
@@ -37,7 +37,7 @@ def verify(
     if public_key is None and audit.checkpoint_key_file is not None and kept.public_file(audit.checkpoint_key_file).exists():
         public_key = kept.public_file(audit.checkpoint_key_file)
     key = kept.load_public(public_key) if public_key is not None else None
-    outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
+    outside, unreadable = opt.kept_outside(checkpoints, audit.checkpoint_file)
     console = Console(stderr=True)
     words: list[str] = []
     if file is not None:
@@ -60,7 +60,7 @@ def verify(
             "rows", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
         ) as bar:
             task = bar.add_task("rows", total=None)
-            report = run(
+            report = opt.run(
                 verifying.verify_database(
                     review_database(dsn, config),
                     outside,
