@@ -14,7 +14,7 @@ from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
 from secretproxy.session.outcomes import Outcomes
 from secretproxy.session.pipeline import Pipeline
-from secretproxy.session.statements import Key, Running
+from secretproxy.session.statements import CallKey, Running
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
 from secretproxy.session.stream import BackendStream
@@ -43,7 +43,7 @@ class Matching:
         # What the last testimony said of its time: a later one says more.
         self._last_clock = 0
         # Events of forgeries in the chunk under way.
-        self._forgeries: dict[tuple[int, Key | None], Event] = {}
+        self._forgeries: dict[tuple[int, CallKey | None], Event] = {}
 
     @property
     def forgeries(self) -> int:

@@ -24,7 +24,7 @@ SYNC: Final = 5
 COPY_END: Final = 6
 INJECTED: Final = 7
 
-Key = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
+CallKey = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
 
 
 class Tally:
@@ -66,7 +66,7 @@ class Running:
         self.number = 0
         self.fingerprint: str | None = None
         self.attempts: tuple[ResolvedCall, ...] = ()
-        self.covered: dict[Key, Tally] = {}
+        self.covered: dict[CallKey, Tally] = {}
         # Functions of calls that no attempt covers.
         self.uncovered: set[str] = set()
         # SQL PREPAREs that are not known to have been done, in order: the name, what it leads to now and led to before.

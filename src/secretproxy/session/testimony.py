@@ -77,7 +77,7 @@ class Testimony:
         return f"Testimony({self.function})"
 
 
-class Key:
+class HmacKey:
     """An HMAC-SHA256 key, its two pads hashed once: a third of the cost of hmac.digest() for a short message."""
 
     __slots__ = ("_inner", "_outer")
@@ -108,10 +108,10 @@ class Keys:
         self.replace(keys)
 
     def replace(self, keys: Mapping[int, bytes]) -> None:
-        self._keys = {version: Key(key) for version, key in keys.items()}
+        self._keys = {version: HmacKey(key) for version, key in keys.items()}
         self.version = max(self._keys)
 
-    def _key(self, version: int) -> Key | None:
+    def _key(self, version: int) -> HmacKey | None:
         key = self._keys.get(version)
         if key is None and self._reload is not None:
             newer = self._reload()
