@@ -128,6 +128,19 @@ def test_a_login_that_is_no_writer_is_told(postgres: Backend, database: str, tmp
     assert status == 1 and fault is not None and "member of secretproxy_writer" in fault
 
 
+def test_a_parameter_that_is_refused_is_nothing_to_install(postgres: Backend, database: str, tmp_path: Path) -> None:
+    for options, word in (("no_such_setting%3D1", "no_such_setting"), ("work_mem%3Dmuch", "work_mem")):
+        status, fault = checked(postgres, tmp_path, f"{database}?options=-c%20{options}")
+        assert status == 1 and fault is not None and word in fault and "install" not in fault and "member" not in fault, fault
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute("ALTER ROLE secretproxy_writer RENAME TO another_writer")
+        try:
+            status, fault = checked(postgres, tmp_path, database)
+        finally:
+            admin.execute("ALTER ROLE another_writer RENAME TO secretproxy_writer")
+    assert status == 1 and fault is not None and "no role secretproxy_writer" in fault and "secretproxy install" in fault
+
+
 def test_a_standby_is_told_to_be_read_only(tmp_path: Path) -> None:
     with PrivateServer() as server:
         backend = prepare(server.host, server.port, tmp_path)

@@ -16,14 +16,21 @@ def told_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+class NotAWriterError(Exception):
+    """The journal's login may not become secretproxy_writer; the text says why."""
+
+
 def describe(error: BaseException) -> str:
     """What went wrong, by its SQLSTATE or class; of a failed login, in the server's words."""
     if isinstance(error, ConnectError):
-        meaning = _MEANINGS.get(error.sqlstate or "")
+        # A parameter that the server refuses has the same SQLSTATEs as a statement about what is not there.
+        meaning = _LOGINS.get(error.sqlstate or "")
         return f"SQLSTATE {error.sqlstate} ({meaning}): {error}" if meaning else str(error)
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or "?"
         return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"
+    if isinstance(error, NotAWriterError):
+        return str(error)
     if isinstance(error, TimeoutError):
         return "no answer in time (audit.timeout)"
     if isinstance(error, NotReplicatedError):
@@ -37,19 +44,20 @@ def describe(error: BaseException) -> str:
     return type(error).__name__
 
 
+_LOGINS = {
+    "3D000": "there is no such database",
+    "28P01": "password authentication failed",
+    "28000": "the server does not let this login in",
+    "53300": "too many connections",
+    "57P03": "the server is starting up or shutting down",
+}
+# Of statements of a login that has become secretproxy_writer.
 _MEANINGS = {
     "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
     "42P01": "the database has no table secretproxy.access_log: run `secretproxy install` there",
     "42883": "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
-    "22023": "the server has no role secretproxy_writer: run `secretproxy install` there",
-    "42704": "the server has no role secretproxy_writer: run `secretproxy install` there",
-    "42501": "the login may not write the log: make it a member of secretproxy_writer",
-    "3D000": "there is no such database",
-    "28P01": "password authentication failed",
-    "28000": "the server does not let this login in",
+    "42501": "secretproxy_writer may not do this, though it was granted: run `secretproxy install --again`",
     "25006": "the database is read-only",
     "53100": "disk full",
-    "53300": "too many connections",
     "57014": "no answer in time (audit.timeout), or somebody cancelled it",
-    "57P03": "the server is starting up or shutting down",
-}
+} | _LOGINS

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 from secretproxy.audit.durable import NotTakenError
-from secretproxy.audit.errors import describe
+from secretproxy.audit.errors import NotAWriterError, describe
 from secretproxy.audit.housekeeping import PARTITIONS
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines
@@ -40,7 +40,8 @@ def log_places(settings: Settings) -> list[Place] | None:
 
 
 async def connect_log(settings: Settings, application_name: str = "secretproxy journal") -> Any:
-    """The journal's connection: as the role that may insert and nothing else, every commit durable. Raises ConnectError, asyncpg's."""
+    """The journal's connection: as the role that may insert and nothing else, every commit durable. Raises ConnectError, NotAWriterError,
+    asyncpg's."""
     dsn, places = settings.audit.dsn, log_places(settings)
     timeout = settings.audit.timeout
     connection = await connect(
@@ -54,6 +55,19 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
     )
     try:
         await connection.execute("SET ROLE secretproxy_writer")
+    except asyncpg.PostgresError as error:
+        state = getattr(error, "sqlstate", None)
+        if connection.is_closed() or state not in ("22023", "42501", "42704"):
+            connection.terminate()
+            raise
+        login = await connection.fetchval("SELECT pg_catalog.quote_ident(session_user)")
+        connection.terminate()
+        raise NotAWriterError(
+            f"SQLSTATE {state} (this login may not write the log: make it a member of secretproxy_writer, GRANT secretproxy_writer TO "
+            f"{login})"
+            if state == "42501"
+            else f"SQLSTATE {state} (the server has no role secretproxy_writer: run `secretproxy install` there)"
+        ) from None
     except BaseException:
         connection.terminate()
         raise
