@@ -117,3 +117,27 @@ def test_code_is_closed(page: Path) -> None:
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.startswith("|") and line.count("`") % 2]
     assert lines == []
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*|[\w]+\.py)`", ARCHITECTURE))
+    assert len(named) > 40
+    lost = [path for path in named if not (ROOT / path).exists() and not (ROOT / "src" / "secretproxy" / path).exists()]
+    assert lost == []
+
+
+def test_the_places_that_the_architecture_names_are_in_their_files() -> None:
+    """Those written `name` (`file`), `name` in `file`, `name` of `file` and `file`, `name`."""
+    places = [
+        *re.findall(r"`([\w.]+)` (?:\(|in |of )`([\w/]+\.py)`", ARCHITECTURE),
+        *((name, path) for path, name in re.findall(r"`([\w/]+\.py)`,\s+`([\w.]+)`", ARCHITECTURE)),
+    ]
+    assert len(places) >= 8
+    lost = []
+    for name, path in places:
+        text = (ROOT / "src" / "secretproxy" / path).read_text()
+        lost += [(path, part) for part in name.split(".") if not re.search(rf"\b{re.escape(part)}\b", text)]
+    assert lost == []
