@@ -138,6 +138,7 @@ def test_the_places_that_the_architecture_names_are_in_their_files() -> None:
     assert len(places) >= 8
     lost = []
     for name, path in places:
-        text = (ROOT / "src" / "secretproxy" / path).read_text()
+        file = ROOT / "src" / "secretproxy" / path
+        text = (file if file.exists() else ROOT / path).read_text()
         lost += [(path, part) for part in name.split(".") if not re.search(rf"\b{re.escape(part)}\b", text)]
     assert lost == []
