@@ -25,7 +25,7 @@ from secretproxy.config import ConfigError, Settings
 from secretproxy.detect import Detector
 from secretproxy.detect.detector import Allowance
 from secretproxy.install.keyfile import KeyFileError, load_key_file
-from secretproxy.ops.metrics import Metrics
+from secretproxy.ops.metrics import Metrics, compiled
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import Tls
 from secretproxy.proxy.cancel import Cancels
@@ -237,7 +237,7 @@ class Server:
         self.listening = True
         self.probe.start()
         names = [_name(sock) for sock in sockets]
-        log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid())
+        log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid(), build=compiled())
         await stop.wait()
         await self._drain(servers)
 
