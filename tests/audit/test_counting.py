@@ -216,13 +216,19 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
             assert cut[table].count.number == len(answers[table].rows), (name, table)
 
 
-async def test_two_sets_are_compared_by_everything(log: Any) -> None:
+@pytest.mark.parametrize("many", [0, 1_000_000], ids=["read once", "looked up"])
+async def test_two_sets_are_compared_by_everything(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    monkeypatch.setattr(counting, "MANY", many)
     everything = await all_of(log, Filter())
-    one, other = Filter(application="web"), Filter(application="billing")
-    for by, columns in {
-        "secret": ("owner_id", "secret_names"), "user": ("db_user",), "operation": ("operation",), "outcome": ("outcome",),
-        "client": ("client_addr",), "function": ("function",), "database": ("database",),
-    }.items():  # fmt: skip
+    middle = everything[len(everything) // 2]["at"]
+    applications = Filter(application="web"), Filter(application="billing")
+    for (one, other), by, columns in (
+        (applications, "secret", ("owner_id", "secret_names")), (applications, "user", ("db_user",)),
+        (applications, "outcome", ("outcome",)), (applications, "client", ("client_addr",)), (applications, "function", ("function",)),
+        ((Filter(until=middle), Filter(since=middle)), "secret", ("owner_id", "secret_names")),
+        ((Filter(secret="b"), Filter(client="10.0.0.0/16")), "operation", ("operation",)),
+        ((Filter(), Filter(outcome=("error",))), "database", ("database",)),
+    ):  # fmt: skip
         table = await counting.compare(log, one, other, by, None)
         expected = {
             tuple(str(row[column]) for column in columns): [0, 0] for row in everything if one.fits(row) or other.fits(row)
@@ -234,6 +240,26 @@ async def test_two_sets_are_compared_by_everything(log: Any) -> None:
         found = {tuple(str(row[column]) for column in columns): [row["one"], row["other"]] for row in table.rows}
         assert found == expected, by
         assert all(row["difference"] == row["other"] - row["one"] for row in table.rows)
+
+
+@pytest.mark.parametrize("many", [0, 1_000_000], ids=["hashed", "looked up"])
+async def test_bursts_are_those_of_a_plain_count(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    monkeypatch.setattr(counting, "MANY", many)
+    half, at_least = 3600, 3
+    halves: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in await all_of(log, Filter()):
+        halves.setdefault((row["db_user"], int(row["at"].timestamp() // half)), []).append(row)
+    expected = set()
+    for (user, bucket), first in halves.items():
+        rows = first + halves.get((user, bucket + 1), [])
+        secrets = {(row["owner_id"], str(row["secret_names"])) for row in rows}
+        if len(secrets) >= at_least:
+            times = [row["at"] for row in rows]
+            expected.add((user, min(times), max(times), len(secrets), len(rows)))
+    assert len(expected) > 20
+    found = await counting.bursts(log, Filter(), window=timedelta(seconds=2 * half), at_least=at_least, limit=None)
+    assert {(row["db_user"], row["at"], row["until"], row["secrets"], row["n"]) for row in found.rows} == expected
+    assert found.count.number == len(found.rows) == len(expected)
 
 
 async def test_bursts_of_different_secrets(postgres: Backend, log: Any, database: str) -> None:

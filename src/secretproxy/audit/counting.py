@@ -7,6 +7,7 @@ them up one by one takes minutes for a month. Functions take a connection and a 
 from __future__ import annotations
 
 import json
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ from secretproxy.config import ConfigError
 MANY = 50_000
 # A statement that ends later than this after the time that is looked at costs a second, wider look.
 LATEST_END = timedelta(days=1)
-_MEMORY = "SET LOCAL work_mem = '128MB'; SET LOCAL jit = off; SET LOCAL parallel_setup_cost = 100"
+# Three processes at least, where the server has them to give; groups are put together in each before they are handed over.
+_MEMORY = """SET LOCAL work_mem = '128MB'; SET LOCAL jit = off; SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
+SELECT pg_catalog.set_config('max_parallel_workers_per_gather',
+           greatest(pg_catalog.current_setting('max_parallel_workers_per_gather')::int, 2)::pg_catalog.text, true)"""
 _HASHED = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
 NAMES = "pg_catalog.array_to_string(secret_names, ', ', '(null)')"
 Progress = Callable[[str], None]
@@ -64,9 +68,9 @@ class Accesses:
         self.ends_before: datetime | None = None
 
     def query(self, columns: str, *, outcomes: bool = False, only: str = "", group: str = "", kind: str = "") -> Question:
-        """`columns` of the accesses, with their outcomes as `o`; of the `clear` or `vague` ones, or without `kind` of both.
+        """`columns` of the accesses, with their outcomes as `o`; of the `clear`, the `vague` or `any` ones, or without `kind` of both.
 
-        Vague ones that a call stands for are left out. Raises ConfigError.
+        Vague ones that a call stands for are left out, but not of `any`. Raises ConfigError.
         """
         parts: list[str] = []
         values: list[Any] = []
@@ -106,6 +110,13 @@ async def settle(connection: Any, source: Accesses) -> None:
     await connection.execute(_MEMORY + ("; " + _HASHED if source.many else ""))
 
 
+async def fetch_counted(connection: Any, query: str, *values: Any) -> list[Any]:
+    """Rows of a count that has no filter, with a count's settings."""
+    async with connection.transaction():
+        await connection.execute(_MEMORY)
+        return list(await connection.fetch(query, *values))
+
+
 async def set_zone(connection: Any) -> None:
     """Hours are those of this machine's time zone."""
     zone, offset = local_zone()
@@ -115,19 +126,16 @@ async def set_zone(connection: Any) -> None:
         await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
 
 
-# The hour by its five bits: the planner takes each for two groups, and any other form of it for a group a row, which it would not share out.
+# The hour and what is rare as bits of a number, all the rest as an array, both made below an OFFSET, which the planner does not take apart: of
+# each of the two it expects 200, so that every process puts its own groups together. Of plain columns it would expect a group a row.
+# As a bigint, for what has to be cast looks to it like a part of the rows, which cannot be shared out.
+_APART = "OFFSET '0'::bigint"
 _HOUR = "pg_catalog.date_part('hour', a.at)::int"
-_BITS = ", ".join(f"({_HOUR} OPERATOR(pg_catalog.&) {1 << bit}) {EQUAL} 0 AS bit_{bit}" for bit in range(5))
-# Users who set a role or a claim, and rows that are no plain attempt or call, are told apart where there are some: as keys of every group
-# they would make the planner expect a group a row.
-_SPECIAL = f"""({VAGUE} OR a.event {EQUAL} 'direct' OR (o.outcome IS NULL AND a.outcome IS NOT NULL) OR o.function IS NOT NULL
-    OR a.role IS NOT NULL OR o.role IS NOT NULL OR a.accessed_by IS NOT NULL OR o.accessed_by IS NOT NULL)"""
-_COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest"
-_PLAIN_CUBE = f"a.db_user, a.operation, o.outcome, {_SPECIAL} AS special, {_BITS}, {_COUNTED}"
-_PLAIN_GROUP = " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
-_CUBE = f"""a.db_user, a.operation, {OUTCOME} AS outcome, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
-    o.function IS NOT NULL AS named, {_BITS}, """
-_GROUP = " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+_NAMED, _VAGUE = 32, 64
+_ONE = f"""a.id, a.at, ARRAY[a.db_user, a.operation, {OUTCOME}, {ROLE}, ({ACCESSED_BY})::pg_catalog.text] AS what,
+    {_HOUR} OPERATOR(pg_catalog.+) CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END
+    OPERATOR(pg_catalog.+) CASE WHEN {VAGUE} THEN {_VAGUE} ELSE 0 END AS bits"""
+_COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(g.at) AS latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,33 +150,32 @@ class _Group:
     latest: datetime
 
 
-def _grouped(rows: list[Any], special: bool) -> list[_Group]:
-    return [
-        _Group(
-            row["db_user"], row["role"] if special else None, row["accessed_by"] if special else None, row["operation"],
-            row["outcome"] or "unknown", sum((not row[f"bit_{bit}"]) << bit for bit in range(5)), row["n"], row["latest"],
-        )
-        for row in rows
-    ]  # fmt: skip
+def _group(row: Any) -> _Group:
+    user, operation, outcome, role, jwt = row["what"]
+    return _Group(
+        user, role, None if jwt is None else uuid.UUID(jwt), operation, outcome, row["bits"] & 31, row["n"], row["latest"]
+    )
 
 
 async def _cube(connection: Any, source: Accesses) -> list[_Group]:
-    """Accesses by user, operation, outcome and hour, those left out that a call stands for."""
+    """Accesses by user, operation, outcome and hour, those left out that a call stands for.
 
-    async def rows_of(columns: str, group: str, **how: str) -> list[Any]:
-        asked = source.query(columns, outcomes=True, group=group, **how)
-        return list(await connection.fetch(asked.sql, *asked.values))
+    The log is read once, and once more for vague attempts and for calls that several outcomes speak for, where there are some.
+    """
 
-    rows = await rows_of(_PLAIN_CUBE, _PLAIN_GROUP, kind="any")
-    found = _grouped([row for row in rows if not row["special"]], special=False)
-    if any(row["special"] for row in rows):
-        source.vague = True
-        rows = await rows_of(_CUBE + _COUNTED, _GROUP, only=f" AND {_SPECIAL}")
-        found += _grouped([row for row in rows if not row["named"]], special=True)
-        if any(row["named"] for row in rows):
-            # A call may have several outcomes, of which each has a row here.
-            once = _COUNTED.replace("count(*)", "count(DISTINCT a.id)")
-            found += _grouped(await rows_of(_CUBE + once, _GROUP, only=" AND o.function IS NOT NULL"), special=True)
+    async def rows_of(counted: str = _COUNTED, **how: str) -> list[Any]:
+        asked = source.query(_ONE, outcomes=True, **how)
+        query = f"SELECT g.what, g.bits, {counted} FROM ({asked.sql} {_APART}) g GROUP BY 1, 2"  # noqa: S608
+        return list(await connection.fetch(query, *asked.values))
+
+    rows = await rows_of(kind="any")
+    source.vague = any(row["bits"] & _VAGUE for row in rows)
+    found = [_group(row) for row in rows if not row["bits"] & (_NAMED | _VAGUE)]
+    if source.vague:
+        found += [_group(row) for row in await rows_of(kind="vague") if not row["bits"] & _NAMED]
+    if any(row["bits"] & _NAMED for row in rows):
+        once = _COUNTED.replace("count(*)", "count(DISTINCT g.id)")
+        found += [_group(row) for row in await rows_of(once, only=" AND o.function IS NOT NULL")]
     if source.ends_before is not None and any(group.outcome == "unknown" for group in found):
         # A statement may have ended later than was looked for.
         source.ends_before = None
@@ -344,6 +351,8 @@ async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least
         )
         distinct, values = asked.sql, [*asked.values, at_least]
         limited = "" if limit is None else f" LIMIT {limit:d}"
+        # Names are slow to sort: groups of them are hashed.
+        await connection.execute("SET LOCAL enable_sort = off")
         window_of = "PARTITION BY db_user ORDER BY bucket"
         query = f"""
         WITH d AS MATERIALIZED ({distinct}),
@@ -352,14 +361,16 @@ async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least
                              CASE WHEN pg_catalog.lead(bucket) OVER w {EQUAL} (bucket OPERATOR(pg_catalog.+) 1)
                                   THEN pg_catalog.lead(secrets) OVER w ELSE 0 END AS following
                         FROM halves WINDOW w AS ({window_of})),
-             windows AS MATERIALIZED (SELECT c.db_user, c.bucket, s.secrets, s.n, s.first, s.last
-                FROM (SELECT * FROM near WHERE secrets OPERATOR(pg_catalog.+) following OPERATOR(pg_catalog.>=) ${len(values)}::bigint) c
-               CROSS JOIN LATERAL (
-                    SELECT pg_catalog.count(DISTINCT (d.owner_id, d.secret_names)) AS secrets, pg_catalog.sum(d.n)::bigint AS n,
-                           pg_catalog.min(d.first) AS first, pg_catalog.max(d.last) AS last
-                      FROM d WHERE d.db_user {EQUAL} c.db_user
-                               AND d.bucket {EQUAL} ANY (ARRAY[c.bucket, c.bucket OPERATOR(pg_catalog.+) 1])) s
-               WHERE s.secrets OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
+             -- Apart, so that both columns are hashed together: of one of them there are too many rows for each.
+             wanted AS MATERIALIZED (SELECT n.db_user, n.bucket, n.bucket OPERATOR(pg_catalog.+) k.later AS half
+                FROM near n CROSS JOIN (VALUES (0), (1)) AS k (later)
+               WHERE n.secrets OPERATOR(pg_catalog.+) n.following OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
+             windows AS MATERIALIZED (SELECT db_user, bucket, pg_catalog.count(*) AS secrets, pg_catalog.sum(n)::bigint AS n,
+                    pg_catalog.min(first) AS first, pg_catalog.max(last) AS last
+                FROM (SELECT w.db_user, w.bucket, pg_catalog.sum(d.n) AS n, pg_catalog.min(d.first) AS first, pg_catalog.max(d.last) AS last
+                        FROM wanted w JOIN d ON d.db_user {EQUAL} w.db_user AND d.bucket {EQUAL} w.half
+                       GROUP BY w.db_user, w.bucket, d.owner_id, d.secret_names) s
+               GROUP BY 1, 2 HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
              usual AS (SELECT db_user, pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY secrets) AS secrets FROM halves GROUP BY 1)
         SELECT w.first AS at, w.last AS until, w.db_user, w.secrets, w.n, pg_catalog.round(u.secrets::numeric, 1)::pg_catalog.float8 AS usual,
                pg_catalog.count(*) OVER () AS found
@@ -379,26 +390,60 @@ KEYS = {
 }  # fmt: skip
 
 
+def _key(row: Any, names: list[str]) -> tuple[Any, ...]:
+    return tuple(tuple(row[name]) if isinstance(row[name], list) else row[name] for name in names)
+
+
+async def _counted_by(connection: Any, source: Accesses, by: str, names: list[str]) -> list[tuple[tuple[Any, ...], int]]:
+    """The accesses of one filter by what they are compared by."""
+    if by == "outcome":
+        return [((group.outcome,), group.n) for group in await _cube(connection, source)]
+    source.vague = True
+    group = ", ".join(str(place) for place in range(1, len(names) + 1))
+    asked = source.query(f"{KEYS[by]}, pg_catalog.count(*) AS n", group=f" GROUP BY {group}")
+    return [(_key(row, names), row["n"]) for row in await connection.fetch(asked.sql, *asked.values)]
+
+
+async def _both(connection: Any, one: Filter, other: Filter, keys: str) -> list[Any]:
+    """The accesses of two filters by `keys`, counted in one reading of the log; a second one where there are vague attempts."""
+    first, values = conditions_of(one.conditions(), 0)
+    second, more = conditions_of(other.conditions(), len(values))
+    values += more
+    within = [f"(true{where})" for where in (first, second)]
+    counts = ", ".join(
+        f"pg_catalog.count(*) FILTER (WHERE {where}) AS {name}" for name, where in zip(("one", "other"), within, strict=True)
+    )
+
+    async def rows_of(only: str) -> list[Any]:
+        query = f"""SELECT {keys}, {VAGUE} AS vague, {counts} FROM {LOG} WHERE {ACCESS_EVENTS} AND ({" OR ".join(within)}){only}
+                     GROUP BY {keys}, {VAGUE}"""  # noqa: S608 - columns of ours
+        return list(await connection.fetch(query, *values))
+
+    rows = await rows_of("")
+    if any(row["vague"] for row in rows):
+        rows = [row for row in rows if not row["vague"]]
+        rows += await rows_of(f" AND {VAGUE} AND NOT {SHOWN_BY_CALL.format(vague='')}")
+    return rows
+
+
 async def compare(connection: Any, one: Filter, other: Filter, by: str, limit: int | None) -> Table:
     """Accesses of two filters side by side, where they differ most first."""
     if by not in KEYS:
         raise ConfigError(f"--by: one of {', '.join(KEYS)}")
     names = [part.rpartition(".")[2].strip() for part in KEYS[by].split(",")]
-    group = " GROUP BY " + ", ".join(str(place) for place in range(1, len(names) + 1))
     found: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
     async with connection.transaction(isolation="repeatable_read"):
-        for side, wanted in enumerate((one, other)):
-            source = await looked_at(connection, wanted)
-            await settle(connection, source)
-            if by == "outcome":
-                for made in await _cube(connection, source):
-                    found[(made.outcome,)][side] += made.n
-                continue
-            source.vague = True
-            asked = source.query(f"{KEYS[by]}, pg_catalog.count(*) AS n", group=group)
-            for row in await connection.fetch(asked.sql, *asked.values):
-                key = tuple(tuple(row[name]) if isinstance(row[name], list) else row[name] for name in names)
-                found[key][side] += row["n"]
+        sources = [await looked_at(connection, wanted) for wanted in (one, other)]
+        await settle(connection, max(sources, key=lambda source: source.many))
+        if any(source.many for source in sources) and by != "outcome" and not (one.needs_outcome or other.needs_outcome):
+            for row in await _both(connection, one, other, KEYS[by]):
+                sides = found[_key(row, names)]
+                sides[0] += row["one"]
+                sides[1] += row["other"]
+        else:
+            for side, source in enumerate(sources):
+                for key, n in await _counted_by(connection, source, by, names):
+                    found[key][side] += n
     rows: list[dict[str, Any]] = [
         {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in zip(names, key, strict=True)},
@@ -410,4 +455,4 @@ async def compare(connection: Any, one: Filter, other: Filter, by: str, limit: i
     return _cut(rows, limit)
 
 
-__all__ = ["KEYS", "Accesses", "Table", "bursts", "compare", "stats"]
+__all__ = ["KEYS", "Accesses", "Table", "bursts", "compare", "fetch_counted", "stats"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from secretproxy.audit.counting import fetch_counted
 from secretproxy.audit.filters import EQUAL
 
 USES = ("read", "verify", "write")
@@ -47,7 +48,7 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
     latest: dict[tuple[Any, Any], datetime] = {}
     of_owner: dict[Any, datetime] = {}
     for connection in (log,) if log is secrets else (log, secrets):
-        for row in await connection.fetch(_USED, list(uses), database):
+        for row in await fetch_counted(connection, _USED, list(uses), database):
             names = row["secret_names"]
             if row["owner_id"] is None or names is None:
                 # Of all that the owner has, any can have been meant.

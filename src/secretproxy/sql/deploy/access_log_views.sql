@@ -41,11 +41,19 @@ SELECT a.at,
         OR (a.event OPERATOR(pg_catalog.=) 'attempt' AND o.function OPERATOR(pg_catalog.=) a.function
             AND (o.owner_id OPERATOR(pg_catalog.=) a.owner_id OR (o.owner_id IS NULL AND a.owner_id IS NULL))
             AND (o.secret_names OPERATOR(pg_catalog.=) a.secret_names OR (o.secret_names IS NULL AND a.secret_names IS NULL))))
-  LEFT JOIN LATERAL (
-        SELECT pg_catalog.max(w.outcome) AS outcome, pg_catalog.max(w.sqlstate) AS sqlstate, pg_catalog.max(w.duration) AS duration FROM secretproxy.access_log w
-         WHERE o.id IS NULL AND a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'refusal'])
-           AND w.session_id OPERATOR(pg_catalog.=) a.session_id AND w.statement_no OPERATOR(pg_catalog.=) a.statement_no AND w.event OPERATOR(pg_catalog.=) 'outcome'
-       ) n ON true
+  LEFT JOIN (
+        -- The first of the outcomes of a statement that name what they are of: a join that several processes can share, which one for each row
+        -- (LATERAL) is not.
+        SELECT w.session_id, w.statement_no, w.outcome, w.sqlstate, w.duration
+          FROM secretproxy.access_log w
+         WHERE w.event OPERATOR(pg_catalog.=) 'outcome' AND w.function IS NOT NULL
+           AND NOT EXISTS (
+                SELECT FROM secretproxy.access_log v
+                 WHERE v.session_id OPERATOR(pg_catalog.=) w.session_id AND v.statement_no OPERATOR(pg_catalog.=) w.statement_no
+                   AND v.event OPERATOR(pg_catalog.=) 'outcome' AND v.function IS NOT NULL
+                   AND ROW(v.at, v.id) OPERATOR(pg_catalog.<) ROW(w.at, w.id))
+       ) n ON o.id IS NULL AND a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'refusal'])
+          AND n.session_id OPERATOR(pg_catalog.=) a.session_id AND n.statement_no OPERATOR(pg_catalog.=) a.statement_no
  WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'direct', 'refusal'])
    -- An attempt whose owner or name the text did not show gives way to the calls that testimony showed.
    AND NOT EXISTS (

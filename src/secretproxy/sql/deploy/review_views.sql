@@ -26,10 +26,26 @@ SELECT g.owner_id, n.secret_name, pg_catalog.sum(g.accesses)::bigint AS accesses
   LEFT JOIN LATERAL pg_catalog.unnest(g.secret_names) AS n (secret_name) ON true GROUP BY 1, 2;
 COMMENT ON VIEW secretproxy.accesses_by_secret IS 'How often each secret was used, by how many users, and when last';
 
+-- Of outcomes only the user of an attempt's is looked at.
 CREATE OR REPLACE VIEW secretproxy.first_accesses AS
 SELECT pg_catalog.min(g.at) AS at, g.db_user, g.accessed_by, g.owner_id, n.secret_name
-  FROM (SELECT s.db_user, s.accessed_by, s.owner_id, s.secret_names, pg_catalog.min(s.at) AS at
-          FROM secretproxy.secret_access s GROUP BY 1, 2, 3, 4) g
+  FROM (SELECT a.db_user, CASE WHEN a.event OPERATOR(pg_catalog.=) 'attempt' THEN o.accessed_by ELSE a.accessed_by END AS accessed_by,
+               a.owner_id, a.secret_names, pg_catalog.min(a.at) AS at
+          FROM secretproxy.access_log a
+          LEFT JOIN secretproxy.access_log o
+            ON a.event OPERATOR(pg_catalog.=) 'attempt' AND o.event OPERATOR(pg_catalog.=) 'outcome'
+           AND o.session_id OPERATOR(pg_catalog.=) a.session_id AND o.statement_no OPERATOR(pg_catalog.=) a.statement_no
+           AND (o.function IS NULL
+                OR (o.function OPERATOR(pg_catalog.=) a.function
+                    AND (o.owner_id OPERATOR(pg_catalog.=) a.owner_id OR (o.owner_id IS NULL AND a.owner_id IS NULL))
+                    AND (o.secret_names OPERATOR(pg_catalog.=) a.secret_names OR (o.secret_names IS NULL AND a.secret_names IS NULL))))
+         WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'direct', 'refusal'])
+           AND NOT EXISTS (
+                SELECT FROM secretproxy.access_log c
+                 WHERE a.event OPERATOR(pg_catalog.=) 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL)
+                   AND c.session_id OPERATOR(pg_catalog.=) a.session_id AND c.statement_no OPERATOR(pg_catalog.=) a.statement_no AND c.event OPERATOR(pg_catalog.=) 'call'
+                   AND pg_catalog.split_part(c.function, '(', 1) OPERATOR(pg_catalog.=) pg_catalog.split_part(a.function, '(', 1))
+         GROUP BY 1, 2, 3, 4) g
   LEFT JOIN LATERAL pg_catalog.unnest(g.secret_names) AS n (secret_name) ON true GROUP BY 2, 3, 4, 5;
 COMMENT ON VIEW secretproxy.first_accesses IS 'When each user first used each secret';
 
