@@ -15,6 +15,8 @@ COPY src src
 RUN SECRETPROXY_COMPILE=1 /opt/secretproxy/bin/pip install --no-deps .
 
 FROM python:3.13-slim-bookworm
+# It contains pglast, which is GPL-3.0-or-later: who gives the image away gives its source too.
+LABEL org.opencontainers.image.licenses="Apache-2.0 AND GPL-3.0-or-later"
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin secretproxy
 COPY --from=build /opt/secretproxy /opt/secretproxy
 # The key file is named here, not held.

@@ -147,6 +147,7 @@ def test_the_readme_says_what_licences_come_with_it() -> None:
         "pglast, which is GPL-3.0-or-later" in said
         and "an image or bundle that contains pglast must respect that licence" in said
     )
+    assert 'LABEL org.opencontainers.image.licenses="Apache-2.0 AND GPL-3.0-or-later"' in (ROOT / "Dockerfile").read_text()
     import importlib.metadata
 
     assert "GPL" in str(
@@ -185,7 +186,7 @@ def installed(fresh: PrivateServer, tmp_path: Path) -> PrivateServer:
 
 def missing(server: PrivateServer, user: str = "postgres", **setup: Any) -> list[str]:
     said = {
-        "configuration": "some.toml",
+        "file": "some.toml",
         "audit_dsn": server.dsn("app", "journal", "x"),
         "review_dsn": server.dsn("app", "auditor", "x"),
     }
@@ -259,7 +260,7 @@ def test_settings_that_are_unset_are_named_with_what_to_write(installed: Private
 
 def test_without_a_configuration_init_is_named_whole(installed: PrivateServer, tmp_path: Path) -> None:
     """And what it names can be run: it writes what the settings are."""
-    steps = missing(installed, configuration=None, audit_dsn=None, review_dsn=None, new_key_file=KEY_FILE)
+    steps = missing(installed, file=None, audit_dsn=None, review_dsn=None, new_key_file=KEY_FILE)
     command = steps[0].partition(": ")[2]
     assert steps[1].startswith("the key file") and str(KEY_FILE) in steps[1]
     assert commands(steps) == [APP, JOURNAL, AUDITOR] and len(steps) == 5
@@ -271,7 +272,27 @@ def test_without_a_configuration_init_is_named_whole(installed: PrivateServer, t
     assert (
         f'hosts = ["{installed.host}:{installed.port}"]' in text and "journal:PASSWORD@" in text and "auditor:PASSWORD@" in text
     )
-    assert missing(installed, configuration="x", new_key_file=None) == steps[2:]
+    assert missing(installed, file="x", new_key_file=None) == steps[2:]
+
+
+def test_of_settings_in_the_environment_none_is_missing(installed: PrivateServer) -> None:
+    """The proxy's environment is another process's."""
+    steps = missing(installed, file=None, audit_dsn=None, review_dsn=None, environment=True)
+    assert commands(steps) == [APP, JOURNAL, AUDITOR] and len(steps) == 3
+
+
+def test_a_role_that_is_no_superuser_can_run_what_is_named(fresh: PrivateServer, tmp_path: Path) -> None:
+    with psycopg.connect(fresh.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE deployer LOGIN CREATEROLE PASSWORD '{PASSWORD}'; ALTER DATABASE app OWNER TO deployer")
+        if admin.info.server_version >= 160000:
+            admin.execute("GRANT pg_read_all_stats TO deployer WITH ADMIN OPTION")
+    asyncio.run(install(fresh.dsn("app", "deployer", PASSWORD), tmp_path / "keys"))
+    steps = missing(fresh, "deployer")
+    assert commands(steps) == [APP, JOURNAL, AUDITOR] and len(steps) == 3
+    with psycopg.connect(fresh.dsn("app", "deployer", PASSWORD), autocommit=True) as sql:
+        for command in commands(steps):
+            sql.execute(command)
+    assert missing(fresh, "deployer") == [] == missing(fresh)
 
 
 def test_a_log_in_another_database_has_its_logins_there(installed: PrivateServer) -> None:
@@ -280,7 +301,5 @@ def test_a_log_in_another_database_has_its_logins_there(installed: PrivateServer
 
 
 def test_no_password_is_shown(installed: PrivateServer) -> None:
-    said = "\n".join(
-        missing(installed, audit_dsn=installed.dsn("app", "journal", "hunter2"), review_dsn=None, configuration=None)
-    )
+    said = "\n".join(missing(installed, audit_dsn=installed.dsn("app", "journal", "hunter2"), review_dsn=None, file=None))
     assert "hunter2" not in said and "of-postgres" not in said

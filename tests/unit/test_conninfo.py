@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from psycopg import OperationalError, ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from secretproxy.connections import ConninfoError, read
+from secretproxy.connections import ConnectError, ConninfoError, connect, read
 from secretproxy.connections.conninfo import PARAMETERS, _pairs
 
 TAKEN = [
@@ -194,3 +194,35 @@ def test_servers(home: Path, text: str, expected: list[str]) -> None:
 def test_what_cannot_be_done_is_refused(home: Path, text: str) -> None:
     with pytest.raises(ConninfoError):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("PGPORT", "54x2", "port is not a whole number"), ("PGPORT", "0", "port is not between"), ("PGPORT", "1,2", "port names 2 ports"),
+        ("PGSSLMODE", "on", "sslmode is one of"), ("PGCONNECT_TIMEOUT", "soon", "connect_timeout is not a whole number"),
+        ("PGTARGETSESSIONATTRS", "master", "target_session_attrs is one of"), ("PGCHANNELBINDING", "require", "channel_binding is not supported"),
+        ("PGHOST", "@abstract", "host: abstract"), ("PGSERVICE", "nobodys", "service: no section"),
+    ],
+)  # fmt: skip
+def test_an_error_of_a_variable_names_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConninfoError) as error:
+        read("dbname=app")
+    assert str(error.value).startswith(f"environment variable {variable}: {words}")
+
+
+def test_an_error_of_the_string_names_no_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPORT", "54x2")
+    for text in ("port=54x3", "port=5432 sslmode=on", "service=nobodys port=1"):
+        with pytest.raises(ConninfoError) as error:
+            read(text)
+        assert "environment" not in str(error.value)
+
+
+async def test_a_certificate_that_a_variable_names_is_told_with_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLROOTCERT", str(home / "none.crt"))
+    with pytest.raises(ConnectError, match="environment variable PGSSLROOTCERT: sslrootcert, sslcrl: No such file"):
+        await connect("host=127.0.0.1 port=1 user=u dbname=d sslmode=verify-full", "test", timeout=2)

@@ -144,6 +144,11 @@ def test_init_overwrites_nothing_and_says_what_is_wrong(file: Path) -> None:
         (["--config", str(file)], "there is such a file"),
         (["--config", str(file.parent / "none" / "x.toml")], "cannot be written: No such file or directory"),
         (["--config", str(file.parent / "new.toml"), "--backend", "db:port"], "--backend"),
+        (
+            ["--config", str(file.parent / "new.toml"), "--audit-dsn", "postgresql://journal@db:54x2/app"],
+            "--audit-dsn: port is not",
+        ),
+        (["--config", str(file.parent / "new.toml"), "--review-dsn", "db.example"], "--review-dsn: not a URI"),
     ):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

@@ -21,10 +21,18 @@ def init(
     ),
 ) -> None:
     """Write a commented configuration to begin with."""
+    from secretproxy.connections import ConninfoError, read
+
     try:
         Host.parse(backend)
     except ValueError as error:
         raise ConfigError(f"--backend: {error}") from None
+    for option, dsn in (("--audit-dsn", audit_dsn), ("--review-dsn", review_dsn)):
+        try:
+            if dsn is not None:
+                read(dsn)
+        except ConninfoError as error:
+            raise ConfigError(f"{option}: {error}") from None
     values: dict[str, object] = {"backend.hosts": [backend]}
     values |= {} if audit_dsn is None else {"audit.dsn": audit_dsn}
     values |= {} if review_dsn is None else {"audit.review_dsn": review_dsn}

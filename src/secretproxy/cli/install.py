@@ -85,10 +85,10 @@ def _setup(settings: Settings, config: Path | None, new_key_file: bool) -> Any:
 
     file = config_file(config)
     audit = settings.audit
-    where = str(file) if file is not None else "the environment" if settings.model_fields_set else None
     return Setup(
-        where,
+        str(file) if file is not None else None,
         audit.dsn.get_secret_value() if audit.dsn is not None else None,
         audit.review_dsn.get_secret_value() if audit.review_dsn is not None else None,
         settings.testimony.key_file if new_key_file else None,
+        environment=file is None and bool(settings.model_fields_set),
     )

@@ -70,10 +70,12 @@ class Place:
 class Conninfo:
     """A connection string with everything that it leaves to service files and variables."""
 
-    __slots__ = ("_given",)
+    __slots__ = ("_given", "_variables")
 
-    def __init__(self, given: Mapping[str, str]) -> None:
+    def __init__(self, given: Mapping[str, str], variables: Mapping[str, str] | None = None) -> None:
+        """`variables`: the environment variables that parameters come from."""
         self._given = dict(given)
+        self._variables = dict(variables or {})
 
     def __repr__(self) -> str:
         return "Conninfo(<redacted>)"
@@ -81,6 +83,13 @@ class Conninfo:
     def get(self, name: str) -> str | None:
         """The value of a parameter, None where it is unset or empty."""
         return self._given.get(name) or None
+
+    def told(self, error: ConninfoError) -> ConninfoError:
+        """The same error with the environment variable that its parameter comes from."""
+        text = str(error)
+        name = re.match(r"\w*", text)
+        variable = self._variables.get(name[0]) if name is not None else None
+        return error if variable is None else ConninfoError(f"environment variable {variable}: {text}")
 
     @property
     def user(self) -> str:
@@ -170,13 +179,24 @@ def read(text: str | None) -> Conninfo:
     text = text or ""
     given = dict(_pairs(text))
     _add_service(given)
+    variables = {}
     for name, variable in PARAMETERS.items():
         value = os.environ.get(variable) if variable is not None else None
-        if value and name not in given and variable not in ("PGSERVICE", "PGREQUIRESSL"):
+        if variable is not None and value and name not in given and variable not in ("PGSERVICE", "PGREQUIRESSL"):
             given[name] = value
+            variables[name] = variable
     if given.pop("requiressl", os.environ.get("PGREQUIRESSL", "0"))[:1] == "1":
         given.setdefault("sslmode", "require")
-    conninfo = Conninfo(given)
+    conninfo = Conninfo(given, variables)
+    try:
+        _check(conninfo)
+    except ConninfoError as error:
+        raise conninfo.told(error) from None
+    return conninfo
+
+
+def _check(conninfo: Conninfo) -> None:
+    """Raises ConninfoError for what cannot be used."""
     for name, harmless in _UNSUPPORTED.items():
         value = conninfo.get(name)
         if value is not None and value not in harmless:
@@ -185,9 +205,8 @@ def read(text: str | None) -> Conninfo:
         value = conninfo.get(name)
         if value is not None and value not in choices:
             raise ConninfoError(f"{name} is one of {', '.join(choices)}")
-    _number("connect_timeout", given.get("connect_timeout") or "0")
-    conninfo.places  # noqa: B018 - raises for what cannot be used
-    return conninfo
+    conninfo.connect_timeout  # noqa: B018 - raises
+    conninfo.places  # noqa: B018
 
 
 def has_password(text: str) -> bool:
@@ -304,6 +323,13 @@ def _add_service(given: dict[str, str]) -> None:
     service = given.get("service") or os.environ.get("PGSERVICE")
     if not service:
         return
+    try:
+        _add_section(given, service)
+    except ConninfoError as error:
+        raise error if given.get("service") else ConninfoError(f"environment variable PGSERVICE: {error}") from None
+
+
+def _add_section(given: dict[str, str], service: str) -> None:
     named = given.get("servicefile") or os.environ.get("PGSERVICEFILE")
     home = _home()
     files = [Path(named)] if named else [home / ".pg_service.conf"] if home is not None else []

@@ -148,6 +148,8 @@ async def connect(
                     wanted,
                     connection_class,
                 )
+            except ConninfoError as error:
+                failures[str(place)] = known.told(error)
             except Exception as error:
                 failures[str(place)] = error
     cause = list(failures.values())[-1]

@@ -14,14 +14,17 @@ from typing import Any
 from secretproxy.connections import Conninfo, ConninfoError, Place, read
 from secretproxy.install.runner import session
 
-# Who can use a role's rights: by inheriting them, or by becoming it. From PostgreSQL 16 on a member may be allowed neither.
+# Who can use a role's rights: by inheriting them, or by becoming it. From PostgreSQL 16 on a member may be allowed neither. The function is
+# found by its oid, for who installs may have no right on its schema.
 _LOGINS = """
 SELECT r.rolname::pg_catalog.text AS name, r.rolcanlogin AS can_login, r.rolsuper AS is_superuser,
        pg_catalog.pg_has_role(r.oid, w.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, w.oid, $1) AS writes,
        pg_catalog.pg_has_role(r.oid, v.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, v.oid, $1) AS reviews,
        pg_catalog.pg_has_role(r.oid, u.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, u.oid, $1)
-       OR coalesce(pg_catalog.has_function_privilege(r.oid, pg_catalog.to_regprocedure(
-              'encrypted_secrets.secrets_getter(pg_catalog.uuid,pg_catalog.text,pg_catalog.text)')::pg_catalog.oid, 'EXECUTE'), false) AS calls
+       OR EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+                   WHERE n.nspname OPERATOR(pg_catalog.=) 'encrypted_secrets'::pg_catalog.name
+                     AND p.proname OPERATOR(pg_catalog.=) 'secrets_getter'::pg_catalog.name
+                     AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')) AS calls
   FROM pg_catalog.pg_roles r, pg_catalog.pg_roles w, pg_catalog.pg_roles v, pg_catalog.pg_roles u
  WHERE w.rolname OPERATOR(pg_catalog.=) 'secretproxy_writer'::pg_catalog.name
    AND v.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name
@@ -34,13 +37,17 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the configuration says; a name of None is a setting that is unset."""
+    """What the configuration says; a setting of None is unset, and `file` is None where there is none.
 
-    configuration: str | None
+    `environment`: settings come from there. Another process may have more of them, so that those that are missing are not told.
+    """
+
+    file: str | None
     audit_dsn: str | None
     review_dsn: str | None
     # A key file that this installation made, for the machine of the proxy.
     new_key_file: Path | None = None
+    environment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
         member = "SET" if connection.get_server_version() >= (16,) else "MEMBER"
         known = {row["name"]: row for row in await connection.fetch(_LOGINS, member, named)}
     steps = []
-    if setup.configuration is None:
+    if setup.file is None and not setup.environment:
         init = ("init", "--backend", here.backend, "--audit-dsn", here.dsn("journal"), "--review-dsn", here.dsn("auditor"))
         steps.append(f"a configuration: {shlex.join(('secretproxy', *init))}")
     if setup.new_key_file is not None:
@@ -79,8 +86,8 @@ async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
         steps.append("a login that may call the functions, such as your application's: GRANT authenticated TO app;")
     for need in needs:
         steps += _of_login(need, here, known)
-        if need.dsn is None and setup.configuration is not None:
-            steps.append(f'the login that {need.purpose}, in {setup.configuration}: {need.setting} = "{here.dsn(need.example)}"')
+        if need.dsn is None and setup.file is not None:
+            steps.append(f'the login that {need.purpose}, in {setup.file}: {need.setting} = "{here.dsn(need.example)}"')
     return steps
 
 
