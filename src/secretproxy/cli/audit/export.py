@@ -34,18 +34,10 @@ def export(
     if form not in ("jsonl", "csv", "parquet"):
         raise ConfigError("--format: one of jsonl, csv, parquet")
     if form == "parquet":
-        try:
-            import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: F401
-        except ImportError:
-            raise ConfigError("--format parquet needs pyarrow: run `pip install pyarrow`, or take jsonl") from None
-        if str(output) == "-":
-            raise ConfigError("--format parquet needs a file")
-    wanted = opt.filtered(
-        since=since, until=until, owner=owner, secret=secret, user=user, operation=operation, client=client, session=session
-    )
+        _check_parquet(output)
     given = {"since": since, "until": until, "owner": owner, "secret": secret, "user": user, "operation": operation,
              "client": client, "session": session}  # fmt: skip
-    wanted.conditions()
+    wanted = opt.filtered(**given)
     filters = {name: str(getattr(wanted, name)) for name, value in given.items() if value is not None}
     database = review_database(dsn, config)
     key_file = load_settings(config).audit.checkpoint_key_file
@@ -77,12 +69,24 @@ def export(
 
     opt.run(work())
     print(f"{tally.rows} rows", file=sys.stderr)
+    print(_proven(place, signed=signer is not None), file=sys.stderr)
+
+
+def _check_parquet(output: Path) -> None:
+    """Raises ConfigError where no parquet file can be written there."""
+    try:
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: F401
+    except ImportError:
+        raise ConfigError("--format parquet needs pyarrow: run `pip install pyarrow`, or take jsonl") from None
+    if str(output) == "-":
+        raise ConfigError("--format parquet needs a file")
+
+
+def _proven(place: Path | None, *, signed: bool) -> str:
+    """Tells what the export can be proven by."""
     if place is None:
-        print("no manifest: give --manifest, so that the export can be proven to be whole", file=sys.stderr)
-    elif signer is None:
-        print(f"{place}: not signed, for audit.checkpoint_key_file is not here (see --config)", file=sys.stderr)
-    else:
-        print(f"{place}: signed", file=sys.stderr)
+        return "no manifest: give --manifest, so that the export can be proven to be whole"
+    return f"{place}: signed" if signed else f"{place}: not signed, for audit.checkpoint_key_file is not here (see --config)"
 
 
 def _write(place: Path, made: dict[str, Any]) -> None:

@@ -174,27 +174,28 @@ def list_(
             table.end()
             await tell_place(connection)
             if cut:
-                say_more(
-                    tell_more(
-                        await review.how_many_accesses(connection, found, table.shown + 1), table.shown, "newest accesses are"
-                    )
-                )
+                count = await review.how_many_accesses(connection, found, table.shown + 1)
+                say_more(tell_more(count, table.shown, "newest accesses are"))
 
     if spool is None:
         opt.run(work())
         return
-    all_of_it = spool_review.accesses(spool, wanted, None)
-    waiting = all_of_it if most is None else all_of_it[-most:]
+    found = spool_review.accesses(spool, wanted, None)
+    waiting = found if most is None else found[-most:]
     if machine:
         write = writer_to(sys.stdout, as_csv, raw)
         for row in waiting:
             write(row)
         return
+    _print_waiting(table, waiting)
+    say_more(tell_more(review.Count(len(found)), len(waiting), "newest accesses are"))
+
+
+def _print_waiting(table: Listing, waiting: list[Any]) -> None:
+    """Prints what waits in a spool."""
     size = len(waiting) if sys.stdout.isatty() else CHUNK
     for start in range(0, len(waiting), size or 1):
         table.add(waiting[start : start + size])
     if not waiting:
         print("nothing that fits waits in the spool")
     table.end()
-    more = tell_more(review.Count(len(all_of_it)), len(waiting), "newest accesses are")
-    say_more(more)

@@ -28,16 +28,6 @@ def show(
     console = console_of()
     terminal = sys.stdout.isatty()
 
-    def head(row: Any) -> None:
-        address = "a Unix socket" if row["client_addr"] is None else f"{row['client_addr']} port {row['client_port']}"
-        for name, text in {
-            "session": str(row["session_id"]), "login": f"{safe(row['db_user'])}, database {safe(row['database'])}",
-            "application": safe(row["application_name"]) or "-", "from": f"{address}, {'TLS' if row['tls'] else 'no TLS'}",
-            "times": zone(),
-        }.items():  # fmt: skip
-            console.print(f"{name:<12} {text}", soft_wrap=True)
-        console.print()
-
     database = review_database(dsn, config)
 
     async def work() -> int:
@@ -49,7 +39,7 @@ def show(
                     print(json.dumps(record_of(row)))
                 else:
                     if not count:
-                        head(row)
+                        _head(row, console)
                     print(_line(row, console.width, terminal))
                 count += 1
             if not as_json:
@@ -62,26 +52,45 @@ def show(
         raise typer.Exit(1)
 
 
+def _head(row: Any, console: Any) -> None:
+    """Prints who the session is."""
+    address = "a Unix socket" if row["client_addr"] is None else f"{row['client_addr']} port {row['client_port']}"
+    for name, text in {
+        "session": str(row["session_id"]), "login": f"{safe(row['db_user'])}, database {safe(row['database'])}",
+        "application": safe(row["application_name"]) or "-", "from": f"{address}, {'TLS' if row['tls'] else 'no TLS'}",
+        "times": zone(),
+    }.items():  # fmt: skip
+        console.print(f"{name:<12} {text}", soft_wrap=True)
+    console.print()
+
+
 def _line(row: Any, width: int, terminal: bool) -> str:
-    what = row["event"]
-    if what == "outcome":
-        seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
-        state = row["sqlstate"]
-        ran = "no function testified" if row["calls"] is None else f"ran {row['calls']} times"
-        text = f"  {row['outcome']}{' ' + state if state and state != '00000' else ''}{seconds}, {ran}"
-    else:
-        owner = str(row["owner_id"] or "?")
-        function = safe(row["function"])
-        if terminal and width < 130:
-            owner = owner if len(owner) < 9 else owner[:8] + "…"
-            function = function.partition("(")[0].removeprefix("encrypted_secrets.")
-        names = "" if row["secret_names"] is None and row["owner_id"] is None else f" {names_of(row)} of {owner}"
-        text = f"{what} {function}{names}"
-        if row["via"]:
-            text += f" via {', '.join(map(safe, row['via']))}"
-        if row["accessed_by"]:
-            text += f" for {row['accessed_by']}"
+    text = _ended(row) if row["event"] == "outcome" else _done(row, short=terminal and width < 130)
     line = f"{in_full(row['at'])} #{row['statement_no'] or '-':<4} {text}"
     if not terminal:
         return line
     return "\n".join(textwrap.wrap(line, width, subsequent_indent=" " * 26, break_on_hyphens=False))
+
+
+def _ended(row: Any) -> str:
+    """Tells how a statement ended."""
+    seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
+    state = row["sqlstate"]
+    ran = "no function testified" if row["calls"] is None else f"ran {row['calls']} times"
+    return f"  {row['outcome']}{' ' + state if state and state != '00000' else ''}{seconds}, {ran}"
+
+
+def _done(row: Any, *, short: bool) -> str:
+    """Tells of any other event: the function, whose secrets, by which way and for whom."""
+    owner = str(row["owner_id"] or "?")
+    function = safe(row["function"])
+    if short:
+        owner = owner if len(owner) < 9 else owner[:8] + "…"
+        function = function.partition("(")[0].removeprefix("encrypted_secrets.")
+    names = "" if row["secret_names"] is None and row["owner_id"] is None else f" {names_of(row)} of {owner}"
+    text = f"{row['event']} {function}{names}"
+    if row["via"]:
+        text += f" via {', '.join(map(safe, row['via']))}"
+    if row["accessed_by"]:
+        text += f" for {row['accessed_by']}"
+    return text

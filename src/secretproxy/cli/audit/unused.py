@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -64,57 +66,54 @@ def unused(
                 for row in rows:
                     write(row)
             elif rows:
-                console = console_of()
-                layout = Layout(
-                    [
-                        Column(
-                            f"last used ({zone()})",
-                            lambda row: "not in the log" if row["last_used"] is None else in_full(row["last_used"]),
-                        ),
-                        Column("owner", lambda row: str(row["owner_id"]), least=9),
-                        Column("secret", lambda row: safe(row["secret_name"]), least=10),
-                    ],
-                    console.width if sys.stdout.isatty() else None,
-                )
-                cells = layout.take(rows)
-                print_line(console, layout.heading(), "bold")
-                for line in cells:
-                    print_line(console, layout.line(line))
+                _print(rows)
             elif found.stored:
                 print(f"each stored secret was used in the last {days} days")
-            tell(found)
+            for line in (_counted(found, uses), *_known_of(found, before, days)):
+                print(line, file=sys.stderr)
             await tell_place(log)
             if not machine and len(rows) < len(found.rows):
                 say_more(
                     f"{len(rows):,} longest unused secrets are shown, {len(found.rows) - len(rows):,} more: --limit 0 shows all"
                 )
 
-    def tell(found: object) -> None:
-        """What the answer rests on; beside the rows, so that it is said to whoever reads a file too."""
-        from secretproxy.audit.unused import Found
-
-        assert isinstance(found, Found)
-        lines = []
-        if found.stored:
-            kinds = ", ".join(uses)
-            lines.append(
-                f"{len(found.rows):,} of {found.stored:,} secrets in database {safe(found.database)} unused; use is {kinds}"
-            )
-        else:
-            lines.append(
-                f"no secret is stored in database {safe(found.database)}: where they are in another, give it with --secrets-dsn"
-            )
-        if found.log_since is None:
-            lines.append("the log is empty: it cannot tell what was used")
-        elif found.log_since > before:
-            lines.append(
-                f"the log begins at {in_full(found.log_since)}, less than {days} days ago: what was used before it is not known"
-            )
-        else:
-            lines.append(f"the log begins at {in_full(found.log_since)}")
-        if found.unnamed is not None and found.unnamed >= before:
-            lines.append(f"calls that name no owner, the last at {in_full(found.unnamed)}, can have used any secret")
-        for line in lines:
-            print(line, file=sys.stderr)
-
     opt.run(work())
+
+
+def _print(rows: Sequence[Any]) -> None:
+    """Prints the secrets as a table."""
+    console = console_of()
+    last_used = Column(
+        f"last used ({zone()})", lambda row: "not in the log" if row["last_used"] is None else in_full(row["last_used"])
+    )
+    layout = Layout(
+        [
+            last_used,
+            Column("owner", lambda row: str(row["owner_id"]), least=9),
+            Column("secret", lambda row: safe(row["secret_name"]), least=10),
+        ],
+        console.width if sys.stdout.isatty() else None,
+    )
+    cells = layout.take(rows)
+    print_line(console, layout.heading(), "bold")
+    for line in cells:
+        print_line(console, layout.line(line))
+
+
+def _counted(found: Any, uses: Sequence[str]) -> str:
+    if found.stored:
+        kinds = ", ".join(uses)
+        return f"{len(found.rows):,} of {found.stored:,} secrets in database {safe(found.database)} unused; use is {kinds}"
+    return f"no secret is stored in database {safe(found.database)}: where they are in another, give it with --secrets-dsn"
+
+
+def _known_of(found: Any, before: datetime, days: int) -> Iterator[str]:
+    """Tells what the answer rests on: how far back the log reaches, and calls that name no owner."""
+    if found.log_since is None:
+        yield "the log is empty: it cannot tell what was used"
+    elif found.log_since > before:
+        yield f"the log begins at {in_full(found.log_since)}, less than {days} days ago: what was used before it is not known"
+    else:
+        yield f"the log begins at {in_full(found.log_since)}"
+    if found.unnamed is not None and found.unnamed >= before:
+        yield f"calls that name no owner, the last at {in_full(found.unnamed)}, can have used any secret"

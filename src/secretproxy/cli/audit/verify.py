@@ -26,71 +26,87 @@ def verify(
     as_json: bool = opt.JSON,
 ) -> None:
     """Prove that no row was changed, removed or added. Exit status 1 where one was."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from secretproxy.audit import checkpoints as kept
-    from secretproxy.audit import exports
-    from secretproxy.audit import verify as verifying
-
     audit = load_settings(config).audit
-    if public_key is None and audit.checkpoint_key_file is not None and kept.public_file(audit.checkpoint_key_file).exists():
-        public_key = kept.public_file(audit.checkpoint_key_file)
-    key = kept.load_public(public_key) if public_key is not None else None
+    key = _public_key(public_key, audit.checkpoint_key_file)
     outside, unreadable = opt.kept_outside(checkpoints, audit.checkpoint_file)
-    console = Console(stderr=True)
     words: list[str] = []
     if file is not None:
-        beside = manifest or exports.manifest_file(file)
-        try:
-            if manifest is not None or beside.exists():
-                proof = exports.verify_part(exports.records(file), exports.read_manifest(beside), outside, key)
-                report, words = proof.report, proof.words
-            else:
-                report = verifying.verify_whole(exports.records(file), outside, key)
-                words = [
-                    f"not proven: that the file is whole, for it has no manifest ({beside.name}); rows cut off at an end do not show"
-                ]
-        except OSError as error:
-            raise ConfigError(f"--file {file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"--file {file}: not an export") from None
+        report, words = _of_export(file, manifest, outside, key)
     else:
-        with Progress(
-            "rows", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-        ) as bar:
-            task = bar.add_task("rows", total=None)
-            report = opt.run(
-                verifying.verify_database(
-                    review_database(dsn, config),
-                    outside,
-                    key,
-                    lambda done, total: bar.update(task, completed=done, total=total and max(done, total)),
-                    signed_within=audit.checkpoint_seconds,
-                    accept_unsigned=accept_unsigned,
-                )
-            )
+        limits = {"signed_within": audit.checkpoint_seconds, "accept_unsigned": accept_unsigned}
+        report = _of_database(review_database(dsn, config), outside, key, limits)
     for number in unreadable:
         report.add("-", None, "checkpoint", f"line {number} of {checkpoints or audit.checkpoint_file} is not a checkpoint")
     if as_json:
         print(json.dumps({"sound": report.sound, **dataclasses.asdict(report), "words": words}))
     else:
-        for finding in report.findings:
-            where = f"instance {finding.instance}" + ("" if finding.seq is None else f" row {finding.seq}")
-            print(f"{finding.kind}: {where}: {finding.text}")
-        if report.more_findings:
-            print(f"and {report.more_findings} more")
-        print(f"{report.rows} rows of {report.instances} instances, {report.direct} direct calls outside the chains")
-        if report.direct:
-            print("nothing vouches for direct calls: whoever may write the log could have added, changed or removed them unseen")
-        if report.steps_back:
-            print(f"{report.steps_back} times a proxy's clock went back: the order of rows is that of seq, not of at")
-        for word in words:
-            print(word)
-        if file is None:
-            print(_signed(report, key is not None))
-        print("nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} damages found")
+        _tell(report, words if file is not None else [_signed(report, key is not None)])
     raise typer.Exit(0 if report.sound else 1)
+
+
+def _public_key(given: Path | None, key_file: Path | None) -> Any:
+    """Loads the key that checkpoints are checked with: the one that was given, or the one beside the private key, or none."""
+    from secretproxy.audit.checkpoints import load_public, public_file
+
+    if given is None and key_file is not None and public_file(key_file).exists():
+        given = public_file(key_file)
+    return load_public(given) if given is not None else None
+
+
+def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) -> tuple[Any, list[str]]:
+    """Verifies an export; gives the report, and in words what was proven. Raises ConfigError."""
+    from secretproxy.audit import exports
+    from secretproxy.audit.verify import verify_whole
+
+    beside = manifest or exports.manifest_file(file)
+    try:
+        if manifest is not None or beside.exists():
+            proof = exports.verify_part(exports.records(file), exports.read_manifest(beside), outside, key)
+            return proof.report, proof.words
+        report = verify_whole(exports.records(file), outside, key)
+    except OSError as error:
+        raise ConfigError(f"--file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--file {file}: not an export") from None
+    return report, [
+        f"not proven: that the file is whole, for it has no manifest ({beside.name}); rows cut off at an end do not show"
+    ]
+
+
+def _of_database(dsn: str | None, outside: list[Any], key: Any, limits: dict[str, Any]) -> Any:
+    """Verifies the log of a database, and shows in a terminal how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from secretproxy.audit.verify import verify_database
+
+    console = Console(stderr=True)
+    with Progress(
+        "rows", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("rows", total=None)
+
+        def progress(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total and max(done, total))
+
+        return opt.run(verify_database(dsn, outside, key, progress, **limits))
+
+
+def _tell(report: Any, words: list[str]) -> None:
+    """Prints a report for a person."""
+    for damage in report.findings:
+        where = f"instance {damage.instance}" + ("" if damage.seq is None else f" row {damage.seq}")
+        print(f"{damage.kind}: {where}: {damage.text}")
+    if report.more_findings:
+        print(f"and {report.more_findings} more")
+    print(f"{report.rows} rows of {report.instances} instances, {report.direct} direct calls outside the chains")
+    if report.direct:
+        print("nothing vouches for direct calls: whoever may write the log could have added, changed or removed them unseen")
+    if report.steps_back:
+        print(f"{report.steps_back} times a proxy's clock went back: the order of rows is that of seq, not of at")
+    for word in words:
+        print(word)
+    print("nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} damages found")
 
 
 def _signed(report: Any, with_key: bool) -> str:

@@ -44,6 +44,17 @@ def _has_password(dsn: str) -> bool:
 
 
 def examine(settings: Settings, config: Path | None) -> list[Finding]:
+    """Gives the findings on the configuration and on the files that it names."""
+    return [
+        *_network(settings),
+        *_files(settings),
+        *_config_file(settings, config),
+        *_certificate(settings),
+        *_checkpoints(settings),
+    ]
+
+
+def _network(settings: Settings) -> list[Finding]:
     found = []
     if settings.listen.tls == "off" and not _local(settings.listen.host):
         found.append(
@@ -60,6 +71,11 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
                 "values can pass the network in clear between the proxy and the backend", "backend.tls = \"verify-full\", with backend.tls_ca",
             )
         )  # fmt: skip
+    return found
+
+
+def _files(settings: Settings) -> list[Finding]:
+    found = []
     try:
         load_key_file(settings.testimony.key_file)
     except KeyFileError as error:
@@ -84,6 +100,11 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
                     f"chmod 600 {path}",
                 )
             )
+    return found
+
+
+def _config_file(settings: Settings, config: Path | None) -> list[Finding]:
+    found = []
     if config is not None and _readable_by_others(config):
         holding = [name for name, dsn in _dsns(settings).items() if dsn is not None and _has_password(dsn.get_secret_value())]
         if holding:
@@ -93,6 +114,11 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
                     "whoever has it can log in with it", f"chmod 600 {config}",
                 )
             )  # fmt: skip
+    return found
+
+
+def _certificate(settings: Settings) -> list[Finding]:
+    found = []
     if settings.backend.tls_cert is not None and settings.auth.mode == "passthrough":
         found.append(
             Finding(
@@ -100,6 +126,11 @@ def examine(settings: Settings, config: Path | None) -> list[Finding]:
                 "where pg_hba.conf asks for a certificate, every client is let in as whoever the proxy's certificate stands for", "auth.mode = \"scram\"",
             )
         )  # fmt: skip
+    return found
+
+
+def _checkpoints(settings: Settings) -> list[Finding]:
+    found = []
     if settings.audit.checkpoint_key_file is None:
         found.append(
             Finding(

@@ -114,6 +114,12 @@ def _bytes(value: str) -> int:
 def examine(settings: Iterable[Setting]) -> list[Finding]:
     """Findings on the settings that a session in this database would have, and on those made for other roles and databases."""
     known = list(settings)
+    found = _leaks(known)
+    return [*found, *_parameters(known, {finding.name for finding in found}), *_activity(known)]
+
+
+def _leaks(known: list[Setting]) -> list[Finding]:
+    """Gives a finding for each setting whose rule says that it leaks."""
     found = []
     for setting in known:
         rule = RULES.get(setting.name)
@@ -128,7 +134,12 @@ def examine(settings: Iterable[Setting]) -> list[Finding]:
                 mend(setting, rule.safe),
             )
         )
-    logged = {finding.name for finding in found}
+    return found
+
+
+def _parameters(known: list[Setting], logged: set[str]) -> list[Finding]:
+    """Gives the findings on bind parameters, which leak where `logged` names a setting that logs statements."""
+    found = []
     for setting in known:
         with_log = logged & {
             "log_statement",
@@ -143,6 +154,12 @@ def examine(settings: Iterable[Setting]) -> list[Finding]:
                     setting.name, "error", f"{setting.name} is {setting.value}{setting.scope}", _PARAMETERS, mend(setting, "0")
                 )
             )
+    return found
+
+
+def _activity(known: list[Setting]) -> list[Finding]:
+    """Gives the finding on what pg_stat_activity shows of running statements."""
+    found = []
     values = {setting.name: setting.value for setting in known if not setting.role and not setting.database}
     if _on(values.get("track_activities", "off")) and _bytes(values.get("track_activity_query_size", "0")) > 1024:
         found.append(
