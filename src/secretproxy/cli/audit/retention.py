@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -31,7 +32,6 @@ def retention(
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
     from secretproxy.audit.checkpoints import Signer, load_public
-    from secretproxy.audit.durable import NotReplicatedError
 
     audit = load_settings(config).audit
     keep = keep or audit.retention
@@ -67,23 +67,36 @@ def retention(
                 expected=[(gone.instance, gone.last, gone.row_hash) for partition in found for gone in partition.ranges],
             )  # fmt: skip
             if not report.sound:
-                first = report.findings[0]
-                print(f"{first.kind}: instance {first.instance} row {first.seq}: {first.text}", file=sys.stderr)
-                print("the log does not verify, nothing was removed: see `secretproxy audit verify`", file=sys.stderr)
-                return 1
-            try:
-                await months.remove(connection, found, signer, drop=drop, progress=lambda gone: print(f"{gone.name}: removed"))
-            except months.ChangedError as error:
-                print(f"{error}: its rows changed while the log was verified; nothing more was removed", file=sys.stderr)
-                return 1
-            except NotReplicatedError:
-                print("removed here, but a synchronous standby did not confirm it: its wait was cancelled", file=sys.stderr)
-                return 1
-            except OSError as error:
-                raise ConfigError(
-                    f"audit.checkpoint_file, audit.checkpoint_command: a checkpoint could not be kept ({error.strerror or error}); "
-                    "nothing more was removed"
-                ) from None
-        return 0
+                return _not_removed(report)
+            return await _remove(connection, found, signer, drop=drop)
 
     raise typer.Exit(opt.run(work()))
+
+
+def _not_removed(report: Any) -> int:
+    """Tells the first damage, for which nothing was removed; gives the exit status."""
+    first = report.findings[0]
+    print(f"{first.kind}: instance {first.instance} row {first.seq}: {first.text}", file=sys.stderr)
+    print("the log does not verify, nothing was removed: see `secretproxy audit verify`", file=sys.stderr)
+    return 1
+
+
+async def _remove(connection: Any, found: list[Any], signer: Any, *, drop: bool) -> int:
+    """Removes months, each with its signed ends; gives the exit status. Raises ConfigError where a checkpoint cannot be kept."""
+    from secretproxy.audit import retention as months
+    from secretproxy.audit.durable import NotReplicatedError
+
+    try:
+        await months.remove(connection, found, signer, drop=drop, progress=lambda gone: print(f"{gone.name}: removed"))
+    except months.ChangedError as error:
+        print(f"{error}: its rows changed while the log was verified; nothing more was removed", file=sys.stderr)
+        return 1
+    except NotReplicatedError:
+        print("removed here, but a synchronous standby did not confirm it: its wait was cancelled", file=sys.stderr)
+        return 1
+    except OSError as error:
+        raise ConfigError(
+            f"audit.checkpoint_file, audit.checkpoint_command: a checkpoint could not be kept ({error.strerror or error}); "
+            "nothing more was removed"
+        ) from None
+    return 0

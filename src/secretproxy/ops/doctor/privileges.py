@@ -38,6 +38,12 @@ def _literal(text: str) -> str:
 
 async def grants(connection: Any) -> list[Finding]:
     """Privileges on tables and columns, on schemas, and of everybody on the functions."""
+    looks = (_of_tables, _of_log, _of_schemas, _of_everybody, _kept)
+    return [finding for look in looks for finding in await look(connection)]
+
+
+async def _of_tables(connection: Any) -> list[Finding]:
+    """Gives the privileges on the closed tables and their columns."""
     found = []
     for row in await connection.fetch(
         """SELECT r.name, coalesce(g.rolname, 'PUBLIC') AS grantee, pg_catalog.string_agg(DISTINCT a.privilege_type, ', ') AS what
@@ -55,6 +61,12 @@ async def grants(connection: Any) -> list[Finding]:
                 f"REVOKE ALL ON {row['name']} FROM {_grantee(row['grantee'])} CASCADE",
             )
         )  # fmt: skip
+    return found
+
+
+async def _of_log(connection: Any) -> list[Finding]:
+    """Gives the privileges to write the log past the journal."""
+    found = []
     for row in await connection.fetch(
         """SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS name, coalesce(g.rolname, 'PUBLIC') AS grantee, pg_catalog.string_agg(DISTINCT a.privilege_type, ', ') AS what
              FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid OPERATOR(pg_catalog.=) a.grantee
@@ -70,6 +82,12 @@ async def grants(connection: Any) -> list[Finding]:
                 "whoever writes past the journal makes rows that no process vouches for", f"REVOKE {row['what']} ON {row['name']} FROM {_grantee(row['grantee'])} CASCADE",
             )
         )  # fmt: skip
+    return found
+
+
+async def _of_schemas(connection: Any) -> list[Finding]:
+    """Gives who may create something in the schemas."""
+    found = []
     for row in await connection.fetch(
         """SELECT n.nspname, coalesce(g.rolname, 'PUBLIC') AS grantee FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
              LEFT JOIN pg_catalog.pg_roles g ON g.oid OPERATOR(pg_catalog.=) a.grantee
@@ -83,6 +101,12 @@ async def grants(connection: Any) -> list[Finding]:
                 f"REVOKE CREATE ON SCHEMA {row['nspname']} FROM {_grantee(row['grantee'])} CASCADE",
             )
         )  # fmt: skip
+    return found
+
+
+async def _of_everybody(connection: Any) -> list[Finding]:
+    """Gives the functions that everybody may execute."""
+    found = []
     for row in await connection.fetch(
         """SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text AS function FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
             WHERE p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('encrypted_secrets') AND a.grantee OPERATOR(pg_catalog.=) 0
@@ -94,7 +118,7 @@ async def grants(connection: Any) -> list[Finding]:
                 "every login of this database can use secrets", f"REVOKE EXECUTE ON FUNCTION {row['function']} FROM PUBLIC",
             )
         )  # fmt: skip
-    return found + await _kept(connection)
+    return found
 
 
 async def _kept(connection: Any) -> list[Finding]:
