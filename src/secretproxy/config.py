@@ -457,14 +457,21 @@ def _no_such(setting: str) -> str:
     return f"there is no such setting; {f'is {near[0]} meant?' if near else 'see config.example.toml'}"
 
 
+def _nothing_such(name: str) -> str:
+    """Of a name that stands in no section of the file."""
+    plain, sections = _sections()
+    near = difflib.get_close_matches(name, [f"[{section}]" for section, _ in sections] + [setting for setting, _ in plain], 1)
+    return f"there is no such section, nor a setting outside sections; {f'is {near[0]} meant?' if near else 'see config.example.toml'}"
+
+
 def _explain(error: ValidationError, path: Path | None) -> list[str]:
     """A line for each error, with where the value comes from: the environment overrules the file."""
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         setting = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
-        message = item["msg"].removeprefix("Value error, ")
+        message = re.sub("^Input should be ", "it must be ", item["msg"].removeprefix("Value error, "))
         if item["type"] == "extra_forbidden":
-            message = _no_such(setting)
+            message = _no_such(setting) if "." in setting else _nothing_such(setting)
         # An error of several settings names them in its text.
         named = [setting] if setting else [known for known in _settings() if re.search(rf"\b{re.escape(known)}\b", message)]
         variable = next(filter(None, map(_variable, named)), None)

@@ -23,9 +23,8 @@ class NotAWriterError(Exception):
 def describe(error: BaseException) -> str:
     """What went wrong, by its SQLSTATE or class; of a failed login, in the server's words."""
     if isinstance(error, ConnectError):
-        # A parameter that the server refuses has the same SQLSTATEs as a statement about what is not there.
-        meaning = _LOGINS.get(error.sqlstate or "")
-        return f"SQLSTATE {error.sqlstate} ({meaning}): {error}" if meaning else str(error)
+        # It says its SQLSTATE itself. A refused parameter has one that would mean something else of a statement.
+        return str(error)
     if isinstance(error, asyncpg.PostgresError):
         state = getattr(error, "sqlstate", None) or "?"
         return f"SQLSTATE {state} ({_MEANINGS.get(state, type(error).__name__)})"
@@ -44,13 +43,6 @@ def describe(error: BaseException) -> str:
     return type(error).__name__
 
 
-_LOGINS = {
-    "3D000": "there is no such database",
-    "28P01": "password authentication failed",
-    "28000": "the server does not let this login in",
-    "53300": "too many connections",
-    "57P03": "the server is starting up or shutting down",
-}
 # Of statements of a login that has become secretproxy_writer.
 _MEANINGS = {
     "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
@@ -59,5 +51,6 @@ _MEANINGS = {
     "42501": "secretproxy_writer may not do this, though it was granted: run `secretproxy install --again`",
     "25006": "the database is read-only",
     "53100": "disk full",
+    "53300": "too many connections",
     "57014": "no answer in time (audit.timeout), or somebody cancelled it",
-} | _LOGINS
+}

@@ -7,11 +7,15 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from secretproxy.config import ConfigError, Settings, load_settings
 from secretproxy.ops import logs
+
+if TYPE_CHECKING:
+    from secretproxy.proxy.backend import Target
 
 
 def check(
@@ -27,7 +31,9 @@ def check(
         typer.echo(json.dumps([{"check": name, "ok": fault is None, "fault": fault} for name, fault in results]))
     else:
         for name, fault in results:
-            typer.echo(f"{'ok  ' if fault is None else 'FAIL'}  {name}" + (f": {fault}" if fault else ""))
+            typer.echo(
+                f"{'ok  ' if fault is None else 'FAIL'}  {name}" + (f": {fault.removeprefix(f'{name} ')}" if fault else "")
+            )
     raise typer.Exit(1 if any(fault for _, fault in results) else 0)
 
 
@@ -49,11 +55,13 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
         results.append(("testimony.key_file", None))
     except ConfigError as error:
         results.append(("testimony.key_file", str(error)))
-    results += [(f"backend.hosts {server}", fault) for server, fault in await _backends(settings)]
+    servers = await _backends(settings)
+    results += [(f"backend.hosts {target or ''}".rstrip(), fault) for target, fault in servers]
+    reached = [target for target, fault in servers if target is not None and fault is None]
     with contextlib.suppress(ConfigError):
         # What cannot be used was told of already.
-        results += [result async for result in preflight.logins_in_tls(settings)]
-        results += [result async for result in preflight.poolers(settings)]
+        results += [result async for result in preflight.logins_in_tls(settings, reached)]
+        results += [result async for result in preflight.poolers(settings, reached)]
     if settings.auth.mode == "scram":
         results.append(("auth", await _users(settings)))
     if settings.auth.mode == "passthrough" and settings.backend.target_session_attrs != "any":
@@ -62,9 +70,9 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
     return results
 
 
-async def _backends(settings: Settings) -> list[tuple[str, str | None]]:
+async def _backends(settings: Settings) -> list[tuple[Target | None, str | None]]:
     """Every address of every server, in TLS where backend.tls says so."""
-    from secretproxy.proxy.backend import Target, Tls, Unreached, reach
+    from secretproxy.proxy.backend import Tls, Unreached, reach
     from secretproxy.proxy.hosts import Hosts
     from secretproxy.proxy.tls import backend_context
 
@@ -72,17 +80,17 @@ async def _backends(settings: Settings) -> list[tuple[str, str | None]]:
     try:
         tls = Tls(backend_context(backend), backend.tls != "prefer")
     except ConfigError as error:
-        return [("", str(error))]
+        return [(None, str(error))]
 
-    async def look(target: Target) -> tuple[str, str | None]:
+    async def look(target: Target) -> tuple[Target | None, str | None]:
         try:
             await reach(asyncio.Protocol, target, backend.connect_timeout, tls)
         except Unreached as error:
-            return str(target), str(error).removeprefix(f"{target}: ")
-        return str(target), None
+            return target, str(error).removeprefix(f"{target}: ")
+        return target, None
 
     targets, causes = await Hosts(settings).addresses()
-    return [("", cause) for cause in causes] + list(await asyncio.gather(*map(look, targets)))
+    return [(None, cause) for cause in causes] + list(await asyncio.gather(*map(look, targets)))
 
 
 async def _users(settings: Settings) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 import struct
@@ -72,6 +73,11 @@ class _Asking(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.answer.done():
             self.answer.set_result(b"")
+
+
+def _why(error: OSError) -> str:
+    """What the system says, without asyncio's own words for it."""
+    return os.strerror(error.errno).lower() if error.errno else type(error).__name__
 
 
 async def resolve(host: Host, timeout: float) -> list[Target]:
@@ -144,7 +150,7 @@ async def answers(target: Target, timeout: float) -> None:
     except TimeoutError:
         raise Silent(f"{target}: no answer within {timeout:g} s") from None
     except OSError as error:
-        raise Unreached(f"{target}: {(error.strerror or type(error).__name__).lower()}") from None
+        raise Unreached(f"{target}: {_why(error)}") from None
     if answer not in (b"S", b"N"):
         raise Unreached(f"{target}: {'does not answer as PostgreSQL does' if answer else 'closed the connection'}")
 
@@ -165,7 +171,7 @@ async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: T
     except TimeoutError:
         raise Silent(f"{target}: no answer within {timeout:g} s") from None
     except OSError as error:
-        cause = (error.strerror or type(error).__name__).lower()
+        cause = _why(error)
     raise Unreached(f"{target}: {cause}")
 
 

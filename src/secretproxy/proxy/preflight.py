@@ -23,7 +23,6 @@ from secretproxy.connections import read as read_conninfo
 from secretproxy.connections.conninfo import ConninfoError
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import Target, Tls, Unreached, reach
-from secretproxy.proxy.hosts import Hosts
 from secretproxy.scram.binding import end_point_of_der
 from secretproxy.wire.messages import AUTHENTICATION_SASL, PROTOCOL_3_0
 
@@ -119,13 +118,12 @@ def _serves(section: str, host: str, port: int) -> bool:
     return False
 
 
-async def logins_in_tls(settings: Settings) -> AsyncIterator[Result]:
+async def logins_in_tls(settings: Settings, targets: list[Target]) -> AsyncIterator[Result]:
     """Backends that refuse clients in TLS: a login that is bound to one TLS connection does not pass through two."""
     if settings.auth.mode != "passthrough" or "off" in (settings.listen.tls, settings.backend.tls):
         return
     context = tls.backend_context(settings.backend)
     ours = tls.listen_binding(settings.listen)
-    targets, _ = await Hosts(settings).addresses()
     for target in targets:
         with contextlib.suppress(Unreached, TimeoutError, OSError):
             offered, theirs = await _offered(settings, target, Tls(context, settings.backend.tls != "prefer"))
@@ -190,9 +188,8 @@ class _FirstWord(asyncio.Protocol):
             self.said.set_result(b"")
 
 
-async def poolers(settings: Settings) -> AsyncIterator[Result]:
+async def poolers(settings: Settings, targets: list[Target]) -> AsyncIterator[Result]:
     """Servers of backend.hosts that are poolers which give each transaction another session. Who cannot log in there finds none."""
-    targets, _ = await Hosts(settings).addresses()
     for target in targets:
         try:
             shared = await _shared(settings, target)
