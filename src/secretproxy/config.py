@@ -537,9 +537,10 @@ def reference() -> str:
     out = [
         "# Configuration",
         "",
-        "In rising order: the TOML file (`--config FILE`, else `$SECRETPROXY_CONFIG`, else `./secretproxy.toml`), the",
-        "environment, the command line. The variable of `listen.port` is `SECRETPROXY_LISTEN_PORT`; lists are separated by",
-        "commas. An unknown or impossible setting stops the command with exit status 2 and a line that names it.",
+        "In rising order: the TOML file (`--config FILE`, else `$SECRETPROXY_CONFIG`, else",
+        "`./secretproxy.toml`), the environment, the command line. The variable of `listen.port` is",
+        "`SECRETPROXY_LISTEN_PORT`; lists are separated by commas. An unknown or impossible setting stops",
+        "the command with exit status 2 and a line that names it.",
         "`config.example.toml` holds the same as a file.",
     ]
     plain, sections = _sections()
