@@ -89,7 +89,7 @@ assert spool_review._row(with_it)["backend_pid"] == 4711
 assert with_it.after(with_it.prev_hash) == with_it and with_it.line.endswith(b"\\t4711")
 
 def findings(*lines):
-    verifier = verify.Verifier(None)
+    verifier = verify.ChainVerifier(None)
     verifier.lines(b"".join(line.line + b"\\t\\\\\\\\x%b\\t\\\\\\\\x%b\\n" % (line.prev_hash.hex().encode(), line.row_hash.hex().encode()) for line in lines))
     return [found.kind for found in verifier.finish().findings]
 
@@ -122,7 +122,7 @@ def test_one_more_entry_is_written_read_verified_and_exported_beside_rows_of_bef
     )
     table = tmp_path / "secretproxy/audit/columns.py"
     source = table.read_text(encoding="utf-8")
-    entry = '    Column("backend_pid", "int4", "event", "number", "Process of the backend", added=True),\n)\n\nNAMES ='
+    entry = '    LogColumn("backend_pid", "int4", "event", "number", "Process of the backend", added=True),\n)\n\nNAMES ='
     assert source.count("\n)\n\nNAMES =") == 1
     table.write_text(source.replace(")\n\nNAMES =", entry), encoding="utf-8")
     events = tmp_path / "secretproxy/session/events.py"

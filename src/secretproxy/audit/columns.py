@@ -20,7 +20,7 @@ Source = Literal["journal", "event", "identity"]
 Form = Literal["word", "text", "name", "names", "number", "seconds", "uuid", "address", "flag", "moment", "hash"]
 
 
-class Column(NamedTuple):
+class LogColumn(NamedTuple):
     """A column: its name, its type in SQL, where its value comes from, how that is written, and what it means."""
 
     name: str
@@ -35,37 +35,37 @@ class Column(NamedTuple):
 
 
 TABLE = (
-    Column("id", "uuid", "journal", "uuid", "The row's own random id"),
-    Column("at", "timestamptz", "journal", "moment", "When the event happened, by the proxy's clock"),
-    Column(
+    LogColumn("id", "uuid", "journal", "uuid", "The row's own random id"),
+    LogColumn("at", "timestamptz", "journal", "moment", "When the event happened, by the proxy's clock"),
+    LogColumn(
         "event", "text", "event", "word", "`attempt`, `call`, `outcome`, `definition`, `table`, `refusal`, `forgery` or `direct`"
     ),
-    Column("instance", "uuid", "journal", "uuid", "The proxy process that wrote the row; NULL for a direct call"),
-    Column("seq", "int8", "journal", "number", "The row's number in its instance's chain, from 1; NULL for a direct call"),
-    Column("prev_hash", "bytea", "journal", "hash", "The hash of the row before"),
-    Column("row_hash", "bytea", "journal", "hash", "SHA-256 over the hash before and the row's line"),
-    Column("session_id", "uuid", "identity", "uuid", "The client's session"),
-    Column("statement_no", "int8", "event", "number", "The statement's number in its session"),
-    Column("function", "text", "event", "name", "Signature of the function", may_be_empty=True),
-    Column("operation", "text", "event", "word", "`read`, `write`, `verify` or `delete`"),
-    Column("owner_id", "uuid", "event", "uuid", "Owner of the secret; NULL where nothing shows it"),
-    Column("secret_names", "text[]", "event", "names", "Names of the secrets; NULL where nothing shows them"),
-    Column("encoding", "text", "event", "word", "How the value is stored: `pgp`, `crypt` or `none`"),
-    Column("via", "text[]", "event", "names", "Signatures of the functions on the call path"),
-    Column("protocol", "text", "event", "word", "`simple`, `extended` or `fastpath`"),
-    Column("fingerprint", "text", "event", "text", "Tells statements apart without their text", may_be_empty=True),
-    Column("db_user", "text", "identity", "name", "The database login", may_be_empty=True),
-    Column("role", "text", "event", "name", "The current role, where testimony says it", may_be_empty=True),
-    Column("accessed_by", "uuid", "event", "uuid", "The user of the claim `jwt.claims.user_id`"),
-    Column("database", "text", "identity", "name", "The database of the session", may_be_empty=True),
-    Column("application_name", "text", "identity", "name", "The application's name for itself", may_be_empty=True),
-    Column("client_addr", "inet", "identity", "address", "The client's address; NULL for a Unix socket"),
-    Column("client_port", "int4", "identity", "number", "The client's port"),
-    Column("tls", "bool", "identity", "flag", "Whether the client's connection is encrypted"),
-    Column("outcome", "text", "event", "word", "`ok`, `error`, `cancelled`, `lost` or `refused`"),
-    Column("sqlstate", "text", "event", "text", "SQLSTATE of an error"),
-    Column("duration", "float8", "journal", "seconds", "Seconds from the statement's begin to its end"),
-    Column("calls", "int8", "event", "number", "Executions of this call that the backend testified to"),
+    LogColumn("instance", "uuid", "journal", "uuid", "The proxy process that wrote the row; NULL for a direct call"),
+    LogColumn("seq", "int8", "journal", "number", "The row's number in its instance's chain, from 1; NULL for a direct call"),
+    LogColumn("prev_hash", "bytea", "journal", "hash", "The hash of the row before"),
+    LogColumn("row_hash", "bytea", "journal", "hash", "SHA-256 over the hash before and the row's line"),
+    LogColumn("session_id", "uuid", "identity", "uuid", "The client's session"),
+    LogColumn("statement_no", "int8", "event", "number", "The statement's number in its session"),
+    LogColumn("function", "text", "event", "name", "Signature of the function", may_be_empty=True),
+    LogColumn("operation", "text", "event", "word", "`read`, `write`, `verify` or `delete`"),
+    LogColumn("owner_id", "uuid", "event", "uuid", "Owner of the secret; NULL where nothing shows it"),
+    LogColumn("secret_names", "text[]", "event", "names", "Names of the secrets; NULL where nothing shows them"),
+    LogColumn("encoding", "text", "event", "word", "How the value is stored: `pgp`, `crypt` or `none`"),
+    LogColumn("via", "text[]", "event", "names", "Signatures of the functions on the call path"),
+    LogColumn("protocol", "text", "event", "word", "`simple`, `extended` or `fastpath`"),
+    LogColumn("fingerprint", "text", "event", "text", "Tells statements apart without their text", may_be_empty=True),
+    LogColumn("db_user", "text", "identity", "name", "The database login", may_be_empty=True),
+    LogColumn("role", "text", "event", "name", "The current role, where testimony says it", may_be_empty=True),
+    LogColumn("accessed_by", "uuid", "event", "uuid", "The user of the claim `jwt.claims.user_id`"),
+    LogColumn("database", "text", "identity", "name", "The database of the session", may_be_empty=True),
+    LogColumn("application_name", "text", "identity", "name", "The application's name for itself", may_be_empty=True),
+    LogColumn("client_addr", "inet", "identity", "address", "The client's address; NULL for a Unix socket"),
+    LogColumn("client_port", "int4", "identity", "number", "The client's port"),
+    LogColumn("tls", "bool", "identity", "flag", "Whether the client's connection is encrypted"),
+    LogColumn("outcome", "text", "event", "word", "`ok`, `error`, `cancelled`, `lost` or `refused`"),
+    LogColumn("sqlstate", "text", "event", "text", "SQLSTATE of an error"),
+    LogColumn("duration", "float8", "journal", "seconds", "Seconds from the statement's begin to its end"),
+    LogColumn("calls", "int8", "event", "number", "Executions of this call that the backend testified to"),
 )
 
 NAMES = tuple(column.name for column in TABLE)

@@ -83,7 +83,7 @@ class Chain:
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Tally:
+class ExportTally:
     """Takes the rows of an export in their order and says what a manifest says of them."""
 
     def __init__(self) -> None:
@@ -257,7 +257,7 @@ def verify_part(
         except (InvalidSignature, ValueError):
             report.add("-", None, "manifest", "the signature of the manifest is wrong")
     checks = _checks(manifest, outside, key, report)
-    tally = Tally()
+    tally = ExportTally()
     last: dict[str, tuple[int, str]] = {}
     past_at: dict[str, str] = {}
     for _, record, body in rows:
@@ -309,7 +309,7 @@ def _checks(
     return found
 
 
-def _compare(tally: Tally, manifest: dict[str, Any], report: Report) -> None:
+def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> None:
     told = {str(one.get("instance")): one for one in manifest["chains"]}
     for name, one in told.items():
         found = tally.chains.get(name)
@@ -340,7 +340,7 @@ def _compare(tally: Tally, manifest: dict[str, Any], report: Report) -> None:
         report.add("-", None, "changed", "the rows are not those that the manifest was made of")
 
 
-def _words(manifest: dict[str, Any], tally: Tally, report: Report, signed: bool, key: Ed25519PublicKey | None) -> list[str]:
+def _words(manifest: dict[str, Any], tally: ExportTally, report: Report, signed: bool, key: Ed25519PublicKey | None) -> list[str]:
     filters = manifest.get("filters") or {}
     what = ", ".join(f"{name} {value}" for name, value in filters.items()) or "everything"
     words = [f"an export of {what}, made at {manifest.get('made_at')}"]

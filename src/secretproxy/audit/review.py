@@ -416,7 +416,7 @@ async def is_empty(connection: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogPlace:
     """Where a review looked: the log's database, and other databases whose accesses are in it."""
 
     user: str
@@ -435,7 +435,7 @@ SELECT DISTINCT r.database FROM (
 """  # noqa: S608 - constant text
 
 
-async def place(connection: Any) -> Place:
+async def place(connection: Any) -> LogPlace:
     """Which database was looked in; calls that came by no proxy lie in the databases that they were made in."""
     row = await connection.fetchrow(
         "SELECT session_user::pg_catalog.text AS login, pg_catalog.current_database()::pg_catalog.text AS database,"
@@ -443,10 +443,10 @@ async def place(connection: Any) -> Place:
     )
     others = await connection.fetch(_RECENT)
     address = "a Unix socket" if row["address"] is None else f"{row['address']}:{row['port']}"
-    return Place(row["login"], row["database"], address, tuple(other["database"] for other in others))
+    return LogPlace(row["login"], row["database"], address, tuple(other["database"] for other in others))
 
 
 __all__ = [
-    "Count", "Filter", "Place", "UnreachedError", "accesses", "connect", "events", "explained", "how_many_accesses", "how_many_events",
+    "Count", "Filter", "LogPlace", "UnreachedError", "accesses", "connect", "events", "explained", "how_many_accesses", "how_many_events",
     "local_zone", "moment", "place", "reading", "resolved", "rows", "story", "whole_uuid",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 
 from secretproxy.audit import chain
-from secretproxy.audit.columns import ADDED, CHAINED, STORED, TYPES, Column
+from secretproxy.audit.columns import ADDED, CHAINED, STORED, TYPES, LogColumn
 from secretproxy.audit.masking import NameMask, name_bytes
 from secretproxy.session.events import Event, Identity
 
@@ -198,7 +198,7 @@ class Lines:
         tail = "\t".join([chain.field(value) for value in rest])
         return str(who.session_id), chain.field(mask(who.db_user)), tail, self._codec
 
-    def written(self, column: Column, event: Event) -> str:
+    def written(self, column: LogColumn, event: Event) -> str:
         """Writes a value of an event or its identity as the table says: how the columns that were added are written."""
         value = getattr(event.who if column.source == "identity" else event, column.name)
         if value is None:

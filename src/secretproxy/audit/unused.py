@@ -29,7 +29,7 @@ _FIRST = "SELECT pg_catalog.min(a.at) FROM secretproxy.access_log AS a"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class UnusedSecrets:
     """Unused secrets, longest unused first; how many are stored; since when the log has rows; the latest use that does not say of what."""
 
     rows: list[dict[str, Any]]
@@ -39,7 +39,7 @@ class Found:
     unnamed: datetime | None
 
 
-async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...] = USES) -> Found:
+async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...] = USES) -> UnusedSecrets:
     """Secrets of the database of `secrets` that were last used before that moment, or never. Raises asyncpg's errors.
 
     Calls that came by no proxy are in the log of the secrets' own database: both logs are read where they are two.
@@ -67,7 +67,7 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
     rows.sort(
         key=lambda row: (row["last_used"] is not None, row["last_used"] or before, str(row["owner_id"]), row["secret_name"])
     )
-    return Found(rows, len(stored), str(database), await log.fetchval(_FIRST), of_owner.get(None))
+    return UnusedSecrets(rows, len(stored), str(database), await log.fetchval(_FIRST), of_owner.get(None))
 
 
 def _later(known: dict[Any, datetime], key: Any, at: datetime) -> None:

@@ -100,7 +100,7 @@ class _Row:
 _SECOND = "a second row of this number, which fits no chain"
 
 
-class Verifier:
+class ChainVerifier:
     """Takes the lines of a log in order and reports what does not fit. Pure."""
 
     def __init__(
@@ -394,7 +394,7 @@ async def verify_database(
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_sort = on")
             now = await connection.fetchval("SELECT pg_catalog.now()")
-            verifier = Verifier(
+            verifier = ChainVerifier(
                 key, signed_before=now - timedelta(seconds=signed_within + LATENESS), accept_unsigned=accept_unsigned
             )
             for what in await altered(connection):
@@ -423,7 +423,7 @@ async def verify_database(
             return report
 
 
-async def _take_checkpoints(connection: Any, verifier: Verifier, outside: Iterable[Checkpoint]) -> None:
+async def _take_checkpoints(connection: Any, verifier: ChainVerifier, outside: Iterable[Checkpoint]) -> None:
     """Gives a verifier the checkpoints of the log and those kept elsewhere: first those that say which rows are gone."""
     kept = in_order(outside)
     for checkpoint in kept:
@@ -465,7 +465,7 @@ def verify_whole(
     rows: Iterable[tuple[int, dict[str, Any], bytes]], outside: Iterable[Checkpoint], key: Ed25519PublicKey | None
 ) -> Report:
     """Verifies an export that has no manifest, whose chains then must begin with row 1."""
-    verifier = Verifier(key)
+    verifier = ChainVerifier(key)
     for checkpoint in in_order(outside):
         verifier.checkpoint(checkpoint)
     direct = 0

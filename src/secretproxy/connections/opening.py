@@ -218,7 +218,7 @@ async def _check_kind(connection: Any, attrs: str, timeout: float) -> None:
         raise _UnsuitableError(f"{kind} (target_session_attrs={attrs})")
 
 
-class _Named(ssl.SSLContext):
+class _NamedContext(ssl.SSLContext):
     """Checks a server by its name where the connection is made to an address."""
 
     server_name: str | None = None
@@ -237,7 +237,7 @@ def _tls(known: Conninfo, place: Place) -> dict[str, Any]:
         names = ("sslcert", "sslkey", "sslpassword", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version")
         query = {name: value for name in names if (value := known.get(name)) is not None} | {"sslmode": mode}
         return {"dsn": f"postgresql://?{urlencode(query)}"}
-    context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+    context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
     if place.address is not None and place.host:
         context.server_name = place.host
     context.minimum_version = _VERSIONS.get(known.get("ssl_min_protocol_version") or "TLSv1.2", ssl.TLSVersion.TLSv1_2)

@@ -43,7 +43,7 @@ def export(
     key_file = load_settings(config).audit.checkpoint_key_file
     signer = Signer(key_file) if key_file is not None and key_file.exists() else None
     place = manifest or (exports.manifest_file(output) if str(output) != "-" else None)
-    tally = exports.Tally()
+    tally = exports.ExportTally()
     made_at = datetime.now(UTC)
 
     async def tallied(rows: Any) -> Any:
