@@ -411,15 +411,15 @@ def load_settings(config: Path | None = None) -> Settings:
     path = config_file(config)
     values: dict[str, Any] = {}
     if path is not None:
+        how = " ($SECRETPROXY_CONFIG)" if config is None and os.environ.get("SECRETPROXY_CONFIG") else ""
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            how = "" if config is not None else " ($SECRETPROXY_CONFIG)"
             raise ConfigError(
                 f"{path}: no such file{how}; name the configuration with --config FILE, or write one with `secretproxy init`"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+            raise ConfigError(f"{path}: cannot be read{how}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
     _check_environment()

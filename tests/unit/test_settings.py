@@ -104,6 +104,16 @@ def test_an_error_of_the_file_names_the_file_though_the_environment_has_settings
         assert said.startswith(f"{file}: ") and setting in said and "environment" not in said
 
 
+def test_a_file_that_a_variable_names_is_told_with_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for named, words in (
+        (file.parent, "cannot be read ($SECRETPROXY_CONFIG): Is a directory"),
+        (file.parent / "none", "no such file ($SECRETPROXY_CONFIG)"),
+    ):
+        monkeypatch.setenv("SECRETPROXY_CONFIG", str(named))
+        assert refused(None).startswith(f"{named}: {words}")
+        assert "$SECRETPROXY_CONFIG" not in refused(named)
+
+
 def test_both_are_named_where_both_are_wrong(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("[listen]\nport = 'x'\n")
     monkeypatch.setenv("SECRETPROXY_HEALTH_PORT", "y")
