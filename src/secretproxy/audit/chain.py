@@ -1,8 +1,9 @@
-"""The hash chain: a canonical text of a row that covers every column, and SHA-256 over the hash before it and that text.
+"""The hash chain: a canonical text of a row that covers every column, and SHA-256 over the hash before it and that
+text.
 
-The text is the line that `COPY (SELECT ...) TO STDOUT` makes of the columns in the order of columns.CHAINED, in UTF-8, under the settings of
-SETTINGS. So PostgreSQL gives it ready made to whoever verifies a log, and anybody can recompute a chain with psql and sha256sum.
-Pure.
+The text is the line that `COPY (SELECT ...) TO STDOUT` makes of the columns in the order of columns.CHAINED, in UTF-8,
+under the settings of SETTINGS. So PostgreSQL gives it ready made to whoever verifies a log, and anybody can recompute a
+chain with psql and sha256sum. Pure.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ def element(value: str) -> str:
 
 
 def covered(line: bytes) -> bytes:
-    """Gives the part of a line that its hash covers: it ends before added columns that are NULL, which older rows do not have."""
+    """Gives the part of a line that its hash covers.
+
+    It ends before added columns that are NULL, which older rows do not have.
+    """
     for _ in ADDED:
         if not line.endswith(b"\t\\N"):
             break

@@ -1,7 +1,8 @@
-"""Checkpoints: how far an instance's chain went, signed with Ed25519, so that a tail that was cut off or made anew shows.
+"""Checkpoints: how far an instance's chain went, signed with Ed25519, so that a tail that was cut off or made anew
+shows.
 
-A checkpoint goes into secretproxy.checkpoints and, with audit.checkpoint_file, onto the end of a file that the operator keeps where
-whoever can change the log cannot. May do file I/O; key bytes never reach an error text.
+A checkpoint goes into secretproxy.checkpoints and, with audit.checkpoint_file, onto the end of a file that the operator
+keeps where whoever can change the log cannot. May do file I/O; key bytes never reach an error text.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ CHECKPOINT, END, RETENTION, BEFORE = "checkpoint", "end", "retention", "before"
 class Checkpoint:
     """The row `seq` of `instance` had the hash `row_hash` at the time `at`.
 
-    Row 0 is the chain's beginning, signed before the first row. Kind `end`: the process ended in good order, and that row is its last.
-    Kind `retention`: rows up to this one were removed then: those after the row that a checkpoint of kind `before` and of the same time
-    names, or else all.
+    Row 0 is the chain's beginning, signed before the first row. Kind `end`: the process ended in good order, and that
+    row is its last. Kind `retention`: rows up to this one were removed then: those after the row that a checkpoint of
+    kind `before` and of the same time names, or else all.
     """
 
     instance: uuid.UUID
@@ -83,7 +84,8 @@ class Checkpoint:
 
 
 class Signer:
-    """Signs checkpoints with the key of audit.checkpoint_key_file, which is made if it is missing, with its public half beside it."""
+    """Signs checkpoints with the key of audit.checkpoint_key_file, which is made if it is missing, with its public half
+    beside it."""
 
     def __init__(self, key_file: Path, file: Path | None = None, command: str | None = None) -> None:
         """Raises ConfigError."""

@@ -1,7 +1,9 @@
-"""The columns of secretproxy.access_log, in one table. Pure; everything that reads, writes or describes the log derives from it at import.
+"""The columns of secretproxy.access_log, in one table. Pure; everything that reads, writes or describes the log derives
+from it at import.
 
-To add a column: an entry at the end of TABLE with `added=True`, a change in sql/ that adds it to the table, and a test. A value that the session
-must supply first needs a field of that name in session.events.Event or Identity. Derived from the table are
+To add a column: an entry at the end of TABLE with `added=True`, a change in sql/ that adds it to the table, and a test.
+A value that the session must supply first needs a field of that name in session.events.Event or Identity. Derived from
+the table are
 
     rows           the line of an event, INSERT, what stands in a line
     spool_review   the reader of a spool
@@ -14,9 +16,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-# Where a value comes from: the journal numbers, dates and links a row; the identity is the session's; the rest is the event's own.
+# Where a value comes from: the journal numbers, dates and links a row; the identity is the session's; the rest is the
+# event's own.
 Source = Literal["journal", "event", "identity"]
-# How a value is written. `word`: a word of ours, as it is. `text`: escaped. `name`, `names`: what a client chose, masked, then escaped.
+# How a value is written. `word`: a word of ours, as it is. `text`: escaped. `name`, `names`: what a client chose,
+# masked, then escaped.
 Form = Literal["word", "text", "name", "names", "number", "seconds", "uuid", "address", "flag", "moment", "hash"]
 
 
@@ -28,7 +32,8 @@ class LogColumn(NamedTuple):
     source: Source
     form: Form
     meaning: str
-    # Added after the log's first version: a hash covers a line up to its last added column that is not NULL. So older hashes still fit.
+    # Added after the log's first version: a hash covers a line up to its last added column that is not NULL. So older
+    # hashes still fit.
     added: bool = False
     # Whether a text may be empty, which CSV does not tell from NULL.
     may_be_empty: bool = False

@@ -1,8 +1,10 @@
-"""Whether a commit of our own is where it must be: with a synchronous standby too, where the server has one. May import asyncpg.
+"""Whether a commit of our own is where it must be: with a synchronous standby too, where the server has one. May import
+asyncpg.
 
-PostgreSQL commits, then waits for the standby. A wait that is cancelled ends with a WARNING and a COMMIT that looks like any other. And what
-the first try has committed, a second one does not commit again: it changes nothing, so it would not wait either. `AGAIN` makes it wait: it puts
-a record into the WAL within that transaction (RecordTransactionCommit() waits for the standby only where the transaction has written WAL).
+PostgreSQL commits, then waits for the standby. A wait that is cancelled ends with a WARNING and a COMMIT that looks
+like any other. And what the first try has committed, a second one does not commit again: it changes nothing, so it
+would not wait either. `AGAIN` makes it wait: it puts a record into the WAL within that transaction
+(RecordTransactionCommit() waits for the standby only where the transaction has written WAL).
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class Warnings:
         connection.add_log_listener(self)
 
     def __call__(self, connection: Any, message: Any) -> None:
-        # The texts are translated, the names of the server's functions are not. A commit's own warnings have no context; those of
-        # a trigger, which says it with RAISE, do.
+        # The texts are translated, the names of the server's functions are not. A commit's own warnings have no
+        # context; those of a trigger, which says it with RAISE, do.
         if message.severity_en == "WARNING" and (
             message.server_source_filename == "syncrep.c" or (message.sqlstate in ("01000", "57P01") and message.context is None)
         ):

@@ -1,8 +1,8 @@
 """Exports that can be proven: the manifest that is written beside one, and what a reader makes of both.
 
-A manifest says of each chain which rows the export has, with the hashes at both ends, and of all rows in their order one digest; it is signed
-with the checkpoint key where that is at hand. So a part of the log is proven as a part, and a file that was cut is not taken for a whole.
-Reads files; needs no database.
+A manifest says of each chain which rows the export has, with the hashes at both ends, and of all rows in their order
+one digest; it is signed with the checkpoint key where that is at hand. So a part of the log is proven as a part, and a
+file that was cut is not taken for a whole. Reads files; needs no database.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ class ExportTally:
         found.last_seq, found.last_row_hash = seq, record["row_hash"] or ""
 
     def manifest(self, filters: dict[str, str], form: str, made_at: datetime, checkpoints: list[Checkpoint]) -> dict[str, Any]:
-        """`checkpoints`: those of the log, in their order; of each chain the last that the export has the row of goes in."""
+        """`checkpoints`: those of the log, in their order.
+
+        Of each chain the last that the export has the row of goes in.
+        """
         for checkpoint in checkpoints:
             covered = self.chains.get(str(checkpoint.instance))
             if covered is not None and covered.first_seq - 1 <= checkpoint.seq <= covered.last_seq:

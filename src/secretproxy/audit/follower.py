@@ -1,8 +1,9 @@
 """What is new in the log since it was looked at last, whichever process wrote it, however late it was committed.
 
-The rows of an instance are committed in the order of their numbers, so its last number that was seen is all there is to remember, and
-times are never compared. Direct calls have no number, and commit when their transaction does: they are looked for from the time on at
-which the oldest transaction that may still bring one began to write. May import asyncpg; prints nothing.
+The rows of an instance are committed in the order of their numbers, so its last number that was seen is all there is to
+remember, and times are never compared. Direct calls have no number, and commit when their transaction does: they are
+looked for from the time on at which the oldest transaction that may still bring one began to write. May import asyncpg;
+prints nothing.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class Follower:
         self._everything_due = 0.0
 
     async def news(self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True) -> list[Any]:
-        """New accesses in the order of their time, outcomes as far as they are known: of instances that are `told`, or `everywhere`."""
+        """New accesses in the order of their time, outcomes as far as they are known.
+
+        Of instances that are `told`, or `everywhere`.
+        """
         looked_at = set(told)
         if not everywhere:
             return _sorted(await self._new_of(connection, looked_at))
@@ -132,7 +136,10 @@ def _sorted(rows: list[Any]) -> list[Any]:
 
 
 class Endings:
-    """Puts off what is followed until it has ended, for as long as `wait` seconds; what takes longer comes once as it is and once as it ended."""
+    """Puts off what is followed until it has ended, for as long as `wait` seconds.
+
+    What takes longer comes once as it is and once as it ended.
+    """
 
     # Accesses that are waited for; the oldest of more are not.
     MOST = 20_000

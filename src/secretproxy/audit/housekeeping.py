@@ -1,6 +1,7 @@
 """The journal's housekeeping, on a connection of its own: it cannot slow a write of the log or make one fail.
 
-It makes partitions ahead, notifies followers of the log and signs checkpoints. Each may fail for a time: it says so once and tries again.
+It makes partitions ahead, notifies followers of the log and signs checkpoints. Each may fail for a time: it says so
+once and tries again.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class Housekeeping:
         self._partitions_due = time.monotonic() + PARTITIONS_AGAIN
 
     async def close(self, timeout: float, *, ended: bool) -> None:
-        """Signs how far the chain is, as its end where it has `ended`, and tells of it, as long as that takes no more than `timeout`."""
+        """Signs how far the chain is, as its end where it has `ended`, and tells of it, as long as that takes no more
+        than `timeout`."""
         if self._task is None:
             return
         self._closing = True
@@ -209,7 +211,10 @@ class Housekeeping:
         self._sign_due = time.monotonic() + self._seconds
 
     async def _keep(self, signer: Signer, made: Checkpoint) -> None:
-        """In the log; elsewhere by a task of its own: a command that hangs holds up the next checkpoint and nothing else."""
+        """In the log; elsewhere by a task of its own.
+
+        A command that hangs holds up the next checkpoint and nothing else.
+        """
         await self._execute(CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind)
         self._to_keep.append(made)
         if self._keeping is None or self._keeping.done():
@@ -232,5 +237,8 @@ class Housekeeping:
 
 
 def may_wait(error: asyncpg.PostgresError) -> bool:
-    """Whether partitions that could not be made are no reason to keep the log waiting: somebody reads it and holds a lock."""
+    """Whether partitions that could not be made are no reason to keep the log waiting.
+
+    Somebody reads it and holds a lock.
+    """
     return error.sqlstate in ("55P03", "57014", "40P01")

@@ -1,6 +1,7 @@
 """Whether the tables of the log are what the package makes of them, so that what a reader is shown is what is there.
 
-Compared with what stands here, not with what the database says of itself: its owner can change that. May import asyncpg; reads the catalog only.
+Compared with what stands here, not with what the database says of itself: its owner can change that. May import
+asyncpg; reads the catalog only.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ SELECT k.conrelid AS oid, k.conname::pg_catalog.text AS name FROM pg_catalog.pg_
  WHERE k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'f', 'x']::pg_catalog."char"[])
    AND k.conrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
 """
-# Rows are added ON CONFLICT DO NOTHING, for those that are there already: an index that calls others the same drops them unheard.
+# Rows are added ON CONFLICT DO NOTHING, for those that are there already: an index that calls others the same drops
+# them unheard.
 _UNIQUE = """
 SELECT i.indrelid AS oid, c.relname::pg_catalog.text AS name
   FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
@@ -97,7 +99,8 @@ SELECT x.oid, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name
 
 
 async def altered(connection: Any) -> list[str]:
-    """What of the log's tables can hide rows, change them on their way in, or run somebody's code; empty where they are as they should be.
+    """What of the log's tables can hide rows, change them on their way in, or run somebody's code; empty where they are
+    as they should be.
 
     Raises asyncpg's errors.
     """

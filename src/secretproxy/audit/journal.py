@@ -1,9 +1,11 @@
-"""The journal: takes the events of all sessions, numbers and links them, and writes them in groups on a connection of its own.
+"""The journal: takes the events of all sessions, numbers and links them, and writes them in groups on a connection of
+its own.
 
-While one group is being committed the next one gathers, so a commit serves every session that waits; events that nobody waits for
-ride with it. An event that was taken is kept, in order and with its number, until the log has it: a group whose commit broke off is
-written again as it was and the unique key keeps it single. A group that fails is written in smaller ones, down to a row (see unwritable.py).
-May import asyncpg; must never let an asyncpg error's text through, for it can quote a row.
+While one group is being committed the next one gathers, so a commit serves every session that waits; events that nobody
+waits for ride with it. An event that was taken is kept, in order and with its number, until the log has it: a group
+whose commit broke off is written again as it was and the unique key keeps it single. A group that fails is written in
+smaller ones, down to a row (see unwritable.py). May import asyncpg; must never let an asyncpg error's text through, for
+it can quote a row.
 """
 
 from __future__ import annotations
@@ -37,14 +39,16 @@ GROUP, GROUP_BYTES = 512, 2 * 1024 * 1024
 SLOW, WRONG = 8, 2
 # Seconds that events which nobody waits for wait for a group that somebody waits for.
 RIDE = 0.01
-# Rows, and bytes of them, that may wait in memory before refusals are counted only; a row takes some 2 KiB. What else an outage leaves
-# waiting is one statement's a session.
+# Rows, and bytes of them, that may wait in memory before refusals are counted only; a row takes some 2 KiB. What else
+# an outage leaves waiting is one statement's a session.
 KEPT_IN_OUTAGE, KEPT_BYTES = 20_000, 64 * 1024 * 1024
-# Microseconds by which the clock may go back before rows show it. A smaller step is a clock being set right; nothing is lost by waiting it out.
+# Microseconds by which the clock may go back before rows show it. A smaller step is a clock being set right; nothing is
+# lost by waiting it out.
 CLOCK_STEP = 1_000_000
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5
 SPOOL_AGAIN = 1.0
-# Shows that a row could be inserted and committed now: a lock that INSERT takes, and a record of nothing that its commit makes durable.
+# Shows that a row could be inserted and committed now: a lock that INSERT takes, and a record of nothing that its
+# commit makes durable.
 PROOF = (
     "LOCK TABLE ONLY secretproxy.access_log IN ROW EXCLUSIVE MODE;"
     " SELECT pg_catalog.pg_logical_emit_message(true, 'secretproxy'::pg_catalog.text, ''::pg_catalog.text)"
@@ -97,7 +101,8 @@ class Journal:
         # Rows up to this number may be in the log already, but with no standby that should have them.
         self._unsure = 0
         self._not_taken = False
-        # Rows of an instance, first and last, one of which may be what the log does not take, and how many of them are written at a time.
+        # Rows of an instance, first and last, one of which may be what the log does not take, and how many of them are
+        # written at a time.
         self._suspects: tuple[uuid.UUID, int, int] | None = None
         self._most = GROUP
         self._one_row = OneRow(timeout)
@@ -105,7 +110,8 @@ class Journal:
         self._too_slow: tuple[uuid.UUID, int] | None = None
         self._trouble: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
-        # Whether the log is to be tried although there is nothing to write, and how much had been written when it was tried last.
+        # Whether the log is to be tried although there is nothing to write, and how much had been written when it was
+        # tried last.
         self._prove = False
         self._proved_at = -1
         self._closing = False
@@ -148,7 +154,10 @@ class Journal:
         return len(self._rows) + self._spooled
 
     def prove(self) -> None:
-        """Has the log tried where nothing has been written since the last time: one that hangs is known before a call waits for it."""
+        """Has the log tried where nothing has been written since the last time.
+
+        One that hangs is known before a call waits for it.
+        """
         if self._trouble is None and not self._rows and self.groups == self._proved_at:
             self._prove = True
             self._more.set()
@@ -165,9 +174,9 @@ class Journal:
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
         """Takes events. With `wait`, gives a future that is done when all of them are durable.
 
-        The future fails with LogUnavailable when the log turns out not to take them; the events are kept all the same. While the
-        log is known to be unavailable, `wait` raises LogUnavailable at once and takes nothing; without `wait` the events are kept
-        for its return.
+        The future fails with LogUnavailable when the log turns out not to take them; the events are kept all the same.
+        While the log is known to be unavailable, `wait` raises LogUnavailable at once and takes nothing; without `wait`
+        the events are kept for its return.
         """
         if wait and self._trouble is not None and not self.taking:
             raise LogUnavailable(self._trouble)
@@ -179,7 +188,10 @@ class Journal:
         return self._wait(until_outage=True)
 
     def keep(self, events: Sequence[Event]) -> asyncio.Future[None]:
-        """Takes events that have already happened: the future is done when they are durable, however long an outage lasts."""
+        """Takes events that have already happened.
+
+        The future is done when they are durable, however long an outage lasts.
+        """
         self._take(events)
         return self._wait(until_outage=False)
 
@@ -224,7 +236,10 @@ class Journal:
             self._spill.set()
 
     def _stepped_back(self, at: int) -> int:
-        """The time for what comes now that the clock went back. The order of rows is that of their numbers, whatever `at` says."""
+        """The time for what comes now that the clock went back.
+
+        The order of rows is that of their numbers, whatever `at` says.
+        """
         step = self._last_at - at
         if step <= CLOCK_STEP:
             return self._last_at
@@ -267,7 +282,8 @@ class Journal:
     async def _open(self) -> None:
         """A connection that takes rows, once what waits in spools is written."""
         self._connection = await asyncio.wait_for(self._connect(), self._timeout)
-        # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether, by us.
+        # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether,
+        # by us.
         await asyncio.wait_for(self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout)
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
         self._heard = Warnings(self._connection)
@@ -343,7 +359,10 @@ class Journal:
         return group
 
     async def _write_group_of(self, instance: uuid.UUID, group: list[Line], *, again: bool) -> bool:
-        """Writes a group. False where one of its rows may be what is wrong: then the next groups are smaller. Raises an outage's error."""
+        """Writes a group. False where one of its rows may be what is wrong.
+
+        Then the next groups are smaller. Raises an outage's error.
+        """
         front = (instance, group[0].seq)
         if self._too_slow == front and len(group) == 1:
             return False
@@ -544,8 +563,8 @@ class Journal:
     async def _replay(self, lines: Iterator[Line], before: bytes | None, *, left: bool) -> tuple[Line | None, bytes | None]:
         """Writes spooled rows; the unique key keeps out what the log has already.
 
-        `before`: the hash that the first of them follows, where it is not the one that it was spooled with. Gives the last row, and the
-        hash that the next one follows where it is another than its own.
+        `before`: the hash that the first of them follows, where it is not the one that it was spooled with. Gives the
+        last row, and the hash that the next one follows where it is another than its own.
         """
         last: Line | None = None
         waiting: deque[Line] = deque()
@@ -570,7 +589,8 @@ class Journal:
             self._wider(instance, last.seq)
 
     def _linked(self, waiting: deque[Line], more: list[Line], before: bytes | None) -> bytes | None:
-        """Adds rows, which follow the hash `before` (None: the one they say), and gives the hash for what comes behind them.
+        """Adds rows, which follow the hash `before` (None: the one they say), and gives the hash for what comes behind
+        them.
 
         What is known to stand in the log instead of a row takes its place.
         """

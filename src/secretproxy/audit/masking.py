@@ -1,4 +1,5 @@
-"""Masks a name that a client chose where it may be a value, and writes one that the log's database cannot hold as escapes.
+"""Masks a name that a client chose where it may be a value, and writes one that the log's database cannot hold as
+escapes.
 
 The only place that decides what of a client's names reaches the log. Pure, compiled by mypyc where that is asked for.
 """
@@ -31,7 +32,8 @@ def name_bytes(name: str) -> bytes:
 class NameMask:
     """Masks what a client puts in the place of a name but which may be a value: too long, or of a secret's known shape.
 
-    The mask is a keyed digest, so that equal texts can be seen to be equal by whoever holds the key, and not guessed by others.
+    The mask is a keyed digest, so that equal texts can be seen to be equal by whoever holds the key, and not guessed by
+    others.
     """
 
     def __init__(self, max_name: int, patterns: Sequence[str], key: bytes) -> None:
@@ -65,7 +67,8 @@ class NameMask:
         return f"name:{name}" if name.startswith(RESERVED) else name
 
     def _escaped(self, character: str) -> str:
-        """A byte that is no UTF-8 as \\xNN, what the log's database has no character for as \\uNNNN or \\UNNNNNNNN, a backslash doubled."""
+        """A byte that is no UTF-8 as \\xNN, what the log's database has no character for as \\uNNNN or \\UNNNNNNNN, a
+        backslash doubled."""
         code = ord(character)
         if 0xDC80 <= code <= 0xDCFF:
             return f"\\x{code - 0xDC00:02x}"

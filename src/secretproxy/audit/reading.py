@@ -1,7 +1,9 @@
-"""The connection that a review reads the log with: read-only, row security off, and every text that the log can hold comes through.
+"""The connection that a review reads the log with: read-only, row security off, and every text that the log can hold
+comes through.
 
-In a database whose encoding is SQL_ASCII a name may be any bytes. There, texts are shown with each byte that is no UTF-8 as `\\xff` and each
-backslash as `\\\\`, and texts that are looked for are taken in the same form. May import asyncpg; prints nothing.
+In a database whose encoding is SQL_ASCII a name may be any bytes. There, texts are shown with each byte that is no
+UTF-8 as `\\xff` and each backslash as `\\\\`, and texts that are looked for are taken in the same form. May import
+asyncpg; prints nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ _ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
 
 
 class LogConnection(ServiceConnection):
-    """An asyncpg connection; `raw` says that the database's encoding is SQL_ASCII, so that texts are bytes of any kind."""
+    """An asyncpg connection.
+
+    `raw` says that the database's encoding is SQL_ASCII, so that texts are bytes of any kind.
+    """
 
     raw = False
     _asking = False
@@ -58,7 +63,8 @@ class LogConnection(ServiceConnection):
             raise
 
     async def _tell_altered(self) -> None:
-        """Raises ConfigError where a login that was granted the log is refused because of what somebody made of the log."""
+        """Raises ConfigError where a login that was granted the log is refused because of what somebody made of the
+        log."""
         if self._asking:
             return
         self._asking = True
@@ -142,7 +148,10 @@ async def connect(dsn: str | None) -> Any:
 
 @contextlib.asynccontextmanager
 async def reading(dsn: str | None) -> AsyncIterator[Any]:
-    """A connection for reading in a block. Raises ConfigError for what is refused, UnreachedError where there is no connection any more."""
+    """A connection for reading in a block.
+
+    Raises ConfigError for what is refused, UnreachedError where there is no connection any more.
+    """
     async with held(await connect(dsn), explained_on) as connection:
         yield connection
 

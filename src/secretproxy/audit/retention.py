@@ -1,4 +1,5 @@
-"""Retention: old months of the log go, once a signed word says how each chain in them ended, so that what stays still verifies.
+"""Retention: old months of the log go, once a signed word says how each chain in them ended, so that what stays still
+verifies.
 
 May import asyncpg. Needs the owner's rights: partitions are detached or dropped.
 """
@@ -74,7 +75,10 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A month whose time is over: its table, its end, its rows, and the rows of each chain that stand together in it."""
+    """A month whose time is over.
+
+    Its table, its end, its rows, and the rows of each chain that stand together in it.
+    """
 
     name: str
     upto: datetime
@@ -108,7 +112,10 @@ async def _ranges(connection: Any, partition: str) -> tuple[Range, ...]:
 
 
 async def settle(connection: Any) -> list[str]:
-    """Gives the rows of the default partition, which came while their month had none, months of their own. Raises asyncpg's errors."""
+    """Gives the rows of the default partition, which came while their month had none, months of their own.
+
+    Raises asyncpg's errors.
+    """
     made = []
     for stray in await connection.fetch(_STRAYS):
         name = f"access_log_{stray['name']}"

@@ -1,6 +1,7 @@
 """Writes events as lines of secretproxy.access_log, numbered and linked, in the columns of audit.columns.
 
-A line is made once: the chain hashes it, the log takes it as it is, the spool keeps it. Pure, compiled by mypyc where that is asked for.
+A line is made once: the chain hashes it, the log takes it as it is, the spool keeps it. Pure, compiled by mypyc where
+that is asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def _insert(field: str, source: str) -> str:
     return f"INSERT INTO secretproxy.access_log ({', '.join(STORED)}) SELECT {values} {source} ON CONFLICT DO NOTHING"
 
 
-# Takes the lines of a group in one parameter: a statement opens the table and its indexes once. Rows that the log has already stay single.
+# Takes the lines of a group in one parameter: a statement opens the table and its indexes once. Rows that the log has
+# already stay single.
 INSERT = _insert(
     "f[%d]",
     r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
@@ -32,8 +34,9 @@ INSERT = _insert(
 INSERT_ONE = _insert("$%d::pg_catalog.text", "")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-# Characters of names (or of a call path) that a row may have, and those that are taken at a time, which is one statement's. What is
-# beyond them stands there as a count and a keyed digest: a row that takes the log seconds would stop it for everybody.
+# Characters of names (or of a call path) that a row may have, and those that are taken at a time, which is one
+# statement's. What is beyond them stands there as a count and a keyed digest: a row that takes the log seconds would
+# stop it for everybody.
 ROW_NAMES, STATEMENT_NAMES = 256 * 1024, 1024 * 1024
 _MANY = 64
 # Texts of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
@@ -142,7 +145,8 @@ class Lines:
     def add(self, event: Event, at: int, duration: float | None) -> Line:
         """Makes the next line; `at` is in microseconds since the Unix epoch, `duration` in seconds.
 
-        The columns of the first version are written out, which takes a third less time than a loop over the table; a test compares both.
+        The columns of the first version are written out, which takes a third less time than a loop over the table; a
+        test compares both.
         """
         who = event.who
         if self._codec != self._mask.codec:

@@ -1,10 +1,12 @@
-"""The spool: local files that take the events of an instance while the access log cannot, for audit.on_outage = "spool".
+"""The spool: local files that take the events of an instance while the access log cannot, for audit.on_outage =
+"spool".
 
-A segment `<instance>.<number>.spool` is a line of its kind and then records: length and CRC-32 of the payload (four bytes each, big-endian), and the
-row as COPY takes it. A record counts once it is fsynced; a torn one at the end was never relied on. A segment that could not be written is given
-up for a new one, and is cut back to what was durable. The writer holds a lock on its segments, so that another process knows which were left behind
-by one that is gone; those are replayed and removed. Rows keep their instance and number: the log's unique key keeps each single, however often it
-is replayed. Blocking: the journal calls it in a thread.
+A segment `<instance>.<number>.spool` is a line of its kind and then records: length and CRC-32 of the payload (four
+bytes each, big-endian), and the row as COPY takes it. A record counts once it is fsynced; a torn one at the end was
+never relied on. A segment that could not be written is given up for a new one, and is cut back to what was durable. The
+writer holds a lock on its segments, so that another process knows which were left behind by one that is gone; those are
+replayed and removed. Rows keep their instance and number: the log's unique key keeps each single, however often it is
+replayed. Blocking: the journal calls it in a thread.
 """
 
 from __future__ import annotations
@@ -151,7 +153,8 @@ def segments(directory: Path) -> list[Path]:
 
 
 def left_behind(directory: Path) -> Iterator[list[tuple[Path, BinaryIO]]]:
-    """The segments of each instance whose writer is gone, in their order, locked for as long as the caller is at them."""
+    """The segments of each instance whose writer is gone, in their order, locked for as long as the caller is at
+    them."""
     instances: dict[str, list[Path]] = {}
     for path in segments(directory):
         instances.setdefault(path.name.partition(".")[0], []).append(path)

@@ -1,4 +1,7 @@
-"""What waits in a spool, as accesses: the answers of a review while the log, and the proxy too, may be down. Reads files only."""
+"""What waits in a spool, as accesses.
+
+The answers of a review while the log, and the proxy too, may be down. Reads files only.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Which stored secrets nobody has used for some time, as far as the log tells.
 
-Names are compared in the form in which the log has them. Functions take connections and print nothing. May import asyncpg.
+Names are compared in the form in which the log has them. Functions take connections and print nothing. May import
+asyncpg.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ _FIRST = "SELECT pg_catalog.min(a.at) FROM secretproxy.access_log AS a"
 
 @dataclass(frozen=True, slots=True)
 class UnusedSecrets:
-    """Unused secrets, longest unused first; how many are stored; since when the log has rows; the latest use that does not say of what."""
+    """Unused secrets, longest unused first.
+
+    How many are stored; since when the log has rows; the latest use that does not say of what.
+    """
 
     rows: list[dict[str, Any]]
     stored: int

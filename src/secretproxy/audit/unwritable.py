@@ -1,9 +1,11 @@
-"""A row that the log does not take: found, told from an outage, and written in a form that the log does take. May import asyncpg.
+"""A row that the log does not take: found, told from an outage, and written in a form that the log does take. May
+import asyncpg.
 
-One row can fail for good what stands with it in a group: a character that the log's encoding lacks, a CHECK or a trigger that somebody put
-there, a time limit. It must not take the log down. An outage must not cost a row its columns either. So the whole row and a reduced form of
-it are tried in turns in one transaction: where the log takes the reduced form and, before and after that, not the whole one, it is the row.
-A reduced row keeps its place in the chain, its id and its time, and says in `secret_names` that it is not whole.
+One row can fail for good what stands with it in a group: a character that the log's encoding lacks, a CHECK or a
+trigger that somebody put there, a time limit. It must not take the log down. An outage must not cost a row its columns
+either. So the whole row and a reduced form of it are tried in turns in one transaction: where the log takes the reduced
+form and, before and after that, not the whole one, it is the row. A reduced row keeps its place in the chain, its id
+and its time, and says in `secret_names` that it is not whole.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ def milliseconds(timeout: float) -> int:
 
 
 def reduced(line: Line) -> Iterator[Line]:
-    """The row with less and less in it, under its own number, id and time. The same row gives the same forms, whoever asks."""
+    """The row with less and less in it, under its own number, id and time.
+
+    The same row gives the same forms, whoever asks.
+    """
     fields = line.line.split(b"\t")
     fields[STORED.index("secret_names")] = b'{"' + NOTE.encode("ascii") + b'"}'
     for names in _LEFT_OUT:
@@ -69,7 +74,10 @@ class OneRow:
         self._pending: tuple[Line, str] | None = None
 
     async def settle(self, connection: Any, heard: Warnings) -> None:
-        """Finds out, on a new connection, what became of a commit that was not answered. Raises asyncpg's errors, TimeoutError."""
+        """Finds out, on a new connection, what became of a commit that was not answered.
+
+        Raises asyncpg's errors, TimeoutError.
+        """
         if self._pending is None:
             return
         form, transaction = self._pending
@@ -90,7 +98,8 @@ class OneRow:
     async def write(self, connection: Any, heard: Warnings, line: Line, *, left: bool) -> Line:
         """Gives the row as the log has it now.
 
-        `left`: a process that is gone may have written a reduced form of it. Raises what an outage raises; the connection is then of no more use.
+        `left`: a process that is gone may have written a reduced form of it. Raises what an outage raises; the
+        connection is then of no more use.
         """
         # Each try may take the server the whole of its time.
         async with asyncio.timeout(self._timeout * 5 + 1):

@@ -1,7 +1,8 @@
-"""`audit verify`: recomputes every chain of the log, from the database or from an export, and names what was done to it.
+"""`audit verify`: recomputes every chain of the log, from the database or from an export, and names what was done to
+it.
 
-One pass over the lines that PostgreSQL's COPY makes of the rows, instance by instance in the order of their numbers; memory does not
-grow with the log. Only what the reader computes itself is believed. May import asyncpg.
+One pass over the lines that PostgreSQL's COPY makes of the rows, instance by instance in the order of their numbers;
+memory does not grow with the log. Only what the reader computes itself is believed. May import asyncpg.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class Damage:
 class Report:
     """What a verification found.
 
-    `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because their process
-    runs or was killed: rows cut off there would not show. `direct` rows stand outside the chains: nothing vouches for them. `steps_back`:
-    how often a row's time is before that of the row before it.
+    `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because
+    their process runs or was killed: rows cut off there would not show. `direct` rows stand outside the chains: nothing
+    vouches for them. `steps_back`: how often a row's time is before that of the row before it.
     """
 
     rows: int = 0
@@ -88,7 +89,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row as its instance has it. Hashes that are none are None; `fits_itself`: its own hash covers it and its prev_hash."""
+    """A row as its instance has it.
+
+    Hashes that are none are None; `fits_itself`: its own hash covers it and its prev_hash.
+    """
 
     seq: int
     body: bytes
@@ -106,7 +110,8 @@ class ChainVerifier:
     def __init__(
         self, key: Ed25519PublicKey | None, *, signed_before: datetime | None = None, accept_unsigned: bool = False
     ) -> None:
-        """`signed_before`: a chain that began before then, or after now, must have a checkpoint, where there is a key."""
+        """`signed_before`: a chain that began before then, or after now, must have a checkpoint, where there is a
+        key."""
         self.report = Report()
         self._key = key
         self._signed_before = b"" if signed_before is None else chain.field(signed_before).encode()
@@ -119,7 +124,8 @@ class ChainVerifier:
         self._expect: dict[str, dict[int, bytes]] = {}
         self._signed: dict[str, dict[int, bytes]] = {}
         self._ended: dict[str, int] = {}
-        # Of each instance the rows that retention removed: the first and last of a range, the hash before it (None: not said), and its own.
+        # Of each instance the rows that retention removed: the first and last of a range, the hash before it (None: not
+        # said), and its own.
         self._removed: dict[str, list[tuple[int, int, bytes | None, bytes]]] = {}
         self._instance = ""
         self._expected = 1
@@ -170,7 +176,10 @@ class ChainVerifier:
         self._expect.setdefault(str(instance), {})[seq] = row_hash
 
     def _excused(self, instance: str, first: int, last: int, before: bytes, after: bytes | None) -> bool:
-        """Whether retention has signed that it removed these rows, which stood between these hashes (None: at the end)."""
+        """Whether retention has signed that it removed these rows.
+
+        They stood between these hashes (None: at the end).
+        """
         place = first
         while place <= last:
             ends = [
@@ -257,7 +266,8 @@ class ChainVerifier:
         self.report.add(self._instance, seq, kind, text)
 
     def _inserted(self, row: _Row) -> None:
-        """Reports a row whose number was taken already, or takes it where the row before it is the one that does not belong."""
+        """Reports a row whose number was taken already, or takes it where the row before it is the one that does not
+        belong."""
         if row.seq < self._expected - 1:
             self._damage(row.seq, "inserted", "a row where the chain has none")
         elif self._suspect is not None and row.fits_itself and row.prev_hash == self._suspect[0]:
@@ -268,7 +278,10 @@ class ChainVerifier:
             self._damage(row.seq, "inserted", _SECOND)
 
     def _takes_place_of(self, place: int, row: _Row) -> None:
-        """The row before, of the same number, was the one that does not belong here: its finding, at this place, says so."""
+        """The row before, of the same number, was the one that does not belong here.
+
+        Its finding, at this place, says so.
+        """
         if place < len(self.report.findings):
             wrong = self.report.findings[place]
             self.report.findings[place] = Damage(wrong.instance, row.seq, "inserted", _SECOND)
@@ -284,7 +297,10 @@ class ChainVerifier:
             self._damage(row.seq, "two writers", text)
 
     def _missing(self, row: _Row) -> None:
-        """Reports the rows before this one, unless retention has signed that it removed them. The chain goes on with this row."""
+        """Reports the rows before this one, unless retention has signed that it removed them.
+
+        The chain goes on with this row.
+        """
         first, last = self._expected, row.seq - 1
         if not self._excused(self._instance, first, last, self._previous, row.prev_hash or b""):
             missing = f"row {first} is" if first == last else f"rows {first} to {last} are"
@@ -386,8 +402,8 @@ async def verify_database(
 ) -> Report:
     """Verifies the log of a database against its own checkpoints and `outside` ones. `progress`: (rows done, estimate).
 
-    `signed_within`: seconds after which a chain must have a checkpoint, where there is a key. `expected`: hashes that rows are to have.
-    Raises ConnectError; ConfigError for what breaks or is refused.
+    `signed_within`: seconds after which a chain must have a checkpoint, where there is a key. `expected`: hashes that
+    rows are to have. Raises ConnectError; ConfigError for what breaks or is refused.
     """
     async with held(await connect(dsn, "secretproxy audit", timeout=15, settings=READING), explained_on) as connection:
         await connection.execute(AS_AUDITOR)
@@ -424,7 +440,10 @@ async def verify_database(
 
 
 async def _take_checkpoints(connection: Any, verifier: ChainVerifier, outside: Iterable[Checkpoint]) -> None:
-    """Gives a verifier the checkpoints of the log and those kept elsewhere: first those that say which rows are gone."""
+    """Gives a verifier the checkpoints of the log and those kept elsewhere.
+
+    First those that say which rows are gone.
+    """
     kept = in_order(outside)
     for checkpoint in kept:
         if checkpoint.kind in (BEFORE, RETENTION):

@@ -20,7 +20,8 @@ TEXT_OIDS = frozenset({0, 25, 1043, UNKNOWN_OID, 19})
 ARRAY_OIDS = frozenset({1009, 1015, 1003})
 VOID_OID = 2278
 
-# Names of one call that are read: an array of more, or a longer one, stays unknown, as resolving it takes the event loop's time.
+# Names of one call that are read: an array of more, or a longer one, stays unknown, as resolving it takes the event
+# loop's time.
 MOST_NAMES, MOST_ARRAY_BYTES = 1000, 16_384
 # Longer text is no uuid.
 _UUID_BYTES = 128
@@ -152,7 +153,10 @@ def array_literal(text: str) -> Argument:
 
 
 def _array_element(text: str, pos: int, end: int) -> tuple[Constant, int] | None:
-    """Reads an element from `pos` to the comma or end after it; gives it and that place, or None where it is malformed."""
+    """Reads an element from `pos` to the comma or end after it.
+
+    Gives it and that place, or None where it is malformed.
+    """
     while pos < end and text[pos].isspace():
         pos += 1
     item: list[str] = []
@@ -295,7 +299,10 @@ def is_array(argument: Argument, values: Values) -> bool:
 
 
 def is_void(argument: Argument, values: Values) -> bool:
-    """Whether PostgreSQL drops it: a parameter of type void, the place of a result in JDBC's calls (ParseFuncOrColumn of parse_func.c)."""
+    """Whether PostgreSQL drops it.
+
+    A parameter of type void, the place of a result in JDBC's calls (ParseFuncOrColumn of parse_func.c).
+    """
     return isinstance(argument, Parameter) and values.oid(argument.number) == VOID_OID
 
 

@@ -32,8 +32,9 @@ class ResolvedCall:
 class Call:
     """One FuncCall of a secret function: the schema it is logged under, its name and its arguments by position or name.
 
-    `opaque`: seen by name alone (in a body that has no parse tree, in text that does not parse). `via`: the objects that lead to it,
-    where the statement names the first of them and not the function, whose `signature` the catalog tells.
+    `opaque`: seen by name alone (in a body that has no parse tree, in text that does not parse). `via`: the objects
+    that lead to it, where the statement names the first of them and not the function, whose `signature` the catalog
+    tells.
     """
 
     schema: str

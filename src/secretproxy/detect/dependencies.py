@@ -1,7 +1,9 @@
-"""The objects that lead to a secret function without naming it: views, functions, tables, operators, types, as a text may name them.
+"""The objects that lead to a secret function without naming it: views, functions, tables, operators, types, as a text
+may name them.
 
-A snapshot of one database, made by graph.Graph and looked into by the walk over a statement. Names alone decide, as search_path
-and the types of expressions are not known here: an attempt may prove to be another object of that name, which `calls = 0` shows.
+A snapshot of one database, made by graph.Graph and looked into by the walk over a statement. Names alone decide, as
+search_path and the types of expressions are not known here: an attempt may prove to be another object of that name,
+which `calls = 0` shows.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ _SEARCHABLE = re.compile(r"[^\x00-\x20\"\x7f-\U0010ffff]+")
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One way to a secret function: its signature, what one must do with the relation (0: no relation), the objects between."""
+    """One way to a secret function.
+
+    Its signature, what one must do with the relation (0: no relation), the objects between.
+    """
 
     signature: str
     uses: int
@@ -114,7 +119,10 @@ class Dependencies:
         return written and any(word in lowered for word in _WRITING)
 
     def function(self, parts: Sequence[str], arguments: int | None) -> list[Call]:
-        """The calls that a function of this name and number of arguments leads to; None where the number is not known."""
+        """The calls that a function of this name and number of arguments leads to.
+
+        None where the number is not known.
+        """
         return [
             call
             for named in _fitting(self.functions, parts)

@@ -1,8 +1,8 @@
 """The detector: a cheap look at the bytes, then PostgreSQL's grammar, then a walk over the tree.
 
-The look at the bytes is sound: an identifier of ASCII letters stands in the text literally, whatever its case, unless it is
-written in U& notation, and then `u&` stands there. Where neither does, no parser needs to be asked. Where pglast cannot parse
-a text, its names are looked for as words: the backend decides whether it runs, testimony sees what does.
+The look at the bytes is sound: an identifier of ASCII letters stands in the text literally, whatever its case, unless
+it is written in U& notation, and then `u&` stands there. Where neither does, no parser needs to be asked. Where pglast
+cannot parse a text, its names are looked for as words: the backend decides whether it runs, testimony sees what does.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ _MOST_SIGNS = 100_000
 # PostgreSQL's scanner reads a run of signs again from each of them (operators that end in + or -, nested comments).
 _SIGNS_IN_A_ROW = re.compile(rb"[-~!@#^&|`?+*/%<>=]{64,}")
 _MOST_SCANNED_AGAIN = 4_000_000
-# Characters of a tree that is walked. A text of _MOST_SIGNS has a tree of 20 MB; more only where the grammar copies nodes.
+# Characters of a tree that is walked. A text of _MOST_SIGNS has a tree of 20 MB; more only where the grammar copies
+# nodes.
 _MOST_TREE = 32 * 1024 * 1024
 
 
-# A text with more signs and gaps than this is not for the event loop: it would take 2 ms and more. So many are one turn's.
+# A text with more signs and gaps than this is not for the event loop: it would take 2 ms and more. So many are one
+# turn's.
 LIGHT, TURN = 256, 320
 # Longer texts are not searched for the names of the catalog on the event loop.
 _MOST_LOOKED = 65_536
-# Texts with more signs than this have no fingerprint where only testimony shows what they do: it would be made on the event loop, and
-# takes about an eighth of an analysis.
+# Texts with more signs than this have no fingerprint where only testimony shows what they do: it would be made on the
+# event loop, and takes about an eighth of an analysis.
 _FINGERPRINTED, _FINGERPRINT_WORK = 2048, 8
 
 
@@ -85,7 +87,8 @@ class Allowance:
 
 
 def too_hard(text: bytes) -> bool:
-    """Whether parsing the text would take seconds or hundreds of megabytes, which no sensible text of its length does."""
+    """Whether parsing the text would take seconds or hundreds of megabytes, which no sensible text of its length
+    does."""
     if len(text) > _MOST_SIGNS and len(text.translate(None, _WORD_BYTES)) > _MOST_SIGNS:
         return True
     return sum(len(run) ** 2 for run in _SIGNS_IN_A_ROW.findall(text)) > _MOST_SCANNED_AGAIN
@@ -95,7 +98,10 @@ _NUMBERS = itertools.count(1)
 
 
 class Detector:
-    """Verdicts on statement texts, cached by their bytes. Shared by all sessions of a process; thread safe in `analyse`."""
+    """Verdicts on statement texts, cached by their bytes.
+
+    Shared by all sessions of a process; thread safe in `analyse`.
+    """
 
     def __init__(
         self,
@@ -269,7 +275,10 @@ class Detector:
         )
 
     def fingerprint_now(self, text: bytes, encoding: str) -> str | None:
-        """The fingerprint of a text that was harmless to look at; None where making it would take the event loop's time."""
+        """The fingerprint of a text that was harmless to look at.
+
+        None where making it would take the event loop's time.
+        """
         work = weight(text)
         if work > _FINGERPRINTED or not self.allowance.take(work // _FINGERPRINT_WORK, queued=True):
             return None

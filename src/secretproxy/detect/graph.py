@@ -1,8 +1,9 @@
 """From a database's catalog to what leads to a secret function, without reading the catalog itself.
 
 Whoever reads asks in rounds: `unexplored` are objects whose dependents are wanted (then `add_edges`), `words` are names
-that a function's body may hold (then `add_bodies`), until neither gives anything. `dependencies` is the result. So only what leads to
-a secret function is ever read, however large the database. Pure; may take its time, so it is run in a thread.
+that a function's body may hold (then `add_bodies`), until neither gives anything. `dependencies` is the result. So only
+what leads to a secret function is ever read, however large the database. Pure; may take its time, so it is run in a
+thread.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from secretproxy.detect.verdict import Found, once
 
 # Of one database: objects that lead, ways that are kept of one object, steps on a way.
 MOST_OBJECTS, MOST_WAYS, MOST_STEPS = 1000, 8, 16
-# Signs and gaps of a function that is parsed; a longer one is judged by its words. This runs in a thread, and what is made of the parser's
-# answer keeps the event loop from running meanwhile.
+# Signs and gaps of a function that is parsed; a longer one is judged by its words. This runs in a thread, and what is
+# made of the parser's answer keeps the event loop from running meanwhile.
 MOST_SIGNS = 8192
-# `gives` of an edge along which a statement does the same with both relations: a view over a table, a parent of a partition.
+# `gives` of an edge along which a statement does the same with both relations: a view over a table, a parent of a
+# partition.
 SAME = -1
 
 NAMED = ("function", "relation", "operator", "type")
@@ -53,7 +55,8 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """`target` leads to what `source` leads to. Of relations: if a statement does one of `needs` with the source (0: whatever
+    """`target` leads to what `source` leads to. Of relations: if a statement does one of `needs` with the source (0:
+    whatever
     it does), it does `gives` with the target. `through`: a trigger, rule or the like between them."""
 
     source: Key

@@ -1,4 +1,5 @@
-"""What a PL/pgSQL body holds for the walk over parse trees: its statements and expressions as SQL, and its variables' types.
+"""What a PL/pgSQL body holds for the walk over parse trees: its statements and expressions as SQL, and its variables'
+types.
 
 By libpg_query's PL/pgSQL parser. Pure, and does not know what is looked for.
 """
@@ -19,8 +20,9 @@ _DECLARED = re.compile(
     r"""((?:[^;'"]++|'[^']*+'|"[^"]*+")*+))?;""",
     re.IGNORECASE,
 )
-# A body with more statements and declarations than this, or with more variables of types that are not built in, is too hard: the
-# parser looks each name up in all variables. A declaration ends so many characters behind its name, and is looked for so often.
+# A body with more statements and declarations than this, or with more variables of types that are not built in, is too
+# hard: the parser looks each name up in all variables. A declaration ends so many characters behind its name, and is
+# looked for so often.
 MOST_PARTS, MOST_VARIABLES, MOST_DECLARED, MOST_LOOKS = 2000, 500, 1024, 2000
 
 
@@ -85,7 +87,8 @@ def read(statement: str) -> Block | None:
 
 
 def _declarations(statement: str, names: set[str]) -> dict[str, list[re.Match[str]]] | None:
-    """Where each of the variables may be declared, with a type and what it starts with: the parser knows neither where the type is
+    """Where each of the variables may be declared, with a type and what it starts with: the parser knows neither where
+    the type is
     none of the built-in ones. One pass over the text. None where one is declared in a way that is not understood."""
     found: dict[str, list[re.Match[str]]] = {name: [] for name in names}
     looks = 0

@@ -1,4 +1,5 @@
-r"""String constants as `standard_conforming_strings = off` has them, rewritten so that a parser with the setting on reads the same.
+r"""String constants as `standard_conforming_strings = off` has them, rewritten so that a parser with the setting on
+reads the same.
 
 A plain '...' becomes E'...', as in it a backslash escapes; everything else stays (src/backend/parser/scan.l). Pure.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-# How a session may read the strings of a text: one way, the other, or either, where the setting may have changed meanwhile.
+# How a session may read the strings of a text: one way, the other, or either, where the setting may have changed
+# meanwhile.
 STANDARD, ESCAPES, EITHER = 1, 2, 3
 
 _START = "A-Za-z_\u0080-\U0010ffff"
@@ -25,7 +27,10 @@ _COMMENT = re.compile(r"/\*|\*/")
 
 
 def as_standard(sql: str) -> str:
-    """The text with its plain strings as escape strings. From a string on that does not end it stays as it is: no parser takes it."""
+    """The text with its plain strings as escape strings.
+
+    From a string on that does not end it stays as it is: no parser takes it.
+    """
     parts: list[str] = []
     pos = 0
     while pos < len(sql):

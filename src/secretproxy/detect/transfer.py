@@ -1,4 +1,7 @@
-"""Verdicts as bytes, for the process that finds them and the one that asked. JSON: what is read makes no object of any other kind."""
+"""Verdicts as bytes, for the process that finds them and the one that asked.
+
+JSON: what is read makes no object of any other kind.
+"""
 
 from __future__ import annotations
 

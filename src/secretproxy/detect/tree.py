@@ -57,7 +57,8 @@ _WORDS = {
     "SecLabel": "SECURITY",
 }
 _NOTHING: frozenset[str] = frozenset()
-# Statements inside statements (DO, EXECUTE of a constant): each level reads what stands in it again. Below this, words decide.
+# Statements inside statements (DO, EXECUTE of a constant): each level reads what stands in it again. Below this, words
+# decide.
 MOST_LEVELS = 4
 # A WITH of more tables than this hides none of them from one another.
 MOST_SCOPES = 64
@@ -66,7 +67,8 @@ _BODY_WORD = r"(?<![\w$])({})(?![\w$])"
 
 @dataclass(frozen=True, slots=True)
 class Monitored:
-    """The schemas whose functions are secret functions, the monitored tables as (schema, table), and what leads to a secret function."""
+    """The schemas whose functions are secret functions, the monitored tables as (schema, table), and what leads to a
+    secret function."""
 
     schemas: tuple[str, ...]
     tables: tuple[tuple[str, str], ...]
@@ -257,7 +259,8 @@ _NODES: dict[str, Callable[[str, Any, frozenset[str], Monitored, Found], bool]] 
 
 
 def _common_tables(clause: Node, scope: frozenset[str], pending: list[tuple[Any, frozenset[str]]]) -> frozenset[str]:
-    """Puts the queries of a WITH up to be walked, each in its own scope, and gives the scope of what stands under it."""
+    """Puts the queries of a WITH up to be walked, each in its own scope, and gives the scope of what stands under
+    it."""
     parts = [part["CommonTableExpr"] for part in clause.get("ctes", ()) if "CommonTableExpr" in part]
     below = scope | {part.get("ctename", "") for part in parts}
     seen = below if clause.get("recursive") else scope
@@ -275,7 +278,10 @@ def _relation(body: Node, uses: int, scope: frozenset[str], monitored: Monitored
 
 
 def _led(kind: str, body: Any, monitored: Monitored, found: Found) -> None:
-    """What leads to a secret function from a node that is none itself: relations written to, operators, types, row.function."""
+    """What leads to a secret function from a node that is none itself.
+
+    Relations written to, operators, types, row.function.
+    """
     known = monitored.dependencies
     if kind in _USES:
         uses = _USES[kind]

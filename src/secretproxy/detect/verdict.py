@@ -28,9 +28,10 @@ class SqlExecute:
 class Verdict:
     """The secret calls of a text and what else a session must remember of it. HARMLESS where there is nothing.
 
-    calls: run when the statement runs; definitions: signatures of secret functions that the statement defines something over;
-    tables: monitored tables it names; prepares and cursors: the calls that a later EXECUTE or FETCH of that
-    name will make; executes and fetches: those; deallocates and closes: names that end (None: all); parsed: whether PostgreSQL's grammar took it.
+    calls: run when the statement runs; definitions: signatures of secret functions that the statement defines something
+    over; tables: monitored tables it names; prepares and cursors: the calls that a later EXECUTE or FETCH of that name
+    will make; executes and fetches: those; deallocates and closes: names that end (None: all); parsed: whether
+    PostgreSQL's grammar took it.
     """
 
     calls: tuple[Call, ...] = ()
@@ -84,7 +85,10 @@ MOST_LED = 50
 
 
 def once(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a text, those that another object leads to once each; of more than MOST_CALLS what is called, and no arguments."""
+    """The calls of a text, those that another object leads to once each.
+
+    Of more than MOST_CALLS what is called, and no arguments.
+    """
     kept: list[Call] = []
     led: set[Call] = set()
     for call in calls:
@@ -119,7 +123,10 @@ def executed(executes: Sequence[SqlExecute]) -> tuple[SqlExecute, ...]:
 
 
 def defined(signatures: Sequence[str]) -> tuple[str, ...]:
-    """What a text defines something over; of very many functions of a schema `*` stands for those that are not known."""
+    """What a text defines something over.
+
+    Of very many functions of a schema `*` stands for those that are not known.
+    """
     distinct = tuple(dict.fromkeys(signatures))
     if len(distinct) <= MOST_CALLS:
         return distinct

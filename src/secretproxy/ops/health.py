@@ -1,7 +1,7 @@
 """/healthz, /readyz, /logz and /metrics on a port of their own.
 
-/healthz: the process lives. /readyz: it listens and a backend answers, so that statements are served. /logz: secret calls are, too. Each but
-/healthz answers 503 and why in JSON where that is not so.
+/healthz: the process lives. /readyz: it listens and a backend answers, so that statements are served. /logz: secret
+calls are, too. Each but /healthz answers 503 and why in JSON where that is not so.
 """
 
 from __future__ import annotations

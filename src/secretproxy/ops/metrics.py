@@ -1,7 +1,7 @@
 """Counters, gauges and histograms in memory that all workers share, so that any of them can tell the sum.
 
-Each worker writes its own row and reads everybody's. A worker that is started again goes on counting where its predecessor stopped. No metric
-has a label that a client could fill.
+Each worker writes its own row and reads everybody's. A worker that is started again goes on counting where its
+predecessor stopped. No metric has a label that a client could fill.
 """
 
 from __future__ import annotations

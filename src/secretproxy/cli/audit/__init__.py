@@ -1,4 +1,7 @@
-"""`secretproxy audit`: reviewing the access log and proving that nothing in it was altered. One module a command, registered here."""
+"""`secretproxy audit`: reviewing the access log and proving that nothing in it was altered.
+
+One module a command, registered here.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,10 @@ def chosen(columns: str | None, default: tuple[str, ...], known: dict[str, Colum
 
 
 def times(rows: list[Any], width: int | None) -> Column:
-    """The column of times, of this machine's zone: its heading names the zone, and the year where the rows leave it out."""
+    """The column of times, of this machine's zone.
+
+    Its heading names the zone, and the year where the rows leave it out.
+    """
     years = {row["at"].astimezone().year for row in rows}
     if width is None or width >= 130 or len(years) != 1:
         return Column(f"at ({zone()})", lambda row: in_full(row["at"]))

@@ -1,4 +1,5 @@
-"""What the commands of `secretproxy audit` have in common before they print: options, the filter that these make, the way to
+"""What the commands of `secretproxy audit` have in common before they print: options, the filter that these make, the
+way to
 the log and how its errors end a command.
 
 What is imported for the work alone is imported when it is done: `--help` must not wait for it.

@@ -26,8 +26,8 @@ def retention(
 ) -> None:
     """Take old months out of the log.
 
-    The log is verified first, with the checkpoints that are kept elsewhere, and nothing goes where it is damaged. How each chain in the
-    months ended is signed, so that the rest still verifies.
+    The log is verified first, with the checkpoints that are kept elsewhere, and nothing goes where it is damaged. How
+    each chain in the months ended is signed, so that the rest still verifies.
     """
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
@@ -82,7 +82,10 @@ def _not_removed(report: Any) -> int:
 
 
 async def _remove(connection: Any, found: list[Any], signer: Any, *, drop: bool) -> int:
-    """Removes months, each with its signed ends; gives the exit status. Raises ConfigError where a checkpoint cannot be kept."""
+    """Removes months, each with its signed ends.
+
+    Gives the exit status. Raises ConfigError where a checkpoint cannot be kept.
+    """
     from secretproxy.audit import retention as months
     from secretproxy.audit.durable import NotReplicatedError
 

@@ -1,7 +1,8 @@
 """How the commands of `secretproxy audit` print rows: as a table for a person, as JSON and as CSV.
 
-What a client has chosen reaches a terminal through `safe` alone. In a terminal a cell may be shortened, in its middle, so that two different
-texts stay different; what a table leaves out it names below itself. In a pipe nothing is shortened, coloured or left out.
+What a client has chosen reaches a terminal through `safe` alone. In a terminal a cell may be shortened, in its middle,
+so that two different texts stay different; what a table leaves out it names below itself. In a pipe nothing is
+shortened, coloured or left out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 TEXT = 60
 # Rows of a table in a pipe that are looked at for the widths of its columns.
 CHUNK = 1000
-# A spreadsheet takes a cell that begins so for a formula, also behind what it takes for a separator, a line's end or a blank.
+# A spreadsheet takes a cell that begins so for a formula, also behind what it takes for a separator, a line's end or a
+# blank.
 _FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -85,7 +87,10 @@ def console_of() -> Any:
 
 
 def shortened(texts: Iterable[str], width: int) -> dict[str, str]:
-    """Each text in at most `width` cells: a uuid by its beginning, others without their middle; different ones stay different."""
+    """Each text in at most `width` cells.
+
+    A uuid by its beginning, others without their middle; different ones stay different.
+    """
     from rich.cells import cell_len
 
     found: dict[str, str] = {}
@@ -123,7 +128,10 @@ def _beginning(text: str, width: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its heading, what stands in it, and the fewest cells that it can do with (0: as many as its texts have)."""
+    """A column of a table: its heading, what stands in it, and the fewest cells that it can do with.
+
+    0 cells: as many as its texts have.
+    """
 
     head: str
     text: Callable[[Any], str]
@@ -132,7 +140,10 @@ class Column:
 
 
 class Layout:
-    """Widths of columns for rows. In a terminal of `width` cells columns shrink, and then the last of `spare` go, as far as that is needed."""
+    """Widths of columns for rows.
+
+    In a terminal of `width` cells columns shrink, and then the last of `spare` go, as far as that is needed.
+    """
 
     def __init__(self, columns: Sequence[Column], width: int | None, spare: Sequence[str] = ()) -> None:
         self.columns = list(columns)
@@ -172,7 +183,8 @@ class Layout:
         widths = list(least)
         room = self._width - self._gap * (len(least) - 1) - sum(least)
         uuids = [place for place in range(len(least)) if any(_UUID.fullmatch(line[place]) for line in cells)]
-        # Texts first, up to a length that tells most of them apart; then uuids, whole or by their beginning; then the rest of the texts.
+        # Texts first, up to a length that tells most of them apart; then uuids, whole or by their beginning; then the
+        # rest of the texts.
         for most in (TEXT, 0, self._width):
             for place in uuids if not most else ():
                 if natural[place] - widths[place] <= room:
@@ -220,7 +232,8 @@ def record_of(row: Any) -> dict[str, Any]:
 
 
 def cell_of(value: Any, raw: bool) -> Any:
-    """A value for CSV. Unless `raw`, a text that a spreadsheet would run as a formula has a ' before what would begin it."""
+    """A value for CSV. Unless `raw`, a text that a spreadsheet would run as a formula has a ' before what would begin
+    it."""
     if isinstance(value, list):
         value = json.dumps(value)
     return _FORMULA.sub(r"\1\2'", value) if isinstance(value, str) and not raw else value

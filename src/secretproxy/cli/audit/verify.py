@@ -45,7 +45,10 @@ def verify(
 
 
 def _public_key(given: Path | None, key_file: Path | None) -> Any:
-    """Loads the key that checkpoints are checked with: the one that was given, or the one beside the private key, or none."""
+    """Loads the key that checkpoints are checked with.
+
+    The one that was given, or the one beside the private key, or none.
+    """
     from secretproxy.audit.checkpoints import load_public, public_file
 
     if given is None and key_file is not None and public_file(key_file).exists():

@@ -1,4 +1,7 @@
-"""What is read of a backend, and the findings on everything but its logging. May use an asyncpg connection; changes nothing."""
+"""What is read of a backend, and the findings on everything but its logging.
+
+May use an asyncpg connection; changes nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What was called past the proxy, or looks like it, and what the functions still hold from of old. May use an asyncpg connection."""
+"""What was called past the proxy, or looks like it, and what the functions still hold from of old.
+
+May use an asyncpg connection.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ async def logged(connection: Any) -> list[Finding]:
 
 
 async def sessions(connection: Any) -> list[Finding]:
-    """Sessions that may use secrets from where no proxy is: those whose journal is connected here show where proxies are."""
+    """Sessions that may use secrets from where no proxy is.
+
+    Those whose journal is connected here show where proxies are.
+    """
     if not await connection.fetchval("SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
         raise MayNotLook
     rows = await connection.fetch(

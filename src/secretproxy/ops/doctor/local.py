@@ -1,4 +1,7 @@
-"""The proxy's own side: its configuration and the files that it names. Reads files' modes, never prints what is in them."""
+"""The proxy's own side.
+
+Its configuration and the files that it names. Reads files' modes, never prints what is in them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Server settings by which statement text, parameters or plans, and so values, reach the server's log or a view. Pure."""
+"""Server settings by which statement text, parameters or plans, and so values, reach the server's log or a view.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,8 @@ def _bytes(value: str) -> int:
 
 
 def examine(settings: Iterable[Setting]) -> list[Finding]:
-    """Findings on the settings that a session in this database would have, and on those made for other roles and databases."""
+    """Findings on the settings that a session in this database would have, and on those made for other roles and
+    databases."""
     known = list(settings)
     found = _leaks(known)
     return [*found, *_parameters(known, {finding.name for finding in found}), *_activity(known)]

@@ -1,4 +1,7 @@
-"""Who reaches past the functions: grants, memberships and attributes of roles. May use an asyncpg connection; changes nothing."""
+"""Who reaches past the functions.
+
+grants, memberships and attributes of roles. May use an asyncpg connection; changes nothing.
+"""
 
 from __future__ import annotations
 
