@@ -70,6 +70,9 @@ def test_addresses_and_ports(postgres: Backend, tmp_path: Path, taken: int) -> N
         ]:
             found = faults(postgres, tmp_path, f'[{section}]\nhost = "{host}"\nport = {port}\n')
             assert words in found.pop(setting), (section, host)
+            if (section, port) == ("listen", postgres.port):
+                # The backend is at the address where the proxy would listen.
+                assert "secretproxy's own address" in found.pop("backend.hosts")
             assert set(found) <= {"listen.host, listen.port"}
 
 

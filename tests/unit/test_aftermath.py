@@ -58,7 +58,7 @@ class Scene:
             ),
             journal=journal,
             metrics=SimpleNamespace(count_testified=lambda events: None),
-            cancels=SimpleNamespace(send=self.cancelled.append),
+            cancels=SimpleNamespace(send=lambda packet, session: self.cancelled.append(packet)),
             spawn=lambda work: None,
             closed=self.is_done,
         )

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from secretproxy import proxy
 
 BEGIN = """
 import asyncio, logging, os, sys, threading, warnings
@@ -56,3 +63,44 @@ def test_an_error_is_told_by_its_kind_alone() -> None:
     assert len(parts) == 2 * len(WAYS)
     for part in parts:
         assert "error" in part or part.startswith("debug"), part
+
+
+# Lines that are of a process, a server or a database, and of no session.
+OF_NO_SESSION = {
+    "a backend answers", "backend.hosts leads back to this proxy: sessions are refused there", "catalog read",
+    "catalog cannot be read: calls by way of views, functions and the like are known by testimony alone",
+    "catalog says what leads to secret functions", "certificate not read again, the old one stays", "events could not be written to the access log",
+    "internal error", "keys not read again, the old ones stay", "listening", "more leads to secret functions than are kept", "no backend answers",
+    "reloaded", "secret functions do not testify", "secret functions testify", "server", "shutting down", "stopped",
+    "the database is not there any more: its catalog is not read", "the testimony key is not proven", "the testimony key is not the database's",
+    "the testimony key is the database's", "users not read again, the old ones stay", "worker died, starting another", "worker failed",
+}  # fmt: skip
+
+
+def calls_of_log(path: Path) -> Iterator[tuple[int, str | None, set[str | None]]]:
+    """Line, the event where it is a constant, and the fields of each call of the log."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.IfExp):
+            functions = [node.func.body, node.func.orelse] if isinstance(node.func, ast.IfExp) else [node.func]
+            if all(
+                isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id == "log" for one in functions
+            ):
+                event = node.args[0]
+                yield node.lineno, event.value if isinstance(event, ast.Constant) else None, {word.arg for word in node.keywords}
+
+
+@pytest.mark.parametrize("path", sorted(Path(proxy.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_every_line_of_a_session_has_its_id(path: Path) -> None:
+    """In the package where sessions are: a line has `session`, or is one of those that stand here, or gets both (None: **fields)."""
+    for line, event, fields in calls_of_log(path):
+        assert "session" in fields or event in OF_NO_SESSION or None in fields, f"{path.name}:{line}: {event}"
+
+
+def test_the_lines_of_no_session_are_there() -> None:
+    said = {
+        event
+        for path in Path(proxy.__file__).parent.glob("*.py")
+        for _, event, fields in calls_of_log(path)
+        if "session" not in fields
+    }
+    assert OF_NO_SESSION - said == set()

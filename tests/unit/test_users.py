@@ -95,3 +95,14 @@ def test_many_addresses_take_no_more_memory_and_disturb_few(monkeypatch: pytest.
             failures.failed(b"2001:db8:%x::/64" % place, b"user")
     taken = sum(failures.wait(b"192.0.%d.%d" % divmod(place, 256), b"user") > 0 for place in range(5000))
     assert taken < 50
+
+
+def test_a_refused_login_names_the_limit_that_refuses_it() -> None:
+    failures = Failures(per_address=5, per_user=3)
+    for _ in range(3):
+        failures.failed(b"192.0.2.1", b"somebody")
+    assert failures.wait_by(b"192.0.2.9", b"somebody")[1] == "auth.failures_per_user"
+    for _ in range(3):
+        failures.failed(b"192.0.2.1", b"another")
+    assert failures.wait_by(b"192.0.2.1", b"third")[1] == "auth.failures_per_address"
+    assert failures.wait_by(b"192.0.2.7", b"third")[0] == 0

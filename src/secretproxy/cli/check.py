@@ -40,6 +40,7 @@ def check(
 async def _results(settings: Settings) -> list[tuple[str, str | None]]:
     from secretproxy.proxy import preflight
     from secretproxy.proxy.own import trouble_with_log
+    from secretproxy.proxy.proof import checked
     from secretproxy.proxy.server import check_usable, read_keys
 
     results: list[tuple[str, str | None]] = []
@@ -52,7 +53,7 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
     results += preflight.places(settings)
     try:
         keys = read_keys(settings)
-        results.append(("testimony.key_file", None))
+        results += await checked(settings, keys)
     except ConfigError as error:
         results.append(("testimony.key_file", str(error)))
     servers = await _backends(settings)

@@ -1,7 +1,7 @@
 """/healthz, /readyz, /logz and /metrics on a port of their own.
 
 /healthz: the process lives. /readyz: it listens and a backend answers, so that statements are served. /logz: secret
-calls are, too. Each but /healthz answers 503 and why in JSON where that is not so.
+calls are, too, and what is logged of them is right. Each but /healthz answers 503 and why in JSON where that is not so.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ class ProbeState(Protocol):
     def backend(self) -> str | None: ...
 
 
+class ProofState(Protocol):
+    @property
+    def errors(self) -> list[str]: ...
+    @property
+    def warnings(self) -> list[str]: ...
+
+
 class ServerState(Protocol):
     listening: bool
     draining: bool
@@ -47,6 +54,8 @@ class ServerState(Protocol):
     def probe(self) -> ProbeState: ...
     @property
     def journal(self) -> JournalState: ...
+    @property
+    def proofs(self) -> ProofState: ...
     def publish(self) -> None: ...
 
 
@@ -63,15 +72,19 @@ def application(server: ServerState) -> Starlette:
         if server.probe.backend is not None:
             reasons.append(f"no backend answers (backend.hosts): {server.probe.backend}")
         warnings = [] if server.journal.taking else [_log_trouble(server.journal)]
+        warnings += [*server.proofs.errors, *server.proofs.warnings]
         body = {"status": "not ready" if reasons else "ready", "reasons": reasons, "warnings": warnings}
         return JSONResponse(body, status_code=503 if reasons else 200)
 
     async def logz(request: Request) -> Response:
         journal = server.journal
         reasons = [] if journal.available else [_log_trouble(journal)]
+        reasons += server.proofs.errors
         status = "available" if journal.available else "spooling" if journal.taking else "unavailable"
-        body = {"status": status, "reasons": reasons, "events_waiting": journal.backlog}
-        return JSONResponse(body, status_code=200 if journal.taking else 503)
+        if journal.taking and server.proofs.errors:
+            status = "wrong key"
+        body = {"status": status, "reasons": reasons, "warnings": server.proofs.warnings, "events_waiting": journal.backlog}
+        return JSONResponse(body, status_code=200 if journal.taking and not server.proofs.errors else 503)
 
     async def metrics(request: Request) -> Response:
         server.publish()

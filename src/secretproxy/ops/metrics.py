@@ -54,7 +54,10 @@ def _refused(reason: str) -> _Kind:
     )
 
 
-_REFUSALS = ("listen.max_sessions", "listen.max_connections", "listen.tls", "listen.drain_timeout")
+_REFUSALS = (
+    "listen.max_sessions", "listen.max_connections", "listen.tls", "listen.drain_timeout", "listen.login_timeout",
+    "auth.failures_per_address", "auth.failures_per_user", "backend.hosts",
+)  # fmt: skip
 _KINDS: dict[str, _Kind] = {
     "workers": _gauge("secretproxy_workers", "Processes that share the port"),
     "sessions": _gauge("secretproxy_sessions_open", "Sessions now"),
@@ -180,13 +183,16 @@ class Metrics:
         """Says how many events this worker's journal has written."""
         self._value("events").set(self._events_before + events)
 
-    def count_testified(self, events: Iterable[Event]) -> None:
-        """Counts what testimony showed: calls, and messages that were none."""
+    def count_testified(self, events: Iterable[Event]) -> bool:
+        """Counts what testimony showed: calls, and messages that were none. Gives whether there was one of those."""
+        forged = False
         for event in events:
             if event.event == "forgery":
+                forged = True
                 self.forgeries.inc(event.calls or 1)
             else:
                 self.uncovered.inc()
+        return forged
 
     def look_at_process(self) -> None:
         """Measures this process."""

@@ -72,7 +72,7 @@ class Aftermath:
             return
         if not isinstance(step, bytes):
             if step.commit:
-                self._server.metrics.count_testified(step.commit)
+                self._client.count_testified(self._session, step.commit)
                 done = journal.keep(step.commit)
                 if journal.backlog > MOST_WAITING:
                     self._backend.set_busy(True)
@@ -97,7 +97,7 @@ class Aftermath:
         if not self._cancelled and key:
             self._cancelled = True
             try:
-                self._server.spawn(self._server.cancels.send(messages.cancel_request(key)))
+                self._server.spawn(self._server.cancels.send(messages.cancel_request(key), self._client.session_id))
             except Exception as error:
                 log.error(
                     "a backend without a client was not asked to stop", session=self._client.session_id, kind=type(error).__name__

@@ -42,24 +42,29 @@ class Cancels:
         self._hosts = hosts
         self._timeout = timeout
         self._tls = tls
-        self._targets: dict[bytes, Target] = {}
+        self._targets: dict[bytes, tuple[Target, str]] = {}
         self._room = asyncio.Semaphore(_AT_ONCE)
 
-    def learn(self, key: bytes, target: Target) -> None:
-        self._targets[key] = target
+    def learn(self, key: bytes, target: Target, session_id: str) -> None:
+        self._targets[key] = target, session_id
 
     def forget(self, key: bytes, target: Target) -> None:
-        if self._targets.get(key) is target:
+        if self._targets.get(key, (None,))[0] is target:
             del self._targets[key]
 
-    async def send(self, packet: bytes) -> None:
-        """Hands a CancelRequest on and returns when the server has closed, which is its only answer."""
+    async def send(self, packet: bytes, session_id: str) -> None:
+        """Hands a CancelRequest on and returns when the server has closed, which is its only answer.
+
+        `session_id`: that of the connection that brought it. What is said is said of the session that it is for, where that is known.
+        """
         async with self._room:
             known = self._targets.get(packet[8:])
-            targets = [known] if known is not None else (await self._hosts.addresses())[0]
+            targets = [known[0]] if known is not None else (await self._hosts.addresses())[0]
             reached = await asyncio.gather(*(self._carry(packet, target) for target in targets))
         if not any(reached):
-            log.warning("cancel request did not reach the backend", setting="backend.hosts")
+            log.warning(
+                "cancel request did not reach the backend", session=known[1] if known else session_id, setting="backend.hosts"
+            )
 
     async def _carry(self, packet: bytes, target: Target) -> bool:
         try:

@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from secretproxy.config import Settings
+from secretproxy.config import Host, Settings
 from secretproxy.connections import READING, ConnectError, Place, trouble
 from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
@@ -29,6 +29,7 @@ from secretproxy.detect.tree import Monitored
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.proxy import catalog_sql
 from secretproxy.proxy.backend import Tls
+from secretproxy.proxy.itself import SETTING
 from secretproxy.proxy.parsers import Account, Parsers
 from secretproxy.session.session import Session
 
@@ -89,17 +90,20 @@ class Catalogs:
         self,
         settings: Settings,
         detector: Callable[[], Detector],
-        tls: Tls,
+        connect: Callable[[str], Awaitable[Any]],
         spawn: Callable[[Any], asyncio.Task[None]],
         parsers: Parsers,
-        took: Callable[[float], None] = lambda seconds: None,
+        took: Callable[[float], None],
+        prove: Callable[[Any, str], Awaitable[None]],
     ) -> None:
+        """`prove` is given each connection, and its database, before anything else is asked there."""
+        self._prove = prove
         self._took = took
         self._parsers = parsers
         self._account = Account()
         self._settings = settings
         self._detector = detector
-        self._tls = tls
+        self._connect = connect
         self._spawn = spawn
         self._refresh = settings.monitor.catalog_refresh
         self._watches: dict[str, Watch] = {}
@@ -178,8 +182,9 @@ class Catalogs:
         before = watch.fingerprint
         watch.read_at = time.monotonic()
         try:
-            connection = await connect(self._settings, watch.database, self._tls)
+            connection = await self._connect(watch.database)
             try:
+                await self._prove(connection, watch.database)
                 # Each question is a transaction of its own: no snapshot is held for longer than one of them takes.
                 fingerprint: str | None = str(await connection.fetchval(catalog_sql.FINGERPRINT))
                 if fingerprint == before:
@@ -252,16 +257,19 @@ class Catalogs:
         watch.trouble = cause
 
 
-async def connect(settings: Settings, database: str, tls: Tls) -> Any:
-    """A connection to a session's database as the journal's login, on the backend, which need not be where the log is."""
-    addresses = settings.backend.addresses
+async def connect(settings: Settings, database: str | None, tls: Tls, mark: str, host: Host | None = None) -> Any:
+    """A connection to a session's database as the journal's login, on the backend, which need not be where the log is.
+
+    `mark` is what the proxy knows for its own (itself.py). `host`: this server alone.
+    """
+    addresses = settings.backend.addresses if host is None else [host]
     dsn = settings.audit.dsn
     return await open_connection(
         dsn.get_secret_value() if dsn is not None else None,
         "secretproxy catalog",
         timeout=settings.audit.timeout,
         command_timeout=settings.audit.timeout,
-        settings=READING | {"statement_timeout": "20s", "lock_timeout": "1s"},
+        settings=READING | {"statement_timeout": "20s", "lock_timeout": "1s", SETTING: mark},
         places=[Place(address.host, None, address.port) for address in addresses],
         database=database,
         tls=tls.context if tls.context is not None and tls.required else None,

@@ -43,13 +43,19 @@ class Failures:
 
     def wait(self, address: bytes, user: bytes) -> float:
         """Seconds until this address may try to log in as this user, 0 where it may now."""
+        return self.wait_by(address, user)[0]
+
+    def wait_by(self, address: bytes, user: bytes) -> tuple[float, str]:
+        """The same, and the setting that rules it."""
         now = time.monotonic()
-        found = 0.0
+        found, setting = 0.0, "auth.failures_per_address"
         if self._per_address:
             found = self._over(b"address", address, self._per_address, now)
         if self._per_user and self._time(self._places(b"good", address, user)) < now:
-            found = max(found, self._over(b"user", user, self._per_user, now))
-        return found
+            by_user = self._over(b"user", user, self._per_user, now)
+            if by_user > found:
+                found, setting = by_user, "auth.failures_per_user"
+        return found, setting
 
     def _over(self, kind: bytes, key: bytes, per_minute: int, now: float) -> float:
         # One more failure must fit into the minute that may be owed.

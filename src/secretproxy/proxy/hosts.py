@@ -21,6 +21,7 @@ from secretproxy.config import Host, Settings
 from secretproxy.connections import FAILURES, ConnectError, Place, connect, trouble
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import BackendUnreachable, Target, Unreached, resolve
+from secretproxy.proxy.itself import Itself
 
 log: Any = structlog.get_logger("secretproxy.backend")
 
@@ -65,6 +66,7 @@ class Hosts:
         self.attrs = backend.target_session_attrs
         self._hosts = backend.addresses
         self._timeout = backend.connect_timeout
+        self.itself = Itself(settings.listen)
         self._interval = backend.monitor_interval
         self.watching = self.attrs != "any" and settings.auth.mode == "passthrough"
         dsn = backend.monitor_dsn or settings.audit.dsn
@@ -93,7 +95,12 @@ class Hosts:
         causes = []
         for host in self._hosts:
             try:
-                found += await resolve(host, self._timeout)
+                for target in await resolve(host, self._timeout):
+                    why = self.itself.why(target)
+                    if why is None:
+                        found.append(target)
+                    else:
+                        causes.append(why)
             except Unreached as error:
                 causes.append(str(error))
         now = time.monotonic()
@@ -177,6 +184,9 @@ class Hosts:
                 await asyncio.wait_for(event.wait(), self._interval)
 
     async def _ask(self, target: Target) -> Kind | str:
+        why = self.itself.why(target)
+        if why is not None:
+            return why
         try:
             connection = self._connections.get(target)
             if connection is None or connection.is_closed():

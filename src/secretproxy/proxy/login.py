@@ -85,7 +85,8 @@ class Conversation(Protocol):
 class BackendLogin(asyncio.Protocol):
     """A backend's connection up to its first ReadyForQuery."""
 
-    def __init__(self) -> None:
+    def __init__(self, session_id: str) -> None:
+        self._session_id = session_id
         self.transport: asyncio.Transport
         self.negotiation = b""
         self.parameters: dict[str, str] = {}
@@ -171,12 +172,16 @@ class BackendLogin(asyncio.Protocol):
         self._expect(code, messages.AUTHENTICATION_OK)
         await self._settle()
 
-    @staticmethod
-    def _expect(code: int, wanted: int) -> None:
+    def _expect(self, code: int, wanted: int) -> None:
         if code == wanted:
             return
         asked = {3: "a password in clear", 5: "an MD5 password", 7: "GSSAPI", 9: "SSPI"}.get(code, "something else")
-        log.error("the backend does not log clients in by SCRAM", asks_for=asked, setting="auth.mode, pg_hba.conf of the backend")
+        log.error(
+            "the backend does not log clients in by SCRAM",
+            session=self._session_id,
+            asks_for=asked,
+            setting="auth.mode, pg_hba.conf of the backend",
+        )
         raise Refused(
             "28000",
             f"the backend asks for {asked}, which auth.mode = scram of secretproxy cannot answer",
@@ -222,8 +227,10 @@ class Logins:
         key: bytes,
         mask: NameMask,
         failed: Callable[[], None],
+        refused: Callable[..., None],
     ) -> None:
-        """`key`: what unknown users' salts are made of. `failed` is called at every failed login."""
+        """`key`: what unknown users' salts are made of. `failed` is called at every failed login, `refused` where a limit refuses one."""
+        self.refused = refused
         self.users = users
         self.hosts = hosts
         self.failures = failures
@@ -237,7 +244,7 @@ class Logins:
         self, client: Conversation, packet: bytes, startup: messages.Startup, tls: Tls
     ) -> tuple[BackendLogin, Target]:
         """A backend's connection that is logged in as this client. Raises Refused, BackendUnreachable, ProtocolViolation, ConnectionError."""
-        backends = _Backends(self, packet, tls)
+        backends = _Backends(self, packet, tls, client.session_id)
         # PostgreSQL cuts names there.
         user = startup.parameters.get("user", "").encode("utf-8", "surrogateescape")[:_NAME_MOST]
         try:
@@ -270,7 +277,13 @@ class Logins:
         exchange.first(first)
         try:
             found = await self.users.find(name)
-        except LookupFailed:
+        except LookupFailed as error:
+            log.error(
+                "users cannot be looked up",
+                session=client.session_id,
+                cause=str(error),
+                setting="auth.lookup_dsn, auth.lookup_query",
+            )
             raise Refused(
                 "57P03",
                 "the proxy cannot look up its users now",
@@ -307,14 +320,9 @@ class Logins:
         )
 
     def _check_rate(self, client: Conversation, user: bytes) -> None:
-        wait = self.failures.wait(client.source, user)
+        wait, setting = self.failures.wait_by(client.source, user)
         if wait > 0:
-            log.warning(
-                "login refused: too many have failed",
-                session=client.session_id,
-                client=client.source.decode(),
-                setting="auth.failures_per_address",
-            )
+            self.refused(setting, session=client.session_id, client=client.source.decode())
             raise Refused(
                 "28000",
                 "too many failed logins; try again later",
@@ -325,7 +333,8 @@ class Logins:
 class _Backends:
     """The servers that one login may go to, one after the other, as libpq goes through its hosts."""
 
-    def __init__(self, logins: Logins, packet: bytes, tls: Tls) -> None:
+    def __init__(self, logins: Logins, packet: bytes, tls: Tls, session_id: str) -> None:
+        self._session_id = session_id
         self._logins = logins
         self._packet = packet
         self._tls = tls
@@ -354,7 +363,7 @@ class _Backends:
         while self._queue:
             target = self._queue.pop(0)
             try:
-                login = self._current = await reach(BackendLogin, target, timeout, self._tls)
+                login = self._current = await reach(lambda: BackendLogin(self._session_id), target, timeout, self._tls)
                 async with asyncio.timeout(timeout):
                     await login.open(self._packet)
             except Unreached as error:
@@ -407,6 +416,7 @@ class _Backends:
         except OtherVerifier:
             log.error(
                 "the backend has another verifier for a user than the proxy",
+                session=self._session_id,
                 backend=str(target),
                 setting="auth.users_file or auth.lookup_dsn",
             )
@@ -417,10 +427,21 @@ class _Backends:
                 "included.",
             ) from None
         except NotTheBackend:
-            log.error("the backend could not prove that it knows the user", backend=str(target), setting="backend.hosts")
+            log.error(
+                "the backend could not prove that it knows the user",
+                session=self._session_id,
+                backend=str(target),
+                setting="backend.hosts",
+            )
             raise Refused("08006", "the backend could not prove that it knows the user (backend.hosts)") from None
         except ProtocolViolation as error:
-            log.error("the login at the backend failed", backend=str(target), cause=str(error), setting="backend.hosts")
+            log.error(
+                "the login at the backend failed",
+                session=self._session_id,
+                backend=str(target),
+                cause=str(error),
+                setting="backend.hosts",
+            )
             raise Refused(
                 "08P01", f"the login at the backend failed: {error}", hint="See backend.hosts of secretproxy."
             ) from None

@@ -35,14 +35,19 @@ _MOST_ANSWER = 64 * 1024 * 1024
 class ParserError(Exception):
     """The process gave no verdict: it took too long, ended, or could not be started."""
 
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
 
 class Account:
     """The seconds that a session's texts have taken in processes."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("seconds", "session")
 
-    def __init__(self) -> None:
+    def __init__(self, session: str | None = None) -> None:
         self.seconds = 0.0
+        self.session = session
 
 
 class Parsers:
@@ -67,8 +72,14 @@ class Parsers:
         began = clock()
         try:
             for words in (False, True):
-                with contextlib.suppress(ParserError):
+                try:
                     return await parser.ask(detector, (text, encoding, strings, words), self.timeout)
+                except ParserError as error:
+                    about = {} if account.session is None else {"session": account.session}
+                    log.warning(
+                        "a text is judged by its words, as parsing it took too long or too much memory",
+                        kind=error.kind, setting="limits.parse_timeout", **about,
+                    )  # fmt: skip
             return detector.by_needles(text)
         finally:
             account.seconds += clock() - began
@@ -144,12 +155,7 @@ class _Parser:
             return unpack(answer)
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             self.kill()
-            log.warning(
-                "a text is judged by its words, as parsing it took too long or too much memory",
-                kind=type(error).__name__,
-                setting="limits.parse_timeout",
-            )
-            raise ParserError from None
+            raise ParserError(type(error).__name__) from None
         except BaseException:
             # In the middle of an answer nobody waits for any more.
             self.kill()

@@ -95,13 +95,15 @@ class ClientSide(Side):
         self._login_timer: asyncio.TimerHandle | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._held_record: list[Event] = []
-        self._parsing = Account()
+        self._parsing = Account(str(self.id))
         self._held_since = 0.0
         self._logged_in_at = 0.0
         self._aftermath: Aftermath | None = None
         self._over = False
         # Busy because many answers are due.
         self._crowded = False
+        # Whether it was said that a testimony of this session was forged.
+        self._forged = False
         self._logged_in = False
         self._tls = False
         self._target: Target | None = None
@@ -338,7 +340,7 @@ class ClientSide(Side):
             return True
         hosts = self.server.hosts
         if session.cancel_key:
-            self.server.cancels.learn(session.cancel_key, self._target)
+            self.server.cancels.learn(session.cancel_key, self._target, self.session_id)
         kind = Kind.reported(session.parameters) if hosts.watching and hosts.attrs != "prefer-standby" else None
         if kind is None or kind.suits(hosts.attrs):
             return True
@@ -363,7 +365,7 @@ class ClientSide(Side):
         backend.write(step.inject)
         journal = self.server.journal
         if step.commit:
-            self.server.metrics.count_testified(step.commit)
+            self.count_testified(session, step.commit)
             future = journal.keep(step.commit)
             backend.busy = True
             self._held_since = time.monotonic()
@@ -377,11 +379,13 @@ class ClientSide(Side):
             self.server.catalogs.surprised(session)
         if step.defined:
             self.server.catalogs.changed(session)
+            self.server.proofs.changed(session)
         if step.ready:
             self._logged_in = True
             if self.server.settings.log.sessions:
                 self._say_login(session)
             self.server.catalogs.join(session)
+            self.server.proofs.join(session)
             if self._login_timer is not None:
                 self._login_timer.cancel()
             self._client_goes_on()
@@ -397,6 +401,12 @@ class ClientSide(Side):
             client=self.client_text,
             backend=str(self._target),
         )
+
+    def count_testified(self, session: Session, events: list[Event]) -> None:
+        """Counts calls that no attempt announced, and forgeries; the first of these is said, with what is likely behind it."""
+        if self.server.metrics.count_testified(events) and not self._forged:
+            self._forged = True
+            self.server.spawn(self.server.proofs.tell_forgery(session, self.session_id))
 
     def _end_by(self, violation: ProtocolViolation) -> None:
         """Nothing more of the backend's goes on."""
@@ -541,6 +551,7 @@ class ClientSide(Side):
         """Nothing more comes from the backend: what had no end yet is lost, and the session is over."""
         if self.session is not None:
             self.server.catalogs.leave(self.session)
+            self.server.proofs.leave(self.session)
             if self._target is not None:
                 self.server.cancels.forget(self.session.cancel_key, self._target)
             self._record(self.session.lost(broke=self.backend is not None and self.backend.broke))

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Coroutine
@@ -21,7 +22,7 @@ import structlog
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
-from secretproxy.config import ConfigError, Settings
+from secretproxy.config import ConfigError, Host, Settings
 from secretproxy.detect import Detector
 from secretproxy.detect.detector import Allowance
 from secretproxy.install.keyfile import KeyFileError, load_key_file
@@ -30,12 +31,15 @@ from secretproxy.proxy import tls
 from secretproxy.proxy.backend import Tls
 from secretproxy.proxy.cancel import Cancels
 from secretproxy.proxy.catalog import Catalogs
+from secretproxy.proxy.catalog import connect as connect_catalog
 from secretproxy.proxy.failures import Failures
 from secretproxy.proxy.hosts import Hosts
+from secretproxy.proxy.itself import leading_back
 from secretproxy.proxy.login import Logins
 from secretproxy.proxy.own import connect_log
 from secretproxy.proxy.parsers import Parsers
 from secretproxy.proxy.probe import Probe
+from secretproxy.proxy.proof import Proofs
 from secretproxy.proxy.relay import ClientSide
 from secretproxy.proxy.room import Seat
 from secretproxy.proxy.startup import Client
@@ -48,6 +52,8 @@ log: Any = structlog.get_logger("secretproxy")
 BACKLOG = 1024
 # Cancel requests that are on their way to the backend at once; more wait.
 _MOST_CANCELLING = 32
+# Seconds until a server that led back to this proxy is asked again.
+_ITSELF_AGAIN = 10.0
 # Seconds that statements get to end once they are cancelled for the proxy's shutdown.
 STOP_SECONDS = 3.0
 
@@ -67,8 +73,15 @@ class Server:
         self.detector = self._new_detector()
         limits = settings.limits
         self.parsers = Parsers(limits.parse_processes, limits.parse_timeout, limits.parse_thread_bytes)
+        self.proofs = Proofs(settings, self.keys, self._connect_catalog, self.spawn)
         self.catalogs = Catalogs(
-            settings, self._new_detector, self.backend_tls, self.spawn, self.parsers, metrics.catalog.observe
+            settings,
+            self._new_detector,
+            self._connect_catalog,
+            self.spawn,
+            self.parsers,
+            metrics.catalog.observe,
+            self.proofs.bring,
         )
         self.limits = Limits(
             limits.max_message,
@@ -103,7 +116,9 @@ class Server:
             # The oldest key: an unknown user's salt should outlive a rotation as a known one's does.
             stand_in = hmac.digest(keys[min(keys)], b"secretproxy unknown users", "sha256")
             failed = metrics.failed_logins.inc
-            self.logins = Logins(settings.auth, settings.backend, users, self.hosts, failures, stand_in, mask, failed)
+            self.logins = Logins(
+                settings.auth, settings.backend, users, self.hosts, failures, stand_in, mask, failed, self.refused
+            )
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.listening = False
@@ -132,6 +147,7 @@ class Server:
         keys = self._newer_keys()
         if keys is not None:
             self.keys.replace(keys)
+            self.proofs.again()
         self.renew_tls()
         if self.logins is not None:
             try:
@@ -153,6 +169,30 @@ class Server:
 
     async def _connect_log(self) -> Any:
         return await connect_log(self.settings)
+
+    async def _connect_catalog(self, database: str) -> Any:
+        return await connect_catalog(self.settings, database, self.backend_tls, self.keys.mark(secrets.token_bytes(16)))
+
+    async def look_for_itself(self) -> None:
+        """Finds out which servers of backend.hosts lead back here, and asks those again that did."""
+
+        async def reached(host: Host) -> Any:
+            return await connect_catalog(self.settings, None, self.backend_tls, self.keys.mark(secrets.token_bytes(16)), host)
+
+        while True:
+            found = await leading_back(self.settings, reached)
+            if found != self.hosts.itself.leading_back:
+                if found:
+                    log.error(
+                        "backend.hosts leads back to this proxy: sessions are refused there",
+                        servers=sorted(map(str, found)), setting="backend.hosts",
+                    )  # fmt: skip
+                self.hosts.itself.leading_back = found
+                self.hosts.doubt()
+                self.probe.failed()
+            if not found:
+                return
+            await asyncio.sleep(_ITSELF_AGAIN)
 
     @property
     def sessions(self) -> int:
@@ -177,18 +217,19 @@ class Server:
         self.metrics.backlog.set(self.journal.backlog)
         self.metrics.log_up.set(self.journal.available)
 
-    def refused(self, setting: str) -> None:
-        """A connection became no session because of this setting. Says so at once, and then once a second how many there were."""
+    def refused(self, setting: str, *, session: str, client: str) -> None:
+        """A connection became no session because of this setting. Says which at once, and then once a second how many more there were."""
         self.metrics.refuse_session(setting)
         waiting = self._refusals.get(setting)
         if waiting is None:
             self._refusals[setting] = 0
-            self._say_refused(setting, 1)
+            self._say_refused(setting, 1, session=session, client=client)
         else:
             self._refusals[setting] = waiting + 1
 
-    def _say_refused(self, setting: str, count: int) -> None:
-        log.warning("sessions refused", count=count, setting=setting)
+    def _say_refused(self, setting: str, count: int, **first: str) -> None:
+        words = "logins refused: too many have failed" if setting.startswith("auth.") else "sessions refused"
+        log.warning(words, count=count, setting=setting, **first)
         self.loop.call_later(1.0, self._refused_since, setting)
 
     def _refused_since(self, setting: str) -> None:
@@ -233,9 +274,11 @@ class Server:
         self.loop.add_signal_handler(signal.SIGHUP, self.reload)
         self.hosts.start()
         await self.journal.start()
+        await self.proofs.start()
         servers = [await self._listen(sock) for sock in sockets]
         self.listening = True
         self.probe.start()
+        self.spawn(self.look_for_itself())
         names = [_name(sock) for sock in sockets]
         log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid(), build=compiled())
         await stop.wait()

@@ -14,6 +14,7 @@ import structlog
 
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import BackendUnreachable, Target, connect
+from secretproxy.proxy.itself import SETTING, SQLSTATE
 from secretproxy.proxy.login import BackendLogin, Logins, Refused
 from secretproxy.proxy.relay import BackendSide, ClientSide
 from secretproxy.session.session import Session, new_identity
@@ -44,12 +45,13 @@ class Client(ClientSide):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if not self.server.opened(self):
-            self.server.refused("listen.max_connections")
+            self.server.refused("listen.max_connections", session=self.session_id, client=self.client_text)
             self.fail("53300", "sorry, too many clients already (listen.max_connections)")
             return
         self._login_timer = self.server.loop.call_later(self.server.settings.listen.login_timeout, self._login_timed_out)
 
     def _login_timed_out(self) -> None:
+        self.server.refused("listen.login_timeout", session=self.session_id, client=self.client_text)
         if self.session is None and self._heard is None:
             # A connection that never said who it is gets no answer, as from PostgreSQL.
             self._finish()
@@ -95,7 +97,7 @@ class Client(ClientSide):
                     self._asked.add(startup.code)
                     continue
                 if self.server.settings.listen.tls == "require" and not self._tls and startup.code != messages.CANCEL_REQUEST:
-                    self.server.refused("listen.tls")
+                    self.server.refused("listen.tls", session=self.session_id, client=self.client_text)
                     self.fail("28000", "this connection must use TLS (listen.tls of secretproxy)", hint="Use sslmode=require.")
                     return
                 self.set_busy(True)
@@ -153,17 +155,22 @@ class Client(ClientSide):
     async def _cancel(self, packet: bytes) -> None:
         """Hands a CancelRequest on; like PostgreSQL, answers nothing and closes when the backend has closed."""
         async with self.server.cancelling:
-            await self.server.cancels.send(packet)
+            await self.server.cancels.send(packet, self.session_id)
         self._finish()
 
     async def _begin(self, packet: bytes, startup: messages.Startup) -> None:
         server = self.server
         if server.draining:
-            server.refused("listen.drain_timeout")
+            server.refused("listen.drain_timeout", session=self.session_id, client=self.client_text)
             self.fail("57P03", "the proxy is shutting down")
             return
+        mark = startup.parameters.get(SETTING)
+        if mark is not None and server.keys.knows(mark):
+            server.refused("backend.hosts", session=self.session_id, client=self.client_text)
+            self.fail(SQLSTATE, "secretproxy is its own backend (backend.hosts)", hint="Name PostgreSQL's own address there.")
+            return
         if not server.admit(self):
-            server.refused("listen.max_sessions")
+            server.refused("listen.max_sessions", session=self.session_id, client=self.client_text)
             self.fail("53300", "sorry, too many clients already (listen.max_sessions)")
             return
         try:

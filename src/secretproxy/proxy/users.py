@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-import structlog
 
 from secretproxy.config import AuthSettings, ConfigError
 from secretproxy.connections import FAILURES, ConnectError, connect, trouble
 from secretproxy.scram import NotAVerifier, Verifier
 from secretproxy.scram.verifier import ITERATIONS
-
-log: Any = structlog.get_logger("secretproxy.auth")
 
 _LINE = re.compile(r'"((?:[^"]|"")*)"\s+"((?:[^"]|"")*)"(?:\s.*)?')
 _KNOWN, _UNKNOWN = 10_000, 1_000
@@ -138,9 +135,7 @@ class Lookup:
         try:
             return await asyncio.shield(task)
         except FAILURES as error:
-            cause = trouble(error)
-            log.error("users cannot be looked up", cause=cause, setting="auth.lookup_dsn, auth.lookup_query")
-            raise LookupFailed(cause) from None
+            raise LookupFailed(trouble(error)) from None
 
     def _answered(self, user: str, task: asyncio.Task[Verifier | None]) -> None:
         self._asked.pop(user, None)

@@ -20,10 +20,10 @@ from secretproxy.wire.types import SqlState
 Done = tuple[int | None, str | None, uuid.UUID | None]
 
 
-def testifies(function: str) -> bool:
-    """Tells whether a function is one of those that tell of each call, once the backend half is installed."""
+def testifies(function: str, silent: frozenset[str]) -> bool:
+    """Tells whether a function is one of those that tell of each call, once the backend half is installed and no other body in their place."""
     schema, _, name = function.partition("(")[0].rpartition(".")
-    return schema == "encrypted_secrets" and name in NAMES
+    return schema == "encrypted_secrets" and name in NAMES and name not in silent
 
 
 class Outcomes:
@@ -110,7 +110,7 @@ class Outcomes:
         tally = running.covered.get((call.function, call.owner, call.names))
         if tally is not None and tally.calls:
             return tally.calls, tally.role, tally.accessed_by
-        if not self._state.testifies or not testifies(call.function):
+        if not self._state.testifies or not testifies(call.function, self._state.silent):
             return None, None, None
         if tally is None:
             # Which of the calls of its function was this one?

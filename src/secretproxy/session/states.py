@@ -68,6 +68,8 @@ class State:
         self.client_gone = False
         # Whether the backend has the functions that testify.
         self.testifies = False
+        # Names of its functions that may run without a word all the same, told from outside.
+        self.silent: frozenset[str] = frozenset()
         self.parameters: dict[str, str] = {}
         self.codec = "utf-8"
         # Whether the server is one of SQL_ASCII: its texts are bytes (encodings.py).

@@ -34,6 +34,10 @@ SQLSTATE = b"SPX01"
 QUOTED = b"SPX2 ".hex().encode()
 DIRECT = b"secretproxy: this call of "
 MAC_SIZE = 32
+# Before the number that a database signs to prove its key: nothing else that is signed begins so.
+PROOF = b"secretproxy key proof "
+MARK = b"secretproxy proxy mark "
+_MARK = re.compile(r"1\.([0-9]{1,10})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 # Bytes of a notice. The backend half makes no testimony longer than MOST (secretproxy.testify() counts the names).
 # HEAD are read of one that has a long CONTEXT.
 MOST = 4_200_000
@@ -127,6 +131,25 @@ class Keys:
         """The value of `secretproxy.session` for a backend process and its start."""
         signed = f"SPXT1 {pid} {start}".encode()
         return f"1.{self.version}.{self._keys[self.version].sign(signed).hex()}"
+
+    def proves(self, version: int, nonce: bytes, proof: str) -> bool | None:
+        """Whether secretproxy.key_proof() signed this number with the key of this version; None where no such key is known."""
+        key = self._key(version)
+        return None if key is None else hmac.compare_digest(key.sign(PROOF + nonce).hex(), proof)
+
+    def mark(self, nonce: bytes) -> str:
+        """What a proxy that has these keys knows for its own."""
+        return f"1.{self.version}.{nonce.hex()}.{self._keys[self.version].sign(MARK + nonce).hex()}"
+
+    def knows(self, mark: str) -> bool:
+        """Whether a proxy of one of these keys made this mark."""
+        found = _MARK.fullmatch(mark)
+        key = self._keys.get(int(found[1])) if found is not None else None
+        return (
+            found is not None
+            and key is not None
+            and hmac.compare_digest(key.sign(MARK + bytes.fromhex(found[2])).hex(), found[3])
+        )
 
     def read(self, message: bytes) -> Testimony | None:
         """The testimony in a notice's message, or None where its MAC or its form is wrong."""

@@ -68,6 +68,9 @@ DEFINERS: dict[str, tuple[str, set[str], str]] = {
     "secretproxy.stored_names()": (
         "keys", {"auditor"}, "no argument, so that no guessed name can be masked; takes names from names_to_mask(), whose results have fixed types",
     ),
+    "secretproxy.key_proof(bytea)": (
+        "keys", {"PUBLIC"}, "signs 32 bytes of the caller's behind words of its own, which begin nothing else that is signed; " + KEYS,
+    ),
     "secretproxy.log_direct(text,text,uuid,text[],text,text,uuid,text)": ("owner", {"keys"}, LOG),
     "secretproxy.access_log_partitions(integer)": ("owner", {"writer"}, LOG + "; names of partitions are made of a date"),
     "secretproxy.settings_now()": ("owner", {"keys"}, "no argument; results of fixed types"),

@@ -7,6 +7,7 @@
 -- requires: review_indexes
 -- requires: review_views
 -- requires: unused_secrets
+-- requires: key_proof
 -- What every object of ours looks like, written down when it was installed, so that `secretproxy verify` can name what differs since.
 -- The last change of the plan: it writes down what the others made.
 
