@@ -201,14 +201,13 @@ class Catalogs:
             if error.sqlstate == "3D000":
                 watch.gone = True
                 log.info("the database is not there any more: its catalog is not read", database=watch.database)
+            elif isinstance(error.cause, _CUT):
+                self._cut(watch, error)
             else:
                 self._failed(watch, trouble(error))
             return False
         except _CUT as error:
-            # As when the database is dropped; the second time in a row it is something to say.
-            if watch.cut:
-                self._failed(watch, trouble(error))
-            watch.cut = True
+            self._cut(watch, error)
             return False
         except Exception as error:
             self._failed(watch, trouble(error))
@@ -245,6 +244,12 @@ class Catalogs:
                 await asyncio.sleep(0)
         session.reconsider(found)
         await asyncio.sleep(0)
+
+    def _cut(self, watch: Watch, error: Exception) -> None:
+        """Takes a connection that ended, as when the database is dropped; the second time in a row it is something to say."""
+        if watch.cut:
+            self._failed(watch, trouble(error))
+        watch.cut = True
 
     def _failed(self, watch: Watch, cause: str) -> None:
         if watch.trouble is None:
