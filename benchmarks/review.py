@@ -30,6 +30,7 @@ from secretproxy.audit import chain, counting, review
 from secretproxy.audit.columns import CHAINED
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
+from secretproxy.audit.unused import unused
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
@@ -52,7 +53,10 @@ EXECUTE format('CREATE TABLE secretproxy.access_log_%s PARTITION OF secretproxy.
                to_char(first, 'YYYY_MM'), first AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC');
 EXECUTE format('CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.access_log_%s
                 FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only()', to_char(first, 'YYYY_MM')); END $$"""
-FUNCTION = "encrypted_secrets.secrets_getter(uuid,text,text)"
+FUNCTION, VERIFY = (
+    "encrypted_secrets.secrets_getter(uuid,text,text)\tread",
+    "encrypted_secrets.secrets_verify(uuid,text,text)\tverify",
+)
 
 
 def lines(count: int) -> Iterator[bytes]:
@@ -83,7 +87,7 @@ def lines(count: int) -> Iterator[bytes]:
             ("\\N\t\\N\t\\N\t\\N\t\\N\t\\N\textended\t\\N", ("error\t22023" if failed else "ok\t\\N") + "\t0.0004\t1")
             if end
             else (
-                f"{FUNCTION}\tread\t{owners[owner % OWNERS]}\t{{secret_{(owner * 7 + choice(OWN)) % SECRETS}}}\t\\N\t\\N\textended\t50fde20626009aba",
+                f"{FUNCTION if choice(10) else VERIFY}\t{owners[owner % OWNERS]}\t{{secret_{(owner * 7 + choice(OWN)) % SECRETS}}}\t\\N\t\\N\textended\t50fde20626009aba",
                 "\\N\t\\N\t\\N\t\\N",
             )
         )
@@ -188,9 +192,16 @@ async def measure_counts(dsn: str) -> None:
             f"audit compare --by {by}",
             functools.partial(counting.compare, one=review.Filter(until=week), other=review.Filter(since=week), by=by, limit=10),
         )
+    before = datetime.now(UTC) - timedelta(days=20)
+    await count(dsn, "audit unused --days 20", lambda connection: unused(connection, connection, before))
     await count(dsn, "audit events", lambda connection: drained(review.events(connection, review.Filter(), limit=100)))
     day = review.Filter(since=datetime.now(UTC) - timedelta(days=1))
     await count(dsn, "audit list --json, a day", lambda connection: drained(review.accesses(connection, day)))
+    await count(dsn, "audit export, a day", lambda connection: drained(review.rows(connection, day)))
+    connection = await review.connect(dsn)
+    session = await connection.fetchval("SELECT session_id FROM secretproxy.access_log ORDER BY at DESC LIMIT 1")
+    await connection.close()
+    await count(dsn, "audit show, a session", lambda connection: drained(review.story(connection, session)))
     await count(dsn, "how many more, anything", lambda connection: review.how_many_accesses(connection, review.Filter(), 101))
     for view in VIEWS:
         await count(

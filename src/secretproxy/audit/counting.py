@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OUTCOME, ROLE, Filter, local_zone
+from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OPERATIONS, OUTCOME, OUTCOMES, ROLE, Filter, local_zone
 from secretproxy.audit.review import (
     ACCESS_EVENTS,
     LOG,
@@ -126,15 +126,27 @@ async def set_zone(connection: Any) -> None:
         await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
 
 
-# The hour and what is rare as bits of a number, all the rest as an array, both made below an OFFSET, which the planner does not take apart: of
+# What has few values as bits of a number, whoever it was as an array, both made below an OFFSET, which the planner does not take apart: of
 # each of the two it expects 200, so that every process puts its own groups together. Of plain columns it would expect a group a row.
 # As a bigint, for what has to be cast looks to it like a part of the rows, which cannot be shared out.
 _APART = "OFFSET '0'::bigint"
 _HOUR = "pg_catalog.date_part('hour', a.at)::int"
-_NAMED, _VAGUE = 32, 64
-_ONE = f"""a.id, a.at, ARRAY[a.db_user, a.operation, {OUTCOME}, {ROLE}, ({ACCESSED_BY})::pg_catalog.text] AS what,
+_NAMED, _VAGUE, _OPERATION, _OUTCOME = 1 << 5, 1 << 6, 7, 10
+
+
+def _coded(text: str, kinds: tuple[str, ...], shift: int) -> str:
+    """The place of a text in `kinds`, from 1, so many bits further left; 0 where it is NULL."""
+    places = " ".join(f"WHEN {text} {EQUAL} '{kind}' THEN {place << shift}" for place, kind in enumerate(kinds, 1))
+    return f"CASE {places} ELSE 0 END"
+
+
+_ONE = f"""a.id, a.at,
+    CASE WHEN {ROLE} IS NULL AND {ACCESSED_BY} IS NULL THEN ARRAY[a.db_user]
+         ELSE ARRAY[a.db_user, {ROLE}, ({ACCESSED_BY})::pg_catalog.text] END AS who,
     {_HOUR} OPERATOR(pg_catalog.+) CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END
-    OPERATOR(pg_catalog.+) CASE WHEN {VAGUE} THEN {_VAGUE} ELSE 0 END AS bits"""
+    OPERATOR(pg_catalog.+) CASE WHEN {VAGUE} THEN {_VAGUE} ELSE 0 END
+    OPERATOR(pg_catalog.+) {_coded("a.operation", OPERATIONS, _OPERATION)}
+    OPERATOR(pg_catalog.+) {_coded(OUTCOME, OUTCOMES, _OUTCOME)} AS bits"""
 _COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(g.at) AS latest"
 
 
@@ -151,10 +163,13 @@ class _Group:
 
 
 def _group(row: Any) -> _Group:
-    user, operation, outcome, role, jwt = row["what"]
+    user, role, jwt = row["who"] if len(row["who"]) > 1 else (row["who"][0], None, None)
+    bits = row["bits"]
+    operation, outcome = (bits >> _OPERATION) & 7, OUTCOMES[(bits >> _OUTCOME) - 1]
     return _Group(
-        user, role, None if jwt is None else uuid.UUID(jwt), operation, outcome, row["bits"] & 31, row["n"], row["latest"]
-    )
+        user, role, None if jwt is None else uuid.UUID(jwt), OPERATIONS[operation - 1] if operation else None, outcome,
+        bits & 31, row["n"], row["latest"],
+    )  # fmt: skip
 
 
 async def _cube(connection: Any, source: Accesses) -> list[_Group]:
@@ -165,7 +180,7 @@ async def _cube(connection: Any, source: Accesses) -> list[_Group]:
 
     async def rows_of(counted: str = _COUNTED, **how: str) -> list[Any]:
         asked = source.query(_ONE, outcomes=True, **how)
-        query = f"SELECT g.what, g.bits, {counted} FROM ({asked.sql} {_APART}) g GROUP BY 1, 2"  # noqa: S608
+        query = f"SELECT g.who, g.bits, {counted} FROM ({asked.sql} {_APART}) g GROUP BY 1, 2"  # noqa: S608
         return list(await connection.fetch(query, *asked.values))
 
     rows = await rows_of(kind="any")
@@ -240,11 +255,20 @@ async def stats(
     return answers
 
 
+# Nearly all name one secret, and a text is quicker to group than an array.
+_IS_ONE = f"pg_catalog.cardinality(a.secret_names) {EQUAL} 1"
+_ONE_NAME = f"CASE WHEN {_IS_ONE} THEN a.secret_names[1] END"
+_OTHER_NAMES = f"CASE WHEN {_IS_ONE} AND a.secret_names[1] IS NOT NULL THEN NULL ELSE a.secret_names END"
+
+
 async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tuple[Table, Table]:
     """Accesses by secret, and secrets that a user used for the first time, as far as the log goes back."""
-    group = " GROUP BY 1, 2, 3"
-    columns = "a.owner_id, a.secret_names, a.db_user, pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
-    asked = source.query(columns, group=group)
+    columns = (
+        f"a.owner_id, {_ONE_NAME} AS name, {_OTHER_NAMES} AS names, a.db_user,"
+        " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
+    )
+    # Without vague ones there is nothing to leave out, and of a row that is no access only its beginning has to be read.
+    asked = source.query(columns, group=" GROUP BY 1, 2, 3, 4", kind="" if source.vague else "any")
     groups, values = asked.sql, list(asked.values)
     earlier = ""
     if source.wanted.since is not None:
@@ -263,13 +287,18 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
     new = "g.owner_id IS NOT NULL AND g.secret_names IS NOT NULL" + (
         f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})" if earlier else ""
     )
+    # What several ways to the rows have found is put together.
+    first_of, again = "SELECT owner_id, secret_names, db_user, n, first", ""
+    if " UNION ALL " in groups:
+        first_of = "SELECT owner_id, secret_names, db_user, pg_catalog.sum(n)::bigint AS n, pg_catalog.min(first) AS first"
+        again = " GROUP BY 1, 2, 3"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     query = f"""
-    WITH g AS MATERIALIZED ({groups}){earlier},
+    WITH g AS MATERIALIZED (SELECT s.owner_id, CASE WHEN s.name IS NULL THEN s.names ELSE ARRAY[s.name] END AS secret_names,
+                                   s.db_user, s.n, s.latest, s.first FROM ({groups}) s){earlier},
          secrets AS MATERIALIZED (SELECT owner_id, secret_names, pg_catalog.sum(n)::bigint AS n, pg_catalog.max(latest) AS latest
                                    FROM g GROUP BY 1, 2),
-         new AS MATERIALIZED (SELECT owner_id, secret_names, db_user, pg_catalog.sum(n)::bigint AS n, pg_catalog.min(first) AS first
-                                FROM g WHERE {new} GROUP BY 1, 2, 3)
+         new AS MATERIALIZED ({first_of} FROM g WHERE {new}{again})
     (SELECT 1 AS part, owner_id, secret_names, NULL AS db_user, n, latest AS at FROM secrets ORDER BY n DESC, secret_names, owner_id{limited})
     UNION ALL (SELECT 2, owner_id, secret_names, db_user, n, first FROM new ORDER BY first DESC, db_user, secret_names{limited})
     UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
