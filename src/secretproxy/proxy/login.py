@@ -33,7 +33,7 @@ from secretproxy.scram import (
 )
 from secretproxy.scram.binding import end_point_of_der
 from secretproxy.wire import messages
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 
 log: Any = structlog.get_logger("secretproxy.auth")
 
@@ -79,7 +79,7 @@ class Conversation(Protocol):
     def write(self, data: bytes) -> None: ...
 
     async def hear(self) -> bytes:
-        """The body of the client's next SASL message. Raises ProtocolViolation, ConnectionError."""
+        """The body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
 
 
 class BackendLogin(asyncio.Protocol):
@@ -113,13 +113,13 @@ class BackendLogin(asyncio.Protocol):
         self._more.set()
 
     async def _message(self) -> bytes:
-        """The next message. Raises ProtocolViolation, ConnectionError."""
+        """The next message. Raises ProtocolViolationError, ConnectionError."""
         buffer = self._buffer
         while True:
             if len(buffer) >= 5:
                 length = 1 + int.from_bytes(buffer[1:5], "big")
                 if not 5 <= length <= _ANSWER_MOST:
-                    raise ProtocolViolation("a message of an impossible length")
+                    raise ProtocolViolationError("a message of an impossible length")
                 if len(buffer) >= length:
                     message = bytes(buffer[:length])
                     del buffer[:length]
@@ -148,14 +148,14 @@ class BackendLogin(asyncio.Protocol):
         if message[:1] == b"E":
             raise BackendSaid(message)
         if message[:1] != b"R":
-            raise ProtocolViolation("something else than an Authentication message")
+            raise ProtocolViolationError("something else than an Authentication message")
         code, data = messages.read_authentication(message[5:])
         if code == messages.AUTHENTICATION_OK:
             self._said += message
         return code, data
 
     async def log_in(self, keys: LoginKeys) -> None:
-        """Answers for the client until the backend is ready. Raises Refused, ProtocolViolation, OtherVerifier, NotTheBackend."""
+        """Answers for the client until the backend is ready. Raises Refused, ProtocolViolationError, OtherVerifier, NotTheBackend."""
         code, data = await self._asked()
         if code == messages.AUTHENTICATION_SASL:
             secured = self.transport.get_extra_info("ssl_object")
@@ -201,7 +201,7 @@ class BackendLogin(asyncio.Protocol):
             if message[:1] == b"Z":
                 return
             if len(self._said) > _ANSWER_MOST:
-                raise ProtocolViolation("no end of messages at the login")
+                raise ProtocolViolationError("no end of messages at the login")
 
     def hand_over(self, protocol: asyncio.Protocol) -> bytes:
         """Gives the connection to `protocol`, and what was said from AuthenticationOk on to the caller."""
@@ -243,7 +243,7 @@ class Logins:
     async def enter(
         self, client: Conversation, packet: bytes, startup: messages.Startup, tls: Tls
     ) -> tuple[BackendLogin, Target]:
-        """A backend's connection that is logged in as this client. Raises Refused, BackendUnreachable, ProtocolViolation, ConnectionError."""
+        """A backend's connection that is logged in as this client. Raises Refused, BackendUnreachable, ProtocolViolationError, ConnectionError."""
         backends = _Backends(self, packet, tls, client.session_id)
         # PostgreSQL cuts names there.
         user = startup.parameters.get("user", "").encode("utf-8", "surrogateescape")[:_NAME_MOST]
@@ -381,7 +381,7 @@ class _Backends:
         raise BackendUnreachable("; ".join(self._causes))
 
     async def log_in(self, keys: LoginKeys) -> tuple[BackendLogin, Target]:
-        """Raises Refused, BackendUnreachable, ProtocolViolation."""
+        """Raises Refused, BackendUnreachable, ProtocolViolationError."""
         attrs = self._logins.hosts.attrs
         try:
             return await self._first_suitable(keys, attrs)
@@ -434,7 +434,7 @@ class _Backends:
                 setting="backend.hosts",
             )
             raise Refused("08006", "the backend could not prove that it knows the user (backend.hosts)") from None
-        except ProtocolViolation as error:
+        except ProtocolViolationError as error:
             log.error(
                 "the login at the backend failed",
                 session=self._session_id,

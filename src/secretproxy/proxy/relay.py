@@ -29,7 +29,7 @@ from secretproxy.session.events import Event
 from secretproxy.session.session import Session, Step
 from secretproxy.session.states import Phase
 from secretproxy.wire import messages
-from secretproxy.wire.errors import ProtocolViolation
+from secretproxy.wire.errors import ProtocolViolationError
 
 if TYPE_CHECKING:
     from secretproxy.proxy.server import Server
@@ -180,7 +180,7 @@ class ClientSide(Side):
                 backend.write(messages.FLUSH)
                 self._crowded = True
                 self.set_busy(True)
-        except ProtocolViolation as violation:
+        except ProtocolViolationError as violation:
             self.fail(violation.sqlstate, str(violation))
         except Exception as error:
             self.broken(error)
@@ -301,7 +301,7 @@ class ClientSide(Side):
             else:
                 assert isinstance(out, Step)
                 self._carry_out_backend(session, backend, out)
-        except ProtocolViolation as violation:
+        except ProtocolViolationError as violation:
             log.error(
                 "the backend does not speak PostgreSQL's protocol",
                 session=self.session_id,
@@ -408,7 +408,7 @@ class ClientSide(Side):
             self._forged = True
             self.server.spawn(self.server.proofs.tell_forgery(session, self.session_id))
 
-    def _end_by(self, violation: ProtocolViolation) -> None:
+    def _end_by(self, violation: ProtocolViolationError) -> None:
         """Nothing more of the backend's goes on."""
         log.error("session ended", session=self.session_id, cause=str(violation), setting="backend.hosts")
         self.fail(violation.sqlstate, str(violation), detail=violation.detail)

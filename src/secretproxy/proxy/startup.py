@@ -19,7 +19,7 @@ from secretproxy.proxy.login import BackendLogin, Logins, Refused
 from secretproxy.proxy.relay import BackendSide, ClientSide
 from secretproxy.session.session import Session, new_identity
 from secretproxy.wire import messages
-from secretproxy.wire.errors import Malformed, ProtocolViolation
+from secretproxy.wire.errors import MalformedError, ProtocolViolationError
 
 if TYPE_CHECKING:
     from secretproxy.proxy.server import Server
@@ -87,7 +87,7 @@ class Client(ClientSide):
                 if startup.code == messages.SSL_REQUEST and self.server.tls is not None and not self._tls:
                     if buffer:
                         # Nobody may slip in bytes that would be taken for encrypted ones later (CVE-2021-23214).
-                        raise ProtocolViolation("received unencrypted data after SSL request")
+                        raise ProtocolViolationError("received unencrypted data after SSL request")
                     self._task = self.server.spawn(self._attend(self._secure(None)))
                     return
                 if startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
@@ -106,11 +106,11 @@ class Client(ClientSide):
                 else:
                     self._task = self.server.spawn(self._attend(self._begin(packet, startup)))
                 return
-        except Malformed as malformed:
+        except MalformedError as malformed:
             # As from PostgreSQL: whoever says such things gets no answer.
             log.info("malformed startup packet", session=self.session_id, cause=str(malformed), client=self.client_text)
             self._finish()
-        except ProtocolViolation as error:
+        except ProtocolViolationError as error:
             self.fail(error.sqlstate, str(error))
 
     async def _secure(self, begun: bytes | None) -> None:
@@ -217,7 +217,7 @@ class Client(ClientSide):
             self.write(refused.answer)
             self._finish()
             return
-        except ProtocolViolation as error:
+        except ProtocolViolationError as error:
             self.fail(error.sqlstate, str(error), detail=error.detail)
             return
         except ConnectionError:
@@ -266,17 +266,17 @@ class Client(ClientSide):
             self._heard.set_result(None)
 
     async def hear(self) -> bytes:
-        """The body of the client's next SASL message. Raises ProtocolViolation, ConnectionError."""
+        """The body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
         buffer = self._startup
         while True:
             if self._over:
                 raise ConnectionResetError
             if len(buffer) >= 5:
                 if buffer[0] != 0x70:
-                    raise ProtocolViolation(f"expected SASL response, got message type {buffer[0]}")
+                    raise ProtocolViolationError(f"expected SASL response, got message type {buffer[0]}")
                 length = 1 + int.from_bytes(buffer[1:5], "big")
                 if not 5 <= length <= _SASL_MOST:
-                    raise ProtocolViolation("invalid message length")
+                    raise ProtocolViolationError("invalid message length")
                 if len(buffer) >= length:
                     body = bytes(buffer[5:length])
                     del buffer[:length]

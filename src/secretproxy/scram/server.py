@@ -123,7 +123,7 @@ class ServerExchange:
             name, value = reader.attribute()
         proof = decode(value)
         if proof is None or len(proof) != KEY_BYTES:
-            raise malformed("Malformed proof in client-final-message.")
+            raise malformed("MalformedError proof in client-final-message.")
         if not reader.at_end:
             raise malformed("Garbage found at the end of client-final-message.")
         if not hmac.compare_digest(nonce, self._nonce):

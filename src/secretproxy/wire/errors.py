@@ -21,8 +21,3 @@ class UnreadableError(ProtocolViolationError):
 
 class MalformedError(ProtocolViolationError):
     """No backend takes such a length either: it ends the session by itself, in its own words or none."""
-
-
-# The names that proxy still has for them.
-ProtocolViolation = ProtocolViolationError
-Malformed = MalformedError
