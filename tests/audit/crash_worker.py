@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.journal import Journal, LogUnavailable
+from secretproxy.audit.journal import Journal, LogUnavailableError
 from secretproxy.audit.masking import NameMask
 from secretproxy.session.events import Event, Identity
 
@@ -49,7 +49,7 @@ async def _work(dsn: str, directory: Path, names: str, acknowledged: int) -> Non
             if future is not None:
                 await future
                 os.write(acknowledged, f"{names}-{number}\n".encode())
-        except LogUnavailable:
+        except LogUnavailableError:
             await asyncio.sleep(0.001)
 
     number = 0

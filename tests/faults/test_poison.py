@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from tests.conftest import Backend
 
-from secretproxy.audit.journal import GROUP, Journal, LogUnavailable
+from secretproxy.audit.journal import GROUP, Journal, LogUnavailableError
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import ROW_NAMES, STATEMENT_NAMES
 from secretproxy.audit.unwritable import NOTE
@@ -199,7 +199,7 @@ async def test_an_outage_costs_no_row_a_column(server: Backend, name: str) -> No
         async with asyncio.timeout(10):
             while journal.available:
                 await asyncio.sleep(0.02)
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(LogUnavailableError):
             journal.append([good(50)], wait=True)
         assert not kept.done()
     admin = await asyncpg.connect(server.dsn(database=DATABASE))

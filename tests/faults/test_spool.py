@@ -19,7 +19,7 @@ from tests.support.proxy import Proxy
 
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Line, Lines
-from secretproxy.audit.spool import KIND, Spool, SpoolDamaged, SpoolFull, left_behind, read
+from secretproxy.audit.spool import KIND, Spool, SpoolDamagedError, SpoolFullError, left_behind, read
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer
 from secretproxy.session.events import Event, Identity
@@ -233,7 +233,7 @@ def test_a_torn_record_is_not_read_and_a_damaged_one_is_named(tmp_path: Path) ->
         assert rows_of(torn) == [row] * max(0, (cut - len(KIND)) // ((len(content) - len(KIND)) // 2))
     for damaged in (b"something else entirely", content + bytes(64), content[:-1] + b"?"):
         torn.write_bytes(damaged)
-        with pytest.raises(SpoolDamaged):
+        with pytest.raises(SpoolDamagedError):
             rows_of(torn)
 
 
@@ -241,7 +241,7 @@ def test_segments_are_sealed_dropped_and_bounded(tmp_path: Path, monkeypatch: py
     instance = uuid.uuid4()
     spool = Spool(tmp_path, instance, 4096)
     written = 0
-    with pytest.raises(SpoolFull):  # noqa: PT012 - the write that fails is not known
+    with pytest.raises(SpoolFullError):  # noqa: PT012 - the write that fails is not known
         while True:
             spool.write([made_row(instance, written + 1)])
             written += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from secretproxy.demo.postgres import PostgresNotFound, PrivateServer, find_postgres, inspect
+from secretproxy.demo.postgres import PostgresNotFoundError, PrivateServer, find_postgres, inspect
 
 
 def test_the_named_directory_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_the_named_directory_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("SECRETPROXY_PG_BIN", str(found.directory))
     assert find_postgres().directory == found.directory
     monkeypatch.setenv("SECRETPROXY_PG_BIN", str(tmp_path))
-    with pytest.raises(PostgresNotFound, match="SECRETPROXY_PG_BIN"):
+    with pytest.raises(PostgresNotFoundError, match="SECRETPROXY_PG_BIN"):
         find_postgres()
 
 
@@ -30,7 +30,7 @@ def test_a_program_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
 def test_nothing_found_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SECRETPROXY_PG_BIN", raising=False)
     monkeypatch.setattr("secretproxy.demo.postgres._candidates", lambda: iter(()))
-    with pytest.raises(PostgresNotFound) as caught:
+    with pytest.raises(PostgresNotFoundError) as caught:
         find_postgres()
     text = str(caught.value)
     assert "\n" not in text

@@ -26,7 +26,7 @@ from secretproxy.audit import chain
 from secretproxy.audit import journal as journal_module
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.columns import STORED
-from secretproxy.audit.journal import RIDE, Journal, LogUnavailable
+from secretproxy.audit.journal import RIDE, Journal, LogUnavailableError
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT_ONE, Line, Lines, stored_line
 from secretproxy.session.events import Event, Identity, Timing
@@ -186,7 +186,7 @@ async def test_known_to_be_down_it_takes_nothing_that_waits(log: Log) -> None:
     log.down = True
     journal = await started(log)
     assert not journal.available
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogUnavailableError):
         journal.append([attempt()], wait=True)
     assert journal.backlog == 0
     journal.append([attempt("outcome")], wait=False)
@@ -207,7 +207,7 @@ async def test_an_outage_fails_those_that_wait_to_go_and_keeps_what_has_happened
     await asyncio.sleep(0)
     log.down = True
     log.gate.set()
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogUnavailableError):
         await going
     assert not happened.done()
     log.down = False
@@ -247,7 +247,7 @@ async def test_a_log_that_hangs_is_unavailable_after_the_timeout(log: Log) -> No
     log.gate = asyncio.Event()
     future = journal.append([attempt()], wait=True)
     assert future is not None
-    with pytest.raises(LogUnavailable, match=r"audit\.timeout"):
+    with pytest.raises(LogUnavailableError, match=r"audit\.timeout"):
         await asyncio.wait_for(future, 5)
     log.gate.set()
     await journal.close()
@@ -526,12 +526,12 @@ async def test_a_log_that_lets_in_and_takes_nothing_is_not_up(log: Log) -> None:
     log.refuses = True
     future = journal.append([attempt("one")], wait=True)
     assert future is not None
-    with pytest.raises(LogUnavailable):
+    with pytest.raises(LogUnavailableError):
         await asyncio.wait_for(future, 5)
     connected = log.connected
     while log.connected < connected + 3:
         assert not journal.available
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(LogUnavailableError):
             journal.append([attempt("two")], wait=True)
         await asyncio.sleep(0.01)
     log.refuses = False

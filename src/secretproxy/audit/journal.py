@@ -29,7 +29,7 @@ from secretproxy.audit.errors import describe, told_to_end
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_ONE, STATEMENT_NAMES, Line, Lines
-from secretproxy.audit.spool import Spool, SpoolDamaged, SpoolFull, left_behind, read
+from secretproxy.audit.spool import Spool, SpoolDamagedError, SpoolFullError, left_behind, read
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
 from secretproxy.session.events import Event, Identity
 
@@ -56,7 +56,7 @@ PROOF = (
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
-class LogUnavailable(Exception):  # noqa: N818 - says what is the matter
+class LogUnavailableError(Exception):
     """The access log cannot be written now; the text names the cause by its SQLSTATE or class, never by its message."""
 
 
@@ -174,12 +174,12 @@ class Journal:
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
         """Takes events. With `wait`, gives a future that is done when all of them are durable.
 
-        The future fails with LogUnavailable when the log turns out not to take them; the events are kept all the same.
-        While the log is known to be unavailable, `wait` raises LogUnavailable at once and takes nothing; without `wait`
+        The future fails with LogUnavailableError when the log turns out not to take them; the events are kept all the same.
+        While the log is known to be unavailable, `wait` raises LogUnavailableError at once and takes nothing; without `wait`
         the events are kept for its return.
         """
         if wait and self._trouble is not None and not self.taking:
-            raise LogUnavailable(self._trouble)
+            raise LogUnavailableError(self._trouble)
         self._take(events)
         if not wait:
             if self._riding is None and events:
@@ -476,7 +476,7 @@ class Journal:
             rows = list(self._rows)
             try:
                 await asyncio.to_thread(spool.write, rows)
-            except (OSError, SpoolFull) as error:
+            except (OSError, SpoolFullError) as error:
                 self._spool_failed(error)
                 return
             # While there is trouble nothing else takes rows off the front.
@@ -491,11 +491,12 @@ class Journal:
 
     def _spool_failed(self, error: BaseException) -> None:
         # A full spool stays full until it is replayed; what else is the matter may pass.
-        full = isinstance(error, SpoolFull)
+        full = isinstance(error, SpoolFullError)
         self._spool_again = float("inf") if full else time.monotonic() + SPOOL_AGAIN
         if not self._spool_trouble:
             setting = "audit.spool_max_bytes" if full else "audit.spool_dir"
-            log.error("spool cannot be written, secret calls are refused", cause=type(error).__name__, setting=setting)
+            cause = "SpoolFull" if full else type(error).__name__
+            log.error("spool cannot be written, secret calls are refused", cause=cause, setting=setting)
         self._spool_trouble = True
         self._fail_waiting(self._trouble or "spool")
 
@@ -546,7 +547,7 @@ class Journal:
                 try:
                     found, before = await self._replay(read(file), before, left=True)
                     last = found or last
-                except SpoolDamaged as error:
+                except SpoolDamagedError as error:
                     kept = path.with_suffix(".damaged")
                     path.rename(kept)
                     log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error))
@@ -635,7 +636,7 @@ class Journal:
             if not until_outage:
                 still.append((number, future, until_outage))
             elif not future.done():
-                future.set_exception(LogUnavailable(trouble))
+                future.set_exception(LogUnavailableError(trouble))
         self._waiting = still
 
     def _disconnect(self) -> None:

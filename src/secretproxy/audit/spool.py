@@ -29,11 +29,11 @@ SEGMENT = 16 * 1024 * 1024
 _HEAD = struct.Struct("!II")
 
 
-class SpoolFull(Exception):  # noqa: N818 - says what is the matter
+class SpoolFullError(Exception):
     """audit.spool_max_bytes is reached."""
 
 
-class SpoolDamaged(ValueError):  # noqa: N818 - says what is the matter
+class SpoolDamagedError(ValueError):
     """A segment holds something else than records, and not just a torn one at its end."""
 
 
@@ -51,10 +51,10 @@ class Spool:
         self._open = False
 
     def write(self, lines: Sequence[Line]) -> None:
-        """Appends lines, durable when it returns. Raises SpoolFull, OSError; then none of them counts."""
+        """Appends lines, durable when it returns. Raises SpoolFullError, OSError; then none of them counts."""
         data = b"".join(map(_record, lines))
         if self._size + len(data) > self._max_bytes:
-            raise SpoolFull("audit.spool_max_bytes")
+            raise SpoolFullError("audit.spool_max_bytes")
         if not self._open or self._segments[-1][2] >= SEGMENT:
             self._begin()
         path, descriptor, size = self._segments[-1]
@@ -129,12 +129,12 @@ def _record(line: Line) -> bytes:
 
 
 def read(file: BinaryIO, most: int | None = None) -> Iterator[Line]:
-    """The lines of a segment up to `most` bytes, its end, or a torn record there. Raises SpoolDamaged."""
+    """The lines of a segment up to `most` bytes, its end, or a torn record there. Raises SpoolDamagedError."""
     kind = file.read(len(KIND))
     if kind != KIND:
         if KIND.startswith(kind):
             return
-        raise SpoolDamaged("not a spool of secretproxy")
+        raise SpoolDamagedError("not a spool of secretproxy")
     while (most is None or file.tell() < most) and (head := file.read(_HEAD.size)):
         if len(head) < _HEAD.size:
             return
@@ -143,7 +143,7 @@ def read(file: BinaryIO, most: int | None = None) -> Iterator[Line]:
         if len(payload) < length:
             return
         if not length or zlib.crc32(payload) != checksum:
-            raise SpoolDamaged(f"a damaged record before byte {file.tell()}")
+            raise SpoolDamagedError(f"a damaged record before byte {file.tell()}")
         yield stored_line(payload)
 
 

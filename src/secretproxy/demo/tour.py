@@ -28,7 +28,7 @@ from rich.table import Table
 
 from secretproxy.config import ConfigError
 from secretproxy.connections import connect
-from secretproxy.demo.postgres import PostgresNotFound, PrivateServer, ServerFailed, find_postgres
+from secretproxy.demo.postgres import PostgresNotFoundError, PrivateServer, ServerFailedError, find_postgres
 from secretproxy.install import install
 
 OWNER = "5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f3a44"
@@ -66,14 +66,14 @@ def run(port: int, *, once: bool, echo: Callable[[str], None]) -> None:
     _port_is_free(port)
     try:
         binaries = find_postgres()
-    except PostgresNotFound as error:
+    except PostgresNotFoundError as error:
         raise ConfigError(str(error)) from None
     with _stop_by_signal(), contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secretproxy-demo-")))
         echo(f"Starting a private PostgreSQL {binaries.version} ...")
         try:
             server = stack.enter_context(PrivateServer(binaries))
-        except ServerFailed as error:
+        except ServerFailedError as error:
             raise ConfigError(str(error)) from None
         echo("Installing the backend half ...")
         asyncio.run(_prepare(server, directory / "key"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from secretproxy.audit.journal import LogUnavailable
+from secretproxy.audit.journal import LogUnavailableError
 from secretproxy.audit.masking import name_bytes
 from secretproxy.proxy.aftermath import Aftermath
 from secretproxy.proxy.backend import Target
@@ -214,7 +214,7 @@ class ClientSide(Side):
         self.server.metrics.attempts.inc(len(step.commit))
         try:
             future = self.server.journal.append(step.commit, wait=True)
-        except LogUnavailable:
+        except LogUnavailableError:
             self._refuse(session, backend, step, taken=False)
             self.set_busy(True)
             self.server.loop.call_soon(self._guarded, lambda: self._go_on_behind(session, step))

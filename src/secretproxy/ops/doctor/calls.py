@@ -11,7 +11,7 @@ from secretproxy.ops.doctor.findings import Finding
 from secretproxy.ops.doctor.logging import quoted
 
 
-class MayNotLook(Exception):  # noqa: N818 - says what is the matter
+class MayNotLookError(Exception):
     """The server shows this login less than there is, without an error."""
 
 
@@ -77,7 +77,7 @@ async def sessions(connection: Any) -> list[Finding]:
     Those whose journal is connected here show where proxies are.
     """
     if not await connection.fetchval("SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
-        raise MayNotLook
+        raise MayNotLookError
     rows = await connection.fetch(
         """WITH proxies AS (SELECT DISTINCT client_addr FROM pg_catalog.pg_stat_activity WHERE application_name OPERATOR(pg_catalog.=) 'secretproxy journal')
            SELECT usename, coalesce(pg_catalog.host(client_addr), 'a Unix socket') AS address, pg_catalog.count(*) AS n,

@@ -39,7 +39,7 @@ async def examine(dsn: str | None, settings: Settings, config: Path | None) -> l
                 asyncpg.InvalidSchemaNameError,
             ):
                 missing.append(topic)
-            except (asyncpg.InsufficientPrivilegeError, calls.MayNotLook):
+            except (asyncpg.InsufficientPrivilegeError, calls.MayNotLookError):
                 hidden.append(topic)
         login = await connection.fetchval("SELECT session_user")
     if missing:
