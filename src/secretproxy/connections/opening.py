@@ -152,8 +152,14 @@ async def connect(
                 failures[str(place)] = known.told(error)
             except Exception as error:
                 failures[str(place)] = error
+    by_default = known.places == servers and known.get("host") is None and known.get("hostaddr") is None and places is None
+    raise _failed(known, user, database, failures, by_default) from None
+
+
+def _failed(known: Conninfo, user: str, database: str, failures: dict[str, BaseException], by_default: bool) -> ConnectError:
+    """Gives the error that tells why each server did not do. `by_default`: several sockets were tried, as nobody named one."""
     cause = list(failures.values())[-1]
-    if known.places == servers and known.get("host") is None and known.get("hostaddr") is None and places is None:
+    if by_default:
         # Sockets that are not there say nothing where another was: libpq has one default, here there are several.
         failures = {name: one for name, one in failures.items() if not isinstance(one, FileNotFoundError)} or failures
         cause = next(iter(failures.values()))
@@ -165,7 +171,7 @@ async def connect(
     ignored = known.ignored_password_file
     if ignored is not None:
         text += f"; {ignored} was not read, as others may read it: chmod 600 {ignored}"
-    raise ConnectError(text, cause) from None
+    return ConnectError(text, cause)
 
 
 async def _one(
