@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,10 @@ from secretproxy.install.nextsteps import Setup, next_steps
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PASSWORD = "of-app"
+_MISSING = [name for name in ("psql", "pg_isready", "openssl") if shutil.which(name, path="/usr/bin:/bin") is None]
+typed = pytest.mark.skipif(
+    bool(_MISSING), reason=f"not installed here: {', '.join(_MISSING)} (Debian: apt-get install postgresql-client openssl)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,8 @@ def shell(text: str, directory: Path, environment: Mapping[str, str], output: Pa
         )  # fmt: skip
 
 
+@typed
+@pytest.mark.timeout(600)
 def test_the_readmes_lines_work_as_they_stand(fresh: PrivateServer, tmp_path: Path) -> None:
     first, second = lines_of_readme()
     given = variables(fresh, tmp_path)
@@ -158,6 +165,8 @@ def test_the_readme_says_what_licences_come_with_it() -> None:
 # --- the transcript --------------------------------------------------------------------------------------------------
 
 
+@typed
+@pytest.mark.timeout(600)
 def test_the_transcript_of_the_first_hour(fresh: PrivateServer, tmp_path: Path) -> None:
     try:
         checked(
