@@ -57,7 +57,7 @@ class Scene:
                 limits=SimpleNamespace(hold_timeout=0.05), backend=BackendSettings(), listen=ListenSettings()
             ),
             journal=journal,
-            metrics=SimpleNamespace(count_testified=lambda events: None),
+            metrics=SimpleNamespace(count_testified=lambda events: False),
             cancels=SimpleNamespace(send=lambda packet, session: self.cancelled.append(packet)),
             spawn=lambda work: None,
             closed=self.is_done,
