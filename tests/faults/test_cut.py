@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
+import struct
+import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,6 +18,7 @@ from tests.support.command import run
 from tests.support.cutting import Cutting
 
 from secretproxy.install import install
+from secretproxy.install.keyfile import load_key_file, write_key_file
 
 DATABASE = "cut"
 COMMANDS = [
@@ -21,8 +26,11 @@ COMMANDS = [
     (("audit", "bursts"), "auditor"), (("audit", "compare", "--since", "1d", "--with-since", "2d"), "auditor"), (("audit", "unused"), "auditor"),
     (("audit", "show", "0"), "auditor"), (("audit", "export", "-"), "auditor"), (("audit", "verify"), "auditor"), (("audit", "retention"), "postgres"),
     (("doctor",), "postgres"), (("verify",), "postgres"), (("keys", "status"), "postgres"), (("keys", "reencrypt"), "postgres"),
-    (("keys", "rotate", "--testimony", "--retire"), "postgres"), (("install",), "postgres"), (("install", "--again"), "postgres"),
+    (("keys", "rotate"), "postgres"), (("keys", "rotate", "--testimony", "--stage"), "postgres"), (("keys", "rotate", "--testimony", "--retire"), "postgres"), (("install",), "postgres"), (("install", "--again"), "postgres"),
 ]  # fmt: skip
+# What the system says of a connection that is cut depends on what was under way.
+CUT = re.compile("closed|Connection reset by peer|Broken pipe")
+REVERT = (("revert", "--yes"), "postgres")
 # Takes seconds a time: cut less often.
 SLOW = (("doctor",), ("install", "--again"), ("revert", "--yes"))
 
@@ -41,9 +49,12 @@ def database(postgres: Backend) -> Iterator[str]:
 def config(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("cut")
     path = directory / "secretproxy.toml"
+    # One of its own: `keys` changes it.
+    key_file = directory / "keys"
+    write_key_file(key_file, load_key_file(postgres.key_file))
     path.write_text(
         f'[audit]\nretention = "400 days"\ncheckpoint_key_file = "{directory / "signing"}"\ncheckpoint_file = "{directory / "kept"}"\n'
-        f'[testimony]\nkey_file = "{postgres.key_file}"\n'
+        f'[testimony]\nkey_file = "{key_file}"\n'
     )
     return str(path)
 
@@ -67,13 +78,17 @@ def places(total: int, slow: bool) -> list[int]:
     return sorted({*first, *(8 + (total - 9) * number // 3 for number in (1, 2))})
 
 
-@pytest.mark.parametrize(("command", "user"), [*COMMANDS, (("revert", "--yes"), "postgres")], ids=lambda one: one if isinstance(one, str) else " ".join(one))  # fmt: skip
+@pytest.mark.parametrize(("command", "user"), [*COMMANDS, REVERT], ids=lambda one: one if isinstance(one, str) else " ".join(one))  # fmt: skip
 def test_cut_at_any_message_it_ends_in_one_line(
     postgres: Backend, database: str, config: str, relay: Cutting, command: tuple[str, ...], user: str
 ) -> None:
     dsn = f"postgresql://{user}@127.0.0.1:{relay.port}/{database}"
     given = [*command, "--dsn", dsn, *settings(command, config)]
     relay.set(0)
+    if "--stage" in command:
+        # The second time the key is there.
+        run(*given)
+        relay.set(0)
     whole = run(*given)
     assert whole.status in (0, 1, 3), whole.err
     for number in places(relay.seen, command in SLOW):
@@ -90,12 +105,12 @@ def test_cut_at_any_message_it_ends_in_one_line(
         assert f"127.0.0.1:{relay.port}" in cut.line and f"database {database}" in cut.line and f"user {user}" in cut.line, (
             cut.line
         )
-        assert "closed" in cut.line and "install`" not in cut.line and "member of" not in cut.line
+        assert CUT.search(cut.line) and "install`" not in cut.line and "member of" not in cut.line
     if command[0] == "revert":
         asyncio.run(install(postgres.dsn(database=database), postgres.key_file))
 
 
-@pytest.mark.parametrize(("command", "user"), COMMANDS, ids=lambda one: one if isinstance(one, str) else " ".join(one))
+@pytest.mark.parametrize(("command", "user"), [*COMMANDS, REVERT], ids=lambda one: one if isinstance(one, str) else " ".join(one))
 def test_under_a_time_limit_it_says_so(
     postgres: Backend, database: str, config: str, command: tuple[str, ...], user: str
 ) -> None:
@@ -113,7 +128,7 @@ def test_under_a_time_limit_it_says_so(
 
 
 @pytest.mark.parametrize("login", ["outsider", "app_user", "journal"])
-@pytest.mark.parametrize("command", [command for command, _ in COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("command", [command for command, _ in [*COMMANDS, REVERT]], ids=" ".join)
 def test_a_login_without_rights_is_told_what_it_lacks(
     postgres: Backend, database: str, config: str, command: tuple[str, ...], login: str
 ) -> None:
@@ -123,8 +138,88 @@ def test_a_login_without_rights_is_told_what_it_lacks(
         return
     assert said.status == 2, said
     assert re.search(r"permission denied|may not act as|lacks what install needs|keys are for their owner", said.line), said.line
-    if command[0] == "audit":
+    if command == ("audit", "retention"):
+        assert "the log's owner" in said.line and "GRANT" not in said.line
+    elif command[0] == "audit":
         assert f"GRANT secretproxy_auditor TO {login}" in said.line
+
+
+def test_an_auditor_who_removes_months_is_not_told_to_become_one(postgres: Backend, database: str, config: str) -> None:
+    said = run("audit", "retention", "--dsn", postgres.dsn("auditor", database), "--config", config)
+    assert said.status == 2 and "the log's owner" in said.line and "secretproxy_auditor" not in said.line
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 7])
+def test_a_tail_that_never_followed_ends_too(database: str, relay: Cutting, number: int) -> None:
+    relay.set(number)
+    said = run("audit", "tail", "--dsn", f"postgresql://auditor@127.0.0.1:{relay.port}/{database}")
+    assert said.status == 2 and CUT.search(said.line) and f"database {database}" in said.line
+
+
+def test_check_with_the_log_cut_at_any_message(postgres: Backend, database: str, relay: Cutting, tmp_path: Path) -> None:
+    config = tmp_path / "secretproxy.toml"
+    config.write_text(
+        f'[backend]\nhosts = ["{postgres.address}"]\n[listen]\nport = 0\n[testimony]\nkey_file = "{postgres.key_file}"\n'
+        f'[audit]\ndsn = "postgresql://journal@127.0.0.1:{relay.port}/{database}"\n'
+    )
+    relay.set(0)
+    assert run("check", "--config", str(config)).status == 0
+    for number in places(relay.seen, False):
+        relay.set(number, reset=number % 2 == 0, passing=number % 3 == 0)
+        cut = run("check", "--config", str(config))
+        (line,) = [line for line in cut.out.splitlines() if line.startswith("FAIL")]
+        assert cut.status == 1 and line.startswith("FAIL  audit.dsn: "), (number, cut)
+        assert f"database {database}" in line and f"127.0.0.1:{relay.port}" in line and CUT.search(line), (number, line)
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "advice"),
+    [
+        ("57P03", "the database system is starting up", "try again"),
+        ("53300", "sorry, too many clients already", "try again"),
+        ("28P01", "password authentication failed for user", "give the password"),
+        ("28000", "no pg_hba.conf entry for host", "name the "),
+    ],
+)
+def test_what_a_server_says_at_the_login_is_repeated(state: str, message: str, advice: str) -> None:
+    """Each with words of its own; nothing is to be installed for it, and nobody to be made a member."""
+    fields = b"".join(
+        letter + text.encode() + b"\0" for letter, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", state), (b"M", message))
+    )
+    answer = b"E" + struct.pack("!I", len(fields) + 5) + fields + b"\0"
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                head = client.recv(8)
+                if head[4:] == struct.pack("!I", 80877103):
+                    client.sendall(b"N")
+                    client.recv(4096)
+                else:
+                    client.recv(4096)
+                client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        port = listener.getsockname()[1]
+        for command in (
+            ("audit", "list"),
+            ("audit", "verify"),
+            ("doctor",),
+            ("verify",),
+            ("keys", "status"),
+            ("install",),
+            ("revert", "--yes"),
+        ):
+            said = run(*command, "--dsn", f"postgresql://somebody:pw@127.0.0.1:{port}/app")
+            assert said.status == 2 and f"{message} (SQLSTATE {state})" in said.line and advice in said.line, said
+            assert f"user somebody to database app at 127.0.0.1:{port}" in said.line
+            assert "install`" not in said.line and "member" not in said.line
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_advice_fits_the_cause(postgres: Backend, database: str, config: str) -> None:

@@ -147,12 +147,12 @@ async def connect(dsn: str | None) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def reading(dsn: str | None) -> AsyncIterator[Any]:
+async def reading(dsn: str | None, *, as_owner: bool = False) -> AsyncIterator[Any]:
     """A connection for reading in a block.
 
     Raises ConfigError for what is refused, UnreachedError where there is no connection any more.
     """
-    async with held(await connect(dsn), explained_on) as connection:
+    async with held(await connect(dsn), explained_to_owner if as_owner else explained_on) as connection:
         yield connection
 
 
@@ -220,6 +220,16 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
             "what secretproxy_auditor was granted was changed; run `secretproxy install --again`"
         )
     return ConfigError(f"{connection.where} refuses: {said}")
+
+
+async def explained_to_owner(connection: Any, error: Exception) -> Exception:
+    """The same where it takes the log's owner: an auditor lacks nothing that auditors have."""
+    if getattr(error, "sqlstate", None) == "42501" and not broken(connection, error):
+        return ConfigError(
+            f"{connection.where} refuses: {refusal(error)}; this takes the log's owner, a member of secretproxy_owner, or a "
+            "superuser: give one with --dsn"
+        )
+    return await explained_on(connection, error)
 
 
 _NOT_THERE = {"42P01", "42703", "42704", "42883", "3F000"}

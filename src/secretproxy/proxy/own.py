@@ -17,7 +17,7 @@ from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines
 from secretproxy.audit.unwritable import milliseconds
 from secretproxy.config import Settings
-from secretproxy.connections import Place, connect
+from secretproxy.connections import ConnectError, Place, broke, broken, connect
 from secretproxy.session.events import Event, EventKind, Identity
 
 __all__ = ["connect_log", "log_places", "trouble_with_log"]
@@ -57,7 +57,9 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
         await connection.execute("SET ROLE secretproxy_writer")
     except asyncpg.PostgresError as error:
         state = getattr(error, "sqlstate", None)
-        if connection.is_closed() or state not in ("22023", "42501", "42704"):
+        if broken(connection, error):
+            raise ConnectError(broke(connection), error) from None
+        if state not in ("22023", "42501", "42704"):
             connection.terminate()
             raise
         login = await connection.fetchval("SELECT pg_catalog.quote_ident(session_user)")
@@ -88,13 +90,17 @@ async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | 
         try:
             await connection.execute(PARTITIONS)
         except asyncpg.PostgresError as error:
+            if broken(connection, error):
+                raise
             return f"months of the log cannot be made: {_told(error)}"
         try:
             await _insert(connection, Lines(mask, uuid.uuid4()))
         except asyncpg.PostgresError as error:
+            if broken(connection, error):
+                raise
             return f"a row cannot be written: {_told(error)}"
     except Exception as error:
-        return describe(error)
+        return broke(connection) if broken(connection, error) else describe(error)
     finally:
         connection.terminate()
     return None

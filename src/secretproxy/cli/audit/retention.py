@@ -50,7 +50,7 @@ def retention(
         )
 
     async def work() -> int:
-        async with review.reading(dsn) as connection:
+        async with review.reading(dsn, as_owner=True) as connection:
             await connection.execute("SET default_transaction_read_only = off")
             if not dry_run:
                 for name in await months.settle(connection):
