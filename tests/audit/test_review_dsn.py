@@ -16,7 +16,7 @@ from tests.support.cli import secretproxy
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
 COMMANDS = [
     ("audit", "list"), ("audit", "events"), ("audit", "stats"), ("audit", "bursts"), ("audit", "compare", "--since", "1d", "--with-since", "2d"), ("audit", "unused"),
-    ("audit", "export", "-"), ("audit", "verify"), ("audit", "show", "0"), ("doctor",), ("verify",),
+    ("audit", "export", "-"), ("audit", "incident", "--user", "app_user", "--since", "1d"), ("audit", "verify"), ("audit", "show", "0"), ("doctor",), ("verify",),
 ]  # fmt: skip
 
 

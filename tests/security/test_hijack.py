@@ -177,7 +177,8 @@ AS_SUPERUSER = [
 ]  # fmt: skip
 AS_AUDITOR = [
     ("audit", "list"), ("audit", "list", "--json", "--user", "app_user", "--outcome", "ok", "--secret", "a", "--jwt-user", "0"), ("audit", "list", "--outcome", "error"),
-    ("audit", "events"), ("audit", "events", "--kind", "direct,forgery"), ("audit", "stats"), ("audit", "bursts"), ("audit", "unused"),
+    ("audit", "events"), ("audit", "events", "--kind", "direct,forgery"), ("audit", "stats"), ("audit", "bursts"), ("audit", "unused"), ("audit", "secret", "stripe"),
+    ("audit", "user", "app_user", "--since", "1d"), ("audit", "incident", "--user", "app_user", "--since", "1d"),
     ("audit", "compare", "--since", "1d", "--with-since", "2d"), ("audit", "export", "-"), ("audit", "verify"), ("audit", "show", "{session}"), ("doctor",),
 ]  # fmt: skip
 # doctor finds faults here, and there are values that nothing seals anew.

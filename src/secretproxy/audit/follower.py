@@ -27,7 +27,7 @@ _MARGIN = timedelta(seconds=10)
 _OPEN_BEFORE = timedelta(hours=1)
 
 # A loose index scan: a step an instance, not one a row.
-_INSTANCES = """
+INSTANCES = """
 WITH RECURSIVE i (instance) AS (
     (SELECT instance FROM secretproxy.access_log WHERE instance IS NOT NULL ORDER BY instance LIMIT 1)
     UNION ALL
@@ -68,7 +68,7 @@ class Follower:
         """Everything that is there by now is old."""
         if self._floor is None:
             await self._mark(connection)
-            for row in await connection.fetch(_INSTANCES):
+            for row in await connection.fetch(INSTANCES):
                 self._seen[row["instance"]] = row["seq"]
             await self._new_direct(connection)
         self._everything_due = 0.0
@@ -85,7 +85,7 @@ class Follower:
         looked_at.update(instance for instance, at in self._lively.items() if now - at < QUIET_AFTER)
         if now >= self._everything_due:
             self._everything_due = now + EVERYTHING_EVERY
-            for row in await connection.fetch(_INSTANCES):
+            for row in await connection.fetch(INSTANCES):
                 if row["seq"] > self._seen.get(row["instance"], 0):
                     looked_at.add(row["instance"])
         found = await self._new_of(connection, looked_at)

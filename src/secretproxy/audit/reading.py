@@ -10,14 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import asyncpg
 
 from secretproxy.audit.intact import altered
 from secretproxy.config import ConfigError
-from secretproxy.connections import FAILURES, READING, ConnectError, ServiceConnection, broke, broken, held, refusal, words
+from secretproxy.connections import (
+    FAILURES,
+    READING,
+    ConnectError,
+    Conninfo,
+    ServiceConnection,
+    broke,
+    broken,
+    held,
+    refusal,
+    words,
+)
 from secretproxy.connections import connect as service_connection
 
 _ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
@@ -128,11 +139,13 @@ AS_AUDITOR = """SELECT pg_catalog.set_config('role', r.rolname::pg_catalog.text,
    AND pg_catalog.pg_has_role(r.oid, 'MEMBER') AND NOT pg_catalog.pg_has_role(r.oid, 'USAGE')"""
 
 
-async def connect(dsn: str | None) -> Any:
-    """A connection for reading. Raises ConfigError."""
+async def connect(
+    dsn: str | Conninfo | None, application_name: str = "secretproxy audit", settings: Mapping[str, str] | None = None
+) -> Any:
+    """A connection for reading, with `settings` beside the pinned ones. Raises ConfigError."""
     try:
         connection = await service_connection(
-            dsn, "secretproxy audit", timeout=15, settings=READING, connection_class=LogConnection
+            dsn, application_name, timeout=15, settings={**READING, **(settings or {})}, connection_class=LogConnection
         )
     except ConnectError as error:
         raise explained(error) from None

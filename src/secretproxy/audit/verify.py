@@ -21,7 +21,7 @@ from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, ge
 from secretproxy.audit.columns import ADDED, STORED
 from secretproxy.audit.intact import altered
 from secretproxy.audit.reading import AS_AUDITOR, explained_on
-from secretproxy.connections import READING, connect, held
+from secretproxy.connections import READING, Conninfo, connect, held
 
 MOST_FINDINGS = 100
 # Seconds within which a chain must have a checkpoint, beyond those of audit.checkpoint_seconds.
@@ -391,7 +391,7 @@ Progress = Callable[[int, int | None], None]
 
 
 async def verify_database(
-    dsn: str | None,
+    dsn: str | Conninfo | None,
     outside: Iterable[Checkpoint],
     key: Ed25519PublicKey | None,
     progress: Progress,

@@ -91,6 +91,12 @@ class Conninfo:
         variable = self._variables.get(name[0]) if name is not None else None
         return error if variable is None else ConninfoError(f"environment variable {variable}: {text}")
 
+    def with_login(self, user: str, password: str) -> Conninfo:
+        """The same servers and database for another login, whose password is this one and never that of a variable or file."""
+        if not user or not password:
+            raise ConninfoError("a login needs a name and a password")
+        return Conninfo({**self._given, "dbname": self.database, "user": user, "password": password}, self._variables)
+
     @property
     def user(self) -> str:
         found = self.get("user")

@@ -7,9 +7,7 @@ shortened, coloured or left out.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,27 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from secretproxy.audit.records import cell_of, plain, record_of, writer_to
+
 # Cells of a text that are given room before uuids are.
 TEXT = 60
 # Rows of a table in a pipe that are looked at for the widths of its columns.
 CHUNK = 1000
-# A spreadsheet takes a cell that begins so for a formula, also behind what it takes for a separator, a line's end or a
-# blank.
-_FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def plain(value: Any) -> Any:
-    """A value of the log as JSON has it."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return value.hex()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value)
 
 
 def safe(value: Any) -> str:
@@ -227,35 +211,6 @@ def print_line(console: Any, text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
-def record_of(row: Any) -> dict[str, Any]:
-    return {name: plain(row[name]) for name in row.keys()}  # noqa: SIM118 - an asyncpg.Record
-
-
-def cell_of(value: Any, raw: bool) -> Any:
-    """A value for CSV. Unless `raw`, a text that a spreadsheet would run as a formula has a ' before what would begin
-    it."""
-    if isinstance(value, list):
-        value = json.dumps(value)
-    return _FORMULA.sub(r"\1\2'", value) if isinstance(value, str) and not raw else value
-
-
-def writer_to(file: Any, as_csv: bool, raw: bool = False) -> Callable[[Any], None]:
-    """Writes rows one by one: JSON lines, exactly as they are, or CSV with a heading."""
-    if not as_csv:
-        return lambda row: print(json.dumps(record_of(row)), file=file)
-    heading: list[str] = []
-
-    def write(row: Any) -> None:
-        record = record_of(row)
-        writer = csv.DictWriter(file, list(record))
-        if not heading:
-            heading.extend(record)
-            writer.writeheader()
-        writer.writerow({name: cell_of(value, raw) for name, value in record.items()})
-
-    return write
-
-
 async def tell_place(connection: Any, what: str = "looked in {}") -> None:
     """Which database was looked in, and where what is not in it lies."""
     from secretproxy.audit import review
@@ -282,3 +237,9 @@ def say_more(line: str | None) -> None:
     """The last line for a person; in a pipe it is not among the rows."""
     if line:
         print(line, file=sys.stdout if sys.stdout.isatty() else sys.stderr)
+
+
+__all__ = [
+    "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain", "print_line", "record_of",
+    "safe", "say_more", "shortened", "tell_more", "tell_place", "who", "writer_to", "zone",
+]  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 import uuid
@@ -31,6 +30,7 @@ def tail(
     from secretproxy.audit import review
     from secretproxy.audit.follower import Endings, Follower
     from secretproxy.audit.housekeeping import CHANNEL
+    from secretproxy.audit.wake import Wake
 
     wanted = opt.filtered(
         owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation, outcome=outcome,
@@ -48,7 +48,7 @@ def tail(
         while True:
             try:
                 async with review.reading(database) as connection:
-                    wake = _Wake()
+                    wake = Wake()
                     await connection.add_listener(CHANNEL, wake)
                     connection.add_termination_listener(wake)
                     if first:
@@ -77,41 +77,6 @@ def tail(
             connected = False
 
     opt.run(work())
-
-
-class _Wake:
-    """Takes the notices of journals: which instances have written."""
-
-    # Direct calls tell nobody, and a notice can get lost with the process that owed it.
-    EVERYWHERE = 1.0
-
-    def __init__(self) -> None:
-        self._told: set[uuid.UUID] = set()
-        self._news = asyncio.Event()
-        self._due = 0.0
-
-    def __call__(self, *notice: Any) -> None:
-        with contextlib.suppress(ValueError, IndexError):
-            # Anybody may send a notice: what is in it is a hint where to look.
-            self._told.add(uuid.UUID(notice[3]))
-        self._news.set()
-
-    async def wait(self, at_most: float | None = None) -> tuple[set[uuid.UUID], bool]:
-        """Instances to look at, and whether it is time to look everywhere.
-
-        Waits no longer than `at_most` seconds for it.
-        """
-        clock = asyncio.get_running_loop().time
-        self._due = self._due or clock() + self.EVERYWHERE
-        left = self._due - clock()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(0.0, left if at_most is None else min(left, at_most)))
-        self._news.clear()
-        told, self._told = self._told, set()
-        everywhere = clock() >= self._due
-        if everywhere:
-            self._due = clock() + self.EVERYWHERE
-        return told, everywhere
 
 
 def _told(row: Any, as_json: bool) -> None:

@@ -1,0 +1,54 @@
+"""A row of the log as JSON and as CSV: what commands print and what the console hands out. Pure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+# A spreadsheet takes a cell that begins so for a formula, also behind what it takes for a separator, a line's end or a blank.
+_FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
+
+
+def plain(value: Any) -> Any:
+    """A value of the log as JSON has it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def record_of(row: Any) -> dict[str, Any]:
+    return {name: plain(row[name]) for name in row.keys()}  # noqa: SIM118 - an asyncpg.Record
+
+
+def cell_of(value: Any, raw: bool) -> Any:
+    """A value for CSV. Unless `raw`, a text that a spreadsheet would run as a formula has a ' before what would begin it."""
+    if isinstance(value, list):
+        value = json.dumps(value)
+    return _FORMULA.sub(r"\1\2'", value) if isinstance(value, str) and not raw else value
+
+
+def writer_to(file: Any, as_csv: bool, raw: bool = False) -> Callable[[Any], None]:
+    """Writes rows one by one: JSON lines, exactly as they are, or CSV with a heading."""
+    if not as_csv:
+        return lambda row: print(json.dumps(record_of(row)), file=file)
+    heading: list[str] = []
+
+    def write(row: Any) -> None:
+        record = record_of(row)
+        writer = csv.DictWriter(file, list(record))
+        if not heading:
+            heading.extend(record)
+            writer.writeheader()
+        writer.writerow({name: cell_of(value, raw) for name, value in record.items()})
+
+    return write

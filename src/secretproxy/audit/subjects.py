@@ -1,0 +1,200 @@
+"""Questions about one secret, one login or one incident, and accesses by time and hour; the same for the command line and the console.
+
+Functions take a connection and a Filter and give rows; they print nothing. May import asyncpg.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from secretproxy.audit.counting import Accesses, looked_at, settle
+from secretproxy.audit.filters import EQUAL, OUTCOME, Filter, spellings
+from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, resolved
+
+_SPAN = "pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"
+# Secrets of one incident that are looked into.
+MOST_TOUCHED = 2000
+
+
+async def _asked(connection: Any, wanted: Filter, columns: str, keys: int, *, outcomes: bool = False) -> list[Any]:
+    """`columns` of the accesses, of which the first `keys` are grouped by; a group may come several times."""
+    source: Accesses = await looked_at(connection, wanted)
+    source.vague = True
+    source.ends_before = None
+    group = " GROUP BY " + ", ".join(str(place) for place in range(1, keys + 1))
+    async with connection.transaction(isolation="repeatable_read"):
+        await settle(connection, source)
+        asked = source.query(columns, outcomes=outcomes, group=group)
+        return list(await connection.fetch(asked.sql, *asked.values))
+
+
+def _merged(rows: Iterable[Any], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Groups of several queries as one each, the most used first."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(tuple(row[name]) if isinstance(row[name], list) else row[name] for name in keys)
+        known = found.get(key)
+        if known is None:
+            found[key] = dict(row)
+        else:
+            known["n"] += row["n"]
+            known["first"], known["last"] = min(known["first"], row["first"]), max(known["last"], row["last"])
+    return sorted(found.values(), key=lambda row: (-row["n"], *(str(row[name]) for name in keys)))
+
+
+async def users_of(connection: Any, wanted: Filter) -> list[dict[str, Any]]:
+    """Who made these accesses: login, application and address, how often, when first and last. Raises ConfigError."""
+    rows = await _asked(connection, wanted, f"a.db_user, a.application_name, a.client_addr, {_SPAN}", 3)
+    return _merged(rows, ("db_user", "application_name", "client_addr"))
+
+
+async def secrets_of(connection: Any, wanted: Filter) -> list[dict[str, Any]]:
+    """Which secrets these accesses were of, how often, when first and last; `new`: of none before `since`. Raises ConfigError."""
+    columns, keys = f"a.owner_id, a.secret_names, {_SPAN}", ("owner_id", "secret_names")
+    rows = _merged(await _asked(connection, wanted, columns, 2), keys)
+    earlier: set[tuple[Any, Any]] = set()
+    if wanted.since is not None:
+        before = wanted.but(since=None, until=wanted.since)
+        earlier = {_key(row) for row in await _asked(connection, before, columns, 2)}
+    for row in rows:
+        row["new"] = wanted.since is not None and None not in _key(row) and _key(row) not in earlier
+    return rows
+
+
+def _key(row: Any) -> tuple[Any, Any]:
+    names = row["secret_names"]
+    return row["owner_id"], None if names is None else tuple(names)
+
+
+async def last_writes(connection: Any, wanted: Filter) -> dict[tuple[Any, Any], datetime]:
+    """When the secrets of a filter were last written with success, by owner and name. Raises ConfigError."""
+    rows = await _asked(
+        connection, wanted.but(operation="write", outcome=("ok",)), f"a.owner_id, a.secret_names, {_SPAN}", 2
+    )  # fmt: skip
+    # A statement may write others beside it.
+    forms = None if wanted.secret is None else spellings(wanted.secret, wanted.encoding)
+    found: dict[tuple[Any, Any], datetime] = {}
+    for row in rows:
+        for name in row["secret_names"] or ():
+            if forms is not None and name not in forms:
+                continue
+            key = (row["owner_id"], name)
+            found[key] = max(found.get(key, row["last"]), row["last"])
+    return found
+
+
+_DAY = "pg_catalog.date_part('isodow', pg_catalog.timezone('UTC', a.at))::int"
+_HOUR = "pg_catalog.date_part('hour', pg_catalog.timezone('UTC', a.at))::int"
+
+
+async def hours_of(connection: Any, wanted: Filter) -> Counter[tuple[int, int]]:
+    """Accesses by weekday (0 is Monday) and hour, both in UTC. Raises ConfigError."""
+    found: Counter[tuple[int, int]] = Counter()
+    for row in await _asked(connection, wanted, f"{_DAY} AS day, {_HOUR} AS hour, pg_catalog.count(*) AS n", 2):
+        found[row["day"] - 1, row["hour"]] += row["n"]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Accesses from `at` on, by operation."""
+
+    at: datetime
+    counts: dict[str, int]
+
+
+async def timeline(connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta) -> list[Step]:
+    """Accesses by operation in steps of time from `since` until `until`; steps without any too. Raises ConfigError."""
+    seconds = int(step.total_seconds())
+    bucket = f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {seconds:d})::bigint AS bucket"
+    found: dict[int, Counter[str]] = {}
+    for row in await _asked(
+        connection, wanted.but(since=since, until=until), f"{bucket}, a.operation, pg_catalog.count(*) AS n", 2
+    ):  # fmt: skip
+        found.setdefault(row["bucket"], Counter())[row["operation"] or "unknown"] += row["n"]
+    first, last = int(since.timestamp()) // seconds, int(until.timestamp()) // seconds
+    return [Step(datetime.fromtimestamp(number * seconds, UTC), dict(found.get(number, {}))) for number in range(first, last + 1)]
+
+
+@dataclass(slots=True)
+class Touched:
+    """One secret of an incident. `written`: when somebody else wrote it with success after it was touched last; None: nobody has."""
+
+    owner_id: Any
+    name: str
+    counts: Counter[str]
+    first: datetime
+    last: datetime
+    written: datetime | None = None
+    others: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Incident:
+    """What a login touched in a time. `unknown`: accesses that do not say of what; `left_out`: secrets beyond MOST_TOUCHED."""
+
+    touched: list[Touched]
+    unknown: int
+    left_out: int
+
+
+_OF_SECRETS = f"""a.owner_id {EQUAL} ANY ($1::pg_catalog.uuid[]) AND a.secret_names OPERATOR(pg_catalog.&&) $2::pg_catalog.text[]
+   AND {ACCESS_EVENTS} AND a.db_user OPERATOR(pg_catalog.<>) $3"""
+_OTHERS = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
+ WHERE {_OF_SECRETS} AND a.event OPERATOR(pg_catalog.<>) 'refusal' GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
+_WRITTEN = f"""SELECT a.owner_id, a.secret_names, pg_catalog.max(a.at) AS at FROM {LOG} {OUTCOME_OF}
+ WHERE {_OF_SECRETS} AND a.at OPERATOR(pg_catalog.>) $4 AND a.operation {EQUAL} 'write' AND {OUTCOME} {EQUAL} 'ok'
+ GROUP BY 1, 2"""  # noqa: S608 - constant text
+
+
+async def incident(connection: Any, user: str, since: datetime, until: datetime | None = None) -> Incident:
+    """Every secret that a login touched, the ones to rotate first in front. Raises ConfigError.
+
+    What was refused or failed touched nothing; what was cancelled, lost or has not ended may have. In front are secrets that nobody else has
+    written since, and of those the ones that most other logins use.
+    """
+    wanted = await resolved(connection, Filter(user=user, since=since, until=until))
+    columns = f"""a.owner_id, a.secret_names, a.operation, {OUTCOME} AS outcome,
+        pg_catalog.count(DISTINCT a.id) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"""
+    touched: dict[tuple[Any, str], Touched] = {}
+    unknown = 0
+    for row in await _asked(connection, wanted, columns, 4, outcomes=True):
+        if row["outcome"] in ("refused", "error"):
+            continue
+        names = [name for name in row["secret_names"] or () if name is not None]
+        if row["owner_id"] is None or not names:
+            unknown += row["n"]
+        for name in names if row["owner_id"] is not None else ():
+            one = touched.setdefault(
+                (row["owner_id"], name), Touched(row["owner_id"], name, Counter(), row["first"], row["last"])
+            )
+            one.counts[row["operation"] or "unknown"] += row["n"]
+            one.first, one.last = min(one.first, row["first"]), max(one.last, row["last"])
+    left_out = max(0, len(touched) - MOST_TOUCHED)
+    if left_out:
+        latest = sorted(touched.values(), key=lambda one: one.last, reverse=True)[:MOST_TOUCHED]
+        touched = {(one.owner_id, one.name): one for one in latest}
+    owners: list[uuid.UUID] = sorted({owner for owner, _ in touched})
+    keys = [owners, sorted({name for _, name in touched}), user]
+    if touched:
+        for row in await connection.fetch(_OTHERS, *keys):
+            for name in row["secret_names"]:
+                found = touched.get((row["owner_id"], name))
+                if found is not None and row["db_user"] not in found.others:
+                    found.others.append(row["db_user"])
+        for row in await connection.fetch(_WRITTEN, *keys, since):
+            for name in row["secret_names"]:
+                found = touched.get((row["owner_id"], name))
+                if found is not None and row["at"] > found.last and (found.written is None or row["at"] > found.written):
+                    found.written = row["at"]
+    for one in touched.values():
+        one.others.sort()
+    order = sorted(
+        touched.values(), key=lambda one: (one.written is not None, -len(one.others), one.last, str(one.owner_id), one.name)
+    )
+    return Incident(order, unknown, left_out)

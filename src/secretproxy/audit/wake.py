@@ -1,0 +1,40 @@
+"""When to look for news in the log: what its writers tell of themselves, and once a second everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from typing import Any
+
+
+class Wake:
+    """Takes the notices of journals: which instances have written."""
+
+    # Direct calls tell nobody, and a notice can get lost with the process that owed it.
+    EVERYWHERE = 1.0
+
+    def __init__(self) -> None:
+        self._told: set[uuid.UUID] = set()
+        self._news = asyncio.Event()
+        self._due = 0.0
+
+    def __call__(self, *notice: Any) -> None:
+        with contextlib.suppress(ValueError, IndexError):
+            # Anybody may send a notice: what is in it is a hint where to look.
+            self._told.add(uuid.UUID(notice[3]))
+        self._news.set()
+
+    async def wait(self, at_most: float | None = None) -> tuple[set[uuid.UUID], bool]:
+        """Instances to look at, and whether it is time to look everywhere; waits no longer than `at_most` seconds for it."""
+        clock = asyncio.get_running_loop().time
+        self._due = self._due or clock() + self.EVERYWHERE
+        left = self._due - clock()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), max(0.0, left if at_most is None else min(left, at_most)))
+        self._news.clear()
+        told, self._told = self._told, set()
+        everywhere = clock() >= self._due
+        if everywhere:
+            self._due = clock() + self.EVERYWHERE
+        return told, everywhere

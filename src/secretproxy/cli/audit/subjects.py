@@ -1,0 +1,161 @@
+"""`secretproxy audit secret`, `audit user`, `audit incident`: one secret, one login, one compromise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secretproxy.cli.audit.options import APPLICATION, CONFIG, DSN, JSON_LINES, OWNER, SINCE, UNTIL, filtered, run
+from secretproxy.cli.audit.showing import (
+    Column,
+    Layout,
+    console_of,
+    in_full,
+    names_of,
+    plain,
+    print_line,
+    record_of,
+    safe,
+    tell_place,
+    zone,
+)
+from secretproxy.config import ConfigError, review_database
+
+_N = Column("accesses", lambda row: f"{row['n']:,}", right=True)
+_FIRST = Column("first", lambda row: in_full(row["first"]))
+_LAST = Column("last", lambda row: in_full(row["last"]))
+
+
+def _show(columns: list[Column], rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            print(json.dumps(record_of(row)))
+        return
+    console = console_of()
+    layout = Layout(columns, console.width if sys.stdout.isatty() else None)
+    cells = layout.take(rows)
+    print_line(console, layout.heading(), "bold")
+    for line in cells:
+        print_line(console, layout.line(line))
+
+
+def _address(row: Any) -> str:
+    return "local" if row["client_addr"] is None else str(row["client_addr"]).removesuffix("/32")
+
+
+def secret(
+    name: str = typer.Argument(..., metavar="NAME", help="Name of the secret."),
+    owner: str | None = OWNER, since: str | None = SINCE, until: str | None = UNTIL, as_json: bool = JSON_LINES, dsn: str | None = DSN,
+    config: Path | None = CONFIG,
+) -> None:  # fmt: skip
+    """Show who used a secret, from where, when first and last, and when it was written last."""
+    from secretproxy.audit import review, subjects
+
+    wanted = filtered(secret=name, owner=owner, since=since, until=until)
+    database = review_database(dsn, config)
+
+    async def work() -> None:
+        async with review.reading(database) as connection:
+            found = await review.resolved(connection, wanted)
+            users = await subjects.users_of(connection, found)
+            written = await subjects.last_writes(connection, found)
+            _show(
+                [
+                    Column("user", lambda row: safe(row["db_user"]), least=8),
+                    Column("application", lambda row: safe(row["application_name"]), least=7),
+                    Column("from", _address, least=9), _N, _FIRST, _LAST,
+                ], users, as_json,
+            )  # fmt: skip
+            for (who, _), at in sorted(written.items(), key=lambda pair: pair[1]):
+                unused = "" if any(row["last"] > at for row in users) else "; nobody has used it since"
+                print(f"{who or 'an unknown owner'}: written last at {in_full(at)} ({zone()}){unused}", file=sys.stderr)
+            await tell_place(connection)
+
+    run(work())
+
+
+def user(
+    name: str = typer.Argument(..., metavar="NAME", help="Database login."),
+    since: str | None = SINCE, until: str | None = UNTIL, application: str | None = APPLICATION, as_json: bool = JSON_LINES,
+    dsn: str | None = DSN, config: Path | None = CONFIG,
+) -> None:  # fmt: skip
+    """Show which secrets a login used, when first and last; with --since, which it had never used before."""
+    from secretproxy.audit import review, subjects
+
+    wanted = filtered(user=name, since=since, until=until, application=application)
+    database = review_database(dsn, config)
+
+    async def work() -> None:
+        async with review.reading(database) as connection:
+            rows = await subjects.secrets_of(connection, await review.resolved(connection, wanted))
+            columns = [
+                Column("secret", names_of, least=10),
+                Column("owner", lambda row: "?" if row["owner_id"] is None else str(row["owner_id"]), least=9), _N, _FIRST, _LAST,
+            ]  # fmt: skip
+            if since is not None:
+                columns.append(Column("new", lambda row: "never before" if row["new"] else ""))
+            _show(columns, rows, as_json)
+            await tell_place(connection)
+
+    run(work())
+
+
+def incident(
+    user: str = typer.Option(..., "--user", metavar="NAME", help="The login that was compromised."),
+    since: str = typer.Option(..., "--since", metavar="TIME", help="When it may have begun: 2h, 7d, 2026-11-24T09:30."),
+    until: str | None = UNTIL,
+    as_json: bool = JSON_LINES,
+    dsn: str | None = DSN,
+    config: Path | None = CONFIG,
+) -> None:
+    """List every secret that a compromised login touched, the ones to rotate first in front."""
+    from secretproxy.audit import review, subjects
+
+    wanted = filtered(user=user, since=since, until=until)
+    if wanted.since is None:
+        raise ConfigError("--since: give the time at which it may have begun")
+    began = wanted.since
+    database = review_database(dsn, config)
+
+    async def work() -> None:
+        async with review.reading(database) as connection:
+            found = await subjects.incident(connection, user, began, wanted.until)
+            if as_json:
+                for one in found.touched:
+                    print(json.dumps({field.name: _json(getattr(one, field.name)) for field in dataclasses.fields(one)}))
+            else:
+                rows = [
+                    {name: getattr(one, name) for name in ("name", "owner_id", "counts", "last", "written", "others")}
+                    for one in found.touched
+                ]
+                _show(
+                    [
+                        Column("secret", lambda row: safe(row["name"]), least=10), Column("owner", lambda row: str(row["owner_id"]), least=9),
+                        Column("touched by", lambda row: _counted(row["counts"].items())), _LAST,
+                        Column("written by another since", lambda row: "no" if row["written"] is None else in_full(row["written"])),
+                        Column("other logins that use it", lambda row: safe(", ".join(row["others"])) or "none", least=10),
+                    ], rows, False,
+                )  # fmt: skip
+            if found.unknown:
+                print(
+                    f"{found.unknown:,} accesses do not say of which secret they were: any can have been meant", file=sys.stderr
+                )
+            if found.left_out:
+                print(f"{found.left_out:,} more secrets, touched earlier, are left out: choose a shorter time", file=sys.stderr)
+            await tell_place(connection)
+
+    run(work())
+
+
+def _counted(counts: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts)
+
+
+def _json(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else plain(value)
