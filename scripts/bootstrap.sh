@@ -45,6 +45,12 @@ echo "bootstrap: installing the locked packages"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/fuzz.lock >/dev/null 2>&1 ||
     echo "bootstrap: no wheel of atheris for this Python and machine: make fuzz goes without"
 
+# The console's tests in a browser: only where there is one.
+if command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/browser.lock >/dev/null 2>&1 ||
+        echo "bootstrap: no wheel of playwright for this Python and machine: the console is not tested in a browser"
+fi
+
 # setup.py compiles the hot path where a C compiler works. A stale build must not shadow a changed source.
 find src -name '*.so' -delete
 rm -rf build

@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = ("init", "run", "demo", "check", "env", "install", "verify", "revert", "doctor")
+COMMANDS = ("init", "run", "console", "demo", "check", "env", "install", "verify", "revert", "doctor")
 GROUPS = ("audit", "keys")
 
 

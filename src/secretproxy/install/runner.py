@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.connections import ConnectError, broke, broken, connect, held, refusal
+from secretproxy.connections import ConnectError, Conninfo, broke, broken, connect, held, refusal
 from secretproxy.install.attached import ALL, accept, unaccepted
 from secretproxy.install.errors import InstallError, LostError, RefusedError
 from secretproxy.install.keyfile import create_key_file, load_key_file
@@ -257,7 +257,7 @@ _GONE = (
 )
 
 
-async def verify(dsn: str | None, key_file: Path | None = None) -> list[str]:
+async def verify(dsn: str | Conninfo | None, key_file: Path | None = None) -> list[str]:
     """What differs from what was installed, a line each; nothing where all is well. Raises InstallError."""
     findings: list[str] = []
     async with session(dsn) as connection:
@@ -420,7 +420,7 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def session(dsn: str | None, lock: bool = True) -> AsyncIterator[Any]:
+async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterator[Any]:
     """A connection, by default under the installers' lock. Raises InstallError where there is none, and for what breaks or is refused."""
     try:
         connection = await connect(dsn, "secretproxy install", timeout=15, settings={"row_security": "off"})

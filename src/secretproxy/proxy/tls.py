@@ -29,14 +29,25 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 def listen_context(settings: ListenSettings) -> ssl.SSLContext | None:
     """The context for clients, None where TLS is off. Raises ConfigError."""
+    context = _serving(settings, ALPN)
+    if context is not None:
+        context.sslobject_class = _Directions
+    return context
+
+
+def web_context(settings: ListenSettings) -> ssl.SSLContext | None:
+    """The context for browsers, of the same settings as that for clients; None where TLS is off. Raises ConfigError."""
+    return _serving(settings, "http/1.1")
+
+
+def _serving(settings: ListenSettings, protocol: str) -> ssl.SSLContext | None:
     if settings.tls == "off":
         return None
     if settings.tls_cert is None or settings.tls_key is None:
         raise ConfigError(f"listen.tls is {settings.tls}: set listen.tls_cert and listen.tls_key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslobject_class = _Directions
     context.minimum_version = _VERSIONS[settings.tls_min_version]
-    context.set_alpn_protocols([ALPN])
+    context.set_alpn_protocols([protocol])
     _load_pair(context, settings.tls_cert, settings.tls_key, "listen")
     if settings.tls_client_ca is not None:
         _load_ca(context, settings.tls_client_ca, "listen.tls_client_ca")

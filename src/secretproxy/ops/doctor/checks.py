@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from secretproxy.config import Settings
-from secretproxy.connections import READING, ConnectError, connect, held
+from secretproxy.connections import READING, ConnectError, Conninfo, connect, held
 from secretproxy.install import InstallError, KeyFileError, load_key_file
 from secretproxy.install import verify as verify_installed
 from secretproxy.install.errors import RefusedError
@@ -18,7 +18,7 @@ from secretproxy.ops.doctor import backend, calls, local, logging, privileges
 from secretproxy.ops.doctor.findings import SEVERITIES, Finding
 
 
-async def examine(dsn: str | None, settings: Settings, config: Path | None) -> list[Finding]:
+async def examine(dsn: str | Conninfo | None, settings: Settings, config: Path | None) -> list[Finding]:
     """Every finding, the gravest first. Raises InstallError where the backend cannot be reached."""
     found = local.examine(settings, config)
     try:
@@ -71,7 +71,7 @@ _CHECKS: dict[str, Callable[[Any], Awaitable[list[Finding]]]] = {
 }
 
 
-async def _installation(dsn: str | None, settings: Settings) -> list[Finding]:
+async def _installation(dsn: str | Conninfo | None, settings: Settings) -> list[Finding]:
     key_file = settings.testimony.key_file
     why = "calls that a changed object serves may be neither seen nor safe"
     try:

@@ -1,0 +1,275 @@
+"""The console's application: sign-in, sign-out, and the pages behind them.
+
+A page is a function of a `Visit` that gives a response; `Console` sees to it that somebody is signed in, that forms are the console's
+own, and that an error of the log becomes a page that says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import asyncpg
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from secretproxy import __version__
+from secretproxy.audit.review import UnreachedError
+from secretproxy.config import ConfigError, Settings
+from secretproxy.connections import Conninfo
+from secretproxy.console import view
+from secretproxy.console.reading import Reader, SignInError, UnavailableError, prove
+from secretproxy.console.security import Guard, Throttle, same
+from secretproxy.console.sessions import Sessions, SignedIn
+
+log: Any = structlog.get_logger("secretproxy.console")
+
+IDLE, LIFETIME = 15 * 60.0, 8 * 3600.0
+# Failed sign-ins in a minute: of one address, and for one name.
+FAILURES_OF_ADDRESS, FAILURES_OF_NAME = 10, 20
+# Sign-ins that are tried at once; more wait.
+SIGN_INS_AT_ONCE = 4
+# A login's name is as long as PostgreSQL keeps it.
+MOST_NAME, MOST_PASSWORD = 63, 1024
+_STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
+MENU = (
+    ("Overview", "/"), ("Accesses", "/accesses"), ("Findings", "/findings"), ("Incident", "/incident"),
+    ("Compare", "/compare"), ("Integrity", "/integrity"), ("Doctor", "/doctor"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request of somebody who is signed in."""
+
+    request: Request
+    session: SignedIn
+    console: Console
+
+    @property
+    def reader(self) -> Reader:
+        return self.session.reader
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parts of the query string that say something. Raises ConfigError for what no text of PostgreSQL's can be."""
+        found = {name: value for name, value in self.request.query_params.items() if value}
+        for name, value in found.items():
+            if "\0" in value:
+                raise ConfigError(f"{view.shortened(name)}: a text in PostgreSQL holds no NUL")
+        return found
+
+    async def form(self) -> dict[str, str]:
+        """The fields of a form of this session's. Raises HTTPException for another's."""
+        given = dict(parse_qsl((await self.request.body()).decode("utf-8", "replace"), keep_blank_values=True))
+        if not same(given.get("csrf"), self.session.csrf):
+            raise HTTPException(403, "This form is not of your session. Go back, reload the page and try again.")
+        return given
+
+    def show(self, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
+        """The page of a template."""
+        text = self.console.render(
+            template, title=title, menu=MENU, path=self.request.url.path, user=self.session.user, csrf=self.session.csrf, **values
+        )  # fmt: skip
+        return HTMLResponse(text, status_code=status)
+
+
+Page = Callable[[Visit], Awaitable[Response]]
+
+
+class Console:
+    """The application and what it keeps: who is signed in, with their connections, and failed sign-ins."""
+
+    def __init__(
+        self,
+        conninfo: Conninfo,
+        settings: Settings,
+        config: Path | None,
+        *,
+        tls: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`conninfo`: the log's database, whose login is never used. `tls`: whether browsers reach the console by TLS."""
+        self.settings = settings
+        self.config = config
+        self.sessions = Sessions(IDLE, LIFETIME, clock, self._ended)
+        self._conninfo = conninfo
+        self._tls = tls
+        self._cookie = "__Host-secretproxy" if tls else "secretproxy"
+        self._templates = view.environment()
+        self._by_address = Throttle(FAILURES_OF_ADDRESS, 60, clock)
+        self._by_name = Throttle(FAILURES_OF_NAME, 60, clock)
+        self._signing_in = asyncio.Semaphore(SIGN_INS_AT_ONCE)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def render(self, template: str, **values: Any) -> str:
+        return self._templates.get_template(template).render(version=__version__, **values)
+
+    def begin(self, work: Any) -> None:
+        """Runs a coroutine beside the pages."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def application(self, pages: list[tuple[str, str, Page]]) -> ASGIApp:
+        """The ASGI application; `pages` with their method and path."""
+        routes = [
+            Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
+            Route("/sign-out", self._page(self._sign_out), methods=["POST"]),
+            Route("/static/{name}", self._static),
+            *(Route(path, self._page(page), methods=[method]) for method, path, page in pages),
+        ]
+        inner = Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: self._refused})  # type: ignore[dict-item]
+        inner.router.redirect_slashes = False
+        return Guard(inner, tls=self._tls)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.begin(self._sweep())
+        try:
+            yield
+        finally:
+            self.sessions.end_all()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _sweep(self) -> None:
+        """Ends the sessions whose time has come, and closes connections that nobody uses."""
+        while True:
+            await asyncio.sleep(30)
+            self.sessions.expire()
+            for session in self.sessions.all():
+                session.reader.close_idle()
+
+    def _ended(self, session: SignedIn) -> None:
+        session.reader.close()
+
+    def find(self, request: Request, *, keep_alive: bool = True) -> SignedIn | None:
+        return self.sessions.find(request.cookies.get(self._cookie), keep_alive=keep_alive)
+
+    def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            # Live rows are asked for by the page, not by the person.
+            session = self.find(request, keep_alive=request.url.path != "/live")
+            if session is None:
+                if request.url.path == "/live":
+                    return PlainTextResponse("signed out", status_code=401)
+                wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                to = f"?to={quote(wanted, safe='')}" if request.method == "GET" and wanted != "/" else ""
+                return RedirectResponse(f"/sign-in{to}", status_code=303)
+            visit = Visit(request, session, self)
+            try:
+                return await page(visit)
+            except UnreachedError as error:
+                return visit.show("error.html", title="The log did not answer", status=503, said=str(error), again=True)
+            except (ConfigError, OverflowError, asyncpg.DataError) as error:
+                said = str(error) if isinstance(error, ConfigError) else "A time or number is out of range."
+                return visit.show("error.html", title="Not understood", status=400, said=said, again=False)
+            except asyncpg.QueryCanceledError:
+                said = "This takes longer than a minute. Narrow it down to a shorter time, a user or a secret."
+                return visit.show("error.html", title="Too much at once", status=503, said=said, again=True)
+            except UnavailableError as error:
+                return visit.show("error.html", title="The log did not answer", status=503, said=str(error), again=True)
+            except TimeoutError:
+                said = "There was no answer in time."
+                return visit.show("error.html", title="The log did not answer", status=503, said=said, again=True)
+            except HTTPException:
+                raise
+            except Exception as error:
+                # Its text could quote a row.
+                log.error("internal error of the console", kind=type(error).__name__, path=request.url.path)
+                said = "The console failed here; its own log says where. The log of accesses is not touched by it."
+                return visit.show("error.html", title="Internal error", status=500, said=said, again=False)
+
+        return answer
+
+    async def _sign_in(self, request: Request) -> Response:
+        to = local_path(request.query_params.get("to"))
+        if request.method != "POST":
+            return self._form(to)
+        given = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
+        user, password = given.get("user", ""), given.get("password", "")
+        if not user or len(user.encode()) > MOST_NAME or not password or len(password) > MOST_PASSWORD or "\0" in user + password:
+            return self._form(to, "Give the name and the password of your PostgreSQL login.", status=400)
+        source = source_of(request)
+        if not self._by_address.begin(source):
+            return self._form(to, "Too many failed sign-ins from this address. Wait a minute.", status=429)
+        if not self._by_name.begin(user):
+            return self._form(to, "Too many failed sign-ins with this name. Wait a minute.", status=429)
+        try:
+            async with self._signing_in:
+                reader = await prove(self._conninfo, user, password)
+        except SignInError as error:
+            log.warning("console sign-in failed", client=source)
+            return self._form(to, f"Not signed in: {error}.", status=403 if error.known else 503)
+        self._by_address.went_well(source)
+        self._by_name.went_well(user)
+        # A token that was there before signing in is never one after it.
+        old = self.find(request)
+        if old is not None:
+            self.sessions.end(old)
+        token = self.sessions.begin(user, reader)
+        log.info("signed in to the console", user=user, client=source)
+        answer = RedirectResponse(to, status_code=303)
+        answer.set_cookie(self._cookie, token, path="/", secure=self._tls, httponly=True, samesite="strict")
+        return answer
+
+    def _form(self, to: str, problem: str = "", status: int = 200) -> Response:
+        text = self.render("sign-in.html", title="Sign in", problem=problem, to=to if to != "/" else "")
+        return HTMLResponse(text, status_code=status)
+
+    async def _sign_out(self, visit: Visit) -> Response:
+        await visit.form()
+        self.sessions.end(visit.session)
+        answer = RedirectResponse("/sign-in", status_code=303)
+        answer.delete_cookie(self._cookie, path="/", secure=self._tls, httponly=True, samesite="strict")
+        return answer
+
+    async def _static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _STATIC:
+            raise HTTPException(404)
+        found = files("secretproxy.console") / "static" / name
+        return Response(found.read_bytes(), media_type=_STATIC[name])
+
+    async def _refused(self, request: Request, error: HTTPException) -> Response:
+        titles = {403: "Refused", 404: "Nothing here", 405: "Not this way", 429: "Too many at once"}
+        said = "There is no such page." if error.status_code in (404, 405) else str(error.detail)
+        text = self.render("bare.html", title=titles.get(error.status_code, "Refused"), said=said)
+        return HTMLResponse(text, status_code=error.status_code)
+
+
+def source_of(request: Request) -> str:
+    """Whom failed sign-ins are counted for: an IPv4 address, or the network of an IPv6 one, of which a client has many."""
+    host = request.client.host if request.client is not None else "local"
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+
+
+def local_path(text: str | None) -> str:
+    """A path of this console's to go on to, `/` for anything else."""
+    if (
+        not text
+        or not text.startswith("/")
+        or text.startswith(("//", "/\\"))
+        or any(ord(char) < 33 or ord(char) == 127 for char in text)
+    ):
+        return "/"
+    return text

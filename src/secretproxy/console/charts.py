@@ -1,0 +1,95 @@
+"""Charts as SVG, drawn here: bars over time, a grid of hours by weekdays, a bar beside a number.
+
+Every mark has its value as a title for the pointer, and the page shows the same figures as a table. No style attribute, no script: what
+a mark looks like is the style sheet's, by class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT = 720, 150
+_LEFT, _BOTTOM, _TOP = 44, 20, 8
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequence[str]) -> str:
+    """Stacked bars: `steps` are labels with a count for each of `kinds`, the lowest first."""
+    most = max((sum(counts.values()) for _, counts in steps), default=0)
+    top = ceiling(most)
+    inner_width, inner_height = WIDTH - _LEFT - 4, HEIGHT - _BOTTOM - _TOP
+    width = inner_width / max(len(steps), 1)
+    out = [_open(title, WIDTH, HEIGHT)]
+    for part in (0, 0.5, 1):
+        y = _TOP + inner_height * (1 - part)
+        out.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - 4}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(int(top * part))}</text>')
+    every = max(1, round(len(steps) / 8))
+    for place, (label, counts) in enumerate(steps):
+        x, y = _LEFT + place * width, float(_TOP + inner_height)
+        for kind in kinds:
+            count = counts.get(kind, 0)
+            if count:
+                height = inner_height * count / top
+                y -= height
+                out.append(
+                    f'<rect class="bar {escape(kind)}" x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(width - 1, 0.8):.1f}" height="{height:.1f}">'
+                    f"<title>{escape(label)}: {count:,} {escape(kind)}</title></rect>"
+                )
+        if place % every == 0 and x < WIDTH - 40:
+            out.append(f'<text class="tick" x="{x + width / 2:.1f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(label)}</text>')
+    return "".join(out) + "</svg>"
+
+
+def hours(title: str, counts: Mapping[tuple[int, int], int]) -> str:
+    """A grid of weekdays (0 is Monday) by hours; `counts` by (weekday, hour)."""
+    cell, left, top = 26, 40, 18
+    most = max(counts.values(), default=0)
+    out = [_open(title, left + 24 * cell + 4, top + 7 * cell + 4)]
+    for hour in range(0, 24, 3):
+        out.append(f'<text class="tick" x="{left + hour * cell + cell / 2}" y="12" text-anchor="middle">{hour:02d}</text>')
+    for day, name in enumerate(DAYS):
+        out.append(f'<text class="tick" x="{left - 8}" y="{top + day * cell + 17}" text-anchor="end">{name}</text>')
+        for hour in range(24):
+            count = counts.get((day, hour), 0)
+            level = 0 if not count else 1 + min(4, int(4 * count / most))
+            out.append(
+                f'<rect class="cell level{level}" x="{left + hour * cell + 1}" y="{top + day * cell + 1}" width="{cell - 2}" '
+                f'height="{cell - 2}" rx="2"><title>{name} {hour:02d}:00: {count:,}</title></rect>'
+            )
+    return "".join(out) + "</svg>"
+
+
+def share(value: int, most: int) -> str:
+    """A bar as long as `value` is beside `most`."""
+    width = 0 if not most else 100 * value / most
+    return (
+        f'<svg class="share" viewBox="0 0 100 8" role="presentation" aria-hidden="true" preserveAspectRatio="none">'
+        f'<rect class="bar read" x="0" y="0" width="{width:.1f}" height="8"/></svg>'
+    )
+
+
+def ceiling(most: int) -> int:
+    """The next number of the form 1, 2 or 5 times a power of ten."""
+    step = 1
+    while True:
+        for factor in (1, 2, 5):
+            if factor * step >= most:
+                return factor * step
+        step *= 10
+
+
+def short(number: int) -> str:
+    """A number with at most four signs."""
+    for size, sign in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.1f}".removesuffix(".0") + sign
+    return str(number)
+
+
+def _open(title: str, width: int, height: int) -> str:
+    return (
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
+        f"<title>{escape(title)}</title>"
+    )

@@ -1,0 +1,302 @@
+"""The pages of the console: each reads its filter from the query string, asks the questions of `audit`, and shows a template."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from secretproxy.audit import counting, review, subjects
+from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
+from secretproxy.audit.log_state import log_state
+from secretproxy.audit.paging import Cursor, newest
+from secretproxy.audit.records import writer_to
+from secretproxy.config import ConfigError
+from secretproxy.console import charts, view
+from secretproxy.console.app import Page, Visit
+from secretproxy.console.integrity import MOST_AT_ONCE, Check
+from secretproxy.console.live import live
+from secretproxy.console.query import FIELDS, filter_of, query_of
+from secretproxy.console.reading import PAGE_SECONDS
+from secretproxy.install import InstallError
+from secretproxy.ops.doctor import examine
+
+ROWS = 50
+TOP = 10
+# Lines of a table that has no second page.
+MOST_LINES = 200
+SPANS = (("1h", "hour"), ("24h", "day"), ("7d", "week"), ("30d", "month"), ("90d", "quarter"))
+CHOICES = {"operation": OPERATIONS, "outcome": OUTCOMES}
+KINDS = (*review.UNUSUAL, "direct")
+_DOWNLOADS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+# Rows of a download that are written at once.
+_CHUNK = 500
+
+
+def _span(query: Mapping[str, str], default: str = "7d") -> tuple[str, datetime]:
+    text = query.get("span") or default
+    if text not in dict(SPANS):
+        raise ConfigError(f"span: one of {', '.join(name for name, _ in SPANS)}")
+    return text, moment("span", text)
+
+
+def steps_since(since: datetime) -> tuple[datetime, datetime, timedelta]:
+    """The time from `since` until now, cut into at most 64 steps of a length that people use."""
+    end = datetime.now(UTC)
+    lengths = (1, 5, 30, 180, 720, 1440, 10080)
+    step = next((minutes for minutes in lengths if (end - since) / timedelta(minutes=minutes) <= 64), lengths[-1])
+    return since, end, timedelta(minutes=step)
+
+
+def _timeline(steps: list[subjects.Step]) -> Markup:
+    kinds = (*OPERATIONS, "unknown") if any("unknown" in step.counts for step in steps) else OPERATIONS
+    labels = [(f"{step.at:%m-%d %H:%M}", step.counts) for step in steps]
+    return Markup(charts.bars("Accesses by operation over time, UTC", labels, kinds))  # noqa: S704 - escaped where it is drawn
+
+
+def _hours(counts: Mapping[tuple[int, int], int]) -> Markup:
+    return Markup(charts.hours("Accesses by weekday and hour, UTC", counts))  # noqa: S704 - drawn of numbers
+
+
+def _kinds(steps: list[subjects.Step]) -> tuple[str, ...]:
+    return (*OPERATIONS, "unknown") if any("unknown" in step.counts for step in steps) else OPERATIONS
+
+
+async def overview(visit: Visit) -> Response:
+    """What happened lately, at a glance."""
+    span, since = _span(visit.query)
+    wanted = Filter(since=since)
+    async with visit.reader.connection() as connection:
+        steps = await subjects.timeline(connection, wanted, *steps_since(since))
+        counts = await counting.stats(connection, wanted, limit=TOP, evening=22, morning=6)
+        unusual = [row async for row in review.events(connection, wanted, KINDS, limit=TOP)]
+        state = await log_state(connection)
+    most = {name: max((row["n"] for row in counts[name].rows), default=0) for name in ("secrets", "users")}
+    return visit.show(
+        "overview.html", title="Overview", span=span, spans=SPANS, chart=_timeline(steps), steps=steps, operations=_kinds(steps),
+        counts=counts, unusual=unusual, state=state, most=most,
+    )  # fmt: skip
+
+
+async def accesses(visit: Visit) -> Response:
+    """A page of accesses, newest first; `before` goes on where the page before ended."""
+    query = query_of(visit.query)
+    wanted = filter_of(query)
+    before = Cursor.read(visit.query["before"]) if "before" in visit.query else None
+    began = datetime.now(UTC)
+    async with visit.reader.connection() as connection:
+        page = await newest(connection, await review.resolved(connection, wanted), ROWS, before)
+    # Rows that are committed late have an earlier time than ones that are here already.
+    known = min((row["at"] for row in page.rows), default=began) if page.next is None else page.rows[-1]["at"]
+    return visit.show(
+        "accesses.html", title="Accesses", rows=page.rows, query=query, fields=FIELDS, choices=CHOICES, next=page.next, first=before is None,
+        live=before is None and wanted.until is None, known=max(known, began - timedelta(minutes=1)).isoformat(),
+    )  # fmt: skip
+
+
+async def download(visit: Visit) -> Response:
+    """Every access of the filter, as CSV or as JSON lines, in the order of time."""
+    kind = visit.query.get("format", "csv")
+    if kind not in _DOWNLOADS:
+        raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
+    wanted = filter_of(query_of(visit.query))
+    async with visit.reader.connection() as connection:
+        wanted = await review.resolved(connection, wanted)
+
+    async def lines() -> AsyncIterator[bytes]:
+        out = io.StringIO()
+        write = writer_to(out, kind == "csv")
+        waiting = 0
+        async with visit.reader.connection(keep=False) as connection:
+            async for row in review.accesses(connection, wanted):
+                write(row)
+                waiting += 1
+                if waiting == _CHUNK:
+                    if visit.console.sessions.over(visit.session):
+                        # A download that is not whole must not look so.
+                        raise ConnectionError("the session has ended")
+                    yield out.getvalue().encode()
+                    out.seek(0)
+                    out.truncate()
+                    waiting = 0
+        yield out.getvalue().encode()
+
+    name = f"accesses-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
+    return StreamingResponse(
+        lines(), media_type=_DOWNLOADS[kind], headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )
+
+
+async def secret(visit: Visit) -> Response:
+    """One secret: who used it, when first and last, from where, and whether anybody has since it was written last."""
+    name, owner = visit.query.get("name"), visit.query.get("owner")
+    if name is None:
+        raise ConfigError("a secret has a name, and an owner where several have one of that name: /secret?name=...&owner=...")
+    async with visit.reader.connection() as connection:
+        wanted = await review.resolved(connection, Filter(owner=owner, secret=name))
+        users = await subjects.users_of(connection, wanted)
+        hours = await subjects.hours_of(connection, wanted)
+        found = await subjects.last_writes(connection, wanted)
+        writes = (await newest(connection, wanted.but(operation="write"), TOP)).rows
+        recent = (await newest(connection, wanted, TOP)).rows
+    written = sorted(((at, who) for (who, _), at in found.items()), key=lambda pair: pair[0], reverse=True)
+    owners = {row["owner_id"] for row in recent} | {who for _, who in written}
+    latest = written[0][0] if written else None
+    return visit.show(
+        "secret.html", title=f"Secret {view.shortened(name)}", owner=wanted.owner, owners=len(owners), name=name, users=users[:MOST_LINES],
+        left_out=max(0, len(users) - MOST_LINES), writes=writes, written=written, latest=latest,
+        unread=latest is not None and not any(user["last"] > latest for user in users), grid=_hours(hours), hours=hours,
+        days=charts.DAYS, recent=recent, query=query_of({"owner": owner or "", "secret": name}),
+    )  # fmt: skip
+
+
+# What a page of its own turns round: the filter's field, and what it is called.
+SUBJECTS = {"user": "user", "jwt-user": "jwt_user", "application": "application", "client": "client"}
+
+
+async def subject(visit: Visit) -> Response:
+    """One user, claim, application or client: which secrets it used, when, and what for the first time."""
+    kind = visit.request.path_params["kind"]
+    value = visit.query.get("name")
+    if kind not in SUBJECTS or value is None:
+        raise ConfigError(f"/who/KIND?name=...; KIND is one of {', '.join(SUBJECTS)}")
+    span, since = _span(visit.query, "30d")
+    async with visit.reader.connection() as connection:
+        wanted = await review.resolved(connection, Filter(since=since).but(**{SUBJECTS[kind]: value}))
+        wanted.conditions()
+        secrets = await subjects.secrets_of(connection, wanted)
+        hours = await subjects.hours_of(connection, wanted)
+        steps = await subjects.timeline(connection, wanted, *steps_since(since))
+        recent = (await newest(connection, wanted, TOP)).rows
+    return visit.show(
+        "subject.html", title=f"{kind.replace('-', ' ').capitalize()} {view.shortened(value)}", value=value, span=span, spans=SPANS,
+        path_of=f"/who/{kind}", secrets=secrets[:MOST_LINES], left_out=max(0, len(secrets) - MOST_LINES), grid=_hours(hours), hours=hours,
+        days=charts.DAYS, chart=_timeline(steps), steps=steps, operations=_kinds(steps), recent=recent,
+        query={SUBJECTS[kind]: value}, incident=kind == "user",
+    )  # fmt: skip
+
+
+async def session(visit: Visit) -> Response:
+    """The story of one session, in the order of its events."""
+    rows: list[Any] = []
+    more = False
+    async with visit.reader.connection() as connection:
+        found = await review.whole_uuid(connection, "session_id", "session", visit.request.path_params["session"])
+        async for row in review.story(connection, found):
+            if len(rows) == 10 * MOST_LINES:
+                more = True
+                break
+            rows.append(dict(row))
+    return visit.show("session.html", title=f"Session {str(found)[:8]}", session=found, rows=rows, more=more)
+
+
+async def incident(visit: Visit) -> Response:
+    """What to rotate where a login was compromised: every secret it touched, ordered by how much depends on it."""
+    query = visit.query
+    given = {name: query.get(name, "") for name in ("user", "since", "until")}
+    found = None
+    if given["user"] and given["since"]:
+        since = moment("since", given["since"])
+        until = moment("until", given["until"]) if given["until"] else None
+        async with visit.reader.connection() as connection:
+            found = await subjects.incident(connection, given["user"], since, until)
+        given["since"] = since.astimezone(UTC).isoformat(timespec="seconds")
+        if until is not None:
+            given["until"] = until.astimezone(UTC).isoformat(timespec="seconds")
+    return visit.show("incident.html", title="Incident", given=given, found=found)
+
+
+async def findings(visit: Visit) -> Response:
+    """What is unusual: forgeries, refusals, definitions, the table itself, direct calls, first uses, bursts, runs of verifies."""
+    span, since = _span(visit.query)
+    wanted = Filter(since=since)
+    async with visit.reader.connection() as connection:
+        events = {
+            kind: [row async for row in review.events(connection, wanted, (kind,), limit=MOST_LINES)][::-1] for kind in KINDS
+        }
+        counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
+        bursts = await counting.bursts(connection, wanted, window=timedelta(minutes=1), at_least=10, limit=MOST_LINES)
+    return visit.show(
+        "findings.html", title="Findings", span=span, spans=SPANS, events=events, counts=counts, bursts=bursts, most=MOST_LINES
+    )  # fmt: skip
+
+
+async def compare(visit: Visit) -> Response:
+    """Two spans of time or two applications side by side: what is new, what is gone, what has grown."""
+    query = visit.query
+    by = query.get("by", "secret")
+    names = ("since", "until", "application", "user")
+    given = {f"{side}_{name}": query.get(f"{side}_{name}", "") for side in ("a", "b") for name in names}
+    table = None
+    if given["a_since"] and given["b_since"]:
+        one, other = (filter_of({name: given[f"{side}_{name}"] for name in names}) for side in ("a", "b"))
+        async with visit.reader.connection() as connection:
+            one, other = await review.resolved(connection, one), await review.resolved(connection, other)
+            table = await counting.compare(connection, one, other, by, MOST_LINES)
+    return visit.show(
+        "compare.html", title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=names, table=table
+    )  # fmt: skip
+
+
+async def integrity(visit: Visit) -> Response:
+    """What is known of the log's chains, and the latest verification of this session."""
+    async with visit.reader.connection() as connection:
+        state = await log_state(connection)
+    return visit.show("integrity.html", title="Integrity", state=state, check=visit.session.check)
+
+
+async def verify(visit: Visit) -> Response:
+    """Begins a verification."""
+    await visit.form()
+    console, session = visit.console, visit.session
+    if session.check is None or not session.check.running:
+        running = [one for one in console.sessions.all() if one.check is not None and one.check.running]
+        if len(running) >= MOST_AT_ONCE:
+            raise HTTPException(
+                429, "Others verify the log now, and each verification takes a core. Try again when they are through."
+            )
+        session.check = Check()
+        console.begin(session.check.run(visit.reader.conninfo, console.settings.audit, lambda: session.over))
+    return RedirectResponse("/integrity", status_code=303)
+
+
+async def report(visit: Visit) -> Response:
+    """The report of the latest verification, as `audit verify --json` prints it."""
+    check = visit.session.check
+    if check is None or check.report is None:
+        raise HTTPException(404)
+    found = {
+        "sound": check.report.sound, "began": check.began.isoformat(), "ended": check.ended and check.ended.isoformat(),
+        "read_as": visit.session.user, "signatures_checked": check.signed, **dataclasses.asdict(check.report),
+    }  # fmt: skip
+    name = f"verification-{check.began:%Y%m%dT%H%M%SZ}.json"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(json.dumps(found, indent=1) + "\n", media_type="application/json", headers=headers)
+
+
+async def doctor(visit: Visit) -> Response:
+    """What would leak a value or let a call go by unseen, as far as this login may look."""
+    console = visit.console
+    try:
+        async with asyncio.timeout(PAGE_SECONDS):
+            found = await examine(visit.reader.conninfo, console.settings, console.config)
+    except InstallError as error:
+        raise ConfigError(str(error)) from None
+    return visit.show("doctor.html", title="Doctor", findings=found)
+
+
+PAGES: list[tuple[str, str, Page]] = [
+    ("GET", "/", overview), ("GET", "/accesses", accesses), ("GET", "/live", live), ("GET", "/download", download),
+    ("GET", "/secret", secret), ("GET", "/who/{kind}", subject), ("GET", "/session/{session}", session),
+    ("GET", "/incident", incident), ("GET", "/findings", findings), ("GET", "/compare", compare),
+    ("GET", "/integrity", integrity), ("POST", "/integrity/verify", verify), ("GET", "/integrity/report", report),
+    ("GET", "/doctor", doctor),
+]  # fmt: skip

@@ -1,0 +1,27 @@
+"""The filter that stands in a page's query string. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from secretproxy.audit.filters import Filter, moment
+
+FIELDS = ("user", "secret", "owner", "operation", "outcome", "application", "client", "function", "jwt_user", "session")
+
+
+def filter_of(query: Mapping[str, str]) -> Filter:
+    """The filter that a query string describes. Raises ConfigError, which names the part that cannot be read."""
+    given: dict[str, Any] = {name: query.get(name) or None for name in FIELDS}
+    outcome = given["outcome"]
+    given["outcome"] = tuple(part.strip() for part in outcome.split(",") if part.strip()) if outcome else ()
+    for name in ("since", "until"):
+        given[name] = moment(name, query[name]) if query.get(name) else None
+    wanted = Filter(**given)
+    wanted.conditions()
+    return wanted
+
+
+def query_of(query: Mapping[str, str]) -> dict[str, str]:
+    """The parts of a query string that make a filter."""
+    return {name: query[name] for name in ("since", "until", *FIELDS) if query.get(name)}

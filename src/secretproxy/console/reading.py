@@ -1,0 +1,148 @@
+"""Connections to the log as the person who signed in, a few for each, opened when a page needs one and closed with the session.
+
+May import asyncpg. A password is in the Conninfo that these connections are opened with, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import structlog
+
+from secretproxy.audit.reading import connect, explained_on
+from secretproxy.config import ConfigError
+from secretproxy.connections import FAILURES, READING, ConnectError, Conninfo, trouble
+from secretproxy.connections import connect as service_connection
+
+log: Any = structlog.get_logger("secretproxy.console")
+
+# Connections that one person may have at once, live pages among them; what is more waits.
+MOST_CONNECTIONS = 6
+# Those that are kept open between two pages.
+KEPT = 2
+APPLICATION = "secretproxy console"
+# A page that takes longer than this is not worth waiting for.
+PAGE_SECONDS = 60
+_TIMES = {"statement_timeout": f"{PAGE_SECONDS}s", "idle_in_transaction_session_timeout": "15min"}
+# What a server says of a wrong password: invalid_password, invalid_authorization_specification.
+_WRONG_PASSWORD = ("28P01", "28000")
+_MAY_READ = "SELECT pg_catalog.has_table_privilege('secretproxy.access_log'::pg_catalog.text, 'SELECT'::pg_catalog.text)"
+
+
+class UnavailableError(Exception):
+    """The log cannot be read now; the text says why."""
+
+
+class SignInError(Exception):
+    """This login does not let anybody in; the text says why, to whoever tries. `known`: the reason is the login's."""
+
+    def __init__(self, text: str, *, known: bool = True) -> None:
+        super().__init__(text)
+        self.known = known
+
+
+async def prove(conninfo: Conninfo, user: str, password: str) -> Reader:
+    """Signs somebody in: the server has checked their password, and they may read the log. Raises SignInError.
+
+    A server that asks for no password (trust, peer, a certificate or ticket of this process) would let everybody in as anybody. So a second
+    login with a password that nobody has must fail.
+    """
+    reader = Reader(conninfo.with_login(user, password))
+    try:
+        async with reader.connection() as connection:
+            if not await connection.fetchval(_MAY_READ):
+                raise SignInError("this login may not read the log; it needs: GRANT secretproxy_auditor TO it")
+    except SignInError:
+        reader.close()
+        raise
+    except (UnavailableError, ConfigError, *FAILURES) as error:
+        reader.close()
+        if reader.refused:
+            raise SignInError("name or password is wrong") from None
+        # Whoever is not signed in is told nothing of servers and addresses.
+        log.warning("the log cannot be read for a sign-in", reason=trouble(error.__context__ or error))
+        raise SignInError("the log cannot be read now, or there is none; the console's own log says why", known=False) from None
+    try:
+        stranger = await service_connection(
+            conninfo.with_login(user, secrets.token_urlsafe(24)), APPLICATION, timeout=15, settings=READING
+        )
+    except ConnectError as error:
+        if error.sqlstate in _WRONG_PASSWORD:
+            return reader
+        reader.close()
+        log.warning("a sign-in could not be checked", reason=trouble(error))
+        raise SignInError("could not find out whether the server checks passwords; try again", known=False) from None
+    stranger.terminate()
+    reader.close()
+    raise SignInError(
+        "the server lets this login in with any password (pg_hba.conf: trust, peer, cert or the like), so that a sign-in proves nothing; "
+        "it has to ask the console for a password: scram-sha-256"
+    )
+
+
+class Reader:
+    """The connections of one person."""
+
+    def __init__(self, conninfo: Conninfo) -> None:
+        self.conninfo = conninfo
+        # Whether the server has turned the login away.
+        self.refused = False
+        self._idle: list[Any] = []
+        self._free = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._closed = False
+
+    async def _open(self) -> Any:
+        try:
+            return await connect(self.conninfo, APPLICATION, _TIMES)
+        except ConfigError as error:
+            cause = error.__context__
+            self.refused = isinstance(cause, ConnectError) and cause.sqlstate in _WRONG_PASSWORD
+            raise UnavailableError(str(error)) from cause
+
+    @contextlib.asynccontextmanager
+    async def connection(self, *, keep: bool = True) -> AsyncIterator[Any]:
+        """A connection for one page; not `keep`: for this use alone. Raises UnavailableError."""
+        async with self._free:
+            found = None
+            while keep and self._idle and found is None:
+                found = self._idle.pop()
+                if found.is_closed():
+                    found = None
+            if found is None:
+                found = await self._open()
+            try:
+                yield found
+            except (ConfigError, asyncpg.QueryCanceledError, asyncpg.DataError):
+                self._take_back(found, keep)
+                raise
+            except FAILURES as error:
+                told = await explained_on(found, error)
+                self._take_back(found, keep)
+                raise UnavailableError(str(told)) from None
+            except BaseException:
+                # It may be in the middle of something.
+                found.terminate()
+                raise
+            self._take_back(found, keep)
+
+    def _take_back(self, connection: Any, keep: bool) -> None:
+        usable = not connection.is_closed() and not connection.is_in_transaction()
+        if keep and usable and not self._closed and len(self._idle) < KEPT:
+            self._idle.append(connection)
+        else:
+            connection.terminate()
+
+    def close_idle(self) -> None:
+        """Closes what no page uses now."""
+        while self._idle:
+            self._idle.pop().terminate()
+
+    def close(self) -> None:
+        """Closes what is idle; what is in use is closed when it is done."""
+        self._closed = True
+        self.close_idle()

@@ -1,0 +1,74 @@
+// Live rows, shorter addresses, keys. Every page works without it.
+"use strict";
+
+const LIVE_MOST = 500;
+const AGAIN = 5000;
+
+// New accesses: rows that the server has rendered and escaped. One that has ended since takes the place of the same one running.
+function follow() {
+  const status = document.getElementById("live");
+  const body = document.querySelector("#accesses tbody");
+  if (!status || !body || !window.EventSource) return;
+  let gap = false;
+  const say = (text) => { if (status.textContent !== text) status.textContent = text; };
+  const listen = () => {
+    const source = new EventSource(status.dataset.source);
+    source.addEventListener("there", () => {
+      say(gap ? "Live, but more came than is shown here. Reload the page for all of them." : "Live: new accesses appear at the top.");
+    });
+    source.addEventListener("gap", () => { gap = true; });
+    source.addEventListener("lost", () => { say("The log does not answer. Trying again."); });
+    source.addEventListener("over", () => { source.close(); say("Your session has ended. Sign in again."); });
+    source.addEventListener("row", (message) => { put(body, message.data); });
+    source.onerror = () => {
+      say("The connection to the console is lost, or your session has ended. Trying again.");
+      // A browser tries again by itself, but not where the answer was an error.
+      if (source.readyState === EventSource.CLOSED) window.setTimeout(listen, AGAIN);
+    };
+    window.addEventListener("pagehide", () => source.close());
+  };
+  listen();
+}
+
+function put(body, text) {
+  const made = document.createElement("template");
+  made.innerHTML = text;
+  const row = made.content.querySelector("tr");
+  if (!row) return;
+  const same = document.getElementById(row.id);
+  if (same) {
+    same.replaceWith(row);
+    return;
+  }
+  row.classList.add("fresh");
+  const none = body.querySelector("tr.none");
+  if (none) none.remove();
+  // By time, the newest first: what is looked up again may be older than what is here.
+  const older = Array.from(body.rows).find((other) => (other.dataset.at || "") <= row.dataset.at);
+  body.insertBefore(row, older || null);
+  while (body.rows.length > LIVE_MOST) body.rows[body.rows.length - 1].remove();
+}
+
+// Keys: / goes to the filter, g then a letter to a page.
+const PLACES = { o: "/", a: "/accesses", f: "/findings", i: "/incident", c: "/compare", v: "/integrity", d: "/doctor" };
+let going = false;
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  if (event.key === "/") {
+    const first = document.querySelector(".filter input");
+    if (first) { event.preventDefault(); first.focus(); }
+  } else if (going && PLACES[event.key]) {
+    window.location.assign(PLACES[event.key]);
+  }
+  going = event.key === "g";
+});
+
+// A filter leaves empty fields out of the address, so that it is short enough to be shared.
+const fields = () => document.querySelectorAll("form.filter input, form.filter select");
+document.querySelectorAll("form.filter").forEach((form) => {
+  form.addEventListener("submit", () => { fields().forEach((field) => { field.disabled = field.value === ""; }); });
+});
+window.addEventListener("pageshow", () => { fields().forEach((field) => { field.disabled = false; }); });
+
+follow();

@@ -1,0 +1,117 @@
+"""How a value of the log is shown on a page, and the templates that show it.
+
+Jinja2 escapes every value. What a client chose reaches a page through `visible` alone: a character that would hide or turn text round
+is shown as its escape. Times carry both zones; owners and names are whole in the title.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from secretproxy.console import charts
+
+# Categories of characters that are not seen or that change what is seen: controls, formats such as RTL marks, surrogates, private use,
+# line and paragraph separators.
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+_SHORT = 48
+
+
+def visible(value: Any) -> str:
+    """A text of a client's with everything invisible as an escape."""
+    text = "" if value is None else str(value)
+    return "".join(char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text)
+
+
+def shortened(value: Any) -> str:
+    """The same, its middle left out where it is long, so that two names that differ at either end look different."""
+    text = visible(value)
+    return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}…{text[-_SHORT // 2 + 1 :]}"
+
+
+def names(value: Iterable[str | None] | None) -> list[str | None]:
+    """The names of a row; an empty list where no name is known."""
+    return [] if value is None else list(value)
+
+
+def utc(value: datetime) -> str:
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def local(value: datetime) -> str:
+    """A time in this machine's zone, which it names."""
+    there = value.astimezone()
+    return f"{there:%Y-%m-%d %H:%M:%S} {there.tzname()}"
+
+
+def instant(value: datetime | None) -> Markup:
+    """A time for a page: UTC to read, the local time on hover, ISO 8601 for machines."""
+    if value is None:
+        return Markup("")
+    return Markup('<time datetime="{}" title="{}">{}<span class="zone"> UTC</span></time>').format(
+        value.astimezone(UTC).isoformat(), local(value), utc(value)
+    )
+
+
+def whole(value: Any) -> str:
+    """Any value of the log, nothing left out."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return ", ".join("null" if item is None else visible(item) for item in value)
+    return visible(value)
+
+
+def brief(value: uuid.UUID | None) -> str:
+    return "" if value is None else str(value)[:8]
+
+
+def origin(row: Mapping[str, Any]) -> str:
+    address = row["client_addr"]
+    return "Unix socket" if address is None else str(address).removesuffix("/32").removesuffix("/128")
+
+
+def link(path: str, **query: Any) -> str:
+    """A path with the parts of a query that are something."""
+    given = {name: value for name, value in query.items() if value not in (None, "", ())}
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _share(value: int, most: int) -> Markup:
+    return Markup(charts.share(value, most))  # noqa: S704 - drawn of numbers alone
+
+
+def _source(name: str) -> str | None:
+    found = files("secretproxy.console") / "templates" / name
+    return found.read_text(encoding="utf-8") if "/" not in name and found.is_file() else None
+
+
+def environment() -> Environment:
+    """The templates of the package, every value escaped, an unknown name an error."""
+    made = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        visible=visible, whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant, brief=brief, origin=origin,
+        number=number,
+    )  # fmt: skip
+    made.globals.update(link=link, share=_share)
+    return made

@@ -1,0 +1,244 @@
+"""Each page of the console shows what the log holds, whole and inert; a download is what is filtered; rows come by themselves."""
+
+from __future__ import annotations
+
+import csv
+import html
+import html.parser
+import http.client
+import io
+import json
+import re
+
+import psycopg
+import pytest
+
+from tests.conftest import Backend
+from tests.console.conftest import APPLICATION, EMOJI, HIDDEN, LONG, MARKUP
+from tests.support.console import Browser, ConsoleSite
+from tests.support.proxy import Proxy
+
+
+def rows_of(text: str) -> list[str]:
+    return re.findall(r'<tr class="access .*?</tr>', text, re.DOTALL)
+
+
+def test_every_page_that_is_linked_is_there(auditor: Browser, owner: str) -> None:
+    """Followed from the overview on, as a reader clicks, three steps deep; nothing fails and nothing is a dead end."""
+    seen: dict[str, int] = {}
+    wanted = ["/"]
+    for _ in range(3):
+        found: list[str] = []
+        for path in wanted:
+            kind = re.sub(r"[0-9a-f-]{36}", "", path.partition("?")[0]) + "".join(sorted(re.findall(r"[?&](\w+)=", path)))
+            if kind in seen or path.startswith("/static/"):
+                continue
+            answer = auditor.get(path)
+            assert answer.status == 200, (path, answer.text)
+            seen[kind] = 1
+            found += [html.unescape(link) for link in re.findall(r'href="(/[^"]*)"', answer.text)]
+        wanted = found
+    shown = " ".join(seen)
+    for part in ("/accesses", "/findings", "/incident", "/compare", "/integrity", "/doctor", "/secret", "/who/user", "/session/"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ({}, 13), ({"secret": "stripe"}, 4), ({"operation": "read"}, 6), ({"outcome": "error"}, 1), ({"outcome": "ok,error"}, 13),
+        ({"user": "nobody"}, 0), ({"client": "127.0.0.0/8"}, 13), ({"application": APPLICATION}, 12), ({"since": "1h"}, 13), ({"until": "1h"}, 0),
+        ({"function": "secrets_verify"}, 1), ({"secret": MARKUP}, 2), ({"secret": HIDDEN}, 2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_filter_and_its_downloads_say_the_same(auditor: Browser, owner: str, query: dict[str, str], count: int) -> None:
+    query = {"owner": owner, **query}
+    shown = rows_of(auditor.get("/accesses", query).text)
+    lines = [json.loads(line) for line in auditor.get("/download", {"format": "jsonl", **query}).text.splitlines()]
+    table = list(csv.DictReader(io.StringIO(auditor.get("/download", {"format": "csv", **query}).body.decode(), newline="")))
+    assert len(shown) == len(lines) == len(table) == count
+    assert [re.search(r'id="access-([^"]*)"', row)[1] for row in shown] == [line["id"] for line in reversed(lines)]  # type: ignore[index]
+    assert [line["id"] for line in lines] == [line["id"] for line in table]
+
+
+def test_pages_go_on_where_the_one_before_ended(auditor: Browser, postgres: Backend) -> None:
+    """Direct calls of one transaction, three pages of them: each access once, none left out, whatever comes meanwhile."""
+    with psycopg.connect(postgres.dsn("app_user"), autocommit=True) as sql:
+        sql.execute(
+            "SELECT encrypted_secrets.secrets_getter('c0de3a51-0b6e-4f1c-8d2a-6b1f3a9e7c10', 'n' || n) FROM generate_series(1, 120) n"
+        )
+        path, seen = "/accesses?owner=c0de3a51-0b6e-4f1c-8d2a-6b1f3a9e7c10", []
+        while path:
+            text = auditor.get(path).text
+            seen.append(re.findall(r'id="access-([^"]*)"', text))
+            following = re.search(r'rel="next" href="([^"]*)"', text)
+            path = html.unescape(following[1]) if following else ""
+            sql.execute("SELECT encrypted_secrets.secrets_getter('c0de3a51-0b6e-4f1c-8d2a-6b1f3a9e7c10', 'later')")
+    assert [len(page) for page in seen] == [50, 50, 20]
+    assert len({one for page in seen for one in page}) == 120
+
+
+def test_a_secret_tells_who_used_it(auditor: Browser, owner: str) -> None:
+    text = auditor.get("/secret", {"owner": owner, "name": "stripe"}).text
+    assert "app_user" in text and "Last written" in text and "not in this log" not in text
+    assert "Nobody has used it since" not in text
+    assert len(rows_of(text)) == 5
+    unknown = auditor.get("/secret", {"owner": owner, "name": "no such name"}).text
+    assert "not in this log" in unknown and "Nobody, as far as this log goes back." in unknown
+
+
+def test_a_user_an_application_and_a_client_tell_what_they_used(auditor: Browser, owner: str) -> None:
+    for kind, value in (("user", "app_user"), ("application", APPLICATION), ("client", "127.0.0.1")):
+        text = auditor.get(f"/who/{kind}", {"name": value}).text
+        assert "never before" in text and "stripe" in text, kind
+
+
+def test_a_session_is_a_story(auditor: Browser, owner: str) -> None:
+    text = auditor.get("/accesses", {"owner": owner, "application": APPLICATION}).text
+    story = auditor.get(re.search(r'href="(/session/[^"]*)"', text)[1]).text  # type: ignore[index]
+    events = re.findall(r'<li class="(\w+)">', story)
+    assert events.count("attempt") == events.count("outcome") == 12
+    assert "secrets_verify" in story and "error <code>" in story
+
+
+def test_an_incident_names_what_to_rotate_first(auditor: Browser, postgres: Backend, proxy: Proxy) -> None:
+    owner = "1c1d7e20-5a4b-4c3d-9e8f-7a6b5c4d3e2f"
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(
+            "CREATE ROLE incident_thief LOGIN IN ROLE authenticated; CREATE ROLE incident_other LOGIN IN ROLE authenticated"
+        )
+    try:
+        with psycopg.connect(proxy.dsn(user="incident_thief"), autocommit=True) as thief:
+            with psycopg.connect(proxy.dsn(user="incident_other"), autocommit=True) as other:
+                for name in ("rotated", "shared", "own"):
+                    thief.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, 'value')", (owner, name))
+                    thief.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (owner, name))
+                with pytest.raises(psycopg.Error):
+                    thief.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'failed', 'value', 'rot13')", (owner,))
+                other.execute("SELECT encrypted_secrets.secrets_getter(%s, 'shared')", (owner,))
+                other.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'rotated', 'value')", (owner,))
+            # What the thief writes is no rotation.
+            thief.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'own', 'value')", (owner,))
+        text = auditor.get("/incident", {"user": "incident_thief", "since": "1h"}).text
+        lines = re.findall(r"<li><a href=[^>]*>([^<]*)</a>(.*?)</li>", text, re.DOTALL)
+        assert [name for name, _ in lines] == ["shared", "own", "rotated"]
+        assert [bool("not written by another since" in rest) for _, rest in lines] == [True, True, False]
+        assert "also used by incident_other" in lines[0][1] and "used by no other login" in lines[1][1]
+        later = auditor.get("/incident", {"user": "incident_thief", "since": "1h", "until": "30m"}).text
+        assert "touched no secret in that time" in later
+    finally:
+        with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+            admin.execute("DROP ROLE incident_thief, incident_other")
+
+
+def test_names_are_inert_and_whole(auditor: Browser, owner: str) -> None:
+    text = auditor.get("/accesses", {"owner": owner}).text
+    for path in ("/", "/findings"):
+        text += auditor.get(path).text
+    for name in (MARKUP, HIDDEN, EMOJI, LONG):
+        text += auditor.get("/secret", {"owner": owner, "name": name}).text
+    text += auditor.get("/who/application", {"name": APPLICATION}).text
+    assert "<script>alert" not in text and "<img" not in text and "<b onmouseover" not in text and "49&" not in text
+    assert not {*"\u202e\u200b\u2066\x1b\u2028"} & set(text)
+    assert html.escape(MARKUP, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
+    assert "pay\\u202egnp.exe\\u200b\\u2066\\x1b[2J\\r\\n\\u2028end" in text
+    assert EMOJI in text and LONG in text
+
+
+class Tags(html.parser.HTMLParser):
+    """What of a page could run or load something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.active: list[tuple[str, str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("style", "iframe", "object", "embed", "base", "img", "foreignobject", "use"):
+            self.active.append((tag, "", ""))
+        for name, value in attrs:
+            leads = name in ("href", "src", "action", "formaction", "data", "xlink:href", "srcset")
+            if name.startswith("on") or name == "style" or (leads and not re.match(r"/(?!/)|#|$", value or "")):
+                self.active.append((tag, name, value or ""))
+        if tag == "script" and attrs != [("src", "/static/console.js"), ("defer", None)]:
+            self.active.append((tag, "", ""))
+
+
+def test_no_page_has_script_or_style_of_its_own(auditor: Browser, owner: str) -> None:
+    for path in (
+        "/", "/accesses", "/findings", "/incident?user=app_user&since=1h", "/compare?a_since=2h&b_since=1h&by=application", "/integrity",
+        "/doctor", "/sign-in", "/who/user?name=app_user", f"/secret?owner={owner}&name=stripe", "/nowhere", "/accesses?since=nonsense",
+    ):  # fmt: skip
+        assert Tags(auditor.get(path).text).active == [], path
+    # The test itself sees what it looks for.
+    assert len(Tags(f"<p style=a>{MARKUP}{APPLICATION}<a href=//x>").active) == 7
+
+
+def test_compare_shows_what_is_new(auditor: Browser, owner: str) -> None:
+    text = auditor.get("/compare", {"by": "secret", "a_since": "2h", "a_until": "1h", "b_since": "1h"}).text
+    assert '<span class="tag">new</span>' in text and "stripe" in text
+    assert auditor.get("/compare", {"by": "nonsense", "a_since": "2h", "b_since": "1h"}).status == 400
+
+
+def test_the_log_is_verified_from_the_page(auditor: Browser, owner: str, site: ConsoleSite) -> None:
+    assert auditor.get("/integrity/report").status == 404
+    assert auditor.send("POST", "/integrity/verify", {"csrf": auditor.csrf()}).location == "/integrity"
+    while 'http-equiv="refresh"' in (text := auditor.get("/integrity").text):
+        pass
+    report = json.loads(auditor.get("/integrity/report").body)
+    assert ("Nothing was altered" in text) == report["sound"] and report["rows"] > 10 and report["read_as"] == "console_auditor"
+    assert site.browser().get("/integrity/report").status == 303
+
+
+def test_the_doctor_says_what_it_may_not_see(auditor: Browser) -> None:
+    text = auditor.get("/doctor").text
+    assert 'class="finding"' in text and "console_auditor" in text
+
+
+def stream(browser: Browser, path: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=20)
+    cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+    connection.request("GET", path, headers={"Cookie": cookie, "Accept": "text/event-stream"})
+    return connection.getresponse()
+
+
+def events(answer: http.client.HTTPResponse) -> list[tuple[str, str]]:
+    """The next event of a stream, as a list of one; comments are passed over."""
+    kind, data = "", []
+    while True:
+        line = answer.readline().decode().rstrip("\n")
+        if line.startswith("event: "):
+            kind = line[7:]
+        elif line.startswith("data: "):
+            data.append(line[6:])
+        elif not line and kind:
+            return [(kind, "\n".join(data))]
+
+
+def test_an_access_appears_by_itself_and_none_is_left_out(
+    auditor: Browser, proxy: Proxy, site: ConsoleSite, postgres: Backend
+) -> None:
+    owner = "7a1e9c3b-2d4f-4a6b-8c7d-1e2f3a4b5c6d"
+    page = auditor.get("/accesses", {"owner": owner}).text
+    source = html.unescape(re.search(r'data-source="([^"]*)"', page)[1])  # type: ignore[index]
+    with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'between')", (owner,))
+        live = stream(auditor, source)
+        assert live.headers["content-type"].startswith("text/event-stream")
+        # What came between the page and its stream.
+        assert "between" in events(live)[0][1] and events(live)[0][0] == "there"
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'live')", (owner,))
+        kind, row = events(live)[0]
+        assert kind == "row" and ">live<" in row and ">ok<" in row
+        # The log's server ends the stream's connection: what comes meanwhile is shown all the same.
+        with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'secretproxy console'")
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'after')", (owner,))
+        found = [events(live)[0]]
+        while found[-1][0] != "row":
+            found += events(live)
+        assert ">after<" in found[-1][1] and "there" in [kind for kind, _ in found]
+    # Whoever only looks on is signed out like everybody.
+    site.clock.ahead += 16 * 60
+    assert events(live)[0] == ("over", "")
