@@ -101,10 +101,13 @@ changed = rows.Line(without.seq, without.line[:-2] + b"1", without.prev_hash, wi
 assert findings(*older, changed, with_it) == ["changed"]
 assert all(form.fields()[columns.STORED.index("backend_pid")] is None for form in list(unwritable.reduced(with_it))[2:])
 
-record = {name: value for name, value in spool_review._row(with_it).items()}
-for name in ("prev_hash", "row_hash"):
-    record[name] = record[name][2:]
-assert exports._fits(record, exports.body_of(record))
+for line in (with_it, without):
+    record = spool_review._row(line)
+    for name in ("prev_hash", "row_hash"):
+        record[name] = record[name][2:]
+    assert exports._fits(record, exports.body_of(record))
+    body = exports.body_of(record)
+    assert chain.covered(body) == body
 record = {name: value for name, value in spool_review._row(older[0]).items() if name != "backend_pid"}
 for name in ("prev_hash", "row_hash"):
     record[name] = record[name][2:]

@@ -13,13 +13,15 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from secretproxy.audit.columns import ADDED
+from secretproxy.audit.columns import ADDED, CHAINED
 
 GENESIS = bytes(32)
 # Of the session that reads the lines.
 SETTINGS = {
     "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC", "extra_float_digits": "1", "bytea_output": "hex",
 }  # fmt: skip
+# How many columns the log's first version has.
+_FIRST_COLUMNS = len(CHAINED) - len(ADDED)
 # src/backend/commands/copyto.c, CopyAttributeOutText()
 _COPY = str.maketrans({"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"})
 _SPECIAL = re.compile(r"[\\\x08-\x0d]")
@@ -75,7 +77,7 @@ def covered(line: bytes) -> bytes:
 
     It ends before added columns that are NULL, which older rows do not have.
     """
-    for _ in ADDED:
+    for _ in range(line.count(b"\t") + 1 - _FIRST_COLUMNS):
         if not line.endswith(b"\t\\N"):
             break
         line = line[:-3]
