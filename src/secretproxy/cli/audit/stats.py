@@ -66,7 +66,7 @@ def stats(
 
     async def work() -> None:
         async with review.reading(database) as connection:
-            with _Progress() as progress:
+            with CountProgress() as progress:
                 answers = await counting.stats(
                     connection,
                     await review.resolved(connection, wanted),
@@ -109,7 +109,7 @@ def bursts(
 
     async def work() -> None:
         async with review.reading(database) as connection:
-            with _Progress() as progress:
+            with CountProgress() as progress:
                 progress("secrets by login and time")
                 table = await counting.bursts(
                     connection, await review.resolved(connection, wanted), window=length, at_least=at_least, limit=most
@@ -156,7 +156,7 @@ def compare(
 
     async def work() -> None:
         async with review.reading(database) as connection:
-            with _Progress() as progress:
+            with CountProgress() as progress:
                 progress("accesses of both")
                 table = await counting.compare(
                     connection, await review.resolved(connection, one), await review.resolved(connection, other), by, most
@@ -172,7 +172,7 @@ def compare(
     run(work())
 
 
-class _Progress:
+class CountProgress:
     """Says in a terminal what is being counted."""
 
     def __enter__(self) -> Any:

@@ -23,6 +23,7 @@ from secretproxy.cli.audit.showing import (
     writer_to,
     zone,
 )
+from secretproxy.cli.audit.stats import CountProgress
 from secretproxy.config import ConfigError, review_database
 
 IN_A_TERMINAL = 100
@@ -55,11 +56,13 @@ def unused(
 
     async def work() -> None:
         async with review.reading(database) as log:
-            if secrets_dsn is None:
-                found = await unused_secrets(log, log, before, uses)
-            else:
-                async with review.reading(secrets_dsn) as secrets:
-                    found = await unused_secrets(log, secrets, before, uses)
+            with CountProgress() as progress:
+                progress("the last use of each secret")
+                if secrets_dsn is None:
+                    found = await unused_secrets(log, log, before, uses)
+                else:
+                    async with review.reading(secrets_dsn) as secrets:
+                        found = await unused_secrets(log, secrets, before, uses)
             rows = found.rows if most is None else found.rows[:most]
             if machine:
                 write = writer_to(sys.stdout, as_csv, raw)
