@@ -20,7 +20,9 @@ import pytest
 from tests.conftest import Backend
 from tests.support.certificates import Authority
 from tests.support.command import run
+from tests.support.proxy import Proxy
 
+from secretproxy.demo.postgres import free_port
 from secretproxy.install.keyfile import create_key_file
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mistakes.md"
@@ -49,7 +51,7 @@ class Site:
     def dsn(self, user: str = "journal", database: str = "app", password: str = "") -> str:
         return f"postgresql://{user}{password and ':' + password}@{self.backend.address}/{database}"
 
-    def mistakes(self, taken: int) -> list[Mistake]:
+    def mistakes(self, taken: int, own: int, serving: int) -> list[Mistake]:
         here, wrong = self.directory, "postgresql://journal@127.0.0.1:1/app"
         journal = f'dsn = "{self.dsn()}"'
         unready = {"audit": [journal]}
@@ -65,6 +67,8 @@ class Site:
             Mistake("A wrong port of the backend", "check", "backend.hosts", 1, {"backend": ['hosts = ["127.0.0.1:1"]'], **unready}),
             Mistake("A server's name that does not resolve", "check", "backend.hosts", 1, {"backend": ['hosts = ["nowhere.invalid"]'], **unready}),
             Mistake("backend.tls asks for TLS that the server does not speak", "check", "backend.tls", 1, {"backend": ['tls = "require"'], **unready}),
+            Mistake("backend.hosts names the proxy itself", "check", "backend.hosts", 1, {"listen": [f"port = {own}"], "backend": [f'hosts = ["localhost:{own}"]'], **unready}),
+            Mistake("audit.dsn names the proxy itself", "check", "audit.dsn", 1, {"listen": [f"port = {serving}"], "audit": [f'dsn = "postgresql://journal@127.0.0.1:{serving}/app"']}),
             Mistake("A wrong port of the log", "check", "audit.dsn", 1, {"audit": [f'dsn = "{wrong}"']}),
             Mistake("A wrong password", "check", "audit.dsn", 1, {"audit": [f'dsn = "{self.dsn(LOGIN, password="wrong")}"']}),
             Mistake("A login that does not exist", "check", "audit.dsn", 1, {"audit": [f'dsn = "{self.dsn("jornal")}"']}),
@@ -75,7 +79,8 @@ class Site:
             Mistake("A parameter of the DSN is misspelt", "check", "audit.dsn", 1, {"audit": [f'dsn = "{self.dsn()}?sslmod=require"']}),
             Mistake("There is no key file yet", "check", "testimony.key_file", 1, {"testimony": [f'key_file = "{here}/missing.key"'], **unready}),
             Mistake("Others may read the key file", "check", "testimony.key_file", 1, {"testimony": [f'key_file = "{here}/open.key"'], **unready}),
-            Mistake("The key file is another database's", f"install --dsn {self.dsn('postgres')}", "testimony.key_file", 2, {"testimony": [f'key_file = "{here}/other.key"']}),
+            Mistake("The key file is another database's", "check", "testimony.key_file", 1, {"testimony": [f'key_file = "{here}/other.key"'], **unready}),
+            Mistake("The same, at the next installation", f"install --dsn {self.dsn('postgres')}", "testimony.key_file", 2, {"testimony": [f'key_file = "{here}/other.key"']}),
             Mistake("The port is taken", "run", "listen.port", 2, {"listen": [f"port = {taken}"]}),
             Mistake("An address that this host does not have", "check", "listen.host", 1, {"listen": ['host = "192.0.2.1"'], **unready}),
             Mistake("The socket's directory is missing", "run", "listen.unix_socket_dir", 2, {"listen": ['host = ""', f'unix_socket_dir = "{here}/run"']}),
@@ -105,12 +110,13 @@ class Site:
         config.write_text(text if mistake.text is None else mistake.text)
         return config
 
-    def plain(self, text: str, taken: int) -> str:
+    def plain(self, text: str, *ports: int) -> str:
         """What differs from run to run is as a reader would have it."""
         # PostgreSQL 16 has other words for it.
         text = text.replace("WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", "WITH ADMIN OPTION")
         text = text.replace(str(self.backend.key_file), "secretproxy.key").replace(f"{self.directory}/", "")
-        return text.replace(self.backend.address, "127.0.0.1:5432").replace(str(taken), "6432")
+        text = text.replace(self.backend.address, "127.0.0.1:5432")
+        return re.sub("|".join(map(str, ports)), "6432", text)
 
 
 @pytest.fixture
@@ -164,17 +170,22 @@ def said(site: Site, mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> tuple
     return status, " ".join(re.sub(r"^(FAIL  |secretproxy: )", "", line) for line in lines)
 
 
-def test_mistakes_are_told_with_what_mends_them(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_told_with_what_mends_them(site: Site, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["| mistake | command | what it says | exit |", "| --- | --- | --- | --- |"]
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        taken = listener.getsockname()[1]
-        for mistake in site.mistakes(taken):
+        taken, own = listener.getsockname()[1], free_port()
+        for mistake in site.mistakes(taken, own, proxy.port):
             status, text = said(site, mistake, monkeypatch)
             assert status == mistake.status, (mistake.what, status, text)
             assert mistake.named in text, (mistake.what, text)
             if mistake.variables and mistake.named in mistake.variables:
                 assert "secretproxy.toml" not in text, "the file is not to blame"
-            cells = [mistake.what, f"`{site.plain(mistake.command, taken)}`", site.plain(text, taken), str(status)]
+            cells = [
+                mistake.what,
+                f"`{site.plain(mistake.command, taken, own, proxy.port)}`",
+                site.plain(text, taken, own, proxy.port),
+                str(status),
+            ]
             rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     assert len(rows) >= 22
     document = DOCUMENT.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def check(
     else:
         for name, fault in results:
             typer.echo(
-                f"{'ok  ' if fault is None else 'FAIL'}  {name}" + (f": {fault.removeprefix(f'{name} ')}" if fault else "")
+                f"{'ok  ' if fault is None else 'FAIL'}  {name}"
+                + (f": {re.sub(f'^{re.escape(name)}:? ', '', fault)}" if fault else "")
             )
     raise typer.Exit(1 if any(fault for _, fault in results) else 0)
 

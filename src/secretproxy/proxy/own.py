@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 import uuid
@@ -16,8 +17,10 @@ from secretproxy.audit.housekeeping import PARTITIONS
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines
 from secretproxy.audit.unwritable import milliseconds
-from secretproxy.config import Settings
-from secretproxy.connections import ConnectError, Place, broke, broken, connect
+from secretproxy.config import Host, Settings
+from secretproxy.connections import ConnectError, ConninfoError, Place, broke, broken, connect, read
+from secretproxy.proxy.backend import Unreached, resolve
+from secretproxy.proxy.itself import Itself
 from secretproxy.session.events import Event, EventKind, Identity
 
 __all__ = ["connect_log", "log_places", "trouble_with_log"]
@@ -78,6 +81,11 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
 
 async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | None:
     """What keeps the journal from writing the log, None where nothing does: a row of each kind is written as the journal would, and rolled back."""
+    if await _leads_here(settings):
+        return (
+            "it leads to secretproxy itself (listen.host, listen.port): at listen.max_sessions, or while it drains, no call could be "
+            "recorded; name PostgreSQL's own address"
+        )
     try:
         connection = await connect_log(settings, "secretproxy check")
     except Exception as error:
@@ -104,6 +112,23 @@ async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | 
     finally:
         connection.terminate()
     return None
+
+
+async def _leads_here(settings: Settings) -> bool:
+    """Whether an address of audit.dsn is one that the proxy listens on."""
+    if settings.audit.dsn is None:
+        return False
+    itself = Itself(settings.listen)
+    try:
+        places = read(settings.audit.dsn.get_secret_value()).places
+    except ConninfoError:
+        return False
+    for place in places:
+        host = Host(host=place.address or place.host, port=place.port)
+        with contextlib.suppress(Unreached):
+            if any(itself.why(target) for target in await resolve(host, settings.audit.timeout)):
+                return True
+    return False
 
 
 def _told(error: asyncpg.PostgresError) -> str:
