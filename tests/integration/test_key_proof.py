@@ -132,7 +132,7 @@ def test_a_wrong_key_is_told_with_its_version_and_what_to_do(site: Site, keys: d
                 f"INSERT INTO secretproxy.testimony_key (version, key) VALUES (1, '\\x{KEY.hex()}') ON CONFLICT DO NOTHING;"
                 " DELETE FROM secretproxy.testimony_key WHERE version <> 1"
             )
-    assert fault is not None and fault.startswith("testimony.key_file") and words in fault and "`secretproxy " in fault
+    assert fault is not None and words in fault and "`secretproxy " in fault
     assert not any(key.hex() in fault for key in keys.values())
 
 
@@ -156,7 +156,7 @@ def test_check_fails_and_names_the_setting(site: Site) -> None:
         capture_output=True, text=True, timeout=60, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert re.search(r"^FAIL  testimony\.key_file: testimony\.key_file: version 1 is another key", done.stdout, re.M), done.stdout
+    assert re.search(r"^FAIL  testimony\.key_file: version 1 is another key", done.stdout, re.M), done.stdout
 
 
 def test_where_nothing_can_be_proven_the_file_is_not_to_blame(site: Site) -> None:

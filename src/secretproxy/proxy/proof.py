@@ -365,4 +365,5 @@ async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[s
         # Not a fault of the key's: the backend, the log or their login are looked at by other checks, and the log may be elsewhere.
         why = "backend.hosts" if results else trouble(error)
         return [*results, (f"{name} (not proven to be the key of database {database}: {why})", None)]
-    return [*results, (name, found.key), ("encrypted_secrets", found.functions)]
+    fault = found.key and found.key.removeprefix(f"{name}: ")
+    return [*results, (name, fault), ("encrypted_secrets", found.functions)]
