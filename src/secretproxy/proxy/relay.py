@@ -310,7 +310,7 @@ class ClientSide(Side):
             )
             self.fail("08P01", "the backend does not speak PostgreSQL's protocol (backend.hosts)", backend_lost=True)
             return
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self.broken(error)
             return
         if self._crowded and session.roomy:
