@@ -7,6 +7,7 @@ cannot parse a text, its names are looked for as words: the backend decides whet
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import re
@@ -43,6 +44,8 @@ _MOST_SCANNED_AGAIN = 4_000_000
 # Characters of a tree that is walked. A text of _MOST_SIGNS has a tree of 20 MB; more only where the grammar copies
 # nodes.
 _MOST_TREE = 32 * 1024 * 1024
+# Characters of a tree from which the garbage collector waits while it is read and walked.
+_LARGE_TREE = 256 * 1024
 
 
 # A text with more signs and gaps than this is not for the event loop: it would take 2 ms and more. So many are one
@@ -236,12 +239,19 @@ class Detector:
         if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.dependencies:
             return HARMLESS
         found = Found()
+        # A large tree is half a million objects without a cycle among them, which the collector looks at again and again.
+        collected = len(document) > _LARGE_TREE and gc.isenabled()
+        if collected:
+            gc.disable()
         try:
             statements: list[dict[str, Any]] = json.loads(document).get("stmts", [])
             for statement in statements:
                 tree.walk_statement(statement.get("stmt", {}), monitored, found)
         except RecursionError:
             return self._by_words(sql)
+        finally:
+            if collected:
+                gc.enable()
         if not any(
             (
                 found.calls,
