@@ -10,7 +10,7 @@ KINDS = ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS")
 # What the scripts themselves give everybody.
 EVERYBODYS = {
     "secretproxy.backend_start()", "secretproxy.bcrypt(text,text)", "secretproxy.bcrypt_salt(integer)", "secretproxy.pgp_encrypt_1(bytea,text)",
-    "secretproxy.jwt_subject()",
+    "secretproxy.jwt_subject()", "secretproxy.key_proof(bytea)",
 }  # fmt: skip
 GIVEN = """
 SELECT c.oid::regclass::text FROM pg_class c, aclexplode(c.relacl) x
