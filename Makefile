@@ -1,7 +1,7 @@
 # demo and test are all that a new machine needs; both make .venv first.
 PY := .venv/bin/python
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 OLDEST ?= python3.11
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
 

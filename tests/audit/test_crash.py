@@ -1,6 +1,6 @@
 """Killed at random points while it writes log, spool and checkpoints: the log verifies, and what was durable is there, once.
 
-Twenty kills; `make crashes` does two hundred (TEST_CRASHES).
+Eight kills; `make crashes` does two hundred (TEST_CRASHES).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secretproxy.install import install
 from tests.audit.crash_worker import work
 from tests.conftest import Backend
 
-KILLS = int(os.environ.get("TEST_CRASHES", "20"))
+KILLS = int(os.environ.get("TEST_CRASHES", "8"))
 SHUT = "ALTER ROLE crash_journal NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'crash_journal'"
 
 
