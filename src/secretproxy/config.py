@@ -396,14 +396,22 @@ def config_file(config: Path | None) -> Path | None:
     return DEFAULT_FILE if DEFAULT_FILE.exists() else None
 
 
+def revealed(dsn: SecretStr | None) -> str | None:
+    """A connection string as it is opened with; None where the setting is unset."""
+    return None if dsn is None else dsn.get_secret_value()
+
+
+def socket_file(directory: Path, port: int) -> Path:
+    """The file of a server's Unix socket (UNIXSOCK_PATH of src/include/libpq/pqcomm.h)."""
+    return directory / f".s.PGSQL.{port}"
+
+
 def review_database(dsn: str | None, config: Path | None) -> str | None:
     """The database that a command looks at: --dsn, then audit.review_dsn; None: as the PG* variables say. Raises ConfigError."""
     if dsn is not None and config is None:
         return dsn
     found = load_settings(config).audit.review_dsn
-    if dsn is not None or found is None:
-        return dsn
-    return found.get_secret_value()
+    return revealed(found) if dsn is None else dsn
 
 
 def load_settings(config: Path | None = None) -> Settings:

@@ -77,11 +77,10 @@ async def _backends(settings: Settings) -> list[tuple[Target | None, str | None]
     """Every address of every server, in TLS where backend.tls says so."""
     from secretproxy.proxy.backend import Tls, Unreached, reach
     from secretproxy.proxy.hosts import Hosts
-    from secretproxy.proxy.tls import backend_context
 
     backend = settings.backend
     try:
-        tls = Tls(backend_context(backend), backend.tls != "prefer")
+        tls = Tls.of(backend)
     except ConfigError as error:
         return [(None, str(error))]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from secretproxy.config import ConfigError, Settings, config_file, load_settings
+from secretproxy.config import ConfigError, Settings, config_file, load_settings, revealed
 
 
 class Direct(StrEnum):
@@ -87,8 +87,8 @@ def _setup(settings: Settings, config: Path | None, new_key_file: bool) -> Any:
     audit = settings.audit
     return Setup(
         str(file) if file is not None else None,
-        audit.dsn.get_secret_value() if audit.dsn is not None else None,
-        audit.review_dsn.get_secret_value() if audit.review_dsn is not None else None,
+        revealed(audit.dsn),
+        revealed(audit.review_dsn),
         settings.testimony.key_file if new_key_file else None,
         environment=file is None and bool(settings.model_fields_set),
     )

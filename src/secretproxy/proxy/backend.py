@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from secretproxy.config import Host
-from secretproxy.proxy.tls import Secured
+from secretproxy.config import BackendSettings, Host
+from secretproxy.proxy.tls import Secured, backend_context
 from secretproxy.wire.messages import SSL_REQUEST
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -25,6 +25,11 @@ class Tls:
 
     context: ssl.SSLContext | None = None
     required: bool = False
+
+    @classmethod
+    def of(cls, settings: BackendSettings) -> Tls:
+        """As the settings have it. Raises ConfigError."""
+        return cls(backend_context(settings), settings.tls != "prefer")
 
 
 @dataclass(frozen=True, slots=True)

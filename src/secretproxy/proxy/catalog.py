@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from secretproxy.config import Host, Settings
+from secretproxy.config import Host, Settings, revealed
 from secretproxy.connections import READING, ConnectError, Place, trouble
 from secretproxy.connections import connect as open_connection
 from secretproxy.detect import Detector
@@ -270,7 +270,7 @@ async def connect(settings: Settings, database: str | None, tls: Tls, mark: str,
     addresses = settings.backend.addresses if host is None else [host]
     dsn = settings.audit.dsn
     return await open_connection(
-        dsn.get_secret_value() if dsn is not None else None,
+        revealed(dsn),
         "secretproxy catalog",
         timeout=settings.audit.timeout,
         command_timeout=settings.audit.timeout,

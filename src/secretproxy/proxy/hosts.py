@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from secretproxy.config import Host, Settings
+from secretproxy.config import Host, Settings, revealed
 from secretproxy.connections import FAILURES, ConnectError, Place, connect, trouble
 from secretproxy.proxy import tls
 from secretproxy.proxy.backend import BackendUnreachable, Target, Unreached, resolve
@@ -70,7 +70,7 @@ class Hosts:
         self._interval = backend.monitor_interval
         self.watching = self.attrs != "any" and settings.auth.mode == "passthrough"
         dsn = backend.monitor_dsn or settings.audit.dsn
-        self._dsn = dsn.get_secret_value() if dsn is not None else None
+        self._dsn = revealed(dsn)
         self._backend = backend
         self._kinds: dict[Host, dict[Target, Kind | str]] = {}
         self._connections: dict[Target, Any] = {}

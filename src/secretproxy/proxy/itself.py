@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from secretproxy.config import Host, ListenSettings, Settings
+from secretproxy.config import Host, ListenSettings, Settings, socket_file
 from secretproxy.connections import ConnectError
 from secretproxy.proxy.backend import Target
 
@@ -29,7 +29,7 @@ class Itself:
 
     def __init__(self, listen: ListenSettings) -> None:
         self._port = listen.port
-        self._socket = listen.unix_socket_dir / f".s.PGSQL.{listen.port}" if listen.unix_socket_dir is not None else None
+        self._socket = socket_file(listen.unix_socket_dir, listen.port) if listen.unix_socket_dir is not None else None
         self._address = _first_address(listen.host, listen.port) if listen.host else None
         self.leading_back: frozenset[Host] = frozenset()
 

@@ -17,7 +17,7 @@ from secretproxy.audit.housekeeping import PARTITIONS
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines
 from secretproxy.audit.unwritable import milliseconds
-from secretproxy.config import Host, Settings
+from secretproxy.config import Host, Settings, revealed
 from secretproxy.connections import ConnectError, ConninfoError, Place, broke, broken, connect, read
 from secretproxy.proxy.backend import Unreached, resolve
 from secretproxy.proxy.itself import Itself
@@ -48,7 +48,7 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
     dsn, places = settings.audit.dsn, log_places(settings)
     timeout = settings.audit.timeout
     connection = await connect(
-        dsn.get_secret_value() if dsn is not None else None,
+        revealed(dsn),
         application_name,
         timeout=timeout,
         command_timeout=timeout,

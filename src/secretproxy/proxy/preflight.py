@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import asyncpg
 
-from secretproxy.config import Settings
+from secretproxy.config import Settings, revealed, socket_file
 from secretproxy.connections import FAILURES, ConnectError, Place, close, connect
 from secretproxy.connections import read as read_conninfo
 from secretproxy.connections.conninfo import ConninfoError
@@ -41,7 +41,7 @@ def places(settings: Settings) -> Iterator[Result]:
         if fault is not None:
             yield "listen.host, listen.port", fault
     if listen.unix_socket_dir is not None:
-        path = listen.unix_socket_dir / f".s.PGSQL.{listen.port}"
+        path = socket_file(listen.unix_socket_dir, listen.port)
         fault = _directory(listen.unix_socket_dir)
         if fault is None and len(os.fsencode(path)) > _LONGEST_PATH:
             fault = f"{path}: a Unix socket's path has at most {_LONGEST_PATH} bytes; name a shorter directory"
@@ -122,11 +122,11 @@ async def logins_in_tls(settings: Settings, targets: list[Target]) -> AsyncItera
     """Backends that refuse clients in TLS: a login that is bound to one TLS connection does not pass through two."""
     if settings.auth.mode != "passthrough" or "off" in (settings.listen.tls, settings.backend.tls):
         return
-    context = tls.backend_context(settings.backend)
+    secured = Tls.of(settings.backend)
     ours = tls.listen_binding(settings.listen)
     for target in targets:
         with contextlib.suppress(Unreached, TimeoutError, OSError):
-            offered, theirs = await _offered(settings, target, Tls(context, settings.backend.tls != "prefer"))
+            offered, theirs = await _offered(settings, target, secured)
             if offered and theirs is not None and theirs != ours:
                 yield (
                     f"auth.mode {target}",
@@ -162,7 +162,7 @@ async def _offered(settings: Settings, target: Target, secured: Tls) -> tuple[bo
 def _known_login(settings: Settings) -> tuple[str, str]:
     dsn = settings.backend.monitor_dsn or settings.audit.dsn
     with contextlib.suppress(ConninfoError):
-        known = read_conninfo(dsn.get_secret_value() if dsn is not None else None)
+        known = read_conninfo(revealed(dsn))
         return known.user, known.database
     return _NOBODY, "postgres"
 
@@ -234,7 +234,7 @@ async def _session(settings: Settings, target: Target) -> AsyncIterator[Any]:
     timeout = settings.backend.connect_timeout
     secured = tls.backend_context(settings.backend, target.host.host)
     connection = await connect(
-        dsn.get_secret_value() if dsn is not None else None,
+        revealed(dsn),
         _NOBODY,
         timeout=timeout,
         command_timeout=timeout,

@@ -18,14 +18,13 @@ from typing import Any, Protocol
 import asyncpg
 import structlog
 
-from secretproxy.config import ConfigError, Settings
+from secretproxy.config import ConfigError, Settings, revealed
 from secretproxy.connections import ConnectError, ConninfoError, read, trouble
 from secretproxy.detect.functions import NAMES
 from secretproxy.install.project import testifying_bodies
 from secretproxy.proxy.backend import Tls
 from secretproxy.proxy.catalog import connect
 from secretproxy.proxy.itself import LEADS_BACK, leading_back
-from secretproxy.proxy.tls import backend_context
 from secretproxy.session.session import Session
 from secretproxy.session.testimony import Keys
 
@@ -74,7 +73,7 @@ def home(settings: Settings) -> str | None:
     """The database that audit.dsn names, which is the backend's where the log is."""
     dsn = settings.audit.dsn
     try:
-        return read(dsn.get_secret_value() if dsn is not None else None).database
+        return read(revealed(dsn)).database
     except ConninfoError:
         return None
 
@@ -351,7 +350,7 @@ async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[s
     mark = shared.mark(secrets.token_bytes(16))
     results: list[tuple[str, str | None]] = []
     try:
-        tls = Tls(backend_context(settings.backend), settings.backend.tls != "prefer")
+        tls = Tls.of(settings.backend)
         for host in await leading_back(settings, lambda host: connect(settings, None, tls, mark, host)):
             results.append(("backend.hosts", f"{host}: {LEADS_BACK}"))
         connection = await connect(settings, database, tls, mark)

@@ -22,7 +22,7 @@ import structlog
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
-from secretproxy.config import ConfigError, Host, Settings
+from secretproxy.config import ConfigError, Host, Settings, socket_file
 from secretproxy.detect import Detector
 from secretproxy.detect.detector import Allowance
 from secretproxy.install.keyfile import KeyFileError, load_key_file
@@ -68,7 +68,7 @@ class Server:
         self._keys_read = _changed_at(settings.testimony.key_file)
         self.tls = tls.listen_context(settings.listen)
         self.tls_binding = tls.listen_binding(settings.listen)
-        self.backend_tls = Tls(tls.backend_context(settings.backend), settings.backend.tls != "prefer")
+        self.backend_tls = Tls.of(settings.backend)
         self._allowance = Allowance(asyncio.get_running_loop().call_soon)
         self.detector = self._new_detector()
         limits = settings.limits
@@ -378,7 +378,7 @@ def open_sockets(settings: Settings) -> list[socket.socket]:
 
 
 def _unix_socket(directory: Path, port: int) -> socket.socket:
-    path = directory / f".s.PGSQL.{port}"
+    path = socket_file(directory, port)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():
