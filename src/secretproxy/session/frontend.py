@@ -126,11 +126,7 @@ class Frontend:
     def _parsed(self, name: bytes, prepared: Prepared) -> None:
         if self._pipeline.skipping:
             return
-        undo = self._names.parse(name, prepared)
-        if undo is None:
-            self._pipeline.push(PARSE)
-        else:
-            self._pipeline.push_undo(undo)
+        self._pipeline.push_named(PARSE, self._names.parse(name, prepared))
 
     def bind(self, message: Framer) -> None:
         if not message.complete and message.buffer.count(b"\0", message.start + 5) < 2:
@@ -199,11 +195,7 @@ class Frontend:
     def _bound(self, name: bytes, portal: Prepared | Portal) -> None:
         if self._pipeline.skipping:
             return
-        undo = self._names.bind(name, portal)
-        if undo is None:
-            self._pipeline.push(BIND)
-        else:
-            self._pipeline.push_undo(undo)
+        self._pipeline.push_named(BIND, self._names.bind(name, portal))
 
     def describe(self, message: Framer) -> None:
         if message.complete and message.buffer[message.start + 5 : message.start + 6] == _STATEMENT:
@@ -250,10 +242,7 @@ class Frontend:
             undo = self._names.close_statement(name)
         else:
             undo = self._names.close_portal(name)
-        if undo is None:
-            self._pipeline.push(CLOSE)
-        else:
-            self._pipeline.push_undo(undo)
+        self._pipeline.push_named(CLOSE, undo)
 
     def sync(self, message: Framer) -> None:
         self._pipeline.sync()

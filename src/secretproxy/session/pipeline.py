@@ -92,6 +92,13 @@ class Pipeline:
             return
         self._due.append(entry)
 
+    def push_named(self, entry: Entry, undo: Undo | None) -> None:
+        """Enters a message about a name: `undo` where it has changed what that leads to, else `entry`."""
+        if undo is None:
+            self.push(entry)
+        else:
+            self.push_undo(undo)
+
     def push_undo(self, undo: Undo) -> None:
         """Enters a message that has changed what a name leads to. A portal that the name had before is closed."""
         before = undo.before
