@@ -192,6 +192,13 @@ def load_public(path: Path) -> Ed25519PublicKey:
     return key
 
 
+def public_key_of(given: Path | None, key_file: Path | None) -> Ed25519PublicKey | None:
+    """Loads the key that checkpoints are checked with: the one given, or the one beside the private key, or none. Raises ConfigError."""
+    if given is None and key_file is not None and public_file(key_file).exists():
+        given = public_file(key_file)
+    return None if given is None else load_public(given)
+
+
 def genuine(checkpoint: Checkpoint, key: Ed25519PublicKey) -> bool:
     try:
         key.verify(checkpoint.signature, checkpoint.signed_text)
@@ -212,3 +219,19 @@ def read_file(path: Path) -> Iterator[tuple[int, Checkpoint | None]]:
                         yield number, None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--checkpoints {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
+
+
+def kept_outside(given: Path | None, configured: Path | None) -> tuple[list[Checkpoint], list[int]]:
+    """Reads the checkpoints of a file kept elsewhere, and the numbers of lines that are none. Raises ConfigError.
+
+    A file that was given must be there, one that the configuration names need not be made yet.
+    """
+    found: list[Checkpoint] = []
+    unreadable: list[int] = []
+    file = given if given is not None else configured if configured is not None and configured.exists() else None
+    for number, checkpoint in () if file is None else read_file(file):
+        if checkpoint is None:
+            unreadable.append(number)
+        else:
+            found.append(checkpoint)
+    return found, unreadable

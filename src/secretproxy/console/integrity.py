@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from secretproxy.audit.checkpoints import Checkpoint, load_public, public_file, read_file
+from secretproxy.audit.checkpoints import kept_outside, public_key_of
 from secretproxy.audit.review import explained
 from secretproxy.audit.verify import Report, verify_database
 from secretproxy.config import AuditSettings, ConfigError
@@ -21,32 +19,6 @@ from secretproxy.connections import ConnectError, Conninfo
 
 # Verifications at once, of all people together: each takes a core.
 MOST_AT_ONCE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a log is verified against: checkpoints kept outside, the key that they are signed with."""
-
-    outside: tuple[Checkpoint, ...]
-    # Lines of the file of checkpoints that are none.
-    unreadable: tuple[int, ...]
-    key: Ed25519PublicKey | None
-    signed_within: float
-
-    @classmethod
-    def of(cls, settings: AuditSettings) -> Evidence:
-        """As `audit verify` takes it from the configuration. Raises ConfigError."""
-        key_file, file = settings.checkpoint_key_file, settings.checkpoint_file
-        public = None if key_file is None else public_file(key_file)
-        key = load_public(public) if public is not None and public.exists() else None
-        found: list[Checkpoint] = []
-        unreadable = []
-        for number, checkpoint in read_file(file) if file is not None and file.exists() else ():
-            if checkpoint is None:
-                unreadable.append(number)
-            else:
-                found.append(checkpoint)
-        return cls(tuple(found), tuple(unreadable), key, settings.checkpoint_seconds)
 
 
 class _StoppedError(Exception):
@@ -78,12 +50,12 @@ class Check:
             self.rows, self.estimate = done, total
 
         async def work() -> Report:
-            evidence = Evidence.of(settings)
-            self.signed = evidence.key is not None
-            report = await verify_database(
-                conninfo, evidence.outside, evidence.key, progress, signed_within=evidence.signed_within
-            )
-            for number in evidence.unreadable:
+            # What `audit verify` takes from the configuration.
+            key = public_key_of(None, settings.checkpoint_key_file)
+            outside, unreadable = kept_outside(None, settings.checkpoint_file)
+            self.signed = key is not None
+            report = await verify_database(conninfo, outside, key, progress, signed_within=settings.checkpoint_seconds)
+            for number in unreadable:
                 report.add("-", None, "checkpoint", f"line {number} of {settings.checkpoint_file} is not a checkpoint")
             return report
 

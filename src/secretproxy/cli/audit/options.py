@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -66,22 +65,6 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
         raise explained(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-def kept_outside(given: Path | None, configured: Path | None) -> tuple[list[Any], list[int]]:
-    """The checkpoints of a file kept elsewhere, and the numbers of lines that are none. Raises ConfigError."""
-    from secretproxy.audit.checkpoints import read_file
-
-    found: list[Any] = []
-    unreadable: list[int] = []
-    file = given if given is not None else configured if configured is not None and configured.exists() else None
-    if file is not None:
-        for number, checkpoint in read_file(file):
-            if checkpoint is None:
-                unreadable.append(number)
-            else:
-                found.append(checkpoint)
-    return found, unreadable
 
 
 def filtered(**given: Any) -> Any:

@@ -31,7 +31,7 @@ def retention(
     """
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
-    from secretproxy.audit.checkpoints import Signer, load_public
+    from secretproxy.audit.checkpoints import Signer, kept_outside, load_public
 
     audit = load_settings(config).audit
     keep = keep or audit.retention
@@ -43,7 +43,7 @@ def retention(
         )
     signer = Signer(audit.checkpoint_key_file, audit.checkpoint_file, audit.checkpoint_command)
     key = load_public(public_key) if public_key is not None else signer.public
-    outside, unreadable = opt.kept_outside(checkpoints, audit.checkpoint_file)
+    outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
     if unreadable:
         raise ConfigError(
             f"--checkpoints: line {unreadable[0]} is not a checkpoint; nothing is removed before that is cleared up"

@@ -26,9 +26,11 @@ def verify(
     as_json: bool = opt.JSON,
 ) -> None:
     """Prove that no row was changed, removed or added. Exit status 1 where one was."""
+    from secretproxy.audit.checkpoints import kept_outside, public_key_of
+
     audit = load_settings(config).audit
-    key = _public_key(public_key, audit.checkpoint_key_file)
-    outside, unreadable = opt.kept_outside(checkpoints, audit.checkpoint_file)
+    key = public_key_of(public_key, audit.checkpoint_key_file)
+    outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
     words: list[str] = []
     if file is not None:
         report, words = _of_export(file, manifest, outside, key)
@@ -42,18 +44,6 @@ def verify(
     else:
         _tell(report, words if file is not None else [_signed(report, key is not None)])
     raise typer.Exit(0 if report.sound else 1)
-
-
-def _public_key(given: Path | None, key_file: Path | None) -> Any:
-    """Loads the key that checkpoints are checked with.
-
-    The one that was given, or the one beside the private key, or none.
-    """
-    from secretproxy.audit.checkpoints import load_public, public_file
-
-    if given is None and key_file is not None and public_file(key_file).exists():
-        given = public_file(key_file)
-    return load_public(given) if given is not None else None
 
 
 def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) -> tuple[Any, list[str]]:
