@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+
+from secretproxy.audit.follower import Endings, Follower
+from secretproxy.audit.housekeeping import CHANNEL
 
 
 class Wake:
@@ -18,6 +22,14 @@ class Wake:
         self._told: set[uuid.UUID] = set()
         self._news = asyncio.Event()
         self._due = 0.0
+
+    @classmethod
+    async def of(cls, connection: Any) -> Wake:
+        """Hears what is told on a connection, and its end."""
+        wake = cls()
+        await connection.add_listener(CHANNEL, wake)
+        connection.add_termination_listener(wake)
+        return wake
 
     def __call__(self, *notice: Any) -> None:
         with contextlib.suppress(ValueError, IndexError):
@@ -38,3 +50,14 @@ class Wake:
         if everywhere:
             self._due = clock() + self.EVERYWHERE
         return told, everywhere
+
+
+async def arrivals(
+    connection: Any, wake: Wake, follower: Follower, endings: Endings, over: Callable[[], bool] = lambda: False
+) -> AsyncIterator[list[dict[str, Any]]]:
+    """The accesses to show now, each time something is told or is due, until the connection has ended or it is `over`; often there are none."""
+    told: set[uuid.UUID] = set()
+    everywhere = True
+    while not connection.is_closed() and not over():
+        yield await endings.of(connection, await follower.news(connection, told, everywhere=everywhere))
+        told, everywhere = await wake.wait(endings.due())

@@ -7,7 +7,6 @@ more came than are sent again, the page is told to be loaded anew, so that no ga
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,10 +17,9 @@ from starlette.responses import Response, StreamingResponse
 from secretproxy.audit import review
 from secretproxy.audit.filters import Filter
 from secretproxy.audit.follower import Endings, Follower
-from secretproxy.audit.housekeeping import CHANNEL
 from secretproxy.audit.paging import newest
 from secretproxy.audit.review import UnreachedError
-from secretproxy.audit.wake import Wake
+from secretproxy.audit.wake import Wake, arrivals
 from secretproxy.config import ConfigError
 from secretproxy.console.app import Visit
 from secretproxy.console.query import filter_of, query_of
@@ -75,9 +73,7 @@ async def _stream(visit: Visit, wanted: Filter, since: datetime) -> AsyncIterato
     while not sessions.over(visit.session):
         try:
             async with visit.reader.connection(keep=False) as connection:
-                wake = Wake()
-                await connection.add_listener(CHANNEL, wake)
-                connection.add_termination_listener(wake)
+                wake = await Wake.of(connection)
                 await follower.begin(connection)
                 if first:
                     page = await newest(connection, wanted.but(since=max(since, wanted.since or since)), MOST_AGAIN)
@@ -88,17 +84,13 @@ async def _stream(visit: Visit, wanted: Filter, since: datetime) -> AsyncIterato
                     first = False
                 yield event("there", "")
                 lost = False
-                told: set[uuid.UUID] = set()
-                everywhere = True
-                while not connection.is_closed() and not sessions.over(visit.session):
-                    news = await follower.news(connection, told, everywhere=everywhere)
-                    for row in await endings.of(connection, news):
+                async for rows in arrivals(connection, wake, follower, endings, lambda: sessions.over(visit.session)):
+                    for row in rows:
                         yield _row(visit, row)
                         told_at = clock()
                     if clock() - told_at > QUIET:
                         yield b": nothing new\n\n"
                         told_at = clock()
-                    told, everywhere = await wake.wait(endings.due())
         except (UnavailableError, UnreachedError):
             if not lost:
                 yield event("lost", "")

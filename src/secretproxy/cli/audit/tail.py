@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,7 @@ def tail(
     """Follow accesses as they happen."""
     from secretproxy.audit import review
     from secretproxy.audit.follower import Endings, Follower
-    from secretproxy.audit.housekeeping import CHANNEL
-    from secretproxy.audit.wake import Wake
+    from secretproxy.audit.wake import Wake, arrivals
 
     wanted = opt.filtered(
         owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation, outcome=outcome,
@@ -48,9 +46,7 @@ def tail(
         while True:
             try:
                 async with review.reading(database) as connection:
-                    wake = Wake()
-                    await connection.add_listener(CHANNEL, wake)
-                    connection.add_termination_listener(wake)
+                    wake = await Wake.of(connection)
                     if first:
                         found = await review.resolved(connection, wanted)
                         endings = Endings(found, wait)
@@ -60,14 +56,10 @@ def tail(
                     else:
                         print("connected again", file=sys.stderr, flush=True)
                     first, connected = False, True
-                    told: set[uuid.UUID] = set()
-                    everywhere = True
-                    while not connection.is_closed():
-                        news = await follower.news(connection, told, everywhere=everywhere)
-                        for row in await endings.of(connection, news):
+                    async for rows in arrivals(connection, wake, follower, endings):
+                        for row in rows:
                             _told(row, as_json)
                         sys.stdout.flush()
-                        told, everywhere = await wake.wait(endings.due())
             except review.UnreachedError:
                 if first:
                     raise
