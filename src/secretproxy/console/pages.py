@@ -57,9 +57,8 @@ def steps_since(since: datetime) -> tuple[datetime, datetime, timedelta]:
 
 
 def _timeline(steps: list[subjects.Step]) -> Markup:
-    kinds = (*OPERATIONS, "unknown") if any("unknown" in step.counts for step in steps) else OPERATIONS
     labels = [(f"{step.at:%m-%d %H:%M}", step.counts) for step in steps]
-    return Markup(charts.bars("Accesses by operation over time, UTC", labels, kinds))  # noqa: S704 - escaped where it is drawn
+    return Markup(charts.bars("Accesses by operation over time, UTC", labels, _kinds(steps)))  # noqa: S704 - escaped where it is drawn
 
 
 def _hours(counts: Mapping[tuple[int, int], int]) -> Markup:

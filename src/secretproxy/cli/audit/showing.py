@@ -47,9 +47,12 @@ def how_ended(row: Any) -> str:
     return ended
 
 
+def address(row: Any) -> str:
+    return "local" if row["client_addr"] is None else str(row["client_addr"]).removesuffix("/32")
+
+
 def origin(row: Any) -> str:
-    address = "local" if row["client_addr"] is None else str(row["client_addr"]).removesuffix("/32")
-    return f"{address} direct" if row.get("how", row.get("event")) == "direct" else address
+    return f"{address(row)} direct" if row.get("how", row.get("event")) == "direct" else address(row)
 
 
 def zone() -> str:

@@ -15,6 +15,7 @@ from secretproxy.cli.audit.options import APPLICATION, CONFIG, DSN, JSON_LINES, 
 from secretproxy.cli.audit.showing import (
     Column,
     Layout,
+    address,
     console_of,
     in_full,
     names_of,
@@ -45,10 +46,6 @@ def _show(columns: list[Column], rows: list[dict[str, Any]], as_json: bool) -> N
         print_line(console, layout.line(line))
 
 
-def _address(row: Any) -> str:
-    return "local" if row["client_addr"] is None else str(row["client_addr"]).removesuffix("/32")
-
-
 def secret(
     name: str = typer.Argument(..., metavar="NAME", help="Name of the secret."),
     owner: str | None = OWNER, since: str | None = SINCE, until: str | None = UNTIL, as_json: bool = JSON_LINES, dsn: str | None = DSN,
@@ -69,7 +66,7 @@ def secret(
                 [
                     Column("user", lambda row: safe(row["db_user"]), least=8),
                     Column("application", lambda row: safe(row["application_name"]), least=7),
-                    Column("from", _address, least=9), _N, _FIRST, _LAST,
+                    Column("from", address, least=9), _N, _FIRST, _LAST,
                 ], users, as_json,
             )  # fmt: skip
             for (who, _), at in sorted(written.items(), key=lambda pair: pair[1]):
