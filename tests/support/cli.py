@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import socket
 import struct
@@ -19,6 +21,9 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import secretproxy as package
+from tests.support.reading import exactly
 
 COMMAND = [sys.executable, "-m", "secretproxy"]
 _STATUS = struct.Struct("!i")
@@ -46,14 +51,14 @@ def secretproxy(
         data = json.dumps(job).encode()
         socket.send_fds(sock, [_STATUS.pack(len(data))], [given.fileno(), out.fileno(), err.fileno()])
         sock.sendall(data)
-        pid = _STATUS.unpack(_read(sock, _STATUS.size))[0]
+        pid = _STATUS.unpack(exactly(sock, _STATUS.size))[0]
         sock.settimeout(timeout)
         try:
-            status = _STATUS.unpack(_read(sock, _STATUS.size))[0]
+            status = _STATUS.unpack(exactly(sock, _STATUS.size))[0]
         except TimeoutError:
             sock.settimeout(None)
             os.kill(pid, signal.SIGKILL)
-            _read(sock, _STATUS.size)
+            exactly(sock, _STATUS.size)
             raise subprocess.TimeoutExpired([*COMMAND, *job["argv"]], timeout) from None
         sock.settimeout(None)
         out.seek(0)
@@ -77,30 +82,22 @@ def _connected() -> socket.socket:
     return _server[2]
 
 
-def _read(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = sock.recv(count - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return data
-
-
 def _serve(descriptor: int) -> None:
     """Forks a command for each job until the other side closes; it stays single-threaded and never runs a command itself."""
-    import asyncpg
-    import rich.console
-    import rich.table
-
-    del asyncpg, rich
+    # A command imports what it needs when it begins: all of it is here already.
+    for module in pkgutil.walk_packages(package.__path__, "secretproxy."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("rich.console")
+    importlib.import_module("rich.progress")
+    importlib.import_module("rich.table")
     sock = socket.socket(fileno=os.dup(descriptor))
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(ConnectionError):
         while True:
             size, descriptors, _, _ = socket.recv_fds(sock, _STATUS.size, 3)
             if not size:
                 return
-            job = json.loads(_read(sock, _STATUS.unpack(size)[0]))
+            job = json.loads(exactly(sock, _STATUS.unpack(size)[0]))
             pid = os.fork()
             if pid == 0:
                 sock.close()

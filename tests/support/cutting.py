@@ -8,6 +8,8 @@ import struct
 import threading
 from types import TracebackType
 
+from tests.support.reading import exactly
+
 
 class Cutting:
     """Relays connections to a server; each is cut when the `after`-th message of all clients has come. 0: none is.
@@ -60,10 +62,10 @@ class Cutting:
         try:
             while True:
                 # The requests before a startup packet, and that packet, have no letter.
-                head = _exactly(client, 5 if greeted else 8)
+                head = exactly(client, 5 if greeted else 8)
                 length = struct.unpack("!I", head[1:5] if greeted else head[:4])[0] + (1 if greeted else 0)
                 code = struct.unpack("!I", head[4:8])[0] if not greeted else 0
-                message = head + _exactly(client, length - len(head))
+                message = head + exactly(client, length - len(head))
                 greeted = greeted or code not in (80877102, 80877103, 80877104)
                 with self._lock:
                     self.seen += 1
@@ -93,13 +95,3 @@ class Cutting:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.shutdown(socket.SHUT_RD if self.reset else socket.SHUT_RDWR)
         sock.close()
-
-
-def _exactly(sock: socket.socket, count: int) -> bytes:
-    found = b""
-    while len(found) < count:
-        data = sock.recv(count - len(found))
-        if not data:
-            raise ConnectionError
-        found += data
-    return found

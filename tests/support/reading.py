@@ -1,0 +1,16 @@
+"""Reads from a socket."""
+
+from __future__ import annotations
+
+import socket
+
+
+def exactly(sock: socket.socket, count: int) -> bytes:
+    """So many bytes. Raises ConnectionError where the other side ends before."""
+    found = b""
+    while len(found) < count:
+        data = sock.recv(count - len(found))
+        if not data:
+            raise ConnectionError
+        found += data
+    return found
