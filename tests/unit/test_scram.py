@@ -20,12 +20,12 @@ from secretproxy.scram import (
     MECHANISM_PLUS,
     ClientExchange,
     LoginKeys,
-    NotAVerifier,
-    NotTheBackend,
-    OtherVerifier,
+    NotAVerifierError,
+    NotTheBackendError,
+    OtherVerifierError,
     ServerExchange,
     Verifier,
-    WrongPassword,
+    WrongPasswordError,
     mock,
 )
 from secretproxy.scram.binding import end_point, end_point_of_der, end_point_of_pem
@@ -99,7 +99,7 @@ def test_a_wrong_password_and_an_unknown_user_fail_alike() -> None:
         (mock(b"key", b"nobody"), True, PASSWORD),
     ):
         client = scramp.ScramClient(["SCRAM-SHA-256"], "user", password)
-        with pytest.raises(WrongPassword):
+        with pytest.raises(WrongPasswordError):
             exchanged(client, ServerExchange(MECHANISM, None), known, doomed=doomed)
 
 
@@ -202,7 +202,7 @@ def test_whatever_is_said_only_protocol_errors_or_a_wrong_password_come_of_it(
         exchange.first(first)
         exchange.challenge(verifier(), doomed=False)
         exchange.final(final)
-    except (ProtocolViolationError, WrongPassword):
+    except (ProtocolViolationError, WrongPasswordError):
         return
     raise AssertionError("noise has logged in")
 
@@ -218,7 +218,7 @@ def test_a_message_changed_in_any_byte_does_not_log_in(data: st.DataObject) -> N
     # The last character of a proof in base64 has bits that mean nothing.
     place = data.draw(st.integers(0, len(final) - 3))
     final[place] ^= data.draw(st.integers(1, 255))
-    with pytest.raises((ProtocolViolationError, WrongPassword)):
+    with pytest.raises((ProtocolViolationError, WrongPasswordError)):
         server.final(bytes(final))
 
 
@@ -243,10 +243,10 @@ def test_a_backend_with_another_verifier_is_told_nothing() -> None:
         b"r=oursTheirs,s=" + base64.b64encode(bytes(16)) + b",i=4096",
         b"r=oursTheirs,s=" + base64.b64encode(SALT) + b",i=4097",
     ):
-        with pytest.raises(OtherVerifier):
+        with pytest.raises(OtherVerifierError):
             login([MECHANISM], secured=False, binding=None).final(challenge)
     for challenge in (b"r=ours,s=" + base64.b64encode(SALT) + b",i=4096", b"r=x,s=,i=1", b"", b"r=oursx"):
-        with pytest.raises((ProtocolViolationError, OtherVerifier)):
+        with pytest.raises((ProtocolViolationError, OtherVerifierError)):
             login([MECHANISM], secured=False, binding=None).final(challenge)
 
 
@@ -254,9 +254,9 @@ def test_a_backend_that_does_not_know_the_user_is_not_believed() -> None:
     for answer in (b"v=" + base64.b64encode(bytes(32)), b"v=", b"v=!"):
         ours = login([MECHANISM], secured=False, binding=None)
         ours.final(b"r=oursTheirs,s=" + base64.b64encode(SALT) + b",i=4096")
-        with pytest.raises(NotTheBackend):
+        with pytest.raises(NotTheBackendError):
             ours.finish(answer)
-    with pytest.raises(NotTheBackend):
+    with pytest.raises(NotTheBackendError):
         login([MECHANISM], secured=False, binding=None).finish(b"v=")
 
 
@@ -285,7 +285,7 @@ def test_stored_verifiers() -> None:
         text.replace("W22Z", "W2!Z"),
         text + "\n",
     ):
-        with pytest.raises(NotAVerifier) as caught:
+        with pytest.raises(NotAVerifierError) as caught:
             Verifier.parse(wrong)
         assert not wrong or wrong not in str(caught.value)
 

@@ -25,10 +25,10 @@ from secretproxy.scram import (
     MECHANISM_PLUS,
     ClientExchange,
     LoginKeys,
-    NotTheBackend,
-    OtherVerifier,
+    NotTheBackendError,
+    OtherVerifierError,
     ServerExchange,
-    WrongPassword,
+    WrongPasswordError,
     mock,
 )
 from secretproxy.scram.binding import end_point_of_der
@@ -155,7 +155,7 @@ class BackendLogin(asyncio.Protocol):
         return code, data
 
     async def log_in(self, keys: LoginKeys) -> None:
-        """Answers for the client until the backend is ready. Raises Refused, ProtocolViolationError, OtherVerifier, NotTheBackend."""
+        """Answers for the client until the backend is ready. Raises Refused, ProtocolViolationError, OtherVerifierError, NotTheBackendError."""
         code, data = await self._asked()
         if code == messages.AUTHENTICATION_SASL:
             secured = self.transport.get_extra_info("ssl_object")
@@ -297,7 +297,7 @@ class Logins:
         self._check_rate(client, user)
         try:
             signature, keys = exchange.final(final)
-        except WrongPassword:
+        except WrongPasswordError:
             self.failures.failed(client.source, user)
             self.users.forget(name)
             self._note(client, user, known=found is not None)
@@ -413,7 +413,7 @@ class _Backends:
         except (TimeoutError, ConnectionError):
             self.abandon()
             return f"{target}: closed the connection or did not answer at the login"
-        except OtherVerifier:
+        except OtherVerifierError:
             log.error(
                 "the backend has another verifier for a user than the proxy",
                 session=self._session_id,
@@ -426,7 +426,7 @@ class _Backends:
                 hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt and iterations "
                 "included.",
             ) from None
-        except NotTheBackend:
+        except NotTheBackendError:
             log.error(
                 "the backend could not prove that it knows the user",
                 session=self._session_id,

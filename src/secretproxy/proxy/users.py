@@ -16,7 +16,7 @@ import asyncpg
 
 from secretproxy.config import AuthSettings, ConfigError
 from secretproxy.connections import FAILURES, ConnectError, connect, trouble
-from secretproxy.scram import NotAVerifier, Verifier
+from secretproxy.scram import NotAVerifierError, Verifier
 from secretproxy.scram.verifier import ITERATIONS
 
 _LINE = re.compile(r'"((?:[^"]|"")*)"\s+"((?:[^"]|"")*)"(?:\s.*)?')
@@ -82,7 +82,7 @@ class UsersFile:
                 raise ConfigError(f'auth.users_file {self._path}, line {number}: is not `"user" "SCRAM-SHA-256$..."`')
             try:
                 found.append((match[1].replace('""', '"'), Verifier.parse(match[2])))
-            except NotAVerifier as error:
+            except NotAVerifierError as error:
                 raise ConfigError(
                     f"auth.users_file {self._path}, line {number}: {error}; take the user's rolpassword from pg_authid"
                 ) from None
@@ -181,7 +181,7 @@ class Lookup:
             return None
         try:
             return Verifier.parse(row[1])
-        except NotAVerifier:
+        except NotAVerifierError:
             return None
 
     def forget(self, user: str) -> None:

@@ -1,19 +1,19 @@
 """SCRAM-SHA-256 in both roles, on stored verifiers and recovered client keys: bytes in, bytes out, no password anywhere."""
 
-from secretproxy.scram.client import ClientExchange, NotTheBackend, OtherVerifier
-from secretproxy.scram.server import MECHANISM, MECHANISM_PLUS, ServerExchange, WrongPassword
-from secretproxy.scram.verifier import LoginKeys, NotAVerifier, Verifier, mock
+from secretproxy.scram.client import ClientExchange, NotTheBackendError, OtherVerifierError
+from secretproxy.scram.server import MECHANISM, MECHANISM_PLUS, ServerExchange, WrongPasswordError
+from secretproxy.scram.verifier import LoginKeys, NotAVerifierError, Verifier, mock
 
 __all__ = [
     "MECHANISM",
     "MECHANISM_PLUS",
     "ClientExchange",
     "LoginKeys",
-    "NotAVerifier",
-    "NotTheBackend",
-    "OtherVerifier",
+    "NotAVerifierError",
+    "NotTheBackendError",
+    "OtherVerifierError",
     "ServerExchange",
     "Verifier",
-    "WrongPassword",
+    "WrongPasswordError",
     "mock",
 ]

@@ -14,11 +14,11 @@ from secretproxy.scram.server import GS2_BOUND, MECHANISM, MECHANISM_PLUS, new_n
 from secretproxy.scram.verifier import LoginKeys, decode
 
 
-class OtherVerifier(Exception):  # noqa: N818 - says what is the matter
+class OtherVerifierError(Exception):
     """The backend holds another verifier for this user than the one that the client was authenticated with."""
 
 
-class NotTheBackend(Exception):  # noqa: N818
+class NotTheBackendError(Exception):
     """The server does not know the user's verifier: it is not the one that it says it is."""
 
 
@@ -51,21 +51,21 @@ class ClientExchange:
         return self._gs2 + self._bare
 
     def final(self, server_first: bytes) -> bytes:
-        """The client-final-message. Raises OtherVerifier, ProtocolViolationError."""
+        """The client-final-message. Raises OtherVerifierError, ProtocolViolationError."""
         verifier = self._keys.verifier
         reader = Reader(server_first)
         nonce, salt, iterations = reader.value(b"r"), decode(reader.value(b"s")), reader.value(b"i")
         if not nonce.startswith(self._own_nonce) or nonce == self._own_nonce:
             raise malformed("Nonce does not match.")
         if salt != verifier.salt or iterations != b"%d" % verifier.iterations:
-            raise OtherVerifier
+            raise OtherVerifierError
         without_proof = b"c=" + base64.b64encode(self._gs2 + self._binding) + b",r=" + nonce
         auth_message = b",".join((self._bare, server_first, without_proof))
         self._signature = hmac.digest(verifier.server_key, auth_message, "sha256")
         return without_proof + b",p=" + base64.b64encode(self._keys.proof(auth_message))
 
     def finish(self, server_final: bytes) -> None:
-        """Checks the server-final-message. Raises NotTheBackend, ProtocolViolationError."""
+        """Checks the server-final-message. Raises NotTheBackendError, ProtocolViolationError."""
         signature = decode(Reader(server_final).value(b"v"))
         if signature is None or not self._signature or not hmac.compare_digest(signature, self._signature):
-            raise NotTheBackend
+            raise NotTheBackendError

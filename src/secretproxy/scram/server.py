@@ -22,7 +22,7 @@ GS2_BOUND = b"p=" + BINDING_TYPE + b",,"
 NONCE_BYTES = 18
 
 
-class WrongPassword(Exception):  # noqa: N818 - says what is the matter
+class WrongPasswordError(Exception):
     """The proof does not fit, or the user is unknown; whoever sees it cannot tell which."""
 
 
@@ -111,7 +111,7 @@ class ServerExchange:
         return self._server_first
 
     def final(self, message: bytes) -> tuple[bytes, LoginKeys]:
-        """Reads the client-final-message; gives the server-final-message and the keys. Raises ProtocolViolationError, WrongPassword."""
+        """Reads the client-final-message; gives the server-final-message and the keys. Raises ProtocolViolationError, WrongPasswordError."""
         verifier = self._verifier
         assert verifier is not None
         reader = self._reader(message)
@@ -133,7 +133,7 @@ class ServerExchange:
         fits = hmac.compare_digest(hashlib.sha256(client_key).digest(), verifier.stored_key)
         signature = hmac.digest(verifier.server_key, auth_message, "sha256")
         if not fits or self._doomed:
-            raise WrongPassword
+            raise WrongPasswordError
         return b"v=" + base64.b64encode(signature), LoginKeys(client_key, verifier)
 
     def _check_binding(self, sent: bytes) -> None:

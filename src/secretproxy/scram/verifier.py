@@ -19,7 +19,7 @@ ITERATIONS = 4096
 _STORED = re.compile(r"SCRAM-SHA-256\$([0-9]{1,10}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)")
 
 
-class NotAVerifier(ValueError):  # noqa: N818 - says what is the matter
+class NotAVerifierError(ValueError):
     """The text is no SCRAM-SHA-256 verifier. Its own text never quotes it."""
 
 
@@ -45,16 +45,16 @@ class Verifier:
 
     @classmethod
     def parse(cls, text: str) -> Verifier:
-        """Raises NotAVerifier."""
+        """Raises NotAVerifierError."""
         match = _STORED.fullmatch(text)
         if match is None:
-            raise NotAVerifier("not a SCRAM-SHA-256 verifier")
+            raise NotAVerifierError("not a SCRAM-SHA-256 verifier")
         salt, stored_key, server_key = (decode(part) for part in match.groups()[1:])
         if not salt or stored_key is None or server_key is None or {len(stored_key), len(server_key)} != {KEY_BYTES}:
-            raise NotAVerifier("a damaged SCRAM-SHA-256 verifier")
+            raise NotAVerifierError("a damaged SCRAM-SHA-256 verifier")
         iterations = int(match[1])
         if not 1 <= iterations <= 0x7FFFFFFF:
-            raise NotAVerifier("a SCRAM-SHA-256 verifier with an impossible number of iterations")
+            raise NotAVerifierError("a SCRAM-SHA-256 verifier with an impossible number of iterations")
         return cls(iterations, salt, stored_key, server_key)
 
     def __repr__(self) -> str:
