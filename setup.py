@@ -46,6 +46,7 @@ COMPILED = [
     "src/secretproxy/session/events.py",
     "src/secretproxy/session/frontend.py",
     "src/secretproxy/session/greeting.py",
+    "src/secretproxy/session/interpreter.py",
     "src/secretproxy/session/matching.py",
     "src/secretproxy/session/names.py",
     "src/secretproxy/session/outcomes.py",

@@ -120,17 +120,19 @@ class Harness:
         self.backend = Backend()
         self.events: list[object] = []
         self._to_backend: deque[tuple[bytes, bool]] = deque()
+        # What the log has not taken yet.
         self._client_waits: object | None = None
         self._backend_waits: object | None = None
-        self._client_backlog: deque[bytes] = deque()
-        self._backend_backlog: deque[bytes] = deque()
+        # Whether the rest of a client's chunk is to be looked at in a later turn.
+        self._later = False
+        self.interpreter = code.Interpreter(self.session, self)
         for chunk in (
             AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready(),
             ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready(),
             message(b"V", b"\xff\xff\xff\xff") + ready(),
         ):
-            self.session.from_backend(chunk)
-        assert self.session.idle
+            self.interpreter.from_backend(chunk)
+        assert self.session.idle and self.interpreter.ready
 
     # --- moves -------------------------------------------------------------------------------------------------
 
@@ -142,33 +144,14 @@ class Harness:
         """The client's next bytes arrive."""
         chunk, self.unsent = self.unsent[:size], self.unsent[size:]
         if chunk:
-            self._client_backlog.append(chunk)
-            self._take_client()
+            self.interpreter.from_client(chunk)
+        self._turn()
 
-    def _take_client(self) -> None:
-        while self._client_backlog and self._client_waits is None:
-            self._client_step(self.session.from_client(self._client_backlog.popleft()))
-
-    def _client_step(self, out: object) -> None:
-        if isinstance(out, bytes):
-            self._forward(out)
-            return
-        assert isinstance(out, self.code.Step)
-        assert out.violation is None and out.parse is None
-        self._forward(out.forward)
-        self.events += out.record
-        if out.commit:
-            self._client_waits = out
-        else:
-            assert not out.held
-            if out.again:
-                self._client_backlog.appendleft(b"")
-
-    def _forward(self, data: bytes) -> None:
-        if data:
-            self.forwarded += data
-            assert self.said.startswith(self.forwarded)
-            self._to_backend.append((data, False))
+    def _turn(self) -> None:
+        """What was left for a later turn of the event loop."""
+        while self._later:
+            self._later = False
+            self.interpreter.resume_client()
 
     def run(self, size: int) -> None:
         """The backend reads on, up to so many bytes."""
@@ -185,44 +168,96 @@ class Harness:
         chunk = bytes(self.backend.out[:size])
         del self.backend.out[:size]
         if chunk:
-            self._backend_backlog.append(chunk)
-            self._take_backend()
-
-    def _take_backend(self) -> None:
-        while self._backend_backlog and self._backend_waits is None:
-            self._backend_step(self.session.from_backend(self._backend_backlog.popleft()))
-
-    def _backend_step(self, out: object) -> None:
-        if isinstance(out, bytes):
-            self._receive(out)
-            return
-        assert isinstance(out, self.code.Step)
-        self._receive(out.forward)
-        if out.inject:
-            self._to_backend.append((out.inject, True))
-        self.events += out.record
-        if out.commit:
-            self._backend_waits = out
-        else:
-            assert not out.held
-
-    def _receive(self, data: bytes) -> None:
-        self.received += data
-        assert self.backend.visible.startswith(self.received)
+            self.interpreter.from_backend(chunk)
+        self._turn()
 
     def log(self, which: int) -> None:
         """The log has taken what one side waits for."""
         if which % 2 and self._client_waits is not None:
             step, self._client_waits = self._client_waits, None
             self.events += step.commit  # type: ignore[attr-defined]
-            self._forward(b"".join(held.data for held in step.held))  # type: ignore[attr-defined]
-            self._client_step(self.session.from_client(b""))
-            self._take_client()
+            self.interpreter.attempts_committed()
         elif not which % 2 and self._backend_waits is not None:
             step, self._backend_waits = self._backend_waits, None
             self.events += step.commit  # type: ignore[attr-defined]
-            self._receive(b"".join(held.data for held in step.held))  # type: ignore[attr-defined]
-            self._take_backend()
+            self.interpreter.testimony_committed()
+        self._turn()
+
+    # --- effects: what the interpreter asks for (session/interpreter.py) ---------------------------------------
+
+    def send_to_backend(self, data: bytes) -> None:
+        if data:
+            self.forwarded += data
+            assert self.said.startswith(self.forwarded)
+            self._to_backend.append((data, False))
+
+    def send_to_client(self, data: bytes) -> None:
+        if self.interpreter.ready:
+            self.received += data
+            assert self.backend.visible.startswith(self.received)
+
+    def inject(self, data: bytes) -> None:
+        if self.interpreter.ready:
+            self._to_backend.append((data, True))
+
+    def flush_backend(self) -> None:
+        self._to_backend.append((FLUSH, True))
+
+    def record(self, events: list[object]) -> None:
+        self.events += events
+
+    def commit_attempts(self, step: object) -> None:
+        assert isinstance(step, self.code.Step) and step.violation is None and step.parse is None
+        self._client_waits = step
+
+    def commit_testimony(self, step: object) -> None:
+        assert isinstance(step, self.code.Step)
+        self._backend_waits = step
+
+    def continue_later(self) -> None:
+        self._later = True
+
+    def pause_client(self) -> None:
+        pass
+
+    def resume_client(self) -> None:
+        pass
+
+    def pause_backend(self) -> None:
+        pass
+
+    def resume_backend(self) -> None:
+        pass
+
+    def login_may_proceed(self) -> bool:
+        return True
+
+    def owns_process(self) -> bool:
+        return True
+
+    def ready(self) -> None:
+        pass
+
+    def surprised(self) -> None:
+        pass
+
+    def defined(self) -> None:
+        pass
+
+    def refused(self, events: list[object], attempts: int) -> None:
+        raise AssertionError("the log of this harness takes everything")
+
+    def parse(self, text: bytes, codec: str, strings: int) -> None:
+        raise AssertionError("no text is so long")
+
+    def end_by_client(self, violation: Exception) -> None:
+        raise violation
+
+    def end_by_backend(self, violation: Exception) -> None:
+        raise violation
+
+    def unreadable_backend(self, violation: Exception) -> None:
+        raise violation
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -241,7 +276,7 @@ class Harness:
     def _state(self) -> tuple[object, ...]:
         return (
             len(self.unsent), len(self.forwarded), len(self.received), len(self.events), len(self._to_backend),
-            len(self.backend.out), len(self._client_backlog), len(self._backend_backlog),
+            len(self.backend.out), self.interpreter.client_is_free, self.interpreter.backend_is_free,
         )  # fmt: skip
 
     def finish(self) -> None:

@@ -35,7 +35,7 @@ class _Sources(importlib.abc.MetaPathFinder):
 
 def _collect() -> SimpleNamespace:
     names = {
-        "session.session": ("Session", "Step", "Limits"), "session.events": ("Identity",), "session.testimony": ("Keys",),
+        "session.session": ("Session", "Step", "Limits"), "session.events": ("Event", "Identity"), "session.interpreter": ("Interpreter", "Wait"), "session.step": ("Held",), "session.testimony": ("Keys",),
         "detect": ("Detector",), "wire.framing": ("Framer", "actions", "compiled"), "wire.errors": ("ProtocolViolationError",),
         "wire": ("messages",),
     }  # fmt: skip

@@ -17,8 +17,10 @@ from collections.abc import Iterable
 
 from secretproxy.detect import Detector
 from secretproxy.session.events import Event, Identity
+from secretproxy.session.interpreter import Interpreter
 from secretproxy.session.session import Limits, Session, Step
 from secretproxy.session.testimony import Keys
+from secretproxy.wire.errors import ProtocolViolationError
 
 KEY = bytes(range(32))
 KEYS = Keys({1: KEY})
@@ -141,11 +143,15 @@ testified.__test__ = False  # type: ignore[attr-defined]
 
 
 class Playbook:
-    """A session and what it has decided so far. What waits for the log goes on at once unless `refusing`."""
+    """A session and what its interpreter has done so far. What waits for the log goes on at once unless `refusing`.
+
+    These are the Effects of session/interpreter.py: the same interpreter runs the proxy.
+    """
 
     def __init__(self, *, limits: Limits | None = None, replication: str | None = None) -> None:
         self.detector = Detector()
         self.session = Session(Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication)
+        self.interpreter = Interpreter(self.session, self)
         self.refusing = False
         self.committed: list[Event] = []
         self.recorded: list[Event] = []
@@ -164,43 +170,90 @@ class Playbook:
         return self
 
     def __rshift__(self, chunk: bytes) -> Playbook:
-        self._client(self.session.from_client(chunk))
+        self.interpreter.from_client(chunk)
         return self
-
-    def _client(self, out: bytes | Step) -> None:
-        if isinstance(out, bytes):
-            self.to_backend += out
-            return
-        self.to_backend += out.forward
-        self.committed += out.commit
-        self.recorded += out.record
-        self.held += b"".join(part.data for part in out.held)
-        if out.commit and self.refusing:
-            data, events = self.session.refuse(out, taken=False)
-            self.to_backend += data
-            self.refusals += events
-        else:
-            self.to_backend += b"".join(part.data for part in out.held)
-        if out.parse is not None:
-            self.session.parsed(out.parse[0], self.detector.analyse(*out.parse))
-        if out.parse is not None or out.commit or out.again:
-            self._client(self.session.from_client(b""))
-        if out.violation is not None:
-            raise out.violation
 
     def __lshift__(self, chunk: bytes) -> Playbook:
-        out = self.session.from_backend(chunk)
-        if isinstance(out, bytes):
-            self.to_client += out
-            return self
-        self.to_client += out.forward + b"".join(part.data for part in out.held)
-        self.held += b"".join(part.data for part in out.held)
-        self.injected += out.inject
-        self.committed += out.commit
-        self.recorded += out.record
-        if out.ready:
-            self._client(self.session.from_client(b""))
+        self.interpreter.from_backend(chunk)
         return self
+
+    # --- effects ---
+
+    def send_to_backend(self, data: bytes) -> None:
+        self.to_backend += data
+
+    def send_to_client(self, data: bytes) -> None:
+        self.to_client += data
+
+    def inject(self, data: bytes) -> None:
+        self.injected += data
+
+    def flush_backend(self) -> None:
+        pass
+
+    def record(self, events: list[Event]) -> None:
+        self.recorded += events
+
+    def commit_attempts(self, step: Step) -> None:
+        self.committed += step.commit
+        self.held += b"".join(part.data for part in step.held)
+        if self.refusing:
+            self.interpreter.refuse(taken=False)
+            self.interpreter.proceed()
+        else:
+            self.interpreter.attempts_committed()
+
+    def commit_testimony(self, step: Step) -> None:
+        self.committed += step.commit
+        self.held += b"".join(part.data for part in step.held)
+        self.interpreter.testimony_committed()
+
+    def refused(self, events: list[Event], attempts: int) -> None:
+        self.refusals += events
+
+    def parse(self, text: bytes, codec: str, strings: int) -> None:
+        self.interpreter.parsed(text, self.detector.analyse(text, codec, strings))
+
+    def continue_later(self) -> None:
+        self.interpreter.resume_client()
+
+    def pause_client(self) -> None:
+        pass
+
+    def resume_client(self) -> None:
+        pass
+
+    def pause_backend(self) -> None:
+        pass
+
+    def resume_backend(self) -> None:
+        pass
+
+    def login_may_proceed(self) -> bool:
+        return True
+
+    def owns_process(self) -> bool:
+        return True
+
+    def ready(self) -> None:
+        pass
+
+    def surprised(self) -> None:
+        pass
+
+    def defined(self) -> None:
+        pass
+
+    def end_by_client(self, violation: ProtocolViolationError) -> None:
+        raise violation
+
+    def end_by_backend(self, violation: ProtocolViolationError) -> None:
+        raise violation
+
+    def unreadable_backend(self, violation: ProtocolViolationError) -> None:
+        raise violation
+
+    # --- what became of it ---
 
     def take(self) -> tuple[bytes, bytes]:
         """(to the backend, to the client) since the last look; everything else is forgotten."""

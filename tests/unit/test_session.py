@@ -205,7 +205,7 @@ def test_a_long_statement_is_parsed_elsewhere() -> None:
     long = f"{SECRET} /* {'x' * 200} */"
     out = play.session.from_client(query(long) + query(HARMLESS))
     assert not isinstance(out, bytes) and out.parse == (long.encode(), "utf-8", STANDARD)
-    play._client(out)
+    play.interpreter.carry_out_client(out)
     assert play.to_backend == query(long) + query(HARMLESS)
     assert [event.secret_names for event in play.committed] == [("key",)]
 

@@ -175,7 +175,7 @@ class ClientSide(Side):
             else:
                 assert isinstance(out, Step)
                 self._carry_out_client(session, backend, out)
-            if session.crowded and not self.busy:
+            if session.above_high_water and not self.busy:
                 # Answers may lie in the backend's buffer until a Flush or a Sync, and the client's is not read before they come.
                 backend.write(messages.FLUSH)
                 self._crowded = True
@@ -204,7 +204,7 @@ class ClientSide(Side):
             self.server.spawn(self._attend(self._parse(session, *step.parse)))
         elif step.violation is not None:
             self.fail(step.violation.sqlstate, str(step.violation))
-        elif step.again and not session.crowded:
+        elif step.again and not session.above_high_water:
             self.busy = True
             self.server.loop.call_soon(self._guarded, self._client_goes_on)
         elif step.commit:
@@ -313,7 +313,7 @@ class ClientSide(Side):
         except (Exception, asyncio.CancelledError) as error:
             self.broken(error)
             return
-        if self._crowded and session.roomy:
+        if self._crowded and session.below_low_water:
             self._crowded = False
             self._client_goes_on()
         if self.server.draining and session.idle and not self.busy and not backend.busy:
@@ -410,7 +410,8 @@ class ClientSide(Side):
 
     def _end_by(self, violation: ProtocolViolationError) -> None:
         """Nothing more of the backend's goes on."""
-        log.error("session ended", session=self.session_id, cause=str(violation), setting="backend.hosts")
+        ruled_by = {} if violation.setting is None else {"setting": violation.setting}
+        log.error("session ended", session=self.session_id, cause=str(violation), **ruled_by)
         self.fail(violation.sqlstate, str(violation), detail=violation.detail)
 
     def _alone(self, session: Session) -> bool:

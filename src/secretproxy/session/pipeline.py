@@ -28,8 +28,8 @@ from secretproxy.session.statements import (
 )
 
 # Answers due from which on the client is not read from, and under which it is again.
-CROWDED: Final = 1024
-ROOMY: Final = 512
+HIGH_WATER: Final = 1024
+LOW_WATER: Final = 512
 
 
 class Pipeline:
@@ -128,7 +128,7 @@ class Pipeline:
         """Takes a CopyDone or CopyFail. Nothing answers it: without a COPY under way or to come it means nothing."""
         if self._copying:
             self._copying = False
-        elif self._due and len(self._due) < CROWDED:
+        elif self._due and len(self._due) < HIGH_WATER:
             self.push(COPY_END)
 
     def inject(self) -> None:

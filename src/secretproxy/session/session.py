@@ -2,7 +2,7 @@
 to it.
 
 `from_client` and `from_backend` take a chunk as it came and return either bytes, all of which may go on at once (the
-common case), or a Step. What a Step says is carried out by the outer layer; this one has no sockets, no clock and no
+common case), or a Step. What a Step says is carried out by the interpreter; this one has no sockets, no clock and no
 event loop. May import wire and detect; must never put statement text or a value into an event.
 
 A session is made of parts, a module each. A part owns its state, is given the parts that it needs, and those stand
@@ -39,7 +39,7 @@ from secretproxy.session.greeting import Greeting
 from secretproxy.session.matching import Matching
 from secretproxy.session.names import Names
 from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import CROWDED, ROOMY, Pipeline
+from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Pipeline
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream
@@ -211,15 +211,15 @@ class Session:
         return self._backend.streaming
 
     @property
-    def crowded(self) -> bool:
+    def above_high_water(self) -> bool:
         """Whether so many answers are due that the client must wait for some; a Flush to the backend makes sure
         that they come."""
-        return self.pipeline.due > CROWDED and not self._client.streaming
+        return self.pipeline.due > HIGH_WATER and not self._client.streaming
 
     @property
-    def roomy(self) -> bool:
+    def below_low_water(self) -> bool:
         """Whether so few answers are due that a client which waited for some is read from again."""
-        return self.pipeline.due < ROOMY
+        return self.pipeline.due < LOW_WATER
 
     @property
     def waiting_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """What the session hands to the outer layer with a chunk: what goes on, what waits for the log, what is recorded; and
 its limits.
 
-What is decided stands in the parts of session.py, what is done with it in the proxy's relay. No text and no value
-is shown when one of these is printed.
+What is decided stands in the parts of session.py; interpreter.py does what is said here. No text and no value is
+shown when one of these is printed.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ POOLER: Final = ProtocolViolationError(
     "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
     SqlState.FEATURE_NOT_SUPPORTED,
     "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
+    "backend.hosts",
 )
 
 

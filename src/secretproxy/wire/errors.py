@@ -7,12 +7,19 @@ from secretproxy.wire.types import SqlState
 
 class ProtocolViolationError(Exception):
     """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless
-    said."""
+    said; `setting` is the one that rules it, None where none does."""
 
-    def __init__(self, text: str, sqlstate: str = SqlState.PROTOCOL_VIOLATION, detail: str | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        sqlstate: str = SqlState.PROTOCOL_VIOLATION,
+        detail: str | None = None,
+        setting: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
         self.detail = detail
+        self.setting = setting
 
 
 class UnreadableError(ProtocolViolationError):
