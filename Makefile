@@ -3,7 +3,7 @@ PY := .venv/bin/python
 ARGS ?=
 JOBS ?= 3
 OLDEST ?= python3.11
-COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py src/secretproxy/proxy/sides.py src/secretproxy/proxy/relay.py src/secretproxy/proxy/startup.py
+COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py $(wildcard src/secretproxy/proxy/client/*.py)
 
 .PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-micro keys-full test-matrix test-oldest example clean
 

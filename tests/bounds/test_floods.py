@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from secretproxy.config import KeepaliveSettings
-from secretproxy.proxy.keepalive import keep_alive
+from secretproxy.proxy.transport.keepalive import keep_alive
 from tests.bounds.wire import Client, startup
 from tests.conftest import Backend
 from tests.support import raw

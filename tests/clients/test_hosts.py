@@ -21,9 +21,10 @@ from tests.support.tls_site import newest_postgres
 
 from secretproxy.config import BackendSettings, Host, Settings
 from secretproxy.demo.postgres import PrivateServer, free_port
-from secretproxy.proxy.backend import BackendUnreachable, Target, Tls, connect, resolve
-from secretproxy.proxy.hosts import Hosts, Kind
-from secretproxy.proxy.own import connect_log
+from secretproxy.proxy.backend.connect import BackendUnreachableError, Target, connect, resolve
+from secretproxy.proxy.backend.hosts import Hosts, Kind
+from secretproxy.proxy.backend.tls import BackendTls
+from secretproxy.proxy.service_connection import connect_log
 
 PASSWORD = "not a secret"
 OWNER = "7a1d7a3e-54a0-4b1f-9c8e-0d5d3f0c1b2e"
@@ -145,7 +146,7 @@ async def test_every_address_of_a_name_is_tried(pair: Pair, monkeypatch: pytest.
     targets = await resolve(Host(host="a.name", port=port), 5)
     assert [target.address for target in targets] == ["127.0.0.250", "127.0.0.1"]
     monkeypatch.undo()
-    _, target = await connect(asyncio.Protocol, targets, 5, Tls())
+    _, target = await connect(asyncio.Protocol, targets, 5, BackendTls())
     assert target.address == "127.0.0.1" and str(target) == f"a.name:{port} (127.0.0.1)"
 
 
@@ -162,17 +163,17 @@ async def test_an_address_that_does_not_answer_takes_no_time_from_the_next(pair:
             filler.connect_ex(silent.getsockname())
         dead = Host(host="127.0.0.1", port=silent.getsockname()[1])
         live = Host(host="127.0.0.1", port=pair.primary.port)
-        _, target = await connect(asyncio.Protocol, [Target(dead, "127.0.0.1"), Target(live, "127.0.0.1")], 0.5, Tls())
+        _, target = await connect(asyncio.Protocol, [Target(dead, "127.0.0.1"), Target(live, "127.0.0.1")], 0.5, BackendTls())
         assert target.host == live
         hosts = Hosts(Settings(backend=BackendSettings(hosts=[str(dead), str(live)])))
         targets, _ = await hosts.addresses()
         assert [target.host for target in targets] == [dead, live]
         # Once somebody has waited for it, others do not for a while.
-        await connect(asyncio.Protocol, targets, 0.5, Tls(), hosts.silent)
+        await connect(asyncio.Protocol, targets, 0.5, BackendTls(), hosts.silent)
         targets, _ = await hosts.addresses()
         assert [target.host for target in targets] == [live, dead]
-        with pytest.raises(BackendUnreachable, match=r"no answer within 0\.5 s"):
-            await connect(asyncio.Protocol, [Target(dead, "127.0.0.1")], 0.5, Tls())
+        with pytest.raises(BackendUnreachableError, match=r"no answer within 0\.5 s"):
+            await connect(asyncio.Protocol, [Target(dead, "127.0.0.1")], 0.5, BackendTls())
 
 
 async def test_a_name_that_does_not_resolve_is_named(pair: Pair) -> None:

@@ -23,8 +23,8 @@ from tests.support.raw import message
 from tests.support.tls_site import PASSWORD, Site, tls_site
 
 from secretproxy.config import BackendSettings, Host
-from secretproxy.proxy.backend import Target, Tls, Unreached, reach
-from secretproxy.proxy.tls import backend_context
+from secretproxy.proxy.backend.connect import AddressUnreachableError, Target, reach
+from secretproxy.proxy.backend.tls import BackendTls, backend_context
 
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 CONNECTS = int(os.environ.get("TLS_CONNECTS", "150"))
@@ -108,8 +108,8 @@ async def test_nothing_is_taken_from_before_the_handshake(answers: list[bytes], 
     async with await asyncio.start_server(server, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
         target = Target(Host(host="127.0.0.1", port=port), "127.0.0.1")
-        tls = Tls(backend_context(BackendSettings(tls="require")), required=True)
-        with pytest.raises(Unreached, match=cause):
+        tls = BackendTls(backend_context(BackendSettings(tls="require")), required=True)
+        with pytest.raises(AddressUnreachableError, match=cause):
             await reach(asyncio.Protocol, target, 5, tls)
     # A ClientHello at most, never a startup packet.
     assert got[:1] in (b"", b"\x16")
@@ -143,18 +143,18 @@ class Listening(threading.Thread):
 async def test_names_are_told_and_checked_and_addresses_are_not_told(site: Site) -> None:
     listening = Listening(*site.authority.pair("listening"))
     listening.start()
-    tls = Tls(backend_context(BackendSettings(tls="verify-full", tls_ca=site.authority.file)), required=True)
+    tls = BackendTls(backend_context(BackendSettings(tls="verify-full", tls_ca=site.authority.file)), required=True)
     for name in ("localhost", "127.0.0.1"):
         await reach(asyncio.Protocol, Target(Host(host=name, port=listening.port), "127.0.0.1"), 5, tls)
-    with pytest.raises(Unreached, match="does not verify"):
+    with pytest.raises(AddressUnreachableError, match="does not verify"):
         await reach(asyncio.Protocol, Target(Host(host="another.name", port=listening.port), "127.0.0.1"), 5, tls)
     assert listening.names == ["localhost", None, "another.name"]
     # A context that is given the name itself checks it where whoever connects says an address.
     for server_name, fits in (("localhost", True), ("another.name", False)):
         named = backend_context(BackendSettings(tls="verify-full", tls_ca=site.authority.file), server_name)
         target = Target(Host(host="127.0.0.1", port=listening.port), "127.0.0.1")
-        with contextlib.nullcontext() if fits else pytest.raises(Unreached, match="does not verify"):
-            await reach(asyncio.Protocol, target, 5, Tls(named, required=True))
+        with contextlib.nullcontext() if fits else pytest.raises(AddressUnreachableError, match="does not verify"):
+            await reach(asyncio.Protocol, target, 5, BackendTls(named, required=True))
     listening.listener.close()
 
 

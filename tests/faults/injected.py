@@ -33,13 +33,18 @@ from typing import Any
 import asyncpg
 
 MODULES = (
-    "secretproxy.proxy.own", "secretproxy.proxy.backend", "secretproxy.proxy.hosts", "secretproxy.proxy.cancel", "secretproxy.proxy.aftermath",
-    "secretproxy.proxy.users", "secretproxy.proxy.login", "secretproxy.proxy.tls", "secretproxy.audit.housekeeping", "secretproxy.audit.journal",
-    "secretproxy.proxy.sides", "secretproxy.proxy.relay", "secretproxy.proxy.startup", "secretproxy.proxy.server",
+    "secretproxy.session.interpreter", "secretproxy.proxy.service_connection", "secretproxy.proxy.transport.secured",
+    "secretproxy.proxy.backend.connect", "secretproxy.proxy.backend.hosts", "secretproxy.proxy.backend.cancel",
+    "secretproxy.proxy.authentication.verifiers", "secretproxy.proxy.authentication.login", "secretproxy.proxy.client.tls",
+    "secretproxy.audit.housekeeping", "secretproxy.audit.journal",
+    "secretproxy.proxy.client.endpoint", "secretproxy.proxy.client.stage", "secretproxy.proxy.client.orphan",
+    "secretproxy.proxy.client.relay", "secretproxy.proxy.client.handshake", "secretproxy.proxy.listeners.server",
 )  # fmt: skip
 CALLS = {
     "from_client", "from_backend", "refuse", "parsed", "lost", "append", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
 }  # fmt: skip
+# What has an append of its own.
+LISTS = ("events", "out", "group", "backlog", "_client_backlog", "_backend_backlog", "_rows", "_waiting")
 PATIENCE = 10.0
 OWNER = "11111111-2222-4333-8444-555555555555"
 
@@ -111,10 +116,10 @@ class Instrument(ast.NodeTransformer):
         if not (
             isinstance(function, ast.Attribute)
             and function.attr in CALLS
-            and self._module in ("relay", "startup", "aftermath", "journal", "beside")
+            and self._module in ("interpreter", "relay", "handshake", "orphan", "stage", "journal", "housekeeping")
         ):
             return node
-        if ast.unparse(function.value).rpartition(".")[2] in ("events", "out", "group", "backlog", "_rows", "_waiting"):
+        if ast.unparse(function.value).rpartition(".")[2] in LISTS:
             # A list's own append.
             return node
         return ast.Call(ast.Name("_call_point", ast.Load()), [self._point(node, "call"), function, *node.args], node.keywords)
@@ -268,16 +273,17 @@ class Client:
 
 async def round_of(settings: Any, keys: dict[int, bytes], prefix: str, marker: str) -> dict[str, Any]:
     """A proxy from its start to its end, with one failure somewhere between."""
+
     from secretproxy.ops.metrics import Metrics
-    from secretproxy.proxy import server as module
-    from secretproxy.proxy.failures import Failures
-    from secretproxy.proxy.room import Room
+    from secretproxy.proxy.authentication.throttle import LoginThrottle
+    from secretproxy.proxy.capacity import Capacity
+    from secretproxy.proxy.listeners import server as module
 
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     client = Client(sock.getsockname()[1], prefix, marker)
     metrics = Metrics()
-    server = module.Server(settings, keys, metrics, Failures(10, 10), Room(settings).seat(0))
+    server = module.Server(settings, keys, metrics, LoginThrottle(10, 10), Capacity(settings).share(0))
     serving = asyncio.create_task(server.serve([sock]))
     report: dict[str, Any] = {"began": True, "probed": False}
     try:

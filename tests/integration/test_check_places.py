@@ -15,7 +15,7 @@ from tests.support.command import run
 from tests.support.proxy import Proxy
 
 from secretproxy.config import ListenSettings, Settings
-from secretproxy.proxy import preflight
+from secretproxy.proxy.listeners import preflight
 
 
 def faults(backend: Backend, directory: Path, sections: str) -> dict[str, str]:

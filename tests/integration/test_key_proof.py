@@ -30,7 +30,7 @@ from tests.support.proxy import Proxy
 from secretproxy.config import load_settings
 from secretproxy.install import install
 from secretproxy.install.keyfile import load_key_file, write_key_file
-from secretproxy.proxy.proof import checked
+from secretproxy.proxy.catalog.proof import checked
 
 DATABASE = "proven"
 KEY = bytes(range(32))

@@ -15,7 +15,7 @@ from secretproxy.detect.dependencies import SELECT, Dependencies, Dependency, Na
 from secretproxy.detect.detector import Allowance
 from secretproxy.detect.string_literals import EITHER, STANDARD
 from secretproxy.detect.transfer import pack, unpack
-from secretproxy.proxy.parsers import Account, Parsers
+from secretproxy.proxy.parsing.pool import Account, Parsers
 
 T = TypeVar("T")
 LONG = "constants"

@@ -68,7 +68,7 @@ def test_no_core_of_the_proxy_is_ever_written(proxy: Proxy, tmp_path: Path) -> N
     # Workers are forked: what was set before counts for them too.
     program = """
 import ctypes, os, resource, signal, sys
-from secretproxy.proxy.run import _keep_memory_private
+from secretproxy.proxy.listeners.supervisor import _keep_memory_private
 _keep_memory_private()
 child = os.fork()
 if child == 0:

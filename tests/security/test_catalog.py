@@ -261,7 +261,7 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
 
     from secretproxy.connections import connect
     from secretproxy.detect.tree import Monitored
-    from secretproxy.proxy import catalog, catalog_sql
+    from secretproxy.proxy.catalog import queries, watcher
 
     dropped = [f"vanishing_{number}" for number in range(5)]
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
@@ -272,14 +272,14 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
 
         class Between(asyncpg.Connection):
             async def fetch(self, query: str, *values: Any, **options: Any) -> Any:
-                if query == catalog_sql.DEFINITIONS:
+                if query == queries.DEFINITIONS:
                     for name in dropped:
                         admin.execute(f"DROP FUNCTION IF EXISTS public.{name}()")
                 return await super().fetch(query, *values, **options)
 
         connection = await connect(postgres.dsn(database=database), "test", timeout=10, connection_class=Between)
         monitored = Monitored(("encrypted_secrets",), (("secrets_schema", "secrets_table"),))
-        leads, _ = await catalog.read(connection, monitored, 1)
+        leads, _ = await watcher.read(connection, monitored, 1)
         await connection.close()
     assert len(leads)
 
@@ -287,7 +287,7 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
 async def test_a_question_that_fails_for_one_object_is_asked_again_without_it() -> None:
     import asyncpg
 
-    from secretproxy.proxy.catalog import PART, in_parts
+    from secretproxy.proxy.catalog.watcher import PART, in_parts
 
     asked: list[int] = []
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from secretproxy.cli.app import app
 from secretproxy.config import AuthSettings
 from secretproxy.demo.postgres import PrivateServer, find_postgres
-from secretproxy.proxy.users import users_of
+from secretproxy.proxy.authentication.verifiers import users_of
 from tests.support.proxy import Proxy
 
 HOSTILE = (Path(__file__).parent / "hostile.sql").read_text()

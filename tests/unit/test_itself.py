@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from secretproxy.config import Host, ListenSettings
-from secretproxy.proxy.backend import Target
-from secretproxy.proxy.itself import Itself
+from secretproxy.proxy.backend.connect import Target
+from secretproxy.proxy.backend.itself import Itself
 from secretproxy.session.testimony import Keys
 
 

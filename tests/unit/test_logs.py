@@ -16,7 +16,7 @@ BEGIN = """
 import asyncio, logging, os, sys, threading, warnings
 from secretproxy.config import LogSettings
 from secretproxy.ops import logs
-from secretproxy.proxy.server import _quiet
+from secretproxy.proxy.listeners.server import _quiet
 logs.configure(LogSettings(level="debug", format="console"))
 text = "canary" + str(1234)
 class Unlucky:
@@ -89,7 +89,9 @@ def calls_of_log(path: Path) -> Iterator[tuple[int, str | None, set[str | None]]
                 yield node.lineno, event.value if isinstance(event, ast.Constant) else None, {word.arg for word in node.keywords}
 
 
-@pytest.mark.parametrize("path", sorted(Path(proxy.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(Path(proxy.__file__).parent.rglob("*.py")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
 def test_every_line_of_a_session_has_its_id(path: Path) -> None:
     """In the package where sessions are: a line has `session`, or is one of those that stand here, or gets both (None: **fields)."""
     for line, event, fields in calls_of_log(path):
@@ -99,7 +101,7 @@ def test_every_line_of_a_session_has_its_id(path: Path) -> None:
 def test_the_lines_of_no_session_are_there() -> None:
     said = {
         event
-        for path in Path(proxy.__file__).parent.glob("*.py")
+        for path in Path(proxy.__file__).parent.rglob("*.py")
         for _, event, fields in calls_of_log(path)
         if "session" not in fields
     }

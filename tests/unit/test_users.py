@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from secretproxy.config import ConfigError
-from secretproxy.proxy.failures import Failures
-from secretproxy.proxy.users import UsersFile
+from secretproxy.proxy.authentication.throttle import LoginThrottle
+from secretproxy.proxy.authentication.verifiers import UsersFile
 
 KEYS = "c3RvcmVkIGtleSBvZiB0aGlydHktdHdvIGJ5dGVzISE=:c2VydmVyIGtleSBvZiB0aGlydHktdHdvIGJ5dGVzISE="
 VERIFIER = f"SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==${KEYS}"
@@ -56,8 +56,8 @@ async def test_lines_that_are_refused(tmp_path: Path, line: str, cause: str) -> 
 
 def test_failures_are_counted_and_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("secretproxy.proxy.failures.time.monotonic", lambda: now)
-    failures = Failures(per_address=10, per_user=30)
+    monkeypatch.setattr("secretproxy.proxy.authentication.throttle.time.monotonic", lambda: now)
+    failures = LoginThrottle(per_address=10, per_user=30)
     for count in range(10):
         assert failures.wait(b"192.0.2.1", b"user%d" % count) == 0
         failures.failed(b"192.0.2.1", b"user%d" % count)
@@ -72,7 +72,7 @@ def test_failures_are_counted_and_paid_for(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_user_under_attack_gets_in_from_where_he_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = Failures(per_address=10, per_user=30)
+    failures = LoginThrottle(per_address=10, per_user=30)
     failures.succeeded(b"192.0.2.200", b"user")
     for place in range(30):
         failures.failed(b"198.51.100.%d" % place, b"user")
@@ -81,7 +81,7 @@ def test_a_user_under_attack_gets_in_from_where_he_was(monkeypatch: pytest.Monke
 
 
 def test_no_limit() -> None:
-    failures = Failures(per_address=0, per_user=0)
+    failures = LoginThrottle(per_address=0, per_user=0)
     for _ in range(1000):
         failures.failed(b"192.0.2.1", b"user")
     assert failures.wait(b"192.0.2.1", b"user") == 0
@@ -89,7 +89,7 @@ def test_no_limit() -> None:
 
 def test_many_addresses_take_no_more_memory_and_disturb_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand attackers at their limit: who else is taken for one of them."""
-    failures = Failures(per_address=20, per_user=0)
+    failures = LoginThrottle(per_address=20, per_user=0)
     for place in range(1000):
         for _ in range(20):
             failures.failed(b"2001:db8:%x::/64" % place, b"user")
@@ -98,7 +98,7 @@ def test_many_addresses_take_no_more_memory_and_disturb_few(monkeypatch: pytest.
 
 
 def test_a_refused_login_names_the_limit_that_refuses_it() -> None:
-    failures = Failures(per_address=5, per_user=3)
+    failures = LoginThrottle(per_address=5, per_user=3)
     for _ in range(3):
         failures.failed(b"192.0.2.1", b"somebody")
     assert failures.wait_by(b"192.0.2.9", b"somebody")[1] == "auth.failures_per_user"

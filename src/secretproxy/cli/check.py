@@ -16,7 +16,7 @@ from secretproxy.config import ConfigError, Settings, load_settings
 from secretproxy.ops import logs
 
 if TYPE_CHECKING:
-    from secretproxy.proxy.backend import Target
+    from secretproxy.proxy.backend.connect import Target
 
 
 def check(
@@ -40,10 +40,10 @@ def check(
 
 
 async def _results(settings: Settings) -> list[tuple[str, str | None]]:
-    from secretproxy.proxy import preflight
-    from secretproxy.proxy.own import trouble_with_log
-    from secretproxy.proxy.proof import checked
-    from secretproxy.proxy.server import check_usable, read_keys
+    from secretproxy.proxy.catalog.proof import checked
+    from secretproxy.proxy.listeners import preflight
+    from secretproxy.proxy.listeners.server import check_usable, read_keys
+    from secretproxy.proxy.service_connection import trouble_with_log
 
     results: list[tuple[str, str | None]] = []
     keys: dict[int, bytes] = {}
@@ -75,19 +75,20 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
 
 async def _backends(settings: Settings) -> list[tuple[Target | None, str | None]]:
     """Every address of every server, in TLS where backend.tls says so."""
-    from secretproxy.proxy.backend import Tls, Unreached, reach
-    from secretproxy.proxy.hosts import Hosts
+    from secretproxy.proxy.backend.connect import AddressUnreachableError, reach
+    from secretproxy.proxy.backend.hosts import Hosts
+    from secretproxy.proxy.backend.tls import BackendTls
 
     backend = settings.backend
     try:
-        tls = Tls.of(backend)
+        tls = BackendTls.of(backend)
     except ConfigError as error:
         return [(None, str(error))]
 
     async def look(target: Target) -> tuple[Target | None, str | None]:
         try:
             await reach(asyncio.Protocol, target, backend.connect_timeout, tls)
-        except Unreached as error:
+        except AddressUnreachableError as error:
             return target, str(error).removeprefix(f"{target}: ")
         return target, None
 
@@ -97,27 +98,27 @@ async def _backends(settings: Settings) -> list[tuple[Target | None, str | None]
 
 async def _users(settings: Settings) -> str | None:
     """Whether a look-up works: the name asked for is one that nobody has."""
-    from secretproxy.proxy.users import LookupFailed, users_of
+    from secretproxy.proxy.authentication.verifiers import LookupFailedError, users_of
 
     try:
         await users_of(settings.auth, settings.backend.connect_timeout).find("secretproxy check")
     except ConfigError as error:
         return str(error)
-    except LookupFailed as error:
+    except LookupFailedError as error:
         return f"users cannot be looked up: {error} (auth.lookup_dsn, auth.lookup_query)"
     return None
 
 
 async def _kinds(settings: Settings) -> str | None:
     """Whether some server is of the kind that is asked for."""
-    from secretproxy.proxy.backend import BackendUnreachable
-    from secretproxy.proxy.hosts import Hosts
+    from secretproxy.proxy.backend.connect import BackendUnreachableError
+    from secretproxy.proxy.backend.hosts import Hosts
 
     hosts = Hosts(settings)
     hosts.start()
     try:
         await hosts.candidates()
-    except BackendUnreachable as error:
+    except BackendUnreachableError as error:
         return str(error)
     finally:
         await hosts.stop()

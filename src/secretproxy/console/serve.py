@@ -14,7 +14,7 @@ from secretproxy.connections import Conninfo, ConninfoError, read
 from secretproxy.console.app import Console
 from secretproxy.console.pages import PAGES
 from secretproxy.ops import logs
-from secretproxy.proxy.tls import web_context
+from secretproxy.proxy.client.tls import web_context
 
 # Requests at once, live pages among them; more are answered 503.
 MOST_REQUESTS = 300

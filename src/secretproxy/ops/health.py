@@ -47,9 +47,10 @@ class ProofState(Protocol):
 
 class ServerState(Protocol):
     listening: bool
-    draining: bool
     metrics: Metrics
 
+    @property
+    def draining(self) -> bool: ...
     @property
     def probe(self) -> ProbeState: ...
     @property

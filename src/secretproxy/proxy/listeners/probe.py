@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 
-from secretproxy.proxy.backend import BackendUnreachable, Unreached, answers
-
-if TYPE_CHECKING:
-    from secretproxy.proxy.server import Server
+from secretproxy.audit.journal import Journal
+from secretproxy.config import Settings
+from secretproxy.ops.metrics import Metrics
+from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, answers
+from secretproxy.proxy.backend.hosts import Hosts
 
 log: Any = structlog.get_logger("secretproxy.health")
 
@@ -28,10 +30,14 @@ _PROCESS_EVERY = 10
 class Probe:
     """What is known of the backend. `backend` says why no session can be served now; None: one can."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._interval = server.settings.health.probe_interval
-        self._timeout = min(server.settings.backend.connect_timeout, max(1.0, self._interval))
+    def __init__(self, settings: Settings, journal: Journal, hosts: Hosts, metrics: Metrics, publish: Callable[[], None]) -> None:
+        """publish: brings what others are told of this process up to date."""
+        self._journal = journal
+        self._hosts = hosts
+        self._metrics = metrics
+        self._publish_all = publish
+        self._interval = settings.health.probe_interval
+        self._timeout = min(settings.backend.connect_timeout, max(1.0, self._interval))
         self._again = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.backend: str | None = "not looked at yet" if self._interval else None
@@ -51,7 +57,7 @@ class Probe:
 
     async def _run(self) -> None:
         while True:
-            self._server.journal.prove()
+            self._journal.prove()
             await self._look()
             self._again.clear()
             pause = self._interval * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
@@ -64,7 +70,7 @@ class Probe:
 
     async def _look(self) -> None:
         """Asks the servers in turn until one answers."""
-        hosts = self._server.hosts
+        hosts = self._hosts
         causes: list[str] = []
         try:
             async with asyncio.timeout(3 * self._timeout):
@@ -72,12 +78,12 @@ class Probe:
                 for target in targets:
                     try:
                         await answers(target, self._timeout)
-                    except Unreached as error:
+                    except AddressUnreachableError as error:
                         causes.append(str(error))
                     else:
                         self._is(None)
                         return
-        except BackendUnreachable as error:
+        except BackendUnreachableError as error:
             causes.append(str(error))
         except TimeoutError:
             causes.append(f"no answer within {3 * self._timeout:g} s")
@@ -92,14 +98,14 @@ class Probe:
         elif trouble is None and self.backend is not None:
             log.info("a backend answers")
         self.backend = trouble
-        self._server.metrics.backend_up.set(trouble is None)
+        self._metrics.backend_up.set(trouble is None)
 
     async def _publish(self) -> None:
         """Keeps this worker's numbers fresh for whichever worker is asked."""
         count = 0
         while True:
-            self._server.publish()
+            self._publish_all()
             if count % _PROCESS_EVERY == 0:
-                self._server.metrics.look_at_process()
+                self._metrics.look_at_process()
             count += 1
             await asyncio.sleep(_PUBLISH)

@@ -19,9 +19,10 @@ import uvloop
 from secretproxy.config import Settings
 from secretproxy.ops import health, logs
 from secretproxy.ops.metrics import Board, Metrics
-from secretproxy.proxy.failures import Failures
-from secretproxy.proxy.room import Room, Seat
-from secretproxy.proxy.server import Server, check_usable, open_sockets, read_keys, socket_files
+from secretproxy.proxy.authentication.throttle import LoginThrottle
+from secretproxy.proxy.capacity import Capacity, Share
+from secretproxy.proxy.listeners.server import Server, check_usable, read_keys
+from secretproxy.proxy.listeners.sockets import open_sockets, socket_files
 
 log: Any = structlog.get_logger("secretproxy")
 
@@ -39,14 +40,14 @@ def run(settings: Settings) -> int:
     sockets = open_sockets(settings)
     files = socket_files(sockets)
     health_socket = health.open_socket(settings.health)
-    failures = Failures(settings.auth.failures_per_address, settings.auth.failures_per_user)
-    room = Room(settings)
+    throttle = LoginThrottle(settings.auth.failures_per_address, settings.auth.failures_per_user)
+    capacity = Capacity(settings)
     board = Board(settings.worker_count)
     try:
         if settings.worker_count == 1:
-            uvloop.run(_serve(settings, keys, room.seat(0), Metrics(board), sockets, health_socket, failures))
+            uvloop.run(_serve(settings, keys, capacity.share(0), Metrics(board), sockets, health_socket, throttle))
             return 0
-        return _supervise(settings, keys, room, board, sockets, health_socket, failures)
+        return _supervise(settings, keys, capacity, board, sockets, health_socket, throttle)
     finally:
         for file in files:
             file.remove()
@@ -55,13 +56,13 @@ def run(settings: Settings) -> int:
 async def _serve(
     settings: Settings,
     keys: dict[int, bytes],
-    seat: Seat,
+    share: Share,
     metrics: Metrics,
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
-    failures: Failures,
+    throttle: LoginThrottle,
 ) -> None:
-    server = Server(settings, keys, metrics, failures, seat)
+    server = Server(settings, keys, metrics, throttle, share)
     watching = asyncio.create_task(health.serve(server, health_socket)) if health_socket is not None else None
     try:
         await server.serve(sockets)
@@ -75,11 +76,11 @@ async def _serve(
 def _supervise(
     settings: Settings,
     keys: dict[int, bytes],
-    room: Room,
+    capacity: Capacity,
     board: Board,
     sockets: list[socket.socket],
     health_socket: socket.socket | None,
-    failures: Failures,
+    throttle: LoginThrottle,
 ) -> int:
     """Forks the workers, restarts one that dies, hands SIGTERM on and waits for all."""
     workers: dict[int, tuple[int, float]] = {}
@@ -110,7 +111,7 @@ def _supervise(
             status = 1
             try:
                 metrics = Metrics(board, place)
-                uvloop.run(_serve(settings, keys, room.seat(place), metrics, sockets, health_socket, failures))
+                uvloop.run(_serve(settings, keys, capacity.share(place), metrics, sockets, health_socket, throttle))
                 status = 0
             except BaseException as error:
                 log.error("worker failed", kind=type(error).__name__)

@@ -27,10 +27,10 @@ from secretproxy.detect.graph import Body, Edge, Graph, Object
 from secretproxy.detect.string_literals import EITHER
 from secretproxy.detect.tree import Monitored
 from secretproxy.detect.verdict import HARMLESS
-from secretproxy.proxy import catalog_sql
-from secretproxy.proxy.backend import Tls
-from secretproxy.proxy.itself import SETTING
-from secretproxy.proxy.parsers import Account, Parsers
+from secretproxy.proxy.backend.itself import SETTING
+from secretproxy.proxy.backend.tls import BackendTls
+from secretproxy.proxy.catalog import queries
+from secretproxy.proxy.parsing.pool import Account, Parsers
 from secretproxy.session.session import Session
 
 log: Any = structlog.get_logger("secretproxy.catalog")
@@ -186,11 +186,11 @@ class Catalogs:
             try:
                 await self._prove(connection, watch.database)
                 # Each question is a transaction of its own: no snapshot is held for longer than one of them takes.
-                fingerprint: str | None = str(await connection.fetchval(catalog_sql.FINGERPRINT))
+                fingerprint: str | None = str(await connection.fetchval(queries.FINGERPRINT))
                 if fingerprint == before:
                     return False
                 leads, full = await read(connection, self._detector().monitored, watch.version + 1)
-                if str(await connection.fetchval(catalog_sql.FINGERPRINT)) != fingerprint:
+                if str(await connection.fetchval(queries.FINGERPRINT)) != fingerprint:
                     # Something changed meanwhile: what was read is better than nothing, and is read again.
                     fingerprint = None
                     watch.surprised = True
@@ -262,7 +262,7 @@ class Catalogs:
         watch.trouble = cause
 
 
-async def connect(settings: Settings, database: str | None, tls: Tls, mark: str, host: Host | None = None) -> Any:
+async def connect(settings: Settings, database: str | None, tls: BackendTls, mark: str, host: Host | None = None) -> Any:
     """A connection to a session's database as the journal's login, on the backend, which need not be where the log is.
 
     `mark` is what the proxy knows for its own (itself.py). `host`: this server alone.
@@ -283,7 +283,7 @@ async def connect(settings: Settings, database: str | None, tls: Tls, mark: str,
 
 async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dependencies, bool]:
     """What leads to a secret function in the database of a connection, and whether there is more than is kept."""
-    secrets = [_object(row, "function") for row in await connection.fetch(catalog_sql.SECRETS, list(monitored.schemas))]
+    secrets = [_object(row, "function") for row in await connection.fetch(queries.SECRETS, list(monitored.schemas))]
     graph = Graph(monitored, secrets)
     excluded = [*_EXCLUDED, *monitored.schemas]
     tables = [schema for schema, _ in monitored.tables], [name for _, name in monitored.tables]
@@ -296,13 +296,13 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dep
 
             async def edges(part: Sequence[Any]) -> list[Any]:
                 classes, objects = [key[0] for key in part], [key[1] for key in part]
-                return list(await connection.fetch(catalog_sql.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT))
+                return list(await connection.fetch(queries.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT))
 
             rows = await in_parts(keys, edges)
             await asyncio.to_thread(graph.add_edges, [_edge(row) for row in rows])
         if words:
-            wanted = catalog_sql.regular_expression(words)
-            rows = await connection.fetch(catalog_sql.BODIES, wanted, excluded, known, MOST_BODIES, timeout=READ_TIMEOUT)
+            wanted = queries.regular_expression(words)
+            rows = await connection.fetch(queries.BODIES, wanted, excluded, known, MOST_BODIES, timeout=READ_TIMEOUT)
             known += [row["obj"] for row in rows]
             defined = await in_parts([row["obj"] for row in rows], partial(_definitions, connection))
             definitions = {row["obj"]: row["definition"] for row in defined}
@@ -317,7 +317,7 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dep
 
 
 async def _definitions(connection: Any, part: Sequence[Any]) -> list[Any]:
-    return list(await connection.fetch(catalog_sql.DEFINITIONS, part, timeout=READ_TIMEOUT))
+    return list(await connection.fetch(queries.DEFINITIONS, part, timeout=READ_TIMEOUT))
 
 
 async def in_parts(items: Sequence[Any], fetch: Callable[[Sequence[Any]], Awaitable[list[Any]]]) -> list[Any]:

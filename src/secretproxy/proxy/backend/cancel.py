@@ -11,8 +11,9 @@ from typing import Any
 
 import structlog
 
-from secretproxy.proxy.backend import BackendUnreachable, Target, Tls, connect
-from secretproxy.proxy.hosts import Hosts
+from secretproxy.proxy.backend.connect import BackendUnreachableError, Target, connect
+from secretproxy.proxy.backend.hosts import Hosts
+from secretproxy.proxy.backend.tls import BackendTls
 
 log: Any = structlog.get_logger("secretproxy.session")
 
@@ -38,7 +39,7 @@ class _Carrier(asyncio.Protocol):
 class Cancels:
     """The cancel keys of one process, and the way of a request."""
 
-    def __init__(self, hosts: Hosts, timeout: float, tls: Tls) -> None:
+    def __init__(self, hosts: Hosts, timeout: float, tls: BackendTls) -> None:
         self._hosts = hosts
         self._timeout = timeout
         self._tls = tls
@@ -72,6 +73,6 @@ class Cancels:
             carrier.transport.write(packet)  # type: ignore[attr-defined]
             async with asyncio.timeout(self._timeout):
                 await carrier.closed
-        except (BackendUnreachable, TimeoutError):
+        except (BackendUnreachableError, TimeoutError):
             return False
         return True

@@ -16,10 +16,11 @@ import structlog
 
 from secretproxy.audit.masking import NameMask
 from secretproxy.config import AuthSettings, BackendSettings
-from secretproxy.proxy.backend import BackendUnreachable, Silent, Target, Tls, Unreached, reach
-from secretproxy.proxy.failures import Failures
-from secretproxy.proxy.hosts import Hosts, Kind
-from secretproxy.proxy.users import LookupFailed, Users
+from secretproxy.proxy.authentication.throttle import LoginThrottle
+from secretproxy.proxy.authentication.verifiers import LookupFailedError, Users
+from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, NoAnswerError, Target, reach
+from secretproxy.proxy.backend.hosts import Hosts, Kind
+from secretproxy.proxy.backend.tls import BackendTls
 from secretproxy.scram import (
     MECHANISM,
     MECHANISM_PLUS,
@@ -43,7 +44,7 @@ _NAME_MOST = 63
 _ANSWER_MOST = 1_048_576
 
 
-class Refused(Exception):  # noqa: N818 - says what is the matter
+class LoginRefusedError(Exception):
     """The client is not let in; `answer` is what it is told."""
 
     def __init__(self, sqlstate: str, text: str, *, detail: str | None = None, hint: str | None = None) -> None:
@@ -51,7 +52,7 @@ class Refused(Exception):  # noqa: N818 - says what is the matter
         self.answer = messages.error_response("FATAL", sqlstate, text, detail=detail, hint=hint)
 
 
-class BackendSaid(Refused):
+class RefusedByBackendError(LoginRefusedError):
     """The backend does not let the client in; it is told so in the backend's words."""
 
     def __init__(self, answer: bytes) -> None:
@@ -60,7 +61,7 @@ class BackendSaid(Refused):
         self.sqlstate = messages.field(answer, 0, len(answer), 0x43)
 
 
-class Outdated(Refused):
+class OutdatedVerifierError(LoginRefusedError):
     """The client's verifier at the proxy is not the backend's."""
 
 
@@ -143,10 +144,10 @@ class BackendLogin(asyncio.Protocol):
                 return
 
     async def _asked(self) -> tuple[int, bytes]:
-        """The next Authentication message. Raises BackendSaid."""
+        """The next Authentication message. Raises RefusedByBackendError."""
         message, self._first = self._first or await self._message(), b""
         if message[:1] == b"E":
-            raise BackendSaid(message)
+            raise RefusedByBackendError(message)
         if message[:1] != b"R":
             raise ProtocolViolationError("something else than an Authentication message")
         code, data = messages.read_authentication(message[5:])
@@ -155,7 +156,10 @@ class BackendLogin(asyncio.Protocol):
         return code, data
 
     async def log_in(self, keys: LoginKeys) -> None:
-        """Answers for the client until the backend is ready. Raises Refused, ProtocolViolationError, OtherVerifierError, NotTheBackendError."""
+        """Answers for the client until the backend is ready.
+
+        Raises LoginRefusedError, ProtocolViolationError, OtherVerifierError, NotTheBackendError.
+        """
         code, data = await self._asked()
         if code == messages.AUTHENTICATION_SASL:
             secured = self.transport.get_extra_info("ssl_object")
@@ -182,7 +186,7 @@ class BackendLogin(asyncio.Protocol):
             asks_for=asked,
             setting="auth.mode, pg_hba.conf of the backend",
         )
-        raise Refused(
+        raise LoginRefusedError(
             "28000",
             f"the backend asks for {asked}, which auth.mode = scram of secretproxy cannot answer",
             hint="Let pg_hba.conf of the backend say scram-sha-256 for the proxy's address.",
@@ -192,7 +196,7 @@ class BackendLogin(asyncio.Protocol):
         while True:
             message = await self._message()
             if message[:1] == b"E":
-                raise BackendSaid(message)
+                raise RefusedByBackendError(message)
             if message[:1] == b"S":
                 name, pos = messages.cstring(message, 5, len(message))
                 value, _ = messages.cstring(message, pos, len(message))
@@ -223,7 +227,7 @@ class Logins:
         backend: BackendSettings,
         users: Users,
         hosts: Hosts,
-        failures: Failures,
+        failures: LoginThrottle,
         key: bytes,
         mask: NameMask,
         failed: Callable[[], None],
@@ -241,9 +245,12 @@ class Logins:
         self._key = key
 
     async def enter(
-        self, client: Conversation, packet: bytes, startup: messages.Startup, tls: Tls
+        self, client: Conversation, packet: bytes, startup: messages.Startup, tls: BackendTls
     ) -> tuple[BackendLogin, Target]:
-        """A backend's connection that is logged in as this client. Raises Refused, BackendUnreachable, ProtocolViolationError, ConnectionError."""
+        """Gives a backend's connection that is logged in as this client.
+
+        Raises LoginRefusedError, BackendUnreachableError, ProtocolViolationError, ConnectionError.
+        """
         backends = _Backends(self, packet, tls, client.session_id)
         # PostgreSQL cuts names there.
         user = startup.parameters.get("user", "").encode("utf-8", "surrogateescape")[:_NAME_MOST]
@@ -253,7 +260,7 @@ class Logins:
             keys = await self._authenticate(client, user)
             try:
                 return await backends.log_in(keys)
-            except Outdated:
+            except OutdatedVerifierError:
                 self.users.forget(user.decode("utf-8", "ignore"))
                 raise
             finally:
@@ -264,7 +271,7 @@ class Logins:
 
     async def _authenticate(self, client: Conversation, user: bytes) -> LoginKeys:
         if not user:
-            raise Refused("28000", "no PostgreSQL user name specified in startup packet")
+            raise LoginRefusedError("28000", "no PostgreSQL user name specified in startup packet")
         name = user.decode("utf-8", "ignore")
         self._check_rate(client, user)
         mechanisms = [MECHANISM_PLUS, MECHANISM] if client.binding is not None else [MECHANISM]
@@ -277,14 +284,14 @@ class Logins:
         exchange.first(first)
         try:
             found = await self.users.find(name)
-        except LookupFailed as error:
+        except LookupFailedError as error:
             log.error(
                 "users cannot be looked up",
                 session=client.session_id,
                 cause=str(error),
                 setting="auth.lookup_dsn, auth.lookup_query",
             )
-            raise Refused(
+            raise LoginRefusedError(
                 "57P03",
                 "the proxy cannot look up its users now",
                 hint="See auth.lookup_dsn of secretproxy, and its log for the cause.",
@@ -302,7 +309,7 @@ class Logins:
             self.users.forget(name)
             self._note(client, user, known=found is not None)
             await asyncio.sleep(self._delay)
-            raise Refused("28P01", f'password authentication failed for user "{name}"') from None
+            raise LoginRefusedError("28P01", f'password authentication failed for user "{name}"') from None
         self.failures.succeeded(client.source, user)
         client.write(messages.authentication(messages.AUTHENTICATION_SASL_FINAL, signature))
         return keys
@@ -323,7 +330,7 @@ class Logins:
         wait, setting = self.failures.wait_by(client.source, user)
         if wait > 0:
             self.refused(setting, session=client.session_id, client=client.source.decode())
-            raise Refused(
+            raise LoginRefusedError(
                 "28000",
                 "too many failed logins; try again later",
                 hint=f"In {wait:.0f} seconds. See auth.failures_per_address and auth.failures_per_user of secretproxy.",
@@ -333,7 +340,7 @@ class Logins:
 class _Backends:
     """The servers that one login may go to, one after the other, as libpq goes through its hosts."""
 
-    def __init__(self, logins: Logins, packet: bytes, tls: Tls, session_id: str) -> None:
+    def __init__(self, logins: Logins, packet: bytes, tls: BackendTls, session_id: str) -> None:
         self._session_id = session_id
         self._logins = logins
         self._packet = packet
@@ -356,7 +363,7 @@ class _Backends:
             self._current = None
 
     async def _open_next(self) -> tuple[BackendLogin, Target]:
-        """The next server that answers the startup packet. Raises BackendUnreachable."""
+        """The next server that answers the startup packet. Raises BackendUnreachableError."""
         if self._queue is None:
             self._queue, self._causes = await self._logins.hosts.addresses()
         timeout = self._logins.backend.connect_timeout
@@ -366,9 +373,9 @@ class _Backends:
                 login = self._current = await reach(lambda: BackendLogin(self._session_id), target, timeout, self._tls)
                 async with asyncio.timeout(timeout):
                     await login.open(self._packet)
-            except Unreached as error:
+            except AddressUnreachableError as error:
                 self._causes.append(str(error))
-                if isinstance(error, Silent):
+                if isinstance(error, NoAnswerError):
                     self._logins.hosts.silent(target)
             except TimeoutError:
                 self._logins.hosts.silent(target)
@@ -378,14 +385,14 @@ class _Backends:
             else:
                 return login, target
             self.abandon()
-        raise BackendUnreachable("; ".join(self._causes))
+        raise BackendUnreachableError("; ".join(self._causes))
 
     async def log_in(self, keys: LoginKeys) -> tuple[BackendLogin, Target]:
-        """Raises Refused, BackendUnreachable, ProtocolViolationError."""
+        """Raises LoginRefusedError, BackendUnreachableError, ProtocolViolationError."""
         attrs = self._logins.hosts.attrs
         try:
             return await self._first_suitable(keys, attrs)
-        except BackendUnreachable:
+        except BackendUnreachableError:
             if attrs != "prefer-standby":
                 raise
         self._queue = None
@@ -405,7 +412,7 @@ class _Backends:
         try:
             async with asyncio.timeout(self._logins.backend.connect_timeout):
                 await login.log_in(keys)
-        except BackendSaid as error:
+        except RefusedByBackendError as error:
             if error.sqlstate != b"57P03":
                 raise
             self.abandon()
@@ -420,7 +427,7 @@ class _Backends:
                 backend=str(target),
                 setting="auth.users_file or auth.lookup_dsn",
             )
-            raise Outdated(
+            raise OutdatedVerifierError(
                 "28000",
                 "the backend holds another password for this user than secretproxy does",
                 hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt and iterations "
@@ -433,7 +440,7 @@ class _Backends:
                 backend=str(target),
                 setting="backend.hosts",
             )
-            raise Refused("08006", "the backend could not prove that it knows the user (backend.hosts)") from None
+            raise LoginRefusedError("08006", "the backend could not prove that it knows the user (backend.hosts)") from None
         except ProtocolViolationError as error:
             log.error(
                 "the login at the backend failed",
@@ -442,7 +449,7 @@ class _Backends:
                 cause=str(error),
                 setting="backend.hosts",
             )
-            raise Refused(
+            raise LoginRefusedError(
                 "08P01", f"the login at the backend failed: {error}", hint="See backend.hosts of secretproxy."
             ) from None
         if self._told is not None and login.negotiation != self._told:

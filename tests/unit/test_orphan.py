@@ -6,9 +6,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
-from secretproxy.config import BackendSettings, ListenSettings
-from secretproxy.proxy.aftermath import Aftermath
-from secretproxy.proxy.relay import BackendSide, ClientSide
+from secretproxy.config import BackendSettings
+from secretproxy.proxy.client.endpoint import BackendEndpoint
+from secretproxy.proxy.client.orphan import Orphan
 from secretproxy.session.session import Limits
 from secretproxy.wire import messages
 from tests.unit.playbook import Playbook, complete, query, ready, row, testified
@@ -51,27 +51,25 @@ class Scene:
         self.cancelled: list[bytes] = []
         self.transport = Transport()
         journal = SimpleNamespace(keep=self.keep, append=lambda events, wait: self.recorded.extend(events), backlog=0)
-        self.server = SimpleNamespace(
-            loop=asyncio.get_running_loop(),
-            settings=SimpleNamespace(
-                limits=SimpleNamespace(hold_timeout=0.05), backend=BackendSettings(), listen=ListenSettings()
-            ),
+        self.runtime = SimpleNamespace(
             journal=journal,
-            metrics=SimpleNamespace(count_testified=lambda events: False),
             cancels=SimpleNamespace(send=lambda packet, session: self.cancelled.append(packet)),
             spawn=lambda work: None,
-            closed=self.is_done,
         )
-        client = ClientSide(cast(Any, self.server))
-        self.backend = BackendSide(client)
+        self.backend = BackendEndpoint(BackendSettings())
         self.backend.transport = cast(asyncio.Transport, self.transport)
-        self.aftermath = Aftermath(client, play.session, self.backend, stop=False)
+        self.orphan = Orphan(
+            cast(Any, self.runtime), self.backend, play.session, play.interpreter, "id", lambda events: None, self.is_done
+        )
+
+    def begin(self) -> None:
+        self.orphan.begin(cancel=False)
 
     def keep(self, events: Any) -> asyncio.Future[None]:
         self.kept += events
         return asyncio.get_running_loop().create_future()
 
-    def is_done(self, client: ClientSide) -> None:
+    def is_done(self) -> None:
         self.done += 1
 
 
@@ -84,7 +82,7 @@ def running() -> Playbook:
 async def test_a_backend_is_told_and_read_to_its_end() -> None:
     play = running()
     scene = Scene(play)
-    scene.aftermath.begin()
+    scene.begin()
     assert scene.transport.said == [messages.TERMINATE] and scene.transport.ended
     assert scene.cancelled == []
     scene.backend.data_received(testified("hidden") + row("value"))
@@ -101,7 +99,7 @@ async def test_in_the_middle_of_a_message_there_is_no_terminate() -> None:
     play = running()
     play >> query("SELECT '" + "x" * 200_000 + "'")[:100_000]
     scene = Scene(play)
-    scene.aftermath.begin()
+    scene.begin()
     assert scene.transport.said == [] and scene.transport.ended
     scene.backend.data_received(testified("hidden") + row("value"))
     assert [event.secret_names for event in scene.kept] == [("hidden",)]
@@ -110,20 +108,20 @@ async def test_in_the_middle_of_a_message_there_is_no_terminate() -> None:
 
 async def test_what_is_not_understood_ends_it() -> None:
     scene = Scene(running())
-    scene.aftermath.begin()
+    scene.begin()
     scene.backend.data_received(b"!\0\0\0\4")
     assert scene.done == 1
 
 
 async def test_what_waits_for_the_log_is_bounded() -> None:
     scene = Scene(running())
-    scene.aftermath.begin()
-    scene.server.journal.backlog = 1_000_000
+    scene.begin()
+    scene.runtime.journal.backlog = 1_000_000
     futures: list[asyncio.Future[None]] = []
-    scene.server.journal.keep = lambda events: futures.append(scene.keep(events)) or futures[-1]
+    scene.runtime.journal.keep = lambda events: futures.append(scene.keep(events)) or futures[-1]
     scene.backend.transport = None
     scene.backend.data_received(testified("one"))
-    assert scene.backend.busy and len(scene.kept) == 1
+    assert scene.backend.paused and len(scene.kept) == 1
     scene.backend.data_received(testified("two", clock=1 << 60))
     assert len(scene.kept) == 1, "read when the log has taken the first"
     futures[0].set_result(None)

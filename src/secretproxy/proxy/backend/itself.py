@@ -15,7 +15,7 @@ from typing import Any
 
 from secretproxy.config import Host, ListenSettings, Settings, socket_file
 from secretproxy.connections import ConnectError
-from secretproxy.proxy.backend import Target
+from secretproxy.proxy.backend.connect import Target
 
 # What a proxy answers to a mark of its own.
 SQLSTATE = "SPX02"

@@ -20,7 +20,7 @@ import structlog
 from secretproxy.detect import Detector, Verdict
 from secretproxy.detect.detector import LIGHT, Allowance, weight
 from secretproxy.detect.transfer import unpack
-from secretproxy.proxy.parser import HEADER, READY
+from secretproxy.proxy.parsing.process import HEADER, READY
 
 log: Any = structlog.get_logger("secretproxy")
 
@@ -184,7 +184,7 @@ class _Parser:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "secretproxy.proxy.parser",
+            "secretproxy.proxy.parsing.process",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

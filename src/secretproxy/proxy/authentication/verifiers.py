@@ -25,7 +25,7 @@ _KNOWN, _UNKNOWN = 10_000, 1_000
 _FLOOR_MOST = 0.05
 
 
-class LookupFailed(Exception):  # noqa: N818 - says what is the matter
+class LookupFailedError(Exception):
     """The users cannot be looked up now; the text names the cause by its SQLSTATE or class."""
 
 
@@ -33,7 +33,7 @@ class Users(Protocol):
     iterations: int
 
     async def find(self, user: str) -> Verifier | None:
-        """The user's verifier, None where there is none to log in with. Raises LookupFailed."""
+        """The user's verifier, None where there is none to log in with. Raises LookupFailedError."""
 
     def forget(self, user: str) -> None:
         """A proof did not fit: the verifier may be an old one."""
@@ -135,7 +135,7 @@ class Lookup:
         try:
             return await asyncio.shield(task)
         except FAILURES as error:
-            raise LookupFailed(trouble(error)) from None
+            raise LookupFailedError(trouble(error)) from None
 
     def _answered(self, user: str, task: asyncio.Task[Verifier | None]) -> None:
         self._asked.pop(user, None)

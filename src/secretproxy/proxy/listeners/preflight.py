@@ -21,8 +21,9 @@ from secretproxy.config import Settings, revealed, socket_file
 from secretproxy.connections import FAILURES, ConnectError, Place, close, connect
 from secretproxy.connections import read as read_conninfo
 from secretproxy.connections.conninfo import ConninfoError
-from secretproxy.proxy import tls
-from secretproxy.proxy.backend import Target, Tls, Unreached, reach
+from secretproxy.proxy.backend.connect import AddressUnreachableError, Target, reach
+from secretproxy.proxy.backend.tls import BackendTls, backend_context
+from secretproxy.proxy.client.tls import listen_binding
 from secretproxy.scram.binding import end_point_of_der
 from secretproxy.wire.messages import AUTHENTICATION_SASL, PROTOCOL_3_0
 
@@ -122,10 +123,10 @@ async def logins_in_tls(settings: Settings, targets: list[Target]) -> AsyncItera
     """Backends that refuse clients in TLS: a login that is bound to one TLS connection does not pass through two."""
     if settings.auth.mode != "passthrough" or "off" in (settings.listen.tls, settings.backend.tls):
         return
-    secured = Tls.of(settings.backend)
-    ours = tls.listen_binding(settings.listen)
+    secured = BackendTls.of(settings.backend)
+    ours = listen_binding(settings.listen)
     for target in targets:
-        with contextlib.suppress(Unreached, TimeoutError, OSError):
+        with contextlib.suppress(AddressUnreachableError, TimeoutError, OSError):
             offered, theirs = await _offered(settings, target, secured)
             if offered and theirs is not None and theirs != ours:
                 yield (
@@ -136,8 +137,8 @@ async def logins_in_tls(settings: Settings, targets: list[Target]) -> AsyncItera
                 )
 
 
-async def _offered(settings: Settings, target: Target, secured: Tls) -> tuple[bool, bytes | None]:
-    """Whether some login is offered SCRAM-SHA-256-PLUS, and what it would be bound to. Raises Unreached, TimeoutError, OSError."""
+async def _offered(settings: Settings, target: Target, secured: BackendTls) -> tuple[bool, bytes | None]:
+    """Whether some login is offered SCRAM-SHA-256-PLUS, and what it would be bound to. Raises AddressUnreachableError, TimeoutError, OSError."""
     user, database = _known_login(settings)
     timeout = settings.backend.connect_timeout
     binding = None
@@ -232,7 +233,7 @@ async def _pid(connection: Any) -> int:
 async def _session(settings: Settings, target: Target) -> AsyncIterator[Any]:
     dsn = settings.backend.monitor_dsn or settings.audit.dsn
     timeout = settings.backend.connect_timeout
-    secured = tls.backend_context(settings.backend, target.host.host)
+    secured = backend_context(settings.backend, target.host.host)
     connection = await connect(
         revealed(dsn),
         _NOBODY,

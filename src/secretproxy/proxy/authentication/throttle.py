@@ -18,7 +18,7 @@ _TIME = struct.Struct("d")
 _GOOD_SECONDS = 86_400.0
 
 
-class Failures:
+class LoginThrottle:
     """Made before the workers are forked. Times are of the machine's one monotonic clock."""
 
     def __init__(self, per_address: int, per_user: int) -> None:

@@ -19,8 +19,8 @@ from secretproxy.audit.rows import INSERT, INSERT_ONE, Lines
 from secretproxy.audit.unwritable import milliseconds
 from secretproxy.config import Host, Settings, revealed
 from secretproxy.connections import ConnectError, ConninfoError, Place, broke, broken, connect, read
-from secretproxy.proxy.backend import Unreached, resolve
-from secretproxy.proxy.itself import Itself
+from secretproxy.proxy.backend.connect import AddressUnreachableError, resolve
+from secretproxy.proxy.backend.itself import Itself
 from secretproxy.session.events import Event, EventKind, Identity
 
 __all__ = ["connect_log", "log_places", "trouble_with_log"]
@@ -125,7 +125,7 @@ async def _leads_here(settings: Settings) -> bool:
         return False
     for place in places:
         host = Host(host=place.address or place.host, port=place.port)
-        with contextlib.suppress(Unreached):
+        with contextlib.suppress(AddressUnreachableError):
             if any(itself.why(target) for target in await resolve(host, settings.audit.timeout)):
                 return True
     return False

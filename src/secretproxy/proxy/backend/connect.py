@@ -12,24 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from secretproxy.config import BackendSettings, Host
-from secretproxy.proxy.tls import Secured, backend_context
+from secretproxy.config import Host
+from secretproxy.proxy.backend.tls import BackendTls
+from secretproxy.proxy.transport.secured import Secured
 from secretproxy.wire.messages import SSL_REQUEST
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How a backend is spoken to in TLS: not at all without a context, in clear if it must be where it is not `required`."""
-
-    context: ssl.SSLContext | None = None
-    required: bool = False
-
-    @classmethod
-    def of(cls, settings: BackendSettings) -> Tls:
-        """As the settings have it. Raises ConfigError."""
-        return cls(backend_context(settings), settings.tls != "prefer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +31,19 @@ class Target:
         return str(self.host) if self.address == self.host.host else f"{self.host} ({self.address})"
 
 
-class TlsRefused(Exception):  # noqa: N818 - says what is the matter
+class TlsRefusedError(Exception):
     """The server does not do what backend.tls asks for."""
 
 
-class Unreached(Exception):  # noqa: N818
+class AddressUnreachableError(Exception):
     """A server cannot be reached; the text says which and why."""
 
 
-class Silent(Unreached):
+class NoAnswerError(AddressUnreachableError):
     """A server does not answer at all."""
 
 
-class BackendUnreachable(Exception):  # noqa: N818
+class BackendUnreachableError(Exception):
     """No server of backend.hosts can be reached or will do; the text says which were tried and why each failed."""
 
 
@@ -86,7 +74,7 @@ def _why(error: OSError) -> str:
 
 
 async def resolve(host: Host, timeout: float) -> list[Target]:
-    """Every address of a server, as they are tried. Raises Unreached."""
+    """Every address of a server, as they are tried. Raises AddressUnreachableError."""
     if host.is_unix:
         return [Target(host, host.host)]
     try:
@@ -100,13 +88,13 @@ async def resolve(host: Host, timeout: float) -> list[Target]:
         async with asyncio.timeout(timeout):
             found = await loop.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
     except TimeoutError:
-        raise Unreached(f"{host}: its name does not resolve within {timeout:g} s") from None
+        raise AddressUnreachableError(f"{host}: its name does not resolve within {timeout:g} s") from None
     except OSError:
-        raise Unreached(f"{host}: its name does not resolve") from None
+        raise AddressUnreachableError(f"{host}: its name does not resolve") from None
     return list(dict.fromkeys(Target(host, str(entry[4][0])) for entry in found))
 
 
-async def _tcp(factory: Callable[[], P], target: Target, tls: Tls) -> P:
+async def _tcp(factory: Callable[[], P], target: Target, tls: BackendTls) -> P:
     loop = asyncio.get_running_loop()
     port = target.host.port
     if tls.context is None:
@@ -115,21 +103,21 @@ async def _tcp(factory: Callable[[], P], target: Target, tls: Tls) -> P:
     try:
         answer = await asking.answer
         if not answer:
-            raise TlsRefused("closed the connection")
+            raise TlsRefusedError("closed the connection")
         protocol = factory()
         if answer == b"S":
             # The name of backend.hosts is what the certificate must be for, and what SNI says where it is no address.
             secured = await loop.start_tls(transport, protocol, tls.context, server_hostname=target.host.host)
             if secured is None:
-                raise TlsRefused("closed the connection in the handshake")
+                raise TlsRefusedError("closed the connection in the handshake")
             secured = Secured(transport, secured)
             protocol.connection_made(secured)
             return protocol
         if answer != b"N":
             # More than the one byte may have been slipped in before the handshake (CVE-2021-23222).
-            raise TlsRefused("answered an SSLRequest with something else")
+            raise TlsRefusedError("answered an SSLRequest with something else")
         if tls.required:
-            raise TlsRefused("does not speak TLS (backend.tls)")
+            raise TlsRefusedError("does not speak TLS (backend.tls)")
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         transport.resume_reading()
@@ -140,7 +128,7 @@ async def _tcp(factory: Callable[[], P], target: Target, tls: Tls) -> P:
 
 
 async def answers(target: Target, timeout: float) -> None:
-    """Asks the server whether it speaks TLS, which takes a process of its own and leaves no line in its log. Raises Unreached."""
+    """Asks the server whether it speaks TLS, which takes a process of its own and leaves no line in its log. Raises AddressUnreachableError."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
@@ -153,43 +141,47 @@ async def answers(target: Target, timeout: float) -> None:
             finally:
                 transport.abort()
     except TimeoutError:
-        raise Silent(f"{target}: no answer within {timeout:g} s") from None
+        raise NoAnswerError(f"{target}: no answer within {timeout:g} s") from None
     except OSError as error:
-        raise Unreached(f"{target}: {_why(error)}") from None
+        raise AddressUnreachableError(f"{target}: {_why(error)}") from None
     if answer not in (b"S", b"N"):
-        raise Unreached(f"{target}: {'does not answer as PostgreSQL does' if answer else 'closed the connection'}")
+        raise AddressUnreachableError(f"{target}: {'does not answer as PostgreSQL does' if answer else 'closed the connection'}")
 
 
-async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: Tls) -> P:
-    """A connection to this address, in TLS where `tls` says so. Raises Unreached."""
+async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: BackendTls) -> P:
+    """A connection to this address, in TLS where `tls` says so. Raises AddressUnreachableError."""
     try:
         async with asyncio.timeout(timeout):
             if target.host.is_unix:
                 return (await asyncio.get_running_loop().create_unix_connection(factory, target.host.socket_path))[1]
             return await _tcp(factory, target, tls)
-    except TlsRefused as error:
+    except TlsRefusedError as error:
         cause = str(error)
     except ssl.SSLCertVerificationError as error:
         cause = f"its certificate does not verify: {error.verify_message} (backend.tls_ca)"
     except ssl.SSLError as error:
         cause = f"TLS failed: {error.reason or 'handshake'}"
     except TimeoutError:
-        raise Silent(f"{target}: no answer within {timeout:g} s") from None
+        raise NoAnswerError(f"{target}: no answer within {timeout:g} s") from None
     except OSError as error:
         cause = _why(error)
-    raise Unreached(f"{target}: {cause}")
+    raise AddressUnreachableError(f"{target}: {cause}")
 
 
 async def connect(
-    factory: Callable[[], P], targets: Iterable[Target], timeout: float, tls: Tls, silent: Callable[[Target], None] | None = None
+    factory: Callable[[], P],
+    targets: Iterable[Target],
+    timeout: float,
+    tls: BackendTls,
+    silent: Callable[[Target], None] | None = None,
 ) -> tuple[P, Target]:
-    """The first address that takes a connection; `silent` is told of those that do not answer. Raises BackendUnreachable."""
+    """The first address that takes a connection; `silent` is told of those that do not answer. Raises BackendUnreachableError."""
     causes = []
     for target in targets:
         try:
             return await reach(factory, target, timeout, tls), target
-        except Unreached as error:
+        except AddressUnreachableError as error:
             causes.append(str(error))
-            if silent is not None and isinstance(error, Silent):
+            if silent is not None and isinstance(error, NoAnswerError):
                 silent(target)
-    raise BackendUnreachable("; ".join(causes))
+    raise BackendUnreachableError("; ".join(causes))

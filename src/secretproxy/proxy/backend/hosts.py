@@ -19,9 +19,9 @@ import structlog
 
 from secretproxy.config import Host, Settings, revealed
 from secretproxy.connections import FAILURES, ConnectError, Place, connect, trouble
-from secretproxy.proxy import tls
-from secretproxy.proxy.backend import BackendUnreachable, Target, Unreached, resolve
-from secretproxy.proxy.itself import Itself
+from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, Target, resolve
+from secretproxy.proxy.backend.itself import Itself
+from secretproxy.proxy.backend.tls import backend_context
 
 log: Any = structlog.get_logger("secretproxy.backend")
 
@@ -101,7 +101,7 @@ class Hosts:
                         found.append(target)
                     else:
                         causes.append(why)
-            except Unreached as error:
+            except AddressUnreachableError as error:
                 causes.append(str(error))
         now = time.monotonic()
         return sorted(found, key=lambda target: self._silent.get(target, 0.0) > now), causes
@@ -112,7 +112,7 @@ class Hosts:
         self._silent = {one: until for one, until in self._silent.items() if until > now} | {target: now + _SILENT_SECONDS}
 
     async def candidates(self) -> list[Target]:
-        """Where a session may go, in the order in which to try. Raises BackendUnreachable."""
+        """Where a session may go, in the order in which to try. Raises BackendUnreachableError."""
         if not self.watching:
             found, causes = await self.addresses()
         else:
@@ -124,7 +124,7 @@ class Hosts:
                 await self.look_again()
                 found, causes = self._suitable()
         if not found:
-            raise BackendUnreachable("; ".join(causes))
+            raise BackendUnreachableError("; ".join(causes))
         return found
 
     async def _known(self) -> None:
@@ -167,7 +167,7 @@ class Hosts:
             event.clear()
             try:
                 targets = await resolve(host, self._timeout)
-            except Unreached as error:
+            except AddressUnreachableError as error:
                 kinds: dict[Target, Kind | str] = {Target(host, host.host): str(error)}
             else:
                 kinds = dict(zip(targets, await asyncio.gather(*map(self._ask, targets)), strict=True))
@@ -200,7 +200,7 @@ class Hosts:
             return f"{target}: {trouble(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError | ConnectError) else ''}"
 
     async def _connect(self, target: Target) -> Any:
-        secured = tls.backend_context(self._backend, target.host.host)
+        secured = backend_context(self._backend, target.host.host)
         return await connect(
             self._dsn,
             "secretproxy monitor",

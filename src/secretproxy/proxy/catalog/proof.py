@@ -22,9 +22,9 @@ from secretproxy.config import ConfigError, Settings, revealed
 from secretproxy.connections import ConnectError, ConninfoError, read, trouble
 from secretproxy.detect.functions import NAMES
 from secretproxy.install.project import testifying_bodies
-from secretproxy.proxy.backend import Tls
-from secretproxy.proxy.catalog import connect
-from secretproxy.proxy.itself import LEADS_BACK, leading_back
+from secretproxy.proxy.backend.itself import LEADS_BACK, leading_back
+from secretproxy.proxy.backend.tls import BackendTls
+from secretproxy.proxy.catalog.watcher import connect
 from secretproxy.session.session import Session
 from secretproxy.session.testimony import Keys
 
@@ -55,7 +55,7 @@ SELECT n.nspname AS schema, p.proname AS name, pg_catalog.encode(pg_catalog.sha2
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class KeyProof:
     """What was found in a database. `key` and `functions` say what is wrong and what to do; None: nothing is."""
 
     key: str | None
@@ -78,7 +78,7 @@ def home(settings: Settings) -> str | None:
         return None
 
 
-async def prove(connection: Any, keys: Keys, database: str) -> Proof:
+async def prove(connection: Any, keys: Keys, database: str) -> KeyProof:
     """Asks a database for what proves the key, and what its functions are. Raises asyncpg's errors."""
     # Parsed once a process, and in a thread.
     bodies = await asyncio.to_thread(testifying_bodies)
@@ -88,7 +88,7 @@ async def prove(connection: Any, keys: Keys, database: str) -> Proof:
     if any(row["name"] == "key_proof" for row in rows):
         nonce = secrets.token_bytes(32)
         key = judge_key(await connection.fetch(PROOF, nonce), keys, nonce, database)
-    return Proof(key, functions, silent)
+    return KeyProof(key, functions, silent)
 
 
 def judge_key(rows: Sequence[Any], keys: Keys, nonce: bytes, database: str) -> str | None:
@@ -159,7 +159,7 @@ class _Known:
 
     def __init__(self, database: str) -> None:
         self.database = database
-        self.proof: Proof | None = None
+        self.proof: KeyProof | None = None
         self.failure: str | None = None
         # When it was asked last.
         self.at = 0.0
@@ -322,7 +322,7 @@ class Proofs:
             )
         known.failure = cause
 
-    def _found(self, known: _Known, proof: Proof) -> None:
+    def _found(self, known: _Known, proof: KeyProof) -> None:
         before, known.proof = known.proof, proof
         known.at = time.monotonic()
         known.failure = None
@@ -350,7 +350,7 @@ async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[s
     mark = shared.mark(secrets.token_bytes(16))
     results: list[tuple[str, str | None]] = []
     try:
-        tls = Tls.of(settings.backend)
+        tls = BackendTls.of(settings.backend)
         for host in await leading_back(settings, lambda host: connect(settings, None, tls, mark, host)):
             results.append(("backend.hosts", f"{host}: {LEADS_BACK}"))
         connection = await connect(settings, database, tls, mark)

@@ -10,7 +10,7 @@ import mmap
 from secretproxy.config import Settings
 
 
-class Room:
+class Capacity:
     """Made before the workers are forked."""
 
     def __init__(self, settings: Settings) -> None:
@@ -20,15 +20,15 @@ class Room:
         self._numbers = memoryview(mmap.mmap(-1, 8 * workers)).cast("I")
         self._workers = workers
 
-    def seat(self, worker: int) -> Seat:
-        return Seat(self, self._numbers, self._workers, worker)
+    def share(self, worker: int) -> Share:
+        return Share(self, self._numbers, self._workers, worker)
 
 
-class Seat:
-    """One worker's view of the room."""
+class Share:
+    """One worker's part of it, and its view of the whole."""
 
-    def __init__(self, room: Room, numbers: memoryview, workers: int, worker: int) -> None:
-        self._room = room
+    def __init__(self, capacity: Capacity, numbers: memoryview, workers: int, worker: int) -> None:
+        self._capacity = capacity
         self._sessions = numbers[:workers]
         self._connections = numbers[workers:]
         self._worker = worker
@@ -41,8 +41,8 @@ class Seat:
 
     @property
     def session_fits(self) -> bool:
-        return sum(self._sessions) < self._room.most_sessions
+        return sum(self._sessions) < self._capacity.most_sessions
 
     @property
     def connection_fits(self) -> bool:
-        return sum(self._connections) < self._room.most_connections
+        return sum(self._connections) < self._capacity.most_connections

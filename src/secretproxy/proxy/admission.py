@@ -1,0 +1,85 @@
+"""Which connections and sessions a process has, whether one more fits, and what it says of those that do not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from secretproxy.ops.metrics import Metrics
+from secretproxy.proxy.capacity import Share
+
+log: Any = structlog.get_logger("secretproxy")
+
+C = TypeVar("C")
+
+
+class Admission(Generic[C]):
+    """The connections of one process. `draining`: it ends, and takes no more."""
+
+    def __init__(self, share: Share, metrics: Metrics) -> None:
+        self.draining = False
+        # Set while there is no connection, and where there is to be no more waiting for the last.
+        self.empty = asyncio.Event()
+        self._share = share
+        self._metrics = metrics
+        self._connections: set[C] = set()
+        self._admitted: set[C] = set()
+        self._refusals: dict[str, int] = {}
+
+    @property
+    def connections(self) -> list[C]:
+        return list(self._connections)
+
+    def opened(self, client: C) -> bool:
+        """Counts a connection. Tells whether one more fits; one that does not is counted until it has closed."""
+        fits = self._share.connection_fits
+        self._connections.add(client)
+        self.empty.clear()
+        self._count()
+        return fits
+
+    def admit(self, client: C) -> bool:
+        """Tells whether one more session fits, and counts it."""
+        if not self._share.session_fits:
+            return False
+        self._admitted.add(client)
+        self._count()
+        self._metrics.sessions_total.inc()
+        return True
+
+    def closed(self, client: C) -> None:
+        """Takes note that a connection is no more, and nothing runs for it."""
+        self._connections.discard(client)
+        self._admitted.discard(client)
+        self._count()
+        if not self._connections:
+            self.empty.set()
+
+    def _count(self) -> None:
+        self._share.update(len(self._admitted), len(self._connections))
+        self._metrics.sessions.set(len(self._admitted))
+        self._metrics.connections.set(len(self._connections))
+
+    def refused(self, setting: str, *, session: str, client: str) -> None:
+        """A connection became no session because of this setting. Says which at once, and then once a second how
+        many more there were."""
+        self._metrics.refuse_session(setting)
+        waiting = self._refusals.get(setting)
+        if waiting is None:
+            self._refusals[setting] = 0
+            self._say_refused(setting, 1, session=session, client=client)
+        else:
+            self._refusals[setting] = waiting + 1
+
+    def _say_refused(self, setting: str, count: int, **first: str) -> None:
+        words = "logins refused: too many have failed" if setting.startswith("auth.") else "sessions refused"
+        log.warning(words, count=count, setting=setting, **first)
+        asyncio.get_running_loop().call_later(1.0, self._refused_since, setting)
+
+    def _refused_since(self, setting: str) -> None:
+        count = self._refusals.pop(setting, 0)
+        if count:
+            self._refusals[setting] = 0
+            self._say_refused(setting, count)

@@ -1,0 +1,1 @@
+"""Logins that the proxy checks itself (auth.mode = "scram")."""

@@ -1,0 +1,1 @@
+"""The servers behind the proxy: which there are, how to reach one, and how to cancel there."""

@@ -1,0 +1,1 @@
+"""One client of the proxy, from its first byte to the end of its backend."""

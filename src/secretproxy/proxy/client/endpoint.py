@@ -1,0 +1,261 @@
+"""One end of a session: a transport, when it is read from, and how it ends. What is read goes to its receiver.
+
+Endpoints are asyncio.Protocols in all but their base: without one they are classes of their own to mypyc, and a chunk
+costs half as much. Must not look into what they carry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import struct
+import uuid
+from enum import Enum
+from typing import Final, cast
+
+from secretproxy.config import KeepaliveSettings
+from secretproxy.proxy.transport.keepalive import keep_alive
+from secretproxy.proxy.transport.unread import unread
+
+# Seconds that a peer gets to take what was written to it last before its connection is cut.
+_LINGER: Final = 5.0
+# Seconds that a client which was logged in may take to hang up once its session is over.
+_HANG_UP: Final = 2.0
+
+
+class OpenDirections(Enum):
+    """Which directions of a connection have not been ended: the peer's, which is read, and ours, which is written."""
+
+    BOTH = "both"
+    OURS = "ours"
+    PEERS = "the peer's"
+    NONE = "none"
+
+
+_BOTH: Final = OpenDirections.BOTH
+_OURS: Final = OpenDirections.OURS
+_PEERS: Final = OpenDirections.PEERS
+_NONE: Final = OpenDirections.NONE
+
+
+class Receiver:
+    """Who takes what an endpoint reads, and is told how it stands."""
+
+    def opened(self) -> None:
+        """The connection is there."""
+
+    def received(self, data: bytes) -> None:
+        """Takes a chunk."""
+        raise NotImplementedError
+
+    def ended(self) -> bool:
+        """The peer writes no more. Returns whether the connection stays open for what is still to be written."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """The connection is no more."""
+        raise NotImplementedError
+
+    def congested(self, full: bool) -> None:
+        """The peer takes no more for now, or does again: whoever writes to it is to be slowed."""
+        raise NotImplementedError
+
+
+class Endpoint:
+    """What both ends have in common."""
+
+    def __init__(self, keepalive: KeepaliveSettings, receiver: Receiver | None = None) -> None:
+        self.receiver = receiver
+        self.transport: asyncio.Transport | None = None
+        self._keepalive: Final = keepalive
+        self._directions = _BOTH
+        self._paused = False
+        self._peer_congested = False
+        self._reading = True
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the peer writes no more."""
+        return self._directions is _OURS or self._directions is _NONE
+
+    @property
+    def paused(self) -> bool:
+        """Whether its owner does not want it to be read from."""
+        return self._paused
+
+    # --- what asyncio calls ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            keep_alive(sock, self._keepalive)
+        if self.receiver is not None:
+            self.receiver.opened()
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self.receiver
+        if receiver is not None:
+            receiver.received(data)
+
+    def pause_writing(self) -> None:
+        if self.receiver is not None:
+            self.receiver.congested(True)
+
+    def resume_writing(self) -> None:
+        if self.receiver is not None:
+            self.receiver.congested(False)
+
+    def eof_received(self) -> bool:
+        self.note_end()
+        return self.receiver is not None and self.receiver.ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.receiver is not None:
+            self.receiver.lost()
+
+    # --- reading ---
+
+    def pause(self, paused: bool) -> None:
+        """Stops reading, or reads again, for its owner's sake."""
+        self._paused = paused
+        self._read_or_not()
+
+    def slow_down(self, congested: bool) -> None:
+        """Stops reading, or reads again, for the sake of the peer that what is read goes to."""
+        self._peer_congested = congested
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        reading = not self._paused and not self._peer_congested
+        if reading is self._reading:
+            return
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            self._reading = reading
+            if reading:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    # --- writing and ending ---
+
+    def write(self, data: bytes) -> None:
+        if data and self._writes() and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _writes(self) -> bool:
+        return self._directions is _BOTH or self._directions is _OURS
+
+    def note_end(self) -> None:
+        """Takes note that the peer writes no more."""
+        if self._directions is _BOTH:
+            self._directions = _OURS
+        elif self._directions is _PEERS:
+            self._directions = _NONE
+
+    def end_writing(self) -> None:
+        """Ends our direction where the transport can still say so; what the peer still says is read."""
+        if self._writes() and self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            self.write_no_more()
+
+    def write_no_more(self) -> None:
+        """Takes note that nothing more is written, whatever becomes of the transport."""
+        if self._directions is _BOTH:
+            self._directions = _PEERS
+        elif self._directions is _OURS:
+            self._directions = _NONE
+
+    def close(self) -> None:
+        """Closes once what was written has gone out; a peer that does not take it in time is cut off."""
+        if self.transport is not None and not self.transport.is_closing():
+            if self.transport.get_write_buffer_size():
+                self._timer = asyncio.get_running_loop().call_later(_LINGER, self.abort)
+            self.transport.close()
+
+    def close_after_peer(self) -> None:
+        """Closes once the peer has had the time to read the last words and hang up: a socket that is closed with
+        unread bytes resets its peer, which then loses them."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            self.close()
+            return
+        self.end_writing()
+        self._paused = self._peer_congested = False
+        self._read_or_not()
+        self._timer = asyncio.get_running_loop().call_later(_HANG_UP, self.close)
+
+    def abort(self) -> None:
+        """Cuts the connection; what was written may be lost."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class BackendEndpoint(Endpoint):
+    """The backend's end of a session. What it had said before its connection broke is received, too."""
+
+    def __init__(self, keepalive: KeepaliveSettings, receiver: Receiver | None = None) -> None:
+        super().__init__(keepalive, receiver)
+        # Whether its connection broke: some of what it said may never have come.
+        self.broke = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.broke = exc is not None and not self.has_ended
+        if self.broke and self.transport is not None and not self.transport.get_extra_info("ssl_object"):
+            for data in unread(self.transport):
+                self.data_received(data)
+        self.note_end()
+        super().connection_lost(exc)
+
+
+class ClientEndpoint(Endpoint):
+    """The client's end of a session, from its first byte on: who it is by its address."""
+
+    def __init__(self, keepalive: KeepaliveSettings) -> None:
+        super().__init__(keepalive)
+        self.id: Final = uuid.uuid4()
+        # Whether it is in TLS.
+        self.secured = False
+
+    @property
+    def session_id(self) -> str:
+        """What the log's lines of this session have in common with its rows of the access log."""
+        return str(self.id)
+
+    @property
+    def text(self) -> str:
+        """The client's address, as the log shows it."""
+        return str(self.peer()[0] or "local")
+
+    @property
+    def source(self) -> bytes:
+        """Where the client comes from, as failed logins are counted: an address, a network of IPv6, a local user."""
+        address, _ = self.peer()
+        if isinstance(address, ipaddress.IPv6Address):
+            # Who has one address of a /64 has them all.
+            return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64))).encode()
+        if address is not None:
+            return str(address).encode()
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or sock.family != socket.AF_UNIX:
+            return b"unknown"
+        return b"uid %d" % struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+
+    def peer(self) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address | None, int | None]:
+        """Address and port; None and None where it comes by a Unix socket."""
+        assert self.transport is not None
+        peer = self.transport.get_extra_info("peername")
+        if not isinstance(peer, tuple) or len(peer) < 2:
+            return None, None
+        try:
+            address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+        except ValueError:
+            return None, None
+        mapped = getattr(address, "ipv4_mapped", None)
+        return mapped or address, int(peer[1])

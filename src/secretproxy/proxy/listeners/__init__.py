@@ -1,0 +1,1 @@
+"""The process: its listening sockets, its workers, and how it starts and ends."""

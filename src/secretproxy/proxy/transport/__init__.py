@@ -1,0 +1,1 @@
+"""What connections on both sides are made of."""
