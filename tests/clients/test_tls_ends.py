@@ -260,7 +260,9 @@ def test_a_terminate_behind_questions(site: Site, port: int, way: str, how: str)
     name = f"terminated {uuid.uuid4()}"
     client = Client(port, WAYS[way][0], name)
     client.send(raw.query("SELECT 1") * 3 + raw.TERMINATE)
-    client.end(how)
+    # PostgreSQL ends at the Terminate, and may have closed by now: what it answered is read all the same.
+    with contextlib.suppress(OSError):
+        client.end(how)
     assert kinds(client.rest()) == b"TDCZ" * 3
     client.socket.close()
     until(lambda: not there(site, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.conftest import Backend
 from tests.support.command import run
 from tests.support.proxy import Proxy
 
-from secretproxy.config import ListenSettings, Settings
+from secretproxy.config import AuditSettings, ListenSettings, Settings
 from secretproxy.proxy.listeners import preflight
 
 
@@ -99,12 +100,8 @@ def test_directories(postgres: Backend, tmp_path: Path) -> None:
     assert set(faults(postgres, tmp_path, signed)) == {"audit.checkpoint_file", "audit.checkpoint_key_file"}
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
-def test_a_directory_that_is_somebody_elses(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents[:2]:
-        above.chmod(0o755)
-    settings = Settings(listen=ListenSettings(port=0, unix_socket_dir=tmp_path))  # type: ignore[call-arg]
+def as_nobody(settings: Settings) -> str:
+    """What a user who is nobody finds of the settings' places, or the error that ended the look."""
     # What it imports is imported by whoever may read the interpreter's own files.
     list(preflight.places(settings))
     reading, writing = os.pipe()
@@ -113,10 +110,46 @@ def test_a_directory_that_is_somebody_elses(tmp_path: Path) -> None:
         # Root may write everywhere, nobody may not.
         try:
             os.setuid(65534)
-            os.write(writing, repr(list(preflight.places(settings))).encode())
-        finally:
-            os._exit(0)
+            found = json.dumps(dict(preflight.places(settings)))
+        except BaseException as error:
+            found = repr(error)
+        os.write(writing, found.encode())
+        os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as told:
-        assert "this user may not write there" in told.read()
+        found = told.read()
     os.waitpid(child, 0)
+    return found
+
+
+@pytest.fixture
+def reached() -> Iterator[Path]:
+    """A directory that everybody may reach, whatever the test run's own directory allows."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_a_directory_that_is_somebody_elses(reached: Path) -> None:
+    settings = Settings(listen=ListenSettings(port=0, unix_socket_dir=reached))  # type: ignore[call-arg]
+    assert f"{reached}: this user may not write there" in as_nobody(settings)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_places_behind_a_directory_that_is_closed(reached: Path) -> None:
+    closed = reached / "closed"
+    inside = closed / "inside"
+    inside.mkdir(parents=True)
+    closed.chmod(0o700)
+    settings = Settings(
+        listen=ListenSettings(port=0, unix_socket_dir=inside),  # type: ignore[call-arg]
+        audit=AuditSettings(  # type: ignore[call-arg]
+            on_outage="spool", spool_dir=inside / "spool", checkpoint_file=inside / "points", checkpoint_key_file=inside / "key"
+        ),
+    )
+    found = as_nobody(settings)
+    for setting in ("listen.unix_socket_dir", "audit.checkpoint_file", "audit.checkpoint_key_file"):
+        assert f'"{setting}": "{inside}: this user may not look into a directory above it' in found, found
+    assert f'"audit.spool_dir": "{closed}: this user may not write there' in found, found

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 import ssl
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -53,8 +54,8 @@ def places(settings: Settings) -> Iterator[Result]:
         if fault is not None:
             yield "health.host, health.port", fault
     written = {"audit.checkpoint_file": audit.checkpoint_file}
-    if audit.checkpoint_key_file is not None and not audit.checkpoint_key_file.exists():
-        # It is made.
+    if audit.checkpoint_key_file is not None and not os.path.exists(audit.checkpoint_key_file):
+        # It is made, or it lies where this user may not look.
         written["audit.checkpoint_key_file"] = audit.checkpoint_key_file
     for setting, file in written.items():
         fault = None if file is None else _file(file)
@@ -62,16 +63,20 @@ def places(settings: Settings) -> Iterator[Result]:
             yield setting, fault
     if audit.on_outage == "spool" and audit.spool_dir is not None:
         # It is made too, with what leads to it.
-        nearest = next(path for path in (audit.spool_dir, *audit.spool_dir.absolute().parents) if path.exists())
+        nearest = next(path for path in (audit.spool_dir, *audit.spool_dir.absolute().parents) if os.path.exists(path))
         fault = _directory(nearest)
         if fault is not None:
             yield "audit.spool_dir", fault
 
 
 def _directory(path: Path) -> str | None:
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except PermissionError:
+        return f"{path}: this user may not look into a directory above it; give the proxy's user the right to search them all"
+    except OSError:
         return f"{path}: there is no such directory; make it, owned by the proxy's user"
-    if not path.is_dir():
+    if not stat.S_ISDIR(mode):
         return f"{path}: it is no directory"
     if not os.access(path, os.W_OK | os.X_OK):
         return f"{path}: this user may not write there; give the directory to the proxy's user"
@@ -79,7 +84,7 @@ def _directory(path: Path) -> str | None:
 
 
 def _file(path: Path) -> str | None:
-    if not path.exists():
+    if not os.path.exists(path):
         return _directory(path.absolute().parent)
     return None if os.access(path, os.W_OK) else f"{path}: this user may not write it"
 
