@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import os
 import socket
-import stat
 import ssl
+import stat
 import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
