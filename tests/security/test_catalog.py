@@ -261,7 +261,7 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
 
     from secretproxy.connections import connect
     from secretproxy.detect.tree import Monitored
-    from secretproxy.proxy.catalog import queries, watcher
+    from secretproxy.proxy.catalog import queries, reading
 
     dropped = [f"vanishing_{number}" for number in range(5)]
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
@@ -279,7 +279,7 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
 
         connection = await connect(postgres.dsn(database=database), "test", timeout=10, connection_class=Between)
         monitored = Monitored(("encrypted_secrets",), (("secrets_schema", "secrets_table"),))
-        leads, _ = await watcher.read(connection, monitored, 1)
+        leads, _ = await reading.read(connection, monitored, 1)
         await connection.close()
     assert len(leads)
 
@@ -287,7 +287,7 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
 async def test_a_question_that_fails_for_one_object_is_asked_again_without_it() -> None:
     import asyncpg
 
-    from secretproxy.proxy.catalog.watcher import PART, in_parts
+    from secretproxy.proxy.catalog.reading import PART, in_parts
 
     asked: list[int] = []
 

@@ -232,6 +232,10 @@ class Session:
         """Takes the detector of the session's database."""
         self.state.detector = detector
 
+    def expect_silence(self, functions: frozenset[str]) -> None:
+        """Takes the names of the secret functions whose calls may go without testimony."""
+        self.state.silent = functions
+
     def texts(self) -> list[bytes]:
         """Gives what is prepared, where its text is known."""
         return self.names.texts()

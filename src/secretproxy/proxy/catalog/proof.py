@@ -24,7 +24,7 @@ from secretproxy.detect.functions import NAMES
 from secretproxy.install.project import testifying_bodies
 from secretproxy.proxy.backend.itself import LEADS_BACK, leading_back
 from secretproxy.proxy.backend.tls import BackendTls
-from secretproxy.proxy.catalog.watcher import connect
+from secretproxy.proxy.catalog.reading import connect
 from secretproxy.session.session import Session
 from secretproxy.session.testimony import Keys
 
@@ -212,7 +212,7 @@ class Proofs:
         known = self._watch(database, urgent=not self._brought)
         old = not known.sessions and time.monotonic() - known.at > 2 * self._every
         known.sessions.add(session)
-        session.state.silent = NAMES if known.proof is None or old else known.proof.silent
+        session.expect_silence(NAMES if known.proof is None or old else known.proof.silent)
         if old and not self._brought:
             known.urgent = True
             known.wake.set()
@@ -337,7 +337,7 @@ class Proofs:
         elif proof.functions is None and before is not None and before.functions is not None:
             log.info("secret functions testify", database=known.database)
         for session in known.sessions:
-            session.state.silent = proof.silent
+            session.expect_silence(proof.silent)
 
 
 async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[str, str | None]]:

@@ -35,8 +35,8 @@ from secretproxy.proxy.backend.itself import leading_back
 from secretproxy.proxy.backend.tls import BackendTls, backend_context
 from secretproxy.proxy.capacity import Share
 from secretproxy.proxy.catalog.proof import Proofs
+from secretproxy.proxy.catalog.reading import connect as connect_catalog
 from secretproxy.proxy.catalog.watcher import Catalogs
-from secretproxy.proxy.catalog.watcher import connect as connect_catalog
 from secretproxy.proxy.client.endpoint import ClientEndpoint
 from secretproxy.proxy.client.handshake import Handshake
 from secretproxy.proxy.client.stage import ClientStage
