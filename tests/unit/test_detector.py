@@ -16,6 +16,7 @@ from secretproxy.detect.graph import Body, Object, calls_of
 from secretproxy.detect.plpgsql import MOST_VARIABLES
 from secretproxy.detect.verdict import MOST_CALLS
 from secretproxy.wire import messages
+from secretproxy.wire.errors import UnreadableError
 from tests.unit.playbook import GETTER, OWNER, bind
 
 DETECTOR = Detector()
@@ -391,3 +392,15 @@ def test_a_function_of_the_catalog_that_is_very_long_is_judged_by_its_words() ->
     text = f"CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $f$ BEGIN PERFORM 1{',1' * 9000}, {CALL}; END $f$"
     body = Body(Object((1, 2), "function", "public", "f", "public.f()"), "plpgsql", text)
     assert [(call.name, call.opaque) for call in calls_of(body, DETECTOR.monitored)] == [("secrets_getter", True)]
+
+
+@pytest.mark.parametrize(
+    "body", [b"\0\0\0\x02\0\0", b"\0\0\0\0\0\x01\0\0", b"\0\0\0\0\0\x01\0\0\0\x01", b"\0\0\0\0\0\x01\x80\0\0\0", b"\0\0\0\0"]
+)
+def test_counts_of_a_bind_that_run_past_its_end_do_not_read_the_next_message(body: bytes) -> None:
+    raw = b"B" + (len(body) + 4).to_bytes(4) + body
+    with pytest.raises(UnreadableError):
+        messages.read_bind(raw + raw, 0, len(raw))
+    whole = b"B" + (16).to_bytes(4) + b"\0\0\0\x01\0\x01\0\x01\xff\xff\xff\xff"
+    bound = messages.read_bind(whole, 0, len(whole))
+    assert (bound.formats, [value.reveal() for value in bound.values]) == ((1,), [None])

@@ -11,6 +11,7 @@ import os
 import re
 import time
 import uuid
+from binascii import hexlify
 from collections.abc import Sequence
 
 from secretproxy.audit import chain
@@ -70,9 +71,11 @@ class Line:
 
     def plain(self) -> bytes | None:
         """The same for INSERT; None where a field is escaped."""
-        if b"\\" in self.line.replace(b"\\N", b""):
+        line = self.line
+        # Each backslash is that of a NULL.
+        if line.count(b"\\") != line.count(b"\\N"):
             return None
-        return b"%b\t\\x%b\t\\x%b" % (self.line, self.prev_hash.hex().encode(), self.row_hash.hex().encode())
+        return b"".join((line, b"\t\\x", hexlify(self.prev_hash), b"\t\\x", hexlify(self.row_hash)))
 
     def after(self, before: bytes) -> Line:
         """The same line as the one that follows the hash `before`."""
@@ -129,6 +132,7 @@ class Lines:
         # Of names that were not masked: a value that slipped into a name's place is not kept.
         self._texts: dict[str, str] = {}
         self._elements: dict[str, str] = {}
+        self._uuids: dict[int, str] = {}
         self._codec = ""
         self._second = -1
         self._moment = ""
@@ -171,7 +175,7 @@ class Lines:
                 "\\N" if statement_no is None else str(statement_no),
                 "\\N" if event.function is None else self._text(event.function),
                 event.operation or "\\N",
-                "\\N" if owner is None else str(owner),
+                "\\N" if owner is None else self._uuid(owner),
                 "\\N" if names is None else self._array(names),
                 event.encoding or "\\N",
                 "\\N" if via is None else self._array(via),
@@ -179,7 +183,7 @@ class Lines:
                 "\\N" if fingerprint is None else chain.text(fingerprint),
                 known[1],
                 "\\N" if role is None else self._text(role),
-                "\\N" if accessed_by is None else str(accessed_by),
+                "\\N" if accessed_by is None else self._uuid(accessed_by),
                 known[2],
                 event.outcome or "\\N",
                 "\\N" if sqlstate is None else chain.text(sqlstate),
@@ -224,6 +228,16 @@ class Lines:
                 if len(self._texts) >= _KEPT_TEXTS:
                     self._texts.clear()
                 self._texts[value] = known
+        return known
+
+    def _uuid(self, value: uuid.UUID) -> str:
+        number: int = value.int
+        known = self._uuids.get(number)
+        if known is None:
+            known = str(value)
+            if len(self._uuids) >= _KEPT_TEXTS:
+                self._uuids.clear()
+            self._uuids[number] = known
         return known
 
     def _array(self, values: Sequence[str | None]) -> str:

@@ -6,7 +6,6 @@ Only owners, names and encodings are ever evaluated; the place of a value is nev
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +26,35 @@ MOST_NAMES, MOST_ARRAY_BYTES = 1000, 16_384
 _UUID_BYTES = 128
 
 _TRANSPARENT_TYPES = frozenset({"text", "varchar", "uuid", "unknown"})
+
+
+# Owners by what they were read from: making a UUID takes longer than all else that an argument needs.
+_KEPT_UUIDS = 4096
+_spelled: dict[str, uuid.UUID] = {}
+_binary: dict[bytes, uuid.UUID] = {}
+
+
+def spelled_uuid(text: str) -> uuid.UUID:
+    """Reads a uuid's text. Raises ValueError."""
+    found = _spelled.get(text)
+    if found is None:
+        found = uuid.UUID(text.strip())
+        if len(_spelled) >= _KEPT_UUIDS:
+            _spelled.clear()
+        _spelled[text] = found
+    return found
+
+
+def read_uuid(raw: bytes) -> uuid.UUID:
+    """Reads a uuid's sixteen bytes."""
+    found = _binary.get(raw)
+    if found is None:
+        # By its text, so that one owner is one object, which is compared at once.
+        found = spelled_uuid(str(uuid.UUID(bytes=raw)))
+        if len(_binary) >= _KEPT_UUIDS:
+            _binary.clear()
+        _binary[raw] = found
+    return found
 
 
 class _Unknown:
@@ -65,15 +93,28 @@ class Array:
 Argument = Constant | Parameter | Array | _Unknown
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Values:
-    """What the parameters of one execution hold: those of a Bind, or the arguments of an SQL EXECUTE."""
+    """What the parameters of one execution hold: those of a Bind, or the arguments of an SQL EXECUTE. `codec` is the
+    encoding of the client's texts."""
 
-    bind: Bind | None = None
-    types: tuple[int, ...] = ()
-    decode: Callable[[bytes], str] = bytes.decode
-    arguments: tuple[Argument, ...] = ()
-    outer: Values | None = None
+    __slots__ = ("arguments", "bind", "codec", "outer", "types")
+
+    def __init__(
+        self,
+        bind: Bind | None = None,
+        types: tuple[int, ...] = (),
+        codec: str = "utf-8",
+        arguments: tuple[Argument, ...] = (),
+        outer: Values | None = None,
+    ) -> None:
+        self.bind = bind
+        self.types = types
+        self.codec = codec
+        self.arguments = arguments
+        self.outer = outer
+
+    def __repr__(self) -> str:
+        return f"Values({len(self.types)} types)"
 
     def argument(self, number: int) -> tuple[Argument, Values]:
         """An SQL EXECUTE's argument, to be evaluated against what surrounds the EXECUTE."""
@@ -230,7 +271,7 @@ def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]
         if raw is None:
             return True, None
         if binary and len(raw) == 16:
-            return True, uuid.UUID(bytes=raw)
+            return True, read_uuid(raw)
         if len(raw) > _UUID_BYTES:
             return False, None
         known, text = _decoded(raw, values)
@@ -246,7 +287,7 @@ def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]
     if len(text) > _UUID_BYTES:
         return False, None
     try:
-        return True, uuid.UUID(text.strip())
+        return True, spelled_uuid(text)
     except ValueError:
         return False, None
 
@@ -315,7 +356,7 @@ def _bound(number: int, values: Values) -> tuple[bytes | None, bool] | None:
 
 def _decoded(raw: bytes, values: Values) -> tuple[bool, str | None]:
     try:
-        return True, values.decode(raw)
+        return True, raw.decode(values.codec)
     except UnicodeDecodeError:
         return False, None
 

@@ -12,17 +12,42 @@ from secretproxy.detect.functions import Function, Operation, operation_of, over
 __all__ = ["Call", "Operation", "ResolvedCall"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class ResolvedCall:
-    """What the log says of an attempt. `exact`: function, owner and names are all known."""
+    """What the log says of an attempt. `exact`: function, owner and names are all known. Written out: one is made for
+    each execution, and a dataclass costs ten times as much to make, compiled."""
 
-    function: str
-    operation: Operation | None
-    owner: uuid.UUID | None
-    names: tuple[str | None, ...] | None
-    encoding: str | None
-    exact: bool
-    via: tuple[str, ...] | None = None
+    __slots__ = ("encoding", "exact", "function", "names", "operation", "owner", "via")
+
+    def __init__(
+        self,
+        function: str,
+        operation: Operation | None,
+        owner: uuid.UUID | None,
+        names: tuple[str | None, ...] | None,
+        encoding: str | None,
+        exact: bool,
+        via: tuple[str, ...] | None = None,
+    ) -> None:
+        self.function = function
+        self.operation: Operation | None = operation
+        self.owner = owner
+        self.names = names
+        self.encoding = encoding
+        self.exact = exact
+        self.via = via
+
+    def named(self, names: tuple[str | None, ...] | None, *, exact: bool) -> ResolvedCall:
+        """Gives the same call with other names."""
+        return ResolvedCall(self.function, self.operation, self.owner, names, self.encoding, exact, self.via)
+
+    def _all(self) -> tuple[object, ...]:
+        return self.function, self.operation, self.owner, self.names, self.encoding, self.exact, self.via
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResolvedCall) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        return hash(self._all())
 
     def __repr__(self) -> str:
         return f"ResolvedCall({self.function}, exact={self.exact})"

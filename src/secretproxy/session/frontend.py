@@ -167,12 +167,11 @@ class Frontend:
     def _values(self, message: Framer, statement: Prepared) -> Values:
         """Reads the parameters of a complete Bind; none are known of one that cannot be read, which is an attempt
         all the same."""
-        encoding = self._state.codec
         try:
             bind = messages.read_bind(message.buffer, message.start, message.end)
         except UnreadableError:
             return NO_VALUES
-        return Values(bind, statement.types, lambda raw: raw.decode(encoding))
+        return Values(bind, statement.types, self._state.codec)
 
     def _portal(self, statement: Prepared, others: list[Prepared | Portal], values: Values) -> Portal:
         """Makes a portal of a statement with secret calls. The values are kept no longer than they must be."""

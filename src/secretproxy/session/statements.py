@@ -100,7 +100,6 @@ class Prepared:
         return f"Prepared({self.verdict!r})"
 
 
-@dataclass(slots=True, eq=False)
 class Portal:
     """A portal whose statement makes secret calls: those calls as its parameters make them.
 
@@ -108,28 +107,33 @@ class Portal:
     current: not closed or replaced. suspended: the execution that stopped at its row limit.
     """
 
-    statement: Prepared
-    calls: tuple[ResolvedCall, ...]
-    values: Values
-    weight: int = 0
-    current: bool = True
-    suspended: Running | None = None
+    __slots__ = ("calls", "current", "statement", "suspended", "values", "weight")
+
+    def __init__(self, statement: Prepared, calls: tuple[ResolvedCall, ...], values: Values, weight: int = 0) -> None:
+        self.statement = statement
+        self.calls = calls
+        self.values = values
+        self.weight = weight
+        self.current = True
+        self.suspended: Running | None = None
 
     def __repr__(self) -> str:
         return f"Portal({self.statement!r})"
 
 
-@dataclass(slots=True, eq=False)
 class Undo:
     """An entry of the pipeline for a Parse, Bind or Close that changed what is remembered: how it was before.
 
     pipeline: the pipeline in which it may be passed over for an error of what stands before it; 0: none does.
     """
 
-    kind: int
-    name: bytes
-    before: Prepared | Portal | None
-    pipeline: int = 0
+    __slots__ = ("before", "kind", "name", "pipeline")
+
+    def __init__(self, kind: int, name: bytes, before: Prepared | Portal | None) -> None:
+        self.kind = kind
+        self.name = name
+        self.before = before
+        self.pipeline = 0
 
     def __repr__(self) -> str:
         return f"Undo({self.kind})"

@@ -24,11 +24,14 @@ can have spoiled the token.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import hmac
 import re
 import uuid
 from collections.abc import Callable, Mapping
+
+from secretproxy.detect.arguments import spelled_uuid
 
 SQLSTATE = b"SPX01"
 QUOTED = b"SPX2 ".hex().encode()
@@ -169,18 +172,23 @@ class Keys:
         )  # fmt: skip
 
     def _quoted(self, message: bytes) -> Testimony | None:
-        told = bytes.fromhex(message.decode("ascii"))
+        told = binascii.unhexlify(message)
         signed, mac = told[:-MAC_SIZE], told[-MAC_SIZE:]
         parts = signed.split(b" ", 8)
         if len(parts) != 9 or not self._signed(parts[1], signed, mac):
             return None
-        texts = _TEXTS.fullmatch(parts[8])
-        if texts is None:
-            return None
-        role = _unquoted(texts[3])
+        # Three texts without a mark in them, which is most of all, need no pattern.
+        texts = parts[8].split(b"'")
+        if len(texts) == 7 and not texts[0] and texts[2] == b" " and texts[4] == b" " and not texts[6]:
+            name, user, role = _native(texts[1]), _native(texts[3]), _native(texts[5])
+        else:
+            found = _TEXTS.fullmatch(parts[8])
+            if found is None:
+                return None
+            name, user, role = _unquoted(found[1]), _unquoted(found[2]), _unquoted(found[3])
         return Testimony(
-            (parts[2], parts[3], parts[4]), parts[5], parts[6], (_unquoted(texts[1]),), None,
-            (_unquoted(texts[2]), None if role == "none" else role, parts[7] or b"-"), True,
+            (parts[2], parts[3], parts[4]), parts[5], parts[6], (name,), None,
+            (user, None if role == "none" else role, parts[7] or b"-"), True,
         )  # fmt: skip
 
     def _signed(self, version: bytes, signed: bytes, mac: bytes) -> bool:
@@ -205,7 +213,7 @@ def line(message: bytes, constraint: bytes) -> bytes:
 
 
 def _uuid(token: bytes) -> uuid.UUID | None:
-    return None if token == b"-" else uuid.UUID(token.decode("ascii"))
+    return None if token == b"-" else spelled_uuid(token.decode("ascii"))
 
 
 def _text(token: bytes) -> str | None:
@@ -216,6 +224,10 @@ def _unquoted(literal: bytes) -> str:
     text = literal[literal.index(b"'") + 1 : -1].replace(b"''", b"'")
     if literal.startswith(b"E"):
         text = text.replace(b"\\\\", b"\\")
+    return _native(text)
+
+
+def _native(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 

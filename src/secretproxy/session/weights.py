@@ -48,7 +48,7 @@ def name_bytes(call: ResolvedCall) -> int:
 
 def without_names(call: ResolvedCall) -> ResolvedCall:
     """The call with its names unknown."""
-    return replace(call, names=None, exact=False)
+    return call.named(None, exact=False)
 
 
 def lightened_call(call: ResolvedCall) -> ResolvedCall:
@@ -63,4 +63,4 @@ def in_bytes(call: ResolvedCall) -> ResolvedCall:
     names = tuple(None if name is None else native(name) for name in call.names)
     if any(found is None and given is not None for found, given in zip(names, call.names, strict=True)):
         return without_names(call)
-    return replace(call, names=names)
+    return call.named(names, exact=call.exact)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
 from secretproxy.wire.redacted import Redacted
@@ -83,16 +84,12 @@ def read_startup(packet: bytes) -> Startup:
 def fields(message: bytes, start: int, end: int) -> dict[int, bytes]:
     """Reads the fields of an ErrorResponse or NoticeResponse by their type byte; a cut-off last one is left out."""
     found: dict[int, bytes] = {}
-    pos = start + 5
-    while pos < end:
-        kind = message[pos]
-        if kind == 0:
+    parts = message[start + 5 : end].split(b"\0")
+    for place in range(len(parts) - 1):
+        part = parts[place]
+        if not part:
             break
-        stop = message.find(b"\0", pos + 1, end)
-        if stop < 0:
-            break
-        found[kind] = message[pos + 1 : stop]
-        pos = stop + 1
+        found[part[0]] = part[1:]
     return found
 
 
@@ -200,45 +197,58 @@ def read_sasl_initial_response(body: bytes) -> tuple[bytes, bytes | None]:
     return mechanism, data
 
 
-@dataclass(frozen=True, slots=True)
 class Bind:
     """A Bind message. Values are Redacted (NULL: Redacted(None)); formats: 0 text, 1 binary, one for each value."""
 
-    portal: bytes
-    statement: bytes
-    formats: tuple[int, ...]
-    values: tuple[Redacted, ...]
+    __slots__ = ("formats", "portal", "statement", "values")
+
+    def __init__(self, portal: bytes, statement: bytes, formats: tuple[int, ...], values: tuple[Redacted, ...]) -> None:
+        self.portal = portal
+        self.statement = statement
+        self.formats = formats
+        self.values = values
 
     def __repr__(self) -> str:
         return f"Bind(values={len(self.values)})"
+
+
+_SHORT_BIND = "Bind is too short"
+# The length of a NULL, and that of the longest value, as unsigned numbers.
+_NULL: Final = 0xFFFFFFFF
+_LONGEST: Final = 0x7FFFFFFF
+
+
+def _uint16(message: bytes, pos: int, end: int) -> int:
+    if pos + 2 > end:
+        raise UnreadableError(_SHORT_BIND)
+    return message[pos] << 8 | message[pos + 1]
 
 
 def read_bind(message: bytes, start: int, end: int) -> Bind:
     """Reads a complete Bind. Raises UnreadableError."""
     portal, pos = cstring(message, start + 5, end)
     statement, pos = cstring(message, pos, end)
-    try:
-        format_count = _UINT16.unpack_from(message, pos)[0]
-        pos += 2
-        formats: tuple[int, ...] = struct.unpack_from(f"!{format_count}H", message, pos)
-        pos += 2 * format_count
-        value_count = _UINT16.unpack_from(message, pos)[0]
-        pos += 2
-        values = []
-        for _ in range(value_count):
-            size = _INT32.unpack_from(message, pos)[0]
-            pos += 4
-            if size < -1:
-                raise UnreadableError("a value in Bind has no such length")
-            if size < 0:
-                values.append(Redacted(None))
-                continue
-            if pos + size > end:
-                raise UnreadableError("a value in Bind runs past the message")
-            values.append(Redacted(message[pos : pos + size]))
-            pos += size
-    except struct.error:
-        raise UnreadableError("Bind is too short") from None
+    format_count = _uint16(message, pos, end)
+    pos += 2
+    formats = tuple([_uint16(message, pos + 2 * place, end) for place in range(format_count)])
+    pos += 2 * format_count
+    value_count = _uint16(message, pos, end)
+    pos += 2
+    values = []
+    for _ in range(value_count):
+        if pos + 4 > end:
+            raise UnreadableError(_SHORT_BIND)
+        size = message[pos] << 24 | message[pos + 1] << 16 | message[pos + 2] << 8 | message[pos + 3]
+        pos += 4
+        if size == _NULL:
+            values.append(Redacted(None))
+            continue
+        if size > _LONGEST:
+            raise UnreadableError("a value in Bind has no such length")
+        if pos + size > end:
+            raise UnreadableError("a value in Bind runs past the message")
+        values.append(Redacted(message[pos : pos + size]))
+        pos += size
     if format_count == 0:
         formats = (0,) * value_count
     elif format_count == 1:
