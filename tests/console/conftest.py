@@ -10,7 +10,7 @@ import pytest
 
 from secretproxy.config import Settings
 from tests.conftest import Backend
-from tests.support.console import Browser, ConsoleSite, logins_with_passwords, running
+from tests.support.console import WRITER, Browser, ConsoleSite, logins_with_passwords, running
 from tests.support.proxy import Proxy
 
 MARKUP = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'{{7*7}}&amp;"
@@ -21,11 +21,16 @@ HOSTILE = (MARKUP, HIDDEN, EMOJI, LONG)
 APPLICATION = "<b onmouseover=alert(2)>app</b>"
 
 
+def settings_of(postgres: Backend) -> Settings:
+    """What a console needs to record who reads."""
+    return Settings.model_validate({"audit": {"dsn": postgres.dsn(WRITER)}, "testimony": {"key_file": str(postgres.key_file)}})
+
+
 @pytest.fixture(scope="module")
 def site(postgres: Backend, proxy: Proxy) -> Iterator[ConsoleSite]:
     if postgres.server is None:
         pytest.skip("pg_hba.conf of a container is not at hand")
-    with logins_with_passwords(postgres), running(postgres.dsn("nobody"), Settings()) as found:
+    with logins_with_passwords(postgres), running(postgres.dsn("nobody"), settings_of(postgres)) as found:
         yield found
 
 

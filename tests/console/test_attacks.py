@@ -20,7 +20,7 @@ from secretproxy.console.serve import server_of
 from secretproxy.demo.postgres import free_port
 from tests.conftest import Backend
 from tests.support.certificates import Authority
-from tests.support.console import PASSWORD, Browser, ConsoleSite, running
+from tests.support.console import PASSWORD, WRITER, Browser, ConsoleSite, running
 
 INJECTIONS = (
     "' OR '1'='1",
@@ -93,7 +93,7 @@ def test_times_at_the_ends_of_the_calendar(auditor: Browser, time: str) -> None:
 
 def test_nothing_is_shown_to_who_is_not_signed_in(site: ConsoleSite) -> None:
     stranger = site.browser()
-    for method, path, _ in PAGES:
+    for method, path, *_ in PAGES:
         path = path.replace("{kind}", "user").replace("{session}", "0")
         answer = stranger.send(method, path, {} if method == "POST" else None)
         assert (answer.status, answer.body) in ((303, b""), (401, b"signed out")), path
@@ -312,6 +312,94 @@ def test_another_name_for_this_machine_is_not_answered(site: ConsoleSite) -> Non
 
 def test_a_long_body_is_refused(site: ConsoleSite) -> None:
     assert site.browser().send("POST", "/sign-in", {"user": "x" * 70_000, "password": "y"}).status == 403
+
+
+# --- what is recorded of readers --------------------------------------------------------------------------------------
+
+
+def recorded(postgres: Backend, login: str) -> list[tuple[str, list[str] | None]]:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        query = "SELECT function, via FROM secretproxy.access_log WHERE event = 'review' AND db_user = %s ORDER BY at, seq"
+        return sql.execute(query, (login,)).fetchall()
+
+
+def test_what_cannot_be_recorded_is_not_shown(site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str) -> None:
+    """Each page that is recorded; the others and the way out go on, and everything comes back by itself."""
+    csrf = auditor.csrf()
+    before = recorded(postgres, "console_auditor")
+    with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+        admin.execute(f"ALTER ROLE {WRITER} NOLOGIN")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (WRITER,))
+        try:
+            for entry in PAGES:
+                path = entry.path.replace("{kind}", "user").replace("{session}", owner) + f"?name=stripe&owner={owner}&since=1h"
+                answer = auditor.send(entry.method, path, {"csrf": csrf} if entry.method == "POST" else None)
+                if entry.asked is None:
+                    assert answer.status == 200, path
+                else:
+                    assert answer.status == 503 and "Not recorded, so not shown" in answer.text, (path, answer.text)
+                    assert "access-" not in answer.text and "stripe" not in answer.text.replace("name=stripe", "")
+                    assert "audit.dsn" in answer.text
+        finally:
+            admin.execute(f"ALTER ROLE {WRITER} LOGIN")
+    until = time.monotonic() + 20
+    while auditor.get("/accesses", {"owner": owner}).status != 200:
+        assert time.monotonic() < until
+    # What was refused is not said to have been read but for the one question that found the log away.
+    assert len(recorded(postgres, "console_auditor")) <= len(before) + 2
+
+
+@pytest.mark.parametrize("login", ["console_auditor", "console_outsider", "app_user"])
+def test_no_login_of_a_reader_writes_a_review(site: ConsoleSite, postgres: Backend, login: str) -> None:
+    """A row in another's name, or one's own taken away: the log is written by the console's login alone."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        sql.execute(f"SET SESSION AUTHORIZATION {login}")
+        for statement in (
+            "INSERT INTO secretproxy.access_log (event, db_user) VALUES ('review', 'console_colleague')",
+            "INSERT INTO secretproxy.reviews (reviewer) VALUES ('console_colleague')",
+            "UPDATE secretproxy.access_log SET db_user = 'console_colleague' WHERE event = 'review'",
+            "DELETE FROM secretproxy.access_log WHERE event = 'review'",
+            "DELETE FROM secretproxy.reviews",
+            "SET ROLE secretproxy_writer",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                sql.execute(statement)
+
+
+def test_a_review_says_nothing_that_the_reader_made_up(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
+    """Who, from where and in which session are the console's own; a filter is one text, whatever stands in it."""
+    texts = ("x\tconsole_colleague", 'a","user","b', "{a,b}", "x\ny", "\\N", "NULL", "\\.", "masked:0000", "x\r\nSet-Cookie: a=b")
+    for text in texts:
+        answer = auditor.get(
+            "/accesses", {"user": text, "reviewer": "console_colleague", "db_user": "console_colleague", "seq": "1"},
+            **{"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9", "X-Remote-User": "console_colleague"},
+        )  # fmt: skip
+        assert answer.status == 200 and "set-cookie" not in answer.headers
+    query = (
+        "SELECT via, db_user, host(client_addr), application_name, session_id FROM secretproxy.access_log"
+        " WHERE event = 'review' ORDER BY at DESC, seq DESC LIMIT %s"
+    )
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        rows = sql.execute(query, (len(texts),)).fetchall()[::-1]
+    assert [row[0] for row in rows] == [["user", f"name:{text}" if text.startswith("masked:") else text] for text in texts]
+    assert {row[1:4] for row in rows} == {("console_auditor", "127.0.0.1", "secretproxy console")}
+    assert len({row[4] for row in rows}) == 1
+
+
+def test_another_sites_page_makes_nobody_a_reader(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
+    """A link or a form elsewhere, also on another port of this machine, whose requests carry the cookie."""
+    csrf = auditor.csrf()
+    before = recorded(postgres, "console_auditor")
+    for site_of in ("same-site", "cross-site", "nonsense"):
+        for path in ("/accesses?user=victim", "/download?format=csv", "/live?known=2026-11-24", "/secret?name=stripe"):
+            answer = auditor.get(path, **{"Sec-Fetch-Site": site_of})
+            assert answer.status == 403 and "Nothing was shown or recorded" in answer.text and "access-" not in answer.text
+    for token in ("", csrf[:-1]):
+        assert auditor.send("POST", "/integrity/verify", {"csrf": token}).status == 403
+    assert site.browser().get("/accesses?user=stranger").status == 303
+    assert recorded(postgres, "console_auditor") == before
+    assert auditor.get("/accesses?user=victim", **{"Sec-Fetch-Site": "same-origin"}).status == 200
+    assert recorded(postgres, "console_auditor") == [*before, ("accesses", ["user", "victim"])]
 
 
 # --- where it listens -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import html
 import html.parser
@@ -9,10 +10,14 @@ import http.client
 import io
 import json
 import re
+import uuid
+from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
 
+from secretproxy.audit.verify import verify_database
 from tests.conftest import Backend
 from tests.console.conftest import APPLICATION, EMOJI, HIDDEN, LONG, MARKUP
 from tests.support.console import Browser, ConsoleSite
@@ -242,3 +247,50 @@ def test_an_access_appears_by_itself_and_none_is_left_out(
     # Whoever only looks on is signed out like everybody.
     site.clock.ahead += 16 * 60
     assert events(live)[0] == ("over", "")
+
+
+def reviews(postgres: Backend, session: uuid.UUID) -> list[tuple[Any, ...]]:
+    """What the log says that a session asked for, in the order of its pages: page, filter, who, from where."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        return sql.execute(
+            "SELECT function, via, db_user, application_name, host(client_addr), statement_no, database"
+            " FROM secretproxy.access_log WHERE event = 'review' AND session_id = %s ORDER BY statement_no",
+            (session,),
+        ).fetchall()
+
+
+def test_whoever_reads_is_recorded_with_the_filter_alone(
+    site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str
+) -> None:
+    """Before the page is shown, in a chain that verifies; twice the same question is two rows."""
+    session = next(one for one in site.console.sessions.all() if one.user == "console_auditor")
+    asked = {
+        "/": ("overview", None),
+        "/?span=24h": ("overview", ["span", "24h"]),
+        f"/accesses?user=app_user&owner={owner}&nonsense=kept": ("accesses", ["user", "app_user", "owner", owner]),
+        "/download?format=jsonl&secret=stripe": ("download", ["format", "jsonl", "secret", "stripe"]),
+        f"/secret?name=stripe&owner={owner}": ("secret", ["owner", owner, "name", "stripe"]),
+        "/who/user?name=app_user&span=7d": ("who", ["kind", "user", "name", "app_user", "span", "7d"]),
+        f"/session/{owner}": ("session", ["session", owner]),
+        "/incident?user=app_user&since=1h": ("incident", ["user", "app_user", "since", "1h"]),
+        "/findings": ("findings", None),
+        "/compare?by=user&a_since=2h&b_since=1h": ("compare", ["by", "user", "a_since", "2h", "b_since", "1h"]),
+        "/accesses?since=nonsense": ("accesses", ["since", "nonsense"]),
+        # What may be a value is masked as it is in a secret's name.
+        "/secret?name=sk_live_51H8x": ("secret", ["name", "masked"]),
+        f"/accesses?secret={'n' * 201}": ("accesses", ["secret", "masked"]),
+        f"/secret?name={quote(MARKUP)}": ("secret", ["name", MARKUP]),
+        f"/secret?name={quote(HIDDEN)}": ("secret", ["name", HIDDEN]),
+    }
+    for path in asked:
+        assert auditor.get(path).status in (200, 400), path
+    rows = reviews(postgres, session.id)
+    found = [(row[0], row[1] and [re.sub("^masked:[0-9a-f]{32}$", "masked", text) for text in row[1]]) for row in rows]
+    assert found == [*asked.values()]
+    assert {row[2:5] for row in rows} == {("console_auditor", "secretproxy console", "127.0.0.1")}
+    assert [row[5] for row in rows] == [*range(1, len(rows) + 1)] and {row[6] for row in rows} == {"app"}
+    # Nobody who reads about a secret has used it.
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        assert sql.execute("SELECT count(*) FROM secretproxy.secret_access WHERE db_user = 'console_auditor'").fetchone() == (0,)
+    report = asyncio.run(verify_database(postgres.dsn("auditor"), [], None, lambda done, total: None))
+    assert report.sound and report.rows > len(rows)

@@ -17,12 +17,15 @@ import uvicorn
 from secretproxy.config import Settings
 from secretproxy.console.app import Console
 from secretproxy.console.pages import PAGES
+from secretproxy.console.recording import recorder_of
 from secretproxy.console.serve import database_of
 from secretproxy.demo.postgres import free_port
 from tests.conftest import Backend
 
 PASSWORD = "console pass'word"
 LOGINS = ("console_auditor", "console_colleague", "console_outsider")
+# Records what is read.
+WRITER = "console_writer"
 
 
 class Clock:
@@ -112,6 +115,7 @@ def logins_with_passwords(backend: Backend) -> Iterator[None]:
         for name in LOGINS:
             admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD.replace(chr(39), chr(39) * 2)}'")
         admin.execute("GRANT secretproxy_auditor TO console_auditor, console_colleague")
+        admin.execute(f"CREATE ROLE {WRITER} LOGIN IN ROLE secretproxy_writer")
         admin.execute("SELECT pg_reload_conf()")
     try:
         yield
@@ -119,13 +123,13 @@ def logins_with_passwords(backend: Backend) -> Iterator[None]:
         rules.write_text(before)
         with psycopg.connect(backend.dsn(), autocommit=True) as admin:
             admin.execute("SELECT pg_reload_conf()")
-            admin.execute(f"DROP ROLE {', '.join(LOGINS)}")
+            admin.execute(f"DROP ROLE {', '.join(LOGINS)}, {WRITER}")
 
 
 @contextmanager
 def running(dsn: str, settings: Settings, config: Path | None = None) -> Iterator[ConsoleSite]:
     clock, port = Clock(), free_port()
-    console = Console(database_of(dsn), settings, config, tls=False, clock=clock)
+    console = Console(database_of(dsn), settings, config, recorder_of(settings), tls=False, clock=clock)
     server = uvicorn.Server(
         uvicorn.Config(
             console.application(PAGES),

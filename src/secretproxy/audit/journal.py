@@ -76,11 +76,14 @@ class Journal:
         spool_dir: Path | None = None,
         spool_max_bytes: int = 256 * 1024 * 1024,
         took: Callable[[float], None] | None = None,
+        in_outage: str = "secret calls are refused",
     ) -> None:
+        """Makes a journal; `in_outage`: what the process does while the log takes nothing, for its own log."""
         self.instance = instance or uuid.uuid4()
         self.written = 0
         # Told the seconds that each group took until it was durable.
         self._took = took
+        self._in_outage = in_outage
         self.groups = 0
         self._connect = connect
         self._mask = mask
@@ -618,7 +621,7 @@ class Journal:
         trouble = describe(error)
         if trouble != self._trouble:
             if self._spool is None:
-                log.error("access log cannot be written, secret calls are refused", cause=trouble, setting="audit.dsn")
+                log.error(f"access log cannot be written, {self._in_outage}", cause=trouble, setting="audit.dsn")
             else:
                 log.error("access log cannot be written", cause=trouble, setting="audit.dsn")
         self._trouble = trouble

@@ -1,5 +1,6 @@
 """The page for auditors: the access log read in a browser, by whoever signed in, with that person's own rights.
 
 A process of its own on Starlette and Jinja2. It reads the log through the questions of `secretproxy.audit`, as the PostgreSQL login
-that signed in; it holds no rights of its own. May import `audit` and `ops`; nothing imports it but the command line and the demo.
+that signed in, and writes down what was read as the log's writer. May import `audit`, `ops` and `proxy`; nothing imports it but the
+command line and the demo.
 """

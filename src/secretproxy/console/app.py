@@ -1,7 +1,7 @@
 """The console's application: sign-in, sign-out, and the pages behind them.
 
 A page is a function of a `Visit` that gives a response; `Console` sees to it that somebody is signed in, that forms are the console's
-own, and that an error of the log becomes a page that says so.
+own, that what is read is recorded before it is shown, and that an error of the log becomes a page that says so.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
 import asyncpg
@@ -27,12 +27,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from secretproxy import __version__
+from secretproxy.audit.recorder import Recorder, UnrecordedError
 from secretproxy.audit.review import UnreachedError
 from secretproxy.config import ConfigError, Settings
 from secretproxy.connections import Conninfo
 from secretproxy.console import view
 from secretproxy.console.reading import Reader, SignInError, UnavailableError, prove
-from secretproxy.console.security import Guard, Throttle, same
+from secretproxy.console.recording import identity_of
+from secretproxy.console.security import Guard, Throttle, from_elsewhere, same
 from secretproxy.console.sessions import Sessions, SignedIn
 
 log: Any = structlog.get_logger("secretproxy.console")
@@ -90,6 +92,19 @@ class Visit:
 Page = Callable[[Visit], Awaitable[Response]]
 
 
+class Entry(NamedTuple):
+    """A page: how it is asked for, what it is called in the log, and the parts of a query or form that are its filter.
+
+    `asked` None: it shows nothing that was logged, so it is not recorded.
+    """
+
+    method: str
+    path: str
+    page: Page
+    asked: str | None
+    filters: tuple[str, ...] = ()
+
+
 class Console:
     """The application and what it keeps: who is signed in, with their connections, and failed sign-ins."""
 
@@ -98,6 +113,7 @@ class Console:
         conninfo: Conninfo,
         settings: Settings,
         config: Path | None,
+        recorder: Recorder,
         *,
         tls: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -105,6 +121,7 @@ class Console:
         """`conninfo`: the log's database, whose login is never used. `tls`: whether browsers reach the console by TLS."""
         self.settings = settings
         self.config = config
+        self._recorder = recorder
         self.sessions = Sessions(IDLE, LIFETIME, clock, self._ended)
         self._conninfo = conninfo
         self._tls = tls
@@ -124,13 +141,13 @@ class Console:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def application(self, pages: list[tuple[str, str, Page]]) -> ASGIApp:
-        """The ASGI application; `pages` with their method and path."""
+    def application(self, pages: list[Entry]) -> ASGIApp:
+        """The ASGI application."""
         routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
-            Route("/sign-out", self._page(self._sign_out), methods=["POST"]),
+            Route("/sign-out", self._page(Entry("POST", "/sign-out", self._sign_out, None)), methods=["POST"]),
             Route("/static/{name}", self._static),
-            *(Route(path, self._page(page), methods=[method]) for method, path, page in pages),
+            *(Route(entry.path, self._page(entry), methods=[entry.method]) for entry in pages),
         ]
         inner = Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={HTTPException: self._refused})  # type: ignore[dict-item]
         inner.router.redirect_slashes = False
@@ -138,10 +155,12 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        await self._recorder.start()
         self.begin(self._sweep())
         try:
             yield
         finally:
+            await self._recorder.close()
             self.sessions.end_all()
             for task in list(self._tasks):
                 task.cancel()
@@ -161,7 +180,21 @@ class Console:
     def find(self, request: Request, *, keep_alive: bool = True) -> SignedIn | None:
         return self.sessions.find(request.cookies.get(self._cookie), keep_alive=keep_alive)
 
-    def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+    async def record(self, visit: Visit, asked: str, filters: Sequence[tuple[str, str]], fingerprint: str | None = None) -> None:
+        """Writes down what somebody asks for. Raises UnrecordedError: then it must not be shown."""
+        session = visit.session
+        session.pages += 1
+        who = identity_of(visit.request, session.id, session.user, self._conninfo.database)
+        await self._recorder.record(who, session.pages, asked, filters, fingerprint)
+
+    async def _recorded(self, visit: Visit, entry: Entry) -> None:
+        """Records a page. A form is looked at first: another site's is nothing that this person asked for."""
+        given = await visit.form() if visit.request.method == "POST" else visit.query
+        if entry.asked is not None:
+            given = {**visit.request.path_params, **given}
+            await self.record(visit, entry.asked, [(name, given[name]) for name in entry.filters if given.get(name)])
+
+    def _page(self, entry: Entry) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             # Live rows are asked for by the page, not by the person.
             session = self.find(request, keep_alive=request.url.path != "/live")
@@ -172,8 +205,17 @@ class Console:
                 to = f"?to={quote(wanted, safe='')}" if request.method == "GET" and wanted != "/" else ""
                 return RedirectResponse(f"/sign-in{to}", status_code=303)
             visit = Visit(request, session, self)
+            if from_elsewhere(request.headers):
+                # Another port of this machine shares the cookie where there is no TLS: what its page asks for would be recorded as
+                # this person's.
+                said = "Another site's page led here. Nothing was shown or recorded. Go on if you want to see this page."
+                there = local_path(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
+                return visit.show("elsewhere.html", title="Opened from elsewhere", status=403, said=said, there=there)
             try:
-                return await page(visit)
+                await self._recorded(visit, entry)
+                return await entry.page(visit)
+            except UnrecordedError as error:
+                return visit.show("error.html", title="Not recorded, so not shown", status=503, said=str(error), again=True)
             except UnreachedError as error:
                 return visit.show("error.html", title="The log did not answer", status=503, said=str(error), again=True)
             except (ConfigError, OverflowError, asyncpg.DataError) as error:
@@ -233,7 +275,6 @@ class Console:
         return HTMLResponse(text, status_code=status)
 
     async def _sign_out(self, visit: Visit) -> Response:
-        await visit.form()
         self.sessions.end(visit.session)
         answer = RedirectResponse("/sign-in", status_code=303)
         answer.delete_cookie(self._cookie, path="/", secure=self._tls, httponly=True, samesite="strict")

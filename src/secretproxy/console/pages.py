@@ -21,7 +21,7 @@ from secretproxy.audit.paging import Cursor, newest
 from secretproxy.audit.records import writer_to
 from secretproxy.config import ConfigError
 from secretproxy.console import charts, view
-from secretproxy.console.app import Page, Visit
+from secretproxy.console.app import Entry, Visit
 from secretproxy.console.integrity import MOST_AT_ONCE, Check
 from secretproxy.console.live import live
 from secretproxy.console.query import FIELDS, filter_of, query_of
@@ -36,6 +36,8 @@ MOST_LINES = 200
 SPANS = (("1h", "hour"), ("24h", "day"), ("7d", "week"), ("30d", "month"), ("90d", "quarter"))
 CHOICES = {"operation": OPERATIONS, "outcome": OUTCOMES}
 KINDS = (*review.UNUSUAL, "direct")
+# What each side of a comparison is chosen by.
+_SIDE = ("since", "until", "application", "user")
 _DOWNLOADS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 # Rows of a download that are written at once.
 _CHUNK = 500
@@ -232,16 +234,15 @@ async def compare(visit: Visit) -> Response:
     """Two spans of time or two applications side by side: what is new, what is gone, what has grown."""
     query = visit.query
     by = query.get("by", "secret")
-    names = ("since", "until", "application", "user")
-    given = {f"{side}_{name}": query.get(f"{side}_{name}", "") for side in ("a", "b") for name in names}
+    given = {f"{side}_{name}": query.get(f"{side}_{name}", "") for side in ("a", "b") for name in _SIDE}
     table = None
     if given["a_since"] and given["b_since"]:
-        one, other = (filter_of({name: given[f"{side}_{name}"] for name in names}) for side in ("a", "b"))
+        one, other = (filter_of({name: given[f"{side}_{name}"] for name in _SIDE}) for side in ("a", "b"))
         async with visit.reader.connection() as connection:
             one, other = await review.resolved(connection, one), await review.resolved(connection, other)
             table = await counting.compare(connection, one, other, by, MOST_LINES)
     return visit.show(
-        "compare.html", title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=names, table=table
+        "compare.html", title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=_SIDE, table=table
     )  # fmt: skip
 
 
@@ -254,7 +255,6 @@ async def integrity(visit: Visit) -> Response:
 
 async def verify(visit: Visit) -> Response:
     """Begins a verification."""
-    await visit.form()
     console, session = visit.console, visit.session
     if session.check is None or not session.check.running:
         running = [one for one in console.sessions.all() if one.check is not None and one.check.running]
@@ -292,10 +292,22 @@ async def doctor(visit: Visit) -> Response:
     return visit.show("doctor.html", title="Doctor", findings=found)
 
 
-PAGES: list[tuple[str, str, Page]] = [
-    ("GET", "/", overview), ("GET", "/accesses", accesses), ("GET", "/live", live), ("GET", "/download", download),
-    ("GET", "/secret", secret), ("GET", "/who/{kind}", subject), ("GET", "/session/{session}", session),
-    ("GET", "/incident", incident), ("GET", "/findings", findings), ("GET", "/compare", compare),
-    ("GET", "/integrity", integrity), ("POST", "/integrity/verify", verify), ("GET", "/integrity/report", report),
-    ("GET", "/doctor", doctor),
-]  # fmt: skip
+_FILTER = ("since", "until", *FIELDS)
+PAGES = [
+    Entry("GET", "/", overview, "overview", ("span",)),
+    Entry("GET", "/accesses", accesses, "accesses", (*_FILTER, "before")),
+    Entry("GET", "/live", live, "live", _FILTER),
+    Entry("GET", "/download", download, "download", ("format", *_FILTER)),
+    Entry("GET", "/secret", secret, "secret", ("owner", "name")),
+    Entry("GET", "/who/{kind}", subject, "who", ("kind", "name", "span")),
+    Entry("GET", "/session/{session}", session, "session", ("session",)),
+    Entry("GET", "/incident", incident, "incident", ("user", "since", "until")),
+    Entry("GET", "/findings", findings, "findings", ("span",)),
+    Entry("GET", "/compare", compare, "compare", ("by", *(f"{side}_{name}" for side in ("a", "b") for name in _SIDE))),
+    # What the chains are, not what they say.
+    Entry("GET", "/integrity", integrity, None),
+    Entry("POST", "/integrity/verify", verify, "verify"),
+    Entry("GET", "/integrity/report", report, "report"),
+    # How the servers are set.
+    Entry("GET", "/doctor", doctor, None),
+]

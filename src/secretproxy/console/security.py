@@ -87,6 +87,11 @@ def _refusal(method: str, headers: Headers, tls: bool) -> str | None:
     return None
 
 
+def from_elsewhere(headers: Headers) -> bool:
+    """Whether a browser says that another site's page, or another port's, asks for this."""
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
 def _is_here(host: str) -> bool:
     return re.fullmatch(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", host) is not None
 

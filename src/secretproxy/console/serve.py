@@ -13,6 +13,7 @@ from secretproxy.config import ConfigError, Settings
 from secretproxy.connections import Conninfo, ConninfoError, read
 from secretproxy.console.app import Console
 from secretproxy.console.pages import PAGES
+from secretproxy.console.recording import recorder_of
 from secretproxy.ops import logs
 from secretproxy.proxy.client.tls import web_context
 
@@ -44,7 +45,7 @@ def server_of(dsn: str | None, settings: Settings, config: Path | None, host: st
             f"--host {host} is reached from elsewhere, and without TLS a password would be too: set listen.tls, listen.tls_cert and "
             "listen.tls_key, or take --host 127.0.0.1"
         )
-    console = Console(conninfo, settings, config, tls=context is not None)
+    console = Console(conninfo, settings, config, recorder_of(settings), tls=context is not None)
 
     def given(config: uvicorn.Config, default: object) -> ssl.SSLContext:
         assert context is not None

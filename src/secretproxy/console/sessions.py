@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secretproxy.console.integrity import Check
 from secretproxy.console.reading import Reader
@@ -20,7 +21,10 @@ MOST_SESSIONS = 200
 
 @dataclass(slots=True, eq=False)
 class SignedIn:
-    """One person in one browser. `csrf` stands in every form of theirs; `tails` counts live pages; `check` is the latest verification."""
+    """One person in one browser. `csrf` stands in every form of theirs; `tails` counts live pages; `check` is the latest verification.
+
+    `id` and `pages`, the number of pages so far, name this session and its pages in the log.
+    """
 
     user: str
     reader: Reader
@@ -30,6 +34,8 @@ class SignedIn:
     over: bool = False
     tails: int = 0
     check: Check | None = None
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    pages: int = 0
 
     def __repr__(self) -> str:
         return "SignedIn(<redacted>)"

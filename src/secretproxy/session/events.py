@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
-EventKind = Literal["attempt", "call", "outcome", "definition", "table", "refusal", "forgery"]
+EventKind = Literal["attempt", "call", "outcome", "definition", "table", "refusal", "forgery", "review"]
 Outcome = Literal["ok", "error", "cancelled", "lost", "refused"]
 Protocol = Literal["simple", "extended", "fastpath"]
 

@@ -75,11 +75,16 @@ SELECT at, event, db_user, function, via, client_addr, application_name, session
   FROM secretproxy.access_log WHERE event OPERATOR(pg_catalog.=) ANY (ARRAY['definition', 'table', 'refusal', 'forgery']);
 COMMENT ON VIEW secretproxy.unusual_events IS 'Definitions over secret functions, direct use of the secrets table, refusals and forgeries';
 
+CREATE OR REPLACE VIEW secretproxy.reviews AS
+SELECT at, db_user AS reviewer, function AS asked, via AS filter, client_addr, session_id, statement_no, id
+  FROM secretproxy.access_log WHERE event OPERATOR(pg_catalog.=) 'review';
+COMMENT ON VIEW secretproxy.reviews IS 'Who read the log itself: the page or command, and its filter, name and value in turn';
+
 DO $do$
 DECLARE
     v_view pg_catalog.text;
 BEGIN
-    FOREACH v_view IN ARRAY ARRAY['accesses_by_day', 'accesses_by_secret', 'first_accesses', 'failed_accesses', 'direct_accesses', 'many_verifies', 'unusual_events'] LOOP
+    FOREACH v_view IN ARRAY ARRAY['accesses_by_day', 'accesses_by_secret', 'first_accesses', 'failed_accesses', 'direct_accesses', 'many_verifies', 'unusual_events', 'reviews'] LOOP
         EXECUTE pg_catalog.format('ALTER VIEW secretproxy.%I OWNER TO secretproxy_owner', v_view);
         EXECUTE pg_catalog.format('REVOKE ALL ON secretproxy.%I FROM PUBLIC', v_view);
         EXECUTE pg_catalog.format('GRANT SELECT ON secretproxy.%I TO secretproxy_auditor', v_view);

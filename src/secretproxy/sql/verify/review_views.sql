@@ -9,4 +9,5 @@ SELECT FROM secretproxy.failed_accesses WHERE false;
 SELECT FROM secretproxy.direct_accesses WHERE false;
 SELECT FROM secretproxy.many_verifies WHERE false;
 SELECT FROM secretproxy.unusual_events WHERE false;
+SELECT FROM secretproxy.reviews WHERE false;
 ROLLBACK;
