@@ -1,7 +1,7 @@
-"""The one settings model: TOML file, SECRETPROXY_* environment, command line, in rising order.
+"""The settings model: TOML file, SECRETPROXY_* environment, command line, in rising order of precedence.
 
 Every setting has its default and its meaning here and nowhere else; config.example.toml is printed from it.
-A file that cannot be used raises ConfigError, whose text names the setting and what it takes.
+A file that cannot be used raises ConfigError, whose text names the setting and the values that it accepts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOT_SETTINGS = frozenset({"SECRETPROXY_CONFIG", "SECRETPROXY_PG_BIN", "SECRETPRO
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text names the setting and the mend."""
+    """The configuration cannot be used; the text names the setting and the fix."""
 
 
 class Section(BaseModel):
@@ -65,7 +65,10 @@ class Host(Section):
 
     @classmethod
     def parse(cls, text: str) -> Host:
-        """`host`, `host:port`, `[ipv6]:port`, `/socket/dir` or `/socket/dir:port`; the port defaults to 5432."""
+        """Parses `host`, `host:port`, `[ipv6]:port`, `/socket/dir` or `/socket/dir:port`; the port defaults to 5432.
+
+        Raises ValueError.
+        """
         match = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
         if match is None:
             raise ValueError(f"{text!r} is not host:port, [ipv6]:port or a socket directory")
@@ -76,35 +79,39 @@ class Host(Section):
 
 
 class KeepaliveSettings(Section):
-    """Of TCP connections: how a peer that has vanished is noticed. 0 leaves the system's own value."""
+    """Settings of TCP connections that detect a vanished peer. 0 keeps the system's own value."""
 
-    tcp_keepalives_idle: int = Field(300, ge=0, description="Seconds without a byte until a TCP peer is probed; 0: the system's")
-    tcp_keepalives_interval: int = Field(30, ge=0, description="Seconds between two probes; 0: the system's")
+    tcp_keepalives_idle: int = Field(
+        300, ge=0, description="Seconds without a byte before a TCP peer is probed; 0: the system's value"
+    )
+    tcp_keepalives_interval: int = Field(30, ge=0, description="Seconds between two probes; 0: the system's value")
     tcp_keepalives_count: int = Field(
-        4, ge=0, description="Probes without an answer until the connection is lost; 0: the system's"
+        4, ge=0, description="Unanswered probes before the connection is lost; 0: the system's value"
     )
     tcp_user_timeout: int = Field(
         0,
         ge=0,
-        description="Milliseconds that a TCP peer may leave sent bytes untaken before the connection is lost; 0: the system's own way",
+        description="Milliseconds that sent bytes may stay unacknowledged before the connection is lost; 0: the system's value",
     )
 
 
 class ListenSettings(KeepaliveSettings):
-    host: str = Field("127.0.0.1", description="Address to listen on; empty for Unix sockets alone")
+    host: str = Field("127.0.0.1", description="Address to listen on; empty: only the Unix socket")
     port: int = Field(6432, ge=0, le=65535, description="TCP port, and the number in the Unix socket's name; 0: a free one")
     unix_socket_dir: Path | None = Field(None, description="Directory of the Unix socket; unset: none")
-    max_sessions: int = Field(1000, ge=1, description="Sessions at once over all workers; one more is refused with 53300")
+    max_sessions: int = Field(1000, ge=1, description="Most sessions at once over all workers; more are refused with 53300")
     max_connections: int = Field(
-        0, ge=0, description="Connections at once over all workers, with those that are no session yet; 0: twice max_sessions"
+        0,
+        ge=0,
+        description="Most connections at once over all workers, including those that are not sessions yet; 0: twice max_sessions",
     )
-    login_timeout: float = Field(60.0, gt=0, description="Seconds a client may take until it is logged in")
+    login_timeout: float = Field(60.0, gt=0, description="Seconds that a client may take to log in")
     drain_timeout: float = Field(30.0, ge=0, description="Seconds that open transactions get to finish after SIGTERM")
-    tls: Literal["off", "allow", "require"] = Field("off", description="TLS towards clients: off, allow or require")
+    tls: Literal["off", "allow", "require"] = Field("off", description="TLS to clients: off, allow or require")
     tls_cert: Path | None = Field(None, description="PEM certificate chain of the proxy")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
     tls_client_ca: Path | None = Field(
-        None, description="PEM authorities that client certificates must come from; unset: none is asked for"
+        None, description="PEM authorities that must have issued client certificates; unset: clients need no certificate"
     )
     tls_min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest TLS version that a client may use")
 
@@ -115,17 +122,19 @@ class BackendSettings(KeepaliveSettings):
         description="PostgreSQL servers, tried in order: host:port, [ipv6]:port or a socket directory[:port]",
     )
     target_session_attrs: Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"] = Field(
-        "any", description="Which server is good enough, as in libpq"
+        "any", description="Kind of server to connect to, as in libpq"
     )
     monitor_dsn: SecretStr | None = Field(
         None,
-        description="Login that asks each of backend.hosts which kind it is, where auth.mode is passthrough and target_session_attrs "
-        "is not any; the DSN's own hosts do not count; unset: the login of audit.dsn",
+        description="Login that asks each of backend.hosts for its role, if auth.mode is passthrough and target_session_attrs "
+        "is not any; the DSN's own hosts are ignored; unset: the login of audit.dsn",
     )
-    monitor_interval: float = Field(1.0, gt=0, description="Seconds between two such questions to one server")
+    monitor_interval: float = Field(1.0, gt=0, description="Seconds between two such queries to one server")
     connect_timeout: float = Field(10.0, gt=0, description="Seconds to reach one address of a server")
-    tls: Literal["off", "prefer", "require", "verify-full"] = Field("off", description="TLS towards the backend")
-    tls_ca: Path | None = Field(None, description="PEM authorities that the backend's certificate must come from")
+    tls: Literal["off", "prefer", "require", "verify-full"] = Field(
+        "off", description="TLS to the backend: off, prefer, require or verify-full"
+    )
+    tls_ca: Path | None = Field(None, description="PEM authorities that must have issued the backend's certificate")
     tls_cert: Path | None = Field(None, description="PEM certificate that the proxy shows to the backend")
     tls_key: Path | None = Field(None, description="PEM private key of that certificate; unset: in the same file")
 
@@ -150,33 +159,34 @@ class BackendSettings(KeepaliveSettings):
 
 class AuthSettings(Section):
     mode: Literal["passthrough", "scram"] = Field(
-        "passthrough", description="passthrough: the backend asks and the proxy relays; scram: the proxy asks"
+        "passthrough",
+        description="passthrough: the backend authenticates clients and the proxy relays; scram: the proxy authenticates them",
     )
     users_file: Path | None = Field(
-        None, description='File with a line `"user" "SCRAM-SHA-256$..."` a user for mode scram, read again on SIGHUP'
+        None, description='File with one line `"user" "SCRAM-SHA-256$..."` per user for mode scram; SIGHUP reads it again'
     )
     lookup_dsn: SecretStr | None = Field(
         None,
-        description="Database in which verifiers are looked up for mode scram, where there is no users_file, as a login of its own",
+        description="Database and login of lookup_query, for mode scram without users_file",
     )
     lookup_query: str = Field(
         "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() THEN NULL ELSE rolpassword END"
         " FROM pg_catalog.pg_authid WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin",
-        description="Query for a user's verifier: $1 is the name, the second column of the answer the verifier",
+        description="Query for a user's verifier: $1 is the name, the second column of the answer is the verifier",
     )
     lookup_cache: float = Field(
-        10.0, ge=0, description="Seconds that a looked-up verifier, or that there is none, is remembered; 0: not at all"
+        10.0, ge=0, description="Seconds that an answer of lookup_query is cached, also that there is no verifier; 0: not cached"
     )
     failures_per_address: int = Field(
         20,
         ge=0,
-        description="Failed logins a minute that mode scram takes from one address before it refuses more; 0: any number",
+        description="Failed logins per minute from one address before mode scram refuses the address; 0: no limit",
     )
     failures_per_user: int = Field(
         100,
         ge=0,
-        description="Failed logins a minute that mode scram takes for one user before it refuses addresses that the user has not "
-        "logged in from; 0: any number",
+        description="Failed logins per minute for one user before mode scram refuses addresses from which the user has not "
+        "logged in; 0: no limit",
     )
     failure_delay: float = Field(0.5, ge=0, description="Seconds before mode scram answers a failed login")
 
@@ -200,13 +210,13 @@ class MonitorSettings(Section):
             r"eyJ[A-Za-z0-9_-]{8,}\.",
             r"://[^/\s:]+:[^/\s@]+@",
         ],
-        description="Regular expressions: a secret's name that one of them finds is logged as a digest",
+        description="Regular expressions; a secret's name that one of them matches is logged as a digest",
     )
 
     catalog_refresh: float = Field(
         30.0,
         ge=0,
-        description="Seconds after which a database's catalog is looked at again for what leads to a secret function, 0: never at all",
+        description="Seconds between two looks at a database's catalog for what leads to a secret function; 0: never look",
     )
 
     @field_validator("schemas", "tables", mode="before")
@@ -248,66 +258,73 @@ class MonitorSettings(Section):
 class AuditSettings(Section):
     dsn: SecretStr | None = Field(
         None,
-        description="Database of the access log, as a member of secretproxy_writer; unset: the backend, as PG* say",
+        description="Database of the access log, with a login that is a member of secretproxy_writer; unset: the backend, with "
+        "the login of the PG* variables",
     )
     review_dsn: SecretStr | None = Field(
         None,
-        description="The same database, as a member of secretproxy_auditor: what `audit`, `doctor` and `verify` read where --dsn is not "
-        "given; unset: as PG* say. `verify` needs a superuser or who installed, `audit retention` the log's owner, by --dsn or PG*",
+        description="The same database, with a member of secretproxy_auditor, for `audit`, `doctor` and `verify` without --dsn; "
+        "unset: the PG* variables. By --dsn or PG*, give `verify` a superuser or the role that installed, and `audit retention` the "
+        "log's owner",
     )
     on_outage: Literal["refuse", "spool"] = Field(
         "refuse",
-        description="While the log cannot be written: refuse secret calls, or spool events to a local file",
+        description="While the log cannot be written, refuse: refuse secret calls; spool: write events to a local file",
     )
-    spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool, on a disk of this machine")
+    spool_dir: Path | None = Field(None, description="Directory of the spool for on_outage = spool, on a local disk")
     spool_max_bytes: int = Field(
-        256 * 1024 * 1024, ge=65_536, description="Bytes that a process may spool before secret calls are refused after all"
+        256 * 1024 * 1024, ge=65_536, description="Most bytes that a process spools; then it refuses secret calls"
     )
-    timeout: float = Field(5.0, gt=0, description="Seconds that a write of the log may take before secret calls are refused")
+    timeout: float = Field(5.0, gt=0, description="Seconds that a write to the log may take before secret calls are refused")
     retention: str | None = Field(
-        None, description="How long `audit retention` keeps months of the log, such as 400 days; unset: for ever"
+        None, description="How long `audit retention` keeps months of the log, such as 400 days; unset: forever"
     )
     checkpoint_key_file: Path | None = Field(
-        None, description="Ed25519 key that signs checkpoints, made if it is missing; unset: no checkpoints"
+        None, description="Ed25519 key that signs checkpoints, created if it is missing; unset: no checkpoints"
     )
     checkpoint_file: Path | None = Field(
-        None, description="File that checkpoints are appended to, beside the table; keep it elsewhere"
+        None,
+        description="File to which checkpoints are appended, in addition to the table; keep it out of reach of the log's administrators",
     )
     checkpoint_command: str | None = Field(
-        None, description="Command that gets each checkpoint as a line on its standard input, to carry it elsewhere"
+        None, description="Command that gets each checkpoint as a line on its standard input, to store it elsewhere"
     )
     checkpoint_every: int = Field(10_000, ge=1, description="Events between two checkpoints")
-    checkpoint_seconds: float = Field(60.0, gt=0, description="Seconds between two checkpoints, where there are new events")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="Seconds between two checkpoints, if there are new events")
 
 
 class TestimonySettings(Section):
-    key_file: Path = Field(Path("secretproxy.key"), description="Keys of testimony and session token; `install` makes it")
+    key_file: Path = Field(
+        Path("secretproxy.key"), description="File with the keys of testimony and session token; `install` creates it"
+    )
 
 
 class LimitSettings(Section):
-    max_message: int = Field(1_073_741_823, ge=1024, description="Bytes of the longest message taken from a client")
+    max_message: int = Field(1_073_741_823, ge=1024, description="Bytes of the longest message that a client may send")
     max_statement_memory: int = Field(
         8 * 1024 * 1024,
         ge=1024,
         description="Bytes of the longest statement that is parsed",
     )
     large_statements: Literal["forward", "refuse"] = Field(
-        "forward", description="A longer statement than that: forward it under testimony, or refuse it with 54000"
+        "forward", description="Statements longer than that; forward: rely on testimony alone; refuse: refuse with 54000"
     )
     max_prepared: int = Field(
         1000,
         ge=1,
-        description="Prepared statements with secret calls that a session may have, and portals and cursors; one more gets 54000",
+        description="Most prepared statements, portals and cursors with secret calls in a session; more get 54000",
     )
     hold_timeout: float = Field(10.0, gt=0, description="Seconds that an answer is held for the log before the session ends")
     parse_thread_bytes: int = Field(
-        8192, ge=0, description="Statements longer than this, or with more than 256 signs and gaps, are parsed in another process"
+        8192,
+        ge=0,
+        description="Statements longer than this, or with more than 256 non-word characters, are parsed in another process",
     )
-    parse_processes: int = Field(2, ge=1, le=64, description="Processes that parse such statements, at most")
+    parse_processes: int = Field(2, ge=1, le=64, description="Most processes that parse such statements")
     parse_timeout: float = Field(
-        2.0, gt=0, description="Seconds that such a process may take for a statement, which is judged by its words after that"
+        2.0, gt=0, description="Seconds that such a process may take for a statement; then the statement is judged by its words"
     )
-    max_name: int = Field(200, ge=1, description="Bytes of the longest secret name that is logged in clear")
+    max_name: int = Field(200, ge=1, description="Bytes of the longest secret name that is logged in clear text")
 
 
 class HealthSettings(Section):
@@ -316,15 +333,15 @@ class HealthSettings(Section):
     probe_interval: float = Field(
         5.0,
         ge=0,
-        description="Seconds between two looks at the log and at the backend, each up to a fifth sooner or later; 0: what is down is known "
-        "when a session meets it",
+        description="Seconds between two probes of the log and the backend, with a random variation of up to a fifth; 0: no probes, only "
+        "sessions notice an outage",
     )
 
 
 class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
-    sessions: bool = Field(False, description="Whether each session's login and end are lines of level info")
+    sessions: bool = Field(False, description="Log each session's login and end at level info")
 
 
 class Settings(BaseSettings):
@@ -338,7 +355,7 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    workers: int = Field(1, ge=0, le=256, description="Processes sharing the port; 0: one a core")
+    workers: int = Field(1, ge=0, le=256, description="Processes that share the port; 0: one per core")
     listen: ListenSettings = Field(default_factory=lambda: ListenSettings())  # type: ignore[call-arg]
     backend: BackendSettings = Field(default_factory=lambda: BackendSettings())  # type: ignore[call-arg]
     auth: AuthSettings = Field(default_factory=lambda: AuthSettings())  # type: ignore[call-arg]
@@ -387,7 +404,7 @@ class Settings(BaseSettings):
 
 
 def config_file(config: Path | None) -> Path | None:
-    """The file to read: `--config`, then $SECRETPROXY_CONFIG, then ./secretproxy.toml if it is there."""
+    """Gives the file to read: `--config`, then $SECRETPROXY_CONFIG, then ./secretproxy.toml if it exists."""
     if config is not None:
         return config
     named = os.environ.get("SECRETPROXY_CONFIG")
@@ -397,17 +414,17 @@ def config_file(config: Path | None) -> Path | None:
 
 
 def revealed(dsn: SecretStr | None) -> str | None:
-    """A connection string as it is opened with; None where the setting is unset."""
+    """Gives a connection string in clear text; None if the setting is unset."""
     return None if dsn is None else dsn.get_secret_value()
 
 
 def socket_file(directory: Path, port: int) -> Path:
-    """The file of a server's Unix socket (UNIXSOCK_PATH of src/include/libpq/pqcomm.h)."""
+    """Gives the file of a server's Unix socket (UNIXSOCK_PATH of src/include/libpq/pqcomm.h)."""
     return directory / f".s.PGSQL.{port}"
 
 
 def review_database(dsn: str | None, config: Path | None) -> str | None:
-    """The database that a command looks at: --dsn, then audit.review_dsn; None: as the PG* variables say. Raises ConfigError."""
+    """Gives the database that a command reads: --dsn, then audit.review_dsn; None for the PG* variables. Raises ConfigError."""
     if dsn is not None and config is None:
         return dsn
     found = load_settings(config).audit.review_dsn
@@ -439,7 +456,7 @@ def load_settings(config: Path | None = None) -> Settings:
 
 def _check_environment() -> None:
     for name in os.environ:
-        # Settings are taken from variables in any case.
+        # The names of variables are case-insensitive.
         if not name.upper().startswith("SECRETPROXY_") or name in NOT_SETTINGS:
             continue
         section, _, key = name.upper().removeprefix("SECRETPROXY_").lower().partition("_")
@@ -449,31 +466,31 @@ def _check_environment() -> None:
 
 
 def _variable(setting: str) -> str | None:
-    """The environment variable that this setting comes from, where it does."""
+    """Gives the environment variable that sets this setting, if there is one."""
     wanted = f"SECRETPROXY_{setting.replace('.', '_').upper()}"
     return next((name for name in os.environ if name.upper() == wanted), None)
 
 
 def _settings() -> list[str]:
-    """The names of all settings."""
+    """Names all settings."""
     plain, sections = _sections()
     return [name for name, _ in plain] + [f"{name}.{key}" for name, model in sections for key in model.model_fields]
 
 
 def _no_such(setting: str) -> str:
     near = difflib.get_close_matches(setting, _settings(), 1)
-    return f"there is no such setting; {f'is {near[0]} meant?' if near else 'see config.example.toml'}"
+    return f"no such setting; {f'did you mean {near[0]}?' if near else 'see config.example.toml'}"
 
 
 def _nothing_such(name: str) -> str:
-    """Of a name that stands in no section of the file."""
+    """Explains an unknown name outside the file's sections."""
     plain, sections = _sections()
     near = difflib.get_close_matches(name, [f"[{section}]" for section, _ in sections] + [setting for setting, _ in plain], 1)
-    return f"there is no such section, nor a setting outside sections; {f'is {near[0]} meant?' if near else 'see config.example.toml'}"
+    return f"no such section or setting outside sections; {f'did you mean {near[0]}?' if near else 'see config.example.toml'}"
 
 
 def _explain(error: ValidationError, path: Path | None) -> list[str]:
-    """A line for each error, with where the value comes from: the environment overrules the file."""
+    """Gives a line for each error, with the source of the value: the environment overrides the file."""
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         setting = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
@@ -489,7 +506,7 @@ def _explain(error: ValidationError, path: Path | None) -> list[str]:
 
 
 def _sections() -> tuple[list[tuple[str, FieldInfo]], list[tuple[str, type[BaseModel]]]]:
-    """The settings outside sections, and the sections."""
+    """Gives the settings outside sections, and the sections."""
     plain: list[tuple[str, FieldInfo]] = []
     sections: list[tuple[str, type[BaseModel]]] = []
     for name, field in Settings.model_fields.items():
@@ -502,10 +519,10 @@ def _sections() -> tuple[list[tuple[str, FieldInfo]], list[tuple[str, type[BaseM
 
 
 def example() -> str:
-    """The whole of config.example.toml: every setting with its meaning and its default."""
+    """Gives the text of config.example.toml: every setting with its meaning and its default."""
     out = [
-        "# Every setting of secretproxy with its default. The environment overrules the file:",
-        "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port. Lines that start with #: unset by default.",
+        "# Every setting of secretproxy with its default. The environment overrides this file:",
+        "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port. Settings that are comments are unset by default.",
         "",
     ]
     plain, sections = _sections()
@@ -516,15 +533,15 @@ def example() -> str:
     return "\n".join(out) + "\n"
 
 
-# What a new installation has to think about.
+# The settings that a new installation has to decide.
 _FIRST = (
     "listen.host", "listen.port", "backend.hosts", "audit.dsn", "audit.review_dsn", "testimony.key_file", "health.host", "health.port",
 )  # fmt: skip
 
 
 def starter(values: dict[str, object]) -> str:
-    """A configuration to begin with: what has to be thought about is set, to `values` or the default, all else is a comment."""
-    out = ["# Settings of secretproxy. Lines that begin with # show defaults. The environment overrules this file:",
+    """Gives a first configuration: it sets what you have to decide, to `values` or the default; the rest is commented out."""
+    out = ["# Settings of secretproxy. Lines that begin with # show defaults. The environment overrides this file:",
            "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port.", ""]  # fmt: skip
     plain, sections = _sections()
     for section, fields in [("", plain), *((name, list(model.model_fields.items())) for name, model in sections)]:
@@ -541,15 +558,16 @@ def starter(values: dict[str, object]) -> str:
 
 
 def reference() -> str:
-    """The whole of docs/configuration.md."""
+    """Gives the text of docs/configuration.md."""
     out = [
         "# Configuration",
         "",
-        "In rising order: the TOML file (`--config FILE`, else `$SECRETPROXY_CONFIG`, else",
-        "`./secretproxy.toml`), the environment, the command line. The variable of `listen.port` is",
-        "`SECRETPROXY_LISTEN_PORT`; lists are separated by commas. An unknown or impossible setting stops",
-        "the command with exit status 2 and a line that names it.",
-        "`config.example.toml` holds the same as a file.",
+        "Settings come from the TOML file (`--config FILE`, else `$SECRETPROXY_CONFIG`, else",
+        "`./secretproxy.toml`), from the environment, and from the command line. The environment",
+        "overrides the file, and the command line overrides both. The variable of `listen.port` is",
+        "`SECRETPROXY_LISTEN_PORT`. Separate the items of a list by commas. If a setting is unknown or its",
+        "value is invalid, the command exits with status 2 and prints a line that names the setting.",
+        "`config.example.toml` has all settings with their defaults.",
     ]
     plain, sections = _sections()
     out += _table("", plain)

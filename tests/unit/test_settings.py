@@ -88,8 +88,8 @@ def test_so_does_one_that_is_wrong_beside_others(
 def test_a_typo_in_a_variables_name_is_told(name: str, meant: str | None, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     said = refused(file)
-    assert said.startswith(f"environment variable {name}: ") and "there is no such setting" in said
-    assert meant is None or f"is {meant} meant?" in said
+    assert said.startswith(f"environment variable {name}: ") and "no such setting" in said
+    assert meant is None or f"did you mean {meant}?" in said
 
 
 def test_an_error_of_the_file_names_the_file_though_the_environment_has_settings(

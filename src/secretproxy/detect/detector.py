@@ -35,7 +35,7 @@ HARMLESS_TEXT_BYTES = 512
 CACHE_TEXT_BYTES = 4096
 CACHE_BYTES = 4 * 1024 * 1024
 
-# What the parser makes of a text weighs about 150 bytes for each of its signs and gaps.
+# What the parser makes of a text weighs about 150 bytes for each of its non-word characters.
 _WORD_BYTES = bytes(sorted(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")) + bytes(range(128, 256))
 _MOST_SIGNS = 100_000
 # PostgreSQL's scanner reads a run of signs again from each of them (operators that end in + or -, nested comments).
@@ -48,7 +48,7 @@ _MOST_TREE = 32 * 1024 * 1024
 _LARGE_TREE = 256 * 1024
 
 
-# A text with more signs and gaps than this is not for the event loop: it would take 2 ms and more. So many are one
+# A text with more non-word characters than this is not for the event loop: it would take 2 ms and more. So many are one
 # turn's.
 LIGHT, TURN = 256, 320
 # Longer texts are not searched for the names of the catalog on the event loop.
@@ -59,12 +59,12 @@ _FINGERPRINTED, _FINGERPRINT_WORK = 2048, 8
 
 
 def weight(text: bytes) -> int:
-    """The signs and gaps of a text: what it costs to parse it goes with these."""
+    """The non-word characters of a text: what it costs to parse it goes with these."""
     return len(text.translate(None, _WORD_BYTES))
 
 
 class Allowance:
-    """What the event loop may do of detection in one turn, in signs and gaps, for all sessions together.
+    """What the event loop may do of detection in one turn, in non-word characters, for all sessions together.
 
     later: has a function called in the loop's next turn; without it there is no limit.
     """
