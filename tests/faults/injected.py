@@ -41,10 +41,10 @@ MODULES = (
     "secretproxy.proxy.client.relay", "secretproxy.proxy.client.handshake", "secretproxy.proxy.listeners.server",
 )  # fmt: skip
 CALLS = {
-    "from_client", "from_backend", "refuse", "parsed", "lost", "append", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
+    "from_client", "from_backend", "refuse", "parsed", "lost", "append", "commit", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
 }  # fmt: skip
 # What has an append of its own.
-LISTS = ("events", "out", "group", "backlog", "_client_backlog", "_backend_backlog", "_rows", "_waiting")
+LISTS = ("events", "out", "group", "backlog", "_client_backlog", "_backend_backlog", "_rows", "_waiting", "settled", "failed")
 PATIENCE = 10.0
 OWNER = "11111111-2222-4333-8444-555555555555"
 

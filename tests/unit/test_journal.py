@@ -182,6 +182,56 @@ async def test_a_future_is_done_only_when_the_row_is_there(log: Log) -> None:
     await journal.close()
 
 
+class Waits:
+    """Something that waits for the log, and breaks off when it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str | None] = []
+
+    def settled(self, trouble: str | None) -> None:
+        self.told.append(trouble)
+        raise MemoryError
+
+
+async def test_whoever_waits_is_told_once_and_not_before_the_row_is_there(log: Log) -> None:
+    journal = await started(log)
+    log.gate = asyncio.Event()
+    waiters = [Waits() for _ in range(3)]
+    for number, waiter in enumerate(waiters):
+        journal.commit([attempt(str(number))], waiter)
+    future = journal.append([attempt("last")], wait=True)
+    assert future is not None
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not log.rows and not any(waiter.told for waiter in waiters)
+    log.gate.set()
+    await asyncio.wait_for(future, 5)
+    # One that breaks off keeps no other from hearing.
+    assert len(log.rows) == 4 and [waiter.told for waiter in waiters] == [[None]] * 3
+    await journal.close()
+
+
+async def test_an_outage_tells_whoever_waits_and_keeps_the_rows(log: Log) -> None:
+    journal = await started(log)
+    log.gate = asyncio.Event()
+    waiters = [Waits() for _ in range(3)]
+    for number, waiter in enumerate(waiters):
+        journal.commit([attempt(str(number))], waiter)
+    kept = journal.keep([attempt("happened")])
+    await asyncio.sleep(0)
+    log.down = True
+    log.gate.set()
+    while not all(waiter.told for waiter in waiters):
+        await asyncio.sleep(0.01)
+    assert all(len(waiter.told) == 1 and waiter.told[0] for waiter in waiters) and not kept.done()
+    with pytest.raises(LogUnavailableError):
+        journal.commit([attempt("refused")], Waits())
+    log.down = False
+    await asyncio.wait_for(kept, 5)
+    assert len(log.rows) == 4 and all(len(waiter.told) == 1 for waiter in waiters)
+    await journal.close()
+
+
 async def test_known_to_be_down_it_takes_nothing_that_waits(log: Log) -> None:
     log.down = True
     journal = await started(log)

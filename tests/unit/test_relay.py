@@ -92,15 +92,17 @@ class Journal:
         self.available = True
         self.backlog = 0
         self._waiting: list[asyncio.Future[None]] = []
+        self._waiters: list[Any] = []
 
-    def append(self, events: list[Any], *, wait: bool) -> asyncio.Future[None] | None:
-        if not wait:
-            self.recorded += events
-            return None
+    def append(self, events: list[Any], *, wait: bool) -> None:
+        assert not wait
+        self.recorded += events
+
+    def commit(self, events: list[Any], waiter: Any) -> None:
         if not self.available:
             raise LogUnavailableError
         self.attempts += events
-        return self._future()
+        self._waiters.append(waiter)
 
     def keep(self, events: list[Any]) -> asyncio.Future[None]:
         self.kept += events
@@ -113,6 +115,9 @@ class Journal:
     async def write(self, error: Exception | None = None) -> None:
         """Writes all that waits, or fails to."""
         waiting, self._waiting = self._waiting, []
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.settled(None if error is None else str(error) or "trouble")
         for future in waiting:
             if error is None:
                 future.set_result(None)
@@ -350,10 +355,10 @@ async def test_a_backend_that_ends_before_it_has_said_anything() -> None:
 async def test_an_error_ends_the_session_and_is_told_by_its_kind() -> None:
     scene = Scene().logged_in()
 
-    def broken(events: list[Any], *, wait: bool) -> None:
+    def broken(events: list[Any], waiter: Any) -> None:
         raise MemoryError("secret")
 
-    scene.journal.append = broken  # type: ignore[method-assign, assignment]
+    scene.journal.commit = broken  # type: ignore[method-assign]
     with capture_logs() as said:
         scene.client.data_received(query(SECRET))
     assert scene.fatal == b"XX000" and scene.to_backend.take() == TERMINATE, "nothing of the statement"

@@ -83,8 +83,11 @@ class Housekeeping:
 
     def wrote(self, seq: int, row_hash: bytes) -> None:
         """The log has everything up to this row."""
+        # Where something is unsaid already, a later row makes nothing due before that but a checkpoint.
+        unsaid = self._told < self._seq
         self._seq, self._hash = seq, row_hash
-        self._news.set()
+        if not unsaid or (self._signer is not None and seq - self._signed >= self._every):
+            self._news.set()
 
     def replayed(self, instance: uuid.UUID, seq: int, row_hash: bytes) -> None:
         """The log has a row that another instance left in its spool."""

@@ -18,7 +18,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import structlog
@@ -60,8 +60,33 @@ class LogUnavailableError(Exception):
     """The access log cannot be written now; the text names the cause by its SQLSTATE or class, never by its message."""
 
 
+class Waiter(Protocol):
+    """Waits for events that the journal has taken."""
+
+    def settled(self, trouble: str | None) -> None:
+        """All of them are durable, or an outage ended the wait: what that is by. Called in a turn of the event loop
+        of its own, once for each time it waits, and must not raise."""
+
+
+class _FutureWaiter:
+    """A future that waits; it is done when the events are durable."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settled(self, trouble: str | None) -> None:
+        if self.future.done():
+            return
+        if trouble is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(LogUnavailableError(trouble))
+
+
 class Journal:
-    """The one writer of a process. `append` is the only way in."""
+    """The one writer of a process. `append`, `commit` and `keep` are the ways in."""
 
     def __init__(
         self,
@@ -93,7 +118,7 @@ class Journal:
         self._rows: deque[Line] = deque()
         self._row_bytes = 0
         # (number of the last event, what waits for it, whether an outage ends the wait)
-        self._waiting: deque[tuple[int, asyncio.Future[None], bool]] = deque()
+        self._waiting: deque[tuple[int, Waiter, bool]] = deque()
         self._riding: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._connection: Any = None
@@ -181,14 +206,23 @@ class Journal:
         While the log is known to be unavailable, `wait` raises LogUnavailableError at once and takes nothing; without `wait`
         the events are kept for its return.
         """
-        if wait and self._trouble is not None and not self.taking:
+        if wait:
+            waiter = _FutureWaiter()
+            self.commit(events, waiter)
+            return waiter.future
+        self._take(events)
+        if self._riding is None and events:
+            self._riding = asyncio.get_running_loop().call_later(RIDE, self._ridden)
+        return None
+
+    def commit(self, events: Sequence[Event], waiter: Waiter) -> None:
+        """Takes events of what is about to happen, as `append` does with `wait`; `waiter` is told in the place of a
+        future."""
+        if self._trouble is not None and not self.taking:
             raise LogUnavailableError(self._trouble)
         self._take(events)
-        if not wait:
-            if self._riding is None and events:
-                self._riding = asyncio.get_running_loop().call_later(RIDE, self._ridden)
-            return None
-        return self._wait(until_outage=True)
+        self._waiting.append((self._lines.seq, waiter, True))
+        self._more.set()
 
     def keep(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Takes events that have already happened.
@@ -196,13 +230,10 @@ class Journal:
         The future is done when they are durable, however long an outage lasts.
         """
         self._take(events)
-        return self._wait(until_outage=False)
-
-    def _wait(self, *, until_outage: bool) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._lines.seq, future, until_outage))
+        waiter = _FutureWaiter()
+        self._waiting.append((self._lines.seq, waiter, False))
         self._more.set()
-        return future
+        return waiter.future
 
     def _ridden(self) -> None:
         self._riding = None
@@ -454,10 +485,15 @@ class Journal:
     def _done(self, seq: int) -> None:
         """Everything up to this number is durable, in the log or in the spool."""
         waiting = self._waiting
+        settled: list[Waiter] = []
         while waiting and waiting[0][0] <= seq:
-            future = waiting.popleft()[1]
-            if not future.done():
-                future.set_result(None)
+            settled.append(waiting.popleft()[1])
+        if settled:
+            self._settle(settled, None)
+
+    def _settle(self, waiters: list[Waiter], trouble: str | None) -> None:
+        """Tells them in a turn of its own: what they do in it may be to hand over more events."""
+        asyncio.get_running_loop().call_soon(_tell, waiters, trouble)
 
     async def _spill_as_wanted(self, spool: Spool) -> None:
         """While the log takes nothing, what gathers goes into the spool, a group an fsync."""
@@ -634,13 +670,16 @@ class Journal:
 
     def _fail_waiting(self, trouble: str) -> None:
         # Statements that wait to go on are refused now. What has happened already keeps waiting for the log.
-        still: deque[tuple[int, asyncio.Future[None], bool]] = deque()
-        for number, future, until_outage in self._waiting:
-            if not until_outage:
-                still.append((number, future, until_outage))
-            elif not future.done():
-                future.set_exception(LogUnavailableError(trouble))
+        still: deque[tuple[int, Waiter, bool]] = deque()
+        failed: list[Waiter] = []
+        for number, waiter, until_outage in self._waiting:
+            if until_outage:
+                failed.append(waiter)
+            else:
+                still.append((number, waiter, until_outage))
         self._waiting = still
+        if failed:
+            self._settle(failed, trouble)
 
     def _disconnect(self) -> None:
         self._proven = False
@@ -670,3 +709,12 @@ class Journal:
             await self._spill_now(self._spool, closing=True)
         await self._housekeeping.close(timeout, ended=not self.backlog)
         return len(self._rows)
+
+
+def _tell(waiters: list[Waiter], trouble: str | None) -> None:
+    for waiter in waiters:
+        try:
+            waiter.settled(trouble)
+        except (Exception, asyncio.CancelledError) as error:
+            # Of one that breaks off the others must still hear.
+            log.error("what waited for the log broke off", kind=type(error).__name__)

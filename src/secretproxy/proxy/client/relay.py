@@ -209,24 +209,22 @@ class Relay(ClientStage, Effects):
     def commit_attempts(self, step: Step) -> None:
         self._runtime.metrics.attempts.inc(len(step.commit))
         try:
-            future = self._runtime.journal.append(step.commit, wait=True)
+            self._runtime.journal.commit(step.commit, self)
         except LogUnavailableError:
             self.interpreter.refuse(taken=False)
             self.client.pause(True)
             self._loop.call_soon(self.guarded, self.interpreter.proceed)
-            return
-        assert future is not None
-        future.add_done_callback(lambda done: self.guarded(lambda: self._attempts_done(done)))
 
-    def _attempts_done(self, done: asyncio.Future[None]) -> None:
-        # Asked for first: the event loop complains of a failure that nobody has looked at, and a client that has
-        # left does not.
-        failed = done.cancelled() or done.exception() is not None
-        if failed:
-            self.interpreter.refuse(taken=True)
-            self.interpreter.proceed()
-        else:
-            self.interpreter.attempts_committed()
+    def settled(self, trouble: str | None) -> None:
+        """The journal has the attempts, or does not get them: the relay is the one that waits for them."""
+        try:
+            if trouble is None:
+                self.interpreter.attempts_committed()
+            else:
+                self.interpreter.refuse(taken=True)
+                self.interpreter.proceed()
+        except (Exception, asyncio.CancelledError) as error:
+            self.terminate_by_error(error)
 
     def refused(self, events: list[Event], attempts: int) -> None:
         self._runtime.metrics.refused.inc(attempts)
