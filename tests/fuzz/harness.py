@@ -191,6 +191,9 @@ class Harness:
             assert self.said.startswith(self.forwarded)
             self._to_backend.append((data, False))
 
+    def send_to_client_soon(self, data: bytes) -> None:
+        self.send_to_client(data)
+
     def send_to_client(self, data: bytes) -> None:
         if self.interpreter.ready:
             self.received += data

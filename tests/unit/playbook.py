@@ -185,6 +185,9 @@ class Playbook:
     def send_to_client(self, data: bytes) -> None:
         self.to_client += data
 
+    def send_to_client_soon(self, data: bytes) -> None:
+        self.to_client += data
+
     def inject(self, data: bytes) -> None:
         self.injected += data
 

@@ -414,3 +414,50 @@ async def test_a_client_far_ahead_has_its_answers_flushed() -> None:
     assert scene.to_backend.take() == chunk * 5 + FLUSH and not scene.to_client.reading
     scene.backend.data_received((complete() + ready()) * 1000)
     assert scene.to_client.reading
+
+
+async def called_in(scene: Scene, *, behind: bytes = b"") -> None:
+    """A call whose attempt is written, and the beginning of its answer with the testimony at its end."""
+    scene.client.data_received(query(SECRET))
+    await scene.journal.write()
+    scene.backend.data_received(ROW_DESCRIPTION + testified("key", clock=START + 2) + behind)
+
+
+async def test_what_comes_ahead_of_a_testimony_goes_with_what_comes_behind_it() -> None:
+    scene = Scene().logged_in()
+    await called_in(scene)
+    assert scene.to_client.take() == b""
+    answer = row("value") + complete() + ready()
+    scene.backend.data_received(answer)
+    assert scene.to_client.take() == ROW_DESCRIPTION + answer
+
+
+async def test_it_does_not_wait_for_more_than_a_moment() -> None:
+    scene = Scene().logged_in()
+    await called_in(scene)
+    async with asyncio.timeout(5):
+        while not scene.to_client.written:
+            await asyncio.sleep(0.001)
+    assert scene.to_client.take() == ROW_DESCRIPTION
+    # The next one is waited for again.
+    scene.backend.data_received(row("value") + testified("key", clock=START + 3))
+    assert scene.to_client.take() == b""
+    async with asyncio.timeout(5):
+        while not scene.to_client.written:
+            await asyncio.sleep(0.001)
+    assert scene.to_client.take() == row("value")
+
+
+async def test_it_goes_out_before_the_session_ends() -> None:
+    for end in (lambda scene: scene.backend.eof_received(), lambda scene: scene.relay.terminate("XX000", "over")):
+        scene = Scene().logged_in()
+        await called_in(scene)
+        assert scene.to_client.take() == b""
+        end(scene)
+        assert scene.to_client.take().startswith(ROW_DESCRIPTION)
+
+
+async def test_a_testimony_that_is_not_the_end_of_what_came_lets_it_go_at_once() -> None:
+    scene = Scene().logged_in()
+    await called_in(scene, behind=row("value"))
+    assert scene.to_client.take() == ROW_DESCRIPTION + row("value")

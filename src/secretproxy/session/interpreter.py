@@ -66,6 +66,9 @@ class Effects(Protocol):
     def send_to_client(self, data: bytes) -> None:
         """Sends what the backend said."""
 
+    def send_to_client_soon(self, data: bytes) -> None:
+        """The same, but it may wait a moment for what the backend says next, and go with it."""
+
     def inject(self, data: bytes) -> None:
         """Sends the backend a message of the proxy's own."""
 
@@ -136,6 +139,9 @@ class NoEffects(Effects):
         pass
 
     def send_to_client(self, data: bytes) -> None:
+        pass
+
+    def send_to_client_soon(self, data: bytes) -> None:
         pass
 
     def inject(self, data: bytes) -> None:
@@ -398,7 +404,10 @@ class Interpreter:
                 effects.end_by_backend(step.violation)
                 return
         if step.forward:
-            effects.send_to_client(step.forward)
+            if step.more:
+                effects.send_to_client_soon(step.forward)
+            else:
+                effects.send_to_client(step.forward)
         if step.inject:
             effects.inject(step.inject)
         if step.commit:

@@ -122,6 +122,7 @@ class Matching:
         running.calls += 1
         tally = running.covered.get((told.function, told.owner, told.names))
         if tally is not None and tally.takes(told.role, told.jwt_user):
+            self._stream.expect()
             return
         running.uncovered.add(told.function)
         running.role = told.role

@@ -42,15 +42,30 @@ class Step:
     Of a backend's chunk: a `violation` without a `commit` ends the session, and nothing of the chunk goes on. Else
     `forward` goes to the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client
     and `record` to the log, or `violation` ends the session; nothing more of the backend's is read before.
-    `surprised`: a call was made by a function that no attempt named. `defined`: the catalog may have changed.
+    `more`: the chunk ends with a testimony that an attempt covers, which PostgreSQL sends ahead of what it belongs to;
+    `forward` may wait a moment for that. `surprised`: a call was made by a function that no attempt named. `defined`: the catalog may have changed.
     `ready`: the client's chunks that waited are taken now (from_client(b"")).
     """
 
-    __slots__ = ("again", "commit", "defined", "forward", "held", "inject", "parse", "ready", "record", "surprised", "violation")
+    __slots__ = (
+        "again",
+        "commit",
+        "defined",
+        "forward",
+        "held",
+        "inject",
+        "more",
+        "parse",
+        "ready",
+        "record",
+        "surprised",
+        "violation",
+    )
 
     def __init__(self) -> None:
         self.forward = b""
         self.inject = b""
+        self.more = False
         self.parse: tuple[bytes, str, int] | None = None
         self.again = False
         self.commit: list[Event] = []

@@ -171,10 +171,13 @@ class BackendStream(Stream):
         super().__init__(Framer(FROM_BACKEND, _LONGEST_LENGTH), output)
         # Whether the rest of a message that is dropped is still to come.
         self._dropping = False
+        # Where a message was dropped behind which the backend says more at once.
+        self._more_at = 0
 
     def begin(self, data: bytes) -> None:
         """Takes the next chunk."""
         Stream.begin(self, data)
+        self._more_at = 0
         if self._dropping:
             framer = self.framer
             self._output.made()
@@ -191,6 +194,16 @@ class BackendStream(Stream):
         self.release(framer.start)
         self._kept_from = min(framer.end, len(framer.buffer))
         self._dropping = not framer.complete
+
+    def expect(self) -> None:
+        """Takes note that the backend is about to say more behind the message just dropped."""
+        self._more_at = self._kept_from
+
+    def finish(self) -> bytes | Step:
+        step = self._output.step
+        if step is not None and self._more_at and self._more_at == len(self.framer.buffer) and not self._holding:
+            step.more = True
+        return Stream.finish(self)
 
     def replace(self, message: bytes) -> None:
         """Puts another message in the place of the one just reported."""

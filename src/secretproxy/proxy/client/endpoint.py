@@ -20,6 +20,9 @@ from secretproxy.proxy.transport.unread import unread
 
 # Seconds that a peer gets to take what was written to it last before its connection is cut.
 _LINGER: Final = 5.0
+# Seconds that bytes may wait for those that come next, and how many may.
+_MOMENT: Final = 0.002
+_MOST_SOON: Final = 16_384
 # Seconds that a client which was logged in may take to hang up once its session is over.
 _HANG_UP: Final = 2.0
 
@@ -62,6 +65,36 @@ class Receiver:
         raise NotImplementedError
 
 
+class _Late:
+    """Endpoints whose bytes wait for those that come next; one timer for all of them."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._endpoints: list[Endpoint] = []
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Has what waits at an endpoint written in a moment, where nothing takes it along before."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop or not self._endpoints:
+            self._loop = loop
+            self._endpoints = []
+            loop.call_later(_MOMENT, self.write)
+        self._endpoints.append(endpoint)
+
+    def write(self) -> None:
+        """Writes what waits."""
+        endpoints, self._endpoints = self._endpoints, []
+        for endpoint in endpoints:
+            try:
+                endpoint.write_late()
+            except Exception:
+                # A session that hears nothing more of its answer must not be left standing, nor the others.
+                endpoint.abort()
+
+
+_late: Final = _Late()
+
+
 class Endpoint:
     """What both ends have in common."""
 
@@ -74,6 +107,9 @@ class Endpoint:
         self._peer_congested = False
         self._reading = True
         self._timer: asyncio.TimerHandle | None = None
+        # What waits for the bytes that come next, and whether the timer knows of it.
+        self._soon = b""
+        self._is_late = False
 
     @property
     def has_ended(self) -> bool:
@@ -145,7 +181,24 @@ class Endpoint:
 
     # --- writing and ending ---
 
+    def write_soon(self, data: bytes) -> None:
+        """Writes with what is written next, or in a moment: two small writes wake the peer twice."""
+        self._soon += data
+        if len(self._soon) > _MOST_SOON:
+            self.write(b"")
+        elif not self._is_late:
+            self._is_late = True
+            _late.add(self)
+
+    def write_late(self) -> None:
+        """Writes what has waited long enough."""
+        self._is_late = False
+        self.write(b"")
+
     def write(self, data: bytes) -> None:
+        if self._soon:
+            data = self._soon + data
+            self._soon = b""
         if data and self._writes() and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
@@ -161,6 +214,7 @@ class Endpoint:
 
     def end_writing(self) -> None:
         """Ends our direction where the transport can still say so; what the peer still says is read."""
+        self.write(b"")
         if self._writes() and self.transport is not None and not self.transport.is_closing():
             self.transport.write_eof()
             self.write_no_more()
@@ -174,6 +228,7 @@ class Endpoint:
 
     def close(self) -> None:
         """Closes once what was written has gone out; a peer that does not take it in time is cut off."""
+        self.write(b"")
         if self.transport is not None and not self.transport.is_closing():
             if self.transport.get_write_buffer_size():
                 self._timer = asyncio.get_running_loop().call_later(_LINGER, self.abort)

@@ -178,6 +178,9 @@ class Relay(ClientStage, Effects):
     def send_to_client(self, data: bytes) -> None:
         self.client.write(data)
 
+    def send_to_client_soon(self, data: bytes) -> None:
+        self.client.write_soon(data)
+
     def inject(self, data: bytes) -> None:
         self.backend.write(data)
 
