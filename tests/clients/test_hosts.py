@@ -104,6 +104,25 @@ def test_kinds_are_taken_as_libpq_takes_them(kind: Kind, suited: set[str]) -> No
     assert {attrs for attrs in ATTRS if kind.suits(attrs)} == suited
 
 
+@pytest.mark.parametrize("whose", ["ROLE journal", "DATABASE app", "ROLE journal IN DATABASE app"])
+@pytest.mark.parametrize("attrs", ["any", "read-write"])
+async def test_a_transaction_timeout_that_a_login_is_given_ends_no_connection_of_the_proxys_own(
+    pair: Pair, whose: str, attrs: str
+) -> None:
+    """A millisecond: neither a login nor the statement that pins the settings is done in that time."""
+    with psycopg.connect(pair.backend.dsn(database="postgres"), autocommit=True) as admin:
+        if admin.info.server_version < 170000:
+            pytest.skip("transaction_timeout is of PostgreSQL 17")
+        admin.execute(f"ALTER {whose} SET transaction_timeout = 1")
+        try:
+            for _ in range(3):
+                connection = await connect_log(pair.settings(attrs))
+                assert await connection.fetchval("SELECT current_setting('transaction_timeout') FROM pg_sleep(0.01)") == "0"
+                await connection.close()
+        finally:
+            admin.execute(f"ALTER {whose} RESET transaction_timeout")
+
+
 @pytest.mark.parametrize("attrs", ATTRS)
 async def test_candidates_are_those_that_libpq_connects_to(pair: Pair, attrs: str) -> None:
     hosts = Hosts(pair.settings(attrs))

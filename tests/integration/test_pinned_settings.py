@@ -181,11 +181,11 @@ async def test_a_pooler_between_that_takes_no_startup_parameter(
     program = "/usr/sbin/pgbouncer"
     if not os.path.exists(program):
         pytest.skip("no pgbouncer")
-    # A pooler's own server connections would not outlive these two.
+    # A pooler's own server connections would not outlive these.
     values = {
         name: value
         for name, value in hostile_logins.items()
-        if name not in ("idle_session_timeout", "exit_on_error", "statement_timeout")
+        if name not in ("idle_session_timeout", "exit_on_error", "statement_timeout", "transaction_timeout")
     }
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         for login in LOGINS:
@@ -277,4 +277,5 @@ def test_every_command_answers_the_same(postgres: Backend, hostile_logins: dict[
     assert "catalog cannot be read" not in running.text() and "cannot be written" not in running.text()
     listed = command(postgres.dsn("hostile_auditor"), "audit", "list", "--json", "--owner", str(owner), config=running.config)
     assert listed[1].count(str(owner)) == 4
-    assert command(postgres.dsn("hostile_auditor"), "audit", "verify", config=running.config)[0] == 0
+    verified = command(postgres.dsn("hostile_auditor"), "audit", "verify", config=running.config)
+    assert verified[0] == 0, verified

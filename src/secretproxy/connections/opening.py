@@ -20,8 +20,6 @@ import asyncpg
 from secretproxy.connections import pinned
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, read
 
-# A pooler or an older server says these of a startup packet that it does not take.
-_PINS_REFUSED = ("08P01", "0A000", "22023", "42501", "42704")
 # What libpq asks a server before it takes it (fe-connect.c, CONNECTION_CHECK_TARGET). A login's or database's own default for
 # transactions is pinned later and says nothing of the server.
 KIND = """SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
@@ -197,21 +195,55 @@ async def _one(
             arguments["direct_tls"] = known.get("sslnegotiation") == "direct"
     else:
         arguments["ssl"] = False
-    try:
-        connection = await asyncpg.connect(server_settings=pinned.startup(settings, left) | extra, **arguments)
-    except asyncpg.PostgresError as error:
-        if getattr(error, "sqlstate", None) not in _PINS_REFUSED:
+    statement = pinned.statement(settings, left)
+
+    async def opened(**sent: str) -> Any:
+        made = await asyncpg.connect(server_settings=sent | extra, **arguments)
+        try:
+            if attrs != "any":
+                await _check_kind(made, attrs, seconds)
+            await made.execute(statement, timeout=seconds)
+        except BaseException:
+            made.terminate()
             raise
-        connection = await asyncpg.connect(server_settings=extra, **arguments)
+        return made
+
+    sent = pinned.startup(settings, left)
     try:
-        if attrs != "any":
-            await _check_kind(connection, attrs, seconds)
-        await connection.execute(pinned.statement(settings, left), timeout=seconds)
-    except BaseException:
-        connection.terminate()
-        raise
+        connection = await opened(**sent)
+    except FAILURES as error:
+        if _refuses_parameters(error):
+            connection = await opened()
+        elif "transaction_timeout" not in left and _is_broken_off(error):
+            try:
+                connection = await opened(**sent, transaction_timeout="0")
+            except FAILURES as second:
+                raise (error if _refuses_parameters(second) else second) from None
+        else:
+            raise
     connection.where = f"database {_printable(database)} at {place} as user {_printable(user)}"
     return connection
+
+
+def _refuses_parameters(error: BaseException) -> bool:
+    """Tells whether a pooler or an older server did not take the startup packet."""
+    return getattr(error, "sqlstate", None) in ("08P01", "0A000", "22023", "42501", "42704")
+
+
+def _is_broken_off(error: BaseException) -> bool:
+    """Tells whether a server ended a connection that it had taken.
+
+    A login's own transaction_timeout, of PostgreSQL 17 and later, does that, if it is too short for the login or for the statement
+    that pins the settings. Only the startup packet keeps it away, and an older server refuses one that names it.
+    """
+    ended = (
+        asyncpg.PostgresConnectionError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        ConnectionResetError,
+        BrokenPipeError,
+    )
+    return isinstance(error, ended) or getattr(error, "sqlstate", None) == "25P04"
 
 
 async def _check_kind(connection: Any, attrs: str, timeout: float) -> None:
