@@ -31,12 +31,12 @@ _QUOTED = re.compile(r'[\s"\\{},]', re.ASCII)
 
 
 def encode(columns: Sequence[object]) -> bytes:
-    """The canonical line of a row's columns, without prev_hash and row_hash and without a newline."""
+    """Gives the canonical line of a row's columns, without prev_hash, row_hash and newline."""
     return "\t".join([field(value) for value in columns]).encode("utf-8", "surrogatepass")
 
 
 def field(value: object) -> str:
-    """A column's value as it stands in a line."""
+    """Writes a column's value as a field of a line."""
     if value is None:
         return "\\N"
     if isinstance(value, str):
@@ -57,17 +57,17 @@ def field(value: object) -> str:
 
 
 def text(value: str) -> str:
-    """A text with what COPY escapes."""
+    """Escapes a text as COPY does."""
     return value.translate(_COPY) if _SPECIAL.search(value) else value
 
 
 def number(value: float) -> str:
-    """A double precision number."""
+    """Writes a double precision number."""
     return repr(value).removesuffix(".0")
 
 
 def element(value: str) -> str:
-    """An element of an array, not yet escaped for COPY."""
+    """Writes an element of an array, not yet escaped for COPY."""
     if value == "" or _QUOTED.search(value) or value.upper() == "NULL":
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return value

@@ -54,7 +54,7 @@ class Checkpoint:
         return f"secretproxy {self.kind} 1 {self.instance} {self.seq} {self.row_hash.hex()} {at}".encode()
 
     def line(self) -> str:
-        """As a line of the checkpoint file."""
+        """Gives the checkpoint as a line of the checkpoint file."""
         return json.dumps(
             {
                 "kind": self.kind,
@@ -112,7 +112,7 @@ class Signer:
         return replace(bare, signature=self._key.sign(bare.signed_text))
 
     def sign_text(self, text: bytes) -> bytes:
-        """The signature of something else than a checkpoint: its first word says what it is."""
+        """Signs a text that is not a checkpoint; its first word says what it is."""
         return self._key.sign(text)
 
     def keep(self, checkpoint: Checkpoint) -> None:
@@ -175,7 +175,7 @@ def _load_or_make(path: Path) -> Ed25519PrivateKey:
 
 
 def public_file(key_file: Path) -> Path:
-    """Where the public half of a key file is."""
+    """Gives the file of the public half of a key file."""
     return key_file.with_name(key_file.name + ".pub")
 
 
@@ -208,7 +208,10 @@ def genuine(checkpoint: Checkpoint, key: Ed25519PublicKey) -> bool:
 
 
 def read_file(path: Path) -> Iterator[tuple[int, Checkpoint | None]]:
-    """Every line of a checkpoint file with its number; None where it is not a checkpoint. Raises ConfigError."""
+    """Reads every line of a checkpoint file with its number; None for a line that is not a checkpoint.
+
+    Raises ConfigError.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

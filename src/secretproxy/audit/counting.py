@@ -68,7 +68,8 @@ class Accesses:
         self.ends_before: datetime | None = None
 
     def query(self, columns: str, *, outcomes: bool = False, only: str = "", group: str = "", kind: str = "") -> Question:
-        """`columns` of the accesses, with their outcomes as `o`; of the `clear`, the `vague` or `any` ones, or without `kind` of both.
+        """Selects `columns` of the accesses, with their outcomes as `o`, for the `clear`, the `vague` or `any` ones;
+        without `kind`, for both.
 
         Vague ones that a call stands for are left out, but not of `any`. Raises ConfigError.
         """
@@ -95,7 +96,7 @@ class Accesses:
 
 
 async def looked_at(connection: Any, wanted: Filter) -> Accesses:
-    """The accesses of a filter, and how they are best counted. Raises ConfigError."""
+    """Gives the accesses of a filter, and the best way to count them. Raises ConfigError."""
     source = Accesses(wanted)
     plain = Accesses(wanted.but(outcome=(), jwt_user=None)).query("1", kind="any")
     plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {plain.sql}", *plain.values)
@@ -106,12 +107,12 @@ async def looked_at(connection: Any, wanted: Filter) -> Accesses:
 
 
 async def settle(connection: Any, source: Accesses) -> None:
-    """Settings for a count, until the end of the transaction."""
+    """Applies the settings for a count until the end of the transaction."""
     await connection.execute(_MEMORY + ("; " + _HASHED if source.many else ""))
 
 
 async def fetch_counted(connection: Any, query: str, *values: Any) -> list[Any]:
-    """Rows of a count that has no filter, with a count's settings."""
+    """Fetches the rows of a count without a filter, with a count's settings."""
     async with connection.transaction():
         await connection.execute(_MEMORY)
         return list(await connection.fetch(query, *values))
@@ -135,7 +136,7 @@ _NAMED, _VAGUE, _OPERATION, _OUTCOME = 1 << 5, 1 << 6, 7, 10
 
 
 def _coded(text: str, kinds: tuple[str, ...], shift: int) -> str:
-    """The place of a text in `kinds`, from 1, so many bits further left; 0 where it is NULL."""
+    """Gives SQL for the 1-based place of a text in `kinds`, shifted left by a number of bits; 0 for NULL."""
     places = " ".join(f"WHEN {text} {EQUAL} '{kind}' THEN {place << shift}" for place, kind in enumerate(kinds, 1))
     return f"CASE {places} ELSE 0 END"
 
@@ -424,7 +425,7 @@ def _key(row: Any, names: list[str]) -> tuple[Any, ...]:
 
 
 async def _counted_by(connection: Any, source: Accesses, by: str, names: list[str]) -> list[tuple[tuple[Any, ...], int]]:
-    """The accesses of one filter by what they are compared by."""
+    """Counts the accesses of one filter by the columns to compare."""
     if by == "outcome":
         return [((group.outcome,), group.n) for group in await _cube(connection, source)]
     source.vague = True
@@ -434,7 +435,9 @@ async def _counted_by(connection: Any, source: Accesses, by: str, names: list[st
 
 
 async def _both(connection: Any, one: Filter, other: Filter, keys: str) -> list[Any]:
-    """The accesses of two filters by `keys`, counted in one reading of the log; a second one where there are vague attempts."""
+    """Counts the accesses of two filters by `keys` in one reading of the log, and in a second one if there are vague
+    attempts.
+    """
     first, values = conditions_of(one.conditions(), 0)
     second, more = conditions_of(other.conditions(), len(values))
     values += more

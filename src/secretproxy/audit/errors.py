@@ -11,7 +11,7 @@ from secretproxy.connections import ConnectError
 
 
 def told_to_end() -> bool:
-    """Whether it is this task that was cancelled, and not something that it waited for."""
+    """Says whether this task was cancelled, and not something that it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -21,7 +21,7 @@ class NotAWriterError(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, by its SQLSTATE or class; of a failed login, in the server's words."""
+    """Describes an error by its SQLSTATE or class; a failed login in the server's words."""
     if isinstance(error, ConnectError):
         # It says its SQLSTATE itself. A refused parameter has one that would mean something else of a statement.
         return str(error)

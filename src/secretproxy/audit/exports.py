@@ -46,7 +46,7 @@ Record = dict[str, Any]
 
 
 def value_of(name: str, value: Any) -> Any:
-    """A column of an export as the value that was logged. Raises ValueError."""
+    """Converts a column of an export to the value that was logged. Raises ValueError."""
     if value is None:
         return None
     kind = TYPES[name]
@@ -114,9 +114,9 @@ class ExportTally:
         found.last_seq, found.last_row_hash = seq, record["row_hash"] or ""
 
     def manifest(self, filters: dict[str, str], form: str, made_at: datetime, checkpoints: list[Checkpoint]) -> dict[str, Any]:
-        """`checkpoints`: those of the log, in their order.
+        """Makes the manifest of an export. `checkpoints`: those of the log, in their order.
 
-        Of each chain the last that the export has the row of goes in.
+        The manifest gets the last checkpoint of each chain whose row the export has.
         """
         for checkpoint in checkpoints:
             covered = self.chains.get(str(checkpoint.instance))
@@ -139,7 +139,7 @@ def sign(manifest: dict[str, Any], signer: Signer) -> None:
 
 
 def manifest_file(export: Path) -> Path:
-    """Where the manifest of an export is, unless somebody says another place."""
+    """Gives the default place of an export's manifest."""
     return export.with_name(export.name + SUFFIX)
 
 
@@ -157,7 +157,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
-    """The rows of an export in any form, each with its number and line. Raises ConfigError, OSError."""
+    """Reads the rows of an export in any format, each with its number and line. Raises ConfigError, OSError."""
     with path.open("rb") as file:
         head = file.read(4)
     reader = _parquet if head == b"PAR1" else _csv if head.startswith(b"id,") else _jsonl
@@ -178,7 +178,7 @@ def _jsonl(path: Path) -> Iterator[tuple[Record, bytes]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[Record, bytes]]:
-    """Of what a cell may stand for, that which the row's hash fits."""
+    """Chooses, of the values that a cell may stand for, the one that matches the row's hash."""
     with path.open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
             if cells.keys() | _ADDED.keys() != set(NAMES) or None in cells.values():

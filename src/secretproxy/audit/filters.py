@@ -139,19 +139,22 @@ class Filter:
         return Condition(f"{column} {EQUAL} ANY (?::pg_catalog.text[])", forms)
 
     def where(self, secret: str = "", given: int = 0) -> tuple[str, list[Any]]:
-        """The conditions as SQL that begins with AND, with their values as parameters after `given` others. Raises ConfigError."""
+        """Gives the conditions as SQL that begins with AND, and their values as parameters after `given` others.
+
+        Raises ConfigError.
+        """
         return joined(self.conditions(secret), given)
 
     @property
     def needs_outcome(self) -> bool:
-        """Whether a row alone does not tell that it fits."""
+        """Says whether the row alone cannot show that it matches."""
         return bool(self.outcome) or self.jwt_user is not None
 
     def but(self, **changes: Any) -> Filter:
         return dataclasses.replace(self, **changes)
 
     def fits(self, access: Mapping[str, Any]) -> bool:
-        """Whether an access, with its outcome, is one that is looked for: the same as the conditions in SQL."""
+        """Says whether an access, with its outcome, matches: the same as the conditions in SQL."""
         function = access["function"] or ""
         bare = function.partition("(")[0]
         names = {"db_user": self.user, "application_name": self.application}
@@ -183,9 +186,11 @@ def _uuid(column: str, option: str, text: str, *, of_outcome: bool = False) -> l
 
 
 def spellings(name: str, encoding: str = "UTF8") -> list[str]:
-    """The forms in which a log in a database of that encoding can have a name, of which none is cut or a digest: see masking.NameMask.
+    """Gives the forms that a name may have in a log of that encoding, except cut names and digests: see
+    masking.NameMask.
 
-    What people know, and what stands in the log for it. `masked:x` can be what the log has, or a name that the log has as `name:masked:x`.
+    Accepts the name itself and the log's form of it. `masked:x` may be the log's form, or a name that the log writes as
+    `name:masked:x`.
     """
     if name.isascii() and not name.startswith(RESERVED):
         return [name]
@@ -219,7 +224,7 @@ def _storable(name: str, encoding: str) -> bool:
 
 
 def joined(conditions: list[Condition], given: int = 0) -> tuple[str, list[Any]]:
-    """SQL that begins with AND, and its values as parameters after `given` others."""
+    """Gives SQL that begins with AND, and its values as parameters after `given` others."""
     texts = [condition.text.replace("?", f"${given + place}") for place, condition in enumerate(conditions, 1)]
     return "".join(f" AND {text}" for text in texts), [condition.value for condition in conditions]
 
@@ -240,7 +245,7 @@ def _digits(text: str) -> str:
 
 
 def uuid_range(option: str, text: str) -> tuple[uuid.UUID, uuid.UUID]:
-    """The first and the last uuid that begin so. Raises ConfigError."""
+    """Gives the first and the last uuid with this prefix. Raises ConfigError."""
     digits = _digits(text)
     if not _UUID.fullmatch(digits):
         raise ConfigError(
@@ -263,7 +268,10 @@ def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def moment(option: str, text: str, now: datetime | None = None) -> datetime:
-    """`90m`, `2h`, `7d` (ago), `today`, `yesterday`, or an ISO 8601 date or time (of this machine's zone). Raises ConfigError."""
+    """Parses `90m`, `2h`, `7d` (ago), `today`, `yesterday`, or an ISO 8601 date or time in this machine's zone.
+
+    Raises ConfigError.
+    """
     now = now or datetime.now().astimezone()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if text in ("now", "today", "yesterday"):
@@ -279,7 +287,7 @@ def moment(option: str, text: str, now: datetime | None = None) -> datetime:
 
 
 def duration(option: str, text: str) -> timedelta:
-    """`30s`, `10m`, `2h`, `7d`. Raises ConfigError."""
+    """Parses `30s`, `10m`, `2h` or `7d`. Raises ConfigError."""
     given = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text)
     if given is None or not int(given[1]):
         raise ConfigError(f"{option}: not a length of time; write 30s, 10m, 2h or 7d")
@@ -287,7 +295,7 @@ def duration(option: str, text: str) -> timedelta:
 
 
 def local_zone() -> tuple[str, str]:
-    """This machine's time zone by its name, and its distance from UTC today."""
+    """Gives the name of this machine's time zone, and its distance from UTC today."""
     offset = f"{datetime.now().astimezone():%z}"
     named = os.environ.get("TZ", "").removeprefix(":") or os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
     return (named if re.fullmatch(r"[A-Za-z0-9_+/-]{1,60}", named) else "UTC", f"{offset[:3]}:{offset[3:]}")

@@ -65,7 +65,7 @@ class Follower:
         self._direct: dict[uuid.UUID, datetime] = {}
 
     async def begin(self, connection: Any) -> None:
-        """Everything that is there by now is old."""
+        """Marks everything that the log has by now as old."""
         if self._floor is None:
             await self._mark(connection)
             for row in await connection.fetch(INSTANCES):
@@ -74,9 +74,9 @@ class Follower:
         self._everything_due = 0.0
 
     async def news(self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True) -> list[Any]:
-        """New accesses in the order of their time, outcomes as far as they are known.
+        """Gives the new accesses in time order, with their outcomes as far as they are known.
 
-        Of instances that are `told`, or `everywhere`.
+        Only those of instances that are `told`, or of all with `everywhere`.
         """
         looked_at = set(told)
         if not everywhere:
@@ -153,7 +153,7 @@ class Endings:
         self._running: dict[Any, dict[str, Any]] = {}
 
     def due(self) -> float | None:
-        """Seconds until something has been waited for long enough; None: nothing is."""
+        """Gives the seconds until something has been waited for long enough; None if nothing waits."""
         if not self._waiting:
             return None
         return max(0.01, min(due for _, due in self._waiting.values()) - time.monotonic())

@@ -82,7 +82,7 @@ class Housekeeping:
         self._task = asyncio.create_task(self._run(), name="housekeeping of the journal")
 
     def wrote(self, seq: int, row_hash: bytes) -> None:
-        """The log has everything up to this row."""
+        """Notes that the log has everything up to this row."""
         # Where something is unsaid already, a later row makes nothing due before that but a checkpoint.
         unsaid = self._told < self._seq
         self._seq, self._hash = seq, row_hash
@@ -90,7 +90,7 @@ class Housekeeping:
             self._news.set()
 
     def replayed(self, instance: uuid.UUID, seq: int, row_hash: bytes) -> None:
-        """The log has a row that another instance left in its spool."""
+        """Notes that the log has a row that another instance left in its spool."""
         self._replayed.append((instance, seq, row_hash))
         self._news.set()
 
@@ -214,9 +214,9 @@ class Housekeeping:
         self._sign_due = time.monotonic() + self._seconds
 
     async def _keep(self, signer: Signer, made: Checkpoint) -> None:
-        """In the log; elsewhere by a task of its own.
+        """Stores a checkpoint in the log, and elsewhere by a separate task.
 
-        A command that hangs holds up the next checkpoint and nothing else.
+        A command that hangs delays the next checkpoint and nothing else.
         """
         await self._execute(CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind)
         self._to_keep.append(made)
@@ -240,8 +240,8 @@ class Housekeeping:
 
 
 def may_wait(error: asyncpg.PostgresError) -> bool:
-    """Whether partitions that could not be made are no reason to keep the log waiting.
+    """Says whether the log may go on although partitions could not be made.
 
-    Somebody reads it and holds a lock.
+    True if somebody reads the log and holds a lock.
     """
     return error.sqlstate in ("55P03", "57014", "40P01")

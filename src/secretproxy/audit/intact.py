@@ -99,10 +99,9 @@ SELECT x.oid, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name
 
 
 async def altered(connection: Any) -> list[str]:
-    """What of the log's tables can hide rows, change them on their way in, or run somebody's code; empty where they are
-    as they should be.
+    """Lists what in the log's tables can hide rows, change them on their way in, or run somebody's code.
 
-    Raises asyncpg's errors.
+    The list is empty if the tables are as they should be. Raises asyncpg's errors.
     """
     tables: Tables = {row["oid"]: row for row in await connection.fetch(_RELATIONS)}
     oids = list(tables)

@@ -164,12 +164,12 @@ class Journal:
 
     @property
     def available(self) -> bool:
-        """Whether the last thing known of the log is that it takes events."""
+        """Says whether the log accepted events when it was last used."""
         return self._trouble is None
 
     @property
     def taking(self) -> bool:
-        """Whether secret calls go on: the log takes events, or the spool does."""
+        """Says whether secret calls are served: the log or the spool accepts events."""
         return self._trouble is None or (self._spool is not None and not self._spool_trouble)
 
     @property
@@ -178,7 +178,7 @@ class Journal:
 
     @property
     def backlog(self) -> int:
-        """Rows that the log does not have yet."""
+        """Counts the rows that the log does not have yet."""
         return len(self._rows) + self._spooled
 
     def prove(self) -> None:
@@ -241,7 +241,7 @@ class Journal:
 
     @property
     def _pressing(self) -> bool:
-        """Whether there is something to be written now."""
+        """Says whether something must be written now."""
         return bool(self._rows) and (bool(self._waiting) or self._riding is None or self._closing or len(self._rows) >= GROUP)
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -270,9 +270,9 @@ class Journal:
             self._spill.set()
 
     def _stepped_back(self, at: int) -> int:
-        """The time for what comes now that the clock went back.
+        """Gives the time for the next row after the clock went back.
 
-        The order of rows is that of their numbers, whatever `at` says.
+        The numbers of rows give their order, whatever `at` says.
         """
         step = self._last_at - at
         if step <= CLOCK_STEP:
@@ -314,7 +314,7 @@ class Journal:
         self._disconnect()
 
     async def _open(self) -> None:
-        """A connection that takes rows, once what waits in spools is written."""
+        """Opens a connection that accepts rows, after it has written what waits in spools."""
         self._connection = await asyncio.wait_for(self._connect(), self._timeout)
         # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether,
         # by us.
@@ -379,7 +379,7 @@ class Journal:
         self._housekeeping.wrote(last.seq, last.row_hash)
 
     def _cut(self, rows: deque[Line], instance: uuid.UUID) -> list[Line]:
-        """The rows at the front that are written together."""
+        """Takes the rows at the front that are written together."""
         most = GROUP
         if self._suspects is not None and self._suspects[0] == instance and rows[0].seq <= self._suspects[2]:
             most = self._most if rows[0].seq >= self._suspects[1] else min(GROUP, self._suspects[1] - rows[0].seq)
@@ -422,7 +422,7 @@ class Journal:
         return True
 
     def _wider(self, instance: uuid.UUID, seq: int) -> None:
-        """After a group that the log has taken."""
+        """Widens the groups after the log has taken one."""
         if self._suspects is not None and self._suspects[0] == instance:
             if seq >= self._suspects[2]:
                 self._suspects, self._most = None, GROUP
@@ -442,7 +442,7 @@ class Journal:
         return found
 
     def _replace_front(self, found: Line) -> None:
-        """The log has another row than the first that waits: what comes behind it follows that one."""
+        """Replaces the first waiting row by the one that the log has, and relinks the rows behind it."""
         self._row_bytes += len(found.line) - len(self._rows.popleft().line)
         self._relink(found.row_hash)
         self._rows.appendleft(found)
@@ -483,7 +483,7 @@ class Journal:
         self._not_taken = False
 
     def _done(self, seq: int) -> None:
-        """Everything up to this number is durable, in the log or in the spool."""
+        """Notes that everything up to this number is durable, in the log or in the spool."""
         waiting = self._waiting
         settled: list[Waiter] = []
         while waiting and waiting[0][0] <= seq:
@@ -568,7 +568,7 @@ class Journal:
                     written.add(path)
 
     def _relink(self, before: bytes) -> None:
-        """What waits follows this hash."""
+        """Links the waiting rows to this hash."""
         rows: deque[Line] = deque()
         for line in self._rows:
             rows.append(line.after(before))

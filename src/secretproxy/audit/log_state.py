@@ -25,7 +25,7 @@ class LogState:
 
 
 async def log_state(connection: Any) -> LogState:
-    """What the log says of itself; nothing of it is verified."""
+    """Reads what the log says about itself; verifies nothing."""
     ends = await connection.fetchrow(_ENDS)
     chains = await connection.fetch(INSTANCES)
     return LogState(ends["first"], ends["last"], len(chains), await connection.fetchval(_SIGNED), await place(connection))

@@ -22,7 +22,7 @@ RESERVED = ("masked:", "escaped:", "name:")
 
 
 def name_bytes(name: str) -> bytes:
-    """The bytes of a name, those that are no UTF-8 included."""
+    """Gives the bytes of a name, including those that are not UTF-8."""
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -44,7 +44,7 @@ class NameMask:
         self.codec = ""
 
     def stored_in(self, encoding: str) -> None:
-        """The encoding of the log's database: what it has no character for is written as an escape."""
+        """Sets the encoding of the log's database; characters that it does not have are written as escapes."""
         self.codec = "" if encoding in ("UTF8", "SQL_ASCII") else codec(encoding) if encoding in _ONE_BYTE else "ascii"
 
     def __repr__(self) -> str:
@@ -67,8 +67,9 @@ class NameMask:
         return f"name:{name}" if name.startswith(RESERVED) else name
 
     def _escaped(self, character: str) -> str:
-        """A byte that is no UTF-8 as \\xNN, what the log's database has no character for as \\uNNNN or \\UNNNNNNNN, a
-        backslash doubled."""
+        """Escapes a name: \\xNN for a byte that is not UTF-8, \\uNNNN or \\UNNNNNNNN for a character that the log's
+        database does not have, and a doubled backslash.
+        """
         code = ord(character)
         if 0xDC80 <= code <= 0xDCFF:
             return f"\\x{code - 0xDC00:02x}"
@@ -81,5 +82,5 @@ class NameMask:
         return character
 
     def masked(self, clean: bytes) -> str:
-        """The mask of a name that must not be shown whatever it looks like."""
+        """Masks a name that must not be shown, whatever it looks like."""
         return f"masked:{hmac.new(self._key, _MASK + clean, hashlib.sha256).hexdigest()[:32]}"

@@ -34,7 +34,7 @@ class Cursor:
 
     @classmethod
     def read(cls, text: str) -> Cursor:
-        """What `str` has made of a cursor. Raises ConfigError."""
+        """Parses what `str` made of a cursor. Raises ConfigError."""
         found = _WRITTEN.fullmatch(text)
         try:
             if found is not None:
@@ -62,7 +62,7 @@ class Page:
 
 
 async def newest(connection: Any, wanted: Filter, size: int, before: Cursor | None = None) -> Page:
-    """The newest `size` accesses of a filter, or the newest of those before a cursor. Raises ConfigError."""
+    """Gives the newest `size` accesses of a filter, or the newest of those before a cursor. Raises ConfigError."""
     bounded = wanted
     if before is not None:
         until = before.at + timedelta(microseconds=1)

@@ -56,7 +56,7 @@ class LogConnection(ServiceConnection):
         return _shown_value(found) if self.raw else found
 
     async def each(self, query: str, *values: Any) -> Any:
-        """Rows one by one, in a transaction, whatever their number. The plan is for all of them, not for the first."""
+        """Yields rows one by one, in a transaction, for any number of rows. Plans for all of them, not for the first."""
         try:
             async with self.transaction():
                 await self.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'")
@@ -101,12 +101,12 @@ class LogConnection(ServiceConnection):
 
 
 def shown(text: str) -> str:
-    """What bytes, each a character of LATIN1, are shown as."""
+    """Gives the visible form of bytes, each a character of LATIN1."""
     return text.encode("latin-1").replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 
 
 def given(text: str) -> str:
-    """The bytes that are shown so, each a character of LATIN1."""
+    """Gives the bytes of a visible form, each a character of LATIN1."""
     return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", text.encode()).decode("latin-1")
 
 
@@ -142,7 +142,7 @@ AS_AUDITOR = """SELECT pg_catalog.set_config('role', r.rolname::pg_catalog.text,
 async def connect(
     dsn: str | Conninfo | None, application_name: str = "secretproxy audit", settings: Mapping[str, str] | None = None
 ) -> Any:
-    """A connection for reading, with `settings` beside the pinned ones. Raises ConfigError."""
+    """Opens a connection for reading, with `settings` in addition to the pinned ones. Raises ConfigError."""
     try:
         connection = await service_connection(
             dsn, application_name, timeout=15, settings={**READING, **(settings or {})}, connection_class=LogConnection
@@ -161,7 +161,7 @@ async def connect(
 
 @contextlib.asynccontextmanager
 async def reading(dsn: str | None, *, as_owner: bool = False) -> AsyncIterator[Any]:
-    """A connection for reading in a block.
+    """Opens a connection for reading in a block.
 
     Raises ConfigError for what is refused, UnreachedError where there is no connection any more.
     """
@@ -182,14 +182,14 @@ class UnreachedError(ConfigError):
 
 
 def explained(error: Exception) -> UnreachedError:
-    """What to do where no connection could be made, or where one broke of which no more is known."""
+    """Explains what to do if no connection could be made, or if one broke without a known reason."""
     if isinstance(error, ConnectError):
         return UnreachedError(f"{error}; {how_to_name(error)}")
     return UnreachedError(f"the connection to the log broke ({words(error)})")
 
 
 def how_to_name(error: ConnectError) -> str:
-    """What to do about a connection that could not be made."""
+    """Explains how to name the database after a failed connection."""
     if error.sqlstate in ("57P03", "53300"):
         return "try again once it takes connections, or name another with --dsn"
     if error.sqlstate == "28P01":
@@ -198,7 +198,7 @@ def how_to_name(error: ConnectError) -> str:
 
 
 async def explained_on(connection: Any, error: Exception) -> Exception:
-    """What to do about a failed question."""
+    """Explains what to do after a failed query."""
     if broken(connection, error):
         return UnreachedError(f"{broke(connection)}; nothing is missing in the log for it: run the command again")
     said = refusal(error)
@@ -236,7 +236,7 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
 
 
 async def explained_to_owner(connection: Any, error: Exception) -> Exception:
-    """The same where it takes the log's owner: an auditor lacks nothing that auditors have."""
+    """Explains the same for a command that needs the log's owner, not an auditor."""
     if getattr(error, "sqlstate", None) == "42501" and not broken(connection, error):
         return ConfigError(
             f"{connection.where} refuses: {refusal(error)}; this takes the log's owner, a member of secretproxy_owner, or a "

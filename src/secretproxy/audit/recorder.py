@@ -25,7 +25,10 @@ class Recorder:
     """The journal of a process that reviews."""
 
     def __init__(self, settings: Settings, connect: Callable[[], Awaitable[Any]], mask_key: bytes) -> None:
-        """`connect` gives a connection that may write the log. Raises ConfigError where the checkpoint key cannot be used."""
+        """Takes `connect`, which gives a connection that may write the log.
+
+        Raises ConfigError if the checkpoint key cannot be used.
+        """
         audit = settings.audit
         key_file = audit.checkpoint_key_file
         self.mask = NameMask(settings.limits.max_name, settings.monitor.name_patterns, mask_key)

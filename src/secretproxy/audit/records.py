@@ -14,7 +14,7 @@ _FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff
 
 
 def plain(value: Any) -> Any:
-    """A value of the log as JSON has it."""
+    """Converts a value of the log to JSON types."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, bytes):
@@ -31,7 +31,7 @@ def record_of(row: Any) -> dict[str, Any]:
 
 
 def cell_of(value: Any, raw: bool) -> Any:
-    """A value for CSV. Unless `raw`, a text that a spreadsheet would run as a formula has a ' before what would begin it."""
+    """Converts a value to a CSV cell. Unless `raw`, puts a ' before what a spreadsheet would run as a formula."""
     if isinstance(value, list):
         value = json.dumps(value)
     return _FORMULA.sub(r"\1\2'", value) if isinstance(value, str) and not raw else value

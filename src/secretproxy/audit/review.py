@@ -82,7 +82,10 @@ LOG = "secretproxy.access_log a"
 
 
 async def resolved(connection: Any, wanted: Filter) -> Filter:
-    """The filter for this log: its encoding, and each beginning of a uuid made whole. Raises ConfigError where several begin so."""
+    """Resolves a filter for this log: its encoding, and each prefix of a uuid.
+
+    Raises ConfigError if a prefix is ambiguous.
+    """
     wanted = wanted.but(encoding=connection.get_settings().server_encoding)
     for option, column in UUIDS.items():
         text = getattr(wanted, option)
@@ -93,7 +96,7 @@ async def resolved(connection: Any, wanted: Filter) -> Filter:
 
 
 async def whole_uuid(connection: Any, column: str, option: str, text: str) -> uuid.UUID:
-    """The one uuid of that column that begins so; the first possible one where there is none. Raises ConfigError."""
+    """Gives the one uuid of that column with this prefix; the lowest possible one if there is none. Raises ConfigError."""
     first, last = uuid_range(option, text)
     if first == last:
         return first
@@ -191,7 +194,7 @@ def _plain(text: str) -> Condition:
 
 
 def conditions_of(conditions: list[Condition], given: int) -> tuple[str, list[Any]]:
-    """As `joined`, for conditions some of which have no value."""
+    """Works like `joined`, for conditions some of which have no value."""
     with_value = [condition for condition in conditions if "?" in condition.text]
     texts, values = joined(with_value, given)
     return "".join(f" AND {condition.text}" for condition in conditions if "?" not in condition.text) + texts, values
@@ -215,7 +218,7 @@ def questions(wanted: Filter, limit: int | None, columns: str = "a.*") -> list[Q
 
 
 def question(wanted: Filter, limit: int | None, columns: str = "a.*") -> Question:
-    """The same as one query."""
+    """Gives the same as one query."""
     parts: list[str] = []
     values: list[Any] = []
     for part in questions(wanted, limit, columns):
@@ -251,7 +254,7 @@ async def accesses(connection: Any, wanted: Filter, limit: int | None = None) ->
 
 
 def in_order(row: Any) -> tuple[Any, ...]:
-    """What accesses are sorted by: direct ones have no number."""
+    """Gives the sort key of accesses: direct ones have no number."""
     return row["at"], row["seq"] is None, row["seq"] or 0, str(row["id"])
 
 
@@ -259,7 +262,7 @@ Outcomes = dict[tuple[Any, Any], list[Any]]
 
 
 def outcome_of(row: Any, event: str, ended: Outcomes) -> Any:
-    """The outcome that speaks for a row, of those of its statement; an empty one where there is none. As in OWN_OUTCOME."""
+    """Gives the outcome of a row among those of its statement; an empty one if there is none. Works like OWN_OUTCOME."""
     for end in reversed(ended.get((row["session_id"], row["statement_no"]), [])):
         if end["function"] is None or event != "attempt":
             return end
@@ -269,7 +272,7 @@ def outcome_of(row: Any, event: str, ended: Outcomes) -> Any:
 
 
 def access_of(row: Any, ended: Outcomes) -> dict[str, Any]:
-    """An access made of its row and the outcomes of its statement: the columns of secretproxy.secret_access."""
+    """Makes an access, with the columns of secretproxy.secret_access, of its row and the outcomes of its statement."""
     event = row["event"]
     end = outcome_of(row, event, ended)
     who = end if event == "attempt" else row
@@ -286,7 +289,7 @@ def access_of(row: Any, ended: Outcomes) -> dict[str, Any]:
 
 
 def with_outcome(access: dict[str, Any], ended: Outcomes) -> dict[str, Any] | None:
-    """An access that has ended since it was read; None while it has not."""
+    """Gives an access that has ended since it was read; None if it has not."""
     end = outcome_of(access, access["how"], ended)
     if not end:
         return None
@@ -307,7 +310,7 @@ SELECT o.session_id, o.statement_no, o.function, o.owner_id, o.secret_names, o.o
 
 
 async def outcomes(connection: Any, rows: Iterable[Any]) -> Outcomes:
-    """How the statements of rows ended, of those that have."""
+    """Gives the outcomes of the rows' statements, as far as these have ended."""
     statements = {(row["session_id"], row["statement_no"]) for row in rows}
     wanted = sorted({statement for statement in statements if None not in statement}, key=str)
     found: Outcomes = {}
@@ -318,7 +321,7 @@ async def outcomes(connection: Any, rows: Iterable[Any]) -> Outcomes:
 
 
 async def quick(connection: Any, asked: Question) -> list[Any]:
-    """Rows of a page: what belongs to a row is looked up by its index, unless the question is hashed."""
+    """Fetches the rows of a page; looks up what belongs to a row by its index, unless the query is hashed."""
     other = "nestloop" if asked.hashed else "hashjoin"
     walk = "; SET LOCAL enable_sort = off" if asked.walked else ""
     async with connection.transaction():
@@ -343,7 +346,7 @@ class Count:
 
 
 async def how_many(connection: Any, question: Question, known: int) -> Count:
-    """How many rows a question has, of which `known` are sure: exactly, or as many as can be counted quickly."""
+    """Counts the rows of a query, of which `known` are sure: exactly, or as many as can be counted quickly."""
     try:
         async with connection.transaction():
             await connection.execute(
@@ -360,12 +363,12 @@ async def how_many(connection: Any, question: Question, known: int) -> Count:
 
 
 async def how_many_accesses(connection: Any, wanted: Filter, known: int) -> Count:
-    """How many accesses there are, of which `known` are sure."""
+    """Counts the accesses, of which `known` are sure."""
     return await how_many(connection, question(wanted, None, columns="1"), known)
 
 
 async def story(connection: Any, session: uuid.UUID) -> AsyncIterator[Any]:
-    """Every row of one session, in order."""
+    """Gives every row of one session, in order."""
     async for row in connection.each(
         f"SELECT * FROM secretproxy.access_log WHERE session_id {EQUAL} $1 ORDER BY instance, seq, at",  # noqa: S608
         session,
@@ -385,7 +388,9 @@ def _events(wanted: Filter, kinds: tuple[str, ...]) -> Question:
 async def events(
     connection: Any, wanted: Filter, kinds: tuple[str, ...] = UNUSUAL, limit: int | None = None
 ) -> AsyncIterator[Any]:
-    """What is unusual in itself: definitions over secret functions, direct use of the table, refusals, forgeries; oldest first."""
+    """Gives unusual events, oldest first: definitions over secret functions, direct use of the table, refusals,
+    forgeries.
+    """
     found = _events(wanted, kinds)
     if limit is None:
         async for row in connection.each(f"{found.sql} ORDER BY a.at, a.seq", *found.values):
@@ -400,7 +405,7 @@ async def how_many_events(connection: Any, wanted: Filter, kinds: tuple[str, ...
 
 
 async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
-    """The log's own rows with every column, in the order that they are verified in."""
+    """Gives the log's rows with every column, in the order in which they are verified."""
     if wanted.needs_outcome:
         raise ConfigError(
             "an export takes whole rows: filter by time, owner, secret, user, operation, client, application or session"
@@ -436,7 +441,7 @@ SELECT DISTINCT r.database FROM (
 
 
 async def place(connection: Any) -> LogPlace:
-    """Which database was looked in; calls that came by no proxy lie in the databases that they were made in."""
+    """Says which database was read. Direct calls are in the databases in which they were made."""
     row = await connection.fetchrow(
         "SELECT session_user::pg_catalog.text AS login, pg_catalog.current_database()::pg_catalog.text AS database,"
         " pg_catalog.inet_server_addr() AS address, pg_catalog.inet_server_port() AS port"

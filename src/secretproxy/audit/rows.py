@@ -66,11 +66,11 @@ class Line:
         return hash(self.row_hash)
 
     def stored(self) -> bytes:
-        """The columns of STORED as a line for COPY, without its newline."""
+        """Gives the columns of STORED as a line for COPY, without its newline."""
         return b"%b\t\\\\x%b\t\\\\x%b" % (self.line, self.prev_hash.hex().encode(), self.row_hash.hex().encode())
 
     def plain(self) -> bytes | None:
-        """The same for INSERT; None where a field is escaped."""
+        """Gives the same for INSERT; None if a field is escaped."""
         line = self.line
         # Each backslash is that of a NULL.
         if line.count(b"\\") != line.count(b"\\N"):
@@ -78,7 +78,7 @@ class Line:
         return b"".join((line, b"\t\\x", hexlify(self.prev_hash), b"\t\\x", hexlify(self.row_hash)))
 
     def after(self, before: bytes) -> Line:
-        """The same line as the one that follows the hash `before`."""
+        """Gives the same line as the successor of the hash `before`."""
         return Line(self.seq, self.line, before, chain.link(before, self.line))
 
     @property
@@ -86,7 +86,7 @@ class Line:
         return uuid.UUID(self.line.partition(b"\t")[0].decode("ascii"))
 
     def fields(self) -> list[str | None]:
-        """The same as the texts that INSERT_ONE takes."""
+        """Gives the same as the texts that INSERT_ONE takes."""
         return [
             None if field == "\\N" else _ESCAPED.sub(_unescaped, field) if "\\" in field else field
             for field in self.stored().decode("utf-8").split("\t")
@@ -98,7 +98,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _address(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address as the type inet has it: no zone, and IPv4 as such where it comes mapped into IPv6."""
+    """Writes an address like the type inet: without a zone, and a mapped IPv4 address as IPv4."""
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
             return found.ipv4_mapped
@@ -108,7 +108,7 @@ def _address(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> ipa
 
 
 def stored_line(stored: bytes) -> Line:
-    """The line that `Line.stored` gave. Raises ValueError."""
+    """Parses what `Line.stored` gave. Raises ValueError."""
     rest, _, row_hash = stored.rpartition(b"\t")
     line, _, prev_hash = rest.rpartition(b"\t")
     # A process of an older version wrote no columns that were added since.
@@ -200,7 +200,9 @@ class Lines:
         return Line(seq, line, before, self.last_hash)
 
     def _known(self, who: Identity) -> tuple[str, str, str, str]:
-        """Of an identity: the session, the user, the columns from the database to tls, and what they were made for."""
+        """Gives what is cached for an identity: the session, the user, the columns from the database to tls, and their
+        source.
+        """
         mask = self._mask
         rest = (mask(who.database), mask(who.application_name), _address(who.client_addr), who.client_port, who.tls)
         tail = "\t".join([chain.field(value) for value in rest])
@@ -250,7 +252,7 @@ class Lines:
         return "{" + made + "}"
 
     def _many(self, values: Sequence[str | None]) -> str:
-        """As many as there is room for, then a text that counts the others."""
+        """Lists as many names as fit, then a text with the count of the others."""
         room = min(ROW_NAMES, self.room)
         shown: list[str] = []
         for value in values:
@@ -294,7 +296,7 @@ class Lines:
         return self._moment + "." + str(1_000_000 + micros)[1:].rstrip("0") + "+00"
 
     def _id(self) -> str:
-        """A random UUID (version 4)."""
+        """Makes a random UUID (version 4)."""
         if self._drawn == len(self._random):
             self._random = os.urandom(_RANDOM).hex()
             self._drawn = 0

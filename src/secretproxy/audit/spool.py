@@ -102,12 +102,12 @@ class Spool:
         self._open = True
 
     def seal(self) -> list[tuple[Path, int]]:
-        """The segments with all that was written so far, and their bytes; what comes next goes into others."""
+        """Closes the current segment. Gives the segments with everything written so far, and their bytes."""
         self._open = False
         return [(path, size) for path, _, size in self._segments]
 
     def drop(self, path: Path) -> None:
-        """The log has what is in a sealed segment: it goes away."""
+        """Removes a sealed segment that the log has."""
         for place, (known, descriptor, size) in enumerate(self._segments):
             if known == path:
                 path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _record(line: Line) -> bytes:
 
 
 def read(file: BinaryIO, most: int | None = None) -> Iterator[Line]:
-    """The lines of a segment up to `most` bytes, its end, or a torn record there. Raises SpoolDamagedError."""
+    """Reads the lines of a segment up to `most` bytes, its end, or a torn record. Raises SpoolDamagedError."""
     kind = file.read(len(KIND))
     if kind != KIND:
         if KIND.startswith(kind):
@@ -148,13 +148,12 @@ def read(file: BinaryIO, most: int | None = None) -> Iterator[Line]:
 
 
 def segments(directory: Path) -> list[Path]:
-    """Every segment there, those of an instance in their order."""
+    """Lists every segment of a directory, those of an instance in order."""
     return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
 
 
 def left_behind(directory: Path) -> Iterator[list[tuple[Path, BinaryIO]]]:
-    """The segments of each instance whose writer is gone, in their order, locked for as long as the caller is at
-    them."""
+    """Yields the segments of each instance whose writer is gone, in order, locked while the caller uses them."""
     instances: dict[str, list[Path]] = {}
     for path in segments(directory):
         instances.setdefault(path.name.partition(".")[0], []).append(path)

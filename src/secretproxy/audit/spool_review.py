@@ -23,7 +23,7 @@ _ACCESSES = ("attempt", "call", "refusal")
 
 
 def accesses(directory: Path, wanted: Filter, limit: int | None) -> list[dict[str, Any]]:
-    """The newest `limit` accesses (None: all), oldest first. Raises ConfigError."""
+    """Gives the newest `limit` accesses (None: all), oldest first. Raises ConfigError."""
     rows = list(_rows(directory))
     wanted = _resolved(wanted, rows)
     outcomes: Outcomes = {}
@@ -85,7 +85,7 @@ def _bare(function: str | None) -> str:
 
 
 def _resolved(wanted: Filter, rows: list[dict[str, Any]]) -> Filter:
-    """The filter with each beginning of a uuid made whole. Raises ConfigError where several begin so."""
+    """Resolves each prefix of a uuid in the filter. Raises ConfigError if a prefix is ambiguous."""
     for option, column in UUIDS.items():
         text = getattr(wanted, option)
         if text is None:

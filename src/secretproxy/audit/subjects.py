@@ -22,7 +22,7 @@ MOST_TOUCHED = 2000
 
 
 async def _asked(connection: Any, wanted: Filter, columns: str, keys: int, *, outcomes: bool = False) -> list[Any]:
-    """`columns` of the accesses, of which the first `keys` are grouped by; a group may come several times."""
+    """Gives a query for `columns` of the accesses, grouped by the first `keys` of them; a group may come several times."""
     source: Accesses = await looked_at(connection, wanted)
     source.vague = True
     source.ends_before = None
@@ -48,13 +48,19 @@ def _merged(rows: Iterable[Any], keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 async def users_of(connection: Any, wanted: Filter) -> list[dict[str, Any]]:
-    """Who made these accesses: login, application and address, how often, when first and last. Raises ConfigError."""
+    """Gives who made these accesses: login, application and address, how often, when first and last.
+
+    Raises ConfigError.
+    """
     rows = await _asked(connection, wanted, f"a.db_user, a.application_name, a.client_addr, {_SPAN}", 3)
     return _merged(rows, ("db_user", "application_name", "client_addr"))
 
 
 async def secrets_of(connection: Any, wanted: Filter) -> list[dict[str, Any]]:
-    """Which secrets these accesses were of, how often, when first and last; `new`: of none before `since`. Raises ConfigError."""
+    """Gives which secrets these accesses were of, how often, when first and last; `new`: no access before `since`.
+
+    Raises ConfigError.
+    """
     columns, keys = f"a.owner_id, a.secret_names, {_SPAN}", ("owner_id", "secret_names")
     rows = _merged(await _asked(connection, wanted, columns, 2), keys)
     earlier: set[tuple[Any, Any]] = set()
@@ -72,7 +78,7 @@ def _key(row: Any) -> tuple[Any, Any]:
 
 
 async def last_writes(connection: Any, wanted: Filter) -> dict[tuple[Any, Any], datetime]:
-    """When the secrets of a filter were last written with success, by owner and name. Raises ConfigError."""
+    """Gives the last successful write of a filter's secrets, by owner and name. Raises ConfigError."""
     rows = await _asked(
         connection, wanted.but(operation="write", outcome=("ok",)), f"a.owner_id, a.secret_names, {_SPAN}", 2
     )  # fmt: skip
@@ -153,10 +159,10 @@ _WRITTEN = f"""SELECT a.owner_id, a.secret_names, pg_catalog.max(a.at) AS at FRO
 
 
 async def incident(connection: Any, user: str, since: datetime, until: datetime | None = None) -> Incident:
-    """Every secret that a login touched, the ones to rotate first in front. Raises ConfigError.
+    """Gives every secret that a login touched, those to rotate first at the top. Raises ConfigError.
 
-    What was refused or failed touched nothing; what was cancelled, lost or has not ended may have. In front are secrets that nobody else has
-    written since, and of those the ones that most other logins use.
+    Refused and failed accesses touched nothing; cancelled, lost and unfinished ones may have. At the top are secrets
+    that nobody else has written since, and among them those that most other logins use.
     """
     wanted = await resolved(connection, Filter(user=user, since=since, until=until))
     columns = f"""a.owner_id, a.secret_names, a.operation, {OUTCOME} AS outcome,

@@ -36,7 +36,7 @@ CANCELLED = "57014"
 
 
 def may_be_the_row(error: BaseException) -> bool:
-    """Whether another row might have been taken where this error was raised."""
+    """Says whether the log might have taken another row where this error was raised."""
     if not isinstance(error, asyncpg.PostgresError):
         return False
     state = str(getattr(error, "sqlstate", None) or "")
@@ -44,14 +44,14 @@ def may_be_the_row(error: BaseException) -> bool:
 
 
 def milliseconds(timeout: float) -> int:
-    """The server's time limit for a statement: it ends before ours."""
+    """Gives the server's time limit for a statement, which is shorter than the client's."""
     return max(1, int(timeout * 900))
 
 
 def reduced(line: Line) -> Iterator[Line]:
-    """The row with less and less in it, under its own number, id and time.
+    """Yields the row with less and less in it, under its own number, id and time.
 
-    The same row gives the same forms, whoever asks.
+    The same row always gives the same forms.
     """
     fields = line.line.split(b"\t")
     fields[STORED.index("secret_names")] = b'{"' + NOTE.encode("ascii") + b'"}'
@@ -136,7 +136,7 @@ class OneRow:
 
     @staticmethod
     async def _try(connection: Any, line: Line) -> int | asyncpg.PostgresError:
-        """How many rows it put in, or why none. Raises what is not for the row's sake."""
+        """Inserts rows and gives how many, or the error. Raises errors that do not concern the row."""
         try:
             status = str(await connection.execute(INSERT_ONE, *line.fields()))
         except asyncpg.PostgresError as error:

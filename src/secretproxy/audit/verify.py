@@ -110,8 +110,7 @@ class ChainVerifier:
     def __init__(
         self, key: Ed25519PublicKey | None, *, signed_before: datetime | None = None, accept_unsigned: bool = False
     ) -> None:
-        """`signed_before`: a chain that began before then, or after now, must have a checkpoint, where there is a
-        key."""
+        """Takes `signed_before`: with a key, a chain that began before then, or after now, must have a checkpoint."""
         self.report = Report()
         self._key = key
         self._signed_before = b"" if signed_before is None else chain.field(signed_before).encode()
@@ -176,7 +175,7 @@ class ChainVerifier:
         self._expect.setdefault(str(instance), {})[seq] = row_hash
 
     def _excused(self, instance: str, first: int, last: int, before: bytes, after: bytes | None) -> bool:
-        """Whether retention has signed that it removed these rows.
+        """Says whether retention has signed that it removed these rows.
 
         They stood between these hashes (None: at the end).
         """
@@ -278,9 +277,9 @@ class ChainVerifier:
             self._damage(row.seq, "inserted", _SECOND)
 
     def _takes_place_of(self, place: int, row: _Row) -> None:
-        """The row before, of the same number, was the one that does not belong here.
+        """Handles a row whose predecessor has the same number and does not belong here.
 
-        Its finding, at this place, says so.
+        The predecessor's finding, at this place, says so.
         """
         if place < len(self.report.findings):
             wrong = self.report.findings[place]
@@ -368,7 +367,7 @@ class ChainVerifier:
         self.report.open += self._instance not in self._ended
 
     def finish(self) -> Report:
-        """The report, once every line has been taken."""
+        """Gives the report, after every line has been taken."""
         self._end_instance()
         for instance, signed in self._signed.items():
             most = max(signed)
@@ -456,13 +455,13 @@ async def _take_checkpoints(connection: Any, verifier: ChainVerifier, outside: I
 
 
 def in_order(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """What says which rows are gone comes first."""
+    """Gives the sort key of findings: those that say which rows are missing come first."""
     order = {BEFORE: 0, RETENTION: 1}
     return sorted(checkpoints, key=lambda checkpoint: order.get(checkpoint.kind, 2))
 
 
 async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> None:
-    """COPY in blocks: asyncpg hands on what a single read of the socket gave."""
+    """Yields the output of COPY in blocks; asyncpg gives what a single read of the socket gave."""
     blocks: list[bytes] = []
     size = 0
 

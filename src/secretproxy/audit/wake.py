@@ -55,7 +55,9 @@ class Wake:
 async def arrivals(
     connection: Any, wake: Wake, follower: Follower, endings: Endings, over: Callable[[], bool] = lambda: False
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """The accesses to show now, each time something is told or is due, until the connection has ended or it is `over`; often there are none."""
+    """Yields the accesses to show now, often none, each time something is told or is due, until the connection has
+    ended or it is `over`.
+    """
     told: set[uuid.UUID] = set()
     everywhere = True
     while not connection.is_closed() and not over():

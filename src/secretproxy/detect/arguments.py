@@ -117,7 +117,7 @@ class Values:
         return f"Values({len(self.types)} types)"
 
     def argument(self, number: int) -> tuple[Argument, Values]:
-        """An SQL EXECUTE's argument, to be evaluated against what surrounds the EXECUTE."""
+        """Gives the argument of an SQL EXECUTE, to be evaluated against what surrounds the EXECUTE."""
         if 1 <= number <= len(self.arguments):
             return self.arguments[number - 1], self.outer or NO_VALUES
         return UNKNOWN, NO_VALUES
@@ -130,7 +130,7 @@ NO_VALUES = Values()
 
 
 def read(node: Node) -> Argument:
-    """An expression of the parse tree as an argument."""
+    """Reads an expression of the parse tree as an argument."""
     kind, body = next(iter(node.items()))
     if kind == "A_Const":
         return _constant(body)
@@ -242,7 +242,7 @@ def _quoted(text: str, pos: int, end: int, item: list[str]) -> int:
 
 
 def as_text(argument: Argument, values: Values) -> tuple[bool, str | None]:
-    """(known, text) of a text argument."""
+    """Gives (known, text) of a text argument."""
     if isinstance(argument, Constant):
         return True, argument.text
     if isinstance(argument, Parameter):
@@ -262,7 +262,7 @@ def as_text(argument: Argument, values: Values) -> tuple[bool, str | None]:
 
 
 def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]:
-    """(known, uuid) of an owner; text that is no uuid is not known, for it may be anything."""
+    """Gives (known, uuid) of an owner; a text that is not a uuid is not known, because it may be anything."""
     if isinstance(argument, Parameter) and values.bind is not None:
         found = _bound(argument.number, values)
         if found is None:
@@ -293,7 +293,7 @@ def as_uuid(argument: Argument, values: Values) -> tuple[bool, uuid.UUID | None]
 
 
 def as_names(argument: Argument, values: Values) -> tuple[bool, tuple[str | None, ...] | None]:
-    """(known, names) of an array of names."""
+    """Gives (known, names) of an array of names."""
     if isinstance(argument, Array):
         names = []
         for element in argument.elements:
@@ -328,7 +328,7 @@ def as_names(argument: Argument, values: Values) -> tuple[bool, tuple[str | None
 
 
 def is_array(argument: Argument, values: Values) -> bool:
-    """Whether an argument is known to be an array rather than one text."""
+    """Says whether an argument is known to be an array and not one text."""
     if isinstance(argument, Array):
         return True
     if isinstance(argument, Parameter):
@@ -340,7 +340,7 @@ def is_array(argument: Argument, values: Values) -> bool:
 
 
 def is_void(argument: Argument, values: Values) -> bool:
-    """Whether PostgreSQL drops it.
+    """Says whether PostgreSQL drops the parameter.
 
     A parameter of type void, the place of a result in JDBC's calls (ParseFuncOrColumn of parse_func.c).
     """
@@ -362,7 +362,7 @@ def _decoded(raw: bytes, values: Values) -> tuple[bool, str | None]:
 
 
 def _binary_array(raw: bytes, values: Values) -> tuple[bool, tuple[str | None, ...] | None]:
-    """A one-dimensional text array in binary format (array_recv of src/backend/utils/adt/arrayfuncs.c)."""
+    """Decodes a one-dimensional text array in binary format (array_recv of src/backend/utils/adt/arrayfuncs.c)."""
     if len(raw) < 12:
         return False, None
     dimensions = int.from_bytes(raw[:4], "big")

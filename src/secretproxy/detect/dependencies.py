@@ -86,7 +86,7 @@ class Dependencies:
         self._words += tuple(_needle(name) for name in (*self.operators, *self.events))
 
     def _split(self, names: Sequence[str]) -> tuple[tuple[bytes, ...], frozenset[bytes]]:
-        """What is looked for anywhere in a text, and what only as a whole identifier."""
+        """Splits what is searched for anywhere in a text from what is searched for as a whole identifier."""
         needles = {_needle(name) for name in names}
         if not self._many:
             return tuple(needles), frozenset()
@@ -100,13 +100,13 @@ class Dependencies:
         return sum(len(names) for names in (self.functions, self.relations, self.operators, self.types, self.events))
 
     def same_as(self, other: Dependencies) -> bool:
-        """Whether both say the same, whatever their versions."""
+        """Says whether both have the same content, whatever their versions."""
         return all(
             getattr(self, name) == getattr(other, name) for name in ("functions", "relations", "operators", "types", "events")
         )
 
     def may_concern(self, lowered: bytes) -> bool:
-        """The cheap look at a text in lower case: may it use one of these?"""
+        """Looks quickly at a text in lower case: may it use one of these?"""
         for needle in self._words:
             if needle in lowered:
                 return True
@@ -119,9 +119,9 @@ class Dependencies:
         return written and any(word in lowered for word in _WRITING)
 
     def function(self, parts: Sequence[str], arguments: int | None) -> list[Call]:
-        """The calls that a function of this name and number of arguments leads to.
+        """Gives the calls that a function of this name and number of arguments leads to.
 
-        None where the number is not known.
+        None as the number means that it is not known.
         """
         return [
             call
@@ -131,7 +131,7 @@ class Dependencies:
         ]
 
     def attribute(self, name: str) -> list[Call]:
-        """`row.name` may call a function that takes the row."""
+        """Gives the calls of `row.name`, which may call a function that takes the row."""
         return [call for named in self.functions.get(name, ()) if named.takes_row for call in _calls(named.dependencies)]
 
     def relation(self, parts: Sequence[str], uses: int) -> list[Call]:
@@ -150,7 +150,7 @@ class Dependencies:
         return list(_calls(self.events.get(word, ())))
 
     def by_word(self, text: str) -> list[Call]:
-        """What a text that has no parse tree may use: functions by their names as words."""
+        """Gives what a text without a parse tree may use: functions, by their names as words."""
         words = set(re.findall(r"[^\W\d][\w$]*", text.lower()))
         return [
             call
@@ -175,7 +175,7 @@ def _fitting(names: Names, parts: Sequence[str]) -> list[Named]:
 
 
 def _needle(name: str) -> bytes:
-    """What must stand in a text that names it, in lower case, whatever the encoding: the name's longest plain part."""
+    """Gives what a text must contain to use a name, in lower case, in any encoding: the name's longest plain part."""
     longest = max(_SEARCHABLE.findall(name), key=len, default="").lower()
     # A name without any letter of ASCII is looked for as UTF-8 has it.
     return longest.encode() or name.lower().encode()

@@ -59,7 +59,7 @@ _FINGERPRINTED, _FINGERPRINT_WORK = 2048, 8
 
 
 def weight(text: bytes) -> int:
-    """The non-word characters of a text: what it costs to parse it goes with these."""
+    """Counts the non-word characters of a text; the cost of parsing is proportional to them."""
     return len(text.translate(None, _WORD_BYTES))
 
 
@@ -90,8 +90,9 @@ class Allowance:
 
 
 def too_hard(text: bytes) -> bool:
-    """Whether parsing the text would take seconds or hundreds of megabytes, which no sensible text of its length
-    does."""
+    """Says whether parsing the text would take seconds or hundreds of megabytes, unlike every sensible text of its
+    length.
+    """
     if len(text) > _MOST_SIGNS and len(text.translate(None, _WORD_BYTES)) > _MOST_SIGNS:
         return True
     return sum(len(run) ** 2 for run in _SIGNS_IN_A_ROW.findall(text)) > _MOST_SCANNED_AGAIN
@@ -127,13 +128,13 @@ class Detector:
         self._cached_bytes = 0
 
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
-        """The cheap look. `remembered`: lower-case names of statements and cursors that lead to a secret call."""
+        """Looks quickly at a text. `remembered`: lower-case names of statements and cursors that lead to a secret call."""
         if self._led and not remembered:
             return self._may_be_led(text)
         return self._may_concern(text.lower(), remembered)
 
     def _may_be_led(self, text: bytes) -> bool:
-        """The look where the catalog has many names to look for: texts that come again are known."""
+        """Searches a text for the many names of a catalog; results for recurring texts are cached."""
         if text in self._harmless:
             return False
         if self._may_concern(text.lower(), ()):
@@ -158,7 +159,7 @@ class Detector:
         return False
 
     def _is_harmless(self, text: bytes) -> bool:
-        """The rest of the cheap look, at a text that was too long for it."""
+        """Finishes the quick look at a text that was too long for it."""
         if not self._led or len(text) <= _MOST_LOOKED:
             return False
         lowered = text.lower()
@@ -167,7 +168,7 @@ class Detector:
         return not self.monitored.dependencies.may_concern(lowered)
 
     def may_now(self, text: bytes) -> bool:
-        """Whether the text may be analysed on the event loop at once."""
+        """Says whether the text may be analysed on the event loop at once."""
         work = weight(text)
         return work <= LIGHT and self.allowance.take(work)
 
@@ -180,9 +181,9 @@ class Detector:
         self._harmless.clear()
 
     def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = (), strings: int = STANDARD) -> Verdict:
-        """The verdict on a text as it came over the wire, `encoding` being Python's name of the client's.
+        """Gives the verdict on a text as it came over the wire; `encoding` is Python's name of the client's.
 
-        strings: how its string constants may be read, as string_literals.py has it.
+        strings: how its string constants may be read, see string_literals.py.
         """
         if not self.may_concern(text, remembered):
             return HARMLESS
@@ -285,9 +286,9 @@ class Detector:
         )
 
     def fingerprint_now(self, text: bytes, encoding: str) -> str | None:
-        """The fingerprint of a text that was harmless to look at.
+        """Gives the fingerprint of a text that the quick look found harmless.
 
-        None where making it would take the event loop's time.
+        None if making it would use the event loop's time.
         """
         work = weight(text)
         if work > _FINGERPRINTED or not self.allowance.take(work // _FINGERPRINT_WORK, queued=True):
@@ -295,14 +296,14 @@ class Detector:
         return fingerprint(text.decode(encoding, "replace"))
 
     def by_words(self, text: bytes, encoding: str) -> Verdict:
-        """The verdict where parsing takes too long."""
+        """Gives the verdict on a text that takes too long to parse."""
         try:
             return self._by_words(text.decode(encoding))
         except UnicodeDecodeError:
             return self._by_words(text.decode("latin-1"))
 
     def by_needles(self, text: bytes) -> Verdict:
-        """The verdict where nothing else can be had: what the text may call, as a look at its bytes shows it."""
+        """Gives the verdict as a last resort: what the text may call, judged by its bytes."""
         lowered = text.lower()
         names = [name for name in sorted(NAMES) if name.encode() in lowered]
         calls = [Call(self.monitored.schemas[0], name, opaque=True) for name in names]
@@ -319,7 +320,7 @@ class Detector:
 
 
 def fingerprint(sql: str) -> str | None:
-    """The statement's fingerprint (libpg_query), equal for texts that differ in constants alone."""
+    """Gives the statement's fingerprint (libpg_query), equal for texts that differ only in constants."""
     if too_hard(sql.encode("utf-8", "replace")):
         return None
     try:
@@ -329,5 +330,5 @@ def fingerprint(sql: str) -> str | None:
 
 
 def _shortest(words: set[bytes]) -> list[bytes]:
-    """The words that contain no other one: whoever finds those finds all."""
+    """Gives the words that contain no other word: a text without these has none."""
     return sorted(word for word in words if not any(other != word and other in word for other in words))

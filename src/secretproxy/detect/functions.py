@@ -81,7 +81,7 @@ def overloads(name: str) -> tuple[Function, ...]:
 
 
 def operation_of(signature: str) -> Operation | None:
-    """The operation of a signature such as `encrypted_secrets.secrets_getter(uuid,text,text)`."""
+    """Gives the operation of a signature such as `encrypted_secrets.secrets_getter(uuid,text,text)`."""
     name = signature.partition("(")[0].rpartition(".")[2]
     known = overloads(name)
     return known[0].operation if known else HELPERS.get(name)

@@ -105,7 +105,7 @@ class Graph:
         return found
 
     def words(self) -> list[str]:
-        """What a body that leads must hold and that has not been searched for, in lower case."""
+        """Gives the words that a body must contain to lead there and that have not been searched for, in lower case."""
         if not self._secrets:
             return []
         names = {node.what.name for node in self._nodes.values() if node.what.kind in NAMED} | {*self._monitored.schemas, "U&"}
@@ -195,7 +195,7 @@ class Graph:
 
 
 def calls_of(body: Body, monitored: tree.Monitored) -> Sequence[Call]:
-    """What a function's body calls: through the parser where there is one for its language, else by name."""
+    """Gives what a function's body calls: by the parser if its language has one, else by name."""
     found = Found()
     if weight(body.definition.encode("utf-8", "replace")) > MOST_SIGNS:
         return monitored.calls_by_word(body.definition)

@@ -35,7 +35,7 @@ class Block:
 
 
 def as_do(code: str) -> str:
-    """A DO statement of a block."""
+    """Makes a DO statement of a block."""
     tag = "$b$"
     while tag in code:
         tag = f"$b{len(tag)}$"
@@ -43,7 +43,7 @@ def as_do(code: str) -> str:
 
 
 def read(statement: str) -> Block | None:
-    """The body of a DO or a CREATE FUNCTION in PL/pgSQL; None where it does not parse, or would take too long."""
+    """Reads the PL/pgSQL body of a DO or a CREATE FUNCTION; None if it does not parse, or would take too long."""
     if statement.count(";") > MOST_PARTS:
         return None
     try:
@@ -87,9 +87,10 @@ def read(statement: str) -> Block | None:
 
 
 def _declarations(statement: str, names: set[str]) -> dict[str, list[re.Match[str]]] | None:
-    """Where each of the variables may be declared, with a type and what it starts with: the parser knows neither where
-    the type is
-    none of the built-in ones. One pass over the text. None where one is declared in a way that is not understood."""
+    """Finds where each variable may be declared, with its type and initial value, in one pass over the text.
+
+    The parser knows neither if the type is not a built-in one. None if a declaration is not understood.
+    """
     found: dict[str, list[re.Match[str]]] = {name: [] for name in names}
     looks = 0
     for word in _WORD.finditer(statement):
@@ -109,7 +110,7 @@ def _plain(name: str) -> str:
 
 
 def _as_sql(query: str, mode: int) -> str:
-    """One SQL statement (mode 0), expression (2) or assignment (3 and up) of a block."""
+    """Makes one SQL statement (mode 0), expression (2) or assignment (3 and up) of a block."""
     if mode == 2:
         return f"SELECT {query}"
     if mode >= 3:

@@ -27,9 +27,9 @@ _COMMENT = re.compile(r"/\*|\*/")
 
 
 def as_standard(sql: str) -> str:
-    """The text with its plain strings as escape strings.
+    """Rewrites the plain strings of a text as escape strings.
 
-    From a string on that does not end it stays as it is: no parser takes it.
+    From an unterminated string on, the text stays as it is: no parser accepts it.
     """
     parts: list[str] = []
     pos = 0
@@ -57,7 +57,7 @@ def as_standard(sql: str) -> str:
 
 
 def _comment_end(sql: str, pos: int) -> int:
-    """Where a comment ends whose beginning has been read; comments nest."""
+    """Finds the end of a comment whose beginning has been read; comments nest."""
     depth = 1
     for found in _COMMENT.finditer(sql, pos):
         depth += 1 if found[0] == "/*" else -1

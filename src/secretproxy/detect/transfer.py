@@ -73,7 +73,7 @@ def _calls(calls: list[Any]) -> tuple[Call, ...]:
 
 
 def _argument(argument: Argument) -> Any:
-    """0: not known; [text]: a constant; [number, array]: a parameter; {"": elements}: an array."""
+    """Encodes an argument. 0: not known; [text]: a constant; [number, array]: a parameter; {"": elements}: an array."""
     if isinstance(argument, Constant):
         return [argument.text]
     if isinstance(argument, Parameter):

@@ -75,7 +75,7 @@ class Monitored:
     dependencies: Dependencies = NO_DEPENDENCIES
 
     def function(self, parts: list[str]) -> tuple[str, str] | None:
-        """(schema, name) where a function's name, qualified or not, may be a secret function's."""
+        """Gives (schema, name) if a function's name, qualified or not, may be a secret function's."""
         if not parts:
             return None
         name = parts[-1]
@@ -139,7 +139,7 @@ def _merge(found: Found, inner: Found) -> None:
 
 
 def _define(kind: str, body: Node, monitored: Monitored, found: Found) -> None:
-    """A definition: calls in its expressions, functions it names, and bodies given as text."""
+    """Reads a definition: calls in its expressions, functions it names, and bodies given as text."""
     inner = Found(level=found.level)
     _walk(body, monitored, inner)
     found.tables += inner.tables
@@ -278,9 +278,9 @@ def _relation(body: Node, uses: int, scope: frozenset[str], monitored: Monitored
 
 
 def _led(kind: str, body: Any, monitored: Monitored, found: Found) -> None:
-    """What leads to a secret function from a node that is none itself.
+    """Finds what leads to a secret function from a node that is not a call of one.
 
-    Relations written to, operators, types, row.function.
+    These are relations written to, operators, types, row.function.
     """
     known = monitored.dependencies
     if kind in _USES:
@@ -351,7 +351,7 @@ def _do(body: Node, monitored: Monitored, found: Found) -> None:
 
 
 def _plpgsql(code: str, monitored: Monitored, found: Found) -> bool:
-    """The calls of a PL/pgSQL block, statement by statement; False where it does not parse."""
+    """Adds the calls of a PL/pgSQL block, statement by statement; False if it does not parse."""
     block = plpgsql.read(plpgsql.as_do(code)) if found.level < MOST_LEVELS else None
     if block is None:
         return False
@@ -360,7 +360,7 @@ def _plpgsql(code: str, monitored: Monitored, found: Found) -> bool:
 
 
 def walk_function(definition: Node, language: str, text: str, monitored: Monitored, found: Found) -> None:
-    """What a function calls when it runs. `definition`: the CreateFunctionStmt of `text`."""
+    """Gives what a function calls when it runs. `definition`: the CreateFunctionStmt of `text`."""
     _walk([definition.get("parameters", []), definition.get("sql_body", {})], monitored, found)
     block = plpgsql.read(text) if language == "plpgsql" else None
     if block is not None:
@@ -375,7 +375,7 @@ def walk_function(definition: Node, language: str, text: str, monitored: Monitor
 
 
 def walk_block(block: plpgsql.Block, monitored: Monitored, found: Found) -> None:
-    """The statements and expressions of a PL/pgSQL body, and the types of its variables."""
+    """Walks the statements and expressions of a PL/pgSQL body, and the types of its variables."""
     inner = Found(level=found.level + 1)
     for query, dynamic in block.statements:
         if not _text(query, monitored, inner, dynamic=dynamic):
@@ -386,7 +386,7 @@ def walk_block(block: plpgsql.Block, monitored: Monitored, found: Found) -> None
 
 
 def _text(query: str, monitored: Monitored, found: Found, *, dynamic: bool = False) -> bool:
-    """A statement inside a body, its variables unknown arguments; False where it does not parse."""
+    """Reads a statement inside a body, with its variables as unknown arguments; False if it does not parse."""
     try:
         statements = json.loads(pglast.parser.parse_sql_json(query)).get("stmts", [])
     except Exception:

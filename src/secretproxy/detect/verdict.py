@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def concerns(self) -> bool:
-        """Whether the statement itself must be recorded before it goes on."""
+        """Says whether the statement itself must be recorded before it goes on."""
         return bool(self.calls or self.definitions or self.tables)
 
     def __repr__(self) -> str:
@@ -85,9 +85,9 @@ MOST_LED = 50
 
 
 def once(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a text, those that another object leads to once each.
+    """Gives the calls of a text; those that another object leads to once each.
 
-    Of more than MOST_CALLS what is called, and no arguments.
+    If there are more than MOST_CALLS, gives the functions without arguments.
     """
     kept: list[Call] = []
     led: set[Call] = set()
@@ -110,22 +110,22 @@ def _arguments(calls: Sequence[Call]) -> int:
 
 
 def kept(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """The calls of a statement that will run by its name, as often as somebody says that."""
+    """Gives the calls of a statement that will run by its name, each time somebody executes it."""
     found = once(calls)
     return found if len(found) <= MOST_KEPT_CALLS else by_name(found)
 
 
 def executed(executes: Sequence[SqlExecute]) -> tuple[SqlExecute, ...]:
-    """The EXECUTEs of a text; of more than MOST_EXECUTES one a name, its arguments unknown."""
+    """Gives the EXECUTEs of a text; if there are more than MOST_EXECUTES, one for each name, its arguments unknown."""
     if len(executes) <= MOST_EXECUTES and sum(len(execute.arguments) for execute in executes) <= MOST_ARGUMENTS:
         return tuple(executes)
     return tuple(SqlExecute(name, ()) for name in dict.fromkeys(execute.name for execute in executes))
 
 
 def defined(signatures: Sequence[str]) -> tuple[str, ...]:
-    """What a text defines something over.
+    """Gives what a text defines something over.
 
-    Of very many functions of a schema `*` stands for those that are not known.
+    If it has very many functions of a schema, `*` stands for those that are not known.
     """
     distinct = tuple(dict.fromkeys(signatures))
     if len(distinct) <= MOST_CALLS:
@@ -139,7 +139,7 @@ def _known_or_all(signature: str) -> str:
 
 
 def by_name(calls: Sequence[Call]) -> tuple[Call, ...]:
-    """One opaque call for each function; for those of a schema that are too many together one call of `*`."""
+    """Gives one opaque call for each function; if a schema has too many, one call of `*` for them."""
     distinct = dict.fromkeys(Call(call.schema, call.name, opaque=True, signature=call.signature, via=call.via) for call in calls)
     if len(distinct) <= MOST_CALLS:
         return tuple(distinct)
@@ -150,7 +150,7 @@ def by_name(calls: Sequence[Call]) -> tuple[Call, ...]:
 
 
 def union(one: Verdict, other: Verdict) -> Verdict:
-    """What either of two readings of a text says."""
+    """Gives what either of two readings of a text says."""
     if one == other:
         return one
     if other is HARMLESS or one is HARMLESS:

@@ -6,7 +6,7 @@ from secretproxy.wire.errors import ProtocolViolationError
 
 
 def malformed(detail: str | None, text: str = "malformed SCRAM message", sqlstate: str = "08P01") -> ProtocolViolationError:
-    """A message of the exchange is not as it must be. `detail` says in what, and quotes nothing."""
+    """Makes the error for a malformed message of the exchange. `detail` says what is wrong, and quotes nothing."""
     return ProtocolViolationError(text, sqlstate, detail)
 
 
@@ -30,14 +30,14 @@ class Reader:
         self.pos += 1
 
     def attribute(self) -> tuple[bytes, bytes]:
-        """The next attribute, whichever it is, and its value."""
+        """Reads the next attribute, whichever it is, and its value."""
         name = self.peek()
         if not name.isalpha():
             raise malformed("Attribute expected, but found something else.")
         return name, self.value(name)
 
     def value(self, name: bytes) -> bytes:
-        """The value of the attribute that must come here."""
+        """Reads the value of the attribute that must come here."""
         message = self._message
         if self.peek() != name:
             raise malformed(f'Expected attribute "{name.decode("ascii")}" but found another.')

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 
 
 def end_point(certificate: x509.Certificate) -> bytes | None:
-    """The binding data, None where none is defined for this certificate."""
+    """Gives the binding data; None if none is defined for this certificate."""
     try:
         algorithm = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:
@@ -25,7 +25,7 @@ def end_point(certificate: x509.Certificate) -> bytes | None:
 
 
 def end_point_of_der(der: bytes | None) -> bytes | None:
-    """The same for a certificate as ssl hands it out."""
+    """Gives the same for a certificate in ssl's format (DER)."""
     if der is None:
         return None
     try:
@@ -35,7 +35,7 @@ def end_point_of_der(der: bytes | None) -> bytes | None:
 
 
 def end_point_of_pem(pem: bytes) -> bytes | None:
-    """The same for the first certificate of a PEM file, which is the one that a server shows."""
+    """Gives the same for the first certificate of a PEM file, which is the one that a server shows."""
     try:
         return end_point(x509.load_pem_x509_certificates(pem)[0])
     except (ValueError, IndexError):

@@ -28,7 +28,7 @@ class ClientExchange:
     def __init__(
         self, keys: LoginKeys, offered: list[bytes], *, secured: bool, binding: bytes | None, nonce: bytes | None = None
     ) -> None:
-        """`secured`: whether the connection is in TLS; a certificate without a defined hash has no binding all the same."""
+        """Takes `secured`: whether the connection uses TLS. A certificate without a defined hash still has no binding."""
         self._keys = keys
         self.mechanism = MECHANISM_PLUS if binding is not None and MECHANISM_PLUS in offered else MECHANISM
         if self.mechanism not in offered:
@@ -47,11 +47,11 @@ class ClientExchange:
         return f"ClientExchange({self.mechanism.decode()})"
 
     def first(self) -> bytes:
-        """The client-first-message."""
+        """Makes the client-first-message."""
         return self._gs2 + self._bare
 
     def final(self, server_first: bytes) -> bytes:
-        """The client-final-message. Raises OtherVerifierError, ProtocolViolationError."""
+        """Makes the client-final-message. Raises OtherVerifierError, ProtocolViolationError."""
         verifier = self._keys.verifier
         reader = Reader(server_first)
         nonce, salt, iterations = reader.value(b"r"), decode(reader.value(b"s")), reader.value(b"i")

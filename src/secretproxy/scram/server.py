@@ -104,7 +104,7 @@ class ServerExchange:
             raise malformed("Unexpected channel-binding flag.")
 
     def challenge(self, verifier: Verifier, *, doomed: bool) -> bytes:
-        """The server-first-message."""
+        """Makes the server-first-message."""
         self._verifier, self._doomed = verifier, doomed
         salt = base64.b64encode(verifier.salt)
         self._server_first = b"r=" + self._nonce + b",s=" + salt + b",i=%d" % verifier.iterations

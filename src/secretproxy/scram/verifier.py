@@ -24,7 +24,7 @@ class NotAVerifierError(ValueError):
 
 
 def decode(text: bytes | str) -> bytes | None:
-    """Base64 as PostgreSQL takes it, None where it is not."""
+    """Decodes Base64 as PostgreSQL does; None if it is not valid."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -65,7 +65,7 @@ class Verifier:
 
 
 def mock(key: bytes, user: bytes, iterations: int = ITERATIONS) -> Verifier:
-    """What an unknown user's exchange is held with: the same at every try, and no password fits it."""
+    """Makes the verifier for an unknown user's exchange: the same at every try, and no password matches it."""
     return Verifier(
         iterations,
         hmac.digest(key, b"salt\0" + user, "sha256")[:SALT_BYTES],
@@ -85,7 +85,7 @@ class LoginKeys:
         self.verifier = verifier
 
     def proof(self, auth_message: bytes) -> bytes:
-        """ClientKey XOR ClientSignature."""
+        """Computes ClientKey XOR ClientSignature."""
         return xor(self._client_key, hmac.digest(self.verifier.stored_key, auth_message, "sha256"))
 
     def wipe(self) -> None:

@@ -54,12 +54,12 @@ class Framer:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether everything that was pushed ended with the end of a message."""
+        """Says whether everything that was pushed ended with the end of a message."""
         return self._skip == 0 and not self._rest and not self._part
 
     @property
     def streaming(self) -> bool:
-        """Whether a message has been let through in part."""
+        """Says whether a message has been forwarded in part."""
         return self._skip > 0
 
     def push(self, data: bytes) -> None:
@@ -175,7 +175,7 @@ class Framer:
 
 
 def actions(mark: bytes, whole: bytes, default: int = MARK) -> bytes:
-    """A table of actions: one byte for each type byte."""
+    """Makes a table of actions: one byte for each type byte."""
     table = bytearray([default]) * 256
     for kind in mark:
         table[kind] = MARK
@@ -185,10 +185,10 @@ def actions(mark: bytes, whole: bytes, default: int = MARK) -> bytes:
 
 
 def passing(table: bytes, kinds: bytes) -> bytes:
-    """The table of actions with messages of these types skipped."""
+    """Gives the table of actions with messages of these types skipped."""
     return bytes(PASS if kind in kinds else action for kind, action in enumerate(table))
 
 
 def compiled() -> bool:
-    """Whether this module runs as C."""
+    """Says whether this module runs as C."""
     return not __file__.endswith(".py")

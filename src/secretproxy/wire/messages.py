@@ -42,7 +42,7 @@ class Startup:
 
 
 def startup_length(head: bytes) -> int:
-    """The length of a startup packet from its first four bytes. Raises MalformedError."""
+    """Reads the length of a startup packet from its first four bytes. Raises MalformedError."""
     length: int = _INT32.unpack_from(head)[0]
     if not 8 <= length <= MAX_STARTUP_PACKET:
         raise MalformedError("invalid length of startup packet")
@@ -50,7 +50,7 @@ def startup_length(head: bytes) -> int:
 
 
 def unsupported(code: int) -> ProtocolViolationError:
-    """What is said to a protocol version that is none of ours."""
+    """Gives the error message for a protocol version that is not supported."""
     version = f"{code >> 16}.{code & 0xFFFF}"
     return ProtocolViolationError(
         f"unsupported frontend protocol {version}: server supports 3.0 to 3.2", SqlState.FEATURE_NOT_SUPPORTED
@@ -106,7 +106,7 @@ def begun(message: bytes, start: int, end: int) -> tuple[int, bytes]:
 
 
 def field(message: bytes, start: int, end: int, kind: int) -> bytes:
-    """One field of an ErrorResponse or NoticeResponse, empty where it is missing."""
+    """Gives one field of an ErrorResponse or NoticeResponse, empty if it is missing."""
     return fields(message, start, end).get(kind, b"")
 
 
@@ -121,17 +121,17 @@ AUTHENTICATION_OK, AUTHENTICATION_SASL, AUTHENTICATION_SASL_CONTINUE, AUTHENTICA
 
 
 def authentication(code: int, data: bytes = b"") -> bytes:
-    """An Authentication message of this kind."""
+    """Makes an Authentication message of this kind."""
     return _message(BackendMessage.AUTHENTICATION, _INT32.pack(code) + data)
 
 
 def authentication_sasl(mechanisms: list[bytes]) -> bytes:
-    """An AuthenticationSASL that offers these mechanisms."""
+    """Makes an AuthenticationSASL that offers these mechanisms."""
     return authentication(AUTHENTICATION_SASL, b"".join(name + b"\0" for name in mechanisms) + b"\0")
 
 
 def read_authentication(body: bytes) -> tuple[int, bytes]:
-    """The kind of an Authentication message's body and what follows it. Raises ProtocolViolationError."""
+    """Reads the kind of an Authentication message's body and what follows it. Raises ProtocolViolationError."""
     if len(body) < 4:
         raise ProtocolViolationError("an Authentication message is too short")
     code: int = _INT32.unpack_from(body)[0]
@@ -139,7 +139,7 @@ def read_authentication(body: bytes) -> tuple[int, bytes]:
 
 
 def error_response(severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None) -> bytes:
-    """An ErrorResponse. The one place that builds one."""
+    """Makes an ErrorResponse. This is the one place that does."""
     parts = [
         (ErrorField.SEVERITY, severity),
         (ErrorField.SEVERITY_NONLOCALIZED, severity),
@@ -155,7 +155,7 @@ def error_response(severity: str, sqlstate: str, message: str, *, detail: str | 
 
 
 def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
-    """The type OIDs of a ParameterDescription."""
+    """Reads the type OIDs of a ParameterDescription."""
     count = int.from_bytes(message[start + 5 : start + 7], "big")
     if start + 7 + 4 * count > end:
         raise ProtocolViolationError("ParameterDescription is too short")
@@ -166,7 +166,7 @@ def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
 
 
 def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
-    """A null-terminated string and the position behind it. Raises UnreadableError where it does not end."""
+    """Reads a null-terminated string and the position behind it. Raises UnreadableError if it is not terminated."""
     stop = message.find(b"\0", pos, end)
     if stop < 0:
         raise UnreadableError("a string in the message has no terminator")
@@ -174,17 +174,17 @@ def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
 
 
 def sasl_initial_response(mechanism: bytes, data: bytes) -> bytes:
-    """A SASLInitialResponse."""
+    """Makes a SASLInitialResponse."""
     return _message(FrontendMessage.PASSWORD, mechanism + b"\0" + _INT32.pack(len(data)) + data)
 
 
 def sasl_response(data: bytes) -> bytes:
-    """A SASLResponse."""
+    """Makes a SASLResponse."""
     return _message(FrontendMessage.PASSWORD, data)
 
 
 def read_sasl_initial_response(body: bytes) -> tuple[bytes, bytes | None]:
-    """The mechanism and the data (None: none) of a SASLInitialResponse's body. Raises ProtocolViolationError."""
+    """Reads the mechanism and the data (None: none) of a SASLInitialResponse's body. Raises ProtocolViolationError."""
     mechanism, pos = cstring(body, 0, len(body))
     if len(body) < pos + 4:
         raise ProtocolViolationError("insufficient data left in message")
@@ -259,7 +259,7 @@ def read_bind(message: bytes, start: int, end: int) -> Bind:
 
 
 def read_parse_types(message: bytes, pos: int, end: int) -> tuple[int, ...]:
-    """The parameter type OIDs at the end of a Parse."""
+    """Reads the parameter type OIDs at the end of a Parse."""
     try:
         count = _UINT16.unpack_from(message, pos)[0]
         types: tuple[int, ...] = struct.unpack_from(f"!{count}I", message, pos + 2)
@@ -275,17 +275,17 @@ def _message(kind: int, body: bytes) -> bytes:
 
 
 def query(text: str) -> bytes:
-    """A Query."""
+    """Makes a Query."""
     return _message(FrontendMessage.QUERY, text.encode() + b"\0")
 
 
 def execute(portal: str) -> bytes:
-    """An Execute without a row limit."""
+    """Makes an Execute without a row limit."""
     return _message(FrontendMessage.EXECUTE, portal.encode() + b"\0" + _INT32.pack(0))
 
 
 def function_call(oid: int, arguments: list[str]) -> bytes:
-    """A FunctionCall with arguments and result in text format."""
+    """Makes a FunctionCall with arguments and result in text format."""
     body = struct.pack("!IHH", oid, 0, len(arguments))
     for argument in arguments:
         raw = argument.encode()
@@ -294,13 +294,15 @@ def function_call(oid: int, arguments: list[str]) -> bytes:
 
 
 def cancel_request(key: bytes) -> bytes:
-    """A CancelRequest with the process id and the secret of a BackendKeyData."""
+    """Makes a CancelRequest with the process id and the secret of a BackendKeyData."""
     return struct.pack("!II", len(key) + 8, CANCEL_REQUEST) + key
 
 
 def aside(text: str, name: str) -> bytes:
-    """A statement without parameters from Parse to Sync, under a name and closed again: the unnamed ones stay as
-    they are."""
+    """Makes the messages of a parameterless statement, from Parse to Sync, with a name of its own that is closed again.
+
+    The unnamed statement and portal stay as they are.
+    """
     named = name.encode() + b"\0"
     return (
         _message(FrontendMessage.PARSE, named + text.encode() + b"\0\0\0")
@@ -317,7 +319,7 @@ FLUSH = _message(FrontendMessage.FLUSH, b"")
 
 
 def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
-    """The columns of a DataRow. Raises ProtocolViolationError."""
+    """Reads the columns of a DataRow. Raises ProtocolViolationError."""
     count = int.from_bytes(message[start + 5 : start + 7], "big")
     pos = start + 7
     row: list[bytes | None] = []
