@@ -23,7 +23,12 @@ APPLICATION = "<b onmouseover=alert(2)>app</b>"
 
 def settings_of(postgres: Backend) -> Settings:
     """What a console needs to record who reads."""
-    return Settings.model_validate({"audit": {"dsn": postgres.dsn(WRITER)}, "testimony": {"key_file": str(postgres.key_file)}})
+    return Settings.model_validate(
+        {
+            "audit": {"dsn": postgres.dsn(WRITER), "checkpoint_key_file": postgres.key_file.with_name("console.pem")},
+            "testimony": {"key_file": str(postgres.key_file)},
+        }
+    )
 
 
 @pytest.fixture(scope="module")

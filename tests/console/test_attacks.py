@@ -325,7 +325,7 @@ def recorded(postgres: Backend, login: str) -> list[tuple[str, list[str] | None]
 
 def test_what_cannot_be_recorded_is_not_shown(site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str) -> None:
     """Each page that is recorded; the others and the way out go on, and everything comes back by itself."""
-    csrf = auditor.csrf()
+    form = {"csrf": auditor.csrf(), "kind": "direct", "finding": "0" * 32, "note": "x", "span": "7d", "up_to": "1h"}
     before = recorded(postgres, "console_auditor")
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         admin.execute(f"ALTER ROLE {WRITER} NOLOGIN")
@@ -333,8 +333,8 @@ def test_what_cannot_be_recorded_is_not_shown(site: ConsoleSite, auditor: Browse
         try:
             for entry in PAGES:
                 path = entry.path.replace("{kind}", "user").replace("{session}", owner) + f"?name=stripe&owner={owner}&since=1h"
-                answer = auditor.send(entry.method, path, {"csrf": csrf} if entry.method == "POST" else None)
-                if entry.asked is None:
+                answer = auditor.send(entry.method, path, form if entry.method == "POST" else None)
+                if entry.asked is None and entry.method == "GET":
                     assert answer.status == 200, path
                 else:
                     assert answer.status == 503 and "Not recorded, so not shown" in answer.text, (path, answer.text)
@@ -400,6 +400,38 @@ def test_another_sites_page_makes_nobody_a_reader(site: ConsoleSite, auditor: Br
     assert recorded(postgres, "console_auditor") == before
     assert auditor.get("/accesses?user=victim", **{"Sec-Fetch-Site": "same-origin"}).status == 200
     assert recorded(postgres, "console_auditor") == [*before, ("accesses", ["user", "victim"])]
+
+
+def test_nobody_signs_in_anothers_name(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
+    """By a form of another site, another person's token, a field or a header of the form; nor ahead of time, nor without a note."""
+    colleague = site.browser()
+    site.clock.ahead += 61
+    assert colleague.sign_in("console_colleague").status == 303
+    csrf, here = auditor.csrf(), f"http://127.0.0.1:{site.port}"
+    form = {"csrf": csrf, "up_to": "1h", "note": "all is well", "user": "console_colleague", "reviewer": "console_colleague"}
+    known = {"csrf": csrf, "kind": "direct", "finding": "0" * 32, "note": "all is well", "span": "7d"}
+    before = recorded(postgres, "console_colleague") + recorded(postgres, "console_auditor")
+    for path, given in (("/reviews/sign-off", form), ("/findings/acknowledge", known)):
+        assert colleague.send("POST", path, given).status == 403
+        assert site.browser().send("POST", path, given).status == 303
+        assert auditor.send("POST", path, given | {"csrf": ""}).status == 403
+        assert auditor.get(path, given).status == 405
+        for headers in ({"Origin": "https://evil.example"}, {"Origin": here, "Sec-Fetch-Site": "same-site"}, {"Origin": "null"}):
+            assert auditor.send("POST", path, given, headers).status == 403
+        for wrong in (
+            {"up_to": "now"},
+            {"up_to": "9999-01-01"},
+            {"up_to": "x\0"},
+            {"up_to": ""},
+            {"note": ""},
+            {"note": "sk_live_x"},
+        ):
+            if path == "/reviews/sign-off" or "note" in wrong:
+                assert auditor.send("POST", path, given | wrong).status == 400, wrong
+    assert recorded(postgres, "console_colleague") + recorded(postgres, "console_auditor") == before
+    assert auditor.send("POST", "/reviews/sign-off", form, {"X-Remote-User": "console_colleague"}).status == 303
+    assert recorded(postgres, "console_colleague") == [row for row in before if row in recorded(postgres, "console_colleague")]
+    assert recorded(postgres, "console_auditor")[-1][0] == "sign-off"
 
 
 # --- where it listens -------------------------------------------------------------------------------------------------

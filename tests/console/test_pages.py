@@ -11,16 +11,20 @@ import io
 import json
 import re
 import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
 
+from secretproxy.audit import reviews as reviews_module
 from secretproxy.audit.verify import verify_database
 from tests.conftest import Backend
 from tests.console.conftest import APPLICATION, EMOJI, HIDDEN, LONG, MARKUP
-from tests.support.console import Browser, ConsoleSite
+from tests.support.cli import secretproxy
+from tests.support.console import WRITER, Browser, ConsoleSite
 from tests.support.proxy import Proxy
 
 
@@ -294,3 +298,107 @@ def test_whoever_reads_is_recorded_with_the_filter_alone(
         assert sql.execute("SELECT count(*) FROM secretproxy.secret_access WHERE db_user = 'console_auditor'").fetchone() == (0,)
     report = asyncio.run(verify_database(postgres.dsn("auditor"), [], None, lambda done, total: None))
     assert report.sound and report.rows > len(rows)
+
+
+def signed_off(postgres: Backend) -> list[tuple[Any, ...]]:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        return sql.execute(
+            "SELECT db_user, via, fingerprint FROM secretproxy.access_log"
+            " WHERE event = 'review' AND function IN ('sign-off', 'acknowledge') ORDER BY at, seq"
+        ).fetchall()
+
+
+def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
+    auditor: Browser, postgres: Backend, proxy: Proxy, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the console and by the command; the sign-off is covered by a checkpoint of its chain, and says which rows it is of."""
+    monkeypatch.setattr(reviews_module, "SETTLED", timedelta(0))
+    assert "Nobody has signed this log off" in auditor.get("/reviews").text
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        query = "SELECT min(at) + (max(at) - min(at)) / 2 FROM secretproxy.access_log WHERE owner_id = %s"
+        (up_to,) = sql.execute(query, (owner,)).fetchone()  # type: ignore[misc]
+    note = "looked at <b>all</b>;\r\nSet-Cookie: a=b \u202eof it"
+    form = {
+        "csrf": auditor.csrf(),
+        "up_to": up_to.isoformat(),
+        "note": note,
+        "reviewer": "console_colleague",
+        "user": "console_colleague",
+    }
+    answer = auditor.send("POST", "/reviews/sign-off", form)
+    assert answer.location == "/reviews" and "set-cookie" not in answer.headers
+    ((who, via, digest),) = signed_off(postgres)
+    assert who == "console_auditor" and via[::2] == ["up_to", "rows", "chains", "note"]
+    assert via[7] == "looked at <b>all</b>; Set-Cookie: a=b \u202eof it" and int(via[3]) > 0 and len(digest) == 64
+    text = auditor.get("/reviews").text
+    for _ in range(100):
+        if "<td>yes</td>" in text:
+            break
+        text = auditor.get("/reviews").text
+    table = text.partition('id="sign-offs"')[2].partition("</table>")[0]
+    assert "<td>yes</td>" in table and "the same rows" in table and "&lt;b&gt;all&lt;/b&gt;" in table and "\\u202eof it" in table
+    left = int(re.search(r"<b>([\d,]+) rows are left</b>", text)[1].replace(",", ""))  # type: ignore[index]
+    with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'stripe')", (owner,))
+    assert f"<b>{left + 1:,} rows" in auditor.get("/reviews").text or f"<b>{left + 2:,} rows" in auditor.get("/reviews").text
+    # A row of that time which was taken away, or came late, shows.
+    assert (
+        reviews_module.SignOff.compared(SIGNED, reviews_module.Heads(9, 1, "b"))
+        == "1 rows fewer, as where retention removes them: verify the log"
+    )
+    assert reviews_module.SignOff.compared(SIGNED, reviews_module.Heads(10, 1, "b")) == "other rows: verify the log"
+    assert reviews_module.SignOff.compared(SIGNED, reviews_module.Heads(12, 1, "b")) == "2 rows of that time came later"
+    # By the command, as the login that reads.
+    config = tmp_path / "secretproxy.toml"
+    config.write_text(
+        f'[audit]\ndsn = "{postgres.dsn(WRITER)}"\nreview_dsn = "{postgres.dsn("auditor")}"\n'
+        f'checkpoint_key_file = "{postgres.key_file.with_name("console.pem")}"\n[testimony]\nkey_file = "{postgres.key_file}"\n'
+    )
+    done = secretproxy(["audit", "review", "--config", str(config), "--up-to", "1h", "--note", "by hand", "--json"])
+    found = json.loads(done.stdout)
+    assert [(one["reviewer"], one["note"], one["signed"]) for one in found["sign_offs"]] == [
+        ("auditor", "by hand", True), ("console_auditor", via[7], True)
+    ]  # fmt: skip
+    assert [one["digest"] == digest for one in found["sign_offs"]] == [False, True] and found["left"]["attempt"] > 0
+    assert found["up_to"] == up_to.isoformat() and {one["now"] for one in found["sign_offs"]} == {"the same rows"}
+    shown = secretproxy(["audit", "review", "--config", str(config)])
+    assert "by hand" in shown.stdout and "not signed off, since" in shown.stderr
+    for wrong in (
+        ["--up-to", "now", "--note", "x"],
+        ["--up-to", "1h"],
+        ["--note", "x"],
+        ["--up-to", "1h", "--note", "sk_live_51H8x"],
+    ):
+        assert secretproxy(["audit", "review", "--config", str(config), *wrong]).returncode == 2
+    assert len(signed_off(postgres)) == 2
+
+
+SIGNED = reviews_module.SignOff(datetime.now(UTC), "a", datetime.now(UTC), "", reviews_module.Heads(10, 1, "a"), uuid.uuid4(), 1)
+
+
+def test_a_finding_is_acknowledged_and_its_note_is_kept(auditor: Browser, postgres: Backend, owner: str) -> None:
+    before = len(signed_off(postgres))
+    text = auditor.get("/findings").text
+    forms = re.findall(r'name="kind" value="([^"]*)"><input type="hidden" name="finding" value="([0-9a-f]{32})"', text)
+    assert {kind for kind, _ in forms} >= {"direct", "first use"} and len({finding for _, finding in forms}) == len(forms)
+    kind, finding = next(one for one in forms if one[0] == "direct")
+    form = {"csrf": auditor.csrf(), "kind": kind, "finding": finding, "span": "7d", "note": f"known: {MARKUP}"}
+    assert auditor.send("POST", "/findings/acknowledge", form).location == "/findings?span=7d"
+    after = auditor.get("/findings").text
+    assert (
+        f'value="{finding}"' not in after
+        and html.escape(f"console_auditor: known: {MARKUP}").replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in after
+    )
+    assert after.count('name="finding"') == len(forms) - 1
+    assert signed_off(postgres)[-1][:2] == ("console_auditor", ["finding", "direct", "note", f"known: {MARKUP}"])
+    for wrong in (
+        {"kind": "nonsense"},
+        {"finding": "x"},
+        {"note": ""},
+        {"note": " "},
+        {"note": "n" * 201},
+        {"note": "ghp_abcdef"},
+        {"span": "x"},
+    ):
+        assert auditor.send("POST", "/findings/acknowledge", form | wrong).status == 400, wrong
+    assert len(signed_off(postgres)) == before + 1

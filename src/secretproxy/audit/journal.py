@@ -191,6 +191,10 @@ class Journal:
             self._more.set()
         self._proved_at = self.groups
 
+    def sign_soon(self) -> None:
+        """Has what is durable by now signed as a checkpoint at once, where there is a key."""
+        self._housekeeping.sign_soon()
+
     async def start(self) -> None:
         """Starts writing; returns when the first connection has been tried, whatever came of it."""
         self._task = asyncio.create_task(self._run(), name="journal")

@@ -46,6 +46,10 @@ class Recorder:
         """Returns when the log has been tried, whatever came of it."""
         await self._journal.start()
 
+    def sign(self) -> None:
+        """Has a checkpoint made of what is recorded by now, where there is a key."""
+        self._journal.sign_soon()
+
     async def close(self) -> None:
         """Writes what is left, and signs the chain's end."""
         await self._journal.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value)
+
+
+def pairs(via: Iterable[str | None] | None) -> dict[str, str]:
+    """The filter of a review, from its column `via`: name and value in turn."""
+    texts = [text or "" for text in via or ()]
+    return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
 def record_of(row: Any) -> dict[str, Any]:

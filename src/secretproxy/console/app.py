@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +36,7 @@ from secretproxy.console.reading import Reader, SignInError, UnavailableError, p
 from secretproxy.console.recording import identity_of
 from secretproxy.console.security import Guard, Throttle, from_elsewhere, same
 from secretproxy.console.sessions import Sessions, SignedIn
+from secretproxy.session.events import Identity
 
 log: Any = structlog.get_logger("secretproxy.console")
 
@@ -49,7 +50,7 @@ MOST_NAME, MOST_PASSWORD = 63, 1024
 _STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 MENU = (
     ("Overview", "/"), ("Accesses", "/accesses"), ("Findings", "/findings"), ("Incident", "/incident"),
-    ("Compare", "/compare"), ("Integrity", "/integrity"), ("Doctor", "/doctor"),
+    ("Compare", "/compare"), ("Integrity", "/integrity"), ("Reviews", "/reviews"), ("Doctor", "/doctor"),
 )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ Page = Callable[[Visit], Awaitable[Response]]
 class Entry(NamedTuple):
     """A page: how it is asked for, what it is called in the log, and the parts of a query or form that are its filter.
 
-    `asked` None: it shows nothing that was logged, so it is not recorded.
+    `asked` None: it shows nothing that was logged, or what it does is itself an event.
     """
 
     method: str
@@ -121,7 +122,7 @@ class Console:
         """`conninfo`: the log's database, whose login is never used. `tls`: whether browsers reach the console by TLS."""
         self.settings = settings
         self.config = config
-        self._recorder = recorder
+        self.recorder = recorder
         self.sessions = Sessions(IDLE, LIFETIME, clock, self._ended)
         self._conninfo = conninfo
         self._tls = tls
@@ -155,12 +156,12 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        await self._recorder.start()
+        await self.recorder.start()
         self.begin(self._sweep())
         try:
             yield
         finally:
-            await self._recorder.close()
+            await self.recorder.close()
             self.sessions.end_all()
             for task in list(self._tasks):
                 task.cancel()
@@ -180,19 +181,19 @@ class Console:
     def find(self, request: Request, *, keep_alive: bool = True) -> SignedIn | None:
         return self.sessions.find(request.cookies.get(self._cookie), keep_alive=keep_alive)
 
-    async def record(self, visit: Visit, asked: str, filters: Sequence[tuple[str, str]], fingerprint: str | None = None) -> None:
-        """Writes down what somebody asks for. Raises UnrecordedError: then it must not be shown."""
+    def next_review(self, visit: Visit) -> tuple[Identity, int]:
+        """Who is written down as the reader, and the number of this page in their session."""
         session = visit.session
         session.pages += 1
-        who = identity_of(visit.request, session.id, session.user, self._conninfo.database)
-        await self._recorder.record(who, session.pages, asked, filters, fingerprint)
+        return identity_of(visit.request, session.id, session.user, self._conninfo.database), session.pages
 
     async def _recorded(self, visit: Visit, entry: Entry) -> None:
         """Records a page. A form is looked at first: another site's is nothing that this person asked for."""
         given = await visit.form() if visit.request.method == "POST" else visit.query
         if entry.asked is not None:
             given = {**visit.request.path_params, **given}
-            await self.record(visit, entry.asked, [(name, given[name]) for name in entry.filters if given.get(name)])
+            filters = [(name, given[name]) for name in entry.filters if given.get(name)]
+            await self.recorder.record(*self.next_review(visit), entry.asked, filters)
 
     def _page(self, entry: Entry) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:

@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,8 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from secretproxy.audit import counting, review, subjects
+from secretproxy.audit import counting, review, reviews, subjects
+from secretproxy.audit.checkpoints import public_key_of
 from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
 from secretproxy.audit.log_state import log_state
 from secretproxy.audit.paging import Cursor, newest
@@ -225,9 +227,66 @@ async def findings(visit: Visit) -> Response:
         }
         counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
         bursts = await counting.bursts(connection, wanted, window=timedelta(minutes=1), at_least=10, limit=MOST_LINES)
+        found = {kind: _keyed(kind, rows) for kind, rows in events.items()}
+        found["bursts"] = _keyed("bursts", bursts.rows)
+        found["first use"] = _keyed("first use", counts["first_time"].rows)
+        found["verifies"] = _keyed("verifies", counts["many_verifies"].rows)
+        known = await reviews.acknowledged(connection, [row["finding"] for rows in found.values() for row in rows])
     return visit.show(
-        "findings.html", title="Findings", span=span, spans=SPANS, events=events, counts=counts, bursts=bursts, most=MOST_LINES
+        "findings.html", title="Findings", span=span, spans=SPANS, found=found, first_uses=counts["first_time"].count, known=known,
+        most=MOST_LINES,
     )  # fmt: skip
+
+
+# A finding by its kind and what tells it from others; the last is the time up to which it goes.
+_TOLD_BY = {
+    "bursts": ("db_user", "at", "until"), "first use": ("db_user", "owner_id", "secret_names", "at"),
+    "verifies": ("db_user", "owner_id", "secret_names", "at", "until"), **dict.fromkeys(KINDS, ("id", "at")),
+}  # fmt: skip
+
+
+def _keyed(kind: str, rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Rows of findings with what tells each from others, and the time up to which it goes."""
+    names = _TOLD_BY[kind]
+    return [dict(row) | {"finding": reviews.finding_of(kind, row, *names[:-1]), "lasted": row[names[-1]]} for row in rows]
+
+
+async def acknowledge(visit: Visit) -> Response:
+    """Keeps a note on a finding, and goes back to the findings."""
+    given = await visit.form()
+    kind, finding, span = given.get("kind", ""), given.get("finding", ""), _span(given)[0]
+    if kind not in _TOLD_BY or not re.fullmatch("[0-9a-f]{32}", finding):
+        raise ConfigError("finding: not one of this page")
+    recorder = visit.console.recorder
+    await reviews.acknowledge(recorder, *visit.console.next_review(visit), kind, finding, given.get("note", ""))
+    return RedirectResponse(view.link("/findings", span=span), status_code=303)
+
+
+async def reviewing(visit: Visit) -> Response:
+    """How far the log is signed off and what came since, and who looked at what."""
+    query = {name: visit.query[name] for name in _LOOKS if name in visit.query}
+    wanted = filter_of(query)
+    key = public_key_of(None, visit.console.settings.audit.checkpoint_key_file)
+    async with visit.reader.connection() as connection:
+        state = await reviews.reviewed(connection, TOP, key)
+        looks = await reviews.looks(connection, await review.resolved(connection, wanted), ROWS + 1)
+    older = (looks[ROWS - 1]["at"] + timedelta(microseconds=1)).isoformat() if len(looks) > ROWS else None
+    return visit.show(
+        "reviews.html", title="Reviews", state=state, looks=looks[:ROWS], older=older, query=query, names=_LOOKS,
+        signs=visit.console.settings.audit.checkpoint_key_file is not None,
+        now=(datetime.now(UTC) - 2 * reviews.SETTLED).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+async def sign_off(visit: Visit) -> Response:
+    """Signs the log off up to a time, in the name of who signed in."""
+    given = await visit.form()
+    up_to = moment("up to", given.get("up_to", ""))
+    async with visit.reader.connection() as connection:
+        await reviews.sign_off(
+            connection, visit.console.recorder, *visit.console.next_review(visit), up_to, given.get("note", "")
+        )
+    return RedirectResponse("/reviews", status_code=303)
 
 
 async def compare(visit: Visit) -> Response:
@@ -293,6 +352,8 @@ async def doctor(visit: Visit) -> Response:
 
 
 _FILTER = ("since", "until", *FIELDS)
+# Whose reviews are looked for, and when.
+_LOOKS = ("since", "until", "user")
 PAGES = [
     Entry("GET", "/", overview, "overview", ("span",)),
     Entry("GET", "/accesses", accesses, "accesses", (*_FILTER, "before")),
@@ -304,6 +365,9 @@ PAGES = [
     Entry("GET", "/incident", incident, "incident", ("user", "since", "until")),
     Entry("GET", "/findings", findings, "findings", ("span",)),
     Entry("GET", "/compare", compare, "compare", ("by", *(f"{side}_{name}" for side in ("a", "b") for name in _SIDE))),
+    Entry("POST", "/findings/acknowledge", acknowledge, None),
+    Entry("GET", "/reviews", reviewing, "reviews", _LOOKS),
+    Entry("POST", "/reviews/sign-off", sign_off, None),
     # What the chains are, not what they say.
     Entry("GET", "/integrity", integrity, None),
     Entry("POST", "/integrity/verify", verify, "verify"),

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from secretproxy.audit.records import pairs
 from secretproxy.console import charts
 
 # Categories of characters that are not seen or that change what is seen: controls, formats such as RTL marks, surrogates, private use,
@@ -113,5 +114,5 @@ def environment() -> Environment:
         visible=visible, whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant, brief=brief, origin=origin,
         number=number,
     )  # fmt: skip
-    made.globals.update(link=link, share=_share)
+    made.globals.update(link=link, share=_share, pairs=pairs)
     return made

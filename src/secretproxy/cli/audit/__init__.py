@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from secretproxy.cli.audit import events, export, listing, retention, show, stats, subjects, tail, unused, verify
+from secretproxy.cli.audit import events, export, listing, retention, reviewing, show, stats, subjects, tail, unused, verify
 
 app = typer.Typer(help="Review and verify the access log.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -21,6 +21,7 @@ app.command("unused")(unused.unused)
 app.command("secret")(subjects.secret)
 app.command("user")(subjects.user)
 app.command("incident")(subjects.incident)
+app.command("review")(reviewing.review)
 app.command("tail")(tail.tail)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)

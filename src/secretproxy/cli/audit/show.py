@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from secretproxy.audit.records import pairs
 from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import console_of, in_full, names_of, record_of, safe, tell_place, zone
 from secretproxy.config import review_database
@@ -84,6 +85,8 @@ def _done(row: Any, *, short: bool) -> str:
     """Tells of any other event: the function, whose secrets, by which way and for whom."""
     owner = str(row["owner_id"] or "?")
     function = safe(row["function"])
+    if row["event"] == "review":
+        return f"review {function} {', '.join(f'{safe(name)}: {safe(value)}' for name, value in pairs(row['via']).items())}"
     if short:
         owner = owner if len(owner) < 9 else owner[:8] + "…"
         function = function.partition("(")[0].removeprefix("encrypted_secrets.")

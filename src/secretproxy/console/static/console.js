@@ -50,7 +50,7 @@ function put(body, text) {
 }
 
 // Keys: / goes to the filter, g then a letter to a page.
-const PLACES = { o: "/", a: "/accesses", f: "/findings", i: "/incident", c: "/compare", v: "/integrity", d: "/doctor" };
+const PLACES = { o: "/", a: "/accesses", f: "/findings", i: "/incident", c: "/compare", v: "/integrity", r: "/reviews", d: "/doctor" };
 let going = false;
 
 document.addEventListener("keydown", (event) => {

@@ -1,0 +1,207 @@
+"""Questions about reviews themselves: who looked, how far the log was signed off, what came since, which findings somebody knows.
+
+A sign-off is an event `review` as every page of the console is. It says up to when, how many rows of how many chains that is, and in
+`fingerprint` a digest over the chains' last hashes, so that it is seen later whether these rows are still the same. May import asyncpg.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from secretproxy.audit.checkpoints import Checkpoint, genuine
+from secretproxy.audit.filters import BELOW, EQUAL, Filter
+from secretproxy.audit.follower import INSTANCES
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.recorder import Recorder
+from secretproxy.audit.records import pairs
+from secretproxy.audit.review import LOG, NEWEST, conditions_of
+from secretproxy.config import ConfigError
+from secretproxy.session.events import Identity
+
+# What `function` says of a review that is more than a look.
+SIGN_OFF, ACKNOWLEDGE = "sign-off", "acknowledge"
+# A row's time is taken before it is committed. What is younger than this may still lack rows before it.
+SETTLED = timedelta(seconds=10)
+_REVIEW = f"a.event {EQUAL} 'review'"
+_COLUMNS = "a.id, a.at, a.instance, a.seq, a.row_hash, a.db_user, a.function, a.via, a.fingerprint, a.client_addr, a.application_name, a.session_id"
+# The last row of each chain up to a time; a chain has its rows in the order of their numbers.
+_HEADS = f"""
+SELECT i.instance, l.seq, l.row_hash FROM ({INSTANCES}) i
+ CROSS JOIN LATERAL (SELECT a.seq, a.row_hash FROM {LOG}
+                      WHERE a.instance {EQUAL} i.instance AND a.at {BELOW} $1 ORDER BY a.seq DESC LIMIT 1) l
+ ORDER BY i.instance
+"""  # noqa: S608 - constant text
+_SINCE = f"""
+SELECT a.event, pg_catalog.count(*) AS n FROM {LOG}
+ WHERE ($1::pg_catalog.timestamptz IS NULL OR a.at OPERATOR(pg_catalog.>=) $1) AND NOT ({_REVIEW}) GROUP BY a.event ORDER BY a.event
+"""  # noqa: S608 - constant text
+_CHECKPOINT = f"""
+SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secretproxy.checkpoints AS c
+ WHERE c.instance {EQUAL} $1 AND c.seq OPERATOR(pg_catalog.>=) $2 AND c.kind {EQUAL} ANY (ARRAY['checkpoint', 'end']::pg_catalog.text[])
+ ORDER BY c.seq LIMIT 1
+"""  # noqa: S608 - constant text
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How far the chains went at a time: rows of all of them, their number, a digest of the last hashes."""
+
+    rows: int
+    chains: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignOff:
+    """One sign-off. `signed`: whether a checkpoint of its chain covers it; None: no key is at hand to check that."""
+
+    at: datetime
+    reviewer: str
+    up_to: datetime
+    note: str
+    heads: Heads
+    instance: uuid.UUID
+    seq: int
+    signed: bool | None = None
+
+    def compared(self, now: Heads) -> str:
+        """Says how the rows that it is of are now."""
+        if now == self.heads:
+            return "the same rows"
+        if now.rows > self.heads.rows:
+            return f"{now.rows - self.heads.rows:,} rows of that time came later"
+        if now.rows < self.heads.rows:
+            return f"{self.heads.rows - now.rows:,} rows fewer, as where retention removes them: verify the log"
+        return "other rows: verify the log"
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What somebody noted of a finding."""
+
+    at: datetime
+    reviewer: str
+    note: str
+
+
+@dataclass(slots=True)
+class Reviewed:
+    """How far the log is reviewed: sign-offs, the newest first, each with how its rows are now, and what came since the latest time."""
+
+    sign_offs: list[tuple[SignOff, str]]
+    up_to: datetime | None
+    since: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        return sum(self.since.values())
+
+
+async def heads(connection: Any, until: datetime) -> Heads:
+    """How far the chains go before that time."""
+    rows = await connection.fetch(_HEADS, until)
+    text = "".join(f"{row['instance']} {row['seq']} {(row['row_hash'] or b'').hex()}\n" for row in rows)
+    return Heads(sum(row["seq"] for row in rows), len(rows), hashlib.sha256(text.encode()).hexdigest())
+
+
+async def looks(connection: Any, wanted: Filter, limit: int) -> list[Any]:
+    """The newest reviews that fit: by user, time, client, session."""
+    where, values = conditions_of(wanted.conditions(), 0)
+    return list(await connection.fetch(f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW}{where} {NEWEST} LIMIT {limit:d}", *values))  # noqa: S608
+
+
+async def sign_offs(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> list[SignOff]:
+    """The newest sign-offs, newest first."""
+    query = f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1 {NEWEST} LIMIT {limit:d}"  # noqa: S608
+    found = []
+    for row in await connection.fetch(query, SIGN_OFF):
+        made = _sign_off(row)
+        if made is not None:
+            checkpoint = await connection.fetchrow(_CHECKPOINT, row["instance"], row["seq"])
+            signed: bool | None = False
+            if checkpoint is not None:
+                one = Checkpoint(*checkpoint)
+                fits = one.seq > row["seq"] or one.row_hash == row["row_hash"]
+                signed = None if key is None else genuine(one, key) and fits
+            found.append(replace(made, signed=signed))
+    return found
+
+
+def _sign_off(row: Any) -> SignOff | None:
+    given = pairs(row["via"])
+    try:
+        up_to = datetime.fromisoformat(given["up_to"])
+        counted = Heads(int(given["rows"]), int(given["chains"]), row["fingerprint"] or "")
+    except (KeyError, ValueError):
+        return None
+    return SignOff(row["at"], row["db_user"], up_to, given.get("note", ""), counted, row["instance"], row["seq"])
+
+
+async def reviewed(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> Reviewed:
+    """How far the log is reviewed. Where it is not, everything is left."""
+    found = [(one, one.compared(await heads(connection, one.up_to))) for one in await sign_offs(connection, limit, key)]
+    up_to = max((one.up_to for one, _ in found), default=None)
+    since = {row["event"]: row["n"] for row in await connection.fetch(_SINCE, up_to)}
+    return Reviewed(found, up_to, since)
+
+
+async def sign_off(connection: Any, recorder: Recorder, who: Identity, number: int, up_to: datetime, note: str) -> Heads:
+    """Signs the log off up to that time, in the name of `who`. Raises ConfigError, UnrecordedError."""
+    now = await connection.fetchval("SELECT pg_catalog.clock_timestamp()")
+    if up_to > now - SETTLED:
+        raise ConfigError(f"up to: rows of the last {SETTLED.seconds} seconds may still come; give an earlier time")
+    text = noted(note, recorder.mask)
+    found = await heads(connection, up_to)
+    given = [
+        ("up_to", up_to.astimezone(UTC).isoformat()),
+        ("rows", str(found.rows)),
+        ("chains", str(found.chains)),
+        ("note", text),
+    ]
+    await recorder.record(who, number, SIGN_OFF, given, found.digest)
+    recorder.sign()
+    return found
+
+
+async def acknowledge(recorder: Recorder, who: Identity, number: int, kind: str, finding: str, note: str) -> None:
+    """Keeps a note on a finding. Raises ConfigError, UnrecordedError."""
+    await recorder.record(who, number, ACKNOWLEDGE, [("finding", kind), ("note", noted(note, recorder.mask))], finding)
+
+
+async def acknowledged(connection: Any, findings: Iterable[str]) -> dict[str, Acknowledgement]:
+    """The latest note on each of these findings."""
+    query = (
+        f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1"  # noqa: S608
+        f" AND a.fingerprint {EQUAL} ANY ($2::pg_catalog.text[]) ORDER BY a.at, a.seq"
+    )
+    rows = await connection.fetch(query, ACKNOWLEDGE, list(findings))
+    return {row["fingerprint"]: Acknowledgement(row["at"], row["db_user"], pairs(row["via"]).get("note", "")) for row in rows}
+
+
+def finding_of(kind: str, row: Mapping[str, Any], *names: str) -> str:
+    """What tells a finding from others: a digest of its kind and these columns of it."""
+    text = "\0".join([kind, *(repr(_plain(row[name])) for name in names)])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return [str(item) for item in value] if isinstance(value, list | tuple) else str(value)
+
+
+def noted(note: str, mask: NameMask) -> str:
+    """A note as it is kept. Raises ConfigError for one that would be masked, of which nothing would be left to read."""
+    text = " ".join(note.split())
+    if not text:
+        raise ConfigError("note: say what was looked at, or why it is all right")
+    if (mask(text) or "").startswith("masked:"):
+        raise ConfigError("note: too long (limits.max_name), or it looks like a secret's value (monitor.name_patterns)")
+    return text

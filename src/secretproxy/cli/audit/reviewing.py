@@ -1,0 +1,89 @@
+"""`secretproxy audit review`: how far the log is signed off, and signing it off further."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secretproxy.cli.audit.options import CONFIG, DSN, JSON, run
+from secretproxy.cli.audit.showing import console_of, in_full, plain, print_line, safe, tell_place, zone
+from secretproxy.config import ConfigError, load_settings, review_database
+
+
+def review(
+    up_to: str | None = typer.Option(None, "--up-to", metavar="TIME", help="Sign the log off up to then: 1h, today, 2026-11-24T09:30."),
+    note: str | None = typer.Option(None, "--note", metavar="TEXT", help="What was looked at; needed with --up-to."),
+    as_json: bool = JSON,
+    dsn: str | None = DSN,
+    config: Path | None = CONFIG,
+) -> None:  # fmt: skip
+    """Show up to when the log is signed off and what came since; with --up-to, sign it off as your login."""
+    from secretproxy.audit import review as questions
+    from secretproxy.audit import reviews
+    from secretproxy.audit.checkpoints import public_key_of
+    from secretproxy.audit.filters import moment
+    from secretproxy.audit.recorder import UnrecordedError
+    from secretproxy.console.recording import recorder_of
+    from secretproxy.ops import logs
+    from secretproxy.session.events import Identity
+
+    if (up_to is None) != (note is None):
+        raise ConfigError("--up-to and --note: give both, or neither")
+    until = None if up_to is None else moment("--up-to", up_to)
+    database = review_database(dsn, config)
+    settings = load_settings(config)
+
+    async def sign_off(connection: Any, until: datetime, note: str) -> None:
+        where = await questions.place(connection)
+        who = Identity(uuid.uuid4(), where.user, where.database, "secretproxy audit")
+        # Of the journal's own log only what went wrong, and not among the answer.
+        logs.configure(settings.log.model_copy(update={"level": "warning"}), sys.stderr)
+        recorder = recorder_of(settings)
+        await recorder.start()
+        try:
+            await reviews.sign_off(connection, recorder, who, 1, until, note)
+        except UnrecordedError as error:
+            raise ConfigError(str(error)) from None
+        finally:
+            await recorder.close()
+
+    async def work() -> None:
+        async with questions.reading(database) as connection:
+            if until is not None and note is not None:
+                await sign_off(connection, until, note)
+            key = public_key_of(None, settings.audit.checkpoint_key_file)
+            state = await reviews.reviewed(connection, 10, key)
+            if as_json:
+                print(json.dumps(_record(state)))
+                return
+            console = console_of()
+            for one, now in state.sign_offs:
+                signed = {True: "signed", False: "not signed", None: "signature not checked"}[one.signed]
+                rows = f"{one.heads.rows:,} rows ({now}; {signed})"
+                text = f"{in_full(one.at)} {safe(one.reviewer)}: up to {in_full(one.up_to)}, {rows}: {safe(one.note)}"
+                print_line(console, text)
+            left = ", ".join(f"{n:,} {event}" for event, n in state.since.items()) or "nothing"
+            since = "in all" if state.up_to is None else f"since {in_full(state.up_to)} ({zone()})"
+            print(f"not signed off, {since}: {left}", file=sys.stderr)
+            await tell_place(connection)
+
+    run(work())
+
+
+def _record(state: Any) -> dict[str, object]:
+    return {
+        "up_to": plain(state.up_to), "left": state.since,
+        "sign_offs": [
+            {
+                "at": plain(one.at), "reviewer": one.reviewer, "up_to": plain(one.up_to), "note": one.note, "rows": one.heads.rows,
+                "chains": one.heads.chains, "digest": one.heads.digest, "now": now, "signed": one.signed,
+            }
+            for one, now in state.sign_offs
+        ],
+    }  # fmt: skip
