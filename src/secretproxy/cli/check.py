@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, Settings, load_settings
 from secretproxy.ops import logs
 
@@ -27,7 +28,7 @@ def check(
     settings = load_settings(config)
     # What is tried says a word in the log; standard output has the results alone.
     logs.configure(settings.log, sys.stderr)
-    results = asyncio.run(_results(settings))
+    results = finish(_results(settings))
     if as_json:
         typer.echo(json.dumps([{"check": name, "ok": fault is None, "fault": fault} for name, fault in results]))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, config_file, load_settings, review_database
 
 
@@ -30,7 +30,7 @@ def doctor(
 
     settings = load_settings(config)
     try:
-        found = asyncio.run(examine(review_database(dsn, config), settings, config_file(config)))
+        found = finish(examine(review_database(dsn, config), settings, config_file(config)))
     except InstallError as error:
         raise ConfigError(str(error)) from None
     grave = {finding.severity for finding in found}

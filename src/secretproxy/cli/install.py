@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, Settings, config_file, load_settings, revealed
 
 
@@ -68,9 +68,9 @@ def install(
             accepting=accept,
             owner=owner,
         )
-        deployed = asyncio.run(work)
+        deployed = finish(work)
         typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")
-        steps = asyncio.run(next_steps(dsn, _setup(settings, config, new)))
+        steps = finish(next_steps(dsn, _setup(settings, config, new)))
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
     if steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import sys
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 import typer
 
+from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, load_settings
 
 app = typer.Typer(help="Keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -27,7 +27,7 @@ def _run(work: Coroutine[object, object, _Result]) -> _Result:
     from secretproxy.install.keyfile import KeyFileError
 
     try:
-        return asyncio.run(work)
+        return finish(work)
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import typer
 
+from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError
 
 
@@ -27,7 +27,7 @@ def revert(
             "Take back the functions, keys and settings? Stored values stay, in the original module's format.", abort=True
         )
     try:
-        reverted = asyncio.run(run(dsn, lambda change, state: typer.echo(f"  {change:<18} {state}")))
+        reverted = finish(run(dsn, lambda change, state: typer.echo(f"  {change:<18} {state}")))
     except InstallError as error:
         raise ConfigError(str(error)) from None
     typer.echo(f"{len(reverted)} changes reverted")

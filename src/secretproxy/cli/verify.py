@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
 import typer
 
+from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -24,7 +24,7 @@ def verify(
 
     settings = load_settings(config)
     try:
-        findings = asyncio.run(run(review_database(dsn, config), settings.testimony.key_file))
+        findings = finish(run(review_database(dsn, config), settings.testimony.key_file))
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
     if as_json:

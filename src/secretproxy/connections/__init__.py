@@ -7,6 +7,7 @@ package; it imports none of them.
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, has_password, read
 from secretproxy.connections.held import broke, broken, close, held, refusal
 from secretproxy.connections.opening import FAILURES, ConnectError, ServiceConnection, connect, trouble, words
+from secretproxy.connections.patience import run
 from secretproxy.connections.pinned import READING
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "held",
     "read",
     "refusal",
+    "run",
     "trouble",
     "words",
 ]

@@ -5,6 +5,7 @@ May import asyncpg. A server's own words are repeated where no class of its erro
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -14,7 +15,7 @@ import asyncpg
 from secretproxy.connections.opening import FAILURES, words
 
 # Seconds that a server gets for its goodbye.
-_CLOSING = 5.0
+_CLOSING = 3.0
 # Access rights and names, resources, limits, states of objects and transactions, an operator's doing, the system: their messages
 # name objects, settings and files. Those of the other classes can quote what a statement was given or found.
 _QUOTES_NOTHING = frozenset({"08", "0A", "25", "28", "3D", "3F", "42", "53", "54", "55", "57", "58"})
@@ -36,11 +37,14 @@ async def held(connection: Any, explain: Explain) -> AsyncIterator[Any]:
 
 
 async def close(connection: Any) -> None:
-    """Ends a connection, whatever state it is in."""
+    """Ends a connection, whatever state it is in, within seconds: the driver's own time limit does not bound the end of a statement."""
     try:
-        await connection.close(timeout=_CLOSING)
-    except Exception:
+        async with asyncio.timeout(_CLOSING):
+            await connection.close(timeout=_CLOSING)
+    except BaseException as error:
         connection.terminate()
+        if not isinstance(error, Exception):
+            raise
 
 
 def broken(connection: Any, error: Exception) -> bool:
@@ -51,6 +55,8 @@ def broken(connection: Any, error: Exception) -> bool:
 
 def broke(connection: Any) -> str:
     """That a connection is no more, and which."""
+    if connection.given_up is not None:
+        return str(connection.given_up)
     return f"the connection to {connection.where} broke: the server, or something on the way to it, closed it"
 
 

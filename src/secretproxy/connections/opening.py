@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from weakref import WeakSet
 
 import asyncpg
 
@@ -43,9 +44,20 @@ FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError
 
 
 class ServiceConnection(asyncpg.Connection):  # type: ignore[misc]
-    """An asyncpg connection that knows where it leads: `where` names database, server and user."""
+    """An asyncpg connection that knows where it leads: `where` names database, server and user.
+
+    `server`: its address or socket directory, and port. `patience`: seconds that a new connection to it may take. `given_up`: why
+    it was ended by this side, where it was.
+    """
 
     where = "the database"
+    server = ("", 0)
+    patience = 15.0
+    given_up: str | None = None
+
+
+# Those of this process that may be open.
+open_connections: WeakSet[ServiceConnection] = WeakSet()
 
 
 def trouble(error: BaseException) -> str:
@@ -222,6 +234,9 @@ async def _one(
         else:
             raise
     connection.where = f"database {_printable(database)} at {place} as user {_printable(user)}"
+    connection.server = (place.address or place.host, place.port)
+    connection.patience = seconds
+    open_connections.add(connection)
     return connection
 
 

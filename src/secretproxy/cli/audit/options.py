@@ -7,12 +7,13 @@ What is imported for the work alone is imported when it is done: `--help` must n
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import typer
+
+from secretproxy.cli.work import finish
 
 DSN = typer.Option(
     None, "--dsn", metavar="DSN", help="Log's database, as a member of secretproxy_auditor; default: audit.review_dsn, then PG*."
@@ -60,11 +61,9 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
     from secretproxy.connections import ConnectError
 
     try:
-        return asyncio.run(work)
+        return finish(work)
     except ConnectError as error:
         raise explained(error) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def filtered(**given: Any) -> Any:
