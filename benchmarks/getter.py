@@ -98,7 +98,7 @@ ALTER FUNCTION public.silent_getter OWNER TO secretproxy_api;
 
 
 def silent(source: str) -> str:
-    """A getter without what testifies, made of what the getter reads with (READER)."""
+    """Makes a getter without testimony from what the getter reads with (READER)."""
     body = source.replace("secretproxy.read_secret(", "public.silent_read(", 1).replace("read_secret.", "silent_read.")
     body, start = re.subn(r"secretproxy\.planned_session\(\) IS NOT NULL AND .*? 'off' AND ", "", body, count=1)
     body, message = re.subn(
@@ -146,7 +146,7 @@ def prepare(server: PrivateServer, directory: Path) -> tuple[str, str]:
 
 
 def children(pid: int) -> float:
-    """Seconds of CPU of a process's children that have ended."""
+    """Gives the CPU seconds of a process's ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 

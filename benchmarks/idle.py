@@ -65,7 +65,7 @@ async def serve(port: int) -> None:
 
 
 async def connect(port: int) -> asyncio.StreamWriter:
-    """A session that has been let in."""
+    """Opens a session."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(struct.pack("!i", len(STARTUP) + 4) + STARTUP)
     await reader.readuntil(READY)

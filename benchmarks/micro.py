@@ -75,7 +75,7 @@ def one_round(calls: int) -> dict[str, float]:
 
 
 def measured(tree: Path, calls: int) -> dict[str, float]:
-    """One round in a process of its own, with the sources of `tree`."""
+    """Measures one round in a process of its own, with the sources of `tree`."""
     environment = os.environ | {"PYTHONPATH": f"{tree / 'src'}:{tree}"}
     told = subprocess.run(
         [sys.executable, str(Path(__file__)), "--round", "--calls", str(calls)],

@@ -37,11 +37,11 @@ class Target:
         return [pid for root in self.pids for pid in (root, *_children(root))]
 
     def cpu(self) -> float:
-        """Seconds of CPU so far, children included."""
+        """Gives the CPU seconds so far, including children."""
         return sum(_cpu(pid) for pid in self.all_pids())
 
     def memory(self, kind: str = "VmRSS") -> int:
-        """KiB; VmHWM is the most that there was."""
+        """Gives the memory in KiB; VmHWM is the peak."""
         total = 0
         for pid in self.all_pids():
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -64,7 +64,7 @@ def _children(pid: int) -> list[int]:
 
 
 def find(program: str) -> str | None:
-    """A program, installed by apt-get where that may be done; None with a line that says what to install."""
+    """Finds a program, installing it with apt-get if allowed; prints what to install and gives None if it is missing."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
     found = shutil.which(program, path=path)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
@@ -157,7 +157,7 @@ def secretproxy(backend_port: int, audit_dsn: str, directory: Path, workers: int
 
 
 def pgaudit_settings(server: PrivateServer) -> dict[str, str]:
-    """What a server needs to have pgaudit log by object; empty where its package is not installed."""
+    """Gives the settings for pgaudit to log by object; empty if its package is not installed."""
     library = subprocess.run(
         [server.binaries.program("pg_config"), "--pkglibdir"], capture_output=True, text=True, check=False
     ).stdout.strip()

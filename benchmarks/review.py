@@ -60,7 +60,9 @@ FUNCTION, VERIFY = (
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts and their outcomes."""
+    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts
+    and their outcomes.
+    """
     draw = random.Random(7)
     bits, choice = draw.getrandbits, draw.randrange
 
@@ -118,7 +120,7 @@ def load(dsn: str, count: int) -> None:
 
 
 async def ask(dsn: str, wanted: review.Filter, times: int = 5) -> tuple[float, int]:
-    """Median milliseconds of a page of 100, and its rows."""
+    """Measures the median milliseconds of a page of 100, and its rows."""
     connection = await review.connect(dsn)
     taken = []
     found: list[Any] = []
@@ -147,7 +149,7 @@ async def blocks(dsn: str, wanted: review.Filter) -> int:
 
 
 async def count(dsn: str, what: str, work: Callable[[Any], Awaitable[Any]], times: int = 3) -> None:
-    """Median seconds of a command's work."""
+    """Measures the median seconds of a command's work."""
     taken = []
     for _ in range(times):
         connection = await review.connect(dsn)

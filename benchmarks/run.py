@@ -88,7 +88,9 @@ class Bench:
         return ["-M", "prepared", "-f", str(path)]
 
     def pgbench(self, target: Target, clients: int, arguments: list[str]) -> Round:
-        """One run: transactions a second, mean latency in us, microseconds of the proxy's CPU a transaction."""
+        """Measures one run: transactions per second, mean latency in us, microseconds of the proxy's CPU per
+        transaction.
+        """
         before = target.cpu()
         out = subprocess.run(
             [self.server.binaries.program("pgbench"), "-n", "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(self.seconds),
@@ -242,7 +244,7 @@ class Bench:
 
 
 def drain(port: int, query: str) -> tuple[int, float]:
-    """Bytes and seconds of a query's answer, which is not looked at."""
+    """Reads a query's answer without looking at it; gives its bytes and seconds."""
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(struct.pack("!i", len(idle.STARTUP) + 4) + idle.STARTUP)
         buffer = bytearray(1 << 18)
@@ -261,7 +263,7 @@ def drain(port: int, query: str) -> tuple[int, float]:
 
 
 async def idle_memory(target: Target, sessions: int) -> float:
-    """KiB of the proxy's memory for each idle session."""
+    """Gives the KiB of the proxy's memory for each idle session."""
     warm = [await idle.connect(target.port) for _ in range(20)]
     before = target.memory()
     held = []

@@ -59,7 +59,7 @@ def source(package: str, directory: Path) -> Path:
 
 
 def pytest(folder: Path, arguments: list[str], environment: Mapping[str, str], report: Path) -> Outcomes:
-    """A suite that pytest runs: the outcome of each test."""
+    """Runs a pytest suite; gives the outcome of each test."""
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--timeout", "120", "--maxfail", "10000",
          f"--junitxml={report}", *arguments],
@@ -112,7 +112,7 @@ def regress_source(directory: Path, major: int) -> Path:
 
 
 def both_ways(play: Callable[[Mapping[str, str], Path], Outcomes], directory: Path) -> tuple[Outcomes, Outcomes]:
-    """A new server for each way, so that nothing is left over from the other."""
+    """Runs with a new server for each way, so that nothing is left over from the other."""
     found = []
     for way in ("direct", "proxied"):
         place = directory / way

@@ -38,7 +38,7 @@ class Way:
         return f"postgresql://{user}@{self.host}:{self.port}/{database}"
 
     def run(self, program: str, *arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """One of PostgreSQL's programs."""
+        """Runs one of PostgreSQL's programs."""
         done = subprocess.run(
             [self.backend.program(program), *arguments], input=text, capture_output=True, text=True, timeout=120, check=False,
             cwd=self.directory, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "HOME": str(self.directory), "PGTZ": "UTC"},
@@ -69,7 +69,7 @@ class Both:
 
 
 def _difference(direct: Any, proxied: Any) -> str:
-    """Where two results part."""
+    """Shows where two results differ."""
     lines = [[str(part) for part in (found if isinstance(found, list | tuple) else [found])] for found in (direct, proxied)]
     return "\n".join(
         difflib.unified_diff(*("\n".join(part).splitlines() for part in lines), "direct", "proxied", lineterm="", n=1)
@@ -94,6 +94,6 @@ def needs_command(*commands: str) -> None:
 
 
 def told(error: BaseException) -> tuple[str, str | None, str]:
-    """What an error of any driver says: its class, SQLSTATE and text."""
+    """Describes an error of any driver: its class, SQLSTATE and text."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return type(error).__name__, state, re.sub(r"port \d+|process \d+|PID \d+", "#", str(error)).strip()

@@ -47,7 +47,9 @@ class Canary:
 
 
 def spellings() -> list[bytes]:
-    """The markers as they may have been written down: plain, upside, in hexadecimal, in base64 at each of its three places."""
+    """Gives the markers in the forms in which they may be written: plain, upper case, hexadecimal, base64 at each of
+    its three offsets.
+    """
     found = []
     for marker in MARKERS:
         plain = marker.encode()
@@ -65,7 +67,7 @@ def held(content: bytes) -> bool:
 
 
 def _statements(value: str) -> Iterator[tuple[str, tuple[object, ...] | None]]:
-    """Statements and their parameters; most of them fail, each in a way of its own."""
+    """Gives statements and their parameters; most of them fail, each in its own way."""
     owner = str(uuid.uuid4())
     getter = "SELECT encrypted_secrets.secrets_getter(%s, %s, %s)"
     yield "SELECT encrypted_secrets.secrets_upsert(%s, 'canary', %s)", (owner, value)
@@ -140,7 +142,7 @@ def leave_values(proxy: Proxy) -> bool:
 
 
 def search_process(proxy: Proxy) -> None:
-    """What others can see of a proxy that runs: its metrics, its command line and environment."""
+    """Searches what others can see of a running proxy: its metrics, its command line and environment."""
     if not proxy.running:
         return
     with contextlib.suppress(urllib.error.URLError, OSError):
@@ -167,7 +169,7 @@ def children(pid: int) -> list[int]:
 
 
 def search_server(server: PrivateServer) -> None:
-    """Every table of every database's log."""
+    """Searches every table of every database's log."""
     with contextlib.suppress(psycopg.OperationalError):
         with psycopg.connect(server.dsn("postgres"), autocommit=True) as sql:
             databases = [row[0] for row in sql.execute("SELECT datname FROM pg_database WHERE datallowconn").fetchall()]
@@ -198,7 +200,7 @@ def search_files(directory: Path) -> None:
 
 
 def found_in(canary: Canary, log: AccessLog, proxy: Proxy) -> list[str]:
-    """Where a marker stands now: tables of the log, the proxy's files, its process."""
+    """Lists where a marker is found: tables of the log, the proxy's files, its process."""
     del canary
     before = len(leaks)
     leaks.extend(search_database(log.dsn))

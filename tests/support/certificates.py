@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def signed_by(key: Any, algorithm: hashes.HashAlgorithm | None, scheme: padding.PSS | None = None) -> x509.Certificate:
-    """A certificate that signs itself in this way."""
+    """Makes a self-signed certificate with this algorithm."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "itself")])
     now = datetime.now(UTC)
     builder = (
@@ -51,7 +51,7 @@ class Authority:
         )  # fmt: skip
 
     def pair(self, name: str, host: str | None = "127.0.0.1") -> tuple[Path, Path]:
-        """A certificate for a host or a user, and its key."""
+        """Makes a certificate for a host or a user, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key)
         if host is not None:

@@ -38,7 +38,7 @@ def secretproxy(
     input: str = "",  # noqa: A002 - as subprocess.run has it
     timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """What `subprocess.run([sys.executable, "-m", "secretproxy", ...], capture_output=True, text=True)` gives."""
+    """Gives what `subprocess.run([sys.executable, "-m", "secretproxy", ...], capture_output=True, text=True)` gives."""
     sock = _connected()
     job = {
         "argv": [os.fsdecode(each) for each in arguments],
@@ -67,7 +67,7 @@ def secretproxy(
 
 
 def _text(data: bytes) -> str:
-    """As subprocess gives it: UTF-8, universal newlines."""
+    """Decodes as subprocess does: UTF-8, universal newlines."""
     return data.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -109,7 +109,7 @@ def _serve(descriptor: int) -> None:
 
 
 def _become(job: dict[str, list[str] | dict[str, str] | str], descriptors: list[int]) -> None:
-    """In the forked process: be the command, and end as an interpreter ends."""
+    """Runs the command in the forked process, and ends as an interpreter ends."""
     for wanted, given in enumerate(descriptors):
         os.dup2(given, wanted)
     os.closerange(3, 256)

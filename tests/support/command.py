@@ -15,7 +15,7 @@ class Said:
 
     @property
     def line(self) -> str:
-        """The one line that says what went wrong."""
+        """Gives the one line that says what went wrong."""
         (line,) = [line for line in self.err.splitlines() if line.startswith("secretproxy: ")]
         return line
 

@@ -106,7 +106,7 @@ class ConsoleSite:
 
 @contextmanager
 def logins_with_passwords(backend: Backend) -> Iterator[None]:
-    """An auditor, a colleague of theirs and somebody who is none, whose passwords the server checks."""
+    """Creates an auditor, a colleague and a login that is not an auditor, whose passwords the server checks."""
     assert backend.server is not None
     rules = backend.server.data / "pg_hba.conf"
     before = rules.read_text()

@@ -28,7 +28,7 @@ class AccessLog:
         self._since = self.query("SELECT clock_timestamp() AS now")[0]["now"]
 
     def rows(self, application: str | None = None) -> list[Row]:
-        """The rows since the mark, in the order of their chain."""
+        """Gives the rows since the mark, in the order of their chain."""
         return self.query(
             "SELECT * FROM secretproxy.access_log WHERE at >= %s AND (%s::text IS NULL OR application_name = %s)"
             " ORDER BY instance, seq, at",
@@ -36,7 +36,9 @@ class AccessLog:
         )  # fmt: skip
 
     def settled(self, application: str | None = None, seconds: float = 10) -> list[Row]:
-        """The rows since the mark, once every statement in them has its outcome: outcomes are written behind the answer."""
+        """Gives the rows since the mark, once every statement in them has its outcome: outcomes are written after the
+        answer.
+        """
         deadline = time.monotonic() + seconds
         while True:
             rows = self.rows(application)
@@ -51,7 +53,7 @@ class AccessLog:
 
 
 def outcome_of(attempt: Row, rows: list[Row]) -> Row:
-    """The outcome that speaks for an attempt: the one that names its call, or else the one that names none."""
+    """Gives the outcome of an attempt: the one that names its call, else the one that names none."""
     key = ("session_id", "statement_no", "function", "owner_id", "secret_names")
     ends = [row for row in rows if row["event"] == "outcome" and all(row[name] == attempt[name] for name in key[:2])]
     return next(
@@ -60,7 +62,9 @@ def outcome_of(attempt: Row, rows: list[Row]) -> Row:
 
 
 def known_calls(rows: list[Row]) -> int:
-    """How many executions the rows of proxied sessions know of: those that attempts cover, and the rows of those that none does."""
+    """Counts the executions that the rows of proxied sessions show: those that attempts cover, and the rows of
+    uncovered calls.
+    """
     covered: dict[tuple[str, ...], int] = {}
     for row in rows:
         if row["event"] == "attempt":
@@ -70,7 +74,9 @@ def known_calls(rows: list[Row]) -> int:
 
 
 def accesses(rows: list[Row]) -> list[tuple[str, Any, list[str], int, str | None]]:
-    """Each attempt of a session with how its statement ended: operation, owner, names, executions, SQLSTATE of an error."""
+    """Gives each attempt of a session with its statement's end: operation, owner, names, executions, SQLSTATE of an
+    error.
+    """
     assert {row["event"] for row in rows} == {"attempt", "outcome"}
     return [
         (
@@ -86,7 +92,9 @@ def accesses(rows: list[Row]) -> list[tuple[str, Any, list[str], int, str | None
 
 
 def executions(rows: list[Row]) -> list[tuple[str, Any, list[str]]]:
-    """Function, owner and names of every execution: what a direct session's functions wrote, or the attempts of a proxied one as often as they ran."""
+    """Gives function, owner and names of every execution: the rows of a direct session's functions, or each attempt of
+    a proxied session as often as it ran.
+    """
     return sorted(
         (row["function"], row["owner_id"], row["secret_names"])
         for row in rows

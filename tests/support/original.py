@@ -216,7 +216,7 @@ $$ LANGUAGE plpgsql;
 
 
 def changes(major: int, default: str = "uuidv7()", grants: bool = True, everywhere: bool = False) -> dict[str, str]:
-    """The changes of the modules by name, in order. Without `grants` nothing names the default roles.
+    """Gives the changes of the modules by name, in order. Without `grants` nothing names the default roles.
 
     `everywhere`: the same changes on every version of PostgreSQL.
     """
@@ -239,12 +239,12 @@ def changes(major: int, default: str = "uuidv7()", grants: bool = True, everywhe
 
 
 def script(major: int, default: str = "uuidv7()", grants: bool = True) -> str:
-    """All changes in one text."""
+    """Gives all changes as one text."""
     return "\n".join(changes(major, default, grants).values())
 
 
 def functions_again(grants: bool = True) -> str:
-    """The functions once more over what stands there, as a deployment of a newer version of the original does."""
+    """Gives the functions once more over existing ones, as a deployment of a newer version of the original does."""
     return "\n".join(text.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION") for text in FUNCTIONS.values()) + "".join(
         f"GRANT EXECUTE ON FUNCTION encrypted_secrets.{it} TO authenticated;\n"
         for its in GRANTED.values()

@@ -13,7 +13,9 @@ MIB = 1024 * KIB
 
 
 def memory(pid: int) -> int:
-    """Bytes of resident memory that are the process's own: none of its libraries' pages, none shared with other workers."""
+    """Gives the bytes of resident memory that are the process's own: no pages of libraries, none shared with other
+    workers.
+    """
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * KIB
@@ -25,7 +27,7 @@ def descriptors(pid: int) -> int:
 
 
 def accepted(pid: int, port: int) -> int:
-    """How many connections that came to a TCP port on 127.0.0.1 a process holds (proc_net_tcp.txt of Linux)."""
+    """Counts the connections to a TCP port on 127.0.0.1 that a process holds (proc_net_tcp.txt of Linux)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     established = {f"socket:[{row[9]}]" for row in rows if int(row[1].partition(":")[2], 16) == port and row[3] == "01"}
     count = 0
@@ -36,7 +38,7 @@ def accepted(pid: int, port: int) -> int:
 
 
 def workers(pid: int) -> list[int]:
-    """The processes that a supervisor has started."""
+    """Lists the processes that a supervisor has started."""
     return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 

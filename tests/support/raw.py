@@ -32,7 +32,7 @@ class Message:
         return ""
 
     def field(self, kind: bytes) -> bytes:
-        """A field of an ErrorResponse or NoticeResponse."""
+        """Gives a field of an ErrorResponse or NoticeResponse."""
         for part in self.body.split(b"\0"):
             if part[:1] == kind:
                 return part[1:]
@@ -40,12 +40,12 @@ class Message:
 
     @property
     def text(self) -> bytes:
-        """The primary text of an ErrorResponse or NoticeResponse."""
+        """Gives the primary text of an ErrorResponse or NoticeResponse."""
         return self.field(b"M")
 
     @property
     def signed(self) -> bytes:
-        """The signed line of a testimony: CONSTRAINT NAME has it where the session has no token."""
+        """Gives the signed line of a testimony, which is in CONSTRAINT NAME if the session has no token."""
         return self.field(b"n") or self.text
 
     @property
@@ -53,7 +53,7 @@ class Message:
         return self.kind == b"N" and self.sqlstate == "SPX01"
 
     def columns(self) -> list[bytes | None]:
-        """The columns of a DataRow."""
+        """Gives the columns of a DataRow."""
         pos, row = 2, []
         for _ in range(int.from_bytes(self.body[:2], "big")):
             size = int.from_bytes(self.body[pos : pos + 4], "big", signed=True)
@@ -74,7 +74,7 @@ class Address:
 
 
 def startup(parameters: Mapping[str, str], protocol: int = PROTOCOL) -> bytes:
-    """A startup packet."""
+    """Makes a startup packet."""
     body = b"".join(encoded(key) + b"\0" + encoded(value) + b"\0" for key, value in parameters.items()) + b"\0"
     return struct.pack("!II", len(body) + 8, protocol) + body
 
@@ -146,7 +146,7 @@ def function_call(oid: int, values: Sequence[bytes | str | None], formats: Seque
 
 
 def cancel_request(key: bytes) -> bytes:
-    """What a connection of its own says to cancel the statement of another: the body of its BackendKeyData."""
+    """Makes a CancelRequest from the body of a session's BackendKeyData."""
     return struct.pack("!II", len(key) + 8, 80877102) + key
 
 
@@ -184,7 +184,7 @@ class Raw:
         return raw
 
     async def another(self, user: str | None = None, **parameters: str) -> Raw:
-        """A second connection, the same way."""
+        """Opens a second connection in the same way."""
         address = Address(self.address.host, self.address.port, self.address.database, user or self.address.user)
         return await Raw.connect(address, self.family, **parameters)
 
@@ -216,7 +216,7 @@ class Raw:
         self.seen.append(Message(await self._reader.read(1), b""))
 
     async def until(self, kinds: bytes) -> list[Message]:
-        """Everything up to a message of one of these kinds, or to the end of the connection."""
+        """Reads up to a message of one of these types, or to the end of the connection."""
         got = []
         while True:
             got.append(await self.read())
@@ -224,14 +224,14 @@ class Raw:
                 return got
 
     async def ready(self, count: int = 1) -> list[Message]:
-        """Everything up to the so-manieth ReadyForQuery."""
+        """Reads up to the ReadyForQuery of this number."""
         got: list[Message] = []
         for _ in range(count):
             got += await self.until(b"Z")
         return got
 
     async def query(self, text: str | bytes) -> list[Message]:
-        """A Query and its whole answer."""
+        """Sends a Query and reads its whole answer."""
         await self.send(query(text))
         return await self.ready()
 
@@ -243,7 +243,7 @@ class Raw:
         return await self.ready()
 
     async def value(self, text: str) -> str:
-        """The first column of the first row of a query."""
+        """Gives the first column of the first row of a query."""
         for found in await self.query(text):
             if found.kind == b"D":
                 return (found.columns()[0] or b"").decode()
@@ -272,7 +272,9 @@ FIRST_OWN_OID = 16384
 
 
 def answer(family: Sequence[Sequence[Message]], names: Sequence[str] = ()) -> list[bytes]:
-    """What the backend said as comparable bytes: without testimony and keys; own OIDs, process ids and `names` made equal."""
+    """Gives the backend's answer as comparable bytes: without testimony and keys, with own OIDs, process ids and
+    `names` made equal.
+    """
     out = []
     for seen in family:
         for found in seen:
@@ -297,7 +299,7 @@ def answer(family: Sequence[Sequence[Message]], names: Sequence[str] = ()) -> li
 
 
 def _without_oids(body: bytes) -> bytes:
-    """A RowDescription whose OIDs of own tables and types are all the same."""
+    """Gives a RowDescription whose OIDs of user tables and types are all the same."""
     count, pos, out = int.from_bytes(body[:2], "big"), 2, [body[:2]]
     for _ in range(count):
         stop = body.index(b"\0", pos) + 1

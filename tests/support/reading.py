@@ -6,7 +6,7 @@ import socket
 
 
 def exactly(sock: socket.socket, count: int) -> bytes:
-    """So many bytes. Raises ConnectionError where the other side ends before."""
+    """Reads this many bytes. Raises ConnectionError if the other side ends before."""
     found = b""
     while len(found) < count:
         data = sock.recv(count - len(found))

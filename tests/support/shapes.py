@@ -14,7 +14,7 @@ TAIL = f" SELECT {CALL}"
 
 
 def _many(piece: str, before: str = f"SELECT {CALL}", after: str = "") -> Callable[[int], str]:
-    """As many pieces as fit; `{}` in one is its number."""
+    """Repeats a piece until the text is long enough; `{}` in it is its number."""
 
     def made(size: int) -> str:
         parts, used, number = [before], len(before) + len(after), 0

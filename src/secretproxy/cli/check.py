@@ -75,7 +75,7 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
 
 
 async def _backends(settings: Settings) -> list[tuple[Target | None, str | None]]:
-    """Every address of every server, in TLS where backend.tls says so."""
+    """Checks every address of every server, in TLS if backend.tls says so."""
     from secretproxy.proxy.backend.connect import AddressUnreachableError, reach
     from secretproxy.proxy.backend.hosts import Hosts
     from secretproxy.proxy.backend.tls import BackendTls
@@ -98,7 +98,7 @@ async def _backends(settings: Settings) -> list[tuple[Target | None, str | None]
 
 
 async def _users(settings: Settings) -> str | None:
-    """Whether a look-up works: the name asked for is one that nobody has."""
+    """Checks that a look-up works, with a name that nobody has."""
     from secretproxy.proxy.authentication.verifiers import LookupFailedError, users_of
 
     try:
@@ -111,7 +111,7 @@ async def _users(settings: Settings) -> str | None:
 
 
 async def _kinds(settings: Settings) -> str | None:
-    """Whether some server is of the kind that is asked for."""
+    """Checks that some server is of the kind that is asked for."""
     from secretproxy.proxy.backend.connect import BackendUnreachableError
     from secretproxy.proxy.backend.hosts import Hosts
 

@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Look for what would leak a value or hide a call.
 
-    Exit status: 0 nothing grave, 1 warnings, 2 could not look, 3 errors.
+    Exit status: 0 no errors or warnings, 1 warnings, 2 could not look, 3 errors.
     """
     from secretproxy.install import InstallError
     from secretproxy.ops.doctor import examine

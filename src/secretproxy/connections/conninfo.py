@@ -73,7 +73,7 @@ class Conninfo:
     __slots__ = ("_given", "_variables")
 
     def __init__(self, given: Mapping[str, str], variables: Mapping[str, str] | None = None) -> None:
-        """`variables`: the environment variables that parameters come from."""
+        """Takes `variables`: the environment variables that parameters come from."""
         self._given = dict(given)
         self._variables = dict(variables or {})
 
@@ -81,18 +81,20 @@ class Conninfo:
         return "Conninfo(<redacted>)"
 
     def get(self, name: str) -> str | None:
-        """The value of a parameter, None where it is unset or empty."""
+        """Gives the value of a parameter, None if it is unset or empty."""
         return self._given.get(name) or None
 
     def told(self, error: ConninfoError) -> ConninfoError:
-        """The same error with the environment variable that its parameter comes from."""
+        """Gives the same error with the environment variable that its parameter comes from."""
         text = str(error)
         name = re.match(r"\w*", text)
         variable = self._variables.get(name[0]) if name is not None else None
         return error if variable is None else ConninfoError(f"environment variable {variable}: {text}")
 
     def with_login(self, user: str, password: str) -> Conninfo:
-        """The same servers and database for another login, whose password is this one and never that of a variable or file."""
+        """Gives the same servers and database with another login and its password, never the password of a variable or
+        file.
+        """
         if not user or not password:
             raise ConninfoError("a login needs a name and a password")
         return Conninfo({**self._given, "dbname": self.database, "user": user, "password": password}, self._variables)
@@ -113,12 +115,12 @@ class Conninfo:
 
     @property
     def connect_timeout(self) -> float | None:
-        """Seconds; None where it is not given, or is 0 or less: no limit."""
+        """Gives the timeout in seconds; None (no limit) if it is unset, or 0 or less."""
         return _number("connect_timeout", self.get("connect_timeout") or "0") or None
 
     @property
     def places(self) -> list[Place]:
-        """The servers in the order in which to try them. Raises ConninfoError."""
+        """Gives the servers in the order in which to try them. Raises ConninfoError."""
         hosts = self.get("host")
         addresses = self.get("hostaddr")
         names = hosts.split(",") if hosts else []
@@ -144,7 +146,7 @@ class Conninfo:
         return found
 
     def password(self, place: Place) -> str | None:
-        """The password for a server: the given one, or that of the password file."""
+        """Gives the password for a server: the given one, or that of the password file."""
         given = self.get("password")
         if given is not None:
             return given
@@ -161,7 +163,7 @@ class Conninfo:
 
     @property
     def ignored_password_file(self) -> Path | None:
-        """The password file that is not read, as in libpq, because others may."""
+        """Gives the password file that is ignored, as in libpq, because others may read it."""
         path = self._password_file()
         return path if self.get("password") is None and path is not None and _open_to_others(path) else None
 
@@ -173,7 +175,7 @@ class Conninfo:
         return None if home is None else home / ".pgpass"
 
     def option_names(self) -> set[str]:
-        """Names of the settings that `options` sets."""
+        """Names the settings that `options` sets."""
         return {
             match[1].lower().replace("-", "_")
             for match in re.finditer(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)\s*=", self.get("options") or "")
@@ -181,7 +183,7 @@ class Conninfo:
 
 
 def read(text: str | None) -> Conninfo:
-    """A URI, a keyword string, or None or nothing for what service files and variables say. Raises ConninfoError."""
+    """Reads a URI, a keyword string, or None or an empty text for service files and variables. Raises ConninfoError."""
     text = text or ""
     given = dict(_pairs(text))
     _add_service(given)
@@ -216,7 +218,7 @@ def _check(conninfo: Conninfo) -> None:
 
 
 def has_password(text: str) -> bool:
-    """Whether a connection string itself holds a password. Raises ConninfoError."""
+    """Says whether a connection string itself contains a password. Raises ConninfoError."""
     return any(name in ("password", "sslpassword") and value for name, value in _pairs(text))
 
 
@@ -325,7 +327,7 @@ def _keywords(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _add_service(given: dict[str, str]) -> None:
-    """What the service's section says where the string does not say it itself."""
+    """Adds what the service's section sets and the string does not."""
     service = given.get("service") or os.environ.get("PGSERVICE")
     if not service:
         return
@@ -399,7 +401,7 @@ def _open_to_others(path: Path) -> bool:
 
 
 def _password_lines(path: Path | None) -> Iterator[list[str]]:
-    """The lines of a password file as their five fields; none of a file that others may read."""
+    """Yields the lines of a password file as their five fields; none of a file that others may read."""
     if path is None or _open_to_others(path):
         return
     try:

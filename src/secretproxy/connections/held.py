@@ -48,20 +48,20 @@ async def close(connection: Any) -> None:
 
 
 def broken(connection: Any, error: Exception) -> bool:
-    """Whether an error comes of a connection that is no more, also where somebody has put it in other words."""
+    """Says whether an error comes from a broken connection, even if it was wrapped in another one."""
     causes = [one for one in (error, error.__context__) if not isinstance(one, BrokenPipeError)]
     return bool(connection.is_closed()) and any(isinstance(one, FAILURES) for one in causes)
 
 
 def broke(connection: Any) -> str:
-    """That a connection is no more, and which."""
+    """Says which connection broke, and why if it was given up."""
     if connection.given_up is not None:
         return str(connection.given_up)
     return f"the connection to {connection.where} broke: the server, or something on the way to it, closed it"
 
 
 def refusal(error: Exception) -> str:
-    """What a server says to a statement, in its own words where they can quote neither a row nor a parameter."""
+    """Gives a server's answer to a statement, in its own words if they can quote neither a row nor a parameter."""
     state = str(getattr(error, "sqlstate", None) or "")
     if isinstance(error, asyncpg.PostgresError) and state[:2] not in _QUOTES_NOTHING:
         return f"{type(error).__name__} (SQLSTATE {state})"

@@ -61,7 +61,7 @@ open_connections: WeakSet[ServiceConnection] = WeakSet()
 
 
 def trouble(error: BaseException) -> str:
-    """What went wrong, without a server's words: those of a statement can quote what it was told."""
+    """Describes an error without a server's words: those about a statement can quote its text."""
     if isinstance(error, ConnectError):
         return str(error) if isinstance(error.cause, ConninfoError | _UnsuitableError) else trouble(error.cause)
     if isinstance(error, asyncpg.PostgresError):
@@ -74,7 +74,7 @@ def trouble(error: BaseException) -> str:
 
 
 def words(error: BaseException) -> str:
-    """What a failed login says, in the server's own words: without DETAIL, and as one printable line."""
+    """Gives a server's message for a failed login: without DETAIL, and as one printable line."""
     if isinstance(error, asyncpg.PostgresConnectionError) and not getattr(error, "message", None):
         # The driver's word for it, not the server's.
         return _CLOSED
@@ -188,7 +188,7 @@ async def _one(
     known: Conninfo, place: Place, user: str, database: str, application_name: str, timeout: float, command_timeout: float | None,
     settings: Mapping[str, str | None], tls: Any, attrs: str, connection_class: Any,
 ) -> Any:  # fmt: skip
-    """A connection to one server."""
+    """Opens a connection to one server."""
     seconds = known.connect_timeout or timeout
     left = frozenset(known.option_names() & pinned.TIMEOUTS)
     extra = {"application_name": application_name}

@@ -53,15 +53,18 @@ READING: dict[str, str | None] = {"default_transaction_read_only": "on", "row_se
 
 
 def startup(settings: Mapping[str, str | None], left: frozenset[str]) -> dict[str, str]:
-    """What the startup packet carries: PINNED with a caller's `settings` (None: leave the server's), but not what is `left`."""
+    """Gives the parameters of the startup packet: PINNED with a caller's `settings` (None: keep the server's), without
+    those in `left`.
+    """
     chosen: dict[str, str | None] = {**PINNED, **{name: value for name, value in settings.items() if name not in PINNED_LATER}}
     return {name: value for name, value in chosen.items() if value is not None and name not in left}
 
 
 def statement(settings: Mapping[str, str | None], left: frozenset[str]) -> str:
-    """The statement that sets all of it, after a startup packet that a pooler may have emptied.
+    """Makes the statement that sets all of them, for a pooler that may have dropped the startup parameters.
 
-    It is resolved in pg_catalog alone whatever search_path is, and skips what the server does not have or the login may not set.
+    It resolves names in pg_catalog alone, whatever search_path is, and skips settings that the server does not have or
+    the login may not set.
     """
     chosen: dict[str, str | None] = {**PINNED, **PINNED_LATER, **settings}
     chosen.pop("role")

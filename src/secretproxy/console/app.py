@@ -68,7 +68,10 @@ class Visit:
 
     @property
     def query(self) -> dict[str, str]:
-        """The parts of the query string that say something. Raises ConfigError for what no text of PostgreSQL's can be."""
+        """Gives the parts of the query string that are not empty.
+
+        Raises ConfigError for what cannot be a text in PostgreSQL.
+        """
         found = {name: value for name, value in self.request.query_params.items() if value}
         for name, value in found.items():
             if "\0" in value:
@@ -76,14 +79,14 @@ class Visit:
         return found
 
     async def form(self) -> dict[str, str]:
-        """The fields of a form of this session's. Raises HTTPException for another's."""
+        """Reads the fields of a form of this session. Raises HTTPException for a form of another session."""
         given = dict(parse_qsl((await self.request.body()).decode("utf-8", "replace"), keep_blank_values=True))
         if not same(given.get("csrf"), self.session.csrf):
             raise HTTPException(403, "This form is not of your session. Go back, reload the page and try again.")
         return given
 
     def show(self, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
-        """The page of a template."""
+        """Renders the page of a template."""
         text = self.console.render(
             template, title=title, menu=MENU, path=self.request.url.path, user=self.session.user, csrf=self.session.csrf, **values
         )  # fmt: skip
@@ -119,7 +122,9 @@ class Console:
         tls: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`conninfo`: the log's database, whose login is never used. `tls`: whether browsers reach the console by TLS."""
+        """Takes `conninfo`: the log's database, whose login is never used; `tls`: whether browsers reach the console by
+        TLS.
+        """
         self.settings = settings
         self.config = config
         self.recorder = recorder
@@ -143,7 +148,7 @@ class Console:
         task.add_done_callback(self._tasks.discard)
 
     def application(self, pages: list[Entry]) -> ASGIApp:
-        """The ASGI application."""
+        """Makes the ASGI application."""
         routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/sign-out", self._page(Entry("POST", "/sign-out", self._sign_out, None)), methods=["POST"]),
@@ -296,7 +301,9 @@ class Console:
 
 
 def source_of(request: Request) -> str:
-    """Whom failed sign-ins are counted for: an IPv4 address, or the network of an IPv6 one, of which a client has many."""
+    """Gives the key by which failed sign-ins are counted: an IPv4 address, or the network of an IPv6 address, of which
+    a client has many.
+    """
     host = request.client.host if request.client is not None else "local"
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -306,7 +313,7 @@ def source_of(request: Request) -> str:
 
 
 def local_path(text: str | None) -> str:
-    """A path of this console's to go on to, `/` for anything else."""
+    """Gives a path of this console to go on to, `/` for anything else."""
     if (
         not text
         or not text.startswith("/")

@@ -15,7 +15,7 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequence[str]) -> str:
-    """Stacked bars: `steps` are labels with a count for each of `kinds`, the lowest first."""
+    """Draws stacked bars: `steps` are labels with a count for each of `kinds`, the lowest first."""
     most = max((sum(counts.values()) for _, counts in steps), default=0)
     top = ceiling(most)
     inner_width, inner_height = WIDTH - _LEFT - 4, HEIGHT - _BOTTOM - _TOP
@@ -43,7 +43,7 @@ def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequ
 
 
 def hours(title: str, counts: Mapping[tuple[int, int], int]) -> str:
-    """A grid of weekdays (0 is Monday) by hours; `counts` by (weekday, hour)."""
+    """Draws a grid of weekdays (0 is Monday) by hours; `counts` by (weekday, hour)."""
     cell, left, top = 26, 40, 18
     most = max(counts.values(), default=0)
     out = [_open(title, left + 24 * cell + 4, top + 7 * cell + 4)]
@@ -62,7 +62,7 @@ def hours(title: str, counts: Mapping[tuple[int, int], int]) -> str:
 
 
 def share(value: int, most: int) -> str:
-    """A bar as long as `value` is beside `most`."""
+    """Draws a bar whose length is `value` in proportion to `most`."""
     width = 0 if not most else 100 * value / most
     return (
         f'<svg class="share" viewBox="0 0 100 8" role="presentation" aria-hidden="true" preserveAspectRatio="none">'
@@ -71,7 +71,7 @@ def share(value: int, most: int) -> str:
 
 
 def ceiling(most: int) -> int:
-    """The next number of the form 1, 2 or 5 times a power of ten."""
+    """Gives the next number of the form 1, 2 or 5 times a power of ten."""
     step = 1
     while True:
         for factor in (1, 2, 5):
@@ -81,7 +81,7 @@ def ceiling(most: int) -> int:
 
 
 def short(number: int) -> str:
-    """A number with at most four signs."""
+    """Writes a number with at most four characters."""
     for size, sign in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
         if number >= size:
             return f"{number / size:.1f}".removesuffix(".0") + sign

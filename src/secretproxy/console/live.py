@@ -38,7 +38,7 @@ QUIET = 10.0
 
 
 async def live(visit: Visit) -> Response:
-    """The stream of a filter; `known`: the time up to which the page has everything. Raises ConfigError."""
+    """Makes the stream of a filter; `known`: the time up to which the page has everything. Raises ConfigError."""
     wanted = filter_of(query_of(visit.query))
     if wanted.until is not None:
         raise ConfigError("until: what is to come has no end")
@@ -106,6 +106,6 @@ def _row(visit: Visit, row: Any) -> bytes:
 
 
 def event(kind: str, data: str, number: str = "") -> bytes:
-    """One server-sent event. Its data may have any lines; `kind` and `number` are ours."""
+    """Makes one server-sent event. Its data may have any lines; `kind` and `number` are the console's."""
     lines = [f"event: {kind}", *([f"id: {number}"] if number else []), *(f"data: {line}" for line in data.splitlines() or [""])]
     return ("\n".join(lines) + "\n\n").encode()

@@ -53,7 +53,7 @@ def _span(query: Mapping[str, str], default: str = "7d") -> tuple[str, datetime]
 
 
 def steps_since(since: datetime) -> tuple[datetime, datetime, timedelta]:
-    """The time from `since` until now, cut into at most 64 steps of a length that people use."""
+    """Divides the time from `since` until now into at most 64 steps of a common length."""
     end = datetime.now(UTC)
     lengths = (1, 5, 30, 180, 720, 1440, 10080)
     step = next((minutes for minutes in lengths if (end - since) / timedelta(minutes=minutes) <= 64), lengths[-1])
@@ -74,7 +74,7 @@ def _kinds(steps: list[subjects.Step]) -> tuple[str, ...]:
 
 
 async def overview(visit: Visit) -> Response:
-    """What happened lately, at a glance."""
+    """Shows what happened lately, at a glance."""
     span, since = _span(visit.query)
     wanted = Filter(since=since)
     async with visit.reader.connection() as connection:
@@ -90,7 +90,7 @@ async def overview(visit: Visit) -> Response:
 
 
 async def accesses(visit: Visit) -> Response:
-    """A page of accesses, newest first; `before` goes on where the page before ended."""
+    """Shows a page of accesses, newest first; `before` continues where the previous page ended."""
     query = query_of(visit.query)
     wanted = filter_of(query)
     before = Cursor.read(visit.query["before"]) if "before" in visit.query else None
@@ -106,7 +106,7 @@ async def accesses(visit: Visit) -> Response:
 
 
 async def download(visit: Visit) -> Response:
-    """Every access of the filter, as CSV or as JSON lines, in the order of time."""
+    """Sends every access of the filter, as CSV or as JSON lines, in time order."""
     kind = visit.query.get("format", "csv")
     if kind not in _DOWNLOADS:
         raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
@@ -139,7 +139,7 @@ async def download(visit: Visit) -> Response:
 
 
 async def secret(visit: Visit) -> Response:
-    """One secret: who used it, when first and last, from where, and whether anybody has since it was written last."""
+    """Shows one secret: who used it, when first and last, from where, and whether anybody has since its last write."""
     name, owner = visit.query.get("name"), visit.query.get("owner")
     if name is None:
         raise ConfigError("a secret has a name, and an owner where several have one of that name: /secret?name=...&owner=...")
@@ -166,7 +166,7 @@ SUBJECTS = {"user": "user", "jwt-user": "jwt_user", "application": "application"
 
 
 async def subject(visit: Visit) -> Response:
-    """One user, claim, application or client: which secrets it used, when, and what for the first time."""
+    """Shows one user, claim, application or client: which secrets it used, when, and what for the first time."""
     kind = visit.request.path_params["kind"]
     value = visit.query.get("name")
     if kind not in SUBJECTS or value is None:
@@ -188,7 +188,7 @@ async def subject(visit: Visit) -> Response:
 
 
 async def session(visit: Visit) -> Response:
-    """The story of one session, in the order of its events."""
+    """Shows the story of one session, in the order of its events."""
     rows: list[Any] = []
     more = False
     async with visit.reader.connection() as connection:
@@ -202,7 +202,7 @@ async def session(visit: Visit) -> Response:
 
 
 async def incident(visit: Visit) -> Response:
-    """What to rotate where a login was compromised: every secret it touched, ordered by how much depends on it."""
+    """Shows what to rotate after a login was compromised: every secret it touched, ordered by how much depends on it."""
     query = visit.query
     given = {name: query.get(name, "") for name in ("user", "since", "until")}
     found = None
@@ -218,7 +218,9 @@ async def incident(visit: Visit) -> Response:
 
 
 async def findings(visit: Visit) -> Response:
-    """What is unusual: forgeries, refusals, definitions, the table itself, direct calls, first uses, bursts, runs of verifies."""
+    """Shows what is unusual: forgeries, refusals, definitions, the table itself, direct calls, first uses, bursts, runs
+    of verifies.
+    """
     span, since = _span(visit.query)
     wanted = Filter(since=since)
     async with visit.reader.connection() as connection:
@@ -290,7 +292,7 @@ async def sign_off(visit: Visit) -> Response:
 
 
 async def compare(visit: Visit) -> Response:
-    """Two spans of time or two applications side by side: what is new, what is gone, what has grown."""
+    """Compares two time spans or two applications: what is new, what is gone, what has grown."""
     query = visit.query
     by = query.get("by", "secret")
     given = {f"{side}_{name}": query.get(f"{side}_{name}", "") for side in ("a", "b") for name in _SIDE}
@@ -306,7 +308,7 @@ async def compare(visit: Visit) -> Response:
 
 
 async def integrity(visit: Visit) -> Response:
-    """What is known of the log's chains, and the latest verification of this session."""
+    """Shows what is known of the log's chains, and the latest verification of this session."""
     async with visit.reader.connection() as connection:
         state = await log_state(connection)
     return visit.show("integrity.html", title="Integrity", state=state, check=visit.session.check)
@@ -327,7 +329,7 @@ async def verify(visit: Visit) -> Response:
 
 
 async def report(visit: Visit) -> Response:
-    """The report of the latest verification, as `audit verify --json` prints it."""
+    """Sends the report of the latest verification, as `audit verify --json` prints it."""
     check = visit.session.check
     if check is None or check.report is None:
         raise HTTPException(404)
@@ -341,7 +343,7 @@ async def report(visit: Visit) -> Response:
 
 
 async def doctor(visit: Visit) -> Response:
-    """What would leak a value or let a call go by unseen, as far as this login may look."""
+    """Shows what would leak a value or hide a call, with this login's rights."""
     console = visit.console
     try:
         async with asyncio.timeout(PAGE_SECONDS):

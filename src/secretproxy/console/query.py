@@ -11,7 +11,7 @@ FIELDS = ("user", "secret", "owner", "operation", "outcome", "application", "cli
 
 
 def filter_of(query: Mapping[str, str]) -> Filter:
-    """The filter that a query string describes. Raises ConfigError, which names the part that cannot be read."""
+    """Makes the filter that a query string describes. Raises ConfigError, which names the part that cannot be read."""
     given: dict[str, Any] = {name: query.get(name) or None for name in FIELDS}
     outcome = given["outcome"]
     given["outcome"] = tuple(part.strip() for part in outcome.split(",") if part.strip()) if outcome else ()
@@ -23,5 +23,5 @@ def filter_of(query: Mapping[str, str]) -> Filter:
 
 
 def query_of(query: Mapping[str, str]) -> dict[str, str]:
-    """The parts of a query string that make a filter."""
+    """Gives the parts of a query string that make a filter."""
     return {name: query[name] for name in ("since", "until", *FIELDS) if query.get(name)}

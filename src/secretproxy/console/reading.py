@@ -106,7 +106,7 @@ class Reader:
 
     @contextlib.asynccontextmanager
     async def connection(self, *, keep: bool = True) -> AsyncIterator[Any]:
-        """A connection for one page; not `keep`: for this use alone. Raises UnavailableError."""
+        """Opens a connection for one page; without `keep`, for this use alone. Raises UnavailableError."""
         async with self._free:
             found = None
             while keep and self._idle and found is None:

@@ -20,13 +20,13 @@ APPLICATION = "secretproxy console"
 
 
 def recorder_of(settings: Settings) -> Recorder:
-    """A recorder that writes where the proxies of this configuration do. Raises ConfigError."""
+    """Makes a recorder that writes to the log of this configuration's proxies. Raises ConfigError."""
     connect = functools.partial(connect_log, settings, "secretproxy journal of reviews")
     return Recorder(settings, connect, mask_key(settings))
 
 
 def mask_key(settings: Settings) -> bytes:
-    """The key that names are masked with: the proxies', so that equal names look equal, or one that nobody knows."""
+    """Gives the key that masks names: the proxies' key, so that equal names look equal, or a random one."""
     try:
         keys = load_key_file(settings.testimony.key_file)
     except KeyFileError:
@@ -35,7 +35,7 @@ def mask_key(settings: Settings) -> bytes:
 
 
 def identity_of(request: Request, session_id: uuid.UUID, user: str, database: str) -> Identity:
-    """Whoever is signed in, as the log names them. Nothing of it is the browser's to choose but its address."""
+    """Gives the identity of the signed-in user for the log. The browser chooses nothing of it except its address."""
     client = request.client
     address = None
     if client is not None:

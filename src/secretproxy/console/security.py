@@ -66,7 +66,7 @@ class Guard:
 
 
 def _refusal(method: str, headers: Headers, tls: bool) -> str | None:
-    """Why a request is turned away, or None."""
+    """Gives the reason to refuse a request, or None."""
     host = headers.get("host", "")
     if not tls and not _is_here(host):
         # Another site's name that was made to lead to this machine.
@@ -88,7 +88,7 @@ def _refusal(method: str, headers: Headers, tls: bool) -> str | None:
 
 
 def from_elsewhere(headers: Headers) -> bool:
-    """Whether a browser says that another site's page, or another port's, asks for this."""
+    """Says whether, according to the browser, a page of another site or port sent this request."""
     return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
 
 
@@ -97,7 +97,7 @@ def _is_here(host: str) -> bool:
 
 
 def same(given: str | None, expected: str) -> bool:
-    """Whether a form's token is the session's; takes the same time whatever is given."""
+    """Says whether a form's token is the session's; takes the same time for every token."""
     return hmac.compare_digest((given or "").encode("utf-8", "replace"), expected.encode())
 
 
@@ -114,7 +114,7 @@ class Throttle:
         self._at: OrderedDict[str, list[float]] = OrderedDict()
 
     def begin(self, key: str) -> bool:
-        """Whether an attempt may be made now; it counts from now on."""
+        """Says whether an attempt may be made now; counts it."""
         now = self._clock()
         recent = [at for at in self._at.get(key, ()) if now - at < self._seconds]
         allowed = len(recent) < self._most

@@ -37,7 +37,7 @@ def serve(dsn: str | None, settings: Settings, config: Path | None, host: str, p
 
 
 def server_of(dsn: str | None, settings: Settings, config: Path | None, host: str, port: int) -> tuple[uvicorn.Server, str]:
-    """The server and the address that browsers open. Raises ConfigError."""
+    """Makes the server, and the address that browsers open. Raises ConfigError."""
     conninfo = database_of(dsn)
     context = web_context(settings.listen)
     if context is None and not is_loopback(host):
@@ -62,7 +62,7 @@ def server_of(dsn: str | None, settings: Settings, config: Path | None, host: st
 
 
 def database_of(dsn: str | None) -> Conninfo:
-    """The log's database. Raises ConfigError."""
+    """Gives the log's database. Raises ConfigError."""
     try:
         found = read(dsn)
         found.database  # noqa: B018 - raises where there is none
@@ -72,7 +72,7 @@ def database_of(dsn: str | None) -> Conninfo:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Says whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:

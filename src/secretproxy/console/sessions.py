@@ -45,7 +45,9 @@ class Sessions:
     """The store. A token is kept as its SHA-256 digest, so that the store itself lets nobody in."""
 
     def __init__(self, idle: float, lifetime: float, clock: Callable[[], float], ended: Callable[[SignedIn], None]) -> None:
-        """`idle` and `lifetime` in seconds; `clock` gives seconds and never goes back; `ended` is called with each session that is over."""
+        """Takes `idle` and `lifetime` in seconds; `clock` gives seconds and never goes back; `ended` is called with
+        each session that ends.
+        """
         self._idle = idle
         self._lifetime = lifetime
         self._clock = clock
@@ -65,7 +67,10 @@ class Sessions:
         return token
 
     def find(self, token: str | None, *, keep_alive: bool = True) -> SignedIn | None:
-        """The session of that token, None where it has ended or never was. `keep_alive`: this is a request of the person's own."""
+        """Finds the session of that token, None if there is none or it has ended.
+
+        `keep_alive`: the user made this request.
+        """
         found = self._known.get(_digest(token)) if token else None
         if found is None or self.over(found):
             return None
@@ -74,7 +79,7 @@ class Sessions:
         return found
 
     def over(self, session: SignedIn) -> bool:
-        """Whether a session has ended; ends it where its time has come."""
+        """Says whether a session has ended; ends it if its time has come."""
         now = self._clock()
         if not session.over and (now - session.seen > self._idle or now - session.began > self._lifetime):
             self.end(session)

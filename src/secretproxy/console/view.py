@@ -27,19 +27,19 @@ _SHORT = 48
 
 
 def visible(value: Any) -> str:
-    """A text of a client's with everything invisible as an escape."""
+    """Shows a client's text with everything invisible as an escape."""
     text = "" if value is None else str(value)
     return "".join(char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text)
 
 
 def shortened(value: Any) -> str:
-    """The same, its middle left out where it is long, so that two names that differ at either end look different."""
+    """Shows the same without its middle if it is long, so that two names that differ at either end look different."""
     text = visible(value)
     return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}…{text[-_SHORT // 2 + 1 :]}"
 
 
 def names(value: Iterable[str | None] | None) -> list[str | None]:
-    """The names of a row; an empty list where no name is known."""
+    """Gives the names of a row; an empty list if no name is known."""
     return [] if value is None else list(value)
 
 
@@ -48,13 +48,13 @@ def utc(value: datetime) -> str:
 
 
 def local(value: datetime) -> str:
-    """A time in this machine's zone, which it names."""
+    """Shows a time in this machine's zone, with its name."""
     there = value.astimezone()
     return f"{there:%Y-%m-%d %H:%M:%S} {there.tzname()}"
 
 
 def instant(value: datetime | None) -> Markup:
-    """A time for a page: UTC to read, the local time on hover, ISO 8601 for machines."""
+    """Shows a time on a page: in UTC, the local time on hover, ISO 8601 for machines."""
     if value is None:
         return Markup("")
     return Markup('<time datetime="{}" title="{}">{}<span class="zone"> UTC</span></time>').format(
@@ -63,7 +63,7 @@ def instant(value: datetime | None) -> Markup:
 
 
 def whole(value: Any) -> str:
-    """Any value of the log, nothing left out."""
+    """Shows any value of the log in full."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, bytes):
@@ -83,7 +83,7 @@ def origin(row: Mapping[str, Any]) -> str:
 
 
 def link(path: str, **query: Any) -> str:
-    """A path with the parts of a query that are something."""
+    """Makes a path with the parts of a query that are not empty."""
     given = {name: value for name, value in query.items() if value not in (None, "", ())}
     return f"{path}?{urlencode(given, doseq=True)}" if given else path
 
@@ -102,7 +102,7 @@ def _source(name: str) -> str | None:
 
 
 def environment() -> Environment:
-    """The templates of the package, every value escaped, an unknown name an error."""
+    """Loads the package's templates; escapes every value, and makes an unknown name an error."""
     made = Environment(
         loader=FunctionLoader(_source),
         autoescape=select_autoescape(default=True, default_for_string=True),

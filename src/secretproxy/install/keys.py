@@ -54,7 +54,7 @@ Progress = Callable[[int, int], None]
 
 
 async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
-    """Ring keys by version, and rows by encoding, format and key version. Raises InstallError."""
+    """Counts ring keys by version, and rows by encoding, format and key version. Raises InstallError."""
     async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             stored = [Stored(*row) for row in await connection.fetch("SELECT * FROM secretproxy.stored_formats()")]
@@ -114,7 +114,7 @@ _STATE = "CASE WHEN retired_at IS NOT NULL THEN 'retired' WHEN active THEN 'acti
 
 
 async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
-    """Testimony keys by version. Raises InstallError."""
+    """Counts testimony keys by version. Raises InstallError."""
     async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             rows = await connection.fetch(

@@ -63,9 +63,9 @@ class _Need:
 
 
 async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
-    """What is missing and how it is made, a line each; nothing where nothing is missing. Raises InstallError.
+    """Lists what is missing and the command for it, a line each; nothing if nothing is missing. Raises InstallError.
 
-    A log that the configuration puts into another database has its logins there: an installation there looks for them.
+    If the configuration puts the log into another database, only an installation there checks the log's logins.
     """
     async with session(dsn, lock=False) as connection:
         here = _Here(read(dsn))
@@ -92,7 +92,7 @@ async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
 
 
 def _of_login(need: _Need, here: _Here, known: dict[str, Any]) -> list[str]:
-    """What the login of a setting lacks."""
+    """Says what the login of a setting lacks."""
     name = here.login(need.dsn)
     if name is None:
         if need.dsn is not None or any(
@@ -122,14 +122,14 @@ class _Here:
         return f"{self._place.host}:{self._place.port}" if self._place.host.startswith("/") else str(self._place)
 
     def dsn(self, user: str) -> str:
-        """A connection string with a place to write the password in."""
+        """Gives a connection string with a placeholder for the password."""
         place = self._place
         if place.host.startswith("/"):
             return f"postgresql://{user}:PASSWORD@/{self._database}?host={place.host}&port={place.port}"
         return f"postgresql://{user}:PASSWORD@{place}/{self._database}"
 
     def login(self, dsn: str | None) -> str | None:
-        """The user of a connection string to this database; None where it is unset or goes elsewhere.
+        """Gives the user of a connection string to this database; None if it is unset or leads elsewhere.
 
         Servers have several names, so that the port and the database tell whether it is the same one.
         """

@@ -25,7 +25,7 @@ class Change:
         return (DIRECTORY / kind / f"{self.name}.sql").read_text(encoding="utf-8")
 
     def statements(self, kind: str) -> str:
-        """The script without its own BEGIN and COMMIT or ROLLBACK."""
+        """Gives the script without its own BEGIN and COMMIT or ROLLBACK."""
         return re.sub(r"^(BEGIN|COMMIT|ROLLBACK);$", "", self.script(kind), flags=re.MULTILINE)
 
     @property
@@ -35,7 +35,7 @@ class Change:
 
 @cache
 def changes() -> tuple[Change, ...]:
-    """In the order of the plan (sqitchchanges(7))."""
+    """Gives the changes in the order of the plan (sqitchchanges(7))."""
     names = []
     for line in (DIRECTORY / "sqitch.plan").read_text(encoding="utf-8").splitlines():
         words = line.split()
@@ -46,13 +46,15 @@ def changes() -> tuple[Change, ...]:
 
 @cache
 def function_bodies() -> dict[tuple[str, str], set[str]]:
-    """SHA-256 of the bodies of each function that the scripts create, by (schema, name); overloads share a set."""
+    """Gives the SHA-256 of the bodies of each function that the scripts create, by (schema, name); overloads share a
+    set.
+    """
     return {name: bodies for name, (_, bodies) in _functions().items() if bodies}
 
 
 @cache
 def testifying_bodies() -> dict[tuple[str, str], set[str]]:
-    """The same of the scripts alone that make what testifies, which takes a part of the time."""
+    """Gives the same for only those scripts that create the testifying functions, in a fraction of the time."""
     makers = [change for change in changes() if change.name in ("testimony", "secrets_table", "encrypted_secrets")]
     return {name: bodies for name, (_, bodies) in _functions_of(makers).items() if bodies}
 

@@ -155,5 +155,5 @@ ROLES = (*OWNERS, "secretproxy_writer", "secretproxy_auditor", "anonymous", "aut
 
 
 async def lacking(connection: Any) -> list[str]:
-    """The statements that somebody who may has to run before this role can install; nothing where it can."""
+    """Gives the statements that somebody else has to run before this role can install; nothing if it can."""
     return [row["what"] for row in await connection.fetch(_LACKING, list(ROLES), list(OWNERS), list(STATISTICS))]

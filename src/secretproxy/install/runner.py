@@ -172,7 +172,7 @@ async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> No
 
 
 async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
-    """The changes that are deployed as they are in the package and whose functions are missing, have other bodies or other attributes."""
+    """Lists the deployed and unchanged changes whose functions are missing or have other bodies or attributes."""
     functions = []
     for row in await connection.fetch(_FUNCTIONS):
         functions.append((row["nspname"], row["proname"], hashlib.sha256(row["prosrc"].encode()).hexdigest()))
@@ -196,7 +196,7 @@ async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
 
 
 async def _accepting(connection: Any, accepting: Collection[str]) -> list[str]:
-    """What is attached to the table and may stay. Raises InstallError, naming what may not."""
+    """Lists what is attached to the table and may stay. Raises InstallError, which names what may not."""
     left = await unaccepted(connection)
     refused = [] if ALL in accepting else [name for name in left if name not in accepting]
     if refused:
@@ -258,7 +258,7 @@ _GONE = (
 
 
 async def verify(dsn: str | Conninfo | None, key_file: Path | None = None) -> list[str]:
-    """What differs from what was installed, a line each; nothing where all is well. Raises InstallError."""
+    """Lists what differs from the installation, a line each; nothing if all is well. Raises InstallError."""
     findings: list[str] = []
     async with session(dsn) as connection:
         try:
@@ -334,7 +334,7 @@ _PLAIN = ("owner", "security definer", "volatility", "settings", "parallel", "le
 
 
 async def _facts(connection: Any) -> list[str]:
-    """What differs from what was written down at the installation."""
+    """Lists what differs from what the installation recorded."""
     rows = await connection.fetch(
         """SELECT kind, object, fact, was, now, recorded, found,
                   pg_catalog.bool_or(recorded) OVER whole AS known, pg_catalog.bool_or(found) OVER whole AS present
@@ -421,7 +421,7 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterator[Any]:
-    """A connection, by default under the installers' lock. Raises InstallError where there is none, and for what breaks or is refused."""
+    """Opens a connection, by default under the installers' lock. Raises InstallError if it fails, breaks or is refused."""
     try:
         connection = await connect(dsn, "secretproxy install", timeout=15, settings={"row_security": "off"})
     except ConnectError as error:
@@ -434,7 +434,7 @@ async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterato
 
 
 def not_connected(error: ConnectError) -> str:
-    """What to do about a connection that could not be made."""
+    """Explains what to do about a failed connection."""
     if error.sqlstate in ("57P03", "53300"):
         return f"{error}; try again once it takes connections, or name another with --dsn"
     if error.sqlstate == "28P01":
@@ -443,7 +443,7 @@ def not_connected(error: ConnectError) -> str:
 
 
 async def explained(connection: Any, error: Exception) -> Exception:
-    """What to do about a statement that failed."""
+    """Explains what to do about a failed statement."""
     if broken(connection, error):
         return LostError(f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again")
     said = refusal(error)
@@ -466,14 +466,14 @@ async def _check_server(connection: Any) -> None:
 
 
 async def _known(connection: Any) -> dict[str, str]:
-    """Deployed changes and their digests."""
+    """Gives the deployed changes and their digests."""
     if await connection.fetchval("SELECT pg_catalog.to_regclass('secretproxy.changes')") is None:
         return {}
     return {row["change"]: row["digest"] for row in await connection.fetch("SELECT change, digest FROM secretproxy.changes")}
 
 
 def told(error: asyncpg.PostgresError) -> str:
-    """A server's message without DETAIL and CONTEXT, which can hold rows."""
+    """Gives a server's message without DETAIL and CONTEXT, which can contain rows."""
     return f"{getattr(error, 'message', None) or type(error).__name__} (SQLSTATE {error.sqlstate})"
 
 

@@ -109,7 +109,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def open_socket(settings: HealthSettings) -> socket.socket | None:
-    """The listening socket, or None where health is off. Raises ConfigError."""
+    """Opens the listening socket; None if health is off. Raises ConfigError."""
     if not settings.port:
         return None
     try:

@@ -132,7 +132,7 @@ class Board:
         return self._numbers[worker * _WIDTH : (worker + 1) * _WIDTH]
 
     def rows(self) -> list[memoryview[float]]:
-        """The rows of workers that have begun."""
+        """Gives the rows of workers that have begun."""
         began = _PLACES["began"]
         return [row for row in map(self.row, range(self.workers)) if row[began]]
 
@@ -239,7 +239,7 @@ class Metrics:
 
 
 def compiled() -> str:
-    """`compiled` or `pure`: how the hot path runs."""
+    """Says how the hot path runs: `compiled` or `pure`."""
     from secretproxy.wire import framing
 
     return "pure" if str(framing.__file__).endswith(".py") else "compiled"

@@ -63,8 +63,10 @@ class Admission(Generic[C]):
         self._metrics.connections.set(len(self._connections))
 
     def refused(self, setting: str, *, session: str, client: str) -> None:
-        """A connection became no session because of this setting. Says which at once, and then once a second how
-        many more there were."""
+        """Notes that this setting refused a connection.
+
+        Logs it at once, and then once a second the number of further ones.
+        """
         self._metrics.refuse_session(setting)
         waiting = self._refusals.get(setting)
         if waiting is None:

@@ -36,15 +36,17 @@ _TRIAL = {
 
 
 def log_places(settings: Settings) -> list[Place] | None:
-    """The servers of the log where audit.dsn is unset: the backend's."""
+    """Gives the servers of the log if audit.dsn is unset: the backend's."""
     if settings.audit.dsn is not None:
         return None
     return [Place(host.host, None, host.port) for host in settings.backend.addresses]
 
 
 async def connect_log(settings: Settings, application_name: str = "secretproxy journal") -> Any:
-    """The journal's connection: as the role that may insert and nothing else, every commit durable. Raises ConnectError, NotAWriterError,
-    asyncpg's."""
+    """Opens the journal's connection: as the role that may only insert, every commit durable.
+
+    Raises ConnectError, NotAWriterError, asyncpg's errors.
+    """
     dsn, places = settings.audit.dsn, log_places(settings)
     timeout = settings.audit.timeout
     connection = await connect(
@@ -80,7 +82,10 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
 
 
 async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | None:
-    """What keeps the journal from writing the log, None where nothing does: a row of each kind is written as the journal would, and rolled back."""
+    """Gives what keeps the journal from writing the log, None if nothing does.
+
+    Writes a row of each kind as the journal would, and rolls it back.
+    """
     if await _leads_here(settings):
         return (
             "it leads to secretproxy itself (listen.host, listen.port): at listen.max_sessions, or while it drains, no call could be "
@@ -115,7 +120,7 @@ async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | 
 
 
 async def _leads_here(settings: Settings) -> bool:
-    """Whether an address of audit.dsn is one that the proxy listens on."""
+    """Says whether an address of audit.dsn is one that the proxy listens on."""
     if settings.audit.dsn is None:
         return False
     itself = Itself(settings.listen)
@@ -162,7 +167,7 @@ async def _insert(connection: Any, lines: Lines) -> None:
 
 
 def _events() -> Iterator[Event]:
-    """A row of each kind, with something in each column."""
+    """Gives a row of each kind, with something in each column."""
     who = Identity(
         uuid.uuid4(),
         "secretproxy check",

@@ -202,6 +202,6 @@ def _weighed(attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
 
 
 def _failing(simple: bool) -> bytes:
-    """A message that the backend answers with an error: what it names does not exist."""
+    """Makes a message that the backend answers with an error: what it names does not exist."""
     name = f"{_REFUSED_NAME} {uuid.uuid4().hex[:20]}"
     return messages.query(f'EXECUTE "{name}"') if simple else messages.execute(name)

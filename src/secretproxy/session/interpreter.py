@@ -67,7 +67,7 @@ class Effects(Protocol):
         """Sends what the backend said."""
 
     def send_to_client_soon(self, data: bytes) -> None:
-        """The same, but it may wait a moment for what the backend says next, and go with it."""
+        """Does the same, but may wait a moment to send it with what the backend says next."""
 
     def inject(self, data: bytes) -> None:
         """Sends the backend a message of the proxy's own."""
@@ -225,32 +225,32 @@ class Interpreter:
 
     @property
     def ready(self) -> bool:
-        """Whether login and greeting are done."""
+        """Says whether login and greeting are done."""
         return self._ready
 
     @property
     def client_waits(self) -> Wait:
-        """What the client waits for."""
+        """Gives what the client waits for."""
         return self._client_waits
 
     @property
     def backend_waits(self) -> Wait:
-        """What the backend waits for."""
+        """Gives what the backend waits for."""
         return self._backend_waits
 
     @property
     def client_is_free(self) -> bool:
-        """Whether what the client says is taken at once."""
+        """Says whether the client's bytes are taken at once."""
         return self._client_waits is _NOTHING
 
     @property
     def backend_is_free(self) -> bool:
-        """Whether what the backend says is taken at once: nothing is held for the log."""
+        """Says whether the backend's bytes are taken at once: nothing is held for the log."""
         return self._backend_waits is _NOTHING
 
     @property
     def backend_is_read(self) -> bool:
-        """Whether everything that came from the backend has been taken."""
+        """Says whether all bytes of the backend have been taken."""
         return not self._backend_backlog
 
     # --- from the client ---
@@ -303,15 +303,17 @@ class Interpreter:
             self._proceed(step)
 
     def attempts_committed(self) -> None:
-        """The log has a client's attempts: what was held for them goes on."""
+        """Resumes the client after the log has committed its attempts."""
         step, self._client_step = self._client_step, None
         if step is not None:
             self._effects.send_to_backend(b"".join([held.data for held in step.held]))
             self._proceed(step)
 
     def refuse(self, *, taken: bool) -> None:
-        """The log cannot commit a client's attempts: what stands for them goes on. `taken`: the journal has them and
-        writes them when it can. proceed() is to be called after it."""
+        """Forwards the replacement of a client's attempts that the log cannot commit.
+
+        `taken`: the journal has them and writes them when it can. Call proceed() after it.
+        """
         step = self._client_step
         if step is not None:
             data, events = self._session.refuse(step, taken=taken)
@@ -344,7 +346,7 @@ class Interpreter:
             self.resume_client()
 
     def parsed(self, text: bytes, verdict: Verdict) -> None:
-        """The verdict that was asked for is there."""
+        """Takes the verdict that was asked for."""
         if self._sides is _BOTH:
             self._session.parsed(text, verdict)
             self.resume_client()
@@ -428,7 +430,7 @@ class Interpreter:
             self.resume_client()
 
     def testimony_committed(self) -> None:
-        """The log has what the backend testified to: what was held for it goes on."""
+        """Resumes the backend after the log has committed its testimony."""
         step, self._backend_step = self._backend_step, None
         if step is None:
             return
@@ -463,8 +465,9 @@ class Interpreter:
     # --- the end ---
 
     def lose_client(self) -> None:
-        """The client has gone: nothing more goes to it or comes from it, and nobody was told how what was held had
-        ended."""
+        """Notes that the client has gone: nothing more goes to it or comes from it, and it was not told how held
+        statements ended.
+        """
         if self._sides is _BOTH:
             self._sides = _BACKEND
             self._client_backlog.clear()
@@ -485,7 +488,7 @@ class Interpreter:
         self._backend_waits = _NOTHING
 
     def stop(self) -> None:
-        """Nothing more comes from either side."""
+        """Stops both directions."""
         self.lose_client()
         self._end_held()
         self._sides = _NONE

@@ -47,7 +47,7 @@ class Matching:
 
     @property
     def forgeries(self) -> int:
-        """How many events the forgeries of the chunk under way have made."""
+        """Counts the events that the forgeries of the current chunk have made."""
         return len(self._forgeries)
 
     def begin(self) -> None:

@@ -52,22 +52,22 @@ class Pipeline:
 
     @property
     def started(self) -> int:
-        """How many statements the client has sent."""
+        """Counts the statements that the client has sent."""
         return self._started
 
     @property
     def due(self) -> int:
-        """How many answers are due."""
+        """Counts the answers that are due."""
         return len(self._due)
 
     @property
     def idle(self) -> bool:
-        """Whether no answer is due."""
+        """Says whether no answer is due."""
         return not self._due
 
     @property
     def alone(self) -> bool:
-        """Whether nothing is due but the answer that comes in and that to its Sync."""
+        """Says whether nothing is due except the current answer and that to its Sync."""
         due = len(self._due) - 1
         return due <= 0 or (due == 1 and _is(self._due[1], SYNC))
 
@@ -180,7 +180,7 @@ class Pipeline:
 
     @property
     def at_statement(self) -> bool:
-        """Whether the backend is at a statement."""
+        """Says whether the backend is at a statement."""
         return isinstance(self.head(), bytes | Prepared | Running)
 
     def described(self) -> Prepared | None:

@@ -120,22 +120,22 @@ class Session:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What the backend has reported by ParameterStatus."""
+        """Gives what the backend has reported by ParameterStatus."""
         return self.state.parameters
 
     @property
     def codec(self) -> str:
-        """The Python codec of the client's texts."""
+        """Gives the Python codec of the client's texts."""
         return self.state.codec
 
     @property
     def physical(self) -> bool:
-        """Whether it is a session of physical replication, which takes no SQL."""
+        """Says whether it is a session of physical replication, which takes no SQL."""
         return self.state.physical
 
     @property
     def token(self) -> str | None:
-        """The session's token, None while the start of the backend process is not known."""
+        """Gives the session's token, None until the start time of the backend process is known."""
         return self._token.value
 
     @property
@@ -144,17 +144,17 @@ class Session:
 
     @property
     def backend_start(self) -> int | None:
-        """When the backend process began, in microseconds since the Unix epoch, where that is known."""
+        """Gives the start time of the backend process, in microseconds since the Unix epoch, if it is known."""
         return self._token.start
 
     @property
     def pooled(self) -> bool:
-        """Whether a pooler stands before the server."""
+        """Says whether a pooler is in front of the server."""
         return self._token.pooled
 
     @property
     def pooler(self) -> ProtocolViolationError:
-        """What ends a session whose backend is not its own."""
+        """Makes the error that ends a session whose backend is not its own."""
         return POOLER
 
     @property
@@ -163,12 +163,12 @@ class Session:
 
     @property
     def cancel_key(self) -> bytes:
-        """What a CancelRequest for this session carries: process id and secret key."""
+        """Gives the content of a CancelRequest for this session: process id and secret key."""
         return self._greeting.cancel_key
 
     @property
     def client_gone(self) -> bool:
-        """Whether nobody is there any more who could be told how a statement ended."""
+        """Says whether there is no client any more to tell how a statement ended."""
         return self.state.client_gone
 
     @client_gone.setter
@@ -177,7 +177,7 @@ class Session:
 
     @property
     def login_refusal(self) -> str:
-        """The SQLSTATE by which the backend refuses the login; the proxy empties it once it has taken note."""
+        """Gives the SQLSTATE by which the backend refuses the login; the proxy clears it after it has read it."""
         return self._greeting.refusal
 
     @login_refusal.setter
@@ -186,7 +186,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way: no transaction, no answer due, nothing half sent."""
+        """Says whether nothing is pending: no transaction, no answer due, no message half sent."""
         state = self.state
         return (
             state.phase is _READY
@@ -197,33 +197,34 @@ class Session:
 
     @property
     def quiet(self) -> bool:
-        """Whether the backend runs nothing: it owes no answer and is not in the middle of its login."""
+        """Says whether the backend runs nothing: it owes no answer and is not in the middle of its login."""
         return self.state.phase in (_READY, _CLOSED) and self.pipeline.idle
 
     @property
     def takes_terminate(self) -> bool:
-        """Whether a Terminate can be put behind what the backend was sent."""
+        """Says whether a Terminate can follow what the backend was sent."""
         return self.state.phase is _READY and not self._client.streaming
 
     @property
     def answer_is_cut(self) -> bool:
-        """Whether the client has a part of a message whose rest is still to come."""
+        """Says whether the client has only a part of a message."""
         return self._backend.streaming
 
     @property
     def above_high_water(self) -> bool:
-        """Whether so many answers are due that the client must wait for some; a Flush to the backend makes sure
-        that they come."""
+        """Says whether so many answers are due that the client must wait; a Flush to the backend makes sure that they
+        come.
+        """
         return self.pipeline.due > HIGH_WATER and not self._client.streaming
 
     @property
     def below_low_water(self) -> bool:
-        """Whether so few answers are due that a client which waited for some is read from again."""
+        """Says whether so few answers are due that a waiting client is read from again."""
         return self.pipeline.due < LOW_WATER
 
     @property
     def waiting_bytes(self) -> int:
-        """How much of the client's the session keeps until the backend is ready for it."""
+        """Counts the client's bytes that the session keeps until the backend is ready for them."""
         return self._client.waiting_bytes
 
     # --- what the proxy says ---
@@ -435,13 +436,14 @@ def new_identity(
     database: str | None,
     application_name: str | None,
 ) -> Identity:
-    """An identity with a new session id."""
+    """Makes an identity with a new session id."""
     return Identity(uuid.uuid4(), _as_used(user), _as_used(database or user), application_name)
 
 
 def _as_used(name: str | None) -> str | None:
-    """A user or database by the name that the server uses: it cuts at 63 bytes, be it in a character
-    (ProcessStartupPacket())."""
+    """Gives a user or database by the name that the server uses: it cuts at 63 bytes, even within a character
+    (ProcessStartupPacket()).
+    """
     if name is None or len(name) < _NAME_BYTES // 4:
         return name
     return name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "surrogateescape")

@@ -54,7 +54,7 @@ class Stream:
 
     @property
     def streaming(self) -> bool:
-        """Whether a message has been let through in part."""
+        """Says whether a message has been forwarded in part."""
         return self.framer.streaming
 
     def begin(self, data: bytes) -> None:
@@ -101,7 +101,7 @@ class ClientStream(Stream):
 
     @property
     def waits(self) -> bool:
-        """Whether bytes of the client's wait."""
+        """Says whether bytes of the client wait."""
         return bool(self._waiting)
 
     @property
@@ -110,7 +110,7 @@ class ClientStream(Stream):
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing waits and nothing is half sent."""
+        """Says whether nothing waits and no message is half sent."""
         return self.framer.at_boundary and not self._waiting and not self._swallow
 
     def keep(self, data: bytes) -> None:

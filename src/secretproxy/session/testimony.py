@@ -67,7 +67,7 @@ class Testimony:
         users: tuple[str | None, str | None, bytes],
         proxied: bool,
     ) -> None:
-        """`start`: PID, START and CLOCK; `users`: session user, role and JWT_USER."""
+        """Takes `start`: PID, START and CLOCK; `users`: session user, role and JWT_USER."""
         self.pid = int(start[0])
         self.start = int(start[1])
         self.clock = int(start[2], 16)
@@ -95,7 +95,7 @@ class HmacKey:
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block.ljust(64, b"\0")))
 
     def sign(self, message: bytes) -> bytes:
-        """The MAC, 32 bytes."""
+        """Computes the MAC, 32 bytes."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(message)
         outer.update(inner.digest())
@@ -131,21 +131,23 @@ class Keys:
         return f"Keys(versions={sorted(self._keys)})"
 
     def token(self, pid: int, start: int) -> str:
-        """The value of `secretproxy.session` for a backend process and its start."""
+        """Makes the value of `secretproxy.session` for a backend process and its start time."""
         signed = f"SPXT1 {pid} {start}".encode()
         return f"1.{self.version}.{self._keys[self.version].sign(signed).hex()}"
 
     def proves(self, version: int, nonce: bytes, proof: str) -> bool | None:
-        """Whether secretproxy.key_proof() signed this number with the key of this version; None where no such key is known."""
+        """Says whether secretproxy.key_proof() signed this number with the key of this version; None if no such key is
+        known.
+        """
         key = self._key(version)
         return None if key is None else hmac.compare_digest(key.sign(PROOF + nonce).hex(), proof)
 
     def mark(self, nonce: bytes) -> str:
-        """What a proxy that has these keys knows for its own."""
+        """Makes the mark by which a proxy with these keys recognises itself."""
         return f"1.{self.version}.{nonce.hex()}.{self._keys[self.version].sign(MARK + nonce).hex()}"
 
     def knows(self, mark: str) -> bool:
-        """Whether a proxy of one of these keys made this mark."""
+        """Says whether a proxy with one of these keys made this mark."""
         found = _MARK.fullmatch(mark)
         key = self._keys.get(int(found[1])) if found is not None else None
         return (
@@ -155,7 +157,7 @@ class Keys:
         )
 
     def read(self, message: bytes) -> Testimony | None:
-        """The testimony in a notice's message, or None where its MAC or its form is wrong."""
+        """Reads the testimony in a notice's message; None if its MAC or its form is wrong."""
         try:
             return self._quoted(message) if message.startswith(QUOTED) else self._spelled(message)
         except ValueError:
@@ -197,18 +199,19 @@ class Keys:
 
 
 def may_be(begun: bytes) -> bool:
-    """Whether a message that begins so can be a testimony."""
+    """Says whether a message that begins like this can be a testimony."""
     return any(begun.startswith(head[: len(begun)]) for head in (b"SPX1 ", QUOTED))
 
 
 def may_be_direct(begun: bytes) -> bool:
-    """Whether a message that begins so can be the sentence of a session without a token, whose testimony stands
-    behind the CONTEXT."""
+    """Says whether a message that begins like this can be the sentence of a session without a token, whose testimony
+    comes after the CONTEXT.
+    """
     return begun.startswith(DIRECT[: len(begun)])
 
 
 def line(message: bytes, constraint: bytes) -> bytes:
-    """The signed line of a notice, from its MESSAGE or its CONSTRAINT NAME."""
+    """Gives the signed line of a notice, from its MESSAGE or its CONSTRAINT NAME."""
     return constraint if message.startswith(DIRECT) else message
 
 

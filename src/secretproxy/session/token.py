@@ -49,22 +49,22 @@ class Token:
 
     @property
     def pid(self) -> int:
-        """The process that answers, by its own word; until the greeting has asked it, by BackendKeyData."""
+        """Gives the id of the backend process: from BackendKeyData, and after the greeting from the process itself."""
         return self._pid
 
     @property
     def start(self) -> int | None:
-        """When the process began, in microseconds since the Unix epoch; None while that is not known."""
+        """Gives the start time of the process, in microseconds since the Unix epoch; None until it is known."""
         return self._start
 
     @property
     def pooled(self) -> bool:
-        """Whether those two words differ: a pooler stands before the server."""
+        """Says whether the two process ids differ: then a pooler is in front of the server."""
         return self._pooled
 
     @property
     def value(self) -> str | None:
-        """The token, None while the process's start is not known."""
+        """Gives the token, None until the start time of the process is known."""
         return None if self._start is None else self.keys.token(self._pid, self._start)
 
     # --- whose it is ---

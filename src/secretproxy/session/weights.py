@@ -24,7 +24,7 @@ def _length(argument: Argument) -> int:
 
 
 def size(values: Values) -> int:
-    """About how much the values of one execution weigh."""
+    """Estimates the size of the values of one execution."""
     weight = sum(_length(argument) for argument in values.arguments)
     if values.bind is not None:
         weight += sum(len(value.reveal() or b"") for value in values.bind.values)
@@ -32,7 +32,7 @@ def size(values: Values) -> int:
 
 
 def lightened(calls: tuple[Call, ...]) -> tuple[Call, ...]:
-    """The calls of a statement that is remembered, without their arguments where those are too long to be kept."""
+    """Gives the calls of a remembered statement, without arguments that are too long to be kept."""
     weight = 0
     for call in calls:
         weight += sum(_length(argument) for argument in call.positional) + sum(_length(argument) for _, argument in call.named)
@@ -42,22 +42,22 @@ def lightened(calls: tuple[Call, ...]) -> tuple[Call, ...]:
 
 
 def name_bytes(call: ResolvedCall) -> int:
-    """About how much a call's names weigh."""
+    """Estimates the size of a call's names."""
     return sum(len(name or "") + 8 for name in call.names or ())
 
 
 def without_names(call: ResolvedCall) -> ResolvedCall:
-    """The call with its names unknown."""
+    """Gives the call with its names unknown."""
     return call.named(None, exact=False)
 
 
 def lightened_call(call: ResolvedCall) -> ResolvedCall:
-    """The call of a cursor that is remembered, without its names where they are too long to be kept."""
+    """Gives the call of a remembered cursor, without names that are too long to be kept."""
     return call if name_bytes(call) <= MOST_KEPT else without_names(call)
 
 
 def in_bytes(call: ResolvedCall) -> ResolvedCall:
-    """The call with the names that its bytes are in a server of SQL_ASCII."""
+    """Gives the call with the names that its bytes are in a SQL_ASCII server."""
     if not call.names or all(name is None or name.isascii() for name in call.names):
         return call
     names = tuple(None if name is None else native(name) for name in call.names)

@@ -64,7 +64,7 @@ COLOURS = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yell
 
 
 def chosen(columns: str | None, default: tuple[str, ...], known: dict[str, Column]) -> tuple[str, ...]:
-    """Names of columns. Raises ConfigError."""
+    """Parses the names of columns. Raises ConfigError."""
     if columns is None:
         return default
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
@@ -75,9 +75,9 @@ def chosen(columns: str | None, default: tuple[str, ...], known: dict[str, Colum
 
 
 def times(rows: list[Any], width: int | None) -> Column:
-    """The column of times, of this machine's zone.
+    """Makes the column of times, in this machine's zone.
 
-    Its heading names the zone, and the year where the rows leave it out.
+    Its heading names the zone, and the year if the rows omit it.
     """
     years = {row["at"].astimezone().year for row in rows}
     if width is None or width >= 130 or len(years) != 1:
@@ -125,7 +125,7 @@ class Listing:
         return cut
 
     def end(self) -> None:
-        """What the table leaves out."""
+        """Says what the table leaves out."""
         if self._layout is None or self._width is None:
             return
         short = "" if "at" not in self._names or self._width >= 130 else f"times are of {zone()}"

@@ -67,7 +67,7 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 def filtered(**given: Any) -> Any:
-    """The filter of what was given. Raises ConfigError for nonsense."""
+    """Makes the filter of the given options. Raises ConfigError for invalid ones."""
     from secretproxy.audit.filters import Filter, moment
 
     for option in ("since", "until"):
@@ -82,7 +82,7 @@ def filtered(**given: Any) -> Any:
 
 
 def limit_of(limit: int | None, default: int, machine: bool) -> int | None:
-    """How many rows are wanted; None: all. What a program reads is whole unless it is said otherwise."""
+    """Gives the number of rows to show; None: all. Output for programs is complete by default."""
     if limit is None:
         return None if machine or not sys.stdout.isatty() else default
     return limit or None

@@ -25,7 +25,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def safe(value: Any) -> str:
-    """A text of a client's for the terminal: what would move the cursor or hide is shown as an escape."""
+    """Makes a client's text safe for the terminal: shows as an escape what would move the cursor or hide text."""
     text = "" if value is None else str(value)
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
@@ -74,9 +74,9 @@ def console_of() -> Any:
 
 
 def shortened(texts: Iterable[str], width: int) -> dict[str, str]:
-    """Each text in at most `width` cells.
+    """Shortens each text to at most `width` cells.
 
-    A uuid by its beginning, others without their middle; different ones stay different.
+    Keeps the beginning of a uuid, and drops the middle of other texts; different ones stay different.
     """
     from rich.cells import cell_len
 
@@ -141,7 +141,7 @@ class Layout:
         self._gap = 1 if width is not None and width < 130 else 2
 
     def take(self, rows: Sequence[Any]) -> list[list[str]]:
-        """The cells of rows that are printed next; the first ones fix what is shown."""
+        """Takes the cells of rows that are printed next; the first ones fix what is shown."""
         from rich.cells import cell_len
 
         cells = [[column.text(row) for column in self.columns] for row in rows]
@@ -215,7 +215,7 @@ def print_line(console: Any, text: str, style: str | None = None) -> None:
 
 
 async def tell_place(connection: Any, what: str = "looked in {}") -> None:
-    """Which database was looked in, and where what is not in it lies."""
+    """Says which database was read, and where missing calls are."""
     from secretproxy.audit import review
 
     where = await review.place(connection)
@@ -229,7 +229,7 @@ async def tell_place(connection: Any, what: str = "looked in {}") -> None:
 
 
 def tell_more(count: Any, shown: int, what: str) -> str | None:
-    """The last line of what is cut for a person, or None."""
+    """Gives the last line of an output that was cut for a person, or None."""
     more = count.less(shown)
     if not more.number:
         return None
@@ -237,7 +237,7 @@ def tell_more(count: Any, shown: int, what: str) -> str | None:
 
 
 def say_more(line: str | None) -> None:
-    """The last line for a person; in a pipe it is not among the rows."""
+    """Prints the last line for a person; in a pipe it is not among the rows."""
     if line:
         print(line, file=sys.stdout if sys.stdout.isatty() else sys.stderr)
 

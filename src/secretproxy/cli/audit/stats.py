@@ -193,7 +193,7 @@ class CountProgress:
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:
-    """A line of a table as JSON has it: names as a list, and as one text for reading."""
+    """Converts a line of a table to JSON types: names as a list, and as one text for reading."""
     record = {name: plain(value) for name, value in row.items()}
     if "secret_names" in row:
         record["secret"] = (
@@ -224,7 +224,7 @@ _HEADS = {
 
 
 def print_counts(console: Any, title: str, table: Any) -> None:
-    """A table under its title; the last line says what is left out."""
+    """Prints a table under its title; the last line says what is left out."""
     if not table.rows:
         return
     print_line(console, title, "bold")

@@ -103,7 +103,7 @@ def _tell(report: Any, words: list[str]) -> None:
 
 
 def _signed(report: Any, with_key: bool) -> str:
-    """What checkpoints say of a log."""
+    """Says what checkpoints prove of a log."""
     if not report.checkpoints:
         return "no checkpoints: rows cut off at the end would not show (see audit.checkpoint_key_file)"
     if not with_key:

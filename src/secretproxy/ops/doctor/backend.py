@@ -16,7 +16,7 @@ MOST_SKEW = 2.0
 
 
 async def settings(connection: Any) -> list[Setting]:
-    """Settings as a session of this database has them, and those of other roles in it."""
+    """Reads the settings of a session of this database, and those of other roles in it."""
     rows = await connection.fetch(
         "SELECT name, setting, source FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY ($1)", list(NAMES)
     )
@@ -106,7 +106,7 @@ def not_installed(topics: list[str]) -> Finding:
 
 
 def not_looked_at(topics: list[str], login: str) -> Finding:
-    """What a login without rights could not look at."""
+    """Reports what a login without rights could not look at."""
     return Finding(
         "not_looked_at", "warning", f"{login} may not look at {', '.join(topics)}",
         "what was not looked at may be wrong; the keys only a superuser or secretproxy_keys can compare",

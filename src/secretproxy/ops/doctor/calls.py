@@ -43,7 +43,7 @@ async def formats(connection: Any) -> list[Finding]:
 
 
 async def logged(connection: Any) -> list[Finding]:
-    """What the log of the last seven days says of direct calls and of forgeries."""
+    """Reports the direct calls and forgeries in the log of the last seven days."""
     found = []
     row = await connection.fetchrow(
         """SELECT pg_catalog.count(*) AS n, pg_catalog.string_agg(DISTINCT db_user, ', ') AS users, pg_catalog.max(at)::pg_catalog.timestamptz(0)::pg_catalog.text AS latest
@@ -72,9 +72,9 @@ async def logged(connection: Any) -> list[Finding]:
 
 
 async def sessions(connection: Any) -> list[Finding]:
-    """Sessions that may use secrets from where no proxy is.
+    """Reports sessions that may use secrets and come from an address without a proxy.
 
-    Those whose journal is connected here show where proxies are.
+    The sessions of journals that are connected here show where proxies are.
     """
     if not await connection.fetchval("SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"):
         raise MayNotLookError

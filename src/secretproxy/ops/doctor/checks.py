@@ -19,7 +19,7 @@ from secretproxy.ops.doctor.findings import SEVERITIES, Finding
 
 
 async def examine(dsn: str | Conninfo | None, settings: Settings, config: Path | None) -> list[Finding]:
-    """Every finding, the gravest first. Raises InstallError where the backend cannot be reached."""
+    """Gives every finding, the most severe first. Raises InstallError if the backend cannot be reached."""
     found = local.examine(settings, config)
     try:
         connection = await connect(dsn, "secretproxy doctor", timeout=15, settings=READING)

@@ -46,7 +46,7 @@ def _on(value: str) -> bool:
 
 
 def _enabled(value: str) -> bool:
-    """A threshold in milliseconds: -1 is off."""
+    """Says whether a threshold in milliseconds is on: -1 is off."""
     return not value.startswith("-")
 
 
@@ -98,7 +98,7 @@ def identifier(name: str) -> str:
 
 
 def mend(setting: Setting, safe: str) -> str:
-    """The statement that takes a setting back where it was set."""
+    """Gives the statement that resets a setting where it was set."""
     if setting.role and setting.database:
         return f"ALTER ROLE {identifier(setting.role)} IN DATABASE {identifier(setting.database)} RESET {setting.name}"
     if setting.role:
@@ -109,7 +109,7 @@ def mend(setting: Setting, safe: str) -> str:
 
 
 def _bytes(value: str) -> int:
-    """Of a setting in bytes, with or without a unit."""
+    """Reads a setting in bytes, with or without a unit."""
     found = re.match(r"\d+", value)
     return int(found[0]) * {"kB": 1024, "MB": 1024**2}.get(value[found.end() :], 1) if found else 0
 

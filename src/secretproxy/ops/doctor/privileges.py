@@ -125,7 +125,7 @@ async def _of_everybody(connection: Any) -> list[Finding]:
 
 
 async def _kept(connection: Any) -> list[Finding]:
-    """What roles have by grants because they owned the original modules, or because `install --owner` said so."""
+    """Reports the grants of roles that owned the original modules, or that `install --owner` named."""
     if await connection.fetchval("SELECT pg_catalog.to_regclass('secretproxy.kept_grants')") is None:
         return []
     return [
@@ -192,7 +192,9 @@ async def roles(connection: Any) -> list[Finding]:
 
 
 async def _members(connection: Any, role: str, name: str, severity: str, why: str) -> list[Finding]:
-    """Who can become `role` or has its rights, by which direct member: the grant to revoke is that one."""
+    """Lists who can become `role` or has its rights, and through which direct member: that member's grant is the one to
+    revoke.
+    """
     newer = connection.get_server_version().major >= 16
     # Since 16 a membership may carry neither its rights nor SET ROLE nor ADMIN.
     usable = "(m.inherit_option OR m.set_option OR m.admin_option)" if newer else "true"

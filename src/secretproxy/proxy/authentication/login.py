@@ -80,7 +80,7 @@ class Conversation(Protocol):
     def write(self, data: bytes) -> None: ...
 
     async def hear(self) -> bytes:
-        """The body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
+        """Reads the body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
 
 
 class BackendLogin(asyncio.Protocol):
@@ -114,7 +114,7 @@ class BackendLogin(asyncio.Protocol):
         self._more.set()
 
     async def _message(self) -> bytes:
-        """The next message. Raises ProtocolViolationError, ConnectionError."""
+        """Reads the next message. Raises ProtocolViolationError, ConnectionError."""
         buffer = self._buffer
         while True:
             if len(buffer) >= 5:
@@ -144,7 +144,7 @@ class BackendLogin(asyncio.Protocol):
                 return
 
     async def _asked(self) -> tuple[int, bytes]:
-        """The next Authentication message. Raises RefusedByBackendError."""
+        """Reads the next Authentication message. Raises RefusedByBackendError."""
         message, self._first = self._first or await self._message(), b""
         if message[:1] == b"E":
             raise RefusedByBackendError(message)
@@ -233,7 +233,10 @@ class Logins:
         failed: Callable[[], None],
         refused: Callable[..., None],
     ) -> None:
-        """`key`: what unknown users' salts are made of. `failed` is called at every failed login, `refused` where a limit refuses one."""
+        """Takes `key`, from which unknown users' salts are derived.
+
+        Calls `failed` at every failed login, `refused` when a limit refuses one.
+        """
         self.refused = refused
         self.users = users
         self.hosts = hosts
@@ -315,7 +318,7 @@ class Logins:
         return keys
 
     def _note(self, client: Conversation, user: bytes, *, known: bool) -> None:
-        """The log's line of a failed login. A name that no user has may be a password typed in the wrong place."""
+        """Logs a failed login. A name that no user has may be a password typed into the wrong field."""
         shown = self.mask(user.decode("utf-8", "surrogateescape")) if known else self.mask.masked(user)
         self.failed()
         log.warning(
@@ -363,7 +366,7 @@ class _Backends:
             self._current = None
 
     async def _open_next(self) -> tuple[BackendLogin, Target]:
-        """The next server that answers the startup packet. Raises BackendUnreachableError."""
+        """Opens the next server that answers the startup packet. Raises BackendUnreachableError."""
         if self._queue is None:
             self._queue, self._causes = await self._logins.hosts.addresses()
         timeout = self._logins.backend.connect_timeout
@@ -408,7 +411,7 @@ class _Backends:
             self._causes.append(cause)
 
     async def _try(self, login: BackendLogin, target: Target, keys: LoginKeys, attrs: str) -> str | None:
-        """None where this server lets the client in and will do, else why another is to be tried."""
+        """Gives None if this server lets the client in and suits, else the reason to try another."""
         try:
             async with asyncio.timeout(self._logins.backend.connect_timeout):
                 await login.log_in(keys)

@@ -22,7 +22,7 @@ class LoginThrottle:
     """Made before the workers are forked. Times are of the machine's one monotonic clock."""
 
     def __init__(self, per_address: int, per_user: int) -> None:
-        """The numbers a minute; 0: any number."""
+        """Takes the limits per minute; 0: no limit."""
         self._per_address = per_address
         self._per_user = per_user
         self._key = secrets.token_bytes(16)
@@ -42,11 +42,11 @@ class LoginThrottle:
                 _TIME.pack_into(self._table, place, until)
 
     def wait(self, address: bytes, user: bytes) -> float:
-        """Seconds until this address may try to log in as this user, 0 where it may now."""
+        """Gives the seconds until this address may try to log in as this user, 0 if it may now."""
         return self.wait_by(address, user)[0]
 
     def wait_by(self, address: bytes, user: bytes) -> tuple[float, str]:
-        """The same, and the setting that rules it."""
+        """Gives the same, and the responsible setting."""
         now = time.monotonic()
         found, setting = 0.0, "auth.failures_per_address"
         if self._per_address:

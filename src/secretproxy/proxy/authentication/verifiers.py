@@ -33,10 +33,10 @@ class Users(Protocol):
     iterations: int
 
     async def find(self, user: str) -> Verifier | None:
-        """The user's verifier, None where there is none to log in with. Raises LookupFailedError."""
+        """Finds the user's verifier; None if there is none that allows a login. Raises LookupFailedError."""
 
     def forget(self, user: str) -> None:
-        """A proof did not fit: the verifier may be an old one."""
+        """Forgets a verifier after a proof that did not match: it may be an old one."""
 
     def reload(self) -> None:
         """Raises ConfigError, and the old users stay."""
@@ -92,7 +92,7 @@ class UsersFile:
         return self._users.get(user)
 
     def forget(self, user: str) -> None:
-        """The file is what it is until SIGHUP."""
+        """Does nothing: the file stays the same until SIGHUP."""
 
 
 class Lookup:
@@ -127,7 +127,7 @@ class Lookup:
         return verifier
 
     async def _ask_once(self, user: str) -> Verifier | None:
-        """Many logins of one user at once are one question."""
+        """Asks once for many simultaneous logins of one user."""
         task = self._asked.get(user)
         if task is None:
             task = self._asked[user] = asyncio.create_task(self._ask(user))

@@ -69,12 +69,12 @@ class _Asking(asyncio.Protocol):
 
 
 def _why(error: OSError) -> str:
-    """What the system says, without asyncio's own words for it."""
+    """Gives the system's message, without asyncio's own words."""
     return os.strerror(error.errno).lower() if error.errno else type(error).__name__
 
 
 async def resolve(host: Host, timeout: float) -> list[Target]:
-    """Every address of a server, as they are tried. Raises AddressUnreachableError."""
+    """Gives every address of a server, in the order of the tries. Raises AddressUnreachableError."""
     if host.is_unix:
         return [Target(host, host.host)]
     try:
@@ -149,7 +149,7 @@ async def answers(target: Target, timeout: float) -> None:
 
 
 async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: BackendTls) -> P:
-    """A connection to this address, in TLS where `tls` says so. Raises AddressUnreachableError."""
+    """Connects to this address, in TLS if `tls` says so. Raises AddressUnreachableError."""
     try:
         async with asyncio.timeout(timeout):
             if target.host.is_unix:
@@ -175,7 +175,10 @@ async def connect(
     tls: BackendTls,
     silent: Callable[[Target], None] | None = None,
 ) -> tuple[P, Target]:
-    """The first address that takes a connection; `silent` is told of those that do not answer. Raises BackendUnreachableError."""
+    """Connects to the first address that accepts; calls `silent` for those that do not answer.
+
+    Raises BackendUnreachableError.
+    """
     causes = []
     for target in targets:
         try:

@@ -39,14 +39,14 @@ class Kind:
 
     @classmethod
     def reported(cls, parameters: Mapping[str, str]) -> Kind | None:
-        """Out of the ParameterStatus of a login; None before PostgreSQL 14, which does not tell."""
+        """Reads the kind from the ParameterStatus of a login; None before PostgreSQL 14, which does not report it."""
         standby, read_only = parameters.get("in_hot_standby"), parameters.get("default_transaction_read_only")
         if standby is None or read_only is None:
             return None
         return cls(standby == "on", read_only == "on")
 
     def suits(self, attrs: str) -> bool:
-        """Whether libpq would take it for this target_session_attrs (fe-connect.c, CONNECTION_CHECK_TARGET)."""
+        """Says whether libpq would accept it for this target_session_attrs (fe-connect.c, CONNECTION_CHECK_TARGET)."""
         if attrs in ("standby", "prefer-standby"):
             return self.standby
         if attrs == "primary":
@@ -90,7 +90,7 @@ class Hosts:
             connection.terminate()
 
     async def addresses(self) -> tuple[list[Target], list[str]]:
-        """Every address of every server in the order in which to try them, and why a name has none."""
+        """Gives every address of every server in the order of the tries, and the error of each name that has none."""
         found: list[Target] = []
         causes = []
         for host in self._hosts:
@@ -107,12 +107,12 @@ class Hosts:
         return sorted(found, key=lambda target: self._silent.get(target, 0.0) > now), causes
 
     def silent(self, target: Target) -> None:
-        """An address did not answer."""
+        """Notes that an address did not answer."""
         now = time.monotonic()
         self._silent = {one: until for one, until in self._silent.items() if until > now} | {target: now + _SILENT_SECONDS}
 
     async def candidates(self) -> list[Target]:
-        """Where a session may go, in the order in which to try. Raises BackendUnreachableError."""
+        """Gives the servers for a session, in the order of the tries. Raises BackendUnreachableError."""
         if not self.watching:
             found, causes = await self.addresses()
         else:
@@ -153,12 +153,12 @@ class Hosts:
                 await self._looked.wait_for(lambda: all(self._kinds.get(host) is not before.get(host) for host in self._hosts))
 
     def doubt(self) -> None:
-        """Something did not go as what is known of the servers made expect."""
+        """Notes that a server did not behave as its known kind predicts."""
         for event in self._looks.values():
             event.set()
 
     def kind(self, target: Target) -> Kind | str | None:
-        """What is known of an address."""
+        """Gives what is known of an address."""
         return self._kinds.get(target.host, {}).get(target)
 
     async def _watch(self, host: Host) -> None:

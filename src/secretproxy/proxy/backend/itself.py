@@ -34,7 +34,7 @@ class Itself:
         self.leading_back: frozenset[Host] = frozenset()
 
     def why(self, target: Target) -> str | None:
-        """Why a session must not go to this address, None where it may."""
+        """Gives the reason why a session must not go to this address, None if it may."""
         if target.host in self.leading_back:
             return f"{target}: {LEADS_BACK}"
         return f"{target}: {_IS_HERE}" if self._is_here(target) else None
@@ -67,7 +67,7 @@ def _plain(text: str) -> _Address:
 
 
 def _first_address(host: str, port: int) -> _Address | None:
-    """The address that the listening socket is bound to."""
+    """Gives the address that the listening socket is bound to."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return _plain(str(found[0][4][0]))
@@ -76,7 +76,7 @@ def _first_address(host: str, port: int) -> _Address | None:
 
 
 def _is_local(address: _Address) -> bool:
-    """Whether it is an address of this machine: the way to such a one begins at itself. Sends nothing."""
+    """Says whether it is an address of this machine: the route to such an address begins at itself. Sends nothing."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -87,7 +87,7 @@ def _is_local(address: _Address) -> bool:
 
 
 async def leading_back(settings: Settings, connect: Callable[[Host], Awaitable[Any]]) -> frozenset[Host]:
-    """The servers of backend.hosts that answer as a proxy of the same key does to its mark."""
+    """Lists the servers of backend.hosts that answer the proxy's mark as a proxy of the same key does."""
     found = set()
     for host in settings.backend.addresses:
         try:

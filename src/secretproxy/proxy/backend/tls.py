@@ -19,7 +19,7 @@ class BackendTls:
 
     @classmethod
     def of(cls, settings: BackendSettings) -> BackendTls:
-        """As the settings have it. Raises ConfigError."""
+        """Reads the settings. Raises ConfigError."""
         return cls(backend_context(settings), settings.tls != "prefer")
 
 
@@ -33,10 +33,10 @@ class _Named(ssl.SSLContext):
 
 
 def backend_context(settings: BackendSettings, server_name: str | None = None) -> ssl.SSLContext | None:
-    """The context for the backend, None where TLS is off. Raises ConfigError.
+    """Makes the context for the backend, None if TLS is off. Raises ConfigError.
 
-    As in libpq, `require` checks the certificate only where an authority is named, `verify-full` always and with the host's name:
-    that which is given at the handshake, or `server_name` whatever is given there.
+    As in libpq, `require` checks the certificate only if an authority is named, `verify-full` always and with the
+    host's name: the name given at the handshake, or `server_name` whatever is given there.
     """
     if settings.tls == "off":
         return None

@@ -66,11 +66,11 @@ class KeyProof:
 
 class _Connects(Protocol):
     async def __call__(self, database: str) -> Any:
-        """A service connection to a database of the backend. Raises ConnectError."""
+        """Opens a service connection to a database of the backend. Raises ConnectError."""
 
 
 def home(settings: Settings) -> str | None:
-    """The database that audit.dsn names, which is the backend's where the log is."""
+    """Gives the database of audit.dsn; it is the backend's if the log is there."""
     dsn = settings.audit.dsn
     try:
         return read(revealed(dsn)).database
@@ -92,7 +92,9 @@ async def prove(connection: Any, keys: Keys, database: str) -> KeyProof:
 
 
 def judge_key(rows: Sequence[Any], keys: Keys, nonce: bytes, database: str) -> str | None:
-    """What is wrong with the key: it must make the tokens that the database accepts and read the testimony that it signs."""
+    """Gives what is wrong with the key: it must make the tokens that the database accepts and read the testimony that
+    it signs.
+    """
     here = f"of database {database}"
     signing = next((row["version"] for row in rows if row["signs"]), None)
     if signing is None or signing == 0:
@@ -120,7 +122,7 @@ def judge_key(rows: Sequence[Any], keys: Keys, nonce: bytes, database: str) -> s
 def judge_functions(
     rows: Sequence[Any], bodies: Mapping[tuple[str, str], Collection[str]], database: str
 ) -> tuple[str | None, frozenset[str]]:
-    """What is wrong with the secret functions, and the names of those whose calls may go without a word."""
+    """Gives what is wrong with the secret functions, and the names of those that may not testify."""
     there = {row["name"] for row in rows if row["schema"] == "encrypted_secrets"}
     half = {row["name"] for row in rows if row["schema"] == "secretproxy"}
     if not there:
@@ -194,18 +196,20 @@ class Proofs:
 
     @property
     def errors(self) -> list[str]:
-        """The databases whose key is another than the file's."""
+        """Names the databases whose key differs from the file's."""
         return [known.proof.key for known in self._all.values() if known.proof is not None and known.proof.key is not None]
 
     @property
     def warnings(self) -> list[str]:
-        """The databases some of whose functions do not testify."""
+        """Names the databases in which some functions do not testify."""
         return [
             known.proof.functions for known in self._all.values() if known.proof is not None and known.proof.functions is not None
         ]
 
     def join(self, session: Session) -> None:
-        """A session has been let into its database: until it is known which functions testify, none can be told to have been silent."""
+        """Notes that a session has been let into its database: until it is known which functions testify, no missing
+        testimony counts.
+        """
         database = session.identity.database
         if database is None or session.physical:
             return
@@ -218,21 +222,21 @@ class Proofs:
             known.wake.set()
 
     def leave(self, session: Session) -> None:
-        """A session has ended."""
+        """Notes that a session has ended."""
         known = self._all.get(session.identity.database or "")
         if known is not None:
             known.sessions.discard(session)
             known.left_at = time.monotonic()
 
     def changed(self, session: Session) -> None:
-        """A session has defined something: a function may be another one now."""
+        """Notes that a session has defined something: a function may be another one now."""
         known = self._all.get(session.identity.database or "")
         if known is not None and not self._brought:
             known.urgent = True
             known.wake.set()
 
     def again(self) -> None:
-        """The keys were read again."""
+        """Checks again after the keys were read again."""
         for known in self._all.values():
             known.urgent = True
             known.wake.set()
@@ -296,7 +300,7 @@ class Proofs:
             self._all.pop(known.database, None)
 
     async def _ask(self, known: _Known) -> None:
-        """One question at a time, whoever waits for the answer."""
+        """Asks one question at a time, whoever waits for the answer."""
         if known.asking is None or known.asking.done():
             known.asking = self._spawn(self._asked(known))
         await asyncio.shield(known.asking)
@@ -341,7 +345,7 @@ class Proofs:
 
 
 async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[str, str | None]]:
-    """What `check` says of the key and of the functions, in the database of audit.dsn on the backend."""
+    """Gives what `check` reports of the key and of the functions, in the database of audit.dsn on the backend."""
     database = home(settings)
     name = "testimony.key_file"
     if database is None:

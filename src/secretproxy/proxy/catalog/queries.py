@@ -211,5 +211,5 @@ SELECT a.obj, pg_catalog.pg_get_functiondef(a.obj) AS definition FROM pg_catalog
 
 
 def regular_expression(words: Iterable[str]) -> str:
-    """What finds one of the words in a body: as a whole word where it is one."""
+    """Makes the expression that finds one of the words in a body: as a whole word if it is one."""
     return "|".join(rf"\m{word}\M" if re.fullmatch(r"\w+", word) else re.sub(r"([^\w\s])", r"\\\1", word) for word in words)

@@ -35,9 +35,9 @@ _COMMANDS = ("CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COMMENT", "SECURITY"
 
 
 async def connect(settings: Settings, database: str | None, tls: BackendTls, mark: str, host: Host | None = None) -> Any:
-    """A connection to a session's database as the journal's login, on the backend, which need not be where the log is.
+    """Connects to a session's database on the backend, as the journal's login; the log may be elsewhere.
 
-    `mark` is what the proxy knows for its own (itself.py). `host`: this server alone.
+    `mark`: the mark by which the proxy recognises itself (itself.py). `host`: only this server.
     """
     addresses = settings.backend.addresses if host is None else [host]
     dsn = settings.audit.dsn
@@ -54,7 +54,7 @@ async def connect(settings: Settings, database: str | None, tls: BackendTls, mar
 
 
 async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dependencies, bool]:
-    """What leads to a secret function in the database of a connection, and whether there is more than is kept."""
+    """Reads what leads to a secret function in the database of a connection, and whether there is more than is kept."""
     secrets = [_object(row, "function") for row in await connection.fetch(queries.SECRETS, list(monitored.schemas))]
     graph = Graph(monitored, secrets)
     excluded = [*_EXCLUDED, *monitored.schemas]
@@ -93,7 +93,10 @@ async def _definitions(connection: Any, part: Sequence[Any]) -> list[Any]:
 
 
 async def in_parts(items: Sequence[Any], fetch: Callable[[Sequence[Any]], Awaitable[list[Any]]]) -> list[Any]:
-    """The rows of one question about many objects, some at a time. An object that disappears meanwhile costs itself alone."""
+    """Yields the rows of a query about many objects, some at a time.
+
+    An object that disappears meanwhile affects no other.
+    """
     found: list[Any] = []
     waiting = [items[start : start + PART] for start in range(0, len(items), PART)]
     while waiting:

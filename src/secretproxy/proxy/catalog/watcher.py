@@ -82,7 +82,7 @@ class Catalogs:
         took: Callable[[float], None],
         prove: Callable[[Any, str], Awaitable[None]],
     ) -> None:
-        """`prove` is given each connection, and its database, before anything else is asked there."""
+        """Takes `prove`, which gets each connection, and its database, before anything else is asked there."""
         self._prove = prove
         self._took = took
         self._parsers = parsers
@@ -97,7 +97,7 @@ class Catalogs:
         self._turn = asyncio.Semaphore(2)
 
     def join(self, session: Session) -> None:
-        """A session has been let into its database."""
+        """Notes that a session has been let into its database."""
         database = session.identity.database
         # A physical replication session is in no database, whatever name it gave.
         if database is None or not self._refresh or session.physical:
@@ -124,14 +124,14 @@ class Catalogs:
             watch.left_at = time.monotonic()
 
     def changed(self, session: Session) -> None:
-        """A session has defined something."""
+        """Notes that a session has defined something."""
         watch = self._watches.get(session.identity.database or "")
         if watch is not None:
             watch.urgent = True
             watch.wake.set()
 
     def surprised(self, session: Session) -> None:
-        """A call was made that nobody announced."""
+        """Notes a call that nobody announced."""
         watch = self._watches.get(session.identity.database or "")
         if watch is not None and not watch.surprised:
             watch.surprised = True

@@ -46,22 +46,22 @@ class Receiver:
     """Who takes what an endpoint reads, and is told how it stands."""
 
     def opened(self) -> None:
-        """The connection is there."""
+        """Is called when the connection is open."""
 
     def received(self, data: bytes) -> None:
         """Takes a chunk."""
         raise NotImplementedError
 
     def ended(self) -> bool:
-        """The peer writes no more. Returns whether the connection stays open for what is still to be written."""
+        """Is called when the peer writes no more. Gives whether the connection stays open for pending output."""
         raise NotImplementedError
 
     def lost(self) -> None:
-        """The connection is no more."""
+        """Is called when the connection is closed."""
         raise NotImplementedError
 
     def congested(self, full: bool) -> None:
-        """The peer takes no more for now, or does again: whoever writes to it is to be slowed."""
+        """Is called when the peer stops or resumes reading, to slow down whoever writes to it."""
         raise NotImplementedError
 
 
@@ -113,12 +113,12 @@ class Endpoint:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the peer writes no more."""
+        """Says whether the peer writes no more."""
         return self._directions is _OURS or self._directions is _NONE
 
     @property
     def paused(self) -> bool:
-        """Whether its owner does not want it to be read from."""
+        """Says whether the owner has paused reading."""
         return self._paused
 
     # --- what asyncio calls ---
@@ -280,17 +280,17 @@ class ClientEndpoint(Endpoint):
 
     @property
     def session_id(self) -> str:
-        """What the log's lines of this session have in common with its rows of the access log."""
+        """Gives the id that the log lines of this session share with its rows of the access log."""
         return str(self.id)
 
     @property
     def text(self) -> str:
-        """The client's address, as the log shows it."""
+        """Gives the client's address, as the log shows it."""
         return str(self.peer()[0] or "local")
 
     @property
     def source(self) -> bytes:
-        """Where the client comes from, as failed logins are counted: an address, a network of IPv6, a local user."""
+        """Gives the key by which failed logins are counted: an address, a network of IPv6, a local user."""
         address, _ = self.peer()
         if isinstance(address, ipaddress.IPv6Address):
             # Who has one address of a /64 has them all.

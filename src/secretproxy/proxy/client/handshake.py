@@ -98,7 +98,7 @@ class Handshake(ClientStage):
         self._close()
 
     def congested(self, full: bool) -> None:
-        """Nobody is written to for the client yet."""
+        """Does nothing: nobody is written to for the client yet."""
 
     def _refused(self, setting: str) -> None:
         """Takes note that this becomes no session because of a setting."""
@@ -175,7 +175,7 @@ class Handshake(ClientStage):
         self._runtime.spawn(self.attend(work))
 
     async def _secure(self, begun: bytes | None) -> None:
-        """The TLS handshake: after an SSLRequest (None), or with the beginning of a ClientHello that came unasked."""
+        """Performs the TLS handshake: after an SSLRequest (None), or with the beginning of a direct ClientHello."""
         client, transport = self.client, self.client.transport
         context, binding = self._tls.context, self._tls.binding
         assert context is not None
@@ -262,7 +262,7 @@ class Handshake(ClientStage):
             )
 
     async def _relay_login(self, packet: bytes, startup: messages.Startup) -> None:
-        """The backend authenticates the client. Raises BackendUnreachableError."""
+        """Lets the backend authenticate the client. Raises BackendUnreachableError."""
         hosts = self._runtime.hosts
         try:
             backend, target = await self._reach()
@@ -293,8 +293,10 @@ class Handshake(ClientStage):
         )
 
     async def _log_in(self, logins: Logins, packet: bytes, startup: messages.Startup) -> None:
-        """The proxy authenticates the client, and logs in at the backend for it. The session takes over where the
-        backend has said AuthenticationOk. Raises BackendUnreachableError."""
+        """Authenticates the client, and logs in at the backend for it.
+
+        The session takes over after the backend's AuthenticationOk. Raises BackendUnreachableError.
+        """
         try:
             login, target = await logins.enter(self, packet, startup, self._runtime.backend_tls)
         except LoginRefusedError as refused:
@@ -356,7 +358,7 @@ class Handshake(ClientStage):
         self.client.write(data)
 
     async def hear(self) -> bytes:
-        """The body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
+        """Reads the body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
         buffer = self._unread
         while True:
             if self.progress is _OVER:

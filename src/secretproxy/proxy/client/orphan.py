@@ -46,7 +46,7 @@ class _OrphanReceiver(Receiver):
         self._orphan.backend_ended()
 
     def congested(self, full: bool) -> None:
-        """Nothing is read from the client any more."""
+        """Does nothing: nothing is read from the client any more."""
 
 
 class Orphan(NoEffects):
@@ -95,7 +95,7 @@ class Orphan(NoEffects):
             self.backend_ended()
 
     def abort(self) -> None:
-        """The proxy ends: there is no time left."""
+        """Ends at once: the proxy ends and there is no time left."""
         self._backend.abort()
         self._end()
 
@@ -105,7 +105,7 @@ class Orphan(NoEffects):
             self._done()
 
     def backend_ended(self) -> None:
-        """The backend says no more."""
+        """Handles the end of the backend's output."""
         if self._interpreter.backend_is_free:
             self._end()
 
@@ -130,7 +130,7 @@ class Orphan(NoEffects):
             self._end()
 
     def _cancel(self) -> None:
-        """A backend that cannot write to its client stops; this one is asked to."""
+        """Cancels the statement: a backend that cannot write to its client stops."""
         key = self._session.cancel_key
         if not self._cancelled and key:
             self._cancelled = True

@@ -161,7 +161,7 @@ class Relay(ClientStage, Effects):
             self.shut_down()
 
     def backend_ended(self) -> None:
-        """The backend says no more."""
+        """Handles the end of the backend's output."""
         if self._is_over or not self.interpreter.backend_is_free:
             # Something is held for the log: it goes to the client first, or the session ends by then.
             return
@@ -219,7 +219,7 @@ class Relay(ClientStage, Effects):
             self._loop.call_soon(self.guarded, self.interpreter.proceed)
 
     def settled(self, trouble: str | None) -> None:
-        """The journal has the attempts, or does not get them: the relay is the one that waits for them."""
+        """Handles the journal's answer: it has the attempts, or did not get them. The relay waits for it."""
         try:
             if trouble is None:
                 self.interpreter.attempts_committed()
@@ -442,7 +442,7 @@ class Relay(ClientStage, Effects):
         orphan.begin(cancel=cancel)
 
     def _backend_done(self) -> None:
-        """Nothing more comes from the backend: what had no end yet is lost, and the session is over."""
+        """Ends the session after the backend's last byte: unfinished statements are lost."""
         runtime, session = self._runtime, self.session
         self.life = _OVER
         runtime.catalogs.leave(session)

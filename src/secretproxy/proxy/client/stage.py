@@ -28,7 +28,7 @@ class ClientStage(Receiver):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is lost where it is ended now."""
+        """Says whether nothing is lost if it is ended now."""
         raise NotImplementedError
 
     def terminate(self, sqlstate: str, text: str, hint: str | None = None, detail: str | None = None) -> None:
@@ -44,7 +44,7 @@ class ClientStage(Receiver):
         raise NotImplementedError
 
     def terminate_by_error(self, error: BaseException) -> None:
-        """Something went wrong that should not: the session ends, and only what kind of thing it was is said."""
+        """Ends the session after an unexpected error; only the kind of the error is logged."""
         log.error("internal error, the session ends", session=self.client.session_id, kind=type(error).__name__)
         self.terminate(SqlState.INTERNAL_ERROR, "internal error of secretproxy")
 

@@ -45,7 +45,7 @@ class ClientTls:
 
 
 def listen_context(settings: ListenSettings) -> ssl.SSLContext | None:
-    """The context for clients, None where TLS is off. Raises ConfigError."""
+    """Makes the context for clients, None if TLS is off. Raises ConfigError."""
     context = _serving(settings, ALPN)
     if context is not None:
         context.sslobject_class = Directions
@@ -53,7 +53,7 @@ def listen_context(settings: ListenSettings) -> ssl.SSLContext | None:
 
 
 def web_context(settings: ListenSettings) -> ssl.SSLContext | None:
-    """The context for browsers, of the same settings as that for clients; None where TLS is off. Raises ConfigError."""
+    """Makes the context for browsers, from the same settings as for clients; None if TLS is off. Raises ConfigError."""
     return _serving(settings, "http/1.1")
 
 
@@ -76,7 +76,10 @@ def _serving(settings: ListenSettings, protocol: str) -> ssl.SSLContext | None:
 
 
 def listen_binding(settings: ListenSettings) -> bytes | None:
-    """What a client binds its SCRAM login to in TLS: the hash of our certificate; None where there is none. Raises ConfigError."""
+    """Gives what a client binds its SCRAM login to in TLS: the hash of the proxy's certificate; None if there is none.
+
+    Raises ConfigError.
+    """
     if settings.tls == "off" or settings.tls_cert is None:
         return None
     try:
@@ -88,7 +91,10 @@ def listen_binding(settings: ListenSettings) -> bytes | None:
 async def accept_direct(
     transport: asyncio.Transport, protocol: asyncio.Protocol, context: ssl.SSLContext, begun: bytes, timeout: float
 ) -> asyncio.Transport:
-    """A handshake whose first bytes have been read already, which loop.start_tls() cannot be given. Raises OSError, ssl.SSLError."""
+    """Performs a handshake whose first bytes have been read already, which loop.start_tls() cannot take.
+
+    Raises OSError, ssl.SSLError.
+    """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
     between = asyncio.sslproto.SSLProtocol(

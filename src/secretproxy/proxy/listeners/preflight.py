@@ -36,7 +36,7 @@ _NOBODY = "secretproxy check"
 
 
 def places(settings: Settings) -> Iterator[Result]:
-    """What keeps the proxy from listening, and from writing the files that it is to write."""
+    """Lists what keeps the proxy from listening, and from writing its files."""
     listen, health, audit = settings.listen, settings.health, settings.audit
     if listen.host:
         fault = _address("listen", listen.host, listen.port)
@@ -90,7 +90,7 @@ def _file(path: Path) -> str | None:
 
 
 def _address(section: str, host: str, port: int) -> str | None:
-    """Why nothing can be served there; a proxy that serves there already is none."""
+    """Gives the reason why nothing can be served there; a proxy that already serves there is not an error."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
@@ -110,7 +110,9 @@ def _address(section: str, host: str, port: int) -> str | None:
 
 
 def _serves(section: str, host: str, port: int) -> bool:
-    """Whether a secretproxy serves there now: PostgreSQL would name the file and line of its source where it refuses a protocol."""
+    """Says whether a secretproxy serves there now: PostgreSQL would name file and line of its source when it refuses a
+    protocol.
+    """
     somewhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     with contextlib.suppress(OSError), socket.create_connection((somewhere, port), 2) as sock:
         if section == "health":
@@ -143,7 +145,10 @@ async def logins_in_tls(settings: Settings, targets: list[Target]) -> AsyncItera
 
 
 async def _offered(settings: Settings, target: Target, secured: BackendTls) -> tuple[bool, bytes | None]:
-    """Whether some login is offered SCRAM-SHA-256-PLUS, and what it would be bound to. Raises AddressUnreachableError, TimeoutError, OSError."""
+    """Says whether some login is offered SCRAM-SHA-256-PLUS, and its binding.
+
+    Raises AddressUnreachableError, TimeoutError, OSError.
+    """
     user, database = _known_login(settings)
     timeout = settings.backend.connect_timeout
     binding = None
@@ -211,7 +216,7 @@ async def poolers(settings: Settings, targets: list[Target]) -> AsyncIterator[Re
 
 
 async def _shared(settings: Settings, target: Target) -> bool:
-    """Whether two sessions that are open at once meet the same backend process, or one meets two."""
+    """Says whether two sessions that are open at once get the same backend process, or one gets two."""
     async with _session(settings, target) as one:
         pid = await _pid(one)
         if pid == one.get_server_pid():

@@ -52,7 +52,7 @@ class Probe:
             task.cancel()
 
     def failed(self) -> None:
-        """A session found no backend: looks now."""
+        """Probes now, because a session found no backend."""
         self._again.set()
 
     async def _run(self) -> None:

@@ -191,7 +191,7 @@ class Server:
         return await connect_catalog(self.settings, database, self._backend_tls, self._mark())
 
     def _mark(self) -> str:
-        """What this proxy knows for its own where it comes back."""
+        """Gives the mark by which this proxy recognises itself."""
         return self._key_ring.keys.mark(secrets.token_bytes(16))
 
     async def look_for_itself(self) -> None:
@@ -232,7 +232,7 @@ class Server:
     # --- its life ---
 
     def reload(self) -> None:
-        """SIGHUP: what the configuration names is read again; the configuration itself is not."""
+        """Reads the files that the configuration names again (SIGHUP); not the configuration itself."""
         keys = self._key_ring.newer()
         if keys is not None:
             self._key_ring.keys.replace(keys)
@@ -282,7 +282,7 @@ class Server:
         stop.set()
 
     def _stages(self) -> list[ClientStage]:
-        """What the clients are at."""
+        """Gives the current stage of each client."""
         receivers = [client.receiver for client in self.runtime.admission.connections]
         return [receiver for receiver in receivers if isinstance(receiver, ClientStage)]
 
@@ -336,7 +336,7 @@ def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def read_keys(settings: Settings) -> dict[int, bytes]:
-    """The keys of testimony.key_file. Raises ConfigError."""
+    """Reads the keys of testimony.key_file. Raises ConfigError."""
     try:
         return load_key_file(settings.testimony.key_file)
     except KeyFileError as error:

@@ -23,7 +23,7 @@ def name_of(sock: socket.socket) -> str:
 
 
 def open_sockets(settings: Settings) -> list[socket.socket]:
-    """The listening sockets of the settings. Raises ConfigError."""
+    """Opens the listening sockets of the settings. Raises ConfigError."""
     listen = settings.listen
     sockets: list[socket.socket] = []
     port = listen.port
@@ -80,7 +80,7 @@ class SocketFile:
 
 
 def socket_files(sockets: list[socket.socket]) -> list[SocketFile]:
-    """The files to remove at the end. Asked for at the start: a socket that is closed does not know its name any more."""
+    """Lists the files to remove at the end. Call it at the start: a closed socket does not know its name any more."""
     found = []
     for sock in sockets:
         if sock.family == socket.AF_UNIX:

@@ -142,7 +142,7 @@ def _supervise(
 
 
 def _keep_memory_private() -> None:
-    """No core dumps, and /proc of this process only for root: its memory holds what passes."""
+    """Disables core dumps, and leaves /proc of this process to root: its memory contains client data."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
 

@@ -63,7 +63,7 @@ class Parsers:
         self._turn = asyncio.Lock()
 
     async def verdict(self, detector: Detector, text: bytes, encoding: str, strings: int, account: Account) -> Verdict:
-        """The verdict on a text that the session could not have at once."""
+        """Gives the verdict on a text that the session could not have at once."""
         if len(text) <= self._longest and weight(text) <= LIGHT:
             await self._wait_for_turn(detector.allowance, weight(text))
             return detector.analyse(text, encoding, strings)
@@ -139,7 +139,7 @@ class _Parser:
         return self._process.pid if self._process is not None else None
 
     async def ask(self, detector: Detector, question: tuple[bytes, str, int, bool], timeout: float) -> Verdict:
-        """The process's verdict. Raises ParserError."""
+        """Asks the process for its verdict. Raises ParserError."""
         try:
             process = self._process or await self._start()
             assert process.stdin is not None
@@ -162,7 +162,7 @@ class _Parser:
             raise
 
     def _teaching(self, detector: Detector) -> list[tuple[Any, ...]]:
-        """What the process must be told first."""
+        """Gives what the process must be told first."""
         monitored = detector.monitored
         if self._knows.get(detector.number) is monitored:
             return []
@@ -221,6 +221,6 @@ class _Parser:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What Python itself needs: no setting of the proxy's, no password."""
+    """Gives the variables that Python itself needs: no setting of the proxy, no password."""
     kept = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "VIRTUAL_ENV")
     return {name: environment[name] for name in kept if name in environment}

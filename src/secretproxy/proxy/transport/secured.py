@@ -137,7 +137,7 @@ class Secured(asyncio.Transport):
         return not self._paused
 
     def take_unread(self) -> None:
-        """The connection broke: what had come before is handed on, whether the protocol reads at the moment or not."""
+        """Delivers what arrived before the connection broke, whether or not the protocol is reading."""
         if self._raw_ended or self._secured.is_closing():
             return
         self._secured.resume_reading()
@@ -145,7 +145,7 @@ class Secured(asyncio.Transport):
             feed(self._inner, data)
 
     def _stream_ended(self) -> bool:
-        """The end of the TCP stream; returns whether the connection stays open."""
+        """Handles the end of the TCP stream; gives whether the connection stays open."""
         self._raw_ended = True
         if self._secured.is_closing():
             self._finish()
