@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def step(**fields: Any) -> Any:
 
 
 def held(*parts: bytes) -> list[Any]:
-    return [Held(part, object()) for part in parts]
+    return [Held(part, SimpleNamespace(waits=True)) for part in parts]
 
 
 class Decided:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections import deque
 
 from secretproxy.detect import Detector, ResolvedCall, Verdict
 from secretproxy.detect.arguments import NO_VALUES
@@ -41,7 +40,7 @@ def test_a_secret_statement_is_remembered_and_can_be_undone() -> None:
     assert kept.parse(b"a", harmless) is None and kept.remembered == ()
     undo = kept.parse(b"a", SECRET)
     assert undo is not None and undo.before is harmless and kept.remembered == (b"a",)
-    kept.undo(undo, deque())
+    kept.undo([undo], [])
     assert kept.statement(b"a") is harmless and kept.remembered == ()
 
 
@@ -50,7 +49,7 @@ def test_what_a_later_change_has_changed_again_is_undone_there() -> None:
     one = kept.parse(b"a", SECRET)
     other = kept.parse(b"a", Prepared(HARMLESS, None))
     assert one is not None and other is not None
-    kept.undo(one, deque([other]))
+    kept.undo([one], [other])
     assert other.before is None and kept.statement(b"a") is not SECRET
 
 
@@ -84,7 +83,7 @@ def test_a_portal_that_is_replaced_is_told() -> None:
     undo = kept.bind(b"", UNKNOWN)
     assert undo is not None and undo.before is first
     assert kept.bind(b"", UNKNOWN) is None
-    kept.undo(undo, deque())
+    kept.undo([undo], [])
     assert kept.portal(b"") is first and kept.portals_weigh() == 3
 
 
@@ -115,7 +114,7 @@ def test_sql_prepares_for_protocol_and_sql_alike() -> None:
     assert found is not None and len(found.calls) == 1 and kept.remembered == (b"p",)
     kept.parse(b"s", SECRET)
     assert kept.executed("s") is SECRET.verdict and kept.executed("t") is None
-    kept.unprepare(running, deque())
+    kept.unprepare(running)
     assert kept.executed("p") is None and kept.remembered == (b"s",)
 
 
@@ -125,9 +124,9 @@ def test_a_name_that_sql_gave_again_is_unprepared_there() -> None:
     kept.enter_sql(first, NO_VALUES)
     kept.enter_sql(second, NO_VALUES)
     made = kept.sql_calls["p"]
-    kept.unprepare(first, deque([first, second]))
-    assert kept.sql_calls["p"] is made and second.prepared[0][2] is None
-    kept.unprepare(second, deque([second]))
+    kept.unprepare(first)
+    assert kept.sql_calls["p"] is made and second.prepared[0].before is None
+    kept.unprepare(second)
     assert kept.sql_calls == {}
 
 

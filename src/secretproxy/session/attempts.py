@@ -136,6 +136,7 @@ class Attempts:
             event = outcomes.event(running, "table")
             event.via = (table,)
             events.append(event)
+        running.waits = True
         self._stream.hold(start, end, running)
         self._pipeline.push_statement(running)
 
@@ -166,6 +167,7 @@ class Attempts:
             if running is None:
                 out.append(held.data)
                 continue
+            running.waits = False
             running.refused = _LOG_REFUSES
             # Should it run after all, nothing in the log covers it.
             running.covered = {}

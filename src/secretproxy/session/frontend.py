@@ -29,7 +29,7 @@ from secretproxy.session.statements import (
 from secretproxy.session.states import Phase, State
 from secretproxy.session.weights import size
 from secretproxy.wire import messages
-from secretproxy.wire.errors import UnreadableError
+from secretproxy.wire.errors import ProtocolViolationError, UnreadableError
 from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import FrontendMessage
 
@@ -38,6 +38,8 @@ from secretproxy.wire.types import FrontendMessage
 _NAME_BYTES: Final = 63
 
 _STATEMENT: Final = b"S"
+# The length of a message without content.
+_EMPTY: Final = 5
 
 
 class Frontend:
@@ -50,8 +52,14 @@ class Frontend:
         self._attempts: Final = attempts
 
     def passed(self, message: Framer) -> None:
-        """Takes what nothing here depends on: Flush, CopyData, and the answers of a login, which are the backend's
-        to judge."""
+        """Takes what nothing here depends on: CopyData, and the answers of a login, which are the backend's to judge."""
+
+    def flush(self, message: Framer) -> None:
+        """Takes a Flush. Nothing answers it, unless it has content: then the backend passes over what follows up to
+        the next Sync, but for one that it overlooks during a COPY. Nobody could tell what it is at."""
+        if message.end - message.start != _EMPTY:
+            message.unread()
+            raise ProtocolViolationError("invalid message format: a Flush has no content")
 
     def terminate(self, message: Framer) -> None:
         self._state.enter(Phase.CLOSED)

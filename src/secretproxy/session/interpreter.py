@@ -306,6 +306,9 @@ class Interpreter:
         """Resumes the client after the log has committed its attempts."""
         step, self._client_step = self._client_step, None
         if step is not None:
+            for held in step.held:
+                if held.running is not None:
+                    held.running.waits = False
             self._effects.send_to_backend(b"".join([held.data for held in step.held]))
             self._proceed(step)
 

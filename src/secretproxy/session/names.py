@@ -8,20 +8,25 @@ runs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from secretproxy.detect import ResolvedCall, Verdict
 from secretproxy.detect.arguments import Values
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.encodings import encoded
-from secretproxy.session.statements import BIND, CLOSE, PARSE, Entry, Portal, Prepared, Running, Undo, resolve
+from secretproxy.session.statements import BIND, CLOSE, PARSE, Entry, Portal, Preparation, Prepared, Running, Undo, resolve
 from secretproxy.session.states import State
 from secretproxy.session.weights import lightened, lightened_call
 
 # What is kept of harmless statements serves a fingerprint alone: so many of them, and so many bytes of their texts.
 MOST_HARMLESS: Final = 256
 MOST_TEXTS: Final = 262_144
+# So many names are looked for in a text. Where more are remembered, any text may hold one.
+MOST_LOOKED_FOR: Final = 64
+_ANY_NAME: Final = (b"",)
+# What a name may have led to before changes in doubt: so much of it is taken for possible.
+MOST_DOUBTED: Final = 8
 
 
 class Names:
@@ -34,6 +39,8 @@ class Names:
         self._texts = 0
         self._secret_statements = 0
         self._portals: dict[bytes, Prepared | Portal] = {}
+        # What is kept for them, added up.
+        self._weight = 0
         # Whether any portal matters to what comes.
         self._portals_matter = False
         # Portals that have stopped at their row limit, in order.
@@ -41,10 +48,12 @@ class Names:
         # Names of SQL's PREPARE and DECLARE.
         self.sql_calls: dict[str, Verdict] = {}
         self.cursors: dict[str, tuple[ResolvedCall, ...]] = {}
+        # Of each name that SQL's PREPAREs under way give, the last one.
+        self._preparations: dict[str, Preparation] = {}
         # All names, in small letters: a text without any of them runs nothing of what is known here.
         self.remembered: tuple[bytes, ...] = ()
         # Changes that may yet turn out to be passed over; and how many pipelines have ended with a Sync.
-        self._doubts: deque[Undo] = deque()
+        self._doubts: dict[bytes, deque[Undo]] = {}
         self._pipeline = 1
         # While there are such: names of statements (False) and portals (True) that this pipeline has changed.
         self._renamed: set[tuple[bool, bytes]] = set()
@@ -125,7 +134,7 @@ class Names:
 
     def portals_weigh(self) -> int:
         """Adds up what is kept for portals."""
-        return sum(portal.weight for portal in self._portals.values() if isinstance(portal, Portal))
+        return self._weight
 
     def bind(self, name: bytes, portal: Prepared | Portal) -> Undo | None:
         """Enters what a Bind makes; gives what to undo where that matters. A portal that stood there is to be
@@ -140,13 +149,24 @@ class Names:
             if before is None and len(self._portals) >= MOST_HARMLESS:
                 # A portal that is not known is taken for harmless too.
                 return None
-        self._portals[name] = portal
+        self._place(name, portal)
         return Undo(BIND, name, before) if isinstance(portal, Portal) or isinstance(before, Portal) else None
 
     def close_portal(self, name: bytes) -> Undo | None:
         """Lets go of what a Close names; gives what to undo where that matters."""
-        portal = self._portals.pop(name, None)
+        portal = self._place(name, None)
         return Undo(CLOSE, name, portal) if isinstance(portal, Portal) else None
+
+    def _place(self, name: bytes, portal: Prepared | Portal | None) -> Prepared | Portal | None:
+        """Remembers the portal, or none of this name; gives what was there."""
+        before = self._portals.pop(name, None)
+        if isinstance(before, Portal):
+            self._weight -= before.weight
+        if portal is not None:
+            self._portals[name] = portal
+            if isinstance(portal, Portal):
+                self._weight += portal.weight
+        return before
 
     def suspend(self, portal: Portal, running: Running) -> None:
         """Remembers an execution that stopped at its row limit."""
@@ -175,7 +195,8 @@ class Names:
     def too_many(self, verdict: Verdict) -> bool:
         """Tells whether a statement prepares or declares more than may be remembered."""
         most = self._state.limits.max_prepared
-        return (bool(verdict.prepares) and len(self.sql_calls) >= most) or (bool(verdict.cursors) and len(self.cursors) >= most)
+        prepares, cursors = len(verdict.prepares), len(verdict.cursors)
+        return (prepares > 0 and len(self.sql_calls) + prepares > most) or (cursors > 0 and len(self.cursors) + cursors > most)
 
     def executed(self, name: str) -> Verdict | None:
         """Gives what SQL's EXECUTE of this name runs: both kinds of prepared statement share their names."""
@@ -190,8 +211,7 @@ class Names:
         verdict = running.verdict
         for name, prepared_calls in verdict.prepares:
             made = Verdict(calls=lightened(prepared_calls))
-            running.prepared.append((name, made, self.sql_calls.get(name)))
-            self.sql_calls[name] = made
+            self._prepare(running, Preparation(name, made, self.sql_calls.get(name)))
         for name, cursor_calls in verdict.cursors:
             self.cursors[name] = tuple(map(lightened_call, resolve(cursor_calls, values)))
         self._forget_named(verdict)
@@ -214,21 +234,44 @@ class Names:
             else:
                 self.cursors.pop(name, None)
 
-    def unprepare(self, running: Running, later: deque[Entry]) -> None:
+    def _prepare(self, running: Running, preparation: Preparation) -> None:
+        name = preparation.name
+        earlier = self._preparations.get(name)
+        if earlier is not None and earlier.made is preparation.before:
+            earlier.later = preparation
+            preparation.earlier = earlier
+        running.prepared.append(preparation)
+        self._preparations[name] = preparation
+        self.sql_calls[name] = preparation.made
+
+    def prepared(self, running: Running) -> None:
+        """Takes the end of the first PREPARE of a statement: what it made stays."""
+        preparation = running.prepared.pop(0)
+        if preparation.later is not None:
+            preparation.later.earlier = None
+        elif self._preparations.get(preparation.name) is preparation:
+            del self._preparations[preparation.name]
+
+    def unprepare(self, running: Running) -> None:
         """Has what no PREPARE has made lead where it led before; where a later statement has given that name
         again, before that one."""
-        for name, made, before in reversed(running.prepared):
-            for entry in later:
-                if isinstance(entry, Running) and entry is not running and any(made is other for _, _, other in entry.prepared):
-                    entry.prepared = [(key, new, before if old is made else old) for key, new, old in entry.prepared]
-                    break
-            else:
-                if self.sql_calls.get(name) is not made:
-                    continue
-                if before is None:
+        for preparation in reversed(running.prepared):
+            name, earlier, later = preparation.name, preparation.earlier, preparation.later
+            if later is not None:
+                later.before = preparation.before
+                later.earlier = earlier
+            elif self.sql_calls.get(name) is preparation.made:
+                if preparation.before is None:
                     del self.sql_calls[name]
                 else:
-                    self.sql_calls[name] = before
+                    self.sql_calls[name] = preparation.before
+            if earlier is not None:
+                earlier.later = later
+            if self._preparations.get(name) is preparation:
+                if earlier is None:
+                    del self._preparations[name]
+                else:
+                    self._preparations[name] = earlier
         running.prepared = []
         self._refresh()
 
@@ -239,12 +282,18 @@ class Names:
         possible."""
         if may_be_skipped or (undo.name and undo.kind != CLOSE):
             undo.pipeline = self._pipeline
-            self._doubts.append(undo)
+            doubts = self._doubts.get(undo.name)
+            if doubts is None:
+                doubts = self._doubts[undo.name] = deque()
+            doubts.append(undo)
 
     def settle(self, undo: Undo) -> None:
         """Ends the doubt about a change: it has been answered or passed over."""
         if undo.pipeline:
-            self._doubts.popleft()
+            doubts = self._doubts[undo.name]
+            doubts.popleft()
+            if not doubts:
+                del self._doubts[undo.name]
 
     def end_pipeline(self) -> None:
         """Takes a Sync: what comes behind it belongs to the next pipeline."""
@@ -255,42 +304,45 @@ class Names:
     def doubted(self, name: bytes, *, portals: bool) -> list[Prepared | Portal]:
         """Gives what else may have this name and makes secret calls, should an earlier pipeline have failed."""
         found: list[Prepared | Portal] = []
-        if not self._doubts or (portals, name) in self._renamed:
+        doubts = self._doubts.get(name) if self._doubts else None
+        if doubts is None or (portals, name) in self._renamed:
             # Changed in this very pipeline: either that has been done, or nothing of what follows will be.
             return found
-        for undo in self._doubts:
+        for undo in doubts:
             before = undo.before
-            if (
-                undo.name != name
-                or undo.pipeline == self._pipeline
-                or before is None
-                or isinstance(before, Portal) is not portals
-            ):
+            if undo.pipeline == self._pipeline or before is None or isinstance(before, Portal) is not portals:
                 continue
             if isinstance(before, Portal) or before.verdict is not HARMLESS:
                 found.append(before)
+                if len(found) >= MOST_DOUBTED:
+                    break
         return found
 
-    def undo(self, entry: Undo, later: deque[Entry]) -> None:
-        """Takes a change back; where a later one has changed the name again, before that one it is as it was."""
-        name, before = entry.name, entry.before
-        portals = entry.kind == BIND or isinstance(before, Portal)
+    def undo(self, dropped: Sequence[Entry], later: Sequence[Entry]) -> None:
+        """Takes back the changes among what was passed over; where a later one has changed a name again, before that
+        one it is as it was."""
+        if not any(isinstance(entry, Undo) for entry in dropped):
+            return
+        again: dict[tuple[bool, bytes], Undo] = {}
         for other in later:
-            if (
-                isinstance(other, Undo)
-                and other.name == name
-                and (other.kind == BIND or isinstance(other.before, Portal)) is portals
-            ):
-                other.before = before
-                return
-        if not portals:
+            if isinstance(other, Undo):
+                again.setdefault((_of_a_portal(other), other.name), other)
+        for entry in reversed(dropped):
+            if isinstance(entry, Undo):
+                self._undo(entry, again)
+        self._refresh()
+
+    def _undo(self, entry: Undo, again: dict[tuple[bool, bytes], Undo]) -> None:
+        name, before = entry.name, entry.before
+        portals = _of_a_portal(entry)
+        other = again.get((portals, name))
+        if other is not None:
+            other.before = before
+        elif not portals:
             assert not isinstance(before, Portal)
             self._store(name, before)
-            self._refresh()
-        elif before is None:
-            self._portals.pop(name, None)
         else:
-            self._portals[name] = before
+            self._place(name, before)
             if isinstance(before, Portal):
                 before.current = True
 
@@ -304,6 +356,7 @@ class Names:
             self._refresh()
         if self._portals_matter:
             self._portals.clear()
+            self._weight = 0
             self._portals_matter = False
 
     def discard_all(self) -> None:
@@ -319,6 +372,15 @@ class Names:
         self._texts = self._secret_statements = 0
 
     def _refresh(self) -> None:
+        if len(self.sql_calls) + len(self.cursors) + self._secret_statements > MOST_LOOKED_FOR:
+            # Each change of a name would cost as much as there are names, and each text the more.
+            self.remembered = _ANY_NAME
+            return
         names = {encoded(name.lower(), self._state.codec) for name in (*self.sql_calls, *self.cursors)}
-        names |= {name.lower() for name, kept in self._statements.items() if name and kept.verdict is not HARMLESS}
+        if self._secret_statements:
+            names |= {name.lower() for name, kept in self._statements.items() if name and kept.verdict is not HARMLESS}
         self.remembered = tuple(name for name in names if name)
+
+
+def _of_a_portal(undo: Undo) -> bool:
+    return undo.kind == BIND or isinstance(undo.before, Portal)

@@ -41,8 +41,9 @@ class Pipeline:
         self._due: deque[Entry] = deque()
         # Whether the backend looks at nothing up to the next Sync: a message of the extended protocol failed.
         self.skipping = False
-        # Whether it overlooks Sync and Flush: it reads the data of a COPY.
+        # Whether it overlooks Sync and Flush: it reads the data of a COPY; and whether there was a Sync since then.
         self._copying = False
+        self._overlooked = False
         # Whether it has said anything since the last ReadyForQuery that answers one of the client's messages.
         self._heard = False
         self._started = 0
@@ -75,11 +76,15 @@ class Pipeline:
 
     def push(self, entry: Entry) -> None:
         """Enters a message that runs nothing."""
+        if self._copying:
+            self._leave_copy()
         if not self.skipping:
             self._due.append(entry)
 
     def push_statement(self, entry: Entry) -> None:
         """Enters a message that runs a statement, and numbers it."""
+        if self._copying:
+            self._leave_copy()
         self._started += 1
         if isinstance(entry, Running):
             entry.number = self._started
@@ -101,6 +106,8 @@ class Pipeline:
 
     def push_undo(self, undo: Undo) -> None:
         """Enters a message that has changed what a name leads to. A portal that the name had before is closed."""
+        if self._copying:
+            self._leave_copy()
         before = undo.before
         if isinstance(before, Portal):
             self._close(before)
@@ -109,6 +116,8 @@ class Pipeline:
 
     def resume(self, portal: Portal, suspended: Running) -> None:
         """Enters an Execute that goes on where one stopped at its row limit: its attempts are in the log."""
+        if self._copying:
+            self._leave_copy()
         self._started += 1
         if self.skipping:
             self._ended = self._started
@@ -119,6 +128,7 @@ class Pipeline:
     def sync(self) -> None:
         """Enters a Sync."""
         if self._copying:
+            self._overlooked = True
             return
         self.skipping = False
         self._names.end_pipeline()
@@ -128,8 +138,15 @@ class Pipeline:
         """Takes a CopyDone or CopyFail. Nothing answers it: without a COPY under way or to come it means nothing."""
         if self._copying:
             self._copying = False
-        elif self._due and len(self._due) < HIGH_WATER:
+        elif self._due:
             self.push(COPY_END)
+
+    def _leave_copy(self) -> None:
+        """Takes note that what comes cannot be read during a COPY: that has failed before it, and the last Sync
+        that was taken for overlooked ends what the backend skipped for it; else the backend ends the session."""
+        self._copying = False
+        if self._overlooked:
+            self.sync()
 
     def inject(self) -> None:
         """Enters a message of the proxy's own."""
@@ -152,6 +169,9 @@ class Pipeline:
         due = self._due
         while due:
             entry = due[0]
+            if isinstance(entry, Running):
+                # One that waits for the log has not been sent.
+                return None if entry.waits else entry
             if not _is(entry, COPY_END):
                 return entry
             due.popleft()
@@ -224,7 +244,7 @@ class Pipeline:
         """Takes the end of an SQL PREPARE: what it made stays."""
         head = self.head()
         if isinstance(head, Running) and head.prepared:
-            del head.prepared[0]
+            self._names.prepared(head)
 
     def suspended(self) -> None:
         """Takes a PortalSuspended: the execution may go on with another Execute."""
@@ -252,16 +272,23 @@ class Pipeline:
             return
         due = self._due
         head = due.popleft()
-        kept: list[Entry] = []
+        kept: list[Entry] = [head]
         ended = False
+        self._overlooked = False
         for entry in due:
             if ended:
                 kept.append(entry)
             elif _is(entry, COPY_END):
                 ended = True
-            elif not _is(entry, SYNC):
+            elif _is(entry, SYNC):
+                self._overlooked = True
+            else:
+                # As in _leave_copy().
+                ended = True
+                if self._overlooked:
+                    kept.append(SYNC)
                 kept.append(entry)
-        self._due = deque([head, *kept])
+        self._due = deque(kept)
         self._copying = not ended
 
     def failing(self) -> Entry | None:
@@ -323,7 +350,10 @@ class Pipeline:
         """Ends everything up to the Query, FunctionCall or Sync that a ReadyForQuery answers."""
         due = self._due
         while due:
-            entry = due.popleft()
+            entry = due[0]
+            if isinstance(entry, Running) and entry.waits:
+                break
+            due.popleft()
             if _is(entry, SYNC):
                 break
             if isinstance(entry, Undo):
@@ -353,9 +383,7 @@ class Pipeline:
                 entry.failed = True
                 entry.sqlstate = sqlstate
                 self._end(entry, "error")
-        for entry in reversed(dropped):
-            if isinstance(entry, Undo):
-                self._names.undo(entry, due)
+        self._names.undo(dropped, due)
 
     def _close(self, portal: Portal) -> None:
         """Ends what a portal had under way that is closed or replaced."""
@@ -367,7 +395,7 @@ class Pipeline:
 
     def _end(self, running: Running, outcome: Outcome) -> None:
         if running.prepared:
-            self._names.unprepare(running, self._due)
+            self._names.unprepare(running)
         self._outcomes.end(running, outcome)
 
 

@@ -120,7 +120,7 @@ class Session:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Gives what the backend has reported by ParameterStatus."""
+        """Gives what the backend has reported by ParameterStatus, of what matters here."""
         return self.state.parameters
 
     @property
@@ -368,7 +368,7 @@ def _client_ready(frontend: Frontend) -> Handlers:
         FrontendMessage.EXECUTE: frontend.execute,
         FrontendMessage.CLOSE: frontend.close,
         FrontendMessage.SYNC: frontend.sync,
-        FrontendMessage.FLUSH: frontend.passed,
+        FrontendMessage.FLUSH: frontend.flush,
         FrontendMessage.FUNCTION_CALL: frontend.function_call,
         FrontendMessage.COPY_DATA: frontend.passed,
         FrontendMessage.COPY_DONE: frontend.copy_end,

@@ -50,12 +50,29 @@ class Tally:
         return f"Tally({self.calls})"
 
 
+class Preparation:
+    """An SQL PREPARE that is not known to have been done: the name, what it leads to now and led to before; and the
+    PREPAREs of the same name next to it that are not known to have been done either."""
+
+    __slots__ = ("before", "earlier", "later", "made", "name")
+
+    def __init__(self, name: str, made: Verdict, before: Verdict | None) -> None:
+        self.name = name
+        self.made = made
+        self.before = before
+        self.earlier: Preparation | None = None
+        self.later: Preparation | None = None
+
+    def __repr__(self) -> str:
+        return f"Preparation(again={self.later is not None})"
+
+
 class Running:
     """One execution: a Query, an Execute or a FunctionCall, from its forwarding to its end."""
 
     __slots__ = (
         "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "prepared", "protocol",
-        "refused", "role", "sqlstate", "text", "timing", "uncovered", "verdict",
+        "refused", "role", "sqlstate", "text", "timing", "uncovered", "verdict", "waits",
     )  # fmt: skip
 
     def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: Portal | None = None) -> None:
@@ -69,14 +86,16 @@ class Running:
         self.covered: dict[CallKey, Tally] = {}
         # Functions of calls that no attempt covers.
         self.uncovered: set[str] = set()
-        # SQL PREPAREs that are not known to have been done, in order: the name, what it leads to now and led to before.
-        self.prepared: list[tuple[str, Verdict, Verdict | None]] = []
+        # SQL PREPAREs that are not known to have been done, in order.
+        self.prepared: list[Preparation] = []
         self.calls = 0
         self.role: str | None = None
         self.accessed_by: uuid.UUID | None = None
         self.failed = False
         self.refused: Refusal | None = None
         self.sqlstate: str | None = None
+        # Whether it waits for the log: the backend has not been sent it, and is at nothing that stands behind it.
+        self.waits = False
         self.timing = Timing()
 
     @property

@@ -24,6 +24,15 @@ from secretproxy.session.events import Identity
 from secretproxy.session.step import Limits
 from secretproxy.wire.types import TransactionStatus
 
+# The settings that a backend reports and that matter here: the others can be as long as a client likes, search_path among
+# them.
+_KEPT: Final = frozenset(
+    (
+        b"application_name", b"client_encoding", b"default_transaction_read_only", b"in_hot_standby", b"server_encoding",
+        b"standard_conforming_strings",
+    )
+)  # fmt: skip
+
 
 class Phase(Enum):
     """The phase of a session's life."""
@@ -89,6 +98,8 @@ class State:
 
     def report(self, name: bytes, value: bytes) -> None:
         """Takes a ParameterStatus: encodings count from here on."""
+        if name not in _KEPT:
+            return
         key, text = name.decode("ascii", "replace"), decoded(value, self.codec)
         self.parameters[key] = text
         if key in ("client_encoding", "server_encoding"):

@@ -95,7 +95,7 @@ class ClientStream(Stream):
     def __init__(self, max_message: int, output: Output) -> None:
         super().__init__(Framer(FROM_CLIENT, max_message), output)
         self._max_message: Final = max_message
-        self._waiting: list[bytes] = []
+        self._waiting = bytearray()
         # Bytes of a message that was replaced, still to come.
         self._swallow = 0
 
@@ -106,7 +106,7 @@ class ClientStream(Stream):
 
     @property
     def waiting_bytes(self) -> int:
-        return sum(len(part) for part in self._waiting)
+        return len(self._waiting)
 
     @property
     def at_rest(self) -> bool:
@@ -115,18 +115,18 @@ class ClientStream(Stream):
 
     def keep(self, data: bytes) -> None:
         """Keeps bytes until they may be read."""
-        self._waiting.append(data)
+        self._waiting += data
 
     def take_waiting(self) -> bytes:
         """Gives away what waits."""
-        data = b"".join(self._waiting)
-        self._waiting = []
+        data = bytes(self._waiting)
+        self._waiting = bytearray()
         return data
 
     def begin(self, data: bytes) -> None:
         """Takes the next chunk, behind what waits."""
         if self._waiting:
-            self._waiting.append(data)
+            self._waiting += data
             data = self.take_waiting()
         if self._swallow:
             gone = min(self._swallow, len(data))
@@ -152,7 +152,7 @@ class ClientStream(Stream):
     def keep_rest(self) -> None:
         """Keeps what of the chunk stands behind the message just reported, to be read in a later turn."""
         framer = self.framer
-        self._waiting.append(framer.buffer[framer.cut :])
+        self._waiting += framer.buffer[framer.cut :]
         framer.buffer = framer.buffer[: framer.cut]
 
     def too_early(self) -> bytes:
@@ -160,7 +160,7 @@ class ClientStream(Stream):
         framer = self.framer
         before, rest = framer.buffer[: framer.cut], framer.buffer[framer.cut :]
         self.framer = Framer(FROM_CLIENT, self._max_message)
-        self._waiting.append(rest)
+        self._waiting += rest
         return before
 
 
