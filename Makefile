@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 ARGS ?=
 JOBS ?= 3
-OLDEST ?= python3.11
+OLDEST ?=
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py $(wildcard src/secretproxy/proxy/client/*.py)
 
 .PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-micro keys-full test-matrix test-oldest example clean
@@ -10,7 +10,8 @@ COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py sr
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
 
-test: .venv/.stamp ## All tests, JOBS of them at once
+test: .venv/.stamp ## All tests, JOBS of them at once; what differs on the oldest Python that is promised, on that too
+	@scripts/oldest.sh
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 evasions: .venv/.stamp ## The battery of evasions, as a table by mechanism
@@ -56,14 +57,9 @@ keys-full: .venv/.stamp ## keys reencrypt over 100,000 values, killed ten times,
 test-matrix: .venv/.stamp ## The SQL tests on PostgreSQL 14 to 18
 	$(PY) scripts/test_matrix.py $(ARGS)
 
-test-oldest: .venv/.stamp .oldest/.stamp ## What depends on Python's version, on the oldest one that is promised (OLDEST=python3.11)
-	TEST_OLDEST_PYTHON=.oldest/bin/python $(PY) -m pytest -q -n0 -rs tests/integration/test_socket_file.py $(ARGS)
-
-.oldest/.stamp: requirements/run.lock
-	rm -rf .oldest
-	$(OLDEST) -m venv .oldest
-	.oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/run.lock
-	@touch $@
+test-oldest: .venv/.stamp ## What depends on Python's version, on the oldest one that is promised (OLDEST=python3.11)
+	@OLDEST=$(OLDEST) scripts/oldest.sh --needed
+	$(PY) -m pytest -q -n0 -rs tests/integration/test_socket_file.py tests/integration/test_oldest.py $(ARGS)
 
 example: .venv/.stamp ## Writes config.example.toml and the tables of docs that the source says
 	$(PY) scripts/config_example.py

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,37 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.oldest import ROOT, oldest_python
 from tests.support.proxy import Proxy
-
-ROOT = Path(__file__).parents[2]
-_PROMISED = re.search(r'requires-python = ">=(\d+\.\d+)"', (ROOT / "pyproject.toml").read_text())
-assert _PROMISED is not None
-OLDEST = _PROMISED[1]
-NEEDED = (
-    "import asyncpg, cryptography, pglast, prometheus_client, pydantic_settings, starlette, structlog, typer, uvicorn, uvloop"
-)
-
-
-def oldest_python() -> str:
-    """The oldest Python that is promised, with the packages that the proxy needs. Skips the test where there is none."""
-    if sys.version_info[:2] == tuple(int(part) for part in OLDEST.split(".")):
-        return sys.executable
-    told = []
-    for candidate in (
-        os.environ.get("TEST_OLDEST_PYTHON"),
-        str(ROOT / ".oldest" / "bin" / "python"),
-        shutil.which(f"python{OLDEST}"),
-    ):
-        if candidate is None or not os.access(candidate, os.X_OK):
-            continue
-        says = f"import sys; assert sys.version_info[:2] == tuple(map(int, '{OLDEST}'.split('.'))); {NEEDED}"
-        done = subprocess.run([candidate, "-c", says], capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode == 0:
-            return candidate
-        told.append(f"{candidate}: {done.stderr.strip().splitlines()[-1]}")
-    pytest.skip(
-        f"no Python {OLDEST} with the packages of requirements/run.lock ({'; '.join(told) or 'none is here'}): run `make test-oldest`"
-    )
 
 
 @pytest.fixture(params=["this", "oldest"])
