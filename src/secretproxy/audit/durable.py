@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from secretproxy.wire.types import SqlState
+
 # In the transaction of whatever may be in the log already.
 AGAIN = "SELECT pg_catalog.pg_logical_emit_message(true, 'secretproxy'::pg_catalog.text, ''::pg_catalog.text)"
 
@@ -34,7 +36,8 @@ class Warnings:
         # The texts are translated, the names of the server's functions are not. A commit's own warnings have no
         # context; those of a trigger, which says it with RAISE, do.
         if message.severity_en == "WARNING" and (
-            message.server_source_filename == "syncrep.c" or (message.sqlstate in ("01000", "57P01") and message.context is None)
+            message.server_source_filename == "syncrep.c"
+            or (message.sqlstate in (SqlState.WARNING, SqlState.ADMIN_SHUTDOWN) and message.context is None)
         ):
             self._cancelled = True
 

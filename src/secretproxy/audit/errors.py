@@ -8,6 +8,7 @@ import asyncpg
 
 from secretproxy.audit.durable import NotReplicatedError, NotTakenError
 from secretproxy.connections import ConnectError
+from secretproxy.wire.types import SqlState
 
 
 def told_to_end() -> bool:
@@ -45,12 +46,12 @@ def describe(error: BaseException) -> str:
 
 # Of statements of a login that has become secretproxy_writer.
 _MEANINGS = {
-    "3F000": "the database has no schema secretproxy: run `secretproxy install` there",
-    "42P01": "the database has no table secretproxy.access_log: run `secretproxy install` there",
-    "42883": "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
-    "42501": "secretproxy_writer may not do this, though it was granted: run `secretproxy install --again`",
-    "25006": "the database is read-only",
-    "53100": "disk full",
-    "53300": "too many connections",
-    "57014": "no answer in time (audit.timeout), or somebody cancelled it",
+    SqlState.INVALID_SCHEMA_NAME: "the database has no schema secretproxy: run `secretproxy install` there",
+    SqlState.UNDEFINED_TABLE: "the database has no table secretproxy.access_log: run `secretproxy install` there",
+    SqlState.UNDEFINED_FUNCTION: "the database has no function secretproxy.access_log_partitions: run `secretproxy install` there",
+    SqlState.INSUFFICIENT_PRIVILEGE: "secretproxy_writer may not do this, though it was granted: run `secretproxy install --again`",
+    SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only",
+    SqlState.DISK_FULL: "disk full",
+    SqlState.TOO_MANY_CONNECTIONS: "too many connections",
+    SqlState.QUERY_CANCELED: "no answer in time (audit.timeout), or somebody cancelled it",
 }

@@ -22,6 +22,7 @@ from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
 from secretproxy.audit.durable import Warnings
 from secretproxy.audit.errors import describe, told_to_end
+from secretproxy.wire.types import SqlState
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
 PARTITIONS_EVERY, PARTITIONS_AGAIN = 6 * 3600.0, 60.0
@@ -249,4 +250,4 @@ def may_wait(error: asyncpg.PostgresError) -> bool:
 
     True if somebody reads the log and holds a lock.
     """
-    return error.sqlstate in ("55P03", "57014", "40P01")
+    return error.sqlstate in (SqlState.LOCK_NOT_AVAILABLE, SqlState.QUERY_CANCELED, SqlState.DEADLOCK_DETECTED)

@@ -30,6 +30,7 @@ from secretproxy.connections import (
     words,
 )
 from secretproxy.connections import connect as service_connection
+from secretproxy.wire.types import SqlState
 
 _ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
 
@@ -190,9 +191,9 @@ def explained(error: Exception) -> UnreachedError:
 
 def how_to_name(error: ConnectError) -> str:
     """Explains how to name the database after a failed connection."""
-    if error.sqlstate in ("57P03", "53300"):
+    if error.sqlstate in (SqlState.CANNOT_CONNECT_NOW, SqlState.TOO_MANY_CONNECTIONS):
         return "try again once it takes connections, or name another with --dsn"
-    if error.sqlstate == "28P01":
+    if error.sqlstate == SqlState.INVALID_PASSWORD:
         return "give the password with --dsn, audit.review_dsn, PGPASSWORD or ~/.pgpass"
     return "name the log's database with --dsn, audit.review_dsn or the PG* variables"
 
@@ -202,7 +203,7 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
     if broken(connection, error):
         return UnreachedError(f"{broke(connection)}; nothing is missing in the log for it: run the command again")
     said = refusal(error)
-    if getattr(error, "sqlstate", None) in _NOT_THERE | {"42501"}:
+    if getattr(error, "sqlstate", None) in _NOT_THERE | {SqlState.INSUFFICIENT_PRIVILEGE}:
         try:
             standing = await connection.fetchrow(_STANDING)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
@@ -237,7 +238,7 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
 
 async def explained_to_owner(connection: Any, error: Exception) -> Exception:
     """Explains the same for a command that needs the log's owner, not an auditor."""
-    if getattr(error, "sqlstate", None) == "42501" and not broken(connection, error):
+    if getattr(error, "sqlstate", None) == SqlState.INSUFFICIENT_PRIVILEGE and not broken(connection, error):
         return ConfigError(
             f"{connection.where} refuses: {refusal(error)}; this takes the log's owner, a member of secretproxy_owner, or a "
             "superuser: give one with --dsn"
@@ -245,7 +246,13 @@ async def explained_to_owner(connection: Any, error: Exception) -> Exception:
     return await explained_on(connection, error)
 
 
-_NOT_THERE = {"42P01", "42703", "42704", "42883", "3F000"}
+_NOT_THERE = {
+    SqlState.UNDEFINED_TABLE,
+    SqlState.UNDEFINED_COLUMN,
+    SqlState.UNDEFINED_OBJECT,
+    SqlState.UNDEFINED_FUNCTION,
+    SqlState.INVALID_SCHEMA_NAME,
+}
 _STANDING = """SELECT pg_catalog.quote_ident(session_user) AS login, a.oid IS NOT NULL AS role,
        coalesce(pg_catalog.pg_has_role(session_user, a.oid, 'MEMBER'), false) AS member,
        EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace

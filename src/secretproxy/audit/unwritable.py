@@ -20,6 +20,7 @@ import asyncpg
 from secretproxy.audit.columns import CHAINED, STORED
 from secretproxy.audit.durable import AGAIN, Warnings
 from secretproxy.audit.rows import INSERT_ONE, Line
+from secretproxy.wire.types import SqlState
 
 NOTE = "masked: the log did not take this row whole"
 # What is left out first, what next; at last all that a row does not need.
@@ -31,8 +32,8 @@ _NEEDED = frozenset({"instance", "seq", "id", "at", "event", "session_id", "secr
 _LEFT_OUT = (_FIRST, _NEXT, frozenset(CHAINED) - _FIRST - _NEXT - _NEEDED)
 # Classes of SQLSTATE, and SQLSTATEs, that are about the server or the connection, whatever is written.
 _OUTAGE_CLASSES = frozenset({"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58", "F0"})
-_OUTAGES = frozenset({"42P01", "XX001", "XX002"})
-CANCELLED = "57014"
+_OUTAGES = frozenset({SqlState.UNDEFINED_TABLE, SqlState.DATA_CORRUPTED, SqlState.INDEX_CORRUPTED})
+CANCELLED = SqlState.QUERY_CANCELED
 
 
 def may_be_the_row(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ import asyncpg
 
 from secretproxy.connections import pinned
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, read
+from secretproxy.wire.types import SqlState
 
 # What libpq asks a server before it takes it (fe-connect.c, CONNECTION_CHECK_TARGET). A login's or database's own default for
 # transactions is pinned later and says nothing of the server.
@@ -242,7 +243,13 @@ async def _one(
 
 def _refuses_parameters(error: BaseException) -> bool:
     """Tells whether a pooler or an older server did not take the startup packet."""
-    return getattr(error, "sqlstate", None) in ("08P01", "0A000", "22023", "42501", "42704")
+    return getattr(error, "sqlstate", None) in (
+        SqlState.PROTOCOL_VIOLATION,
+        SqlState.FEATURE_NOT_SUPPORTED,
+        SqlState.INVALID_PARAMETER_VALUE,
+        SqlState.INSUFFICIENT_PRIVILEGE,
+        SqlState.UNDEFINED_OBJECT,
+    )
 
 
 def _is_broken_off(error: BaseException) -> bool:
@@ -258,7 +265,7 @@ def _is_broken_off(error: BaseException) -> bool:
         ConnectionResetError,
         BrokenPipeError,
     )
-    return isinstance(error, ended) or getattr(error, "sqlstate", None) == "25P04"
+    return isinstance(error, ended) or getattr(error, "sqlstate", None) == SqlState.TRANSACTION_TIMEOUT
 
 
 async def _check_kind(connection: Any, attrs: str, timeout: float) -> None:

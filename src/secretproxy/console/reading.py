@@ -18,6 +18,7 @@ from secretproxy.audit.reading import connect, explained_on
 from secretproxy.config import ConfigError
 from secretproxy.connections import FAILURES, READING, ConnectError, Conninfo, trouble
 from secretproxy.connections import connect as service_connection
+from secretproxy.wire.types import SqlState
 
 log: Any = structlog.get_logger("secretproxy.console")
 
@@ -30,7 +31,7 @@ APPLICATION = "secretproxy console"
 PAGE_SECONDS = 60
 _TIMES = {"statement_timeout": f"{PAGE_SECONDS}s", "idle_in_transaction_session_timeout": "15min"}
 # What a server says of a wrong password: invalid_password, invalid_authorization_specification.
-_WRONG_PASSWORD = ("28P01", "28000")
+_WRONG_PASSWORD = (SqlState.INVALID_PASSWORD, SqlState.INVALID_AUTHORIZATION_SPECIFICATION)
 _MAY_READ = "SELECT pg_catalog.has_table_privilege('secretproxy.access_log'::pg_catalog.text, 'SELECT'::pg_catalog.text)"
 
 

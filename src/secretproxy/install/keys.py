@@ -18,6 +18,7 @@ from secretproxy.install.errors import InstallError
 from secretproxy.install.keyfile import KEY_BYTES, load_key_file, write_key_file
 from secretproxy.install.rights import borrowed
 from secretproxy.install.runner import session, told
+from secretproxy.wire.types import SqlState
 
 BATCH = 500
 
@@ -198,9 +199,9 @@ def _explained(error: Exception) -> Exception:
     state = str(error.sqlstate)
     if state[:2] in _ANYWHERE:
         raise error
-    if error.sqlstate in ("42P01", "42883", "3F000"):
+    if error.sqlstate in (SqlState.UNDEFINED_TABLE, SqlState.UNDEFINED_FUNCTION, SqlState.INVALID_SCHEMA_NAME):
         return InstallError(f"the backend half is not installed here, or is older ({told(error)}): run `secretproxy install`")
-    if error.sqlstate == "42501":
+    if error.sqlstate == SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(
             f"keys are for their owner ({told(error)}): connect as a superuser or a member of secretproxy_keys (--dsn)"
         )

@@ -20,6 +20,7 @@ from secretproxy.install.errors import InstallError, LostError, RefusedError
 from secretproxy.install.keyfile import create_key_file, load_key_file
 from secretproxy.install.project import Change, changes, function_bodies, maker
 from secretproxy.install.rights import SCHEMAS, borrowed, lacking
+from secretproxy.wire.types import SqlState
 
 _LOCK = 0x5EC2E7
 _MOST_OLD = 140000
@@ -435,9 +436,9 @@ async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterato
 
 def not_connected(error: ConnectError) -> str:
     """Explains what to do about a failed connection."""
-    if error.sqlstate in ("57P03", "53300"):
+    if error.sqlstate in (SqlState.CANNOT_CONNECT_NOW, SqlState.TOO_MANY_CONNECTIONS):
         return f"{error}; try again once it takes connections, or name another with --dsn"
-    if error.sqlstate == "28P01":
+    if error.sqlstate == SqlState.INVALID_PASSWORD:
         return f"{error}; give the password with --dsn, PGPASSWORD or ~/.pgpass"
     return f"{error}; name the database with --dsn or libpq's PG* variables"
 
@@ -447,7 +448,7 @@ async def explained(connection: Any, error: Exception) -> Exception:
     if broken(connection, error):
         return LostError(f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again")
     said = refusal(error)
-    if getattr(error, "sqlstate", None) != "42501":
+    if getattr(error, "sqlstate", None) != SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(f"{connection.where} refuses: {said}")
     return RefusedError(f"{connection.where} refuses: {said}; connect as a superuser or as the role that installed (--dsn)")
 
@@ -478,6 +479,6 @@ def told(error: asyncpg.PostgresError) -> str:
 
 
 def _meaning(error: asyncpg.PostgresError) -> str:
-    if error.sqlstate == "22012":
+    if error.sqlstate == SqlState.DIVISION_BY_ZERO:
         return "something it made is missing or was changed"
     return told(error)

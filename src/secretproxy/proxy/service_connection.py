@@ -22,16 +22,18 @@ from secretproxy.connections import ConnectError, ConninfoError, Place, broke, b
 from secretproxy.proxy.backend.connect import AddressUnreachableError, resolve
 from secretproxy.proxy.backend.itself import Itself
 from secretproxy.session.events import Event, EventKind, Identity
+from secretproxy.wire.types import SqlState
 
 __all__ = ["connect_log", "log_places", "trouble_with_log"]
 
 # What the statements of a trial say that is not said by their SQLSTATE alone.
 _TRIAL = {
-    "42501": "secretproxy_writer may not do this, or code on the table may not: run `secretproxy install --again` as a superuser",
-    "25006": "the database is read-only: audit.dsn names a standby, or a server that takes no writes",
-    "P0001": "a trigger on secretproxy.access_log raises an error",
-    "57014": "the server did not take the row in time (audit.timeout), or somebody cancelled it",
-    "55P03": "somebody holds a lock on secretproxy.access_log",
+    SqlState.INSUFFICIENT_PRIVILEGE: "secretproxy_writer may not do this, or code on the table may not: "
+    "run `secretproxy install --again` as a superuser",
+    SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only: audit.dsn names a standby, or a server that takes no writes",
+    SqlState.RAISE_EXCEPTION: "a trigger on secretproxy.access_log raises an error",
+    SqlState.QUERY_CANCELED: "the server did not take the row in time (audit.timeout), or somebody cancelled it",
+    SqlState.LOCK_NOT_AVAILABLE: "somebody holds a lock on secretproxy.access_log",
 }
 
 
@@ -64,7 +66,7 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
         state = getattr(error, "sqlstate", None)
         if broken(connection, error):
             raise ConnectError(broke(connection), error) from None
-        if state not in ("22023", "42501", "42704"):
+        if state not in (SqlState.INVALID_PARAMETER_VALUE, SqlState.INSUFFICIENT_PRIVILEGE, SqlState.UNDEFINED_OBJECT):
             connection.terminate()
             raise
         login = await connection.fetchval("SELECT pg_catalog.quote_ident(session_user)")
@@ -72,7 +74,7 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
         raise NotAWriterError(
             f"SQLSTATE {state} (this login may not write the log: make it a member of secretproxy_writer, GRANT secretproxy_writer TO "
             f"{login})"
-            if state == "42501"
+            if state == SqlState.INSUFFICIENT_PRIVILEGE
             else f"SQLSTATE {state} (the server has no role secretproxy_writer: run `secretproxy install` there)"
         ) from None
     except BaseException:
@@ -138,7 +140,7 @@ async def _leads_here(settings: Settings) -> bool:
 
 def _told(error: asyncpg.PostgresError) -> str:
     state = str(getattr(error, "sqlstate", None))
-    if state == "23514":
+    if state == SqlState.CHECK_VIOLATION:
         # A row that no partition takes is told of like one that a CHECK refuses, but for the constraint.
         named = getattr(error, "constraint_name", None)
         meaning = (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from secretproxy.wire.errors import ProtocolViolationError
+from secretproxy.wire.types import SqlState
 
 
-def malformed(detail: str | None, text: str = "malformed SCRAM message", sqlstate: str = "08P01") -> ProtocolViolationError:
+def malformed(
+    detail: str | None, text: str = "malformed SCRAM message", sqlstate: str = SqlState.PROTOCOL_VIOLATION
+) -> ProtocolViolationError:
     """Makes the error for a malformed message of the exchange. `detail` says what is wrong, and quotes nothing."""
     return ProtocolViolationError(text, sqlstate, detail)
 

@@ -14,6 +14,7 @@ import secrets
 
 from secretproxy.scram.attributes import Reader, malformed
 from secretproxy.scram.verifier import KEY_BYTES, LoginKeys, Verifier, decode, xor
+from secretproxy.wire.types import SqlState
 
 MECHANISM = b"SCRAM-SHA-256"
 MECHANISM_PLUS = b"SCRAM-SHA-256-PLUS"
@@ -55,11 +56,11 @@ class ServerExchange:
         self._read_flag(reader)
         reader.skip(b",", "Comma expected, but found something else.")
         if reader.peek() == b"a":
-            raise malformed(None, "client uses authorization identity, but it is not supported", "0A000")
+            raise malformed(None, "client uses authorization identity, but it is not supported", SqlState.FEATURE_NOT_SUPPORTED)
         reader.skip(b",", "Unexpected attribute in client-first-message.")
         self._client_first = message[reader.pos :]
         if reader.peek() == b"m":
-            raise malformed(None, "client requires an unsupported SCRAM extension", "0A000")
+            raise malformed(None, "client requires an unsupported SCRAM extension", SqlState.FEATURE_NOT_SUPPORTED)
         # The user is the startup packet's.
         reader.value(b"n")
         nonce = reader.value(b"r")
@@ -89,7 +90,7 @@ class ServerExchange:
                     "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support "
                     "channel binding.",
                     "SCRAM channel binding negotiation error",
-                    "28000",
+                    SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
                 )
             reader.pos += 1
         elif flag == b"p":
@@ -140,6 +141,6 @@ class ServerExchange:
         if self._bound:
             assert self._binding is not None
             if not hmac.compare_digest(sent, base64.b64encode(GS2_BOUND + self._binding)):
-                raise malformed(None, "SCRAM channel binding check failed", "28000")
+                raise malformed(None, "SCRAM channel binding check failed", SqlState.INVALID_AUTHORIZATION_SPECIFICATION)
         elif sent != base64.b64encode(self._flag + b",,"):
             raise malformed(None, "unexpected SCRAM channel-binding attribute in client-final-message")

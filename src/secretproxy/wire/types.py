@@ -72,23 +72,42 @@ class ErrorField:
 
 
 class SqlState:
-    """The SQLSTATEs that a client gets from the proxy, or that decide something here."""
+    """The SQLSTATEs in use, by their names in PostgreSQL (src/backend/utils/errcodes.txt)."""
 
     SUCCESSFUL_COMPLETION: Final = "00000"
+    WARNING: Final = "01000"
     SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION: Final = "08001"
     CONNECTION_FAILURE: Final = "08006"
     PROTOCOL_VIOLATION: Final = "08P01"
     FEATURE_NOT_SUPPORTED: Final = "0A000"
+    DIVISION_BY_ZERO: Final = "22012"
+    INVALID_PARAMETER_VALUE: Final = "22023"
+    CHECK_VIOLATION: Final = "23514"
+    READ_ONLY_SQL_TRANSACTION: Final = "25006"
     IN_FAILED_SQL_TRANSACTION: Final = "25P02"
+    TRANSACTION_TIMEOUT: Final = "25P04"
     INVALID_AUTHORIZATION_SPECIFICATION: Final = "28000"
     INVALID_PASSWORD: Final = "28P01"  # noqa: S105
+    INVALID_CATALOG_NAME: Final = "3D000"
+    INVALID_SCHEMA_NAME: Final = "3F000"
+    DEADLOCK_DETECTED: Final = "40P01"
+    INSUFFICIENT_PRIVILEGE: Final = "42501"
+    UNDEFINED_COLUMN: Final = "42703"
+    UNDEFINED_OBJECT: Final = "42704"
+    UNDEFINED_FUNCTION: Final = "42883"
+    UNDEFINED_TABLE: Final = "42P01"
+    DISK_FULL: Final = "53100"
     TOO_MANY_CONNECTIONS: Final = "53300"
     PROGRAM_LIMIT_EXCEEDED: Final = "54000"
+    LOCK_NOT_AVAILABLE: Final = "55P03"
     QUERY_CANCELED: Final = "57014"
     ADMIN_SHUTDOWN: Final = "57P01"
     CANNOT_CONNECT_NOW: Final = "57P03"
     IO_ERROR: Final = "58030"
+    RAISE_EXCEPTION: Final = "P0001"
     INTERNAL_ERROR: Final = "XX000"
+    DATA_CORRUPTED: Final = "XX001"
+    INDEX_CORRUPTED: Final = "XX002"
 
 
 class TransactionStatus:

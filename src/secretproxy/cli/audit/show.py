@@ -14,6 +14,7 @@ from secretproxy.audit.records import pairs
 from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.showing import console_of, in_full, names_of, record_of, safe, tell_place, zone
 from secretproxy.config import review_database
+from secretproxy.wire.types import SqlState
 
 
 def show(
@@ -78,7 +79,7 @@ def _ended(row: Any) -> str:
     seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
     state = row["sqlstate"]
     ran = "no function testified" if row["calls"] is None else f"ran {row['calls']} times"
-    return f"  {row['outcome']}{' ' + state if state and state != '00000' else ''}{seconds}, {ran}"
+    return f"  {row['outcome']}{' ' + state if state and state != SqlState.SUCCESSFUL_COMPLETION else ''}{seconds}, {ran}"
 
 
 def _done(row: Any, *, short: bool) -> str:

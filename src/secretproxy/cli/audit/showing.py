@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from secretproxy.audit.records import cell_of, plain, record_of, writer_to
+from secretproxy.wire.types import SqlState
 
 # Cells of a text that are given room before uuids are.
 TEXT = 60
@@ -42,7 +43,7 @@ def who(row: Any) -> str:
 
 def how_ended(row: Any) -> str:
     ended = str(row["outcome"])
-    if row["sqlstate"] and row["sqlstate"] != "00000":
+    if row["sqlstate"] and row["sqlstate"] != SqlState.SUCCESSFUL_COMPLETION:
         ended += f" {row['sqlstate']}"
     return ended
 

@@ -35,6 +35,7 @@ from secretproxy.scram import (
 from secretproxy.scram.binding import end_point_of_der
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError
+from secretproxy.wire.types import SqlState
 
 log: Any = structlog.get_logger("secretproxy.auth")
 
@@ -187,7 +188,7 @@ class BackendLogin(asyncio.Protocol):
             setting="auth.mode, pg_hba.conf of the backend",
         )
         raise LoginRefusedError(
-            "28000",
+            SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
             f"the backend asks for {asked}, which auth.mode = scram of secretproxy cannot answer",
             hint="Let pg_hba.conf of the backend say scram-sha-256 for the proxy's address.",
         )
@@ -274,7 +275,9 @@ class Logins:
 
     async def _authenticate(self, client: Conversation, user: bytes) -> LoginKeys:
         if not user:
-            raise LoginRefusedError("28000", "no PostgreSQL user name specified in startup packet")
+            raise LoginRefusedError(
+                SqlState.INVALID_AUTHORIZATION_SPECIFICATION, "no PostgreSQL user name specified in startup packet"
+            )
         name = user.decode("utf-8", "ignore")
         self._check_rate(client, user)
         mechanisms = [MECHANISM_PLUS, MECHANISM] if client.binding is not None else [MECHANISM]
@@ -295,7 +298,7 @@ class Logins:
                 setting="auth.lookup_dsn, auth.lookup_query",
             )
             raise LoginRefusedError(
-                "57P03",
+                SqlState.CANNOT_CONNECT_NOW,
                 "the proxy cannot look up its users now",
                 hint="See auth.lookup_dsn of secretproxy, and its log for the cause.",
             ) from None
@@ -312,7 +315,7 @@ class Logins:
             self.users.forget(name)
             self._note(client, user, known=found is not None)
             await asyncio.sleep(self._delay)
-            raise LoginRefusedError("28P01", f'password authentication failed for user "{name}"') from None
+            raise LoginRefusedError(SqlState.INVALID_PASSWORD, f'password authentication failed for user "{name}"') from None
         self.failures.succeeded(client.source, user)
         client.write(messages.authentication(messages.AUTHENTICATION_SASL_FINAL, signature))
         return keys
@@ -334,7 +337,7 @@ class Logins:
         if wait > 0:
             self.refused(setting, session=client.session_id, client=client.source.decode())
             raise LoginRefusedError(
-                "28000",
+                SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
                 "too many failed logins; try again later",
                 hint=f"In {wait:.0f} seconds. See auth.failures_per_address and auth.failures_per_user of secretproxy.",
             )
@@ -416,7 +419,7 @@ class _Backends:
             async with asyncio.timeout(self._logins.backend.connect_timeout):
                 await login.log_in(keys)
         except RefusedByBackendError as error:
-            if error.sqlstate != b"57P03":
+            if error.sqlstate != SqlState.CANNOT_CONNECT_NOW.encode():
                 raise
             self.abandon()
             return f"{target}: it cannot take connections now"
@@ -431,7 +434,7 @@ class _Backends:
                 setting="auth.users_file or auth.lookup_dsn",
             )
             raise OutdatedVerifierError(
-                "28000",
+                SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
                 "the backend holds another password for this user than secretproxy does",
                 hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt and iterations "
                 "included.",
@@ -443,7 +446,9 @@ class _Backends:
                 backend=str(target),
                 setting="backend.hosts",
             )
-            raise LoginRefusedError("08006", "the backend could not prove that it knows the user (backend.hosts)") from None
+            raise LoginRefusedError(
+                SqlState.CONNECTION_FAILURE, "the backend could not prove that it knows the user (backend.hosts)"
+            ) from None
         except ProtocolViolationError as error:
             log.error(
                 "the login at the backend failed",
@@ -453,7 +458,7 @@ class _Backends:
                 setting="backend.hosts",
             )
             raise LoginRefusedError(
-                "08P01", f"the login at the backend failed: {error}", hint="See backend.hosts of secretproxy."
+                SqlState.PROTOCOL_VIOLATION, f"the login at the backend failed: {error}", hint="See backend.hosts of secretproxy."
             ) from None
         if self._told is not None and login.negotiation != self._told:
             with contextlib.suppress(OSError):

@@ -27,6 +27,7 @@ from secretproxy.proxy.backend.tls import BackendTls
 from secretproxy.proxy.catalog.reading import connect
 from secretproxy.session.session import Session
 from secretproxy.session.testimony import Keys
+from secretproxy.wire.types import SqlState
 
 log: Any = structlog.get_logger("secretproxy.testimony")
 
@@ -320,7 +321,7 @@ class Proofs:
         known.at = time.monotonic()
         cause = trouble(error)
         if known.failure is None:
-            absent = isinstance(error, ConnectError) and error.sqlstate == "3D000"
+            absent = isinstance(error, ConnectError) and error.sqlstate == SqlState.INVALID_CATALOG_NAME
             (log.info if absent else log.warning)(
                 "the testimony key is not proven", database=known.database, cause=cause, setting="audit.dsn"
             )

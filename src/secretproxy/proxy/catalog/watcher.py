@@ -27,6 +27,7 @@ from secretproxy.proxy.catalog import queries
 from secretproxy.proxy.catalog.reading import read
 from secretproxy.proxy.parsing.pool import Account, Parsers
 from secretproxy.session.session import Session
+from secretproxy.wire.types import SqlState
 
 log: Any = structlog.get_logger("secretproxy.catalog")
 
@@ -184,7 +185,7 @@ class Catalogs:
                 connection.terminate()
                 self._took(time.monotonic() - watch.read_at)
         except ConnectError as error:
-            if error.sqlstate == "3D000":
+            if error.sqlstate == SqlState.INVALID_CATALOG_NAME:
                 watch.gone = True
                 log.info("the database is not there any more: its catalog is not read", database=watch.database)
             elif isinstance(error.cause, _CUT):
