@@ -28,7 +28,7 @@ from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.columns import STORED
 from secretproxy.audit.journal import RIDE, Journal, LogUnavailableError
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT_ONE, Line, Lines, stored_line
+from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, stored_line
 from secretproxy.session.events import Event, Identity, Timing
 
 MASK = NameMask(200, [r"sk_live_"], b"k" * 32)
@@ -47,6 +47,9 @@ class Log:
         self.groups: list[int] = []
         self.down = False
         self.refuses = False
+        # Whether it has the next row already, and what was prepared.
+        self.has_the_next = False
+        self.prepared: list[str] = []
         self.connected = 0
         self.break_after_commit = False
         self.gate: asyncio.Event | None = None
@@ -101,9 +104,13 @@ class Connection:
         return sql
 
     async def prepare(self, sql: str) -> Connection:
+        self.log.prepared.append(sql)
         return self
 
     async def fetch(self, group: str) -> None:
+        if self.log.prepared[-1] == INSERT and self.log.has_the_next:
+            self.log.has_the_next = False
+            raise asyncpg.UniqueViolationError("the row was: canary")
         await self._store([[None if field == "\\N" else field for field in line.split("\t")] for line in group.split("\n")])
 
     async def executemany(self, sql: str, group: Sequence[Sequence[str | None]]) -> None:
@@ -230,6 +237,20 @@ async def test_an_outage_tells_whoever_waits_and_keeps_the_rows(log: Log) -> Non
     await asyncio.wait_for(kept, 5)
     assert len(log.rows) == 4 and all(len(waiter.told) == 1 for waiter in waiters)
     await journal.close()
+
+
+async def test_a_new_row_that_is_there_already_is_no_row_that_went_in_unheard(log: Log) -> None:
+    journal = await started(log)
+    await asyncio.wait_for(journal.keep([attempt("before")]), 5)
+    assert log.prepared == [INSERT]
+    log.has_the_next = True
+    await asyncio.wait_for(journal.keep([attempt("one"), attempt("two")]), 5)
+    # On a new connection, which has shown that it takes rows, and as rows are written that may be there.
+    assert log.prepared == [INSERT, INSERT, INSERT_AGAIN]
+    assert any(sql == INSERT_ONE for sql, _ in log.beside)
+    assert names(log) == ["{before}", "{one}", "{two}"]
+    await journal.close()
+    assert_chain(log)
 
 
 async def test_known_to_be_down_it_takes_nothing_that_waits(log: Log) -> None:

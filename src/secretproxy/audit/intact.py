@@ -70,7 +70,7 @@ SELECT k.conrelid AS oid, k.conname::pg_catalog.text AS name FROM pg_catalog.pg_
  WHERE k.contype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'f', 'x']::pg_catalog."char"[])
    AND k.conrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
 """
-# Rows are added ON CONFLICT DO NOTHING, for those that are there already: an index that calls others the same drops
+# Rows that may be there already are added ON CONFLICT DO NOTHING: an index that calls others the same drops
 # them unheard.
 _UNIQUE = """
 SELECT i.indrelid AS oid, c.relname::pg_catalog.text AS name

@@ -28,7 +28,7 @@ from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, told_to_end
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT, INSERT_ONE, STATEMENT_NAMES, Line, Lines
+from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, STATEMENT_NAMES, Line, Lines
 from secretproxy.audit.spool import Spool, SpoolDamagedError, SpoolFullError, left_behind, read
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
 from secretproxy.session.events import Event, Identity
@@ -123,6 +123,8 @@ class Journal:
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
+        # The same for rows that the log may have already; prepared where it is needed.
+        self._insert_again: Any = None
         self._heard: Warnings | None = None
         # Whether the connection has written something, so that its end need not be that of the log.
         self._proven = False
@@ -463,7 +465,7 @@ class Journal:
             if again:
                 await self._connection.execute(f"BEGIN; {AGAIN}")
             if len(plain) == len(group):
-                await self._insert.fetch(b"\n".join(plain).decode())
+                await self._write_plain(b"\n".join(plain).decode(), again=again)
             else:
                 # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
                 await self._connection.executemany(INSERT_ONE, [line.fields() for line in group])
@@ -474,6 +476,19 @@ class Journal:
         if not again and len(plain) == len(group) and int(self._insert.get_statusmsg().rpartition(" ")[2]) != len(group):
             self._not_taken = True
             raise NotTakenError
+
+    async def _write_plain(self, lines: str, *, again: bool) -> None:
+        if again:
+            if self._insert_again is None:
+                self._insert_again = await self._connection.prepare(INSERT_AGAIN)
+            await self._insert_again.fetch(lines)
+            return
+        try:
+            await self._insert.fetch(lines)
+        except (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError):
+            # A row that nobody has written before is there, or another index than the log's own calls two the same.
+            self._not_taken = True
+            raise NotTakenError from None
 
     async def _prove_taken(self) -> None:
         """Writes a row that is then rolled back. Raises NotTakenError where it did not go in."""
@@ -687,7 +702,7 @@ class Journal:
 
     def _disconnect(self) -> None:
         self._proven = False
-        connection, self._connection, self._insert = self._connection, None, None
+        connection, self._connection, self._insert, self._insert_again = self._connection, None, None, None
         if connection is not None:
             self._one_row.unanswered.add(connection.get_server_pid())
             if not connection.is_closed():

@@ -159,7 +159,10 @@ async def _insert(connection: Any, lines: Lines) -> None:
     # What is checked at the end of a transaction would be left out by its end.
     await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     insert = await connection.prepare(INSERT)
-    await insert.fetch(b"\n".join([line for line in plain if line is not None]).decode())
+    try:
+        await insert.fetch(b"\n".join([line for line in plain if line is not None]).decode())
+    except (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError):
+        raise NotTakenError from None
     taken = int(insert.get_statusmsg().rpartition(" ")[2])
     again = lines.add(next(_events()), at, None)
     one = await connection.execute(INSERT_ONE, *again.fields())
