@@ -1,37 +1,41 @@
 """Measures reviewing on a log of many rows in a month: every command of `secretproxy audit` and every view.
 
-Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default.
+Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default. A command is run as a person
+runs it, in a process of its own; its CPU is that of this process and of all of the server's. The commands are those that the command line
+registers, the views those that the database has: one that is not measured here ends the run before it begins. Writes a section of
+benchmarks/RESULTS.md. `--only TEXT` measures some and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import functools
 import itertools
-import json
+import os
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import psycopg
+import results
 
-from secretproxy.audit import chain, counting, review
+from secretproxy.audit import chain, counting
 from secretproxy.audit.columns import CHAINED
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.unused import unused
-from secretproxy.audit.verify import verify_database
+from secretproxy.cli.audit import app
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
@@ -39,6 +43,7 @@ from secretproxy.session.events import Event, Identity
 # Every owner has some secrets of its own, mostly used by one login, as the tenants of an application do.
 OWNERS, SECRETS, USERS, OWN = 5_000, 200, 40, 8
 # As a log of that size has them: PostgreSQL's memory settings are for machines of long ago.
+CORES = len(os.sched_getaffinity(0))
 SERVER = {
     "shared_buffers": "1GB",
     "max_wal_size": "16GB",
@@ -60,9 +65,7 @@ FUNCTION, VERIFY = (
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts
-    and their outcomes.
-    """
+    """COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts and their outcomes."""
     draw = random.Random(7)
     bits, choice = draw.getrandbits, draw.randrange
 
@@ -119,142 +122,237 @@ def load(dsn: str, count: int) -> None:
         connection.execute("VACUUM ANALYZE secretproxy.access_log")
 
 
-async def ask(dsn: str, wanted: review.Filter, times: int = 5) -> tuple[float, int]:
-    """Measures the median milliseconds of a page of 100, and its rows."""
-    connection = await review.connect(dsn)
-    taken = []
-    found: list[Any] = []
-    try:
-        for _ in range(times):
-            began = time.perf_counter()
-            found = [access async for access in review.accesses(connection, wanted, 100)]
-            taken.append(time.perf_counter() - began)
-    finally:
-        await connection.close()
-    return statistics.median(taken) * 1000, len(found)
+@dataclass(frozen=True)
+class Sample:
+    """What questions are asked about."""
+
+    owner: str
+    secret: str
+    session: str
+    day: str
+    week: str
+    hour: str
+    directory: Path
 
 
-async def blocks(dsn: str, wanted: review.Filter) -> int:
-    """Blocks that a page of 100 touches: what its time at any size of the log depends on."""
-    connection = await review.connect(dsn)
-    read = 0
-    try:
-        for part in review.questions(wanted, 100):
-            asked = dataclasses.replace(part, sql=f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {part.sql}")
-            (plan,) = json.loads((await review.quick(connection, asked))[0][0])
-            read += int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
-    finally:
-        await connection.close()
-    return read
+@dataclass(frozen=True)
+class Case:
+    """A command's arguments, and within how many seconds it is to end; None: as long as it takes, with progress shown."""
+
+    what: str
+    arguments: list[str]
+    goal: float | None = 10
+    # Whether it prints what is counted as so many rows a second.
+    rows: bool = False
 
 
-async def count(dsn: str, what: str, work: Callable[[Any], Awaitable[Any]], times: int = 3) -> None:
-    """Measures the median seconds of a command's work."""
-    taken = []
-    for _ in range(times):
-        connection = await review.connect(dsn)
-        try:
-            began = time.perf_counter()
-            await work(connection)
-            taken.append(time.perf_counter() - began)
-        finally:
-            await connection.close()
-    print(f"{what:34} {statistics.median(taken):9.2f} s", flush=True)
+def cases(one: Sample) -> dict[str, list[Case]]:
+    """What is measured of each command."""
+    pages = {
+        "one owner": ["--owner", one.owner], "one secret": ["--secret", one.secret],
+        "one owner and secret": ["--owner", one.owner, "--secret", one.secret], "one user": ["--user", "user_7"],
+        "last hour": ["--since", one.hour], "errors": ["--outcome", "error"], "errors or lost": ["--outcome", "error,lost"],
+        "ended well": ["--outcome", "ok"], "not ended": ["--outcome", "unknown"], "one application": ["--application", "none such"],
+        "one jwt user": ["--jwt-user", "6a8f3b1e"], "one client": ["--client", "10.0.0.7"], "one function": ["--function", "secrets_delete"],
+        "one session": ["--session", one.session], "one operation": ["--operation", "delete"], "anything": [],
+    }  # fmt: skip
+    export = str(one.directory / "day.jsonl")
+    return {
+        "list": [
+            *(Case(f"{name}, 100 rows", [*how, "--limit", "100"], 1.5) for name, how in pages.items()),
+            Case("a day, --json", ["--since", one.day, "--json"]),
+        ],
+        "show": [Case("a session", [one.session], 1)],
+        "events": [Case("100 rows", ["--limit", "100"], 1)],
+        "stats": [
+            Case("a month", ["--limit", "10"], 5), Case("7 days", ["--since", one.week, "--limit", "10"], 5),
+            Case("one user", ["--user", "user_7", "--limit", "10"], 5), Case("errors", ["--outcome", "error", "--limit", "10"], 5),
+        ],
+        "bursts": [Case("a month", ["--limit", "10"])],
+        "compare": [
+            Case(f"by {by}", ["--by", by, "--until", one.week, "--with-since", one.week, "--limit", "10"]) for by in counting.KEYS
+        ],
+        "unused": [Case("--days 20", ["--days", "20", "--limit", "100"])],
+        "secret": [Case("one secret", [one.secret])],
+        "user": [Case("one user", ["user_7"]), Case("one user, 7 days", ["user_7", "--since", one.week])],
+        "incident": [Case("7 days of a user", ["--user", "user_7", "--since", one.week])],
+        "export": [Case("a day", [export, "--since", one.day])],
+        "verify": [
+            Case("an export of a day", ["--file", export, "--accept-unsigned"]), Case("everything", ["--accept-unsigned"], None, rows=True),
+        ],
+        "retention": [Case("--dry-run", ["--keep", "20 days", "--dry-run"])],
+        "tail": [],
+    }  # fmt: skip
 
 
-VIEWS = (
-    "secret_access", "secret_access_log", "accesses_by_day", "accesses_by_secret", "first_accesses", "failed_accesses", "direct_accesses",
-    "many_verifies", "unusual_events",
-)  # fmt: skip
+# Few secrets, and they are read whole by people: what a person waits for, not what the server can do in a night.
+VIEW_GOAL = 15.0
 
 
-async def measure_counts(dsn: str) -> None:
-    """Counts, events, streams and views."""
-    week = datetime.now(UTC) - timedelta(days=7)
+class Server:
+    """The CPU of a server's processes, those that have ended included."""
 
-    async def drained(rows: Any) -> None:
-        async for _ in rows:
-            pass
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.tick = os.sysconf("SC_CLK_TCK")
 
-    for name, wanted in {
-        "a month": review.Filter(), "7 days": review.Filter(since=week), "one user": review.Filter(user="user_7"),
-        "errors": review.Filter(outcome=("error",)),
-    }.items():  # fmt: skip
-        await count(
-            dsn, f"audit stats, {name}", functools.partial(counting.stats, wanted=wanted, limit=10, evening=22, morning=6)
+    def cpu(self) -> float:
+        """Seconds so far."""
+        total = sum(self._times(self.pid)[1])
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    parent, times = self._times(int(entry.name))
+                except (OSError, ValueError, IndexError):
+                    continue
+                if parent == self.pid:
+                    total += times[0] + times[1]
+        return total / self.tick
+
+    def _times(self, pid: int) -> tuple[int, list[int]]:
+        """A process's parent; its ticks in user and system mode, and those of its children that have ended."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[1]), [int(field) for field in fields[11:15]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    seconds: float
+    cpu: float
+    megabytes: int
+
+
+def run_once(server: Server, command: list[str], environment: dict[str, str], log: Path) -> Figure:
+    """Runs a command. Raises SystemExit where it fails."""
+    before, began = server.cpu(), time.perf_counter()
+    with log.open("w+") as out:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=environment)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        taken = time.perf_counter() - began
+        if process.returncode:
+            out.seek(0)
+            raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {out.read()[-500:]}")
+    return Figure(taken, server.cpu() - before + used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)
+
+
+def middle(figures: list[Figure]) -> Figure:
+    return Figure(
+        statistics.median(one.seconds for one in figures), statistics.median(one.cpu for one in figures),
+        max(one.megabytes for one in figures),
+    )  # fmt: skip
+
+
+class Reviewing:
+    """What is measured, and the table of it."""
+
+    def __init__(self, server: PrivateServer, directory: Path, rows: int, only: str | None, times: int) -> None:
+        assert server.pid is not None
+        self.server = server
+        self.cpu = Server(server.pid)
+        self.directory = directory
+        self.rows = rows
+        self.only = only
+        self.times = times
+        self.table = results.Table()
+
+    def wanted(self, work: str) -> bool:
+        return self.only is None or self.only in work
+
+    def add(self, work: str, figure: Figure, goal: float | None, note: str = "") -> None:
+        note = "; ".join(part for part in (f"CPU {figure.cpu:.2f} s", note) if part)
+        if goal is None:
+            self.table.add(work, f"{figure.seconds:.2f} s", note)
+        else:
+            self.table.goal(work, figure.seconds, goal, least=False, unit=" s", note=note)
+
+    def command(self, name: str, case: Case, dsn: str, what: str = "") -> None:
+        work = f"audit {name}, {what or case.what}"
+        if not self.wanted(work):
+            return
+        # Retention is the owner's and wants a key for checkpoints.
+        config = ["--config", str(self.directory / "secretproxy.toml")] if name == "retention" else []
+        command = [sys.executable, "-m", "secretproxy", "audit", name, *case.arguments, "--dsn", dsn, *config]
+        environment = os.environ | {"TZ": "UTC", "COLUMNS": "200"}
+        figures = []
+        for _ in range(1 if case.goal is None else self.times):
+            figures.append(run_once(self.cpu, command, environment, self.directory / "stderr"))
+            if figures[-1].seconds > 30:
+                break
+        figure = middle(figures)
+        # A process begins with the most memory that its parent had.
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        note = f"{figure.megabytes} MB of memory at most" if figure.megabytes > own + 5 else ""
+        if case.rows:
+            note = "; ".join(
+                part for part in (f"{self.rows / figure.seconds:,.0f} rows a second", "progress is shown", note) if part
+            )
+        self.add(work, figure, case.goal, note)
+
+    def view(self, name: str, select: str, what: str, goal: float) -> None:
+        work = f"view {name}, {what}"
+        if not self.wanted(work):
+            return
+        figures = []
+        for _ in range(self.times):
+            with psycopg.connect(self.server.dsn("app"), autocommit=True) as connection:
+                before, began = self.cpu.cpu(), time.perf_counter()
+                connection.execute(select)  # type: ignore[call-overload]
+                figures.append(Figure(time.perf_counter() - began, self.cpu.cpu() - before, 0))
+            if figures[-1].seconds > 30:
+                break
+        self.add(work, middle(figures), goal)
+
+    def views(self) -> None:
+        """Every view of the log that the database has."""
+        with psycopg.connect(self.server.dsn("app"), autocommit=True) as connection:
+            names = [row[0] for row in connection.execute(VIEWS)]
+        assert "secret_access" in names
+        for name in names:
+            self.view(name, f"SELECT * FROM secretproxy.{name} OFFSET 1000000000", "whole", VIEW_GOAL)
+        page = "SELECT * FROM secretproxy.secret_access ORDER BY at DESC LIMIT 100"
+        self.view("secret_access", page, "newest 100", 1)
+
+    def commands(self) -> None:
+        """Every command that is registered."""
+        dsn = self.server.dsn("app")
+        found = cases(self.sample())
+        for name in command_names():
+            for case in found[name]:
+                self.command(name, case, dsn)
+        self.command("stats", Case("", ["--limit", "10"], 1), self.server.dsn("small"), "a log of 2,000 accesses")
+        if self.wanted("audit tail"):
+            median, most, times = asyncio.run(follow(dsn))
+            self.table.add("audit tail, from commit to line", f"{median:.1f} ms", f"{most:.1f} ms at most, of {times}")
+
+    def sample(self) -> Sample:
+        """Something that the log has."""
+        with psycopg.connect(self.server.dsn("app"), autocommit=True) as connection:
+            row = connection.execute(
+                "SELECT owner_id, secret_names[1], session_id FROM secretproxy.access_log WHERE event = 'attempt' ORDER BY at LIMIT 1"
+            ).fetchone()
+        assert row is not None
+        now = datetime.now(UTC)
+        day, week, hour = (
+            (now - timedelta(**ago)).isoformat(timespec="seconds") for ago in ({"days": 1}, {"days": 7}, {"hours": 1})
         )
-    await count(
-        dsn,
-        "audit bursts",
-        functools.partial(counting.bursts, wanted=review.Filter(), window=timedelta(minutes=10), at_least=20, limit=10),
-    )
-    for by in counting.KEYS:
-        await count(
-            dsn,
-            f"audit compare --by {by}",
-            functools.partial(counting.compare, one=review.Filter(until=week), other=review.Filter(since=week), by=by, limit=10),
-        )
-    before = datetime.now(UTC) - timedelta(days=20)
-    await count(dsn, "audit unused --days 20", lambda connection: unused(connection, connection, before))
-    await count(dsn, "audit events", lambda connection: drained(review.events(connection, review.Filter(), limit=100)))
-    day = review.Filter(since=datetime.now(UTC) - timedelta(days=1))
-    await count(dsn, "audit list --json, a day", lambda connection: drained(review.accesses(connection, day)))
-    await count(dsn, "audit export, a day", lambda connection: drained(review.rows(connection, day)))
-    connection = await review.connect(dsn)
-    session = await connection.fetchval("SELECT session_id FROM secretproxy.access_log ORDER BY at DESC LIMIT 1")
-    await connection.close()
-    await count(dsn, "audit show, a session", lambda connection: drained(review.story(connection, session)))
-    await count(dsn, "how many more, anything", lambda connection: review.how_many_accesses(connection, review.Filter(), 101))
-    for view in VIEWS:
-        await count(
-            dsn,
-            f"view {view}, whole",
-            lambda connection, view=view: connection.fetch(f"SELECT * FROM secretproxy.{view} OFFSET 100000000"),
-        )
-        if view == "secret_access":
-            page = "SELECT * FROM secretproxy.secret_access ORDER BY at DESC LIMIT 100"
-            await count(dsn, f"view {view}, newest 100", lambda connection, page=page: connection.fetch(page))
+        return Sample(str(row[0]), str(row[1]), str(row[2]), day, week, hour, self.directory)
 
 
-async def measure(dsn: str, count: int) -> None:
-    connection = await asyncpg.connect(dsn)
-    sample = await connection.fetchrow(
-        "SELECT owner_id, secret_names[1] AS secret FROM secretproxy.access_log WHERE event = 'attempt' LIMIT 1"
-    )
-    await connection.close()
-    hour = datetime.now(UTC) - timedelta(hours=1)
-    for name, wanted in {
-        "one owner": review.Filter(owner=str(sample["owner_id"])),
-        "one secret": review.Filter(secret=sample["secret"]),
-        "one owner and secret": review.Filter(owner=str(sample["owner_id"]), secret=sample["secret"]),
-        "one user": review.Filter(user="user_7"),
-        "last hour": review.Filter(since=hour),
-        "errors": review.Filter(outcome=("error",)),
-        "errors or lost": review.Filter(outcome=("error", "lost")),
-        "ended well": review.Filter(outcome=("ok",)),
-        "not ended": review.Filter(outcome=("unknown",)),
-        "one application": review.Filter(application="none such"),
-        "one jwt user": review.Filter(jwt_user="6a8f3b1e"),
-        "one client": review.Filter(client="10.0.0.7"),
-        "one function": review.Filter(function="secrets_delete"),
-        "anything": review.Filter(),
-    }.items():
-        taken, rows = await ask(dsn, wanted)
-        print(f"audit list, {name:22} {taken:9.1f} ms  {rows} rows, {await blocks(dsn, wanted)} blocks read")
-    began, used = time.perf_counter(), time.process_time()
-    report = await verify_database(dsn, [], None, lambda done, total: None)
-    taken, used = time.perf_counter() - began, time.process_time() - used
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(
-        f"audit verify                       {report.rows / taken:9,.0f} rows a second, {report.rows / used:,.0f} a CPU second of its own"
-    )
-    for finding in report.findings[:3]:
-        print(f"  {finding}")
-    print(f"                                   sound: {report.sound}, {count:,} rows in the log, {most} MB of memory at most")
+def command_names() -> list[str]:
+    """Commands that are registered. Raises SystemExit where one of them has no case here."""
+    names = [str(command.name) for command in app.registered_commands]
+    nothing = Sample(str(uuid.UUID(int=0)), "", "", "", "", "", Path())
+    if missing := set(names) ^ set(cases(nothing)):
+        raise SystemExit(f"benchmarks/review.py: to be measured, and not: {', '.join(sorted(missing))}")
+    return names
 
 
-async def follow(dsn: str, times: int = 50) -> None:
-    """Milliseconds from an event's commit to its line of `audit tail`."""
+VIEWS = """SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'secretproxy'::regnamespace AND c.relkind = 'v' ORDER BY 1"""
+
+
+async def follow(dsn: str, times: int = 50) -> tuple[float, float, int]:
+    """Milliseconds from an event's commit to its line of `audit tail`: the median, the most, and of how many."""
     tail = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -294,25 +392,44 @@ async def follow(dsn: str, times: int = 50) -> None:
         tail.terminate()
         await tail.wait()
         await journal.close()
-    print(
-        f"audit tail, commit to line         {statistics.median(taken):9.1f} ms median, {max(taken):.1f} ms at most, of {times}"
-    )
+    return statistics.median(taken), max(taken), times
+
+
+CONFIG = """[audit]
+dsn = "{dsn}"
+checkpoint_file = "{directory}/checkpoints"
+checkpoint_key_file = "{directory}/checkpoint.key"
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--only", metavar="TEXT", help="what has this in its name; nothing is written")
+    parser.add_argument("--times", type=int, default=3, help="times that each is run, of which the median counts")
     arguments = parser.parse_args()
+    command_names()
+    load_average = os.getloadavg()[0]
     with PrivateServer(find_postgres(), settings=SERVER) as server, tempfile.TemporaryDirectory() as directory:
-        with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
-            connection.execute("CREATE DATABASE app")
-        asyncio.run(install(server.dsn("app"), Path(directory) / "secretproxy.key", direct_calls="log"))
-        began = time.perf_counter()
-        load(server.dsn("app"), arguments.rows)
-        print(f"loaded {arguments.rows:,} rows in {time.perf_counter() - began:.0f} s")
-        asyncio.run(measure(server.dsn("app"), arguments.rows))
-        asyncio.run(measure_counts(server.dsn("app")))
-        asyncio.run(follow(server.dsn("app")))
+        for database, rows in (("small", 4_000), ("app", arguments.rows)):
+            with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {database}")  # type: ignore[arg-type]
+            asyncio.run(install(server.dsn(database), Path(directory) / f"{database}.key", direct_calls="log"))
+            began = time.perf_counter()
+            load(server.dsn(database), rows)
+            print(f"loaded {rows:,} rows in {time.perf_counter() - began:.0f} s", flush=True)
+        (Path(directory) / "secretproxy.toml").write_text(CONFIG.format(dsn=server.dsn("app"), directory=directory))
+        reviewing = Reviewing(server, Path(directory), arguments.rows, arguments.only, arguments.times)
+        reviewing.commands()
+        reviewing.views()
+    if arguments.only is None:
+        described = results.machine(CORES, find_postgres().version, load_average)
+        explained = (Path(__file__).parent / "reviewing.md").read_text(encoding="utf-8")
+        results.write(
+            "## Reviewing",
+            f"Written by `make bench-review`: a log of {arguments.rows:,} rows in a month, medians of {arguments.times}.\n{explained}\n"
+            f"{described}\n\n| work | figure | |\n| --- | --- | --- |\n{reviewing.table.markdown()}",
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import platform
 import re
 import socket
 import statistics
@@ -19,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import getter
 import idle
 import peers
 import psycopg
+import results
 from peers import Target
 
 from secretproxy.demo.postgres import PrivateServer, find_postgres, free_port
@@ -53,26 +53,6 @@ class Round:
     cpu: float
 
 
-@dataclass
-class Table:
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def add(self, work: str, figure: str, note: str = "") -> None:
-        self.rows.append((work, figure, note))
-        print(f"    {work}: {figure}  {note}", flush=True)
-
-    def goal(
-        self, work: str, value: float, wanted: float, *, least: bool, digits: int = 2, unit: str = "", note: str = ""
-    ) -> None:
-        reached = value >= wanted if least else value <= wanted
-        sign = ">=" if least else "<="
-        text = f"to reach: {sign} {wanted:g}{unit}: {'reached' if reached else '**not reached**'}"
-        self.add(work, f"{value:.{digits}f}{unit}", f"{text}{'; ' + note if note else ''}")
-
-    def markdown(self) -> str:
-        return "\n".join(f"| {work} | {figure} | {note} |" for work, figure, note in self.rows)
-
-
 class Bench:
     def __init__(self, server: PrivateServer, directory: Path, *, quick: bool) -> None:
         self.server = server
@@ -80,7 +60,7 @@ class Bench:
         self.quick = quick
         self.seconds = 2 if quick else 5
         self.rounds = 1 if quick else 3
-        self.table = Table()
+        self.table = results.Table()
 
     def script(self, text: str) -> list[str]:
         path = self.directory / f"{abs(hash(text))}.sql"
@@ -275,16 +255,6 @@ async def idle_memory(target: Target, sessions: int) -> float:
     return (after - before) / sessions
 
 
-def machine() -> str:
-    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return (
-        f"{CORES} cores ({model[1] if model else platform.machine()}), {int(memory[1]) // 1024 // 1024 if memory else '?'} GiB, "
-        f"Linux {platform.release()}, Python {platform.python_version()}, PostgreSQL {find_postgres().version}; "
-        f"load {os.getloadavg()[0]:.1f} when it began"
-    )
-
-
 def set_up(server: PrivateServer, directory: Path) -> None:
     asyncio.run(install(server.dsn(), directory / "key", direct_calls="log"))
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
@@ -307,7 +277,7 @@ def main() -> int:
     options.add_argument("--only", action="append", choices=PARTS, help="this part; may be given again")
     chosen = options.parse_args()
     parts = tuple(chosen.only or PARTS)
-    described = machine()
+    described = results.machine(CORES, find_postgres().version, os.getloadavg()[0])
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secretproxy-bench-")))
         directory.chmod(0o755)
@@ -337,12 +307,13 @@ def main() -> int:
     table.add("evasions that leave a call out of the log; canary values found", "`make evasions`, `make test`", "to reach: 0")
     table.add("client suites' failures that a direct connection does not have", "`make test`", "to reach: 0")
     if not chosen.quick and parts == PARTS:
-        (Path(__file__).parent / "RESULTS.md").write_text(
-            "# Results\n\nWritten by `make bench`: medians of rounds that took turns on one machine. Ratios travel, absolute figures do not.\n"
-            f"What stands behind them is said below the table.\n\n{described}\n\n| work | figure | |\n| --- | --- | --- |\n"
-            f"{table.markdown()}\n\n{(Path(__file__).parent / 'reasons.md').read_text(encoding='utf-8')}",
-            encoding="utf-8",
+        results.write(
+            "# Results",
+            "Written by `make bench`: medians of rounds that took turns on one machine. Ratios travel, absolute figures do not.\n"
+            f"What stands behind them is said below the table.\n\n{described}\n\n| work | figure | |\n| --- | --- | --- |\n{table.markdown()}",
         )
+        title, _, reasons = (Path(__file__).parent / "reasons.md").read_text(encoding="utf-8").partition("\n")
+        results.write(title, reasons)
     return 0
 
 
