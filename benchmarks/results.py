@@ -1,4 +1,4 @@
-"""benchmarks/RESULTS.md: who writes one section of it leaves the others as they are. A section begins with a line `## ...`, the first with `# `."""
+"""Writes sections of benchmarks/RESULTS.md, and leaves the others as they are. A section begins with a line `## ...`, the first with `# `."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Table:
 
 
 def machine(cores: int, version: str, load: float) -> str:
-    """The machine that figures are of, in a line."""
+    """Describes the machine that figures are of, in a line."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return (

@@ -3,7 +3,7 @@
 Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default. A command is run as a person
 runs it, in a process of its own; its CPU is that of this process and of all of the server's. The commands are those that the command line
 registers, the views those that the database has: one that is not measured here ends the run before it begins. Writes a section of
-benchmarks/RESULTS.md. `--only TEXT` measures some and writes nothing.
+benchmarks/RESULTS.md. `--only TEXT` measures some and writes nothing, nor does a smaller log.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from secretproxy.session.events import Event, Identity
 
 # Every owner has some secrets of its own, mostly used by one login, as the tenants of an application do.
 OWNERS, SECRETS, USERS, OWN = 5_000, 200, 40, 8
+ROWS = 5_000_000
 # As a log of that size has them: PostgreSQL's memory settings are for machines of long ago.
 CORES = len(os.sched_getaffinity(0))
 SERVER = {
@@ -65,7 +66,7 @@ FUNCTION, VERIFY = (
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts and their outcomes."""
+    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts and their outcomes."""
     draw = random.Random(7)
     bits, choice = draw.getrandbits, draw.randrange
 
@@ -124,7 +125,7 @@ def load(dsn: str, count: int) -> None:
 
 @dataclass(frozen=True)
 class Sample:
-    """What questions are asked about."""
+    """Holds what questions are asked about."""
 
     owner: str
     secret: str
@@ -137,7 +138,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Case:
-    """A command's arguments, and within how many seconds it is to end; None: as long as it takes, with progress shown."""
+    """Holds a command's arguments, and within how many seconds it is to end; None: as long as it takes, with progress shown."""
 
     what: str
     arguments: list[str]
@@ -147,7 +148,7 @@ class Case:
 
 
 def cases(one: Sample) -> dict[str, list[Case]]:
-    """What is measured of each command."""
+    """Gives what is measured of each command."""
     pages = {
         "one owner": ["--owner", one.owner], "one secret": ["--secret", one.secret],
         "one owner and secret": ["--owner", one.owner, "--secret", one.secret], "one user": ["--user", "user_7"],
@@ -181,6 +182,7 @@ def cases(one: Sample) -> dict[str, list[Case]]:
             Case("an export of a day", ["--file", export, "--accept-unsigned"]), Case("everything", ["--accept-unsigned"], None, rows=True),
         ],
         "retention": [Case("--dry-run", ["--keep", "20 days", "--dry-run"])],
+        "review": [Case("what is not signed off", [])],
         "tail": [],
     }  # fmt: skip
 
@@ -190,14 +192,14 @@ VIEW_GOAL = 15.0
 
 
 class Server:
-    """The CPU of a server's processes, those that have ended included."""
+    """Tells the CPU of a server's processes, those that have ended included."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.tick = os.sysconf("SC_CLK_TCK")
 
     def cpu(self) -> float:
-        """Seconds so far."""
+        """Gives the seconds so far."""
         total = sum(self._times(self.pid)[1])
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -210,7 +212,7 @@ class Server:
         return total / self.tick
 
     def _times(self, pid: int) -> tuple[int, list[int]]:
-        """A process's parent; its ticks in user and system mode, and those of its children that have ended."""
+        """Gives a process's parent; its ticks in user and system mode, and those of its children that have ended."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[1]), [int(field) for field in fields[11:15]]
 
@@ -244,7 +246,7 @@ def middle(figures: list[Figure]) -> Figure:
 
 
 class Reviewing:
-    """What is measured, and the table of it."""
+    """Measures, and holds the table of it."""
 
     def __init__(self, server: PrivateServer, directory: Path, rows: int, only: str | None, times: int) -> None:
         assert server.pid is not None
@@ -304,7 +306,7 @@ class Reviewing:
         self.add(work, middle(figures), goal)
 
     def views(self) -> None:
-        """Every view of the log that the database has."""
+        """Measures every view of the log that the database has."""
         with psycopg.connect(self.server.dsn("app"), autocommit=True) as connection:
             names = [row[0] for row in connection.execute(VIEWS)]
         assert "secret_access" in names
@@ -314,7 +316,7 @@ class Reviewing:
         self.view("secret_access", page, "newest 100", 1)
 
     def commands(self) -> None:
-        """Every command that is registered."""
+        """Measures every command that is registered."""
         dsn = self.server.dsn("app")
         found = cases(self.sample())
         for name in command_names():
@@ -326,7 +328,7 @@ class Reviewing:
             self.table.add("audit tail, from commit to line", f"{median:.1f} ms", f"{most:.1f} ms at most, of {times}")
 
     def sample(self) -> Sample:
-        """Something that the log has."""
+        """Finds something that the log has."""
         with psycopg.connect(self.server.dsn("app"), autocommit=True) as connection:
             row = connection.execute(
                 "SELECT owner_id, secret_names[1], session_id FROM secretproxy.access_log WHERE event = 'attempt' ORDER BY at LIMIT 1"
@@ -340,7 +342,7 @@ class Reviewing:
 
 
 def command_names() -> list[str]:
-    """Commands that are registered. Raises SystemExit where one of them has no case here."""
+    """Gives the commands that are registered. Raises SystemExit where one of them has no case here."""
     names = [str(command.name) for command in app.registered_commands]
     nothing = Sample(str(uuid.UUID(int=0)), "", "", "", "", "", Path())
     if missing := set(names) ^ set(cases(nothing)):
@@ -352,7 +354,7 @@ VIEWS = """SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'secretproxy'
 
 
 async def follow(dsn: str, times: int = 50) -> tuple[float, float, int]:
-    """Milliseconds from an event's commit to its line of `audit tail`: the median, the most, and of how many."""
+    """Measures milliseconds from an event's commit to its line of `audit tail`: the median, the most, and of how many."""
     tail = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -404,7 +406,7 @@ checkpoint_key_file = "{directory}/checkpoint.key"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--only", metavar="TEXT", help="what has this in its name; nothing is written")
     parser.add_argument("--times", type=int, default=3, help="times that each is run, of which the median counts")
     arguments = parser.parse_args()
@@ -422,7 +424,7 @@ def main() -> None:
         reviewing = Reviewing(server, Path(directory), arguments.rows, arguments.only, arguments.times)
         reviewing.commands()
         reviewing.views()
-    if arguments.only is None:
+    if arguments.only is None and arguments.rows >= ROWS:
         described = results.machine(CORES, find_postgres().version, load_average)
         explained = (Path(__file__).parent / "reviewing.md").read_text(encoding="utf-8")
         results.write(
