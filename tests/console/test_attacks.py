@@ -65,13 +65,14 @@ def test_sql_in_a_filter_is_a_text_like_any_other(auditor: Browser, owner: str, 
         "/secret?name={}", "/secret?name=stripe&owner={}", "/who/user?name={}", "/who/application?name={}", "/who/client?name={}", "/who/jwt-user?name={}", "/who/{}",
         "/session/{}", "/incident?user={}&since=1h", "/incident?user=a&since={}", "/incident?user=a&since=1h&until={}", "/compare?by={}&a_since=2h&b_since=1h",
         "/compare?a_since={}&b_since={}", "/?span={}", "/findings?span={}", "/who/user?name=a&span={}", "/live?known={}", "/live?known=2026-11-24&until={}", "/download?format={}",
+        "/export?secret={}", "/export?format={}", "/reviews?user={}", "/reviews?until={}",
     ],
 )  # fmt: skip
 def test_sql_in_any_other_place_is_too(auditor: Browser, path: str) -> None:
     for text in INJECTIONS:
         answer = auditor.get(path.replace("{}", quote(text, safe="")))
-        assert answer.status in (200, 400, 404), (path, text, answer.text)
-        assert "access-" not in answer.text
+        assert answer.status in (200, 400, 404), (path, text, answer.body)
+        assert b"access-" not in answer.body
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import uuid
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import psycopg
 import pytest
 
 from secretproxy.audit import reviews as reviews_module
+from secretproxy.audit import usual
 from secretproxy.audit.verify import verify_database
 from tests.conftest import Backend
 from tests.console.conftest import APPLICATION, EMOJI, HIDDEN, LONG, MARKUP
@@ -402,3 +404,77 @@ def test_a_finding_is_acknowledged_and_its_note_is_kept(auditor: Browser, postgr
     ):
         assert auditor.send("POST", "/findings/acknowledge", form | wrong).status == 400, wrong
     assert len(signed_off(postgres)) == before + 1
+
+
+def test_what_is_unusual_is_so_for_that_login(auditor: Browser, postgres: Backend) -> None:
+    """A job that reads sixty secrets every night is not; a person's five, and their hour at night, are."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        made = (
+            "INSERT INTO secretproxy.access_log (at, event, function, operation, owner_id, secret_names, db_user)"
+            " SELECT date_trunc('day', now(), 'UTC') - make_interval(days => day, mins => -minute), 'direct', 'f()', 'read', %s, ARRAY['n' || n], %s"
+            " FROM unnest(%s::int[]) AS day, generate_series(1, %s) AS n, unnest(%s::int[]) AS minute"
+        )
+        before = [*range(12, 19)]
+        for user, days, secrets, minutes in (
+            ("nightly_job", [*before, 1], 60, [130]), ("usual_person", before, 2, [600, 625]), ("usual_person", [1], 5, [600]),
+            ("usual_person", [1], 1, [180, 182, 550]), ("steady_person", [*before, 1], 5, [1439, 0]), ("new_person", [1], 9, [240]),
+            ("new_reader", [1], 10, [240]), ("rare_person", [12, 13, 14, 15], 1, [600]), ("rare_person", [1], 1, [180]),
+        ):  # fmt: skip
+            sql.execute(made, (uuid.uuid4(), user, days, secrets, minutes))
+    text = auditor.get("/findings", {"span": "7d"}).text
+
+    def found(table: str) -> list[list[str]]:
+        body = text.partition(f'<table id="{table}">')[2].partition("</table>")[0]
+        rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)[1:]]
+        return [[re.sub("<[^>]*>", "", cell).strip() for cell in row] for row in rows]
+
+    bursts = {row[2]: row[3:5] for row in found("bursts")}
+    assert bursts["usual_person"] == ["5", "2"] and bursts["new_reader"] == ["10", "not known"]
+    assert not {"nightly_job", "steady_person", "new_person", "rare_person"} & set(bursts)
+    hours = {row[2]: (row[0][11:16], row[3], row[4]) for row in found("hours")}
+    assert hours["usual_person"] == ("03:00", "2", "10")
+    assert not {"nightly_job", "steady_person", "new_person", "new_reader", "rare_person"} & set(hours)
+
+
+def test_usual_hours_are_a_circle_and_need_days() -> None:
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+
+    def used(*hours: int, days: int = 5) -> list[usual.Hour]:
+        times = [start + timedelta(days=day, hours=hour) for day in range(days) for hour in hours]
+        return [usual.Hour("a", at, at, 1) for at in times]
+
+    since = start + timedelta(days=10)
+
+    def unusual(past: list[usual.Hour], hour: int) -> bool:
+        at = since + timedelta(hours=hour)
+        return bool(usual.unusual_hours([*past, usual.Hour("a", at, at, 1)], since))
+
+    assert [hour for hour in range(24) if not unusual(used(23), hour)] == [0, 22, 23]
+    assert [hour for hour in range(24) if not unusual(used(9, 17), hour)] == [8, 9, 10, 16, 17, 18]
+    assert not any(unusual(used(9, days=4), hour) for hour in range(24))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_download_with_proof_is_verified_offline(
+    auditor: Browser, site: ConsoleSite, postgres: Backend, owner: str, tmp_path: Path, form: str
+) -> None:
+    """The zip has what `audit export` writes: rows and a signed manifest; a changed or missing row shows."""
+    answer = auditor.get("/export", {"format": form, "owner": owner, "operation": "read"})
+    name = answer.headers["content-disposition"].partition('filename="')[2].rstrip('"')
+    assert answer.status == 200 and name.endswith(f".{form}.zip")
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        assert archive.testzip() is None and archive.namelist() == [name[:-4], f"{name[:-4]}.manifest.json"]
+        archive.extractall(tmp_path)
+    rows, key = tmp_path / name[:-4], postgres.key_file.with_name("console.pem.pub")
+    verify = ["audit", "verify", "--file", str(rows), "--public-key", str(key)]
+    done = secretproxy(verify)
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = json.loads((tmp_path / f"{name[:-4]}.manifest.json").read_text())
+    assert manifest["filters"] == {"owner": owner, "operation": "read"} and manifest["rows"] == 6 and manifest["signature"]
+    text = rows.read_text()
+    for wrong in (text.replace("app_user", "somebody", 1), "\n".join(text.split("\n")[:-2]) + "\n"):
+        rows.write_text(wrong)
+        assert secretproxy(verify).returncode != 0
+    assert auditor.get("/export", {"format": "zip"}).status == 400
+    assert auditor.get("/export", {"outcome": "ok"}).status == 400
+    assert auditor.get("/export", {"since": "nonsense"}).status == 400

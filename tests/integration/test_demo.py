@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.support.console import Browser
 
 from secretproxy.demo.postgres import free_port
 
@@ -59,6 +61,26 @@ def test_once_takes_the_tour_and_leaves_nothing(temporary: Path) -> None:
     assert children_of(temporary) == []
 
 
+def the_console_shows_it(said: str) -> None:
+    """The address and the login that were printed work; the pages are full, and what was made up says so."""
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/  as (\w+), password (\w+)", said)
+    assert found is not None, said
+    browser = Browser(int(found[1]))
+    assert browser.sign_in(found[2], found[3]).status == 303
+    text = browser.get("/findings").text
+    assert text.count("demo_reporting") >= 4 and "the thirty days before" in text
+    for path in ("/", "/accesses?user=demo_web", "/secret?name=stripe_key", "/reviews", "/who/user?name=demo_nightly"):
+        assert browser.get(path).status == 200
+    rows = re.findall(r'<tr class="access .*?</tr>', browser.get("/accesses?user=demo_web").text, re.DOTALL)
+    assert len(rows) == 50 and all('title="simulated: web"' in row for row in rows)
+    assert "simulated" not in browser.get("/accesses?user=app").text
+    assert browser.send("POST", "/integrity/verify", {"csrf": browser.csrf()}).status == 303
+    while 'http-equiv="refresh"' in browser.get("/integrity").text:
+        pass
+    report = browser.get("/integrity/report").text
+    assert '"sound": true' in report and '"signatures_checked": true' in report and '"steps_back": 0' in report
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stays_up_until_a_signal_and_cleans_up(temporary: Path, number: int) -> None:
     port = free_port()
@@ -73,6 +95,8 @@ def test_it_stays_up_until_a_signal_and_cleans_up(temporary: Path, number: int) 
         pytest.fail(f"the demo ended by itself with {process.wait()}:\n{''.join(said)}")
     with psycopg.connect(f"postgresql://app@127.0.0.1:{port}/postgres") as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+    if number == signal.SIGTERM:
+        the_console_shows_it("".join(said))
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 0

@@ -7,15 +7,16 @@ import dataclasses
 import io
 import json
 import re
+import zipfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from secretproxy.audit import counting, review, reviews, subjects
+from secretproxy.audit import counting, exporting, exports, review, reviews, subjects, usual
 from secretproxy.audit.checkpoints import public_key_of
 from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
 from secretproxy.audit.log_state import log_state
@@ -138,6 +139,68 @@ async def download(visit: Visit) -> Response:
     )
 
 
+class _Parcel:
+    """A file that cannot go back, which a zip is written to and whose bytes are taken away as they come."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def taken(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        return data
+
+
+async def proven(visit: Visit) -> Response:
+    """Downloads the log's own rows of a filter with their manifest, as `audit export` makes both, in a zip."""
+    kind = visit.query.get("format", "jsonl")
+    if kind not in _DOWNLOADS:
+        raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
+    query = query_of(visit.query)
+    wanted = filter_of(query)
+    if wanted.needs_outcome:
+        raise ConfigError(
+            "a download with proof takes whole rows of the log, which have no outcome: leave out outcome and jwt user"
+        )
+    filters = {name: str(getattr(wanted, name)) for name in query}
+    signer = exporting.signer_at_hand(visit.console.settings.audit.checkpoint_key_file)
+    async with visit.reader.connection() as connection:
+        wanted = await review.resolved(connection, wanted)
+    made_at = datetime.now(UTC)
+    name = f"log-{made_at:%Y%m%dT%H%M%SZ}.{kind}"
+
+    async def parts() -> AsyncIterator[bytes]:
+        parcel, tally, text = _Parcel(), exports.ExportTally(), io.StringIO()
+        write = writer_to(text, kind == "csv")
+        # A typing of IO[bytes] asks for more than a zip that is only written needs.
+        with zipfile.ZipFile(cast("Any", parcel), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            async with visit.reader.connection(keep=False) as connection:
+                with archive.open(name, "w", force_zip64=True) as file:
+                    async for row in exporting.tallied(review.rows(connection, wanted), tally):
+                        write(row)
+                        if tally.rows % _CHUNK == 0:
+                            if visit.console.sessions.over(visit.session):
+                                raise ConnectionError("the session has ended")
+                            file.write(text.getvalue().encode())
+                            text.seek(0)
+                            text.truncate()
+                            yield parcel.taken()
+                    file.write(text.getvalue().encode())
+                made = await exporting.manifest_of(connection, tally, filters, kind, made_at, signer)
+            archive.writestr(name + exports.SUFFIX, json.dumps(made, indent=1) + "\n")
+        yield parcel.taken()
+
+    headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
+    return StreamingResponse(parts(), media_type="application/zip", headers=headers)
+
+
 async def secret(visit: Visit) -> Response:
     """Shows one secret: who used it, when first and last, from where, and whether anybody has since its last write."""
     name, owner = visit.query.get("name"), visit.query.get("owner")
@@ -218,9 +281,7 @@ async def incident(visit: Visit) -> Response:
 
 
 async def findings(visit: Visit) -> Response:
-    """Shows what is unusual: forgeries, refusals, definitions, the table itself, direct calls, first uses, bursts, runs
-    of verifies.
-    """
+    """Shows what is unusual: in itself, for a login by its own last thirty days, for the first time, many times in a row."""
     span, since = _span(visit.query)
     wanted = Filter(since=since)
     async with visit.reader.connection() as connection:
@@ -228,9 +289,11 @@ async def findings(visit: Visit) -> Response:
             kind: [row async for row in review.events(connection, wanted, (kind,), limit=MOST_LINES)][::-1] for kind in KINDS
         }
         counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
-        bursts = await counting.bursts(connection, wanted, window=timedelta(minutes=1), at_least=10, limit=MOST_LINES)
+        bursts = await usual.bursts(connection, since, MOST_LINES)
+        hours = await usual.hours(connection, since, MOST_LINES)
         found = {kind: _keyed(kind, rows) for kind, rows in events.items()}
         found["bursts"] = _keyed("bursts", bursts.rows)
+        found["hours"] = _keyed("hours", hours.rows)
         found["first use"] = _keyed("first use", counts["first_time"].rows)
         found["verifies"] = _keyed("verifies", counts["many_verifies"].rows)
         known = await reviews.acknowledged(connection, [row["finding"] for rows in found.values() for row in rows])
@@ -242,7 +305,7 @@ async def findings(visit: Visit) -> Response:
 
 # A finding by its kind and what tells it from others; the last is the time up to which it goes.
 _TOLD_BY = {
-    "bursts": ("db_user", "at", "until"), "first use": ("db_user", "owner_id", "secret_names", "at"),
+    "bursts": ("db_user", "at", "until"), "hours": ("db_user", "at", "until"), "first use": ("db_user", "owner_id", "secret_names", "at"),
     "verifies": ("db_user", "owner_id", "secret_names", "at", "until"), **dict.fromkeys(KINDS, ("id", "at")),
 }  # fmt: skip
 
@@ -361,6 +424,7 @@ PAGES = [
     Entry("GET", "/accesses", accesses, "accesses", (*_FILTER, "before")),
     Entry("GET", "/live", live, "live", _FILTER),
     Entry("GET", "/download", download, "download", ("format", *_FILTER)),
+    Entry("GET", "/export", proven, "export", ("format", *_FILTER)),
     Entry("GET", "/secret", secret, "secret", ("owner", "name")),
     Entry("GET", "/who/{kind}", subject, "who", ("kind", "name", "span")),
     Entry("GET", "/session/{session}", session, "session", ("session",)),

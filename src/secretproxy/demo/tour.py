@@ -1,4 +1,5 @@
-"""The demo: a private PostgreSQL, the backend half installed, the proxy before it, a short tour with psql, the rows that it left.
+"""The demo: a private PostgreSQL, the backend half installed, the proxy before it, a short tour with psql, the rows that it left, and
+the console that shows them.
 
 Everything lives in one temporary directory and in child processes that die with this one; leaving cleans up.
 """
@@ -26,11 +27,15 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
+from secretproxy.audit.checkpoints import Signer
 from secretproxy.config import ConfigError
 from secretproxy.connections import connect
-from secretproxy.demo.postgres import PostgresNotFoundError, PrivateServer, ServerFailedError, find_postgres
+from secretproxy.demo.postgres import PostgresNotFoundError, PrivateServer, ServerFailedError, find_postgres, free_port
+from secretproxy.demo.simulated import MARK, simulate
 from secretproxy.install import install
 
+# Who signs in to the console.
+_REVIEWER = "auditor"
 OWNER = "5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f3a44"
 
 TOUR = (
@@ -61,8 +66,8 @@ class Stopped(BaseException):
     """SIGTERM or SIGINT: leave, and clean up on the way."""
 
 
-def run(port: int, *, once: bool, echo: Callable[[str], None]) -> None:
-    """Runs the demo until Ctrl-C, or with `once` until the tour is over. Raises ConfigError."""
+def run(port: int, *, once: bool, echo: Callable[[str], None], console_port: int = 6480) -> None:
+    """Runs the demo until Ctrl-C, or with `once` until the tour is over, without the console. Raises ConfigError."""
     _port_is_free(port)
     try:
         binaries = find_postgres()
@@ -78,13 +83,16 @@ def run(port: int, *, once: bool, echo: Callable[[str], None]) -> None:
         echo("Installing the backend half ...")
         asyncio.run(_prepare(server, directory / "key"))
         echo("Starting the proxy ...")
-        stack.enter_context(_proxy(server, directory, port))
+        config = _configure(server, directory, port)
+        log = directory / "proxy.log"
+        _wait_for(stack.enter_context(_child(log, "run", "--config", str(config))), port, log)
         dsn = f"postgresql://app@127.0.0.1:{port}/postgres"
         echo(f"\nPoint anything at it:  {dsn}\n")
         _tour(server, dsn, echo)
         asyncio.run(_show_log(server))
         if once:
             return
+        _console(stack, server, directory, config, console_port, echo)
         echo(f"\nThe proxy stays up at {dsn} until Ctrl-C. Review the log with")
         echo(f"  psql {server.dsn()} -c 'table secretproxy.secret_access'")
         while True:
@@ -92,12 +100,18 @@ def run(port: int, *, once: bool, echo: Callable[[str], None]) -> None:
 
 
 def _port_is_free(port: int) -> None:
+    if not _is_free(port):
+        raise ConfigError(f"port {port} is in use: choose another one with --port")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))
         except OSError:
-            raise ConfigError(f"port {port} is in use: choose another one with --port") from None
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -129,23 +143,57 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
-@contextlib.contextmanager
-def _proxy(server: PrivateServer, directory: Path, port: int) -> Iterator[None]:
+def _configure(server: PrivateServer, directory: Path, port: int) -> Path:
+    """Writes the configuration of proxy and console."""
     config = directory / "secretproxy.toml"
     config.write_text(
         f'[listen]\nport = {port}\ndrain_timeout = 1\n[backend]\nhosts = ["{server.host}:{server.port}"]\n'
-        f'[audit]\ndsn = "{server.dsn(user="journal")}"\n[testimony]\nkey_file = "{directory / "key"}"\n'
+        f'[audit]\ndsn = "{server.dsn(user="journal")}"\nreview_dsn = "{server.dsn()}"\n'
+        f'checkpoint_key_file = "{directory / "checkpoints.pem"}"\n[testimony]\nkey_file = "{directory / "key"}"\n'
     )
+    return config
+
+
+def _console(
+    stack: contextlib.ExitStack, server: PrivateServer, directory: Path, config: Path, port: int, echo: Callable[[str], None]
+) -> None:
+    """Starts the console over the log and a few days of simulated life; says where it is and who may sign in."""
+    password = secrets.token_hex(8)
+    # The console lets nobody in whose password the server does not ask for.
+    rules = server.data / "pg_hba.conf"
+    rules.write_text(f"host all {_REVIEWER} 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    rows = asyncio.run(_simulate(server, password, Signer(directory / "checkpoints.pem")))
+    if not _is_free(port):
+        port = free_port()
+    log = directory / "console.log"
+    process = stack.enter_context(_child(log, "console", "--config", str(config), "--port", str(port)))
+    _wait_for(process, port, log)
+    echo(f"\nReview the log at  http://127.0.0.1:{port}/  as {_REVIEWER}, password {password}")
+    echo(f'  It shows {rows:,} rows of simulated days too, whose application begins with "{MARK}".')
+
+
+async def _simulate(server: PrivateServer, password: str, signer: Signer) -> int:
+    connection = await connect(server.dsn(), "secretproxy demo", timeout=15)
+    try:
+        await connection.execute(f"CREATE ROLE {_REVIEWER} LOGIN PASSWORD '{password}' IN ROLE secretproxy_auditor")
+        await connection.execute("SELECT pg_catalog.pg_reload_conf()")
+        return await simulate(connection, signer)
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def _child(log_file: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command of secretproxy until the block ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SECRETPROXY_")}
-    with (directory / "proxy.log").open("wb") as log:
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "secretproxy", "run", "--config", str(config)],
+            [sys.executable, "-m", "secretproxy", *arguments],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )  # fmt: skip
     try:
-        _wait_for(process, port, directory / "proxy.log")
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -163,7 +211,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise ConfigError(f"the proxy did not start: {log.read_text(errors='replace').strip()[-400:]}")
+    raise ConfigError(f"{log.stem} did not start: {log.read_text(errors='replace').strip()[-400:]}")
 
 
 def _tour(server: PrivateServer, dsn: str, echo: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
-from secretproxy.cli.audit.showing import record_of, writer_to
+from secretproxy.cli.audit.showing import writer_to
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -29,8 +29,7 @@ def export(
     A manifest beside it says what the file has, so that a part can be proven and a cut shows. It is signed where
     audit.checkpoint_key_file is there.
     """
-    from secretproxy.audit import exports, review
-    from secretproxy.audit.checkpoints import Checkpoint, Signer
+    from secretproxy.audit import exporting, exports, review
 
     if form not in ("jsonl", "csv", "parquet"):
         raise ConfigError("--format: one of jsonl, csv, parquet")
@@ -41,31 +40,20 @@ def export(
     wanted = opt.filtered(**given)
     filters = {name: str(getattr(wanted, name)) for name, value in given.items() if value is not None}
     database = review_database(dsn, config)
-    key_file = load_settings(config).audit.checkpoint_key_file
-    signer = Signer(key_file) if key_file is not None and key_file.exists() else None
+    signer = exporting.signer_at_hand(load_settings(config).audit.checkpoint_key_file)
     place = manifest or (exports.manifest_file(output) if str(output) != "-" else None)
     tally = exports.ExportTally()
     made_at = datetime.now(UTC)
 
-    async def tallied(rows: Any) -> Any:
-        async for row in rows:
-            record = record_of(row)
-            tally.take(record, exports.body_of(record))
-            yield row
-
     async def work() -> None:
         async with review.reading(database) as connection:
-            rows = tallied(review.rows(connection, wanted))
+            rows = exporting.tallied(review.rows(connection, wanted), tally)
             if form == "parquet":
                 await _parquet(rows, output)
             else:
                 await _text(rows, output, form == "csv", raw)
             if place is not None:
-                names = list(tally.chains)
-                found = [Checkpoint(*row) for row in await connection.fetch(exports.CHECKPOINTS, names)]
-                made = tally.manifest(filters, form, made_at, found)
-                if signer is not None:
-                    exports.sign(made, signer)
+                made = await exporting.manifest_of(connection, tally, filters, form, made_at, signer)
                 _write(place, made)
 
     opt.run(work())

@@ -1,0 +1,41 @@
+"""What an export and its manifest are made of, for the command and for the console. Takes a connection; prints and opens nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from secretproxy.audit import exports
+from secretproxy.audit.checkpoints import Checkpoint, Signer
+from secretproxy.audit.records import record_of
+
+
+def signer_at_hand(key_file: Path | None) -> Signer | None:
+    """Gives who signs manifests, where the checkpoint key is there. Raises ConfigError for one that cannot be used."""
+    return Signer(key_file) if key_file is not None and key_file.exists() else None
+
+
+async def tallied(rows: AsyncIterator[Any], tally: exports.ExportTally) -> AsyncIterator[Any]:
+    """Gives the same rows, each counted in."""
+    async for row in rows:
+        record = record_of(row)
+        tally.take(record, exports.body_of(record))
+        yield row
+
+
+async def manifest_of(
+    connection: Any,
+    tally: exports.ExportTally,
+    filters: dict[str, str],
+    form: str,
+    made_at: datetime,
+    signer: Signer | None,
+) -> dict[str, Any]:
+    """Makes the manifest of rows that were all counted in, with the checkpoints of their chains."""
+    found = [Checkpoint(*row) for row in await connection.fetch(exports.CHECKPOINTS, list(tally.chains))]
+    made = tally.manifest(filters, form, made_at, found)
+    if signer is not None:
+        exports.sign(made, signer)
+    return made
