@@ -33,7 +33,7 @@ Outcomes = dict[str, str]
 LONGEST = 1800
 
 
-class Missing(Exception):  # noqa: N818 - says what is the matter
+class MissingError(Exception):
     """The suite cannot be had here."""
 
 
@@ -49,7 +49,7 @@ def source(package: str, directory: Path) -> Path:
     # pip also tries to read the metadata of what it has fetched, which needs the package's build system.
     archive = next(directory.glob(f"{package}-*.tar.gz"), None)
     if archive is None:
-        raise Missing(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no source distribution")
+        raise MissingError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no source distribution")
     with tarfile.open(archive) as tar:
         tar.extractall(directory, filter="data")
     folder = next(path for path in directory.glob(f"{package}-*") if path.is_dir())
@@ -66,7 +66,7 @@ def pytest(folder: Path, arguments: list[str], environment: Mapping[str, str], r
         cwd=folder, env=dict(os.environ) | dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, timeout=LONGEST,
     )  # fmt: skip
     if not report.exists():
-        raise Missing("pytest gave no report")
+        raise MissingError("pytest gave no report")
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - our own child wrote it
         bad = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
@@ -107,7 +107,7 @@ def regress_source(directory: Path, major: int) -> Path:
     )
     found = next((path for path in directory.glob(f"postgresql-{major}-*") if path.is_dir()), None)
     if found is None:
-        raise Missing(f"apt-get source postgresql-{major}: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")
+        raise MissingError(f"apt-get source postgresql-{major}: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")
     return found
 
 
@@ -170,7 +170,7 @@ def main() -> int:
             Path(directory).chmod(0o755)
             try:
                 direct, proxied = suite(name, Path(directory))
-            except Missing as error:
+            except MissingError as error:
                 print(f"{name:12} left out: {error}", flush=True)
                 continue
         apart = sorted(test for test in direct.keys() | proxied.keys() if direct.get(test) != proxied.get(test))

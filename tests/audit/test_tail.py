@@ -81,7 +81,7 @@ async def test_an_access_waits_for_its_outcome_and_no_longer_than_it_is_told(pos
             news = []
             async with asyncio.timeout(30):
                 while not any(str(row["owner_id"]) == owner for row in news):
-                    news += await follower.news(connection, follower._seen)
+                    news += await follower.new_accesses(connection, follower._seen)
             assert await endings.of(connection, news) == []
             assert endings.due() is not None
             assert [row["outcome"] for row in await impatient.of(connection, news)] == ["unknown"]
@@ -91,7 +91,7 @@ async def test_an_access_waits_for_its_outcome_and_no_longer_than_it_is_told(pos
         again: list[dict[str, object]] = []
         async with asyncio.timeout(30):
             while not shown or not again:
-                await follower.news(connection)
+                await follower.new_accesses(connection)
                 shown += await endings.of(connection, [])
                 again += await impatient.of(connection, [])
         assert [row["outcome"] for row in shown] == [row["outcome"] for row in again] == ["ok"]

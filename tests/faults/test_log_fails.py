@@ -37,14 +37,14 @@ def cut_off(site: Separate) -> None:
     until(lambda: not writers(site) or site.ups)
 
 
-def statement(text: str, mend: str, *, cut: bool = False) -> Callable[[Separate], Iterator[None]]:
+def statement(text: str, undo: str, *, cut: bool = False) -> Callable[[Separate], Iterator[None]]:
     def failing(site: Separate) -> Iterator[None]:
         for part in text.split(";\n"):
             site.admin.execute(part)
         if cut:
             cut_off(site)
         yield
-        for part in mend.split(";\n"):
+        for part in undo.split(";\n"):
             site.admin.execute(part)
 
     return failing

@@ -241,7 +241,7 @@ class Harness:
     def ready(self) -> None:
         pass
 
-    def surprised(self) -> None:
+    def unannounced(self) -> None:
         pass
 
     def defined(self) -> None:

@@ -46,7 +46,7 @@ class Portal:
     inside: bool = False
 
 
-class Failure(Exception):  # noqa: N818 - says what is the matter
+class ModelError(Exception):
     """An ERROR of the backend's, by its SQLSTATE."""
 
 
@@ -133,7 +133,7 @@ class Backend:
                 self._ready()
             else:
                 {b"P": self._parse, b"B": self._bind, b"D": self._describe, b"E": self._execute, b"C": self._close}[kind](body)
-        except Failure as failure:
+        except ModelError as failure:
             self._failed(str(failure))
             if kind in b"QF":
                 self._ready()
@@ -180,7 +180,7 @@ class Backend:
         for part in text.split("; "):
             self._check(part)
             if part == NAMED:
-                raise Failure("42P02")
+                raise ModelError("42P02")
             if part == "COPY t FROM STDIN":
                 self._say(COPY_IN)
                 self._copying = "simple"
@@ -190,9 +190,9 @@ class Backend:
     def _check(self, text: str) -> None:
         """What Parse and Bind refuse."""
         if text == "broken":
-            raise Failure("42601")
+            raise ModelError("42601")
         if self.transaction == "E" and text not in LEAVES and text:
-            raise Failure("25P02")
+            raise ModelError("25P02")
 
     def _parse(self, body: bytes) -> None:
         name, text = (part.decode() for part in body.split(b"\0")[:2])
@@ -200,22 +200,22 @@ class Backend:
             self._statements.pop("", None)
         self._check(text)
         if name and (name in self._statements or name in self._sql):
-            raise Failure("42P05")
+            raise ModelError("42P05")
         self._statements[name] = text
         self._say(PARSE_COMPLETE)
 
     def _bind(self, body: bytes) -> None:
         portal, name = (part.decode() for part in body.split(b"\0")[:2])
         if name not in self._statements:
-            raise Failure("26000")
+            raise ModelError("26000")
         text = self._statements[name]
         self._check(text)
         if portal and portal in self._portals:
-            raise Failure("42P03")
+            raise ModelError("42P03")
         values = body.split(b"\0", 2)[2]
         given = int.from_bytes(values[2:4], "big")
         if given != (2 if text == NAMED else 0):
-            raise Failure("08P01")
+            raise ModelError("08P01")
         name = ""
         if given:
             start = 4 + 4 + int.from_bytes(values[4:8], "big")
@@ -227,20 +227,20 @@ class Backend:
         kind, name = body[:1], body[1:-1].decode()
         if kind == b"P":
             if name not in self._portals:
-                raise Failure("34000")
+                raise ModelError("34000")
             self._say(NO_DATA)
         else:
             if name not in self._statements:
-                raise Failure("26000")
+                raise ModelError("26000")
             self._say((PARAMETERS if self._statements[name] == NAMED else message(b"t", b"\0\0")) + ROW_DESCRIPTION)
 
     def _execute(self, body: bytes) -> None:
         name, limit = body[:-5].decode(), int.from_bytes(body[-4:], "big")
         portal = self._portals.get(name)
         if portal is None:
-            raise Failure("34000")
+            raise ModelError("34000")
         if self.transaction == "E" and portal.text not in LEAVES:
-            raise Failure("25P02")
+            raise ModelError("25P02")
         if not portal.text:
             self._say(EMPTY)
             return
@@ -263,7 +263,7 @@ class Backend:
 
     def _function(self) -> None:
         if self.transaction == "E":
-            raise Failure("25P02")
+            raise ModelError("25P02")
         if self._injected:
             self._token = True
             self.renewals += 1
@@ -291,11 +291,11 @@ class Backend:
             portal.rows -= count
             self._say(SUSPENDED if limit and count == limit else complete())
         elif text == "SELECT 1/0":
-            raise Failure("22012")
+            raise ModelError("22012")
         elif text.startswith("SELECT"):
             self._say(row("1") + complete())
         elif text == "done":
-            raise Failure("55000")
+            raise ModelError("55000")
         else:
             self._utility(text)
 
@@ -315,18 +315,18 @@ class Backend:
             self._portals.clear()
         elif text == "SAVEPOINT a":
             if self.transaction != "T":
-                raise Failure("25P01")
+                raise ModelError("25P01")
             self._savepoint = True
         elif text == "ROLLBACK TO a":
             if self.transaction == "I" or not self._savepoint:
-                raise Failure("25P01")
+                raise ModelError("25P01")
             self.transaction = "T"
             self._portals = {name: portal for name, portal in self._portals.items() if not portal.inside}
         elif text == "RESET ALL":
             self._token = False
         elif text == "DISCARD ALL":
             if self.transaction != "I":
-                raise Failure("25001")
+                raise ModelError("25001")
             first = text
             self._token = False
             self._statements.clear()
@@ -343,24 +343,24 @@ class Backend:
         name = text.split()[1]
         if first == "PREPARE":
             if name in self._sql or name in self._statements:
-                raise Failure("42P05")
+                raise ModelError("42P05")
             self._sql.add(name)
         elif first == "EXECUTE":
             if name not in self._sql:
-                raise Failure("26000")
+                raise ModelError("26000")
             self._testify("sql", self.either)
         elif first == "DEALLOCATE":
             if name not in self._sql:
-                raise Failure("26000")
+                raise ModelError("26000")
             self._sql.remove(name)
         elif first == "DECLARE":
             if self.transaction != "T" or name in self._portals:
-                raise Failure("25P01")
+                raise ModelError("25P01")
             self._portals[name] = Portal(VIEW + " behind a cursor", inside=self._savepoint)
         elif first in ("FETCH", "CLOSE"):
             portal = self._portals.get(name)
             if portal is None or "cursor" not in portal.text:
-                raise Failure("34000")
+                raise ModelError("34000")
             if first == "CLOSE":
                 del self._portals[name]
             else:

@@ -135,12 +135,12 @@ class Patient:
     def names(self, **how: str) -> list[str]:
         return [finding.name for finding in self.examine(**how)]
 
-    def mend(self, finding: Finding) -> None:
+    def fix(self, finding: Finding) -> None:
         """Does what a finding says, word by word."""
-        if not finding.mend.startswith("secretproxy "):
-            self.sql(finding.mend)
+        if not finding.fix.startswith("secretproxy "):
+            self.sql(finding.fix)
             return
-        words = [*finding.mend.split(" ")[1:], "--dsn", self.postgres.dsn(database=DATABASE)]
+        words = [*finding.fix.split(" ")[1:], "--dsn", self.postgres.dsn(database=DATABASE)]
         environment = os.environ | {"SECRETPROXY_CONFIG": str(self.config)}
         secretproxy(words, env=environment).check_returncode()
 
@@ -198,13 +198,13 @@ def test_a_condition_is_found_and_what_the_finding_says_mends_it(patient: Patien
         patient.sql(condition.sql)
         found = eventually(patient.examine, lambda now: condition.name in [finding.name for finding in now])
         finding = next(finding for finding in found if finding.name == condition.name)
-        assert finding.what and finding.why and finding.mend and finding.severity in SEVERITIES
+        assert finding.what and finding.why and finding.fix and finding.severity in SEVERITIES
         assert any(condition.says in now.what + now.why for now in found if now.name == condition.name)
         # Where several are found, each has its own; what a setting of a database hid, the server may still have.
         for _ in range(5):
             if not found:
                 break
-            patient.mend(found[0])
+            patient.fix(found[0])
             if condition.cure is not None:
                 patient.sql(condition.cure)
             found = eventually(patient.examine, lambda now, before=found: now != before)
@@ -299,7 +299,7 @@ def test_a_session_from_where_no_proxy_is_is_found(patient: Patient, postgres: B
             greeting += part
         (finding,) = [finding for finding in patient.examine() if "127.0.0.2" in finding.what]
         assert finding.name == "direct_session"
-        patient.mend(finding)
+        patient.fix(finding)
         while client.recv(65536):
             pass
     assert patient.examine() == []
@@ -313,10 +313,10 @@ def test_a_wide_view_of_running_statements_is_found() -> None:
 
 def test_a_login_that_may_not_look_is_told_which_may(patient: Patient) -> None:
     (finding,) = patient.examine(user="outsider")
-    assert finding.name == "not_looked_at" and "secretproxy_auditor" in finding.mend and "superuser" in finding.mend
+    assert finding.name == "not_looked_at" and "secretproxy_auditor" in finding.fix and "superuser" in finding.fix
     for topic in ("direct calls", "stored formats", "the log", "sessions"):
         assert topic in finding.what
-    patient.mend(finding)
+    patient.fix(finding)
     patient.sql("UPDATE secretproxy.settings SET direct_calls = 'log'")
     try:
         names = patient.names(user="outsider")
@@ -329,7 +329,7 @@ def test_a_login_that_may_not_look_is_told_which_may(patient: Patient) -> None:
 
 def test_a_database_without_the_backend_half_and_one_out_of_reach(patient: Patient) -> None:
     (finding,) = [finding for finding in patient.examine(database="postgres") if finding.severity == "error"]
-    assert finding.name == "not_installed" and finding.mend == "secretproxy install"
+    assert finding.name == "not_installed" and finding.fix == "secretproxy install"
     done = patient.run(database=f"none_{uuid.uuid4().hex}")
     assert done.returncode == 2 and "--dsn" in done.stderr and "Traceback" not in done.stderr
 
@@ -338,7 +338,7 @@ def test_words_for_people(patient: Patient) -> None:
     patient.sql("ALTER DATABASE doctor SET log_statement = 'all'")
     try:
         done = patient.run()
-        assert done.returncode == 3 and "error: log_statement" in done.stdout and "mend: ALTER DATABASE" in done.stdout
+        assert done.returncode == 3 and "error: log_statement" in done.stdout and "fix: ALTER DATABASE" in done.stdout
         assert "\x1b" not in done.stdout
     finally:
         patient.sql("ALTER DATABASE doctor RESET log_statement")

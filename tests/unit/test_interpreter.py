@@ -259,9 +259,9 @@ def test_what_is_no_protocol_is_said_to_be_none(interpreter: Any, session: Decid
 
 
 def test_the_catalog_is_told_last(interpreter: Any, session: Decided, effects: Written) -> None:
-    session.backend.append(step(forward=b"done", record=[event("definition")], surprised=True, defined=True))
+    session.backend.append(step(forward=b"done", record=[event("definition")], unannounced=True, defined=True))
     interpreter.from_backend(b"chunk")
-    assert effects.names() == ["send_to_client", "record", "surprised", "defined"]
+    assert effects.names() == ["send_to_client", "record", "unannounced", "defined"]
 
 
 # --- the login --------------------------------------------------------------------------------------------------------

@@ -195,8 +195,8 @@ class Waits:
     def __init__(self) -> None:
         self.told: list[str | None] = []
 
-    def settled(self, trouble: str | None) -> None:
-        self.told.append(trouble)
+    def settled(self, fault: str | None) -> None:
+        self.told.append(fault)
         raise MemoryError
 
 
@@ -382,10 +382,10 @@ async def test_partitions_and_notices_that_fail_do_not_fail_the_log(log: Log) ->
     await journal.close()
 
 
-async def test_a_function_that_is_not_installed_is_trouble(log: Log) -> None:
+async def test_a_function_that_is_not_installed_is_a_fault(log: Log) -> None:
     log.fails = {"access_log_partitions": asyncpg.UndefinedFunctionError("x")}
     journal = await started(log)
-    assert not journal.available and "secretproxy install" in str(journal.trouble)
+    assert not journal.available and "secretproxy install" in str(journal.fault)
     await journal.close(0.2)
 
 

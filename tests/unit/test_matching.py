@@ -69,11 +69,11 @@ def test_a_call_of_another_name_is_in_the_log_before_its_value_goes_on(scene: Sc
     out = scene.hears(row("before") + testified("other") + row("value"))
     assert out.forward == row("before") and [held.data for held in out.held] == [row("value")]
     assert [(event.event, event.secret_names) for event in out.commit] == [("call", ("other",))]
-    assert not out.surprised, "the function was expected"
+    assert not out.unannounced, "the function was expected"
 
 
 def test_a_call_of_a_function_that_no_attempt_names_is_a_surprise(scene: Scene) -> None:
-    assert scene.hears(testified(function=SETTER)).surprised
+    assert scene.hears(testified(function=SETTER)).unannounced
 
 
 def test_a_call_by_another_user_is_a_row_of_its_own(scene: Scene) -> None:

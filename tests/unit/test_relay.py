@@ -117,7 +117,7 @@ class Journal:
         waiting, self._waiting = self._waiting, []
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            waiter.settled(None if error is None else str(error) or "trouble")
+            waiter.settled(None if error is None else str(error) or "fault")
         for future in waiting:
             if error is None:
                 future.set_result(None)
@@ -140,7 +140,7 @@ class Scene:
         self.cancelled: list[bytes] = []
         nothing: Any = SimpleNamespace(
             join=lambda session: None, leave=lambda session: None,
-            changed=lambda session: None, surprised=lambda session: None,
+            changed=lambda session: None, unannounced=lambda session: None,
         )  # fmt: skip
         self.admission = SimpleNamespace(draining=False, closed=self.closed.append)
         self.metrics = SimpleNamespace(

@@ -11,7 +11,7 @@ from secretproxy.connections import ConnectError
 from secretproxy.wire.types import SqlState
 
 
-def told_to_end() -> bool:
+def task_is_cancelled() -> bool:
     """Says whether this task was cancelled, and not something that it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -73,7 +73,7 @@ class Follower:
             await self._new_direct(connection)
         self._everything_due = 0.0
 
-    async def news(self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True) -> list[Any]:
+    async def new_accesses(self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True) -> list[Any]:
         """Gives the new accesses in time order, with their outcomes as far as they are known.
 
         Only those of instances that are `told`, or of all with `everywhere`.

@@ -21,7 +21,7 @@ import structlog
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
 from secretproxy.audit.durable import Warnings
-from secretproxy.audit.errors import describe, told_to_end
+from secretproxy.audit.errors import describe, task_is_cancelled
 from secretproxy.wire.types import SqlState
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
@@ -59,8 +59,8 @@ class Housekeeping:
         self._every = checkpoint_every
         self._seconds = checkpoint_seconds
         self._connection: Any = None
-        self._heard: Warnings | None = None
-        self._trouble: str | None = None
+        self._warnings: Warnings | None = None
+        self._fault: str | None = None
         self._news = asyncio.Event()
         self._seq = 0
         self._hash = chain.GENESIS
@@ -136,18 +136,18 @@ class Housekeeping:
                 await self._sign_replayed()
                 await self._sign_as_due()
                 await self._make_partitions()
-                if self._trouble is not None:
-                    self._trouble = None
+                if self._fault is not None:
+                    self._fault = None
                     log.info("checkpoints, partitions and notices of the log go on")
             except (Exception, asyncio.CancelledError) as error:
-                if told_to_end():
+                if task_is_cancelled():
                     raise
-                trouble = describe(error)
-                if trouble != self._trouble:
+                fault = describe(error)
+                if fault != self._fault:
                     log.error(
-                        "checkpoints, partitions and notices of the log wait, the log goes on", cause=trouble, setting="audit.dsn"
+                        "checkpoints, partitions and notices of the log wait, the log goes on", cause=fault, setting="audit.dsn"
                     )
-                self._trouble = trouble
+                self._fault = fault
                 self._disconnect()
                 self._again.clear()
                 with contextlib.suppress(TimeoutError):
@@ -174,13 +174,13 @@ class Housekeeping:
     async def _connected(self) -> None:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncio.wait_for(self._connect(), self._timeout)
-            self._heard = Warnings(self._connection)
+            self._warnings = Warnings(self._connection)
 
     async def _execute(self, sql: str, *values: object) -> None:
         await asyncio.wait_for(self._connection.execute(sql, *values), self._timeout)
-        if self._heard is not None:
+        if self._warnings is not None:
             # A checkpoint that its standby may lack is signed anew, with a row of its own: that one waits again.
-            self._heard.check()
+            self._warnings.check()
 
     async def _tell(self) -> None:
         moment = time.monotonic()

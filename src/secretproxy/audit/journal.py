@@ -25,7 +25,7 @@ import structlog
 
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
-from secretproxy.audit.errors import describe, told_to_end
+from secretproxy.audit.errors import describe, task_is_cancelled
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, STATEMENT_NAMES, Line, Lines
@@ -63,7 +63,7 @@ class LogUnavailableError(Exception):
 class Waiter(Protocol):
     """Waits for events that the journal has taken."""
 
-    def settled(self, trouble: str | None) -> None:
+    def settled(self, fault: str | None) -> None:
         """All of them are durable, or an outage ended the wait: what that is by. Called in a turn of the event loop
         of its own, once for each time it waits, and must not raise."""
 
@@ -76,13 +76,13 @@ class _FutureWaiter:
     def __init__(self) -> None:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settled(self, trouble: str | None) -> None:
+    def settled(self, fault: str | None) -> None:
         if self.future.done():
             return
-        if trouble is None:
+        if fault is None:
             self.future.set_result(None)
         else:
-            self.future.set_exception(LogUnavailableError(trouble))
+            self.future.set_exception(LogUnavailableError(fault))
 
 
 class Journal:
@@ -125,7 +125,7 @@ class Journal:
         self._insert: Any = None
         # The same for rows that the log may have already; prepared where it is needed.
         self._insert_again: Any = None
-        self._heard: Warnings | None = None
+        self._warnings: Warnings | None = None
         # Whether the connection has written something, so that its end need not be that of the log.
         self._proven = False
         # Rows up to this number may be in the log already, but with no standby that should have them.
@@ -138,7 +138,7 @@ class Journal:
         self._one_row = OneRow(timeout)
         # The row that was alone when it took too long: it is looked at on the next connection.
         self._too_slow: tuple[uuid.UUID, int] | None = None
-        self._trouble: str | None = "not connected yet"
+        self._fault: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
         # Whether the log is to be tried although there is nothing to write, and how much had been written when it was
         # tried last.
@@ -158,7 +158,7 @@ class Journal:
         self._spool = None if spool_dir is None else Spool(spool_dir, self.instance, spool_max_bytes)
         # Rows that are in the spool and not yet in the log.
         self._spooled = 0
-        self._spool_trouble = False
+        self._spool_is_broken = False
         self._spool_again = 0.0
         self._spill = asyncio.Event()
         self._spool_lock = asyncio.Lock()
@@ -167,16 +167,16 @@ class Journal:
     @property
     def available(self) -> bool:
         """Says whether the log accepted events when it was last used."""
-        return self._trouble is None
+        return self._fault is None
 
     @property
     def taking(self) -> bool:
         """Says whether secret calls are served: the log or the spool accepts events."""
-        return self._trouble is None or (self._spool is not None and not self._spool_trouble)
+        return self._fault is None or (self._spool is not None and not self._spool_is_broken)
 
     @property
-    def trouble(self) -> str | None:
-        return self._trouble
+    def fault(self) -> str | None:
+        return self._fault
 
     @property
     def backlog(self) -> int:
@@ -188,7 +188,7 @@ class Journal:
 
         One that hangs is known before a call waits for it.
         """
-        if self._trouble is None and not self._rows and self.groups == self._proved_at:
+        if self._fault is None and not self._rows and self.groups == self._proved_at:
             self._prove = True
             self._more.set()
         self._proved_at = self.groups
@@ -224,8 +224,8 @@ class Journal:
     def commit(self, events: Sequence[Event], waiter: Waiter) -> None:
         """Takes events of what is about to happen, as `append` does with `wait`; `waiter` is told in the place of a
         future."""
-        if self._trouble is not None and not self.taking:
-            raise LogUnavailableError(self._trouble)
+        if self._fault is not None and not self.taking:
+            raise LogUnavailableError(self._fault)
         self._take(events)
         self._waiting.append((self._lines.seq, waiter, True))
         self._more.set()
@@ -256,7 +256,7 @@ class Journal:
         if at < self._last_at:
             at = self._stepped_back(at)
         self._last_at = at
-        self._lines.room = STATEMENT_NAMES
+        self._lines.names_left = STATEMENT_NAMES
         for event in events:
             duration = None
             timing = event.timing
@@ -272,7 +272,7 @@ class Journal:
             self._rows.append(line)
         if len(self._rows) >= GROUP:
             self._more.set()
-        if self._trouble is not None:
+        if self._fault is not None:
             self._spill.set()
 
     def _stepped_back(self, at: int) -> int:
@@ -305,7 +305,7 @@ class Journal:
                 self._more.clear()
                 await self._more.wait()
             except (Exception, asyncio.CancelledError) as error:
-                if told_to_end():
+                if task_is_cancelled():
                     break
                 again = self._proven and not isinstance(error, TimeoutError)
                 self._disconnect()
@@ -326,9 +326,9 @@ class Journal:
         # by us.
         await asyncio.wait_for(self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout)
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
-        self._heard = Warnings(self._connection)
+        self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
-        await self._one_row.settle(self._connection, self._heard)
+        await self._one_row.settle(self._connection, self._warnings)
         if self._not_taken:
             await self._prove_taken()
         try:
@@ -437,8 +437,8 @@ class Journal:
         self._too_slow = None
 
     async def _written_alone(self, line: Line, *, left: bool) -> Line:
-        assert self._heard is not None
-        found = await self._one_row.write(self._connection, self._heard, line, left=left)
+        assert self._warnings is not None
+        found = await self._one_row.write(self._connection, self._warnings, line, left=left)
         if found is not line:
             log.error(
                 "the access log did not take a row as it was: it has a reduced one in its place",
@@ -471,8 +471,8 @@ class Journal:
                 await self._connection.executemany(INSERT_ONE, [line.fields() for line in group])
             if again:
                 await self._connection.execute("COMMIT")
-        assert self._heard is not None
-        self._heard.check()
+        assert self._warnings is not None
+        self._warnings.check()
         if not again and len(plain) == len(group) and int(self._insert.get_statusmsg().rpartition(" ")[2]) != len(group):
             self._not_taken = True
             raise NotTakenError
@@ -510,26 +510,26 @@ class Journal:
         if settled:
             self._settle(settled, None)
 
-    def _settle(self, waiters: list[Waiter], trouble: str | None) -> None:
+    def _settle(self, waiters: list[Waiter], fault: str | None) -> None:
         """Tells them in a turn of its own: what they do in it may be to hand over more events."""
-        asyncio.get_running_loop().call_soon(_tell, waiters, trouble)
+        asyncio.get_running_loop().call_soon(_tell, waiters, fault)
 
     async def _spill_as_wanted(self, spool: Spool) -> None:
         """While the log takes nothing, what gathers goes into the spool, a group an fsync."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._spill.wait(), SPOOL_AGAIN if self._spool_trouble else None)
+                await asyncio.wait_for(self._spill.wait(), SPOOL_AGAIN if self._spool_is_broken else None)
             self._spill.clear()
             try:
                 await self._spill_now(spool)
             except (Exception, asyncio.CancelledError) as error:
-                if told_to_end():
+                if task_is_cancelled():
                     raise
                 self._spool_failed(error)
 
     async def _spill_now(self, spool: Spool, *, closing: bool = False) -> None:
         async with self._spool_lock:
-            if not self._rows or (self._trouble is None and not closing) or time.monotonic() < self._spool_again:
+            if not self._rows or (self._fault is None and not closing) or time.monotonic() < self._spool_again:
                 return
             rows = list(self._rows)
             try:
@@ -537,13 +537,13 @@ class Journal:
             except (OSError, SpoolFullError) as error:
                 self._spool_failed(error)
                 return
-            # While there is trouble nothing else takes rows off the front.
+            # While the log is down, nothing else takes rows off the front.
             for line in rows:
                 self._rows.popleft()
                 self._row_bytes -= len(line.line)
-            if self._spool_trouble or not self._spooled:
+            if self._spool_is_broken or not self._spooled:
                 log.warning("access log cannot be written, events go into the spool", setting="audit.on_outage")
-            self._spool_trouble = False
+            self._spool_is_broken = False
             self._spooled += len(rows)
             self._done(rows[-1].seq)
 
@@ -551,12 +551,12 @@ class Journal:
         # A full spool stays full until it is replayed; what else is the matter may pass.
         full = isinstance(error, SpoolFullError)
         self._spool_again = float("inf") if full else time.monotonic() + SPOOL_AGAIN
-        if not self._spool_trouble:
+        if not self._spool_is_broken:
             setting = "audit.spool_max_bytes" if full else "audit.spool_dir"
             cause = "SpoolFull" if full else type(error).__name__
             log.error("spool cannot be written, secret calls are refused", cause=cause, setting=setting)
-        self._spool_trouble = True
-        self._fail_waiting(self._trouble or "spool")
+        self._spool_is_broken = True
+        self._fail_waiting(self._fault or "spool")
 
     async def _replay_own(self, spool: Spool) -> None:
         """Writes what this process spooled; when the last of it is in the log, the log takes events again."""
@@ -566,13 +566,13 @@ class Journal:
             async with self._spool_lock:
                 sealed = [found for found in spool.seal() if found[0] not in written]
                 if not sealed:
-                    if self._spooled or self._spool_trouble:
+                    if self._spooled or self._spool_is_broken:
                         log.info("spool replayed")
                     for path in written:
                         spool.drop(path)
                     if before is not None:
                         self._relink(before)
-                    self._spooled, self._spool_trouble, self._spool_again = 0, False, 0.0
+                    self._spooled, self._spool_is_broken, self._spool_again = 0, False, 0.0
                     self._up()
                     return
             for path, size in sealed:
@@ -666,28 +666,28 @@ class Journal:
         return before
 
     def _up(self) -> None:
-        if self._trouble is not None:
-            self._trouble = None
+        if self._fault is not None:
+            self._fault = None
             log.info("access log can be written", waiting=len(self._rows), dropped_refusals=self._dropped)
             self._dropped = 0
         self._first_try.set()
 
     def _down(self, error: BaseException) -> None:
-        trouble = describe(error)
-        if trouble != self._trouble:
+        fault = describe(error)
+        if fault != self._fault:
             if self._spool is None:
-                log.error(f"access log cannot be written, {self._in_outage}", cause=trouble, setting="audit.dsn")
+                log.error(f"access log cannot be written, {self._in_outage}", cause=fault, setting="audit.dsn")
             else:
-                log.error("access log cannot be written", cause=trouble, setting="audit.dsn")
-        self._trouble = trouble
+                log.error("access log cannot be written", cause=fault, setting="audit.dsn")
+        self._fault = fault
         self._first_try.set()
-        if self._spool is not None and not self._spool_trouble:
+        if self._spool is not None and not self._spool_is_broken:
             self._spill.set()
             return
-        self._fail_waiting(trouble)
+        self._fail_waiting(fault)
         self._spill.set()
 
-    def _fail_waiting(self, trouble: str) -> None:
+    def _fail_waiting(self, fault: str) -> None:
         # Statements that wait to go on are refused now. What has happened already keeps waiting for the log.
         still: deque[tuple[int, Waiter, bool]] = deque()
         failed: list[Waiter] = []
@@ -698,7 +698,7 @@ class Journal:
                 still.append((number, waiter, until_outage))
         self._waiting = still
         if failed:
-            self._settle(failed, trouble)
+            self._settle(failed, fault)
 
     def _disconnect(self) -> None:
         self._proven = False
@@ -730,10 +730,10 @@ class Journal:
         return len(self._rows)
 
 
-def _tell(waiters: list[Waiter], trouble: str | None) -> None:
+def _tell(waiters: list[Waiter], fault: str | None) -> None:
     for waiter in waiters:
         try:
-            waiter.settled(trouble)
+            waiter.settled(fault)
         except (Exception, asyncio.CancelledError) as error:
             # Of one that breaks off the others must still hear.
             log.error("what waited for the log broke off", kind=type(error).__name__)

@@ -135,7 +135,7 @@ async def remove(
 
     Raises asyncpg's errors, OSError; ChangedError where rows changed since `old` saw them; NotReplicatedError.
     """
-    heard = Warnings(connection)
+    warnings = Warnings(connection)
     for partition in partitions:
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '10s'")
@@ -158,5 +158,5 @@ async def remove(
             await connection.execute(f"ALTER TABLE secretproxy.access_log DETACH PARTITION {partition.name}")
             if drop:
                 await connection.execute(f"DROP TABLE {partition.name}")
-        heard.check()
+        warnings.check()
         progress(partition)

@@ -142,7 +142,7 @@ class Lines:
         self._random = ""
         self._drawn = 0
         # Characters of names that the statement whose events are taken may still have.
-        self.room = STATEMENT_NAMES
+        self.names_left = STATEMENT_NAMES
         # The names that were cut off last, and what stands for them: a statement's rows may have the same ones.
         self._cut: tuple[Sequence[str | None], int, str] | None = None
 
@@ -249,24 +249,24 @@ class Lines:
         if len(values) > _MANY:
             return self._many(values)
         made = ",".join(["NULL" if value is None else self._element(value) for value in values])
-        if len(made) > ROW_NAMES or len(made) > self.room:
+        if len(made) > ROW_NAMES or len(made) > self.names_left:
             return self._many(values)
-        self.room -= len(made)
+        self.names_left -= len(made)
         return "{" + made + "}"
 
     def _many(self, values: Sequence[str | None]) -> str:
         """Lists as many names as fit, then a text with the count of the others."""
-        room = min(ROW_NAMES, self.room)
+        left = min(ROW_NAMES, self.names_left)
         shown: list[str] = []
         for value in values:
             made = "NULL" if value is None else self._element(value)
-            room -= len(made) + 1
-            if room < 0:
+            left -= len(made) + 1
+            if left < 0:
                 shown.append(self._others(values, len(shown)))
                 break
             shown.append(made)
         array = "{" + ",".join(shown) + "}"
-        self.room -= len(array)
+        self.names_left -= len(array)
         return array
 
     def _others(self, values: Sequence[str | None], shown: int) -> str:

@@ -107,14 +107,14 @@ async def hours_of(connection: Any, wanted: Filter) -> Counter[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TimelineStep:
     """Accesses from `at` on, by operation."""
 
     at: datetime
     counts: dict[str, int]
 
 
-async def timeline(connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta) -> list[Step]:
+async def timeline(connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta) -> list[TimelineStep]:
     """Accesses by operation in steps of time from `since` until `until`; steps without any too. Raises ConfigError."""
     seconds = int(step.total_seconds())
     bucket = f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {seconds:d})::bigint AS bucket"
@@ -124,7 +124,10 @@ async def timeline(connection: Any, wanted: Filter, since: datetime, until: date
     ):  # fmt: skip
         found.setdefault(row["bucket"], Counter())[row["operation"] or "unknown"] += row["n"]
     first, last = int(since.timestamp()) // seconds, int(until.timestamp()) // seconds
-    return [Step(datetime.fromtimestamp(number * seconds, UTC), dict(found.get(number, {}))) for number in range(first, last + 1)]
+    return [
+        TimelineStep(datetime.fromtimestamp(number * seconds, UTC), dict(found.get(number, {})))
+        for number in range(first, last + 1)
+    ]
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ class OneRow:
         # A form whose commit was not answered, and its transaction.
         self._pending: tuple[Line, str] | None = None
 
-    async def settle(self, connection: Any, heard: Warnings) -> None:
+    async def settle(self, connection: Any, warnings: Warnings) -> None:
         """Finds out, on a new connection, what became of a commit that was not answered.
 
         Raises asyncpg's errors, TimeoutError.
@@ -91,12 +91,12 @@ class OneRow:
                 raise TimeoutError
             if status == "committed":
                 await connection.execute(f"BEGIN; {AGAIN}; COMMIT")
-        heard.check()
+        warnings.check()
         if status == "committed":
             self.replaced[form.instance, form.seq] = form
         self._pending = None
 
-    async def write(self, connection: Any, heard: Warnings, line: Line, *, left: bool) -> Line:
+    async def write(self, connection: Any, warnings: Warnings, line: Line, *, left: bool) -> Line:
         """Gives the row as the log has it now.
 
         `left`: a process that is gone may have written a reduced form of it. Raises what an outage raises; the
@@ -109,7 +109,7 @@ class OneRow:
             cause = await self._try(connection, line)
             if isinstance(cause, int):
                 await connection.execute("COMMIT")
-                heard.check()
+                warnings.check()
                 return line
             for form in reduced(line):
                 count = await self._try(connection, form)
@@ -129,7 +129,7 @@ class OneRow:
                     raise taken
                 self._pending = (form, transaction)
             await connection.execute("COMMIT")
-            heard.check()
+            warnings.check()
             if form is not line:
                 self._pending = None
                 self.replaced[form.instance, form.seq] = form

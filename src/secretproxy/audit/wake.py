@@ -61,5 +61,5 @@ async def arrivals(
     told: set[uuid.UUID] = set()
     everywhere = True
     while not connection.is_closed() and not over():
-        yield await endings.of(connection, await follower.news(connection, told, everywhere=everywhere))
+        yield await endings.of(connection, await follower.new_accesses(connection, told, everywhere=everywhere))
         told, everywhere = await wake.wait(endings.due())

@@ -44,7 +44,7 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
     from secretproxy.proxy.catalog.proof import checked
     from secretproxy.proxy.listeners import preflight
     from secretproxy.proxy.listeners.server import check_usable, read_keys
-    from secretproxy.proxy.service_connection import trouble_with_log
+    from secretproxy.proxy.service_connection import log_fault
 
     results: list[tuple[str, str | None]] = []
     keys: dict[int, bytes] = {}
@@ -70,7 +70,7 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
         results.append(("auth", await _users(settings)))
     if settings.auth.mode == "passthrough" and settings.backend.target_session_attrs != "any":
         results.append(("backend.target_session_attrs", await _kinds(settings)))
-    results.append(("audit.dsn", await trouble_with_log(settings, keys)))
+    results.append(("audit.dsn", await log_fault(settings, keys)))
     return results
 
 

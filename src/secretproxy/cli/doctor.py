@@ -1,4 +1,4 @@
-"""`secretproxy doctor`: what would leak a value or let a call go by unseen, and what mends it."""
+"""`secretproxy doctor`: what would leak a value or hide a call, and how to fix it."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def _print(found: list) -> None:  # type: ignore[type-arg]
             console.print(
                 textwrap.fill(text, min(console.width, 100) - 1, initial_indent="  ", subsequent_indent="  "), soft_wrap=True
             )
-        console.print(f"  mend: {finding.mend}", soft_wrap=True)
+        console.print(f"  fix: {finding.fix}", soft_wrap=True)
     counts = {name: sum(finding.severity == name for finding in found) for name in ("error", "warning", "info")}
     console.print(", ".join(f"{count} {name}{'s' if count != 1 and name != 'info' else ''}" for name, count in counts.items()))

@@ -6,7 +6,7 @@ package; it imports none of them.
 
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, has_password, read
 from secretproxy.connections.held import broke, broken, close, held, refusal
-from secretproxy.connections.opening import FAILURES, ConnectError, ServiceConnection, connect, trouble, words
+from secretproxy.connections.opening import FAILURES, ConnectError, ServiceConnection, cause_of, connect, words
 from secretproxy.connections.patience import run
 from secretproxy.connections.pinned import READING
 
@@ -20,6 +20,7 @@ __all__ = [
     "ServiceConnection",
     "broke",
     "broken",
+    "cause_of",
     "close",
     "connect",
     "has_password",
@@ -27,6 +28,5 @@ __all__ = [
     "read",
     "refusal",
     "run",
-    "trouble",
     "words",
 ]

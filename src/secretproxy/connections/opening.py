@@ -61,10 +61,10 @@ class ServiceConnection(asyncpg.Connection):  # type: ignore[misc]
 open_connections: WeakSet[ServiceConnection] = WeakSet()
 
 
-def trouble(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """Describes an error without a server's words: those about a statement can quote its text."""
     if isinstance(error, ConnectError):
-        return str(error) if isinstance(error.cause, ConninfoError | _UnsuitableError) else trouble(error.cause)
+        return str(error) if isinstance(error.cause, ConninfoError | _UnsuitableError) else cause_of(error.cause)
     if isinstance(error, asyncpg.PostgresError):
         return f"SQLSTATE {getattr(error, 'sqlstate', None) or '?'} ({type(error).__name__})"
     if isinstance(error, TimeoutError):

@@ -32,7 +32,7 @@ from secretproxy.audit.review import UnreachedError
 from secretproxy.config import ConfigError, Settings
 from secretproxy.connections import Conninfo
 from secretproxy.console import view
-from secretproxy.console.reading import Reader, SignInError, UnavailableError, prove
+from secretproxy.console.reading import LogReader, SignInError, UnavailableError, prove
 from secretproxy.console.recording import identity_of
 from secretproxy.console.security import Guard, Throttle, from_elsewhere, same
 from secretproxy.console.sessions import Sessions, SignedIn
@@ -63,7 +63,7 @@ class Visit:
     console: Console
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> LogReader:
         return self.session.reader
 
     @property

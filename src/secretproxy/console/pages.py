@@ -61,7 +61,7 @@ def steps_since(since: datetime) -> tuple[datetime, datetime, timedelta]:
     return since, end, timedelta(minutes=step)
 
 
-def _timeline(steps: list[subjects.Step]) -> Markup:
+def _timeline(steps: list[subjects.TimelineStep]) -> Markup:
     labels = [(f"{step.at:%m-%d %H:%M}", step.counts) for step in steps]
     return Markup(charts.bars("Accesses by operation over time, UTC", labels, _kinds(steps)))  # noqa: S704 - escaped where it is drawn
 
@@ -70,7 +70,7 @@ def _hours(counts: Mapping[tuple[int, int], int]) -> Markup:
     return Markup(charts.hours("Accesses by weekday and hour, UTC", counts))  # noqa: S704 - drawn of numbers
 
 
-def _kinds(steps: list[subjects.Step]) -> tuple[str, ...]:
+def _kinds(steps: list[subjects.TimelineStep]) -> tuple[str, ...]:
     return (*OPERATIONS, "unknown") if any("unknown" in step.counts for step in steps) else OPERATIONS
 
 

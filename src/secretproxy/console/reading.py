@@ -16,7 +16,7 @@ import structlog
 
 from secretproxy.audit.reading import connect, explained_on
 from secretproxy.config import ConfigError
-from secretproxy.connections import FAILURES, READING, ConnectError, Conninfo, trouble
+from secretproxy.connections import FAILURES, READING, ConnectError, Conninfo, cause_of
 from secretproxy.connections import connect as service_connection
 from secretproxy.wire.types import SqlState
 
@@ -47,13 +47,13 @@ class SignInError(Exception):
         self.known = known
 
 
-async def prove(conninfo: Conninfo, user: str, password: str) -> Reader:
+async def prove(conninfo: Conninfo, user: str, password: str) -> LogReader:
     """Signs somebody in: the server has checked their password, and they may read the log. Raises SignInError.
 
     A server that asks for no password (trust, peer, a certificate or ticket of this process) would let everybody in as anybody. So a second
     login with a password that nobody has must fail.
     """
-    reader = Reader(conninfo.with_login(user, password))
+    reader = LogReader(conninfo.with_login(user, password))
     try:
         async with reader.connection() as connection:
             if not await connection.fetchval(_MAY_READ):
@@ -66,7 +66,7 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> Reader:
         if reader.refused:
             raise SignInError("name or password is wrong") from None
         # Whoever is not signed in is told nothing of servers and addresses.
-        log.warning("the log cannot be read for a sign-in", reason=trouble(error.__context__ or error))
+        log.warning("the log cannot be read for a sign-in", reason=cause_of(error.__context__ or error))
         raise SignInError("the log cannot be read now, or there is none; the console's own log says why", known=False) from None
     try:
         stranger = await service_connection(
@@ -76,7 +76,7 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> Reader:
         if error.sqlstate in _WRONG_PASSWORD:
             return reader
         reader.close()
-        log.warning("a sign-in could not be checked", reason=trouble(error))
+        log.warning("a sign-in could not be checked", reason=cause_of(error))
         raise SignInError("could not find out whether the server checks passwords; try again", known=False) from None
     stranger.terminate()
     reader.close()
@@ -86,7 +86,7 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> Reader:
     )
 
 
-class Reader:
+class LogReader:
     """The connections of one person."""
 
     def __init__(self, conninfo: Conninfo) -> None:

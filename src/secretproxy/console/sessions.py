@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from secretproxy.console.integrity import Check
-from secretproxy.console.reading import Reader
+from secretproxy.console.reading import LogReader
 
 # More than this many people at once are more likely an attack.
 MOST_SESSIONS = 200
@@ -27,7 +27,7 @@ class SignedIn:
     """
 
     user: str
-    reader: Reader
+    reader: LogReader
     csrf: str
     began: float
     seen: float
@@ -57,7 +57,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._known)
 
-    def begin(self, user: str, reader: Reader) -> str:
+    def begin(self, user: str, reader: LogReader) -> str:
         """Makes a session for who has proven to be `user`; gives its token."""
         self.expire()
         while len(self._known) >= MOST_SESSIONS:

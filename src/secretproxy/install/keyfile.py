@@ -20,7 +20,7 @@ MAX_VERSION = 2_147_483_647
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used; the text names the setting and the mend, and never a key."""
+    """The key file cannot be used; the text names the setting and the fix, and never a key."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"testimony.key_file {path}: {problem}")

@@ -28,7 +28,7 @@ class JournalState(Protocol):
     @property
     def taking(self) -> bool: ...
     @property
-    def trouble(self) -> str | None: ...
+    def fault(self) -> str | None: ...
     @property
     def backlog(self) -> int: ...
 
@@ -72,14 +72,14 @@ def application(server: ServerState) -> Starlette:
             reasons.append("not listening yet")
         if server.probe.backend is not None:
             reasons.append(f"no backend answers (backend.hosts): {server.probe.backend}")
-        warnings = [] if server.journal.taking else [_log_trouble(server.journal)]
+        warnings = [] if server.journal.taking else [_log_fault(server.journal)]
         warnings += [*server.proofs.errors, *server.proofs.warnings]
         body = {"status": "not ready" if reasons else "ready", "reasons": reasons, "warnings": warnings}
         return JSONResponse(body, status_code=503 if reasons else 200)
 
     async def logz(request: Request) -> Response:
         journal = server.journal
-        reasons = [] if journal.available else [_log_trouble(journal)]
+        reasons = [] if journal.available else [_log_fault(journal)]
         reasons += server.proofs.errors
         status = "available" if journal.available else "spooling" if journal.taking else "unavailable"
         if journal.taking and server.proofs.errors:
@@ -97,8 +97,8 @@ def application(server: ServerState) -> Starlette:
     )
 
 
-def _log_trouble(journal: JournalState) -> str:
-    return f"the access log cannot be written (audit.dsn): {journal.trouble}"
+def _log_fault(journal: JournalState) -> str:
+    return f"the access log cannot be written (audit.dsn): {journal.fault}"
 
 
 class _Uvicorn(uvicorn.Server):

@@ -24,7 +24,7 @@ from secretproxy.proxy.backend.itself import Itself
 from secretproxy.session.events import Event, EventKind, Identity
 from secretproxy.wire.types import SqlState
 
-__all__ = ["connect_log", "log_places", "trouble_with_log"]
+__all__ = ["connect_log", "log_fault", "log_places"]
 
 # What the statements of a trial say that is not said by their SQLSTATE alone.
 _TRIAL = {
@@ -83,7 +83,7 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
     return connection
 
 
-async def trouble_with_log(settings: Settings, keys: dict[int, bytes]) -> str | None:
+async def log_fault(settings: Settings, keys: dict[int, bytes]) -> str | None:
     """Gives what keeps the journal from writing the log, None if nothing does.
 
     Writes a row of each kind as the journal would, and rolls it back.

@@ -116,7 +116,7 @@ class Effects(Protocol):
     def ready(self) -> None:
         """Takes note that login and greeting are done."""
 
-    def surprised(self) -> None:
+    def unannounced(self) -> None:
         """Takes note of a call by a function that no attempt named."""
 
     def defined(self) -> None:
@@ -189,7 +189,7 @@ class NoEffects(Effects):
     def ready(self) -> None:
         pass
 
-    def surprised(self) -> None:
+    def unannounced(self) -> None:
         pass
 
     def defined(self) -> None:
@@ -423,8 +423,8 @@ class Interpreter:
             assert not step.held, "nothing is held but for the log"
             if step.record:
                 effects.record(step.record)
-        if step.surprised:
-            effects.surprised()
+        if step.unannounced:
+            effects.unannounced()
         if step.defined:
             effects.defined()
         if step.ready:

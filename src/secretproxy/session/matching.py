@@ -129,7 +129,7 @@ class Matching:
         running.accessed_by = told.jwt_user
         event = self._told(running, "call", told)
         if not any(call.function == told.function for call in running.attempts):
-            self._output.made().surprised = True
+            self._output.made().unannounced = True
         if context is not None:
             event.via = testimony.call_path(decoded(context[: testimony.MOST_CONTEXT], self._state.codec))
         self._await(event)

@@ -17,7 +17,7 @@ from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.encodings import encoded
 from secretproxy.session.statements import BIND, CLOSE, PARSE, Entry, Portal, Preparation, Prepared, Running, Undo, resolve
 from secretproxy.session.states import State
-from secretproxy.session.weights import lightened, lightened_call
+from secretproxy.session.weights import trimmed, trimmed_call
 
 # What is kept of harmless statements serves a fingerprint alone: so many of them, and so many bytes of their texts.
 MOST_HARMLESS: Final = 256
@@ -210,10 +210,10 @@ class Names:
         """Enters what a statement of SQL prepares and declares, and lets go of what it deallocates and closes."""
         verdict = running.verdict
         for name, prepared_calls in verdict.prepares:
-            made = Verdict(calls=lightened(prepared_calls))
+            made = Verdict(calls=trimmed(prepared_calls))
             self._prepare(running, Preparation(name, made, self.sql_calls.get(name)))
         for name, cursor_calls in verdict.cursors:
-            self.cursors[name] = tuple(map(lightened_call, resolve(cursor_calls, values)))
+            self.cursors[name] = tuple(map(trimmed_call, resolve(cursor_calls, values)))
         self._forget_named(verdict)
         if verdict.prepares or verdict.cursors or verdict.deallocates or verdict.closes:
             self._refresh()

@@ -43,7 +43,7 @@ class Step:
     `forward` goes to the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client
     and `record` to the log, or `violation` ends the session; nothing more of the backend's is read before.
     `more`: the chunk ends with a testimony that an attempt covers, which PostgreSQL sends ahead of what it belongs to;
-    `forward` may wait a moment for that. `surprised`: a call was made by a function that no attempt named. `defined`: the catalog may have changed.
+    `forward` may wait a moment for that. `unannounced`: a call was made by a function that no attempt named. `defined`: the catalog may have changed.
     `ready`: the client's chunks that waited are taken now (from_client(b"")).
     """
 
@@ -58,7 +58,7 @@ class Step:
         "parse",
         "ready",
         "record",
-        "surprised",
+        "unannounced",
         "violation",
     )
 
@@ -74,7 +74,7 @@ class Step:
         self.ready = False
         self.violation: ProtocolViolationError | None = None
         self.defined = False
-        self.surprised = False
+        self.unannounced = False
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"

@@ -31,7 +31,7 @@ def size(values: Values) -> int:
     return weight + (size(values.outer) if values.outer is not None else 0)
 
 
-def lightened(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+def trimmed(calls: tuple[Call, ...]) -> tuple[Call, ...]:
     """Gives the calls of a remembered statement, without arguments that are too long to be kept."""
     weight = 0
     for call in calls:
@@ -51,7 +51,7 @@ def without_names(call: ResolvedCall) -> ResolvedCall:
     return call.named(None, exact=False)
 
 
-def lightened_call(call: ResolvedCall) -> ResolvedCall:
+def trimmed_call(call: ResolvedCall) -> ResolvedCall:
     """Gives the call of a remembered cursor, without names that are too long to be kept."""
     return call if name_bytes(call) <= MOST_KEPT else without_names(call)
 

@@ -58,15 +58,15 @@ async def replication(connection: Any) -> list[Finding]:
         list(_TABLES),
     ):
         name = identifier(row["pubname"])
-        mend = f"ALTER PUBLICATION {name} DROP TABLE {row['name']}"
+        fix = f"ALTER PUBLICATION {name} DROP TABLE {row['name']}"
         if row["by_schema"]:
-            mend = f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {row['schemaname']}"
+            fix = f"ALTER PUBLICATION {name} DROP TABLES IN SCHEMA {row['schemaname']}"
         if row["puballtables"]:
-            mend = f"DROP PUBLICATION IF EXISTS {name} -- and make it again with a list of tables"
+            fix = f"DROP PUBLICATION IF EXISTS {name} -- and make it again with a list of tables"
         found.append(
             Finding(
                 "publication", "error", f"publication {row['pubname']} carries {row['name']}",
-                "its subscribers hold every row of it and get every change; reads there are not seen here", mend,
+                "its subscribers hold every row of it and get every change; reads there are not seen here", fix,
             )
         )  # fmt: skip
     for row in await connection.fetch(

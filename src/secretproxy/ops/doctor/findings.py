@@ -9,10 +9,10 @@ SEVERITIES = ("info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know. `name` stays the same between versions; `mend` is SQL, a setting or a command."""
+    """One thing to know. `name` stays the same between versions; `fix` is SQL, a setting or a command."""
 
     name: str
     severity: str
     what: str
     why: str
-    mend: str
+    fix: str

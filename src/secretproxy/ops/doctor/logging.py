@@ -97,7 +97,7 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def mend(setting: Setting, safe: str) -> str:
+def fix(setting: Setting, safe: str) -> str:
     """Gives the statement that resets a setting where it was set."""
     if setting.role and setting.database:
         return f"ALTER ROLE {identifier(setting.role)} IN DATABASE {identifier(setting.database)} RESET {setting.name}"
@@ -135,7 +135,7 @@ def _leaks(known: list[Setting]) -> list[Finding]:
                 "warning" if setting.value in rule.mild else rule.severity,
                 f"{setting.name} is {setting.value}{setting.scope}",
                 rule.what,
-                mend(setting, rule.safe),
+                fix(setting, rule.safe),
             )
         )
     return found
@@ -155,7 +155,7 @@ def _parameters(known: list[Setting], logged: set[str]) -> list[Finding]:
         if setting.name in _WITH_STATEMENTS and setting.value != "0" and relevant:
             found.append(
                 Finding(
-                    setting.name, "error", f"{setting.name} is {setting.value}{setting.scope}", _PARAMETERS, mend(setting, "0")
+                    setting.name, "error", f"{setting.name} is {setting.value}{setting.scope}", _PARAMETERS, fix(setting, "0")
                 )
             )
     return found

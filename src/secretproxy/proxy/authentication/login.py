@@ -80,7 +80,7 @@ class Conversation(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    async def hear(self) -> bytes:
+    async def read_sasl(self) -> bytes:
         """Reads the body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
 
 
@@ -282,11 +282,11 @@ class Logins:
         self._check_rate(client, user)
         mechanisms = [MECHANISM_PLUS, MECHANISM] if client.binding is not None else [MECHANISM]
         client.write(messages.authentication_sasl(mechanisms))
-        mechanism, first = messages.read_sasl_initial_response(await client.hear())
+        mechanism, first = messages.read_sasl_initial_response(await client.read_sasl())
         exchange = ServerExchange(mechanism, client.binding)
         if first is None:
             client.write(messages.authentication(messages.AUTHENTICATION_SASL_CONTINUE))
-            first = await client.hear()
+            first = await client.read_sasl()
         exchange.first(first)
         try:
             found = await self.users.find(name)
@@ -305,7 +305,7 @@ class Logins:
         stand_in = mock(self._key, user, self.users.iterations)
         challenge = exchange.challenge(found or stand_in, doomed=found is None)
         client.write(messages.authentication(messages.AUTHENTICATION_SASL_CONTINUE, challenge))
-        final = await client.hear()
+        final = await client.read_sasl()
         # Whoever tries many at a time is counted before each one is judged.
         self._check_rate(client, user)
         try:

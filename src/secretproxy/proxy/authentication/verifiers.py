@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import asyncpg
 
 from secretproxy.config import AuthSettings, ConfigError
-from secretproxy.connections import FAILURES, ConnectError, connect, trouble
+from secretproxy.connections import FAILURES, ConnectError, cause_of, connect
 from secretproxy.scram import NotAVerifierError, Verifier
 from secretproxy.scram.verifier import ITERATIONS
 
@@ -135,7 +135,7 @@ class Lookup:
         try:
             return await asyncio.shield(task)
         except FAILURES as error:
-            raise LookupFailedError(trouble(error)) from None
+            raise LookupFailedError(cause_of(error)) from None
 
     def _answered(self, user: str, task: asyncio.Task[Verifier | None]) -> None:
         self._asked.pop(user, None)

@@ -18,7 +18,7 @@ import asyncpg
 import structlog
 
 from secretproxy.config import Host, Settings, revealed
-from secretproxy.connections import FAILURES, ConnectError, Place, connect, trouble
+from secretproxy.connections import FAILURES, ConnectError, Place, cause_of, connect
 from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, Target, resolve
 from secretproxy.proxy.backend.itself import Itself
 from secretproxy.proxy.backend.tls import backend_context
@@ -197,7 +197,7 @@ class Hosts:
             lost = self._connections.pop(target, None)
             if lost is not None:
                 lost.terminate()
-            return f"{target}: {trouble(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError | ConnectError) else ''}"
+            return f"{target}: {cause_of(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError | ConnectError) else ''}"
 
     async def _connect(self, target: Target) -> Any:
         secured = backend_context(self._backend, target.host.host)

@@ -19,7 +19,7 @@ import asyncpg
 import structlog
 
 from secretproxy.config import ConfigError, Settings, revealed
-from secretproxy.connections import ConnectError, ConninfoError, read, trouble
+from secretproxy.connections import ConnectError, ConninfoError, cause_of, read
 from secretproxy.detect.functions import NAMES
 from secretproxy.install.project import testifying_bodies
 from secretproxy.proxy.backend.itself import LEADS_BACK, leading_back
@@ -319,7 +319,7 @@ class Proofs:
 
     def _failed(self, known: _Known, error: Exception) -> None:
         known.at = time.monotonic()
-        cause = trouble(error)
+        cause = cause_of(error)
         if known.failure is None:
             absent = isinstance(error, ConnectError) and error.sqlstate == SqlState.INVALID_CATALOG_NAME
             (log.info if absent else log.warning)(
@@ -367,7 +367,7 @@ async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[s
         return [(name, None)]  # said of the settings
     except Exception as error:
         # Not a fault of the key's: the backend, the log or their login are looked at by other checks, and the log may be elsewhere.
-        why = "backend.hosts" if results else trouble(error)
+        why = "backend.hosts" if results else cause_of(error)
         return [*results, (f"{name} (not proven to be the key of database {database}: {why})", None)]
     fault = found.key and found.key.removeprefix(f"{name}: ")
     return [*results, (name, fault), ("encrypted_secrets", found.functions)]

@@ -18,7 +18,7 @@ import asyncpg
 import structlog
 
 from secretproxy.config import Settings
-from secretproxy.connections import ConnectError, trouble
+from secretproxy.connections import ConnectError, cause_of
 from secretproxy.detect import Detector
 from secretproxy.detect.dependencies import NO_DEPENDENCIES
 from secretproxy.detect.string_literals import EITHER
@@ -57,12 +57,12 @@ class Watch:
         self.left_at = 0.0
         self.wake = asyncio.Event()
         self.urgent = True
-        self.surprised = False
+        self.unannounced = False
         self.fingerprint: str | None = None
         self.read_at = 0.0
         self.version = 0
         self.dependencies = NO_DEPENDENCIES
-        self.trouble: str | None = None
+        self.fault: str | None = None
         # Whether the server says that there is no such database: it is not asked again until a session is let into one.
         self.gone = False
         # Whether the last reading's connection was ended.
@@ -131,11 +131,11 @@ class Catalogs:
             watch.urgent = True
             watch.wake.set()
 
-    def surprised(self, session: Session) -> None:
+    def unannounced(self, session: Session) -> None:
         """Notes a call that nobody announced."""
         watch = self._watches.get(session.identity.database or "")
-        if watch is not None and not watch.surprised:
-            watch.surprised = True
+        if watch is not None and not watch.unannounced:
+            watch.unannounced = True
             watch.wake.set()
 
     async def _keep(self, watch: Watch) -> None:
@@ -143,7 +143,7 @@ class Catalogs:
         try:
             while True:
                 if not watch.urgent:
-                    wait = self._refresh if watch.gone or not watch.surprised else max(0.0, due - time.monotonic())
+                    wait = self._refresh if watch.gone or not watch.unannounced else max(0.0, due - time.monotonic())
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(watch.wake.wait(), wait)
                 watch.wake.clear()
@@ -154,8 +154,8 @@ class Catalogs:
                     continue
                 if watch.gone and not watch.urgent:
                     continue
-                if watch.urgent or now >= (due if watch.surprised else watch.read_at + self._refresh):
-                    watch.urgent = watch.surprised = False
+                if watch.urgent or now >= (due if watch.unannounced else watch.read_at + self._refresh):
+                    watch.urgent = watch.unannounced = False
                     async with self._turn:
                         new = await self._read(watch)
                     gap = GAP if new else min(2 * gap, self._refresh)
@@ -180,7 +180,7 @@ class Catalogs:
                 if str(await connection.fetchval(queries.FINGERPRINT)) != fingerprint:
                     # Something changed meanwhile: what was read is better than nothing, and is read again.
                     fingerprint = None
-                    watch.surprised = True
+                    watch.unannounced = True
             finally:
                 connection.terminate()
                 self._took(time.monotonic() - watch.read_at)
@@ -191,18 +191,18 @@ class Catalogs:
             elif isinstance(error.cause, _CUT):
                 self._cut(watch, error)
             else:
-                self._failed(watch, trouble(error))
+                self._failed(watch, cause_of(error))
             return False
         except _CUT as error:
             self._cut(watch, error)
             return False
         except Exception as error:
-            self._failed(watch, trouble(error))
+            self._failed(watch, cause_of(error))
             return False
         watch.cut = False
         watch.fingerprint = fingerprint
-        if watch.trouble is not None:
-            watch.trouble = None
+        if watch.fault is not None:
+            watch.fault = None
             log.info("catalog read", database=watch.database)
         if full:
             log.warning("more leads to secret functions than are kept", database=watch.database, kept=len(leads))
@@ -235,15 +235,15 @@ class Catalogs:
     def _cut(self, watch: Watch, error: Exception) -> None:
         """Takes a connection that ended, as when the database is dropped; the second time in a row it is something to say."""
         if watch.cut:
-            self._failed(watch, trouble(error))
+            self._failed(watch, cause_of(error))
         watch.cut = True
 
     def _failed(self, watch: Watch, cause: str) -> None:
-        if watch.trouble is None:
+        if watch.fault is None:
             log.warning(
                 "catalog cannot be read: calls by way of views, functions and the like are known by testimony alone",
                 database=watch.database,
                 cause=cause,
                 setting="audit.dsn, monitor.catalog_refresh",
             )
-        watch.trouble = cause
+        watch.fault = cause

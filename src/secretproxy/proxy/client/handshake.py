@@ -357,7 +357,7 @@ class Handshake(ClientStage):
     def write(self, data: bytes) -> None:
         self.client.write(data)
 
-    async def hear(self) -> bytes:
+    async def read_sasl(self) -> bytes:
         """Reads the body of the client's next SASL message. Raises ProtocolViolationError, ConnectionError."""
         buffer = self._unread
         while True:

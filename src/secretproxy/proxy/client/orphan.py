@@ -155,11 +155,11 @@ class Orphan(NoEffects):
         done = journal.keep(step.commit)
         if journal.backlog > MOST_WAITING:
             self._backend.pause(True)
-            done.add_done_callback(self._log_has_room)
+            done.add_done_callback(self._log_has_capacity)
         else:
             self._interpreter.testimony_committed()
 
-    def _log_has_room(self, done: asyncio.Future[None]) -> None:
+    def _log_has_capacity(self, done: asyncio.Future[None]) -> None:
         self._read(self._interpreter.testimony_committed)
         if self._backend.has_ended:
             self.backend_ended()

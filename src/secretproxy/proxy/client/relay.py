@@ -218,10 +218,10 @@ class Relay(ClientStage, Effects):
             self.client.pause(True)
             self._loop.call_soon(self.guarded, self.interpreter.proceed)
 
-    def settled(self, trouble: str | None) -> None:
+    def settled(self, fault: str | None) -> None:
         """Handles the journal's answer: it has the attempts, or did not get them. The relay waits for it."""
         try:
-            if trouble is None:
+            if fault is None:
                 self.interpreter.attempts_committed()
             else:
                 self.interpreter.refuse(taken=True)
@@ -281,8 +281,8 @@ class Relay(ClientStage, Effects):
             detector.store(text, codec, verdict, strings)
         self.interpreter.parsed(text, verdict)
 
-    def surprised(self) -> None:
-        self._runtime.catalogs.surprised(self.session)
+    def unannounced(self) -> None:
+        self._runtime.catalogs.unannounced(self.session)
 
     def defined(self) -> None:
         self._runtime.catalogs.changed(self.session)

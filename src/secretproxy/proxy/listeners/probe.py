@@ -92,13 +92,13 @@ class Probe:
             return
         self._is("; ".join(causes))
 
-    def _is(self, trouble: str | None) -> None:
-        if trouble is not None and self.backend != trouble:
-            log.error("no backend answers", tried=trouble, setting="backend.hosts")
-        elif trouble is None and self.backend is not None:
+    def _is(self, fault: str | None) -> None:
+        if fault is not None and self.backend != fault:
+            log.error("no backend answers", tried=fault, setting="backend.hosts")
+        elif fault is None and self.backend is not None:
             log.info("a backend answers")
-        self.backend = trouble
-        self._metrics.backend_up.set(trouble is None)
+        self.backend = fault
+        self._metrics.backend_up.set(fault is None)
 
     async def _publish(self) -> None:
         """Keeps this worker's numbers fresh for whichever worker is asked."""

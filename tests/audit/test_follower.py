@@ -75,7 +75,9 @@ async def test_several_writers_at_once_and_lost_connections(postgres: Backend, d
 
     writers = asyncio.gather(*(write(number, journal) for number, journal in enumerate(journals)))
     while not writers.done():
-        seen.update(names(await follower.news(connection, [draw.choice(journals).instance], everywhere=draw.random() < 0.3)))
+        seen.update(
+            names(await follower.new_accesses(connection, [draw.choice(journals).instance], everywhere=draw.random() < 0.3))
+        )
         if draw.random() < 0.1:
             connection.terminate()
             connection = await asyncpg.connect(postgres.dsn("auditor", database))
@@ -83,9 +85,9 @@ async def test_several_writers_at_once_and_lost_connections(postgres: Backend, d
     await writers
     for journal in journals:
         assert await journal.close() == 0
-    seen.update(names(await follower.news(connection)))
+    seen.update(names(await follower.new_accesses(connection)))
     assert seen == Counter(written)
-    assert await follower.news(connection) == []
+    assert await follower.new_accesses(connection) == []
     await connection.close()
 
 
@@ -98,12 +100,12 @@ async def test_direct_calls_that_commit_late_and_out_of_order(postgres: Backend,
             for number in range(3):
                 quick.execute(DIRECT, (f"quick {number}",))
                 quick.commit()
-                assert names(await follower.news(connection)) == [f"quick {number}"]
+                assert names(await follower.new_accesses(connection)) == [f"quick {number}"]
             late.commit()
-            assert names(await follower.news(connection)) == ["late"]
+            assert names(await follower.new_accesses(connection)) == ["late"]
             early.commit()
-            assert names(await follower.news(connection)) == ["before the beginning"]
-            assert await follower.news(connection) == []
+            assert names(await follower.new_accesses(connection)) == ["before the beginning"]
+            assert await follower.new_accesses(connection) == []
     await connection.close()
 
 
@@ -115,10 +117,10 @@ async def test_what_is_remembered_of_direct_calls_goes_away(
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as sql:
         for number in range(50):
             sql.execute(DIRECT, (str(number),))
-        assert len(await follower.news(connection)) == 50
+        assert len(await follower.new_accesses(connection)) == 50
         for _ in range(3):
             sql.execute("SELECT pg_current_xact_id()")
-            assert await follower.news(connection) == []
+            assert await follower.new_accesses(connection) == []
     assert follower._direct == {} and len(follower._marks) <= 2
     await connection.close()
 
@@ -132,14 +134,14 @@ async def test_rows_of_long_ago_that_are_replayed_now(postgres: Backend, databas
     with psycopg.connect(postgres.dsn(database=database)) as sql, sql.cursor().copy(into) as copy:
         for number in range(1, 4):
             copy.write(lines.add(call(f"spooled {number}"), began + number, None).stored() + b"\n")
-    assert names(await follower.news(connection, [uuid.uuid4(), instance], everywhere=False)) == [
+    assert names(await follower.new_accesses(connection, [uuid.uuid4(), instance], everywhere=False)) == [
         f"spooled {n}" for n in (1, 2, 3)
     ]
-    assert await follower.news(connection) == []
+    assert await follower.new_accesses(connection) == []
     # The notice got lost: found all the same.
     other = Follower()
     other._floor, other._seen = follower._floor, {}
-    assert names(await other.news(connection)) == [f"spooled {n}" for n in (1, 2, 3)]
+    assert names(await other.new_accesses(connection)) == [f"spooled {n}" for n in (1, 2, 3)]
     await connection.close()
 
 
@@ -151,7 +153,7 @@ async def test_more_rows_than_a_page(postgres: Backend, database: str) -> None:
     journal = Journal(connect, MASK)
     await journal.start()
     await journal.keep([call(str(number)) for number in range(2500)])
-    assert sorted(names(await follower.news(connection)), key=int) == [str(number) for number in range(2500)]
-    assert await follower.news(connection) == []
+    assert sorted(names(await follower.new_accesses(connection)), key=int) == [str(number) for number in range(2500)]
+    assert await follower.new_accesses(connection) == []
     await journal.close()
     await connection.close()
