@@ -12,6 +12,7 @@ from typing import Any
 
 from secretproxy.audit.counting import fetch_counted
 from secretproxy.audit.filters import EQUAL
+from secretproxy.connections import unkept
 
 USES = ("read", "verify", "write")
 READS = ("read", "verify")
@@ -60,7 +61,8 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
                 continue
             for name in names:
                 _later(latest, (row["owner_id"], name), row["at"])
-    stored = await secrets.fetch(_STORED)
+    async with unkept(secrets):
+        stored = await secrets.fetch(_STORED)
     rows = []
     for row in stored:
         forms = {row["name"], *row["masks"]}

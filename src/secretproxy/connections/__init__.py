@@ -5,7 +5,7 @@ package; it imports none of them.
 """
 
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, has_password, read
-from secretproxy.connections.held import broke, broken, close, held, refusal
+from secretproxy.connections.held import broke, broken, close, held, refusal, unkept
 from secretproxy.connections.opening import FAILURES, ConnectError, ServiceConnection, cause_of, connect, words
 from secretproxy.connections.patience import run
 from secretproxy.connections.pinned import READING
@@ -28,5 +28,6 @@ __all__ = [
     "read",
     "refusal",
     "run",
+    "unkept",
     "words",
 ]

@@ -36,6 +36,21 @@ async def held(connection: Any, explain: Explain) -> AsyncIterator[Any]:
         await close(connection)
 
 
+@contextlib.asynccontextmanager
+async def unkept(connection: Any) -> AsyncIterator[None]:
+    """Runs its block in a read-only transaction that is rolled back, however it ends.
+
+    What is read may have code of others attached to it. At a commit, what that code left behind (a deferred trigger, a cursor
+    WITH HOLD) would run as the login of this connection.
+    """
+    transaction = connection.transaction(readonly=True)
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
 async def close(connection: Any) -> None:
     """Ends a connection, whatever state it is in, within seconds: the driver's own time limit does not bound the end of a statement."""
     try:

@@ -201,6 +201,9 @@ async def _one(
         "host": place.address or place.host, "port": place.port, "user": user, "password": known.password(place), "database": database,
         "timeout": seconds, "command_timeout": command_timeout, "target_session_attrs": "any", "connection_class": connection_class,
         "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
+        # A statement that is kept under a name could be another by the time it is named again: whatever code runs in the session may
+        # DEALLOCATE and PREPARE.
+        "statement_cache_size": 0,
     }  # fmt: skip
     if not is_unix:
         arguments |= {"ssl": tls} if tls is not None else _tls(known, place)

@@ -90,8 +90,8 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
             for wait in (False, True):
                 after, failed = uuid.UUID(int=0), 0
                 while True:
-                    async with borrowed(connection):
-                        row = await connection.fetchrow("SELECT * FROM secretproxy.reencrypt($1, $2, $3)", after, batch, wait)
+                    async with borrowed(connection, create=("secretproxy",)):
+                        row = await _contained(connection, after, batch, wait)
                     done, failed, looked_at = done + row["done"], failed + row["failed"], looked_at + row["done"]
                     progress(min(looked_at, total), total)
                     if row["last"] is None:
@@ -100,6 +100,21 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
     return Reencrypted(done, failed)
+
+
+async def _contained(connection: asyncpg.Connection, after: uuid.UUID, batch: int, wait: bool) -> asyncpg.Record:
+    """One batch, in what PostgreSQL calls a security-restricted operation.
+
+    Whatever is attached to the table of secrets runs meanwhile, as the table's owner. There it cannot leave anything for the commit
+    (a deferred trigger, a cursor WITH HOLD), which would run as whoever rotates.
+    """
+    await connection.execute(
+        "CREATE MATERIALIZED VIEW secretproxy.contained AS"  # noqa: S608 - a uuid, a number, a boolean
+        f" SELECT r.done, r.failed, r.last FROM secretproxy.reencrypt('{after}', {batch:d}, {str(wait).lower()}) AS r"
+    )
+    row = await connection.fetchrow("SELECT c.done, c.failed, c.last FROM secretproxy.contained AS c")
+    await connection.execute("DROP MATERIALIZED VIEW secretproxy.contained")
+    return row
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from secretproxy.config import Settings
-from secretproxy.connections import READING, ConnectError, Conninfo, connect, held
+from secretproxy.connections import READING, ConnectError, Conninfo, connect, held, unkept
 from secretproxy.install import InstallError, KeyFileError, load_key_file
 from secretproxy.install import verify as verify_installed
 from secretproxy.install.errors import RefusedError
@@ -30,7 +30,7 @@ async def examine(dsn: str | Conninfo | None, settings: Settings, config: Path |
     async with held(connection, explained):
         for topic, check in _CHECKS.items():
             try:
-                async with connection.transaction(readonly=True):
+                async with unkept(connection):
                     found += await check(connection)
             except (
                 asyncpg.UndefinedTableError,

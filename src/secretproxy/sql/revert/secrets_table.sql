@@ -10,36 +10,68 @@ SET LOCAL check_function_bodies = off; -- a body is what it was, under the searc
 -- nothing is sealed again.
 ALTER TABLE secrets_schema.secrets_table DISABLE TRIGGER USER;
 DO $do$
+BEGIN
+    -- Every value goes back, also those that a policy hides from the table's owner; at the end it is as it was.
+    PERFORM pg_catalog.set_config('secretproxy.forced', c.relforcerowsecurity::pg_catalog.text, true) FROM pg_catalog.pg_class c
+      WHERE c.oid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass;
+    ALTER TABLE secrets_schema.secrets_table NO FORCE ROW LEVEL SECURITY;
+END
+$do$;
+CREATE FUNCTION secretproxy.unseal() RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $body$
 DECLARE
     v_id pg_catalog.uuid;
     v_owner pg_catalog.uuid;
     v_name pg_catalog.text;
     v_stored pg_catalog.bytea;
 BEGIN
-    -- Every value goes back, also those that a policy hides from the table's owner; at the end it is as it was.
-    PERFORM pg_catalog.set_config('secretproxy.forced', c.relforcerowsecurity::pg_catalog.text, true) FROM pg_catalog.pg_class c
-      WHERE c.oid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass;
-    ALTER TABLE secrets_schema.secrets_table NO FORCE ROW LEVEL SECURITY;
     FOR v_id, v_owner, v_name, v_stored IN SELECT s.id, s.owner, s.name, s.stored FROM secretproxy.sealed_rows() s LOOP
         PERFORM secretproxy.set_value(
             v_id, secretproxy.pgp_encrypt_1(secretproxy.open_secret(v_owner, v_name, v_stored), v_owner::pg_catalog.text));
     END LOOP;
     PERFORM secretproxy.restore_passwords();
+    RETURN secretproxy.has_rows();
 END
-$do$;
+$body$;
+-- What makes a materialized view is a security-restricted operation: whatever is attached to the table runs as the table's owner, and there
+-- it can leave nothing for the commit (a deferred trigger, a cursor WITH HOLD), which would run as whoever reverts.
+CREATE MATERIALIZED VIEW secretproxy.contained AS SELECT secretproxy.unseal() AS has_rows;
 ALTER TABLE secrets_schema.secrets_table ENABLE TRIGGER USER;
 DO $do$
 DECLARE
     v_function pg_catalog.text;
     a record;
+    v_schemas pg_catalog.text[];
+    v_rights pg_catalog.text[];
     g record;
 BEGIN
     FOREACH v_function IN ARRAY ARRAY['secrets_schema.tg_hash_secrets()'] LOOP
         SELECT * INTO a FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'function' AND object OPERATOR(pg_catalog.=) v_function;
         IF FOUND THEN
-            EXECUTE a.definition;
-            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
+            -- A definition may hold constants of an application's own types, and PostgreSQL makes values of them when it reads it. So a function of
+            -- the owner that it had reads it, in a security-restricted operation (what makes a materialized view is one): nothing of it runs as
+            -- whoever reverts.
+            SELECT coalesce(pg_catalog.array_agg(n.nspname::pg_catalog.text), '{}'), coalesce(pg_catalog.array_agg(r.name), '{}') INTO v_schemas, v_rights
+              FROM pg_catalog.pg_namespace n, pg_catalog.unnest(ARRAY['USAGE', 'CREATE']) r (name)
+             WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY['secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public']::pg_catalog.name[])
+               AND pg_catalog.pg_has_role(n.nspowner, 'USAGE') AND NOT pg_catalog.has_schema_privilege(a.owner, n.oid, r.name);
+            FOR i IN 1..pg_catalog.cardinality(v_schemas) LOOP
+                EXECUTE pg_catalog.format('GRANT %s ON SCHEMA %I TO %I', v_rights[i], v_schemas[i], a.owner);
+            END LOOP;
             EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
+            EXECUTE pg_catalog.format(
+                'CREATE FUNCTION secretproxy.define() RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS %L',
+                pg_catalog.format('BEGIN EXECUTE %L; RETURN 1; END', a.definition));
+            EXECUTE pg_catalog.format('ALTER FUNCTION secretproxy.define() OWNER TO %I', a.owner);
+            EXECUTE 'CREATE MATERIALIZED VIEW secretproxy.defined AS SELECT secretproxy.define() AS done';
+            EXECUTE 'DROP MATERIALIZED VIEW secretproxy.defined';
+            EXECUTE 'DROP FUNCTION secretproxy.define()';
+            FOR i IN 1..pg_catalog.cardinality(v_schemas) LOOP
+                EXECUTE pg_catalog.format('REVOKE %s ON SCHEMA %I FROM %I', v_rights[i], v_schemas[i], a.owner);
+            END LOOP;
+            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, authenticated, anonymous', v_function);
             IF a.acl IS NULL THEN
                 EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
             ELSE
@@ -71,10 +103,11 @@ DROP FUNCTION IF EXISTS secretproxy.value_key(pg_catalog.bytea, pg_catalog.bytea
 DO $do$
 DECLARE
     v_owner pg_catalog.name := (SELECT owner FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'table' AND object OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table');
-    v_rows boolean := secretproxy.has_rows();
+    v_rows boolean := (SELECT c.has_rows FROM secretproxy.contained c);
     g record;
 BEGIN
-    DROP FUNCTION secretproxy.has_rows();
+    DROP MATERIALIZED VIEW secretproxy.contained;
+    DROP FUNCTION secretproxy.unseal(), secretproxy.has_rows();
     IF v_owner IS NULL AND NOT v_rows THEN
         DROP TABLE secrets_schema.secrets_table;
         RETURN;
