@@ -107,7 +107,11 @@ class Connection:
         self.log.prepared.append(sql)
         return self
 
-    async def fetch(self, group: str) -> None:
+    async def fetch(self, group: str, timeout: float | None = None) -> None:
+        async with asyncio.timeout(timeout):
+            await self._fetch(group)
+
+    async def _fetch(self, group: str) -> None:
         if self.log.prepared[-1] == INSERT and self.log.has_the_next:
             self.log.has_the_next = False
             raise asyncpg.UniqueViolationError("the row was: canary")

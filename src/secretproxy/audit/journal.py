@@ -28,7 +28,7 @@ from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, STATEMENT_NAMES, Line, Lines
+from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, joined
 from secretproxy.audit.spool import Spool, SpoolDamagedError, SpoolFullError, left_behind, read
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
 from secretproxy.session.events import Event, Identity
@@ -256,21 +256,13 @@ class Journal:
         if at < self._last_at:
             at = self._stepped_back(at)
         self._last_at = at
-        self._lines.names_left = STATEMENT_NAMES
-        for event in events:
-            duration = None
-            timing = event.timing
-            if event.event == "outcome":
-                duration = None if timing.began is None else now - timing.began
-            elif timing.began is None:
-                timing.began = now
-            if event.outcome == "refused" and (len(self._rows) >= KEPT_IN_OUTAGE or self._row_bytes >= KEPT_BYTES):
-                self._dropped += 1
-                continue
-            line = self._lines.add(event, at, duration)
-            self._row_bytes += len(line.line)
-            self._rows.append(line)
-        if len(self._rows) >= GROUP:
+        rows = self._rows
+        if len(rows) >= KEPT_IN_OUTAGE or self._row_bytes >= KEPT_BYTES:
+            kept = [event for event in events if event.outcome != "refused"]
+            self._dropped += len(events) - len(kept)
+            events = kept
+        self._row_bytes += self._lines.take(events, at, now, rows)
+        if len(rows) >= GROUP:
             self._more.set()
         if self._fault is not None:
             self._spill.set()
@@ -455,40 +447,39 @@ class Journal:
 
     async def _write(self, group: Sequence[Line], *, again: bool) -> None:
         """Writes rows in one transaction. `again`: the log may have some of them already."""
-        plain: list[bytes] = []
-        for line in group:
-            made = line.plain()
-            if made is None:
-                break
-            plain.append(made)
+        assert self._warnings is not None
+        lines = joined(group)
+        if lines is not None and not again:
+            await self._write_new(lines, len(group))
+            return
         async with asyncio.timeout(self._timeout):
             if again:
                 await self._connection.execute(f"BEGIN; {AGAIN}")
-            if len(plain) == len(group):
-                await self._write_plain(b"\n".join(plain).decode(), again=again)
-            else:
+            if lines is None:
                 # One implicit transaction, one commit (Bind and Execute for each row, a single Sync).
                 await self._connection.executemany(INSERT_ONE, [line.fields() for line in group])
+            else:
+                if self._insert_again is None:
+                    self._insert_again = await self._connection.prepare(INSERT_AGAIN)
+                await self._insert_again.fetch(lines)
             if again:
                 await self._connection.execute("COMMIT")
-        assert self._warnings is not None
         self._warnings.check()
-        if not again and len(plain) == len(group) and int(self._insert.get_statusmsg().rpartition(" ")[2]) != len(group):
-            self._not_taken = True
-            raise NotTakenError
 
-    async def _write_plain(self, lines: str, *, again: bool) -> None:
-        if again:
-            if self._insert_again is None:
-                self._insert_again = await self._connection.prepare(INSERT_AGAIN)
-            await self._insert_again.fetch(lines)
-            return
+    async def _write_new(self, lines: str, count: int) -> None:
+        """Writes so many rows that the log cannot have."""
+        assert self._warnings is not None
         try:
-            await self._insert.fetch(lines)
+            # asyncpg's own timer: the connection is of no more use after it, either way.
+            await self._insert.fetch(lines, timeout=self._timeout)
         except (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError):
             # A row that nobody has written before is there, or another index than the log's own calls two the same.
             self._not_taken = True
             raise NotTakenError from None
+        self._warnings.check()
+        if int(self._insert.get_statusmsg().rpartition(" ")[2]) != count:
+            self._not_taken = True
+            raise NotTakenError
 
     async def _prove_taken(self) -> None:
         """Writes a row that is then rolled back. Raises NotTakenError where it did not go in."""

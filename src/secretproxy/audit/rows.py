@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from binascii import hexlify
+from collections import deque
 from collections.abc import Sequence
 
 from secretproxy.audit import chain
@@ -51,10 +52,12 @@ _RANDOM = 4096
 class Line:
     """A row of the log as it is written: its number, the line that its hash covers, and the two hashes."""
 
-    __slots__ = ("line", "prev_hash", "row_hash", "seq")
+    __slots__ = ("_is_plain", "line", "prev_hash", "row_hash", "seq")
 
-    def __init__(self, seq: int, line: bytes, prev_hash: bytes, row_hash: bytes) -> None:
+    def __init__(self, seq: int, line: bytes, prev_hash: bytes, row_hash: bytes, is_plain: bool = False) -> None:
+        """`is_plain`: it is known that no field is escaped."""
         self.seq = seq
+        self._is_plain = is_plain
         self.line = line
         self.prev_hash = prev_hash
         self.row_hash = row_hash
@@ -75,8 +78,8 @@ class Line:
     def plain(self) -> bytes | None:
         """Gives the same for INSERT; None if a field is escaped."""
         line = self.line
-        # Each backslash is that of a NULL.
-        if line.count(b"\\") != line.count(b"\\N"):
+        if not self._is_plain and line.count(b"\\") != line.count(b"\\N"):
+            # A backslash is not that of a NULL.
             return None
         return b"".join((line, b"\t\\x", hexlify(self.prev_hash), b"\t\\x", hexlify(self.row_hash)))
 
@@ -108,6 +111,17 @@ def _address(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> ipa
         if found.scope_id is not None:
             return ipaddress.IPv6Address(int(found))
     return found
+
+
+def joined(group: Sequence[Line]) -> str | None:
+    """The parameter of INSERT for a group; None where a field is escaped."""
+    made: list[bytes] = []
+    for line in group:
+        plain = line.plain()
+        if plain is None:
+            return None
+        made.append(plain)
+    return b"\n".join(made).decode()
 
 
 def stored_line(stored: bytes) -> Line:
@@ -149,6 +163,24 @@ class Lines:
     def __repr__(self) -> str:
         return f"Lines({self._instance}, {self.seq})"
 
+    def take(self, events: Sequence[Event], at: int, now: float, rows: deque[Line]) -> int:
+        """Makes the lines of a statement's events and appends them to `rows`; gives their bytes. `now` is in seconds
+        of a clock that never goes back, by which a statement's first event says when it began."""
+        self.names_left = STATEMENT_NAMES
+        size = 0
+        for event in events:
+            duration = None
+            timing = event.timing
+            if event.event == "outcome":
+                began = timing.began
+                duration = None if began is None else now - began
+            elif timing.began is None:
+                timing.began = now
+            line = self.add(event, at, duration)
+            size += len(line.line)
+            rows.append(line)
+        return size
+
     def add(self, event: Event, at: int, duration: float | None) -> Line:
         """Makes the next line; `at` is in microseconds since the Unix epoch, `duration` in seconds.
 
@@ -167,49 +199,53 @@ class Lines:
         names, via, role = event.secret_names, event.via, event.role
         statement_no, accessed_by, owner, calls = event.statement_no, event.accessed_by, event.owner_id, event.calls
         sqlstate, fingerprint = event.sqlstate, event.fingerprint
-        text = "\t".join(
-            (
-                self._instance,
-                str(seq),
-                self._id(),
-                self._at(at),
-                event.event,
-                known[0],
-                "\\N" if statement_no is None else str(statement_no),
-                "\\N" if event.function is None else self._text(event.function),
-                event.operation or "\\N",
-                "\\N" if owner is None else self._uuid(owner),
-                "\\N" if names is None else self._array(names),
-                event.encoding or "\\N",
-                "\\N" if via is None else self._array(via),
-                event.protocol or "\\N",
-                "\\N" if fingerprint is None else chain.text(fingerprint),
-                known[1],
-                "\\N" if role is None else self._text(role),
-                "\\N" if accessed_by is None else self._uuid(accessed_by),
-                known[2],
-                event.outcome or "\\N",
-                "\\N" if sqlstate is None else chain.text(sqlstate),
-                "\\N" if duration is None else chain.number(round(duration, 6)),
-                "\\N" if calls is None else str(calls),
-            )
-        )
+        fields = [
+            self._instance,
+            str(seq),
+            self._id(),
+            self._at(at),
+            event.event,
+            known[0],
+            "\\N" if statement_no is None else str(statement_no),
+            "\\N" if event.function is None else self._text(event.function),
+            event.operation or "\\N",
+            "\\N" if owner is None else self._uuid(owner),
+            "\\N" if names is None else self._array(names),
+            event.encoding or "\\N",
+            "\\N" if via is None else self._array(via),
+            event.protocol or "\\N",
+            "\\N" if fingerprint is None else chain.text(fingerprint),
+            known[1],
+            "\\N" if role is None else self._text(role),
+            "\\N" if accessed_by is None else self._uuid(accessed_by),
+            known[2],
+            event.outcome or "\\N",
+            "\\N" if sqlstate is None else chain.text(sqlstate),
+            "\\N" if duration is None else chain.number(round(duration, 6)),
+            "\\N" if calls is None else str(calls),
+        ]
+        text = "\t".join(fields)
+        # Whether each backslash is that of a NULL.
+        is_plain = known[4] != "" and text.count("\\") == fields.count("\\N") + known[2].count("\\")
         if ADDED:
+            is_plain = False
             text += "".join(["\t" + self.written(column, event) for column in ADDED])
         line = text.encode("utf-8")
         before = self.last_hash
         self.last_hash = chain.link(before, line)
         self.seq = seq
-        return Line(seq, line, before, self.last_hash)
+        return Line(seq, line, before, self.last_hash, is_plain)
 
-    def _known(self, who: Identity) -> tuple[str, str, str, str]:
-        """Gives what is cached for an identity: the session, the user, the columns from the database to tls, and their
-        source.
+    def _known(self, who: Identity) -> tuple[str, str, str, str, str]:
+        """Gives what is cached for an identity: the session, the user, the columns from the database to tls, their
+        source, and whether nothing is escaped in these columns (empty: something is).
         """
         mask = self._mask
         rest = (mask(who.database), mask(who.application_name), _address(who.client_addr), who.client_port, who.tls)
-        tail = "\t".join([chain.field(value) for value in rest])
-        return str(who.session_id), chain.field(mask(who.db_user)), tail, self._codec
+        written = [chain.field(value) for value in rest]
+        tail = "\t".join(written)
+        plain = "plain" if tail.count("\\") == written.count("\\N") else ""
+        return str(who.session_id), chain.field(mask(who.db_user)), tail, self._codec, plain
 
     def written(self, column: LogColumn, event: Event) -> str:
         """Writes a value of an event or its identity as the table says: how the columns that were added are written."""
