@@ -5,6 +5,7 @@ May import asyncpg. Values are opened and sealed inside the backend; only counts
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import uuid
 from collections.abc import Callable
@@ -189,11 +190,40 @@ async def activate_testimony(dsn: str | None, key_file: Path) -> int:
     return int(row["version"])
 
 
+# Looks, and seconds between them.
+_LOOKS = 30
+_PAUSE = 0.1
+# Backends with a snapshot that may be older than the row by which functions sign: a transaction keeps it to its end where it is
+# REPEATABLE READ.
+_OLDER = """
+SELECT pg_catalog.string_agg(a.pid::pg_catalog.text, ', ' ORDER BY a.pid)
+  FROM pg_catalog.pg_stat_activity a, secretproxy.context c
+ WHERE a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+   AND a.backend_type OPERATOR(pg_catalog.=) 'client backend'
+   AND pg_catalog.age(a.backend_xmin) OPERATOR(pg_catalog.>=) pg_catalog.age(c.xmin)
+"""
+
+
+async def _older(connection: asyncpg.Connection) -> str | None:
+    """Waits for them, as long as a statement usually runs; names the processes of those that stay."""
+    for _ in range(_LOOKS):
+        pids: str | None = await connection.fetchval(_OLDER)
+        if pids is None:
+            return None
+        await asyncio.sleep(_PAUSE)
+    return pids
+
+
 async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
     """Ends every key but the one that signs, in the database and then in the file. Gives the versions. Raises InstallError, KeyFileError."""
     keys = load_key_file(key_file)
     async with session(dsn) as connection, borrowed(connection):
         try:
+            if older := await _older(connection):
+                raise InstallError(
+                    f"transactions are open that may have begun before the newest key signed (process {older}): their calls would go on to "
+                    "be signed with a key that no proxy knows any more. Nothing was retired; try again when they have ended"
+                )
             rows = await connection.fetch(
                 """UPDATE secretproxy.testimony_key SET retired_at = pg_catalog.clock_timestamp()
                     WHERE retired_at IS NULL AND version OPERATOR(pg_catalog.<) (SELECT testimony_version FROM secretproxy.context) RETURNING version"""

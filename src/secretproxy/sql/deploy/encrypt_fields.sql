@@ -205,6 +205,10 @@ BEGIN
     FOR v_id, v_old_name, v_old_value, v_old_encoding IN
         SELECT s.id, s.name, s.stored, s.encoding FROM secretproxy.secrets_of(secrets_owned_field) s
     LOOP
+        IF (v_old_name OPERATOR(pg_catalog.=) ANY (v_names)) IS NOT TRUE THEN
+            -- Somebody added it, or gave it its name, after the names were read that the testimony has.
+            RAISE EXCEPTION USING ERRCODE = '40001', MESSAGE = 'secrets of this owner were changed meanwhile', HINT = 'Try again.';
+        END IF;
         v_name := CASE WHEN v_data OPERATOR(pg_catalog.?) 'name'::pg_catalog.text THEN v_given_name ELSE v_old_name END;
         v_encoding := CASE WHEN v_data OPERATOR(pg_catalog.?) 'secrets_enc_field'::pg_catalog.text THEN v_data OPERATOR(pg_catalog.->>) 'secrets_enc_field'::pg_catalog.text ELSE v_old_encoding END;
         v_encoding := CASE WHEN v_encoding OPERATOR(pg_catalog.=) ANY (ARRAY['pgp', 'crypt']) THEN v_encoding

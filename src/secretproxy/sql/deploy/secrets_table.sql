@@ -173,7 +173,7 @@ AS $body$
 DECLARE
     v_context secretproxy.context;
 BEGIN
-    SELECT c.* INTO v_context FROM secretproxy.context c;
+    SELECT c.* INTO STRICT v_context FROM secretproxy.context c;
     RETURN secretproxy.seal(v_context, owner, name, value, field_encoding);
 END
 $body$;
@@ -187,7 +187,7 @@ AS $body$
 DECLARE
     v_context secretproxy.context;
 BEGIN
-    SELECT c.* INTO v_context FROM secretproxy.context c;
+    SELECT c.* INTO STRICT v_context FROM secretproxy.context c;
     RETURN secretproxy.open_value(v_context, owner, name, stored);
 END
 $body$;

@@ -276,6 +276,10 @@ DECLARE
     v_context secretproxy.context;
 BEGIN
     SELECT c.* INTO v_context FROM secretproxy.context c;
+    IF NOT FOUND THEN
+        -- Another version's row: an upgrade made the table anew. Without keys there is no testimony, and so there is no call.
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'this transaction began before secretproxy was upgraded', HINT = 'Begin another.';
+    END IF;
     PERFORM secretproxy.testify(v_context, function_signature, function_operation, owner, names, field_encoding);
 END
 $body$;
