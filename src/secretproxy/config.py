@@ -375,7 +375,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The file's values come in as init arguments, so the environment must stand before them.
+        # The file's values are init arguments, so the environment must come before them.
         return env_settings, init_settings
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a command of secretproxy said, for tests that ask for its status and its one line."""
+"""Runs commands of secretproxy for tests that check the status and the one line of the message."""
 
 from __future__ import annotations
 

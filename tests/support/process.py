@@ -1,4 +1,4 @@
-"""What a process of the proxy's takes of the machine: memory, descriptors."""
+"""Measures what a process of the proxy uses of the machine: memory, descriptors."""
 
 from __future__ import annotations
 

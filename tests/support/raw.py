@@ -65,7 +65,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a client connects to, and as whom."""
+    """The address that a client connects to, and its login."""
 
     host: str
     port: int

@@ -1,4 +1,5 @@
-"""How long one session's `select 1` takes while other sessions send what they like: the victim is a process of its own.
+"""Measures the latency of one session's `select 1` while other sessions send anything: the victim is a process of its
+own.
 
 Run as a program it is the victim: `python -m tests.support.stall PORT DATABASE USER SECONDS select|proxy` writes its latencies in
 milliseconds, a line each.

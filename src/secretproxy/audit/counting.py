@@ -33,7 +33,7 @@ from secretproxy.config import ConfigError
 
 # More rows than this are joined by hashing and read by several processes.
 MANY = 50_000
-# A statement that ends later than this after the time that is looked at costs a second, wider look.
+# A statement that ends later than this after the chosen time costs a second, wider query.
 LATEST_END = timedelta(days=1)
 # Three processes at least, where the server has them to give; groups are put together in each before they are handed over.
 _MEMORY = """SET LOCAL work_mem = '128MB'; SET LOCAL jit = off; SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
@@ -45,7 +45,7 @@ Progress = Callable[[str], None]
 
 
 def _nothing(text: str) -> None:
-    """Takes what is told of progress where nobody looks."""
+    """Ignores progress reports."""
 
 
 @dataclass(slots=True)
@@ -268,7 +268,7 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
         f"a.owner_id, {_ONE_NAME} AS name, {_OTHER_NAMES} AS names, a.db_user,"
         " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
     )
-    # Without vague ones there is nothing to leave out, and of a row that is no access only its beginning has to be read.
+    # Without vague ones there is nothing to leave out, and only the beginning of other rows has to be read.
     asked = source.query(columns, group=" GROUP BY 1, 2, 3, 4", kind="" if source.vague else "any")
     groups, values = asked.sql, list(asked.values)
     earlier = ""
@@ -332,7 +332,7 @@ async def _at_night(connection: Any, source: Accesses, count: int, limit: int | 
     only = f" AND a.operation {EQUAL} 'read' AND ({_HOUR} OPERATOR(pg_catalog.>=) {evening:d} OR {_HOUR} OPERATOR(pg_catalog.<) {morning:d})"
     columns = "a.at, a.seq, a.db_user, a.owner_id, a.secret_names"
     limited = "" if limit is None else f" LIMIT {limit:d}"
-    # The newest stand at the end of the index of times.
+    # The newest are at the end of the index of times.
     await connection.execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on")
     asked = source.query(columns, only=only)
     query = f"SELECT at, db_user, owner_id, secret_names FROM ({asked.sql}) a ORDER BY at DESC, seq DESC{limited}"  # noqa: S608

@@ -1,5 +1,6 @@
-"""Whether a commit of our own is where it must be: with a synchronous standby too, where the server has one. May import
-asyncpg.
+"""Checks that a commit of the journal is durable: on the synchronous standby too, if the server has one.
+
+May import asyncpg.
 
 PostgreSQL commits, then waits for the standby. A wait that is cancelled ends with a WARNING and a COMMIT that looks
 like any other. And what the first try has committed, a second one does not commit again: it changes nothing, so it

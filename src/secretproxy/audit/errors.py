@@ -1,4 +1,4 @@
-"""What is wrong with the log, in words that quote no server's message: those of a failed INSERT can show the row."""
+"""Describes faults of the log, without a server's messages: those of a failed INSERT can show the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export and its manifest are made of, for the command and for the console. Takes a connection; prints and opens nothing."""
+"""Makes an export and its manifest, for the command and for the console. Takes a connection; prints and opens nothing."""
 
 from __future__ import annotations
 

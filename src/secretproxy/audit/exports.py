@@ -241,7 +241,7 @@ def _fits(record: Record, body: bytes) -> bool:
 
 @dataclass(slots=True)
 class Proof:
-    """What a verification of an export found, and in words what it proved and what not."""
+    """The findings of an export's verification, and in words what it proved and what not."""
 
     report: Report
     words: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a review looks for: the filter that options make, as conditions in SQL and as a test of one row; times and uuids as people write them.
+"""Makes the filter of a review from options: as conditions in SQL and as a test of one row; parses times and uuids.
 
 Pure: no connection, nothing printed. A uuid may be given by its beginning; `audit.review.resolved` finds the one that is meant.
 """
@@ -47,7 +47,7 @@ _SEVERAL = {
 _UNMASKED = 2**31
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _UUID = re.compile(r"[0-9a-f]{1,32}")
-# Options that take a uuid, and the column that it stands in.
+# Options that take a uuid, and their columns.
 UUIDS = {"owner": "owner_id", "jwt_user": "accessed_by", "session": "session_id"}
 
 
@@ -62,7 +62,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What to look for; None is anything. `secret`: a name; `client`: an address or a network; uuids may be beginnings of one.
+    """The filter of a review; None matches everything.
+
+    `secret`: a name; `client`: an address or a network; uuids may be prefixes.
 
     Names are as people know them, or as the log has them; `encoding` is that of the log's database.
     """

@@ -1,4 +1,4 @@
-"""What is new in the log since it was looked at last, whichever process wrote it, however late it was committed.
+"""Follows the log: finds new rows, whichever process wrote them, however late they were committed.
 
 The rows of an instance are committed in the order of their numbers, so its last number that was seen is all there is to
 remember, and times are never compared. Direct calls have no number, and commit when their transaction does: they are
@@ -19,7 +19,7 @@ from secretproxy.audit.filters import EQUAL, Filter
 from secretproxy.audit.review import ACCESS_COLUMNS, IS_ACCESS, LOG, OUTCOME_OF, outcomes, with_outcome
 
 PAGE = 1000
-# Seconds after which an instance that wrote nothing is looked at only now and then, and how often that is.
+# Seconds after which an instance that wrote nothing is read only now and then, and how often.
 QUIET_AFTER = 600.0
 EVERYTHING_EVERY = 30.0
 # A row's time is taken just before its transaction has a number.

@@ -179,7 +179,7 @@ class Housekeeping:
     async def _execute(self, sql: str, *values: object) -> None:
         await asyncio.wait_for(self._connection.execute(sql, *values), self._timeout)
         if self._warnings is not None:
-            # A checkpoint that its standby may lack is signed anew, with a row of its own: that one waits again.
+            # A checkpoint that the standby may lack is signed again, with a row of its own, which waits again.
             self._warnings.check()
 
     async def _tell(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether the tables of the log are what the package makes of them, so that what a reader is shown is what is there.
+"""Compares the tables of the log with the package's description, so that readers can trust what they are shown.
 
 Compared with what stands here, not with what the database says of itself: its owner can change that. May import
 asyncpg; reads the catalog only.

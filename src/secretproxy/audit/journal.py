@@ -64,8 +64,10 @@ class Waiter(Protocol):
     """Waits for events that the journal has taken."""
 
     def settled(self, fault: str | None) -> None:
-        """All of them are durable, or an outage ended the wait: what that is by. Called in a turn of the event loop
-        of its own, once for each time it waits, and must not raise."""
+        """Is called when all of them are durable, or when an outage ended the wait: then with its cause.
+
+        Called in a separate turn of the event loop, once for each wait; must not raise.
+        """
 
 
 class _FutureWaiter:
@@ -136,7 +138,7 @@ class Journal:
         self._suspects: tuple[uuid.UUID, int, int] | None = None
         self._most = GROUP
         self._one_row = OneRow(timeout)
-        # The row that was alone when it took too long: it is looked at on the next connection.
+        # The single row that took too long: it is examined on the next connection.
         self._too_slow: tuple[uuid.UUID, int] | None = None
         self._fault: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
@@ -409,7 +411,7 @@ class Journal:
                 self._suspects = (instance, group[0].seq, group[-1].seq)
                 self._most = max(1, len(group) // (SLOW if slow else WRONG))
             if slow:
-                # Statements that wait are refused now. A row that is alone is looked at on the next connection.
+                # Waiting statements are refused now. A single row is examined on the next connection.
                 self._too_slow = front if len(group) == 1 else None
                 raise TimeoutError from None
             if not may_be_the_row(error) or self._connection.is_closed():
@@ -574,7 +576,7 @@ class Journal:
                 if before is None:
                     spool.drop(path)
                 else:
-                    # The rows of later ones follow other hashes than they say. Whoever starts anew must see why.
+                    # The rows of later ones do not follow the hashes that they name. Whoever starts again must see why.
                     written.add(path)
 
     def _relink(self, before: bytes) -> None:

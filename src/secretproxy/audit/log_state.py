@@ -1,4 +1,4 @@
-"""How the log itself is: its last row, its chains, its checkpoints. May import asyncpg; prints nothing."""
+"""Reads the state of the log: its last row, its chains, its checkpoints. May import asyncpg; prints nothing."""
 
 from __future__ import annotations
 

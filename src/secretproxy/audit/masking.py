@@ -30,7 +30,7 @@ def name_bytes(name: str) -> bytes:
 
 
 class NameMask:
-    """Masks what a client puts in the place of a name but which may be a value: too long, or of a secret's known shape.
+    """Masks a name from a client that may be a value: too long, or with the shape of a known kind of secret.
 
     The mask is a keyed digest, so that equal texts can be seen to be equal by whoever holds the key, and not guessed by
     others.
@@ -63,7 +63,7 @@ class NameMask:
             name.encode(self.codec or "utf-8")
         except UnicodeEncodeError:
             return "escaped:" + "".join([self._escaped(character) for character in name])
-        # A name that reads like what stands for another is told from it.
+        # A name that looks like a mask gets a prefix of its own.
         return f"name:{name}" if name.startswith(RESERVED) else name
 
     def _escaped(self, character: str) -> str:

@@ -127,7 +127,7 @@ def shown_row(row: Any) -> dict[str, Any]:
     return {name: _shown_value(value) for name, value in row.items()}
 
 
-# Asked of the catalog by the oid: a schema that may not be used is no error here.
+# Asks the catalog by oid: a schema without USAGE is not an error here.
 _MAY_READ = """SELECT coalesce(
            pg_catalog.bool_and(pg_catalog.has_schema_privilege(n.oid, 'USAGE')
            AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false)
@@ -164,7 +164,7 @@ async def connect(
 async def reading(dsn: str | None, *, as_owner: bool = False) -> AsyncIterator[Any]:
     """Opens a connection for reading in a block.
 
-    Raises ConfigError for what is refused, UnreachedError where there is no connection any more.
+    Raises ConfigError for what is refused, UnreachedError if the connection broke.
     """
     async with held(await connect(dsn), explained_to_owner if as_owner else explained_on) as connection:
         yield connection

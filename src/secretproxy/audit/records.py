@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-# A spreadsheet takes a cell that begins so for a formula, also behind what it takes for a separator, a line's end or a blank.
+# A spreadsheet reads a cell that begins like this as a formula, also after what it reads as a separator, line break or blank.
 _FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 
 
@@ -27,7 +27,7 @@ def plain(value: Any) -> Any:
 
 
 def pairs(via: Iterable[str | None] | None) -> dict[str, str]:
-    """The filter of a review, from its column `via`: name and value in turn."""
+    """Gives the filter of a review, from its column `via`: name and value in turn."""
     texts = [text or "" for text in via or ()]
     return dict(zip(texts[::2], texts[1::2], strict=False))
 

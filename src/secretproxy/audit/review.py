@@ -36,7 +36,7 @@ from secretproxy.config import ConfigError
 
 # A statement's rows of another month are looked for in later months only; a clock that was set back is allowed for.
 SET_BACK = timedelta(days=1)
-# In hours: to take a day away PostgreSQL goes through the calendar, which takes longer than all the rest of a join's work for a row.
+# In hours: to subtract a day PostgreSQL uses the calendar, which takes longer than the rest of a join's work for a row.
 EARLIEST = "{}.at OPERATOR(pg_catalog.>=) (a.at OPERATOR(pg_catalog.-) interval '24 hours')"
 STATEMENT = f"o.session_id {EQUAL} a.session_id AND o.statement_no {EQUAL} a.statement_no AND o.event {EQUAL} 'outcome'"
 
@@ -63,7 +63,7 @@ OUTCOME_OF = f" LEFT JOIN secretproxy.access_log o ON {OWN_OUTCOME}"
 ACCESS_EVENTS = f"a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct', 'refusal']::pg_catalog.text[])"
 # An attempt whose owner or name the text did not show.
 VAGUE = f"(a.event {EQUAL} 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL))"
-# The call that testimony showed stands for it.
+# The row of the call, which testimony showed, replaces it.
 SHOWN_BY_CALL = f"""EXISTS (
         SELECT FROM secretproxy.access_log c
          WHERE {{vague}}c.session_id {EQUAL} a.session_id AND c.statement_no {EQUAL} a.statement_no AND c.event {EQUAL} 'call'
@@ -123,7 +123,7 @@ class Question:
     values: list[Any]
     # Whether it is quicker to read the log once than to look each row's outcome up.
     hashed: bool = False
-    # Whether rows are to be read from the newest back until enough fit, for each is looked at closely.
+    # Whether to read rows backwards from the newest until enough match, because each is examined closely.
     walked: bool = False
 
 
@@ -422,7 +422,7 @@ async def is_empty(connection: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LogPlace:
-    """Where a review looked: the log's database, and other databases whose accesses are in it."""
+    """The place of a review: the log's database, and other databases whose accesses are in it."""
 
     user: str
     database: str

@@ -51,7 +51,7 @@ SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secret
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """How far the chains went at a time: rows of all of them, their number, a digest of the last hashes."""
+    """The extent of the chains at a time: rows of all of them, their number, a digest of the last hashes."""
 
     rows: int
     chains: int
@@ -84,7 +84,7 @@ class SignOff:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What somebody noted of a finding."""
+    """Somebody's note on a finding."""
 
     at: datetime
     reviewer: str
@@ -93,7 +93,9 @@ class Acknowledgement:
 
 @dataclass(slots=True)
 class Reviewed:
-    """How far the log is reviewed: sign-offs, the newest first, each with how its rows are now, and what came since the latest time."""
+    """The extent of the review: sign-offs, newest first, each with the present state of its rows, and the events after
+    the latest time.
+    """
 
     sign_offs: list[tuple[SignOff, str]]
     up_to: datetime | None
@@ -105,20 +107,20 @@ class Reviewed:
 
 
 async def heads(connection: Any, until: datetime) -> Heads:
-    """How far the chains go before that time."""
+    """Says how far the chains go before that time."""
     rows = await connection.fetch(_HEADS, until)
     text = "".join(f"{row['instance']} {row['seq']} {(row['row_hash'] or b'').hex()}\n" for row in rows)
     return Heads(sum(row["seq"] for row in rows), len(rows), hashlib.sha256(text.encode()).hexdigest())
 
 
 async def looks(connection: Any, wanted: Filter, limit: int) -> list[Any]:
-    """The newest reviews that fit: by user, time, client, session."""
+    """Gives the newest reviews that match: by user, time, client, session."""
     where, values = conditions_of(wanted.conditions(), 0)
     return list(await connection.fetch(f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW}{where} {NEWEST} LIMIT {limit:d}", *values))  # noqa: S608
 
 
 async def sign_offs(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> list[SignOff]:
-    """The newest sign-offs, newest first."""
+    """Gives the newest sign-offs, newest first."""
     query = f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1 {NEWEST} LIMIT {limit:d}"  # noqa: S608
     found = []
     for row in await connection.fetch(query, SIGN_OFF):
@@ -145,7 +147,7 @@ def _sign_off(row: Any) -> SignOff | None:
 
 
 async def reviewed(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> Reviewed:
-    """How far the log is reviewed. Where it is not, everything is left."""
+    """Says how far the log is reviewed. If it is not, everything is left."""
     found = [(one, one.compared(await heads(connection, one.up_to))) for one in await sign_offs(connection, limit, key)]
     up_to = max((one.up_to for one, _ in found), default=None)
     since = {row["event"]: row["n"] for row in await connection.fetch(_SINCE, up_to)}
@@ -176,7 +178,7 @@ async def acknowledge(recorder: Recorder, who: Identity, number: int, kind: str,
 
 
 async def acknowledged(connection: Any, findings: Iterable[str]) -> dict[str, Acknowledgement]:
-    """The latest note on each of these findings."""
+    """Gives the latest note on each of these findings."""
     query = (
         f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1"  # noqa: S608
         f" AND a.fingerprint {EQUAL} ANY ($2::pg_catalog.text[]) ORDER BY a.at, a.seq"
@@ -186,7 +188,7 @@ async def acknowledged(connection: Any, findings: Iterable[str]) -> dict[str, Ac
 
 
 def finding_of(kind: str, row: Mapping[str, Any], *names: str) -> str:
-    """What tells a finding from others: a digest of its kind and these columns of it."""
+    """Gives what distinguishes a finding: a digest of its kind and these columns of it."""
     text = "\0".join([kind, *(repr(_plain(row[name])) for name in names)])
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -198,7 +200,10 @@ def _plain(value: Any) -> Any:
 
 
 def noted(note: str, mask: NameMask) -> str:
-    """A note as it is kept. Raises ConfigError for one that would be masked, of which nothing would be left to read."""
+    """Gives a note as it is stored.
+
+    Raises ConfigError for one that would be masked, because nothing readable would be left.
+    """
     text = " ".join(note.split())
     if not text:
         raise ConfigError("note: say what was looked at, or why it is all right")

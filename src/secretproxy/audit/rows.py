@@ -157,7 +157,7 @@ class Lines:
         self._drawn = 0
         # Characters of names that the statement whose events are taken may still have.
         self.names_left = STATEMENT_NAMES
-        # The names that were cut off last, and what stands for them: a statement's rows may have the same ones.
+        # The names that were cut off last, and their replacement: a statement's rows may have the same ones.
         self._cut: tuple[Sequence[str | None], int, str] | None = None
 
     def __repr__(self) -> str:

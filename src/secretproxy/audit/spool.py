@@ -88,7 +88,7 @@ class Spool:
         fresh = path.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            # Locked before it has the name by which others look for it.
+            # Locked before it has the name that others search for.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write(descriptor, KIND)
             os.fsync(descriptor)

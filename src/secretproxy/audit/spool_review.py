@@ -1,4 +1,4 @@
-"""What waits in a spool, as accesses.
+"""Reads the events that wait in a spool, as accesses.
 
 The answers of a review while the log, and the proxy too, may be down. Reads files only.
 """

@@ -82,7 +82,7 @@ async def last_writes(connection: Any, wanted: Filter) -> dict[tuple[Any, Any], 
     rows = await _asked(
         connection, wanted.but(operation="write", outcome=("ok",)), f"a.owner_id, a.secret_names, {_SPAN}", 2
     )  # fmt: skip
-    # A statement may write others beside it.
+    # A statement may also write others.
     forms = None if wanted.secret is None else spellings(wanted.secret, wanted.encoding)
     found: dict[tuple[Any, Any], datetime] = {}
     for row in rows:
@@ -145,7 +145,10 @@ class Touched:
 
 @dataclass(slots=True)
 class Incident:
-    """What a login touched in a time. `unknown`: accesses that do not say of what; `left_out`: secrets beyond MOST_TOUCHED."""
+    """The secrets that a login touched in a time span.
+
+    `unknown`: accesses without a known secret; `left_out`: secrets beyond MOST_TOUCHED.
+    """
 
     touched: list[Touched]
     unknown: int

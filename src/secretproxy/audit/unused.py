@@ -1,4 +1,4 @@
-"""Which stored secrets nobody has used for some time, as far as the log tells.
+"""Finds stored secrets that nobody has used for some time, as far as the log shows.
 
 Names are compared in the form in which the log has them. Functions take connections and print nothing. May import
 asyncpg.

@@ -1,4 +1,5 @@
-"""What is unusual for a login, measured by its own last thirty days: many secrets in a minute, and hours at which it uses none.
+"""Finds what is unusual for a login, compared with its own last thirty days: many secrets in a minute, and unusual
+hours.
 
 A login's usual is what it did in the thirty days before the time that is looked at. So a nightly job is not unusual at night, and a
 migration that always reads hundreds of secrets is not a burst. May import asyncpg.

@@ -59,7 +59,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Report:
-    """What a verification found.
+    """The findings of a verification.
 
     `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because
     their process runs or was killed: rows cut off there would not show. `direct` rows stand outside the chains: nothing
@@ -163,7 +163,7 @@ class ChainVerifier:
             first, hash_before = (1, None) if before is None else (before[0] + 1, before[1])
             self._removed.setdefault(name, []).append((first, checkpoint.seq, hash_before, checkpoint.row_hash))
         elif any(first <= checkpoint.seq < last for first, last, _, _ in self._removed.get(name, ())):
-            return  # there is no row any more to hold it against
+            return  # there is no row left to compare it with
         if checkpoint.kind == END:
             self._ended[name] = max(self._ended.get(name, 0), checkpoint.seq)
         if self._signed.setdefault(name, {}).setdefault(checkpoint.seq, checkpoint.row_hash) != checkpoint.row_hash:
@@ -288,7 +288,7 @@ class ChainVerifier:
         self._suspect = None
 
     def _second_writer(self, row: _Row) -> None:
-        """Reports, once an instance, a row that continues the chain beside another of its number."""
+        """Reports, once per instance, a second row of one number that continues the chain."""
         self._twins.append(row.row_hash or b"")
         if not self._forked:
             self._forked = True

@@ -1,4 +1,4 @@
-"""When to look for news in the log: what its writers tell of themselves, and once a second everywhere."""
+"""Decides when to look for new rows: when writers notify, and once a second everywhere."""
 
 from __future__ import annotations
 

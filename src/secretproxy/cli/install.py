@@ -13,7 +13,7 @@ from secretproxy.config import ConfigError, Settings, config_file, load_settings
 
 
 class Direct(StrEnum):
-    """What --direct-calls takes."""
+    """The values of --direct-calls."""
 
     REFUSE = "refuse"
     LOG = "log"

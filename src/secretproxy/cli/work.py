@@ -1,4 +1,6 @@
-"""How a command does its work that waits for servers: one event loop, which tells of a long wait and ends at Ctrl-C with status 130."""
+"""Runs a command that waits for servers: in one event loop, which reports a long wait and ends at Ctrl-C with status
+130.
+"""
 
 from __future__ import annotations
 

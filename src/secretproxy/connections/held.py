@@ -1,4 +1,4 @@
-"""A service connection for the time of a block: closed behind it, and what fails on it is told with the place where it failed.
+"""Opens a service connection for a block and closes it afterwards; errors on it name the place where they happened.
 
 May import asyncpg. A server's own words are repeated where no class of its errors can quote a row or a parameter.
 """

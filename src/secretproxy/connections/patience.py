@@ -57,7 +57,7 @@ async def _watched(work: Coroutine[Any, Any, _Result], ear: _Ear, tell: Callable
             connection.terminate()
         await asyncio.wait({working}, timeout=_GOODBYE)
         if working.done() and not working.cancelled():
-            # What came of a connection that was ended is no news.
+            # The result of an ended connection does not matter.
             working.exception()
         raise
     finally:
@@ -104,7 +104,7 @@ def _line(quiet: int, waiting: Sequence[ServiceConnection]) -> str:
 
 
 async def answers(server: tuple[str, int], seconds: float) -> bool:
-    """Whether anybody at an address says a word to a new connection, or refuses one."""
+    """Says whether a server at an address answers a new connection, or refuses one."""
     writer = None
     try:
         async with asyncio.timeout(seconds):

@@ -142,7 +142,7 @@ class Console:
         return self._templates.get_template(template).render(version=__version__, **values)
 
     def begin(self, work: Any) -> None:
-        """Runs a coroutine beside the pages."""
+        """Runs a coroutine in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -187,13 +187,13 @@ class Console:
         return self.sessions.find(request.cookies.get(self._cookie), keep_alive=keep_alive)
 
     def next_review(self, visit: Visit) -> tuple[Identity, int]:
-        """Who is written down as the reader, and the number of this page in their session."""
+        """Gives the identity that is recorded as the reader, and the number of this page in their session."""
         session = visit.session
         session.pages += 1
         return identity_of(visit.request, session.id, session.user, self._conninfo.database), session.pages
 
     async def _recorded(self, visit: Visit, entry: Entry) -> None:
-        """Records a page. A form is looked at first: another site's is nothing that this person asked for."""
+        """Records a page. Checks a form first: a form of another site is not this person's request."""
         given = await visit.form() if visit.request.method == "POST" else visit.query
         if entry.asked is not None:
             given = {**visit.request.path_params, **given}

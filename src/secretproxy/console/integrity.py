@@ -1,4 +1,4 @@
-"""A verification of the log's chains that a page has begun: it runs beside the pages, as the person who asked, and tells how far it is.
+"""Runs a verification of the log's chains that a page has begun: in the background, as the person who asked, with progress.
 
 In a thread with an event loop of its own, for it computes; it stops at the next block when the person is signed out. May import asyncpg.
 """

@@ -33,7 +33,7 @@ MOST_AGAIN = 500
 WAIT = 2.0
 # Rows that are committed late have an earlier time than ones that were seen.
 LATE = timedelta(seconds=30)
-# Silence after which the browser is told that the stream lives.
+# Seconds of silence after which the browser gets a sign of life.
 QUIET = 10.0
 
 

@@ -150,7 +150,7 @@ class _Parcel:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: nothing is buffered."""
 
     def taken(self) -> bytes:
         data = b"".join(self._parts)
@@ -311,7 +311,7 @@ _TOLD_BY = {
 
 
 def _keyed(kind: str, rows: Iterable[Any]) -> list[dict[str, Any]]:
-    """Rows of findings with what tells each from others, and the time up to which it goes."""
+    """Gives rows of findings with what distinguishes each, and the time up to which they go."""
     names = _TOLD_BY[kind]
     return [dict(row) | {"finding": reviews.finding_of(kind, row, *names[:-1]), "lasted": row[names[-1]]} for row in rows]
 
@@ -328,7 +328,7 @@ async def acknowledge(visit: Visit) -> Response:
 
 
 async def reviewing(visit: Visit) -> Response:
-    """How far the log is signed off and what came since, and who looked at what."""
+    """Shows how far the log is signed off and what came since, and who looked at what."""
     query = {name: visit.query[name] for name in _LOOKS if name in visit.query}
     wanted = filter_of(query)
     key = public_key_of(None, visit.console.settings.audit.checkpoint_key_file)

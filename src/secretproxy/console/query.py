@@ -1,4 +1,4 @@
-"""The filter that stands in a page's query string. Pure."""
+"""Reads the filter in a page's query string. Pure."""
 
 from __future__ import annotations
 

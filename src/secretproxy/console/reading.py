@@ -65,7 +65,7 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> LogReader:
         reader.close()
         if reader.refused:
             raise SignInError("name or password is wrong") from None
-        # Whoever is not signed in is told nothing of servers and addresses.
+        # An error before sign-in names no server and no address.
         log.warning("the log cannot be read for a sign-in", reason=cause_of(error.__context__ or error))
         raise SignInError("the log cannot be read now, or there is none; the console's own log says why", known=False) from None
     try:

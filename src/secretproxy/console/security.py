@@ -1,4 +1,4 @@
-"""What every answer of the console says to the browser, and which requests are turned away before a page sees them.
+"""Adds the security headers to every answer of the console, and refuses requests before a page sees them.
 
 No script and no style but the console's own runs, nothing is loaded from elsewhere, no page stands in another's frame, nothing is
 kept in a cache. A request that changes something must come from the console's own page, and one without TLS must name this machine.
@@ -73,7 +73,7 @@ def _refusal(method: str, headers: Headers, tls: bool) -> str | None:
         return "without TLS the console answers to this machine's own names alone: localhost, 127.0.0.1, [::1]"
     if method in ("GET", "HEAD"):
         return None
-    # A browser names at least one of the two; what names none is no browser with a page of the console.
+    # A browser sends at least one of the two; a request without them does not come from a page of the console.
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is None and site is None:
         return "this request does not say which page it came from"

@@ -1,4 +1,4 @@
-"""Serves the console: where it listens, with TLS or on this machine alone, until it is told to end."""
+"""Serves the console, with TLS or on this machine alone, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secretproxy.proxy.client.tls import web_context
 
 # Requests at once, live pages among them; more are answered 503.
 MOST_REQUESTS = 300
-# Seconds that downloads may go on when the console is told to end.
+# Seconds that downloads may continue after a signal to end.
 LAST_SECONDS = 3
 
 

@@ -1,4 +1,4 @@
-"""Who is signed in: a server-side store of sessions, found by a random token that only the cookie holds.
+"""Stores the sessions of signed-in users on the server, found by a random token that only the cookie has.
 
 A session ends after `idle` seconds without a request and after `lifetime` seconds in any case, and with it its connections and the
 password that these are opened with. No I/O but what `ended` does.
@@ -21,7 +21,7 @@ MOST_SESSIONS = 200
 
 @dataclass(slots=True, eq=False)
 class SignedIn:
-    """One person in one browser. `csrf` stands in every form of theirs; `tails` counts live pages; `check` is the latest verification.
+    """One person in one browser. `csrf` is in every form of theirs; `tails` counts live pages; `check` is the latest verification.
 
     `id` and `pages`, the number of pages so far, name this session and its pages in the log.
     """

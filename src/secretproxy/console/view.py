@@ -1,4 +1,4 @@
-"""How a value of the log is shown on a page, and the templates that show it.
+"""Shows values of the log on pages, and loads the templates that show them.
 
 Jinja2 escapes every value. What a client chose reaches a page through `visible` alone: a character that would hide or turn text round
 is shown as its escape. Times carry both zones; owners and names are whole in the title.

@@ -51,7 +51,7 @@ class _Access:
 
 @dataclass(slots=True)
 class Life:
-    """Who does what: a web server by day, a nightly job, a deploy that rotates, and one night that nobody planned."""
+    """The simulated activity: a web server by day, a nightly job, a deploy that rotates, and one unplanned night."""
 
     now: datetime
     dice: random.Random = field(default_factory=lambda: random.Random(7))  # noqa: S311 - a story, not a secret

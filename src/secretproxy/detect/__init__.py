@@ -1,4 +1,4 @@
-"""Which secret calls a statement makes: PostgreSQL's own grammar (pglast), argument templates, a verdict cache.
+"""Finds the secret calls of a statement: by PostgreSQL's own grammar (pglast), argument templates, a verdict cache.
 
 Text in, verdicts out. May import wire; never does I/O, and never puts statement text into an exception or a log.
 """

@@ -1,4 +1,4 @@
-"""What an argument of a secret call is, as far as the text shows it: a constant, a parameter, an array of those.
+"""Reads the arguments of secret calls, as far as the text shows them: constants, parameters, arrays of those.
 
 Only owners, names and encodings are ever evaluated; the place of a value is never looked at.
 """
@@ -22,7 +22,7 @@ VOID_OID = 2278
 # Names of one call that are read: an array of more, or a longer one, stays unknown, as resolving it takes the event
 # loop's time.
 MOST_NAMES, MOST_ARRAY_BYTES = 1000, 16_384
-# Longer text is no uuid.
+# Longer text is not a uuid.
 _UUID_BYTES = 128
 
 _TRANSPARENT_TYPES = frozenset({"text", "varchar", "uuid", "unknown"})
@@ -94,8 +94,10 @@ Argument = Constant | Parameter | Array | _Unknown
 
 
 class Values:
-    """What the parameters of one execution hold: those of a Bind, or the arguments of an SQL EXECUTE. `codec` is the
-    encoding of the client's texts."""
+    """The parameter values of one execution: those of a Bind, or the arguments of an SQL EXECUTE.
+
+    `codec` is the encoding of the client's texts.
+    """
 
     __slots__ = ("arguments", "bind", "codec", "outer", "types")
 

@@ -13,8 +13,11 @@ __all__ = ["Call", "Operation", "ResolvedCall"]
 
 
 class ResolvedCall:
-    """What the log says of an attempt. `exact`: function, owner and names are all known. Written out: one is made for
-    each execution, and a dataclass costs ten times as much to make, compiled."""
+    """The content of an attempt for the log.
+
+    `exact`: function, owner and names are all known. Not a dataclass: one is made for each execution, and a dataclass
+    costs ten times as much to make, compiled.
+    """
 
     __slots__ = ("encoding", "exact", "function", "names", "operation", "owner", "via")
 

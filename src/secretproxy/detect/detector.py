@@ -64,7 +64,7 @@ def weight(text: bytes) -> int:
 
 
 class Allowance:
-    """What the event loop may do of detection in one turn, in non-word characters, for all sessions together.
+    """The detection that the event loop may do in one turn, in non-word characters, for all sessions together.
 
     later: has a function called in the loop's next turn; without it there is no limit.
     """

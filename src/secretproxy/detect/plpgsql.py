@@ -1,5 +1,4 @@
-"""What a PL/pgSQL body holds for the walk over parse trees: its statements and expressions as SQL, and its variables'
-types.
+"""Reads PL/pgSQL bodies for the walk over parse trees: statements and expressions as SQL, and the variables' types.
 
 By libpg_query's PL/pgSQL parser. Pure, and does not know what is looked for.
 """
@@ -52,7 +51,7 @@ def read(statement: str) -> Block | None:
         return None
     statements: list[tuple[str, bool]] = []
     types: list[tuple[str, ...]] = []
-    # By name and number: a variable stands in the tree once more where it is used.
+    # By name and number: the tree has a variable again where it is used.
     records: dict[tuple[str, int], bool] = {}
     pending: list[tuple[Any, bool]] = [(functions, False)]
     while pending:

@@ -36,7 +36,7 @@ DEFINING = frozenset(
 )  # fmt: skip
 # Of these, those that say which function shall run when something is used.
 _OVER_A_FUNCTION = frozenset({"CreateTrigStmt", "CreateEventTrigStmt", "DefineStmt", "CreateCastStmt", "CreateOpClassStmt"})
-# What a statement does with the relation that stands in its `relation`.
+# The operation of a statement on the relation in its `relation`.
 _USES = {
     "InsertStmt": dependencies.INSERT, "UpdateStmt": dependencies.UPDATE, "DeleteStmt": dependencies.DELETE, "MergeStmt": 0,
     "CopyStmt": dependencies.SELECT,
@@ -57,7 +57,7 @@ _WORDS = {
     "SecLabel": "SECURITY",
 }
 _NOTHING: frozenset[str] = frozenset()
-# Statements inside statements (DO, EXECUTE of a constant): each level reads what stands in it again. Below this, words
+# Statements inside statements (DO, EXECUTE of a constant): each level reads its content again. Below this, words
 # decide.
 MOST_LEVELS = 4
 # A WITH of more tables than this hides none of them from one another.
@@ -90,7 +90,7 @@ class Monitored:
         return None
 
     def calls_by_word(self, body: str) -> tuple[Call, ...]:
-        """Opaque calls for names that stand in a text that has no parse tree."""
+        """Opaque calls for the names in a text without a parse tree."""
         names = "|".join(re.escape(name) for name in sorted(NAMES))
         found = re.findall(_BODY_WORD.format(names), body, re.IGNORECASE)
         schemas = "|".join(re.escape(schema) for schema in self.schemas)
@@ -232,7 +232,7 @@ def _sql_execute(kind: str, body: Any, scope: frozenset[str], monitored: Monitor
 
 def _assignment(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
     if isinstance(body, dict) and body.get("colno", 1) > 1:
-        return False  # (a, b) = (SELECT ...): the source stands in the tree once for each column
+        return False  # (a, b) = (SELECT ...): the tree has the source once for each column
     return _of_no_kind(kind, body, scope, monitored, found)
 
 

@@ -1,4 +1,4 @@
-"""What detection says of one statement text."""
+"""Defines the verdict of detection on one statement text."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ MOST_CALLS = 256
 MOST_ARGUMENTS = 4000
 # Calls that a PREPARE or a DECLARE keeps one by one, and names of those that one text executes or fetches from.
 MOST_KEPT_CALLS, MOST_EXECUTES = 16, 64
-# Attempts that a statement makes by way of other objects: no more than these are written of one.
+# The most attempts through other objects that are written for one statement.
 MOST_LED = 50
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# The original module's own default of id (a function for UUIDs by one of three names) is no other's.
+# The original module's own default of id (a UUID function with one of three names) is not third-party code.
 # Of expressions only those count that reach past PostgreSQL itself: what they use of its own has no entry in pg_depend. C functions of an
 # extension are taken for PostgreSQL's own. `name` is what `install --accept` is given.
 _ATTACHED = """
@@ -102,6 +102,6 @@ async def unaccepted(connection: Any) -> list[str]:
 
 
 async def accept(connection: Any, names: list[str]) -> None:
-    """Remembers that these were looked at."""
+    """Records that these were accepted."""
     for name in names:
         await connection.execute("INSERT INTO secretproxy.accepted (object) VALUES ($1) ON CONFLICT DO NOTHING", name)

@@ -36,7 +36,7 @@ class RingKey:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How many values are stored alike. `format` 0: as they are; `key_version` None: no ring key."""
+    """The number of values stored alike. `format` 0: unencrypted; `key_version` None: no ring key."""
 
     encoding: str | None
     format: int
@@ -46,7 +46,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Reencrypted:
-    """What a run did: values sealed again, values that do not open and stay as they are."""
+    """The result of a run: values sealed again, values that cannot be opened and stay as they are."""
 
     done: int
     failed: int
@@ -81,7 +81,7 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
     """Seals every value again that the newest ring key did not seal, `batch` rows a transaction.
 
     May be killed and run again at any point; rows that others hold are left for a second pass, which waits for them.
-    `progress` gets (values looked at, values found at the start). Raises InstallError.
+    `progress` gets (values examined, values found at the start). Raises InstallError.
     """
     done = failed = looked_at = 0
     async with session(dsn, lock=False) as connection:

@@ -37,7 +37,7 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the configuration says; a setting of None is unset, and `file` is None where there is none.
+    """The settings of the configuration; None is unset, and `file` is None if there is no file.
 
     `environment`: settings come from there. Another process may have more of them, so that those that are missing are not told.
     """

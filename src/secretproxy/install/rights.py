@@ -1,4 +1,4 @@
-"""Takes what a role that is no superuser needs for as long as it changes something, and gives it back in the same transaction.
+"""Gives a role that is not a superuser the privileges for a change, and revokes them in the same transaction.
 
 The installing role is a member of the roles that own what is ours only inside these transactions: nothing that runs as it later can read a key.
 May use an asyncpg connection. A superuser needs nothing of this.

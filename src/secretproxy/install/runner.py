@@ -56,7 +56,7 @@ INSERT INTO secretproxy.installed SELECT * FROM secretproxy.facts()
 """
 
 
-# How a finding ends that is told once, whichever of the two comparisons finds it.
+# The ending of a finding that is reported once, whichever of the two comparisons finds it.
 REPLACED = "its body was replaced"
 NEW = "was not there when it was installed"
 
@@ -134,7 +134,7 @@ async def install(
 
 
 async def _tell_grants(connection: Any, progress: Progress) -> None:
-    """Says what roles that owned the original modules have instead, and what they have no more."""
+    """Says which grants roles that owned the original modules get, and which rights they lose."""
     async with borrowed(connection, keep=False):
         rows = await connection.fetch("SELECT g.grantee, g.kind, g.object, g.privilege FROM secretproxy.kept_grants g")
     kept: dict[str, dict[str, set[str]]] = {}
@@ -167,7 +167,7 @@ async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> No
         return
     async with borrowed(connection, create=("public",)):
         await connection.execute(_CLASSIC_VIEW if wanted else f"DROP VIEW IF EXISTS {name}")
-        # What somebody asked for was not altered: it, and nothing else, is written down anew.
+        # A requested change is not an alteration: it, and nothing else, is recorded again.
         await connection.execute(_RECORD_CLASSIC_VIEW)
     progress(name, "made" if wanted else "not there")
 
@@ -215,7 +215,7 @@ def _key_file(path: Path) -> dict[int, bytes]:
 
 # They make nothing in an application's schema; two of them look at what is granted there.
 _MAKE_IN: dict[str, tuple[str, ...]] = dict.fromkeys(("roles", "adoption", "schemas", "kept_grants"), ())
-_MAKE_IN["access_log_views"] = ("secretproxy", "public")  # a short view that stands in public is made anew
+_MAKE_IN["access_log_views"] = ("secretproxy", "public")  # a short view in public is created again
 
 
 async def _deploy(connection: Any, change: Change) -> None:
@@ -279,7 +279,7 @@ async def _compare(connection: Any, key_file: Path | None, findings: list[str]) 
         if known[change.name] not in (change.digest, "0" * 64):
             findings.append(f"change {change.name} was deployed by another version: run `secretproxy install`")
         if change.name == "installed":
-            continue  # its script tells whether something differs, for sqitch; below is told what
+            continue  # for sqitch, its script says whether something differs; the code below says what
         attempt = connection.transaction()  # its settings end with it: the names below are written under the session's
         await attempt.start()
         try:

@@ -1,1 +1,1 @@
-"""What operators look at: health, metrics, logging. May never show a value, a statement or a name of a secret."""
+"""Gives operators health, metrics and logging. Must never show a value, a statement or a secret's name."""

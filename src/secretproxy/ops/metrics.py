@@ -204,7 +204,7 @@ class Metrics:
             self._value("fds").set(len(os.listdir("/proc/self/fd")))
 
     def collect(self) -> Iterator[Any]:
-        """Gives what Prometheus is told: the numbers of all workers as one."""
+        """Gives the text for Prometheus: the sum of all workers' numbers."""
         about = InfoMetricFamily("secretproxy_build", "What runs")
         about.add_metric([], {"version": __version__, "python": platform.python_version(), "compiled": compiled()})
         yield about

@@ -1,4 +1,4 @@
-"""Which connections and sessions a process has, whether one more fits, and what it says of those that do not."""
+"""Counts the connections and sessions of a process, admits new ones, and logs those that it refuses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ C = TypeVar("C")
 
 
 class Admission(Generic[C]):
-    """The connections of one process. `draining`: it ends, and takes no more."""
+    """The connections of one process. `draining`: it ends, and accepts no more."""
 
     def __init__(self, share: Share, metrics: Metrics) -> None:
         self.draining = False
-        # Set while there is no connection, and where there is to be no more waiting for the last.
+        # Set while there is no connection, and when nobody should wait for the last one any more.
         self.empty = asyncio.Event()
         self._share = share
         self._metrics = metrics
@@ -50,7 +50,7 @@ class Admission(Generic[C]):
         return True
 
     def closed(self, client: C) -> None:
-        """Takes note that a connection is no more, and nothing runs for it."""
+        """Notes that a connection is closed, and nothing runs for it."""
         self._connections.discard(client)
         self._admitted.discard(client)
         self._count()

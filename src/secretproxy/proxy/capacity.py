@@ -1,4 +1,4 @@
-"""How many sessions and connections there are over all workers, in memory that they share.
+"""Counts sessions and connections over all workers, in memory that they share.
 
 Each worker writes its own two numbers and reads everybody's; a worker that is started again begins at nothing.
 """

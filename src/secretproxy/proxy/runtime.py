@@ -1,4 +1,6 @@
-"""What the clients of one process share. The process makes it (listeners/server.py) and passes it to each of them.
+"""Holds what the clients of one process share.
+
+The process makes it (listeners/server.py) and passes it to each of them.
 
 A client is given this and not the process: it can neither listen nor end it.
 """
@@ -35,7 +37,7 @@ Process = tuple[str, int, int | None]
 
 
 class Tasks:
-    """What runs beside the event loop's callbacks; an error that gets through is named by its kind alone."""
+    """The tasks beside the event loop's callbacks; an error that none of them handles is logged by its kind alone."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,7 +61,7 @@ class Tasks:
 
 
 class BackendProcesses:
-    """Which session has a backend process behind a pooler for itself."""
+    """The sessions that own a backend process, for poolers."""
 
     def __init__(self) -> None:
         self._owners: dict[Process, object] = {}

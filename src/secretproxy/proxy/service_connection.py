@@ -141,7 +141,7 @@ async def _leads_here(settings: Settings) -> bool:
 def _told(error: asyncpg.PostgresError) -> str:
     state = str(getattr(error, "sqlstate", None))
     if state == SqlState.CHECK_VIOLATION:
-        # A row that no partition takes is told of like one that a CHECK refuses, but for the constraint.
+        # The error of a row without a partition differs from that of a CHECK only by the constraint.
         named = getattr(error, "constraint_name", None)
         meaning = (
             "a CHECK on secretproxy.access_log refuses it" if named else "secretproxy.access_log has no partition for this month"

@@ -1,4 +1,4 @@
-"""What PostgreSQL stores in place of a password, what a login leaves behind for the next one, and what stands in for unknown users.
+"""Reads and makes SCRAM verifiers: PostgreSQL's stored ones, the keys of a login, and mock ones for unknown users.
 
 The stored form is that of pg_authid.rolpassword: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in
 base64 (parse_scram_secret() of src/backend/libpq/auth-scram.c). Nothing here may show a key in its repr or in an error.

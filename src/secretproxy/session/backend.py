@@ -134,7 +134,7 @@ class Backend:
         self._pipeline.failed(head, sqlstate, fatal=fatal)
 
     def _answer_refusal(self, refusal: Refusal, sqlstate: str) -> None:
-        """Puts the refusal in the place of the error that the message in its place made."""
+        """Replaces the error of the replacement message by the refusal."""
         failed = SqlState.IN_FAILED_SQL_TRANSACTION
         if sqlstate == failed or self._state.transaction_status == TransactionStatus.FAILED:
             self._stream.replace(messages.error_response("ERROR", failed, _ABORTED))

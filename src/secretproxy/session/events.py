@@ -1,4 +1,4 @@
-"""What a session has to say to the access log. The journal adds number, time and hash, and writes it.
+"""Defines the events that a session gives to the access log. The journal adds number, time and hash, and writes it.
 
 Fields are those of secretproxy.access_log and nothing else: there is no field that a value could go into.
 """
@@ -17,7 +17,7 @@ Protocol = Literal["simple", "extended", "fastpath"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Identity:
-    """Who the session is, as the log names it."""
+    """The session's identity, as the log names it."""
 
     session_id: uuid.UUID
     db_user: str | None = None
@@ -34,7 +34,7 @@ class Identity:
 
 
 class Timing:
-    """When a statement began, filled in by whoever has a clock, and shared by its events."""
+    """The start time of a statement, filled in by whoever has a clock, and shared by its events."""
 
     __slots__ = ("began",)
 

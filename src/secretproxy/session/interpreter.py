@@ -18,12 +18,12 @@ from secretproxy.session.session import Session
 from secretproxy.session.step import Step
 from secretproxy.wire.errors import ProtocolViolationError
 
-# Bytes that a client may send ahead of its login's end before it is no longer read from.
+# Bytes that a client may send before the end of its login; then the proxy stops reading from it.
 _MOST_EARLY: Final = 65_536
 
 
 class Wait(Enum):
-    """What a side waits for before more of it is taken."""
+    """The reason why no more of a side is taken."""
 
     NOTHING = "nothing"
     # The end of the login and the greeting.
@@ -37,7 +37,7 @@ class Wait(Enum):
 
 
 class Sides(Enum):
-    """Which sides of a session are there."""
+    """The sides of a session that are still connected."""
 
     BOTH = "both"
     # The client has gone; the backend is read to its end.
@@ -57,8 +57,10 @@ _NONE: Final = Sides.NONE
 
 
 class Effects(Protocol):
-    """What an interpreter asks of whoever runs it. No method may block; where one fails, its error goes to whoever
-    called the interpreter."""
+    """The effects that an interpreter asks of its owner.
+
+    No method may block; an error goes to the interpreter's caller.
+    """
 
     def send_to_backend(self, data: bytes) -> None:
         """Sends what the client said, or what stands for it."""

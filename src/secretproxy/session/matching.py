@@ -92,7 +92,7 @@ class Matching:
                 message.demand(min(4 * size, testimony.MOST))
             return True
         if testimony.may_be_direct(cut) if kind == ErrorField.MESSAGE else said is not None and said.startswith(testimony.DIRECT):
-            # Its line stands behind the CONTEXT: it is read whole, or the session ends.
+            # Its line comes after the CONTEXT: it is read whole, or the session ends.
             if message.end - message.start > testimony.MOST:
                 self._undecided()
             else:

@@ -25,12 +25,12 @@ MOST_TEXTS: Final = 262_144
 # So many names are looked for in a text. Where more are remembered, any text may hold one.
 MOST_LOOKED_FOR: Final = 64
 _ANY_NAME: Final = (b"",)
-# What a name may have led to before changes in doubt: so much of it is taken for possible.
+# The most states of a name before doubtful changes that are kept as possible.
 MOST_DOUBTED: Final = 8
 
 
 class Names:
-    """What a client has prepared, bound and declared, as far as it matters to what runs later."""
+    """The statements, portals and cursors that a client has prepared, bound and declared, as far as they matter later."""
 
     def __init__(self, state: State) -> None:
         self._state: Final = state
@@ -104,7 +104,7 @@ class Names:
         elif name:
             size = len(prepared.text or b"")
             if len(self._statements) >= MOST_HARMLESS + self._secret_statements or self._texts + size > MOST_TEXTS:
-                # A statement that is not known is taken for harmless too.
+                # An unknown statement may be harmless too.
                 return before
             self._texts += size
         self._statements[name] = prepared
@@ -147,7 +147,7 @@ class Names:
         elif name:
             self._portals_matter = True
             if before is None and len(self._portals) >= MOST_HARMLESS:
-                # A portal that is not known is taken for harmless too.
+                # An unknown portal may be harmless too.
                 return None
         self._place(name, portal)
         return Undo(BIND, name, before) if isinstance(portal, Portal) or isinstance(before, Portal) else None

@@ -1,4 +1,4 @@
-"""Makes the events: what the log is told of a statement, of one of its calls and of how it ended.
+"""Makes the events of a statement, of its calls and of its end, for the log.
 
 Nothing else makes an Event. A statement's text becomes its fingerprint here and is let go; nothing else of it is kept.
 """

@@ -33,7 +33,7 @@ LOW_WATER: Final = 512
 
 
 class Pipeline:
-    """What the client has sent and the backend has not answered yet."""
+    """The messages that the client has sent and the backend has not answered yet."""
 
     def __init__(self, names: Names, outcomes: Outcomes) -> None:
         self._names: Final = names
@@ -318,7 +318,7 @@ class Pipeline:
             self._due.popleft()
             return False
         self._copying = False
-        # An error has been seen and no Sync is left: this answers one that was taken for overlooked during COPY.
+        # An error has been seen and no Sync is left: this answers one that seemed skipped during COPY.
         self.skipping = False
         if heard or _is(head, SYNC):
             self._pop_cycle()

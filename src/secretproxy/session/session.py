@@ -58,9 +58,9 @@ _CLOSED: Final = Phase.CLOSED
 
 # NAMEDATALEN - 1
 _NAME_BYTES: Final = 63
-# Events that one step of the client's may have to wait for; what stands behind them is read once they are in the log.
+# The most events that one chunk of the client may wait for; the rest is read once they are in the log.
 _MOST_EVENTS: Final = 256
-# Messages of one client that are looked at before others have their turn.
+# Messages of one client that are read before others have their turn.
 _MOST_MESSAGES: Final = 256
 
 # What takes a message of each type: a message without an entry is not to be sent in that phase.
@@ -282,7 +282,7 @@ class Session:
         except ProtocolViolationError as violation:
             if framer.cut == 0:
                 raise
-            # What stands before it goes on, as if it had come in a chunk of its own.
+            # The bytes before it are forwarded, as if they were a chunk of their own.
             self._output.made().violation = violation
         return stream.finish()
 

@@ -1,4 +1,4 @@
-"""What a session remembers of statements: what is under way, what is prepared, which portals are open.
+"""Defines what a session remembers of statements: running ones, prepared ones, open portals.
 
 The pipeline (pipeline.py) holds one entry for each client message that the backend still has to answer: a small
 integer where nothing depends on it, a Running where a statement runs.
@@ -28,7 +28,7 @@ CallKey = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
 
 
 class Tally:
-    """What the backend testified to of one attempt: how many calls, all by the same role and jwt user."""
+    """The calls of one attempt that the backend testified to: how many, all by the same role and jwt user."""
 
     __slots__ = ("accessed_by", "calls", "role")
 
@@ -94,7 +94,7 @@ class Running:
         self.failed = False
         self.refused: Refusal | None = None
         self.sqlstate: str | None = None
-        # Whether it waits for the log: the backend has not been sent it, and is at nothing that stands behind it.
+        # Whether it waits for the log: neither it nor anything behind it has been sent to the backend.
         self.waits = False
         self.timing = Timing()
 
@@ -160,7 +160,7 @@ class Undo:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a client is told in place of the error that a replaced message makes in the backend."""
+    """The error for a client that replaces the error which a replaced message causes in the backend."""
 
     sqlstate: str
     text: str
@@ -178,7 +178,7 @@ class Describing:
 # was prepared.
 Entry = int | bytes | Prepared | Running | Undo | Describing
 
-# A statement of which nothing is known: it is taken for harmless, and known by testimony should it be otherwise.
+# An unknown statement: assumed harmless; testimony shows if it is not.
 UNKNOWN = Prepared(HARMLESS, None)
 
 

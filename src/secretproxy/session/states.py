@@ -44,7 +44,7 @@ class Phase(Enum):
 
 
 class GreetingPhase(Enum):
-    """What of the greeting the backend answers at the moment."""
+    """The part of the greeting that the backend is answering."""
 
     # When its process began, asked as the client's user, and where that is hidden from it by the function that may
     # see it.
@@ -65,7 +65,7 @@ _TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 
 
 class State:
-    """Who the session is, where it stands and how its texts are written. One object for all parts of a session."""
+    """The session's identity, its phase and the encoding of its texts. One object for all parts of a session."""
 
     def __init__(self, identity: Identity, detector: Detector, limits: Limits, replication: str | None) -> None:
         self.identity = identity

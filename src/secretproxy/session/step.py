@@ -1,5 +1,5 @@
-"""What the session hands to the outer layer with a chunk: what goes on, what waits for the log, what is recorded; and
-its limits.
+"""Defines what the session gives the outer layer for a chunk: what is forwarded, what waits for the log, what is
+recorded; and its limits.
 
 What is decided stands in the parts of session.py; interpreter.py does what is said here. No text and no value is
 shown when one of these is printed.
@@ -28,7 +28,7 @@ class Held:
 
 
 class Step:
-    """What is to be done with a chunk.
+    """The work to do for a chunk.
 
     Of a client's chunk, in this order: `forward` goes to the backend; `record` goes to the log, and nobody waits for
     it; once the log has `commit`, `held` goes to the backend, or what Session.refuse gives in its place. After all of
@@ -87,7 +87,7 @@ class Output:
         self.step: Step | None = None
 
     def begin(self) -> None:
-        """Starts on a chunk: nothing is asked for yet."""
+        """Starts a chunk, without any work so far."""
         self.step = None
 
     def made(self) -> Step:

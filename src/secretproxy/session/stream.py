@@ -73,12 +73,12 @@ class Stream:
             step.held.append(Held(data))
 
     def release(self, upto: int) -> None:
-        """Lets what stands in the buffer up to here go on."""
+        """Forwards the buffer up to here."""
         self.let_on(self.framer.buffer[self._kept_from : upto])
         self._kept_from = upto
 
     def finish(self) -> bytes | Step:
-        """Ends the chunk: gives what goes on of it, or the Step where more is asked for."""
+        """Ends the chunk: gives the bytes to forward, or the Step if there is more to do."""
         framer = self.framer
         step = self._output.step
         if step is None:
@@ -142,7 +142,7 @@ class ClientStream(Stream):
         self._kept_from = end
 
     def replace(self, message: bytes) -> None:
-        """Puts another message in the place of the one just reported; what is still to come of that is swallowed."""
+        """Replaces the message just reported by another one; drops the rest of it when it comes."""
         framer = self.framer
         self.let_on(framer.buffer[self._kept_from : framer.start] + message)
         self._kept_from = framer.cut
@@ -150,13 +150,13 @@ class ClientStream(Stream):
             self._swallow = framer.discard()
 
     def keep_rest(self) -> None:
-        """Keeps what of the chunk stands behind the message just reported, to be read in a later turn."""
+        """Keeps the rest of the chunk behind the message just reported, to be read in a later turn."""
         framer = self.framer
         self._waiting += framer.buffer[framer.cut :]
         framer.buffer = framer.buffer[: framer.cut]
 
     def too_early(self) -> bytes:
-        """Keeps what the client said before it was let in; gives what stands before that."""
+        """Keeps what the client sent before it was let in; gives the bytes before that."""
         framer = self.framer
         before, rest = framer.buffer[: framer.cut], framer.buffer[framer.cut :]
         self.framer = Framer(FROM_CLIENT, self._max_message)
@@ -206,7 +206,7 @@ class BackendStream(Stream):
         return Stream.finish(self)
 
     def replace(self, message: bytes) -> None:
-        """Puts another message in the place of the one just reported."""
+        """Replaces the message just reported by another one."""
         self.drop()
         self.let_on(message)
 

@@ -262,7 +262,7 @@ UNKNOWN_CALLERS = "..."
 def call_path(context: str) -> tuple[str, ...] | None:
     """Reads the functions on the way to the call, the outermost first, out of a notice's CONTEXT.
 
-    Its texts of statements are left alone, and whatever stands behind the first of them: they are a client's, with
+    It ignores the texts of statements, and everything behind the first of them: they are a client's, with
     newlines where it likes, and nothing says where they end. "..." stands for what is not known for that.
     """
     api = _API.search(context)

@@ -20,7 +20,7 @@ from secretproxy.wire.types import SqlState, TransactionStatus
 
 _SET_CONFIG: Final = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
 _SET_TOKEN: Final = "SET secretproxy.session TO '{token}'"  # noqa: S105
-# All SQL of the proxy's own that this module says; that of the greeting stands in greeting.py.
+# All SQL that this module sends; that of the greeting is in greeting.py.
 OWN_SQL: Final = (_SET_TOKEN.format(token="token"),)  # noqa: S106
 POOLER: Final = ProtocolViolationError(
     "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
@@ -31,7 +31,7 @@ POOLER: Final = ProtocolViolationError(
 
 
 class Token:
-    """Which backend process the session has, and whether that has the session's token."""
+    """The session's backend process, and whether that process has the session's token."""
 
     def __init__(self, state: State, output: Output, stream: BackendStream, pipeline: Pipeline, keys: testimony.Keys) -> None:
         self._state: Final = state

@@ -1,4 +1,4 @@
-"""What is kept of calls, weighed and in its one form: names are the client's, and as long as it likes.
+"""Limits what is kept of calls, in one form: names come from the client, and may be of any length.
 
 Pure. What is let go here is unknown to an attempt, and told by testimony once it runs.
 """

@@ -1,4 +1,4 @@
-"""What the wire layer raises."""
+"""Defines the errors of the wire layer."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class SqlState:
 
 
 class TransactionStatus:
-    """What a ReadyForQuery says of the transaction."""
+    """The transaction status in a ReadyForQuery."""
 
     IDLE: Final = "I"
     IN_TRANSACTION: Final = "T"

@@ -26,7 +26,7 @@ def export(
 ) -> None:  # fmt: skip
     """Write the log's rows, with their hashes, to a file.
 
-    A manifest beside it says what the file has, so that a part can be proven and a cut shows. It is signed where
+    A manifest next to the file describes its content, so that a part can be verified and a cut is detected. It is signed where
     audit.checkpoint_key_file is there.
     """
     from secretproxy.audit import exporting, exports, review

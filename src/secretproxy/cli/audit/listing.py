@@ -58,7 +58,7 @@ COLUMNS = {
     "seq": Column("seq", lambda row: "" if row["seq"] is None else str(row["seq"]), right=True),
 }
 DEFAULT = ("at", "user", "jwt", "application", "op", "owner", "secret", "outcome", "from", "session")
-# Where there is no room the last of these goes first.
+# If there is no room, the last of these is dropped first.
 SPARE = ("session", "application", "from", "jwt user")
 COLOURS = {"ok": None, "unknown": "yellow", "cancelled": "yellow", "lost": "yellow"}
 

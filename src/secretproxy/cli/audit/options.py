@@ -1,6 +1,5 @@
-"""What the commands of `secretproxy audit` have in common before they print: options, the filter that these make, the
-way to
-the log and how its errors end a command.
+"""Defines the options of the `secretproxy audit` commands, their filter, their connection to the log, and how errors
+end a command.
 
 What is imported for the work alone is imported when it is done: `--help` must not wait for it.
 """
@@ -29,7 +28,7 @@ CHECKPOINTS = typer.Option(
     None, "--checkpoints", metavar="FILE", help="Checkpoints kept elsewhere; default: audit.checkpoint_file."
 )
 PUBLIC_KEY = typer.Option(
-    None, "--public-key", metavar="FILE", help="PEM key of the checkpoints; default: beside audit.checkpoint_key_file."
+    None, "--public-key", metavar="FILE", help="PEM key of the checkpoints; default: the .pub file of audit.checkpoint_key_file."
 )
 ACCEPT_UNSIGNED = typer.Option(
     False,

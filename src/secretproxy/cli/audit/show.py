@@ -83,7 +83,7 @@ def _ended(row: Any) -> str:
 
 
 def _done(row: Any, *, short: bool) -> str:
-    """Tells of any other event: the function, whose secrets, by which way and for whom."""
+    """Describes any other event: the function, the owner of the secrets, the path and the user."""
     owner = str(row["owner_id"] or "?")
     function = safe(row["function"])
     if row["event"] == "review":

@@ -1,4 +1,4 @@
-"""How the commands of `secretproxy audit` print rows: as a table for a person, as JSON and as CSV.
+"""Prints rows for the `secretproxy audit` commands: as a table for a person, as JSON and as CSV.
 
 What a client has chosen reaches a terminal through `safe` alone. In a terminal a cell may be shortened, in its middle,
 so that two different texts stay different; what a table leaves out it names below itself. In a pipe nothing is
@@ -20,7 +20,7 @@ from secretproxy.wire.types import SqlState
 
 # Cells of a text that are given room before uuids are.
 TEXT = 60
-# Rows of a table in a pipe that are looked at for the widths of its columns.
+# Rows of a table in a pipe that decide the widths of its columns.
 CHUNK = 1000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -116,7 +116,7 @@ def _beginning(text: str, width: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its heading, what stands in it, and the fewest cells that it can do with.
+    """A column of a table: its heading, its content, and the fewest cells that it needs.
 
     0 cells: as many as its texts have.
     """

@@ -1,4 +1,4 @@
-"""What is read of a backend, and the findings on everything but its logging.
+"""Reads the backend's settings and objects, and reports the findings except those on its logging.
 
 May use an asyncpg connection; changes nothing.
 """
@@ -43,7 +43,7 @@ async def settings(connection: Any) -> list[Setting]:
 
 
 async def replication(connection: Any) -> list[Finding]:
-    """Ways by which the tables of values and keys leave the server row by row."""
+    """Reports replication of the tables of values and keys."""
     found = []
     by_schema = (
         "EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid OPERATOR(pg_catalog.=) p.oid"

@@ -1,4 +1,4 @@
-"""What was called past the proxy, or looks like it, and what the functions still hold from of old.
+"""Reports calls that bypassed the proxy, or seem to, and values in old formats.
 
 May use an asyncpg connection.
 """

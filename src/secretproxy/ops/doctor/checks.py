@@ -77,7 +77,7 @@ async def _installation(dsn: str | Conninfo | None, settings: Settings) -> list[
     try:
         load_key_file(key_file)
     except KeyFileError:
-        # It is told of among what is on this machine.
+        # The checks of this machine report it.
         known = None
     else:
         known = key_file

@@ -1,4 +1,4 @@
-"""What a finding is. Pure."""
+"""Defines a finding. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server settings by which statement text, parameters or plans, and so values, reach the server's log or a view.
+"""Reports server settings that write statement text, parameters or plans, and so values, to the server's log or a view.
 
 Pure.
 """
@@ -31,7 +31,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a value of a setting is a finding, and what it should be."""
+    """The values of a setting that are a finding, and the value that it should have."""
 
     severity: str
     leaks: Callable[[str], bool]

@@ -1,4 +1,4 @@
-"""Who reaches past the functions.
+"""Reports logins and grants that bypass the functions.
 
 grants, memberships and attributes of roles. May use an asyncpg connection; changes nothing.
 """
@@ -150,7 +150,7 @@ async def _kept(connection: Any) -> list[Finding]:
 
 
 async def roles(connection: Any) -> list[Finding]:
-    """Memberships and attributes by which a login that is no superuser gets past the functions."""
+    """Reports memberships and attributes with which a login that is not a superuser can bypass the functions."""
     found = []
     version = connection.get_server_version().major
     for role, why in _OWNERS.items():

@@ -46,7 +46,7 @@ _ANSWER_MOST = 1_048_576
 
 
 class LoginRefusedError(Exception):
-    """The client is not let in; `answer` is what it is told."""
+    """The client is not let in; `answer` is the error that it gets."""
 
     def __init__(self, sqlstate: str, text: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(text)
@@ -54,7 +54,7 @@ class LoginRefusedError(Exception):
 
 
 class RefusedByBackendError(LoginRefusedError):
-    """The backend does not let the client in; it is told so in the backend's words."""
+    """The backend does not let the client in; the client gets the backend's error."""
 
     def __init__(self, answer: bytes) -> None:
         Exception.__init__(self, "refused by the backend")
@@ -220,7 +220,7 @@ class BackendLogin(asyncio.Protocol):
 
 
 class Logins:
-    """What logging clients in takes, for one process."""
+    """The means to log clients in, for one process."""
 
     def __init__(
         self,
@@ -358,7 +358,7 @@ class _Backends:
         self._told: bytes | None = None
 
     async def open_early(self) -> bytes:
-        """Opens the first connection and gives what the backend says of the protocol, which the client is told now."""
+        """Opens the first connection and gives the backend's answer about the protocol, which the client gets now."""
         self._opened = await self._open_next()
         self._told = self._opened[0].negotiation
         return self._told

@@ -1,4 +1,4 @@
-"""How many logins failed, by address and by user, in memory of a fixed size that all workers share.
+"""Counts failed logins, by address and by user, in memory of a fixed size that all workers share.
 
 Each key has two places in a table of times, found by a keyed hash, and the lesser of both counts: a place says until when the failures so
 far are paid for (the generic cell rate algorithm). An address that is over its limit is refused whoever it says it is. A user that is over

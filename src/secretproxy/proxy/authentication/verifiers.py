@@ -1,4 +1,4 @@
-"""Where mode scram finds a user's verifier: a file, or a query on a connection of the proxy's own.
+"""Finds a user's verifier for mode scram: in a file, or by a query on a connection of the proxy's own.
 
 Neither a verifier nor a line of the file nor an error of the database's own words may leave this module but as a Verifier.
 """
@@ -150,7 +150,7 @@ class Lookup:
             except ConnectError:
                 raise
             except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
-                # The connection was an old one: a new one is asked once more.
+                # The connection was an old one: ask once more on a new one.
                 self._connection = None
                 row = await self._fetch(user)
         verifier = self._verifier(row)

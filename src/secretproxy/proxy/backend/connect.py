@@ -106,7 +106,7 @@ async def _tcp(factory: Callable[[], P], target: Target, tls: BackendTls) -> P:
             raise TlsRefusedError("closed the connection")
         protocol = factory()
         if answer == b"S":
-            # The name of backend.hosts is what the certificate must be for, and what SNI says where it is no address.
+            # The certificate must be for the name in backend.hosts, which is also the SNI unless it is an address.
             secured = await loop.start_tls(transport, protocol, tls.context, server_hostname=target.host.host)
             if secured is None:
                 raise TlsRefusedError("closed the connection in the handshake")

@@ -1,4 +1,5 @@
-"""Which server of backend.hosts a session goes to: in order, every address of a name, and of the kind that target_session_attrs asks for.
+"""Chooses the server of backend.hosts for a session: in order, every address of a name, of the kind in
+target_session_attrs.
 
 libpq logs in and asks the server what it is. In mode scram the proxy does so too (login.py). In mode passthrough it cannot log in before
 the client does, so it asks each server beforehand, over and over, on a connection of its own; what a server then reports at the login itself
@@ -32,7 +33,7 @@ _ASK = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('defau
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a server says it is."""
+    """The role that a server reports."""
 
     standby: bool
     read_only: bool
@@ -206,7 +207,7 @@ class Hosts:
             "secretproxy monitor",
             timeout=self._timeout,
             command_timeout=self._timeout,
-            # It is what is asked for.
+            # It is of the requested kind.
             settings={"default_transaction_read_only": None},
             places=[Place(target.address, None, target.host.port)],
             target_session_attrs="any",

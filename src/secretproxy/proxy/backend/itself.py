@@ -25,7 +25,7 @@ _IS_HERE = "it is secretproxy's own address, by listen: name PostgreSQL's own ad
 
 
 class Itself:
-    """Where this proxy listens, and the servers that lead back to it all the same."""
+    """The addresses on which this proxy listens, and the servers that lead back to it in other ways."""
 
     def __init__(self, listen: ListenSettings) -> None:
         self._port = listen.port

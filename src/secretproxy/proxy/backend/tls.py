@@ -12,7 +12,7 @@ from secretproxy.proxy.transport.secured import ALPN, Directions, load_ca, load_
 
 @dataclass(frozen=True, slots=True)
 class BackendTls:
-    """How a backend is spoken to in TLS: not at all without a context, in clear if it must be where it is not `required`."""
+    """The TLS of backend connections: none without a context, clear text as a fallback if it is not `required`."""
 
     context: ssl.SSLContext | None = None
     required: bool = False

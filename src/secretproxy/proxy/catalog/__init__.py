@@ -1,1 +1,1 @@
-"""What a database says about itself: which of its objects lead to secret functions."""
+"""Reads from a database's catalog which of its objects lead to secret functions."""

@@ -57,7 +57,7 @@ SELECT n.nspname AS schema, p.proname AS name, pg_catalog.encode(pg_catalog.sha2
 
 @dataclass(frozen=True, slots=True)
 class KeyProof:
-    """What was found in a database. `key` and `functions` say what is wrong and what to do; None: nothing is."""
+    """The findings in a database. `key` and `functions` say what is wrong and what to do; None: nothing is wrong."""
 
     key: str | None
     functions: str | None
@@ -174,7 +174,7 @@ class _Known:
 
 
 class Proofs:
-    """What is proven of every database that this process has sessions in, and of the one that audit.dsn names."""
+    """The proofs of every database that this process has sessions in, and of the one that audit.dsn names."""
 
     def __init__(self, settings: Settings, keys: Keys, connect: _Connects, spawn: Callable[[Any], asyncio.Task[None]]) -> None:
         self._keys = keys
@@ -366,7 +366,7 @@ async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[s
     except ConfigError:
         return [(name, None)]  # said of the settings
     except Exception as error:
-        # Not a fault of the key's: the backend, the log or their login are looked at by other checks, and the log may be elsewhere.
+        # Not a fault of the key: other checks test the backend, the log and their logins, and the log may be elsewhere.
         why = "backend.hosts" if results else cause_of(error)
         return [*results, (f"{name} (not proven to be the key of database {database}: {why})", None)]
     fault = found.key and found.key.removeprefix(f"{name}: ")

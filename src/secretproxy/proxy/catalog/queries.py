@@ -1,4 +1,5 @@
-"""What the catalog is asked: which objects depend on others, which functions' bodies hold a name, whether anything has changed.
+"""Defines the queries of the catalog: which objects depend on others, which functions' bodies have a name, whether
+anything has changed.
 
 Reads pg_catalog alone, which every role may. The same for PostgreSQL 14 to 18. Bits of `needs` and `gives` are those of
 detect.dependencies; temporary objects are left out, as another session's names say nothing of this one's.

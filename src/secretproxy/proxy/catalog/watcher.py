@@ -63,7 +63,7 @@ class Watch:
         self.version = 0
         self.dependencies = NO_DEPENDENCIES
         self.fault: str | None = None
-        # Whether the server says that there is no such database: it is not asked again until a session is let into one.
+        # Whether the server says that the database does not exist: not asked again until a session is let into one.
         self.gone = False
         # Whether the last reading's connection was ended.
         self.cut = False

@@ -28,7 +28,7 @@ _HANG_UP: Final = 2.0
 
 
 class OpenDirections(Enum):
-    """Which directions of a connection have not been ended: the peer's, which is read, and ours, which is written."""
+    """The directions of a connection that have not ended: the peer's, which is read, and ours, which is written."""
 
     BOTH = "both"
     OURS = "ours"
@@ -43,7 +43,7 @@ _NONE: Final = OpenDirections.NONE
 
 
 class Receiver:
-    """Who takes what an endpoint reads, and is told how it stands."""
+    """The receiver of what an endpoint reads, and of changes of its state."""
 
     def opened(self) -> None:
         """Is called when the connection is open."""
@@ -96,7 +96,7 @@ _late: Final = _Late()
 
 
 class Endpoint:
-    """What both ends have in common."""
+    """The common part of both endpoints."""
 
     def __init__(self, keepalive: KeepaliveSettings, receiver: Receiver | None = None) -> None:
         self.receiver = receiver
@@ -206,7 +206,7 @@ class Endpoint:
         return self._directions is _BOTH or self._directions is _OURS
 
     def note_end(self) -> None:
-        """Takes note that the peer writes no more."""
+        """Notes that the peer writes no more."""
         if self._directions is _BOTH:
             self._directions = _OURS
         elif self._directions is _PEERS:

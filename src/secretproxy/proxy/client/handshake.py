@@ -34,7 +34,7 @@ _MOST_SASL: Final = 1_100
 
 
 class Progress(Enum):
-    """How far a handshake is."""
+    """The progress of a handshake."""
 
     # The client's next packet is waited for.
     STARTUP = "startup"
@@ -148,7 +148,7 @@ class Handshake(ClientStage):
         client = self.client
         if startup.code == messages.SSL_REQUEST and self._tls.context is not None and not client.secured:
             if self._unread:
-                # Nobody may slip in bytes that would be taken for encrypted ones later (CVE-2021-23214).
+                # Nobody may inject bytes that would later count as encrypted (CVE-2021-23214).
                 raise ProtocolViolationError("received unencrypted data after SSL request")
             self._start(self._secure(None))
         elif startup.code in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):

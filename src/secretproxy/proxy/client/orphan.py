@@ -1,4 +1,4 @@
-"""What goes on in a backend whose client is gone is still read, for the log's sake.
+"""Reads an orphaned backend, whose client is gone, to its end, for the log's sake.
 
 A backend that was sent a statement runs it, whether anybody waits for the answer or not, and what it calls on the way
 may be committed. So its connection is not cut off: the backend is told that nothing more comes, is asked to stop where
@@ -25,7 +25,7 @@ from secretproxy.wire.errors import ProtocolViolationError
 
 log: Any = structlog.get_logger("secretproxy.session")
 
-# Events that may wait for the log before a backend without a client is no longer read from.
+# Events that may wait for the log; then the proxy stops reading from a backend without a client.
 MOST_WAITING: Final = 100_000
 
 
@@ -144,7 +144,7 @@ class Orphan(NoEffects):
         """Takes a chunk of the backend's."""
         self._read(lambda: self._interpreter.from_backend(data))
 
-    # --- effects: only the log is told of anything ---
+    # --- effects: only the log gets anything ---
 
     def record(self, events: list[Event]) -> None:
         self._runtime.journal.append(events, wait=False)

@@ -253,8 +253,7 @@ class Relay(ClientStage, Effects):
             self.backend_ended()
 
     def count_testified(self, events: list[Event]) -> None:
-        """Counts calls that no attempt announced, and forgeries; the first of these is said, with what is likely
-        behind it."""
+        """Counts calls that no attempt announced, and forgeries; logs the first of these with its likely cause."""
         if self._runtime.metrics.count_testified(events) and not self._forged:
             self._forged = True
             self._runtime.spawn(self._runtime.proofs.tell_forgery(self.session, self.client.session_id))
@@ -323,7 +322,7 @@ class Relay(ClientStage, Effects):
         if sqlstate not in (SqlState.INVALID_PASSWORD, SqlState.INVALID_AUTHORIZATION_SPECIFICATION):
             return
         runtime.metrics.failed_logins.inc()
-        # Whether there is such a user the proxy does not know: what stands for its name may be anything.
+        # The proxy does not know whether this user exists: the name may be anything.
         name = runtime.mask.masked(name_bytes(session.identity.db_user or ""))
         source = self.client.source.decode()
         log.warning("login failed", session=self.client.session_id, user=name, client=source, cause=sqlstate)

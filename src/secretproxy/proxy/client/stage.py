@@ -1,4 +1,4 @@
-"""What a client's connection is at: its handshake, or the relay between it and its backend.
+"""Defines the stages of a client's connection: its handshake, or the relay between it and its backend.
 
 Ends in three ways, and each word means one: terminate (the client is told why, by a FATAL error), close (in order,
 without a word), abort (at once).

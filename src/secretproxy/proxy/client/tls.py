@@ -27,8 +27,9 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class ClientTls:
-    """What a process offers its clients; `context` is None where TLS is off, `binding` what they bind a SCRAM login to.
-    Raises ConfigError."""
+    """The TLS that a process offers its clients; `context` is None if TLS is off, `binding` is what they bind a SCRAM
+    login to. Raises ConfigError.
+    """
 
     def __init__(self, settings: ListenSettings) -> None:
         self._settings = settings

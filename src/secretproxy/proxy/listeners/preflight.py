@@ -1,4 +1,5 @@
-"""What `check` finds out before the proxy serves: places to listen and to write, TLS that carries logins, poolers behind.
+"""Checks, for `check`, before the proxy serves: places to listen and to write, TLS that allows logins, poolers before
+PostgreSQL.
 
 Nothing is changed: a socket that is bound is not listened on, a login that is begun is broken off. Each fault names its setting.
 """

@@ -28,10 +28,10 @@ _PROCESS_EVERY = 10
 
 
 class Probe:
-    """What is known of the backend. `backend` says why no session can be served now; None: one can."""
+    """The known state of the backend. `backend` says why no session can be served now; None: one can."""
 
     def __init__(self, settings: Settings, journal: Journal, hosts: Hosts, metrics: Metrics, publish: Callable[[], None]) -> None:
-        """publish: brings what others are told of this process up to date."""
+        """publish: publishes this process's numbers for the other workers."""
         self._journal = journal
         self._hosts = hosts
         self._metrics = metrics

@@ -53,7 +53,7 @@ log: Any = structlog.get_logger("secretproxy")
 
 # Cancel requests that are on their way to the backend at once; more wait.
 _MOST_CANCELLING = 32
-# Seconds until a server that led back to this proxy is asked again.
+# Seconds before a server that led back to this proxy is asked again.
 _ITSELF_AGAIN = 10.0
 # Seconds that statements get to end once they are cancelled for the proxy's shutdown.
 STOP_SECONDS = 3.0
@@ -224,7 +224,7 @@ class Server:
         return self.runtime.admission.draining
 
     def publish(self) -> None:
-        """Brings what others are told of this process up to date."""
+        """Publishes this process's numbers for the other workers."""
         self.metrics.wrote(self.journal.written)
         self.metrics.backlog.set(self.journal.backlog)
         self.metrics.log_up.set(self.journal.available)
@@ -328,7 +328,7 @@ def _changed_at(path: Path) -> tuple[int, int] | None:
 
 
 def _quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio's own words can quote buffers and frames: only what kind of thing happened is said."""
+    """Logs only the kind of an error: asyncio's own messages can quote buffers and frames."""
     error = context.get("exception")
     if isinstance(error, ConnectionError | BrokenPipeError | TimeoutError):
         return

@@ -1,4 +1,5 @@
-"""Where texts are parsed that would hold up the event loop, and in which order: one session's texts must not delay another's.
+"""Parses texts that would hold up the event loop, in other processes and in an order in which no session's texts delay
+another's.
 
 A long or laborious text goes to a process of its own, which is ended where it takes longer than limits.parse_timeout: the
 text is judged by its words then. A thread would not do: the parser cannot be ended in it, and what is made of the parser's answer

@@ -1,1 +1,1 @@
-"""What connections on both sides are made of."""
+"""Builds connections of both sides."""

@@ -42,7 +42,7 @@ class Directions(ssl.SSLObject):
         return made
 
     def read(self, size: int = 1024, buffer: Any = None) -> Any:
-        """Reads as an SSLObject does. Raises ssl.SSLWantReadError where it would give the end that `on_end` is told."""
+        """Reads as an SSLObject does. Raises ssl.SSLWantReadError instead of giving the end, which `on_end` gets."""
         if self._kept:
             data, self._kept = self._kept[:size], self._kept[size:]
             if buffer is None:

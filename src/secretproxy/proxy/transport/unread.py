@@ -1,4 +1,4 @@
-"""What a peer had said before its connection broke.
+"""Reads what a peer had sent before its connection broke.
 
 An event loop that cannot write to a socket closes it, whatever is left in it to be read. A backend that has ended resets its connection
 at the next byte that it is sent, and what it testified to last may lie in the socket while its client does not read.
