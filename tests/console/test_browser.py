@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Backend
 from tests.console.conftest import HIDDEN, MARKUP
 from tests.support.console import PASSWORD, ConsoleSite
+from tests.support.node import node_modules
 from tests.support.proxy import Proxy
 
 playwright = pytest.importorskip(
@@ -29,6 +30,7 @@ PAGES = (
     "/incident?user=app_user&since=1h",
     "/compare?a_since=2h&b_since=1h",
     "/integrity",
+    "/reviews",
     "/doctor",
     "/who/user?name=app_user",
 )
@@ -131,3 +133,25 @@ def test_filters_keys_and_rows_that_come_by_themselves(person: Person, proxy: Pr
     person.page.keyboard.press("f")
     person.page.wait_for_url("**/findings")
     assert person.complaints == []
+
+
+def test_no_page_has_an_accessibility_fault(person: Person, owner: str) -> None:
+    """What axe-core calls serious or critical: on every page, narrow, and where colours are, dark."""
+    axe = (node_modules() / "axe-core" / "axe.min.js").read_text()
+    person.open("/")
+    person.sign_in()
+    found = []
+    secret = f"/secret?owner={owner}&name=stripe"
+    for scheme, width, paths in (
+        ("light", 390, (*PAGES, secret, "/nowhere")),
+        ("dark", 1280, ("/", "/accesses", "/integrity", secret)),
+    ):
+        person.page.emulate_media(color_scheme=scheme)
+        person.page.set_viewport_size({"width": width, "height": 800})
+        for path in paths:
+            person.open(path)
+            person.page.evaluate(axe)
+            for fault in person.page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]:
+                if fault["impact"] in ("serious", "critical"):
+                    found.append((path, scheme, fault["id"], [node["html"][:120] for node in fault["nodes"]][:3]))
+    assert found == []

@@ -45,8 +45,10 @@ def test_every_page_that_is_linked_is_there(auditor: Browser, owner: str) -> Non
             if kind in seen or path.startswith("/static/"):
                 continue
             answer = auditor.get(path)
-            assert answer.status == 200, (path, answer.text)
+            assert answer.status == 200, (path, answer.body)
             seen[kind] = 1
+            if answer.headers["content-type"] == "application/zip":
+                continue
             found += [html.unescape(link) for link in re.findall(r'href="(/[^"]*)"', answer.text)]
         wanted = found
     shown = " ".join(seen)
@@ -315,7 +317,8 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
 ) -> None:
     """In the console and by the command; the sign-off is covered by a checkpoint of its chain, and says which rows it is of."""
     monkeypatch.setattr(reviews_module, "SETTLED", timedelta(0))
-    assert "Nobody has signed this log off" in auditor.get("/reviews").text
+    before = signed_off(postgres)
+    assert ("Nobody has signed this log off" in auditor.get("/reviews").text) == (before == [])
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         query = "SELECT min(at) + (max(at) - min(at)) / 2 FROM secretproxy.access_log WHERE owner_id = %s"
         (up_to,) = sql.execute(query, (owner,)).fetchone()  # type: ignore[misc]
@@ -329,7 +332,8 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     }
     answer = auditor.send("POST", "/reviews/sign-off", form)
     assert answer.location == "/reviews" and "set-cookie" not in answer.headers
-    ((who, via, digest),) = signed_off(postgres)
+    *others, (who, via, digest) = signed_off(postgres)
+    assert others == before
     assert who == "console_auditor" and via[::2] == ["up_to", "rows", "chains", "note"]
     assert via[7] == "looked at <b>all</b>; Set-Cookie: a=b \u202eof it" and int(via[3]) > 0 and len(digest) == 64
     text = auditor.get("/reviews").text
@@ -358,11 +362,11 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     )
     done = secretproxy(["audit", "review", "--config", str(config), "--up-to", "1h", "--note", "by hand", "--json"])
     found = json.loads(done.stdout)
-    assert [(one["reviewer"], one["note"], one["signed"]) for one in found["sign_offs"]] == [
+    assert [(one["reviewer"], one["note"], one["signed"]) for one in found["sign_offs"][:2]] == [
         ("auditor", "by hand", True), ("console_auditor", via[7], True)
     ]  # fmt: skip
-    assert [one["digest"] == digest for one in found["sign_offs"]] == [False, True] and found["left"]["attempt"] > 0
-    assert found["up_to"] == up_to.isoformat() and {one["now"] for one in found["sign_offs"]} == {"the same rows"}
+    assert [one["digest"] == digest for one in found["sign_offs"][:2]] == [False, True] and found["left"]["attempt"] > 0
+    assert found["up_to"] == up_to.isoformat() and {one["now"] for one in found["sign_offs"][:2]} == {"the same rows"}
     shown = secretproxy(["audit", "review", "--config", str(config)])
     assert "by hand" in shown.stdout and "not signed off, since" in shown.stderr
     for wrong in (
@@ -372,7 +376,7 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
         ["--up-to", "1h", "--note", "sk_live_51H8x"],
     ):
         assert secretproxy(["audit", "review", "--config", str(config), *wrong]).returncode == 2
-    assert len(signed_off(postgres)) == 2
+    assert len(signed_off(postgres)) == len(before) + 2
 
 
 SIGNED = reviews_module.SignOff(datetime.now(UTC), "a", datetime.now(UTC), "", reviews_module.Heads(10, 1, "a"), uuid.uuid4(), 1)
@@ -470,7 +474,10 @@ def test_a_download_with_proof_is_verified_offline(
     done = secretproxy(verify)
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((tmp_path / f"{name[:-4]}.manifest.json").read_text())
-    assert manifest["filters"] == {"owner": owner, "operation": "read"} and manifest["rows"] == 6 and manifest["signature"]
+    assert manifest["filters"] == {"owner": owner, "operation": "read"} and manifest["signature"]
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        query = "SELECT count(*) FROM secretproxy.access_log WHERE owner_id = %s AND operation = 'read'"
+        assert sql.execute(query, (owner,)).fetchone() == (manifest["rows"],)
     text = rows.read_text()
     for wrong in (text.replace("app_user", "somebody", 1), "\n".join(text.split("\n")[:-2]) + "\n"):
         rows.write_text(wrong)
