@@ -50,6 +50,7 @@ class Log:
         # Whether it has the next row already, and what was prepared.
         self.has_the_next = False
         self.prepared: list[str] = []
+        self.statements: list[str | None] = []
         self.connected = 0
         self.break_after_commit = False
         self.gate: asyncio.Event | None = None
@@ -103,8 +104,9 @@ class Connection:
             return "INSERT 0 1"
         return sql
 
-    async def prepare(self, sql: str) -> Connection:
+    async def prepare(self, sql: str, *, name: str | None = None) -> Connection:
         self.log.prepared.append(sql)
+        self.log.statements.append(name)
         return self
 
     async def fetch(self, group: str, timeout: float | None = None) -> None:
@@ -251,6 +253,9 @@ async def test_a_new_row_that_is_there_already_is_no_row_that_went_in_unheard(lo
     await asyncio.wait_for(journal.keep([attempt("one"), attempt("two")]), 5)
     # On a new connection, which has shown that it takes rows, and as rows are written that may be there.
     assert log.prepared == [INSERT, INSERT, INSERT_AGAIN]
+    # What every group runs is kept by the server, under a name that nobody else can have taken.
+    first, second, again = log.statements
+    assert first and second and first != second and again is None
     assert any(sql == INSERT_ONE for sql, _ in log.beside)
     assert names(log) == ["{before}", "{one}", "{two}"]
     await journal.close()

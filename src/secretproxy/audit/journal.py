@@ -319,7 +319,10 @@ class Journal:
         # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether,
         # by us.
         await asyncio.wait_for(self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout)
-        self._insert = await asyncio.wait_for(self._connection.prepare(INSERT), self._timeout)
+        # Kept under a name, or the server would parse and plan it anew for each group. Code that runs in this session is
+        # that of whoever owns the log; the name is new, so that no other code can have prepared it before.
+        name = f"secretproxy_{uuid.uuid4().hex}"
+        self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
         self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
         await self._one_row.settle(self._connection, self._warnings)
