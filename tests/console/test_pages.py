@@ -22,6 +22,7 @@ import pytest
 
 from secretproxy.audit import reviews as reviews_module
 from secretproxy.audit import usual
+from secretproxy.audit.review import reading
 from secretproxy.audit.verify import verify_database
 from tests.conftest import Backend
 from tests.console.conftest import APPLICATION, EMOJI, HIDDEN, LONG, MARKUP
@@ -304,6 +305,11 @@ def test_whoever_reads_is_recorded_with_the_filter_alone(
     assert report.sound and report.rows > len(rows)
 
 
+async def reviewed_by(postgres: Backend, limit: int) -> reviews_module.Reviewed:
+    async with reading(postgres.dsn("auditor")) as connection:
+        return await reviews_module.reviewed(connection, limit)
+
+
 def signed_off(postgres: Backend) -> list[tuple[Any, ...]]:
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         return sql.execute(
@@ -367,6 +373,9 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     ]  # fmt: skip
     assert [one["digest"] == digest for one in found["sign_offs"][:2]] == [False, True] and found["left"]["attempt"] > 0
     assert found["up_to"] == up_to.isoformat() and {one["now"] for one in found["sign_offs"][:2]} == {"the same rows"}
+    # Which is newest, and which are shown, does not decide how far it is signed off.
+    state = asyncio.run(reviewed_by(postgres, 1))
+    assert [one.note for one, _ in state.sign_offs] == ["by hand"] and state.up_to == up_to
     shown = secretproxy(["audit", "review", "--config", str(config)])
     assert "by hand" in shown.stdout and "not signed off, since" in shown.stderr
     for wrong in (

@@ -136,10 +136,20 @@ async def sign_offs(connection: Any, limit: int, key: Ed25519PublicKey | None = 
     return found
 
 
+def _time(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
 def _sign_off(row: Any) -> SignOff | None:
     given = pairs(row["via"])
+    up_to = _time(given.get("up_to", ""))
+    if up_to is None:
+        return None
     try:
-        up_to = datetime.fromisoformat(given["up_to"])
         counted = Heads(int(given["rows"]), int(given["chains"]), row["fingerprint"] or "")
     except (KeyError, ValueError):
         return None
@@ -149,7 +159,10 @@ def _sign_off(row: Any) -> SignOff | None:
 async def reviewed(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> Reviewed:
     """Says how far the log is reviewed. If it is not, everything is left."""
     found = [(one, one.compared(await heads(connection, one.up_to))) for one in await sign_offs(connection, limit, key)]
-    up_to = max((one.up_to for one, _ in found), default=None)
+    # The latest time need not be that of the newest sign-off, nor of one that is shown.
+    query = f"SELECT a.via FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1"  # noqa: S608 - constant text
+    given = [pairs(row["via"]).get("up_to", "") for row in await connection.fetch(query, SIGN_OFF)]
+    up_to = max((at for at in map(_time, given) if at is not None), default=None)
     since = {row["event"]: row["n"] for row in await connection.fetch(_SINCE, up_to)}
     return Reviewed(found, up_to, since)
 
