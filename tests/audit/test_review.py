@@ -223,7 +223,7 @@ def test_every_view_has_a_comment_and_is_for_auditors(postgres: Backend) -> None
 
 
 def test_nothing_bad_input_and_no_permission_are_said(postgres: Backend, owner: str) -> None:
-    assert "no access fits" in run(postgres, "list", "--owner", str(uuid.uuid4())).stdout
+    assert "no access matches" in run(postgres, "list", "--owner", str(uuid.uuid4())).stdout
     for arguments, word in {
         ("list", "--owner", "me"): "--owner",
         ("list", "--since", "soon"): "--since",

@@ -151,7 +151,7 @@ def test_init_overwrites_nothing_and_says_what_is_wrong(file: Path) -> None:
     before = file.read_text()
     command = [sys.executable, "-m", "secretproxy", "init"]
     for arguments, words in (
-        (["--config", str(file)], "there is such a file"),
+        (["--config", str(file)], "the file exists and is not overwritten"),
         (["--config", str(file.parent / "none" / "x.toml")], "cannot be written: No such file or directory"),
         (["--config", str(file.parent / "new.toml"), "--backend", "db:port"], "--backend"),
         (

@@ -166,7 +166,7 @@ def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
         for number, (record, body) in enumerate(reader(path), 1):
             yield number, record, body
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
-        raise ConfigError(f"--file {path}: row {number + 1} is not one of `audit export`: {'/'.join(NAMES[:3])} ...") from None
+        raise ConfigError(f"--file {path}: row {number + 1} is not a row of `audit export`: {'/'.join(NAMES[:3])} ...") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[Record, bytes]]:

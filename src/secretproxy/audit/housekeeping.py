@@ -138,14 +138,16 @@ class Housekeeping:
                 await self._make_partitions()
                 if self._fault is not None:
                     self._fault = None
-                    log.info("checkpoints, partitions and notices of the log go on")
+                    log.info("checkpoints, partitions and notices of the log continue")
             except (Exception, asyncio.CancelledError) as error:
                 if task_is_cancelled():
                     raise
                 fault = describe(error)
                 if fault != self._fault:
                     log.error(
-                        "checkpoints, partitions and notices of the log wait, the log goes on", cause=fault, setting="audit.dsn"
+                        "checkpoints, partitions and notices of the log are delayed, the log itself is written",
+                        cause=fault,
+                        setting="audit.dsn",
                     )
                 self._fault = fault
                 self._disconnect()

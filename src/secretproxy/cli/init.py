@@ -40,7 +40,7 @@ def init(
         # It can hold passwords.
         descriptor = os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise ConfigError(f"{config}: there is such a file; it stays as it is (name another with --config)") from None
+        raise ConfigError(f"{config}: the file exists and is not overwritten; name another one with --config") from None
     except OSError as error:
         raise ConfigError(f"{config}: cannot be written: {error.strerror}") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

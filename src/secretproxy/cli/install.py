@@ -24,29 +24,29 @@ def install(
     dsn: str | None = typer.Option(
         None, "--dsn", metavar="DSN", help="Database, as a superuser or its owner with CREATEROLE; default: the PG* variables."
     ),
-    record: bool = typer.Option(False, "--record", help="Take what is there now for what verify compares with."),
-    again: bool = typer.Option(False, "--again", help="Deploy every change once more, over whatever was altered."),
+    record: bool = typer.Option(False, "--record", help="Record the present state as what verify compares with."),
+    again: bool = typer.Option(False, "--again", help="Redeploy every change, to replace whatever was altered."),
     classic_view: bool | None = typer.Option(
         None,
         "--classic-view/--no-classic-view",
-        help="Make or drop public.secret_access_log, the log's short form; by default it stays as it is.",
+        help="Create or drop public.secret_access_log, the log's short form; default: leave it unchanged.",
     ),
     direct_calls: Direct | None = typer.Option(
         None,
         "--direct-calls",
-        help="Calls that come by no proxy: refuse (default of a new installation) or log (default over the original modules, for a migration).",
+        help="Calls that bypass the proxy: refuse (default of a new installation) or log (default over the original modules, for a migration).",
     ),
     owner: str | None = typer.Option(
         None,
         "--owner",
         metavar="ROLE",
-        help="Grant this role what an owner of the original modules can do; who owned them before keeps it in any case.",
+        help="Grant this role the rights of an owner of the original modules; their previous owner gets them in any case.",
     ),
     accept: list[str] = typer.Option(
         [],
         "--accept",
         metavar="NAME",
-        help="Code of others on the secrets table that may stay, as install names it; `all`: whatever is there.",
+        help="Accept this third-party code on the secrets table, by the name that install prints; `all`: all of it.",
     ),
 ) -> None:
     """Install the backend half into a database."""

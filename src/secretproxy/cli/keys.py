@@ -14,7 +14,7 @@ import typer
 from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, load_settings
 
-app = typer.Typer(help="Keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(help="Manage the keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 _DSN = typer.Option(None, "--dsn", metavar="DSN", help="Database, as its owner; default: the PG* variables.")
 _CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
@@ -72,9 +72,11 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
 @app.command()
 def rotate(
     dsn: str | None = _DSN,
-    testimony: bool = typer.Option(False, "--testimony", help="The key shared with the proxy, not that of the values."),
-    stage: bool = typer.Option(False, "--stage", help="With --testimony: make it known, let nothing sign with it yet."),
-    retire: bool = typer.Option(False, "--retire", help="With --testimony: end the keys before the one that signs."),
+    testimony: bool = typer.Option(
+        False, "--testimony", help="The key that is shared with the proxy, not the keys of the values."
+    ),
+    stage: bool = typer.Option(False, "--stage", help="With --testimony: distribute the new key, but do not sign with it yet."),
+    retire: bool = typer.Option(False, "--retire", help="With --testimony: retire the keys before the one that signs."),
     config: Path | None = _CONFIG,
 ) -> None:
     """Make a new key that seals, or signs, from now on."""
@@ -104,7 +106,7 @@ def rotate(
 @app.command()
 def reencrypt(
     dsn: str | None = _DSN,
-    batch: int = typer.Option(500, "--batch", min=1, max=100_000, help="Rows a transaction."),
+    batch: int = typer.Option(500, "--batch", min=1, max=100_000, help="Rows per transaction."),
     as_json: bool = _JSON,
 ) -> None:
     """Seal every value with the newest key."""

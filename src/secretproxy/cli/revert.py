@@ -12,7 +12,7 @@ from secretproxy.config import ConfigError
 
 def revert(
     dsn: str | None = typer.Option(
-        None, "--dsn", metavar="DSN", help="Database, as a superuser or as who installed; default: the PG* variables."
+        None, "--dsn", metavar="DSN", help="Database, as a superuser or as the role that installed; default: the PG* variables."
     ),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", hidden=True),

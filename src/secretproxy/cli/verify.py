@@ -14,7 +14,10 @@ from secretproxy.config import ConfigError, load_settings, review_database
 def verify(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     dsn: str | None = typer.Option(
-        None, "--dsn", metavar="DSN", help="Database, as a superuser or as who installed; default: audit.review_dsn, then PG*."
+        None,
+        "--dsn",
+        metavar="DSN",
+        help="Database, as a superuser or as the role that installed; default: audit.review_dsn, then PG*.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:

@@ -26,7 +26,7 @@ def events(
     kind: str | None = typer.Option(None, "--kind", metavar="KINDS", help="Of definition, table, refusal, forgery, direct; default: the first four."),
     since: str | None = opt.SINCE, until: str | None = opt.UNTIL, user: str | None = opt.USER, function: str | None = opt.FUNCTION,
     client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION, limit: int | None = opt.LIMIT,
-    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help="As of `audit list`, and event."),
+    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help="Columns as for `audit list`, and event."),
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List forgeries, refusals, direct use of the secrets table, definitions over secret functions."""

@@ -16,7 +16,7 @@ from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def export(
-    output: Path = typer.Argument(..., metavar="FILE", help="Where to; - is standard output."),
+    output: Path = typer.Argument(..., metavar="FILE", help="File to write; - is standard output."),
     form: str = typer.Option("jsonl", "--format", "-f", metavar="FORM", help="jsonl, csv or parquet."),
     raw: bool = opt.RAW,
     since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER, secret: str | None = opt.SECRET,

@@ -70,7 +70,7 @@ def chosen(columns: str | None, default: tuple[str, ...], known: dict[str, Colum
     names = tuple(name.strip() for name in columns.split(",") if name.strip())
     names = tuple("jwt" if name in ("jwt user", "jwt_user", "accessed_by") else name for name in names)
     if not names or any(name != "at" and name not in known for name in names):
-        raise ConfigError(f"--columns: of these, with commas between them: at, {', '.join(known)}")
+        raise ConfigError(f"--columns: a list separated by commas of: at, {', '.join(known)}")
     return names
 
 
@@ -141,9 +141,9 @@ def list_(
     user: str | None = opt.USER, jwt_user: str | None = opt.JWT, function: str | None = opt.FUNCTION, operation: str | None = opt.OPERATION,
     outcome: list[str] | None = opt.OUTCOME, client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION,
     session: str | None = opt.SESSION, limit: int | None = opt.LIMIT,
-    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=f"Of: at, {', '.join(COLUMNS)}."),
+    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=f"Columns to show: at, {', '.join(COLUMNS)}."),
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW,
-    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="What waits in a spool, instead of what is in the log."),
+    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="Read the events that wait in a spool instead of the log."),
     dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
@@ -173,7 +173,7 @@ def list_(
                 return
             cut = await table.show(review.accesses(connection, found, None if most is None else most + 1), most)
             if not table.shown:
-                print("the log is empty" if await review.is_empty(connection) else "no access fits")
+                print("the log is empty" if await review.is_empty(connection) else "no access matches")
             table.end()
             await tell_place(connection)
             if cut:
@@ -200,5 +200,5 @@ def _print_waiting(table: Listing, waiting: list[Any]) -> None:
     for start in range(0, len(waiting), size or 1):
         table.add(waiting[start : start + size])
     if not waiting:
-        print("nothing that fits waits in the spool")
+        print("no event in the spool matches")
     table.end()

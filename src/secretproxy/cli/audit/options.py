@@ -21,7 +21,7 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 JSON_LINES = typer.Option(False, "--json", help="Print JSON, a line each.")
 CSV = typer.Option(False, "--csv", help="Print CSV.")
 RAW = typer.Option(
-    False, "--raw", help="CSV exactly as logged; default: what a spreadsheet would run as a formula has a ' before it."
+    False, "--raw", help="CSV exactly as logged; default: a ' before text that a spreadsheet would run as a formula."
 )
 CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
 CHECKPOINTS = typer.Option(
@@ -33,14 +33,16 @@ PUBLIC_KEY = typer.Option(
 ACCEPT_UNSIGNED = typer.Option(
     False,
     "--accept-unsigned",
-    help="Take what nothing signed as it is: chains of processes that had no key, manifests without one.",
+    help="Accept unsigned chains (of processes without a key) and unsigned manifests.",
 )
-SINCE = typer.Option(None, "--since", metavar="TIME", help="From then on: 2h, 7d, yesterday, 2026-11-24T09:30.")
-UNTIL = typer.Option(None, "--until", metavar="TIME", help="Until before then.")
-OWNER = typer.Option(None, "--owner", metavar="UUID", help="Owner of the secret; a uuid, or a beginning that only one has.")
+SINCE = typer.Option(None, "--since", metavar="TIME", help="From this time on: 2h, 7d, yesterday, 2026-11-24T09:30.")
+UNTIL = typer.Option(None, "--until", metavar="TIME", help="Before this time.")
+OWNER = typer.Option(None, "--owner", metavar="UUID", help="Owner of the secret: a uuid, or a unique prefix of it.")
 SECRET = typer.Option(None, "--secret", metavar="NAME", help="Name of the secret.")
 USER = typer.Option(None, "--user", metavar="NAME", help="Database login.")
-JWT = typer.Option(None, "--jwt-user", metavar="UUID", help="User of the claim jwt.claims.user_id, or its beginning.")
+JWT = typer.Option(
+    None, "--jwt-user", metavar="UUID", help="User of the claim jwt.claims.user_id: a uuid, or a unique prefix of it."
+)
 FUNCTION = typer.Option(None, "--function", metavar="NAME", help="Function, such as secrets_getter.")
 OPERATION = typer.Option(None, "--operation", metavar="KIND", help="read, write, verify or delete.")
 OUTCOME = typer.Option(
@@ -48,8 +50,10 @@ OUTCOME = typer.Option(
 )
 CLIENT = typer.Option(None, "--client", metavar="ADDRESS", help="Client's address or network.")
 APPLICATION = typer.Option(None, "--application", metavar="NAME", help="application_name of the session.")
-SESSION = typer.Option(None, "--session", metavar="UUID", help="One session, or the beginning of its id.")
-LIMIT = typer.Option(None, "--limit", "-n", min=0, help="The newest so many; 0: all. Default: 100 in a terminal, all elsewhere.")
+SESSION = typer.Option(None, "--session", metavar="UUID", help="Session id, or a unique prefix of it.")
+LIMIT = typer.Option(
+    None, "--limit", "-n", min=0, help="Number of the newest rows; 0: all. Default: 100 in a terminal, all elsewhere."
+)
 LINES = typer.Option(None, "--limit", "-n", min=0, help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere.")
 _Result = TypeVar("_Result")
 

@@ -13,9 +13,11 @@ from secretproxy.config import ConfigError, load_settings
 
 
 def retention(
-    keep: str | None = typer.Option(None, "--keep", metavar="TIME", help="Such as '400 days'; default: audit.retention."),
+    keep: str | None = typer.Option(
+        None, "--keep", metavar="TIME", help="How long to keep months, such as '400 days'; default: audit.retention."
+    ),
     drop: bool = typer.Option(False, "--drop", help="Drop old months; default: detach them, their tables stay."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be removed, and remove nothing."),
     checkpoints: Path | None = opt.CHECKPOINTS,
     public_key: Path | None = opt.PUBLIC_KEY,
     accept_unsigned: bool = opt.ACCEPT_UNSIGNED,
@@ -36,7 +38,7 @@ def retention(
     audit = load_settings(config).audit
     keep = keep or audit.retention
     if keep is None:
-        raise ConfigError("how long is the log to be kept? Give --keep, or set audit.retention")
+        raise ConfigError("no time to keep the log is set: give --keep, or set audit.retention")
     if audit.checkpoint_key_file is None:
         raise ConfigError(
             "audit.checkpoint_key_file is unset: without a signed end nobody could tell retention from a theft of rows"
@@ -77,7 +79,7 @@ def _not_removed(report: Any) -> int:
     """Tells the first damage, for which nothing was removed; gives the exit status."""
     first = report.findings[0]
     print(f"{first.kind}: instance {first.instance} row {first.seq}: {first.text}", file=sys.stderr)
-    print("the log does not verify, nothing was removed: see `secretproxy audit verify`", file=sys.stderr)
+    print("the log does not verify, so nothing was removed: see `secretproxy audit verify`", file=sys.stderr)
     return 1
 
 

@@ -17,8 +17,8 @@ from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def review(
-    up_to: str | None = typer.Option(None, "--up-to", metavar="TIME", help="Sign the log off up to then: 1h, today, 2026-11-24T09:30."),
-    note: str | None = typer.Option(None, "--note", metavar="TEXT", help="What was looked at; needed with --up-to."),
+    up_to: str | None = typer.Option(None, "--up-to", metavar="TIME", help="Sign the log off up to this time: 1h, today, 2026-11-24T09:30."),
+    note: str | None = typer.Option(None, "--note", metavar="TEXT", help="What you reviewed; needed with --up-to."),
     as_json: bool = JSON,
     dsn: str | None = DSN,
     config: Path | None = CONFIG,

@@ -18,7 +18,7 @@ from secretproxy.wire.types import SqlState
 
 
 def show(
-    session: str = typer.Argument(..., metavar="SESSION", help="Session id, or a beginning that only one session has."),
+    session: str = typer.Argument(..., metavar="SESSION", help="Session id, or a unique prefix of it."),
     dsn: str | None = opt.DSN,
     config: Path | None = opt.CONFIG,
     as_json: bool = opt.JSON_LINES,

@@ -44,7 +44,7 @@ def stats(
     outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
     session: str | None = SESSION, limit: int | None = LINES,
     evening: int = typer.Option(22, "--evening", min=0, max=24, help="Hour from which a read is unusual."),
-    morning: int = typer.Option(6, "--morning", min=0, max=24, help="Hour until which a read is unusual."),
+    morning: int = typer.Option(6, "--morning", min=0, max=24, help="Hour before which a read is unusual."),
     as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
@@ -79,7 +79,7 @@ def stats(
                 print(json.dumps({name: [_record(row) for row in table.rows] for name, table in answers.items()}))
                 return
             if not answers["outcomes"].rows:
-                print("the log is empty" if await review.is_empty(connection) else "no access fits")
+                print("the log is empty" if await review.is_empty(connection) else "no access matches")
             for name, title in titles.items():
                 print_counts(console, title, answers[name])
             await tell_place(connection)
@@ -91,7 +91,7 @@ def bursts(
     since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, user: str | None = USER,
     function: str | None = FUNCTION, operation: str | None = OPERATION, client: str | None = CLIENT,
     application: str | None = APPLICATION, session: str | None = SESSION,
-    window: str = typer.Option("10m", "--window", metavar="TIME", help="Length of time that is looked at: 30s, 10m, 2h."),
+    window: str = typer.Option("10m", "--window", metavar="TIME", help="Length of the time window: 30s, 10m, 2h."),
     at_least: int = typer.Option(20, "--at-least", min=2, help="Different secrets that make a burst."),
     limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
@@ -128,8 +128,8 @@ def bursts(
 def compare(
     by: str = typer.Option("secret", "--by", metavar="WHAT", help="secret, user, application, client, function, operation, outcome or database."),
     since: str | None = SINCE, until: str | None = UNTIL,
-    with_since: str | None = typer.Option(None, "--with-since", metavar="TIME", help="The other span: from then on."),
-    with_until: str | None = typer.Option(None, "--with-until", metavar="TIME", help="The other span: until before then."),
+    with_since: str | None = typer.Option(None, "--with-since", metavar="TIME", help="The other time span: from this time on."),
+    with_until: str | None = typer.Option(None, "--with-until", metavar="TIME", help="The other time span: before this time."),
     application: str | None = APPLICATION,
     with_application: str | None = typer.Option(None, "--with-application", metavar="NAME", help="The other application."),
     user: str | None = USER,
@@ -142,7 +142,7 @@ def compare(
     from secretproxy.config import ConfigError
 
     if not any((with_since, with_until, with_application, with_user)):
-        raise ConfigError("compare with what? Give --with-since, --with-until, --with-application or --with-user")
+        raise ConfigError("nothing to compare with: give --with-since, --with-until, --with-application or --with-user")
     same = {"owner": owner, "secret": secret, "operation": operation, "client": client}
     spans = (with_since or with_until) is not None
     one = filtered(since=since, until=until, application=application, user=user, **same)
@@ -165,7 +165,7 @@ def compare(
                 print(json.dumps([_record(row) for row in table.rows]))
                 return
             if not table.rows:
-                print("no access fits either")
+                print("no access matches either")
             print_counts(console_of(), f"accesses by {by}: the first, the other, and how many more the other has", table)
             await tell_place(connection)
 

@@ -105,7 +105,7 @@ def user(
 
 def incident(
     user: str = typer.Option(..., "--user", metavar="NAME", help="The login that was compromised."),
-    since: str = typer.Option(..., "--since", metavar="TIME", help="When it may have begun: 2h, 7d, 2026-11-24T09:30."),
+    since: str = typer.Option(..., "--since", metavar="TIME", help="The earliest possible beginning: 2h, 7d, 2026-11-24T09:30."),
     until: str | None = UNTIL,
     as_json: bool = JSON_LINES,
     dsn: str | None = DSN,
@@ -116,7 +116,7 @@ def incident(
 
     wanted = filtered(user=user, since=since, until=until)
     if wanted.since is None:
-        raise ConfigError("--since: give the time at which it may have begun")
+        raise ConfigError("--since: give the earliest possible beginning")
     began = wanted.since
     database = review_database(dsn, config)
 
@@ -140,11 +140,9 @@ def incident(
                     ], rows, False,
                 )  # fmt: skip
             if found.unknown:
-                print(
-                    f"{found.unknown:,} accesses do not say of which secret they were: any can have been meant", file=sys.stderr
-                )
+                print(f"{found.unknown:,} accesses do not name their secret: each may have been to any secret", file=sys.stderr)
             if found.left_out:
-                print(f"{found.left_out:,} more secrets, touched earlier, are left out: choose a shorter time", file=sys.stderr)
+                print(f"{found.left_out:,} more secrets, touched earlier, are not shown: choose a shorter time", file=sys.stderr)
             await tell_place(connection)
 
     run(work())

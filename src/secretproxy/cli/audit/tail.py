@@ -21,7 +21,7 @@ def tail(
     client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION,
     wait: float = typer.Option(
         2.0, "--wait", metavar="SECONDS", min=0.0,
-        help="How long an access that has not ended is waited for before it is shown as running; it is shown again when it has ended.",
+        help="Seconds before an unfinished access is shown as running; it is shown again when it has ended.",
     ),
     as_json: bool = opt.JSON_LINES, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip

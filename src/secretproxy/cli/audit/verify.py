@@ -14,7 +14,9 @@ from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def verify(
-    file: Path | None = typer.Option(None, "--file", metavar="FILE", help="An export, in any form, instead of the database."),
+    file: Path | None = typer.Option(
+        None, "--file", metavar="FILE", help="Verify an export, in any format, instead of the database."
+    ),
     manifest: Path | None = typer.Option(
         None, "--manifest", metavar="FILE", help="The export's manifest; default: FILE.manifest.json."
     ),
@@ -94,12 +96,14 @@ def _tell(report: Any, words: list[str]) -> None:
         print(f"and {report.more_findings} more")
     print(f"{report.rows} rows of {report.instances} instances, {report.direct} direct calls outside the chains")
     if report.direct:
-        print("nothing vouches for direct calls: whoever may write the log could have added, changed or removed them unseen")
+        print(
+            "nothing vouches for direct calls: whoever may write the log could have added, changed or removed them without a trace"
+        )
     if report.steps_back:
         print(f"{report.steps_back} times a proxy's clock went back: the order of rows is that of seq, not of at")
     for word in words:
         print(word)
-    print("nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} damages found")
+    print("nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} findings of damage")
 
 
 def _signed(report: Any, with_key: bool) -> str:
