@@ -225,7 +225,7 @@ class Figure:
 
 
 def run_once(server: Server, command: list[str], environment: dict[str, str], log: Path) -> Figure:
-    """Runs a command. Raises SystemExit where it fails."""
+    """Runs a command. Raises SystemExit if it fails."""
     before, began = server.cpu(), time.perf_counter()
     with log.open("w+") as out:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=environment)
@@ -342,7 +342,7 @@ class Reviewing:
 
 
 def command_names() -> list[str]:
-    """Gives the commands that are registered. Raises SystemExit where one of them has no case here."""
+    """Gives the commands that are registered. Raises SystemExit if one of them has no case here."""
     names = [str(command.name) for command in app.registered_commands]
     nothing = Sample(str(uuid.UUID(int=0)), "", "", "", "", "", Path())
     if missing := set(names) ^ set(cases(nothing)):

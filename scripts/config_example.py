@@ -16,7 +16,7 @@ REVIEWING = ROOT / "docs" / "reviewing-the-log.md"
 
 
 def reviewing() -> str:
-    """Gives the page on the log with its table of columns made anew."""
+    """Gives the page on the log with its table of columns made again."""
     text = REVIEWING.read_text(encoding="utf-8")
     before, begin, rest = text.partition("<!-- columns: ")
     comment, _, rest = rest.partition("\n")

@@ -53,7 +53,7 @@ def source(package: str, directory: Path) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(directory, filter="data")
     folder = next(path for path in directory.glob(f"{package}-*") if path.is_dir())
-    # The installed package is meant, not the sources beside the tests.
+    # The installed package is meant, not the sources next to the tests.
     shutil.rmtree(folder / package, ignore_errors=True)
     return folder
 

@@ -272,7 +272,7 @@ OLD_TIMES = [datetime(2020, 1, day, tzinfo=UTC) for day in range(1, 6)]
 
 
 def test_retention_signs_no_chain_that_checkpoints_kept_elsewhere_deny(months: tuple[str, Path]) -> None:
-    """The chain was made anew, and the checkpoints in the database are gone: the file outside knows better."""
+    """The chain was made again, and the checkpoints in the database are gone: the file outside knows better."""
     directory = months[1].parent
     signer = Signer(directory / "sign.key", directory / "checkpoints.jsonl")
     with psycopg.connect(months[0], autocommit=True) as admin:

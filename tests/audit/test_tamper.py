@@ -387,7 +387,7 @@ def test_the_key_is_for_its_owner_alone_and_its_public_half_for_all(tmp_path: Pa
     made = Signer(key).sign(A, 1, b"h" * 32)
     assert key.stat().st_mode & 0o777 == 0o600
     assert b"PRIVATE" not in public_file(key).read_bytes() and genuine(made, load_public(public_file(key)))
-    assert genuine(Signer(key).sign(A, 2, b"h" * 32), load_public(public_file(key)))  # read again, not made anew
+    assert genuine(Signer(key).sign(A, 2, b"h" * 32), load_public(public_file(key)))  # read again, not made again
     assert "PRIVATE" not in repr(Signer(key))
     key.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):

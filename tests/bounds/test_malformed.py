@@ -17,7 +17,7 @@ from tests.support.raw import Address, Raw
 
 BYSTANDERS = 50
 STREAMS = 400 * int(os.environ.get("BOUNDS_SCALE", "1"))
-# What the proxy opens once and keeps: with the first row of the log, the connection beside the journal's.
+# What the proxy opens once and keeps: with the first row of the log, the connection next to the journal's.
 KEPT = 1
 KINDS = b"QPBDECSHFdcfXpRZTKNAGWVnstIv123\0\xff!"
 TEXTS = [

@@ -129,7 +129,7 @@ def instrument() -> None:
     for name in MODULES:
         module: ModuleType = importlib.import_module(name)
         assert module.__file__ is not None
-        # Compiled or not, its source stands beside it.
+        # Compiled or not, its source stands next to it.
         path = str(Path(module.__file__).with_name(f"{name.rpartition('.')[2]}.py"))
         tree = ast.fix_missing_locations(Instrument(name).visit(ast.parse(Path(path).read_text())))
         module.__dict__.update(_await_point=_await, _call_point=_call)

@@ -17,7 +17,7 @@ _PACKAGES = ("secretproxy.wire", "secretproxy.session", "secretproxy.detect")
 
 
 class _Sources(importlib.abc.MetaPathFinder):
-    """Finds the .py of a module where there is a shared object beside it."""
+    """Finds the .py of a module where there is a shared object next to it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -35,7 +35,7 @@ def faults(backend: Backend, directory: Path, sections: str) -> dict[str, str]:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which something listens that is no proxy."""
+    """A port on which something listens that is not a proxy."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def close_each() -> None:

@@ -189,7 +189,7 @@ def test_mistakes_are_told_with_what_mends_them(site: Site, proxy: Proxy, monkey
 
 
 def test_a_variable_is_named_whatever_the_file_says(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each kind of setting: a number, a list, a choice, a file's own setting beside it that is right."""
+    """For each kind of setting: a number, a list, a choice, a file's own setting next to it that is right."""
     for variable, value in {
         "SECRETPROXY_LIMITS_MAX_MESSAGE": "1k",
         "SECRETPROXY_BACKEND_HOSTS": "::bad::",

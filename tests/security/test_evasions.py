@@ -47,7 +47,7 @@ CREATE SCHEMA saved;
 CREATE TABLE saved.secrets AS TABLE secrets_schema.secrets_table;
 CREATE TABLE saved.owners AS TABLE public.owners;
 """
-# What a case works in, made anew for each.
+# What a case works in, made again for each.
 WORK = """
 DROP SCHEMA IF EXISTS work CASCADE;
 CREATE SCHEMA work;

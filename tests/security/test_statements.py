@@ -13,7 +13,7 @@ from tests.security.statements import HOLE, SRC, Text, in_python, in_statement, 
 
 # pgcrypto's own functions, wherever it lives. These stand in bodies that are stored parsed, bound by OID when they are made, under a search_path
 # that names pgcrypto's schema and is pinned for these statements alone. Each has the very types that pgcrypto's function takes, which no
-# overload beside it can match better.
+# overload next to it can match better.
 BOUND_WHEN_MADE = {
     "sql/deploy/crypto.sql": {
         "pgp_sym_encrypt_bytea", "pgp_sym_decrypt_bytea", "pgp_sym_encrypt", "pgp_sym_decrypt", "crypt", "gen_salt", "gen_random_bytes",

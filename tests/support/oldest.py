@@ -18,7 +18,7 @@ _IS_IT = f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{OLDEST}')"
 
 
 def oldest_python() -> str:
-    """The oldest Python that is promised, with the packages that the proxy needs. Skips the test where there is none."""
+    """The oldest Python that is promised, with the packages that the proxy needs. Skips the test if there is none."""
     found = (
         sys.executable if f"{sys.version_info[0]}.{sys.version_info[1]}" == OLDEST else str(ROOT / ".oldest" / "bin" / "python")
     )

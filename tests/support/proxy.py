@@ -16,7 +16,7 @@ from tests.support import canary
 class Proxy:
     """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs, the last of which is [listen].
 
-    The catalog is read where a test asks for it: what others call by way of a function or a view is testimony's to tell.
+    The catalog is read where a test asks for it: what others call through a function or a view is testimony's to tell.
     """
 
     python = sys.executable

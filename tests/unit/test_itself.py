@@ -14,7 +14,7 @@ from secretproxy.session.testimony import Keys
 
 
 def own_address() -> str:
-    """An address of this machine that others reach it by, where it has one."""
+    """An address of this machine that others reach it by, if it has one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))

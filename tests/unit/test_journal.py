@@ -55,7 +55,7 @@ class Log:
         self.break_after_commit = False
         self.gate: asyncio.Event | None = None
         self.encoding = "UTF8"
-        # What was executed beside the rows, and what of it fails.
+        # What was executed next to the rows, and what of it fails.
         self.beside: list[tuple[str, tuple[object, ...]]] = []
         self.fails: dict[str, Exception] = {}
 

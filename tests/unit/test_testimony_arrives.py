@@ -198,7 +198,7 @@ def test_without_a_pooler_another_process_is_a_forger() -> None:
     assert [event.event for event in play.committed] == ["forgery"]
 
 
-# --- names that are no UTF-8 ---------------------------------------------------------------------------------------
+# --- names that are not UTF-8 ---------------------------------------------------------------------------------------
 
 
 def raw_session(client_encoding: str) -> Playbook:

@@ -1,4 +1,4 @@
-"""Checkpoints: how far an instance's chain went, signed with Ed25519, so that a tail that was cut off or made anew
+"""Checkpoints: how far an instance's chain went, signed with Ed25519, so that a tail that was cut off or made again
 shows.
 
 A checkpoint goes into secretproxy.checkpoints and, with audit.checkpoint_file, onto the end of a file that the operator
@@ -85,7 +85,7 @@ class Checkpoint:
 
 class Signer:
     """Signs checkpoints with the key of audit.checkpoint_key_file, which is made if it is missing, with its public half
-    beside it."""
+    next to it."""
 
     def __init__(self, key_file: Path, file: Path | None = None, command: str | None = None) -> None:
         """Raises ConfigError."""

@@ -176,7 +176,7 @@ def _group(row: Any) -> _Group:
 async def _cube(connection: Any, source: Accesses) -> list[_Group]:
     """Accesses by user, operation, outcome and hour, those left out that a call stands for.
 
-    The log is read once, and once more for vague attempts and for calls that several outcomes speak for, where there are some.
+    The log is read once, and once more for vague attempts and for calls that several outcomes speak for, if there are some.
     """
 
     async def rows_of(counted: str = _COUNTED, **how: str) -> list[Any]:
@@ -350,7 +350,7 @@ _MOST_OWNERS = 5000
 
 
 async def _verified_often(connection: Any, source: Accesses) -> list[Any] | None:
-    """Owners of all secrets of which five verifies can follow each other closely, and of others; None where these are too many to tell."""
+    """Owners of all secrets of which five verifies can follow each other closely, and of others; None if these are too many to tell."""
     asked = source.query("a.db_user, a.owner_id, a.at", only=_VERIFIES, kind="any")
     query = f"""SELECT DISTINCT owner FROM (SELECT {_OWNER} AS owner FROM ({asked.sql}) a GROUP BY {_OWNER}, a.db_user, {_STRETCH}
                 HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) 3) s LIMIT {_MOST_OWNERS + 1:d}"""  # noqa: S608 - constant text

@@ -487,7 +487,7 @@ class Journal:
             raise NotTakenError
 
     async def _prove_taken(self) -> None:
-        """Writes a row that is then rolled back. Raises NotTakenError where it did not go in."""
+        """Writes a row that is then rolled back. Raises NotTakenError if it did not go in."""
         line = Lines(self._mask, uuid.uuid4()).add(Event("refusal", Identity(uuid.uuid4())), self._last_at, None)
         async with asyncio.timeout(self._timeout):
             await self._connection.execute("BEGIN")
@@ -618,7 +618,7 @@ class Journal:
     async def _replay(self, lines: Iterator[Line], before: bytes | None, *, left: bool) -> tuple[Line | None, bytes | None]:
         """Writes spooled rows; the unique key keeps out what the log has already.
 
-        `before`: the hash that the first of them follows, where it is not the one that it was spooled with. Gives the
+        `before`: the hash that the first of them follows, if it is not the one that it was spooled with. Gives the
         last row, and the hash that the next one follows where it is another than its own.
         """
         last: Line | None = None

@@ -75,7 +75,7 @@ class LogConnection(ServiceConnection):
             raise
 
     async def _tell_altered(self) -> None:
-        """Raises ConfigError where a login that was granted the log is refused because of what somebody made of the
+        """Raises ConfigError if a login that was granted the log is refused because of what somebody made of the
         log."""
         if self._asking:
             return

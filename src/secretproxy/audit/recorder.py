@@ -2,7 +2,7 @@
 
 The reviewer's login reads the log and cannot write it. So the process writes, as a proxy does: as a member of
 secretproxy_writer that the configuration names, under the name that signed in. What cannot be recorded is not shown:
-whoever calls `record` waits for it, and shows nothing where it fails. May import asyncpg by way of the journal.
+whoever calls `record` waits for it, and shows nothing if it fails. May import asyncpg through the journal.
 """
 
 from __future__ import annotations

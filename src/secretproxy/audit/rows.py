@@ -114,7 +114,7 @@ def _address(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> ipa
 
 
 def joined(group: Sequence[Line]) -> str | None:
-    """The parameter of INSERT for a group; None where a field is escaped."""
+    """The parameter of INSERT for a group; None if a field is escaped."""
     made: list[bytes] = []
     for line in group:
         plain = line.plain()

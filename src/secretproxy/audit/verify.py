@@ -49,7 +49,7 @@ SELECT (CASE WHEN pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)) OP
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A damage of the log. `seq` is the first row that it shows at; None where it is about a whole instance."""
+    """A damage of the log. `seq` is the first row that it shows at; None if it is about a whole instance."""
 
     instance: str
     seq: int | None

@@ -212,7 +212,7 @@ class Console:
                 return RedirectResponse(f"/sign-in{to}", status_code=303)
             visit = Visit(request, session, self)
             if from_elsewhere(request.headers):
-                # Another port of this machine shares the cookie where there is no TLS: what its page asks for would be recorded as
+                # Another port of this machine shares the cookie if there is no TLS: what its page asks for would be recorded as
                 # this person's.
                 said = "Another site's page led here. Nothing was shown or recorded. Go on if you want to see this page."
                 there = local_path(request.url.path + (f"?{request.url.query}" if request.url.query else ""))

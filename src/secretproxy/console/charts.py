@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn here: bars over time, a grid of hours by weekdays, a bar beside a number.
+"""Charts as SVG, drawn here: bars over time, a grid of hours by weekdays, a bar next to a number.
 
 Every mark has its value as a title for the pointer, and the page shows the same figures as a table. No style attribute, no script: what
 a mark looks like is the style sheet's, by class.

@@ -198,7 +198,7 @@ def array_literal(text: str) -> Argument:
 def _array_element(text: str, pos: int, end: int) -> tuple[Constant, int] | None:
     """Reads an element from `pos` to the comma or end after it.
 
-    Gives it and that place, or None where it is malformed.
+    Gives it and that place, or None if it is malformed.
     """
     while pos < end and text[pos].isspace():
         pos += 1
@@ -233,7 +233,7 @@ def _array_element(text: str, pos: int, end: int) -> tuple[Constant, int] | None
 
 
 def _quoted(text: str, pos: int, end: int, item: list[str]) -> int:
-    """Takes the characters up to the closing quote; gives its place, or `end` where there is none."""
+    """Takes the characters up to the closing quote; gives its place, or `end` if there is none."""
     while pos < end and text[pos] != '"':
         pos += text[pos] == "\\"
         if pos >= end:

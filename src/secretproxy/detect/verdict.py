@@ -26,7 +26,7 @@ class SqlExecute:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """The secret calls of a text and what else a session must remember of it. HARMLESS where there is nothing.
+    """The secret calls of a text and what else a session must remember of it. HARMLESS if there is nothing.
 
     calls: run when the statement runs; definitions: signatures of secret functions that the statement defines something
     over; tables: monitored tables it names; prepares and cursors: the calls that a later EXECUTE or FETCH of that name

@@ -15,7 +15,7 @@ from secretproxy.connections import Conninfo, ConninfoError, Place, read
 from secretproxy.install.runner import session
 
 # Who can use a role's rights: by inheriting them, or by becoming it. From PostgreSQL 16 on a member may be allowed neither. The function is
-# found by its oid, for who installs may have no right on its schema.
+# found by its oid, because who installs may have no right on its schema.
 _LOGINS = """
 SELECT r.rolname::pg_catalog.text AS name, r.rolcanlogin AS can_login, r.rolsuper AS is_superuser,
        pg_catalog.pg_has_role(r.oid, w.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, w.oid, $1) AS writes,

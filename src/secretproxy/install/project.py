@@ -60,7 +60,7 @@ def testifying_bodies() -> dict[tuple[str, str], set[str]]:
 
 
 def maker(schema: str, name: str) -> str | None:
-    """Gives the name of the change that creates the function last, or None where none of ours does."""
+    """Gives the name of the change that creates the function last, or None if none of ours does."""
     found = _functions().get((schema, name))
     return found[0] if found else None
 

@@ -37,7 +37,7 @@ Process = tuple[str, int, int | None]
 
 
 class Tasks:
-    """The tasks beside the event loop's callbacks; an error that none of them handles is logged by its kind alone."""
+    """The tasks that run in addition to the event loop's callbacks; an error that none of them handles is logged by its kind alone."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,7 +71,7 @@ class BackendProcesses:
         return self._owners.setdefault(process, owner) is owner
 
     def release(self, process: Process, owner: object) -> None:
-        """Lets others have it, where it is the owner's."""
+        """Lets others have it, if it is the owner's."""
         if self._owners.get(process) is owner:
             del self._owners[process]
 
@@ -88,7 +88,7 @@ class Runtime:
     catalogs: Catalogs
     proofs: Proofs
     parsers: Parsers
-    # None where the backend authenticates clients.
+    # None if the backend authenticates clients.
     logins: Logins | None
     backend_tls: BackendTls
     keys: Keys

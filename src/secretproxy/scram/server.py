@@ -32,7 +32,7 @@ def new_nonce() -> bytes:
 
 
 class ServerExchange:
-    """One exchange: `first`, then `final`. `binding`: the hash of our certificate, None where no binding is offered."""
+    """One exchange: `first`, then `final`. `binding`: the hash of our certificate, None if no binding is offered."""
 
     def __init__(self, mechanism: bytes, binding: bytes | None, nonce: bytes | None = None) -> None:
         if mechanism not in (MECHANISM, MECHANISM_PLUS) or (mechanism == MECHANISM_PLUS and binding is None):

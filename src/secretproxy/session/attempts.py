@@ -63,7 +63,7 @@ class Attempts:
     # --- verdicts ---
 
     def verdict(self, text: bytes) -> Verdict | None:
-        """Gives the verdict on the text of the message just reported, or None where it must be found elsewhere
+        """Gives the verdict on the text of the message just reported, or None if it must be found elsewhere
         first."""
         state = self._state
         detector = state.detector

@@ -36,7 +36,7 @@ def session_codec(client_encoding: str, server_encoding: str) -> str:
 
 
 def native(name: str) -> str | None:
-    """Reads the bytes of a name in a server of SQL_ASCII, given as Latin-1; None where it holds what no byte is."""
+    """Reads the bytes of a name in a server of SQL_ASCII, given as Latin-1; None if it holds what no byte is."""
     if name.isascii():
         return name
     try:

@@ -258,7 +258,7 @@ class Session:
     # --- chunks ---
 
     def from_client(self, data: bytes) -> bytes | Step:
-        """Takes a chunk of the client's. Raises ProtocolViolationError where the session must end."""
+        """Takes a chunk of the client's. Raises ProtocolViolationError if the session must end."""
         state, stream = self.state, self._client
         phase = state.phase
         if phase is not _READY:
@@ -317,7 +317,7 @@ class Session:
         return None
 
     def from_backend(self, data: bytes) -> bytes | Step:
-        """Takes a chunk of the backend's. Raises ProtocolViolationError where it is no PostgreSQL that speaks."""
+        """Takes a chunk of the backend's. Raises ProtocolViolationError if it is no PostgreSQL that speaks."""
         self.answered = True
         state, stream = self.state, self._backend
         stream.begin(data)

@@ -174,7 +174,7 @@ class Describing:
     statement: Prepared
 
 
-# A harmless statement may stand for itself: a Query as its text (empty where that is not kept), an Execute as what
+# A harmless statement may stand for itself: a Query as its text (empty if that is not kept), an Execute as what
 # was prepared.
 Entry = int | bytes | Prepared | Running | Undo | Describing
 

@@ -98,7 +98,7 @@ class Output:
         return step
 
     def take(self) -> Step | None:
-        """Gives the Step away, None where nothing was asked for."""
+        """Gives the Step away, None if nothing was asked for."""
         step, self.step = self.step, None
         return step
 

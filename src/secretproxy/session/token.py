@@ -1,7 +1,7 @@
 """The session's token, and the backend process that it belongs to.
 
 The token is lost where a client resets it, where a transaction that set it is rolled back, and where a newer key
-signs: it is made anew as soon as the backend is ready for it. What the backend answers to that never reaches the
+signs: it is made again as soon as the backend is ready for it. What the backend answers to that never reaches the
 client.
 """
 

@@ -7,7 +7,7 @@ from secretproxy.wire.types import SqlState
 
 class ProtocolViolationError(Exception):
     """The peer sent bytes that the protocol does not allow. Its text never quotes them; `sqlstate` is 08P01 unless
-    said; `setting` is the one that rules it, None where none does."""
+    said; `setting` is the one that rules it, None if none does."""
 
     def __init__(
         self,

@@ -90,7 +90,7 @@ class Framer:
             self._skip = 0
 
     def next(self) -> bool:
-        """Goes on to the next message that is to be seen; False where the chunk has none left.
+        """Goes on to the next message to be seen; False where the chunk has none left.
 
         Raises MalformedError for a length that no message can have, ProtocolViolationError for one that the
         settings do not allow.

@@ -73,7 +73,7 @@ def read_startup(packet: bytes) -> Startup:
         parts.pop()
     if len(parts) % 2:
         raise ProtocolViolationError("invalid startup packet layout: expected terminator as last byte")
-    # Lossless: a name that is no UTF-8 is a name too where the server takes it.
+    # Lossless: a name that is not UTF-8 is a name too where the server takes it.
     texts = [part.decode("utf-8", "surrogateescape") for part in parts]
     return Startup(code, dict(zip(texts[::2], texts[1::2], strict=True)))
 

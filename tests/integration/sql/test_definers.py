@@ -21,7 +21,7 @@ API = "arguments of fixed types; touches no table; hands bytes from one role's f
 KEYS = "arguments of fixed types; reads the keys' own tables alone, where nobody else may attach anything"
 TABLES = "arguments and results of fixed types; what is attached to the table runs as this role, which may open, seal and testify to nothing"
 LOG = "arguments of fixed types; what is attached to the log runs as its owner, which holds no key"
-# Signature: owner, who may execute it beside the owner, why.
+# Signature: owner, who else may execute it, why.
 DEFINERS: dict[str, tuple[str, set[str], str]] = {
     "encrypted_secrets.secrets_upsert(uuid,text,text,text)": ("api", {"authenticated"}, API),
     "encrypted_secrets.secrets_getter(uuid,text,text)": ("api", {"authenticated"}, API),

@@ -145,7 +145,7 @@ def test_verify_names_what_differs(fresh: Database) -> None:
     assert {damage: lines for damage, lines in told.items() if damage in HARMLESS and lines} == {}
     missed = {damage: (named, told[damage]) for damage, named in DAMAGE.items() if named not in told[damage]}
     assert missed == {}
-    # A thing that is altered is named, and nothing beside it, but for what depends on it.
+    # A thing that is altered is named, and nothing next to it, but for what depends on it.
     named = {damage: [line for line in lines if not line.startswith("partition ")] for damage, lines in told.items()}
     assert {damage: lines for damage, lines in named.items() if len(lines) > 3} == {}
 

@@ -34,7 +34,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_without_keys_there_is_no_call(installed: Database, call: str) -> None:
-    """A table that is made anew is empty for who began before: rows of it are newer than the snapshot."""
+    """A table that is made again is empty for who began before: rows of it are newer than the snapshot."""
     owner = uuid.uuid4()
     with installed.connect() as admin, installed.connect() as old:
         admin.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'plain', 'value', 'none')", (owner,))

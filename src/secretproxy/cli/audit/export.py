@@ -62,7 +62,7 @@ def export(
 
 
 def _check_parquet(output: Path) -> None:
-    """Raises ConfigError where no parquet file can be written there."""
+    """Raises ConfigError if no parquet file can be written there."""
     try:
         import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: F401
     except ImportError:

@@ -59,7 +59,7 @@ _Result = TypeVar("_Result")
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs a command's work. Raises ConfigError where the log could not be read."""
+    """Runs a command's work. Raises ConfigError if the log could not be read."""
     from secretproxy.audit.review import explained
     from secretproxy.connections import ConnectError
 

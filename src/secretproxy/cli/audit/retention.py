@@ -86,7 +86,7 @@ def _not_removed(report: Any) -> int:
 async def _remove(connection: Any, found: list[Any], signer: Any, *, drop: bool) -> int:
     """Removes months, each with its signed ends.
 
-    Gives the exit status. Raises ConfigError where a checkpoint cannot be kept.
+    Gives the exit status. Raises ConfigError if a checkpoint cannot be kept.
     """
     from secretproxy.audit import retention as months
     from secretproxy.audit.durable import NotReplicatedError

@@ -56,7 +56,7 @@ class Cancels:
     async def send(self, packet: bytes, session_id: str) -> None:
         """Hands a CancelRequest on and returns when the server has closed, which is its only answer.
 
-        `session_id`: that of the connection that brought it. What is said is said of the session that it is for, where that is known.
+        `session_id`: that of the connection that brought it. What is said is said of the session that it is for, if that is known.
         """
         async with self._room:
             known = self._targets.get(packet[8:])

@@ -48,7 +48,7 @@ class BackendUnreachableError(Exception):
 
 
 class _Asking(asyncio.Protocol):
-    """Sends an SSLRequest and waits for the one byte that answers it; nothing where the connection ends instead."""
+    """Sends an SSLRequest and waits for the one byte that answers it; nothing if the connection ends instead."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

@@ -303,7 +303,7 @@ class ClientEndpoint(Endpoint):
         return b"uid %d" % struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
 
     def peer(self) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address | None, int | None]:
-        """Address and port; None and None where it comes by a Unix socket."""
+        """Address and port; None and None if it comes by a Unix socket."""
         assert self.transport is not None
         peer = self.transport.get_extra_info("peername")
         if not isinstance(peer, tuple) or len(peer) < 2:

@@ -180,7 +180,7 @@ def _known_login(settings: Settings) -> tuple[str, str]:
 
 
 class _FirstWord(asyncio.Protocol):
-    """The first message of a server; nothing where it closes instead."""
+    """The first message of a server; nothing if it closes instead."""
 
     def __init__(self) -> None:
         self.said: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
