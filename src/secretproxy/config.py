@@ -427,8 +427,18 @@ def review_database(dsn: str | None, config: Path | None) -> str | None:
     """Gives the database that a command reads: --dsn, then audit.review_dsn; None for the PG* variables. Raises ConfigError."""
     if dsn is not None and config is None:
         return dsn
-    found = load_settings(config).audit.review_dsn
-    return revealed(found) if dsn is None else dsn
+    found = revealed(load_settings(config).audit.review_dsn)
+    if dsn is not None or found is None:
+        return dsn
+    from secretproxy.connections import ConninfoError, read
+
+    try:
+        read(found)
+    except ConninfoError as error:
+        variable = _variable("audit.review_dsn")
+        source = f"{config_file(config)}" if variable is None else f"environment variable {variable}"
+        raise ConfigError(f"{source}: audit.review_dsn cannot be used: {error}") from None
+    return found
 
 
 def load_settings(config: Path | None = None) -> Settings:

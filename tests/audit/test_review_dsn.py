@@ -106,3 +106,23 @@ def test_tail_follows_with_the_configuration_alone(postgres: Backend, tmp_path: 
             assert "following" in process.stderr.readline()
         finally:
             process.terminate()
+
+
+def test_a_setting_that_cannot_be_used_is_named_with_its_source(postgres: Backend, tmp_path: Path) -> None:
+    config = written(postgres, tmp_path, "host=127.0.0.1 prot=1")
+    for variables, source in (
+        ({}, config),
+        ({"SECRETPROXY_AUDIT_REVIEW_DSN": "host=127.0.0.1 prot=2"}, "environment variable SECRETPROXY_AUDIT_REVIEW_DSN"),
+    ):
+        done = run(("audit", "list", "--config", config), tmp_path, **variables)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"secretproxy: {source}: audit.review_dsn cannot be used: parameter 2"), done.stderr
+
+
+def test_a_password_file_that_others_may_read_is_told_once_and_not_by_the_driver(postgres: Backend, tmp_path: Path) -> None:
+    path = tmp_path / "pass"
+    path.write_text("*:*:*:*:x\n")
+    path.chmod(0o644)
+    done = run(("audit", "list", "--dsn", NOWHERE), tmp_path, PGPASSFILE=str(path))
+    assert done.stderr.count(str(path)) == 2 and "warn" not in done.stderr, done.stderr
+    assert f"chmod 600 {path}" in done.stderr and len(done.stderr.splitlines()) == 1

@@ -6,7 +6,10 @@ import asyncio
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -14,7 +17,7 @@ import psycopg
 import pytest
 
 from secretproxy.audit.filters import Filter
-from secretproxy.cli.audit.showing import Column, Layout, cell_of, shortened
+from secretproxy.cli.audit.showing import Column, Layout, cell_of, names_of, shortened
 from secretproxy.install import install
 from tests.audit.test_review import in_terminal, run
 from tests.conftest import Backend
@@ -241,3 +244,44 @@ def test_a_filter_takes_several_outcomes() -> None:
 
     assert filtered(outcome=["error,lost", "unknown"]).outcome == ("error", "lost", "unknown")
     assert isinstance(filtered(outcome=None), Filter)
+
+
+def test_no_two_lists_of_names_are_shown_alike() -> None:
+    """Not one name and several, none and one that is called so, a sign and its escape."""
+    names = [
+        "a",
+        "b",
+        "a,b",
+        "a, b",
+        '"a',
+        '"a"',
+        "",
+        " ",
+        "a ",
+        "?",
+        "(null)",
+        "\\",
+        "\\u202e",
+        "\u202e",
+        '"\\u202e"',
+        "\n",
+        "\\n",
+        None,
+    ]
+    lists = [None, [], *([one] for one in names), *([one, other] for one in names for other in names)]
+    shown = [names_of({"secret_names": each}) for each in lists if each != []]
+    assert len(set(shown)) == len(shown)
+    assert all(text.isprintable() for text in shown)
+    assert names_of({"secret_names": ["stripe_key", 'DOMAIN\\user\'s "x"']}) == 'stripe_key, DOMAIN\\user\'s "x"'
+
+
+@pytest.mark.parametrize("command", [("list", "--json"), ("verify",), ("export", "-")], ids=" ".join)
+def test_a_reader_that_goes_away_is_told_from_something_that_was_found(
+    postgres: Backend, database: str, command: tuple[str, ...]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "secretproxy", "audit", *command, "--dsn", postgres.dsn("auditor", database)]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writing)
+    assert (done.returncode, "Traceback" in done.stderr) == (141, False), done.stderr

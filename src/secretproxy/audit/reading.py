@@ -191,6 +191,8 @@ def explained(error: Exception) -> UnreachedError:
 
 def how_to_name(error: ConnectError) -> str:
     """Explains how to name the database after a failed connection."""
+    if error.sqlstate == SqlState.QUERY_CANCELED:
+        return "give a longer statement_timeout in the options of the DSN or in PGOPTIONS"
     if error.sqlstate in (SqlState.CANNOT_CONNECT_NOW, SqlState.TOO_MANY_CONNECTIONS):
         return "try again once it takes connections, or name another with --dsn"
     if error.sqlstate == SqlState.INVALID_PASSWORD:

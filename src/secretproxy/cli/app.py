@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_READER_GONE = 128 + 13
 COMMANDS = ("init", "run", "console", "demo", "check", "env", "install", "verify", "revert", "doctor")
 GROUPS = ("audit", "keys")
 
@@ -50,9 +51,16 @@ for _name in GROUPS:
 
 
 def main() -> None:
-    """Runs the command line; a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2."""
+    """Runs the command line; a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2.
+
+    A reader of the output that went away, as `head` does, ends a command with what SIGPIPE would: 1 says that something was found.
+    """
     try:
         app(prog_name="secretproxy")
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            ended.code = _READER_GONE
+        raise
     except ConfigError as error:
         print(f"secretproxy: {error}", file=sys.stderr)
         sys.exit(2)

@@ -27,6 +27,7 @@ from secretproxy.wire.types import SqlState
 KIND = """SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
    AND s.source OPERATOR(pg_catalog.<>) ALL (ARRAY['database', 'user', 'database user']::pg_catalog.text[])
   FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'::pg_catalog.text"""
+_NO_FILE = "/dev/null/no password file"
 _CLOSED = "the connection was closed before it answered"
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -200,7 +201,8 @@ async def _one(
     arguments: dict[str, Any] = {
         "host": place.address or place.host, "port": place.port, "user": user, "password": known.password(place), "database": database,
         "timeout": seconds, "command_timeout": command_timeout, "target_session_attrs": "any", "connection_class": connection_class,
-        "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
+        # The driver reads no password file: `known` has, and says which one others may read.
+        "passfile": _NO_FILE, "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
         # A statement that is kept under a name could be another by the time it is named again: whatever code runs in the session may
         # DEALLOCATE and PREPARE.
         "statement_cache_size": 0,

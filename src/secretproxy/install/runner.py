@@ -436,6 +436,8 @@ async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterato
 
 def not_connected(error: ConnectError) -> str:
     """Explains what to do about a failed connection."""
+    if error.sqlstate == SqlState.QUERY_CANCELED:
+        return f"{error}; give a longer statement_timeout in the options of the DSN or in PGOPTIONS"
     if error.sqlstate in (SqlState.CANNOT_CONNECT_NOW, SqlState.TOO_MANY_CONNECTIONS):
         return f"{error}; try again once it takes connections, or name another with --dsn"
     if error.sqlstate == SqlState.INVALID_PASSWORD:

@@ -33,7 +33,17 @@ def safe(value: Any) -> str:
 
 def names_of(row: Any) -> str:
     names = row["secret_names"]
-    return "?" if names is None else ", ".join("(null)" if name is None else safe(name) for name in names)
+    return "?" if names is None else ", ".join(map(quoted, names))
+
+
+def quoted(name: str | None) -> str:
+    """A name for a person so that no two look alike: in quotes where it could be read as several, as none or as an escape."""
+    if name is None:
+        return "(null)"
+    plain = name.isprintable() and "," not in name and name == name.strip() and not name.startswith('"')
+    if plain and name not in ("", "?", "(null)"):
+        return name
+    return '"' + safe(name.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def who(row: Any) -> str:
@@ -244,6 +254,6 @@ def say_more(line: str | None) -> None:
 
 
 __all__ = [
-    "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain", "print_line", "record_of",
+    "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain", "print_line", "quoted", "record_of",
     "safe", "say_more", "shortened", "tell_more", "tell_place", "who", "writer_to", "zone",
 ]  # fmt: skip

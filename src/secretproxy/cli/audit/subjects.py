@@ -21,6 +21,7 @@ from secretproxy.cli.audit.showing import (
     names_of,
     plain,
     print_line,
+    quoted,
     record_of,
     safe,
     tell_place,
@@ -133,7 +134,7 @@ def incident(
                 ]
                 _show(
                     [
-                        Column("secret", lambda row: safe(row["name"]), least=10), Column("owner", lambda row: str(row["owner_id"]), least=9),
+                        Column("secret", lambda row: quoted(row["name"]), least=10), Column("owner", lambda row: str(row["owner_id"]), least=9),
                         Column("touched by", lambda row: _counted(row["counts"].items())), _LAST,
                         Column("written by another since", lambda row: "no" if row["written"] is None else in_full(row["written"])),
                         Column("other logins that use it", lambda row: safe(", ".join(row["others"])) or "none", least=10),

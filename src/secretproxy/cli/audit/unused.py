@@ -17,6 +17,7 @@ from secretproxy.cli.audit.showing import (
     console_of,
     in_full,
     print_line,
+    quoted,
     safe,
     say_more,
     tell_place,
@@ -93,7 +94,7 @@ def _print(rows: Sequence[Any]) -> None:
         [
             last_used,
             Column("owner", lambda row: str(row["owner_id"]), least=9),
-            Column("secret", lambda row: safe(row["secret_name"]), least=10),
+            Column("secret", lambda row: quoted(row["secret_name"]), least=10),
         ],
         console.width if sys.stdout.isatty() else None,
     )
