@@ -124,6 +124,78 @@ def test_who_has_had_least_is_next() -> None:
     assert served.index("modest") <= 1
 
 
+class Slot:
+    """A process that answers when it is told to."""
+
+    def __init__(self, parsers: Parsers) -> None:
+        self.parsers = parsers
+        self.served: list[str] = []
+
+    async def wait(self, account: Account, name: str, seconds: float) -> None:
+        parser = await self.parsers._take(account)
+        self.served.append(name)
+        self.parsers._charge(account, seconds)
+        await asyncio.sleep(0)
+        self.parsers._give(parser)
+
+
+def order(*asking: tuple[Account, str, float]) -> list[str]:
+    """Gives who is served in which order where all of these wait for one process at a time."""
+
+    async def work(parsers: Parsers) -> list[str]:
+        slot = Slot(parsers)
+        await asyncio.gather(*(slot.wait(*one) for one in asking))
+        return slot.served
+
+    return with_parsers(work)
+
+
+def test_a_login_is_served_by_what_all_its_sessions_took() -> None:
+    """Somebody with a hundred sessions has each of them ask once, and takes new ones then."""
+    flood = [(Account(f"s{number}", "mallory"), "mallory", 2.0) for number in range(100)]
+    alice = Account("a", "alice")
+    alice.seconds = 0.5
+    assert order(*flood, (alice, "alice", 0.1)).index("alice") == 1
+
+
+def test_two_logins_take_turns_however_many_sessions_they_have() -> None:
+    many = [(Account(f"s{number}", "many"), "many", 1.0) for number in range(20)]
+    few = [(Account(f"t{number}", "few"), "few", 1.0) for number in range(3)]
+    assert order(*many, *few)[:6].count("few") >= 2
+
+
+def test_a_session_that_comes_again_under_the_same_login_does_not_overtake_for_ever() -> None:
+    """The session has had its time before; each newcomer of its login has had none."""
+
+    async def work(parsers: Parsers) -> int:
+        slot = Slot(parsers)
+        parser = await parsers._take(Account())
+        old = Account("old", "app")
+        old.seconds = 0.02
+        waits = asyncio.create_task(slot.wait(old, "old", 0.0))
+        await asyncio.sleep(0.05)
+        newcomers = [asyncio.create_task(slot.wait(Account(f"n{number}", "app"), "new", 0.0)) for number in range(20)]
+        await asyncio.sleep(0)
+        parsers._give(parser)
+        await asyncio.gather(waits, *newcomers)
+        return slot.served.index("old")
+
+    assert with_parsers(work) == 0
+
+
+def test_what_a_login_took_long_ago_counts_less() -> None:
+    async def work(parsers: Parsers) -> tuple[float, float]:
+        now = asyncio.get_running_loop().time()
+        parsers._charge(Account("s", "app"), 8.0)
+        for number in range(2000):
+            parsers._charge(Account("s", f"login {number}"), 0.001)
+        assert len(parsers._logins) <= 1000
+        return parsers._lately("app", now), parsers._lately("app", now + 30)
+
+    at_once, later = with_parsers(work)
+    assert at_once > 7 and 0.9 < later < 1.1
+
+
 def test_short_texts_wait_for_their_turn_in_order() -> None:
     turns: list[str] = []
 

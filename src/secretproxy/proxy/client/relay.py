@@ -98,7 +98,7 @@ class Relay(ClientStage, Effects):
         self._admission: Final = runtime.admission
         self._loop: Final = asyncio.get_running_loop()
         self._target: Final = target
-        self._parsing: Final = Account(client.session_id)
+        self._parsing: Final = Account(client.session_id, session.identity.db_user or "")
         self._login_timer: asyncio.TimerHandle | None = None
         if deadline is not None:
             self._login_timer = self._loop.call_at(deadline, self._login_timed_out)

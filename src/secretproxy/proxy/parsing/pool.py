@@ -3,7 +3,8 @@ another's.
 
 A long or laborious text goes to a process of its own, which is ended where it takes longer than limits.parse_timeout: the
 text is judged by its words then. A thread would not do: the parser cannot be ended in it, and what is made of the parser's answer
-keeps the event loop from running. Who has taken the least time so far is next. Never lets a text into a log or an exception.
+keeps the event loop from running. The login that has taken the least time lately is next, however many sessions it has,
+and of those the one that has taken least or waited longest. Never lets a text into a log or an exception.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ log: Any = structlog.get_logger("secretproxy")
 _START_TIMEOUT = 20.0
 # Databases whose detectors a process knows at once.
 _MOST_DETECTORS = 16
+# Seconds after which a login's time counts half. Logins whose time is kept.
+_HALF = 10.0
+_MOST_LOGINS = 1000
 # Of an answer.
 _MOST_ANSWER = 64 * 1024 * 1024
 
@@ -42,13 +46,14 @@ class ParserError(Exception):
 
 
 class Account:
-    """The seconds that a session's texts have taken in processes."""
+    """The seconds that a session's texts have taken in processes, and the login that it is of."""
 
-    __slots__ = ("seconds", "session")
+    __slots__ = ("login", "seconds", "session")
 
-    def __init__(self, session: str | None = None) -> None:
+    def __init__(self, session: str | None = None, login: str = "") -> None:
         self.seconds = 0.0
         self.session = session
+        self.login = login
 
 
 class Parsers:
@@ -60,7 +65,10 @@ class Parsers:
         self._longest = longest
         self._all = [_Parser() for _ in range(slots)]
         self._idle = list(self._all)
-        self._waiting: list[tuple[Account, asyncio.Future[_Parser]]] = []
+        # Who waits, and since when.
+        self._waiting: list[tuple[Account, asyncio.Future[_Parser], float]] = []
+        # Seconds that the texts of all sessions of a login took lately, and when that was so.
+        self._logins: dict[str, tuple[float, float]] = {}
         self._turn = asyncio.Lock()
 
     async def verdict(self, detector: Detector, text: bytes, encoding: str, strings: int, account: Account) -> Verdict:
@@ -83,8 +91,22 @@ class Parsers:
                     )  # fmt: skip
             return detector.by_needles(text)
         finally:
-            account.seconds += clock() - began
+            self._charge(account, clock() - began)
             self._give(parser)
+
+    def _charge(self, account: Account, seconds: float) -> None:
+        account.seconds += seconds
+        now = asyncio.get_running_loop().time()
+        if len(self._logins) >= _MOST_LOGINS and account.login not in self._logins:
+            # Those that have long taken nothing go first.
+            kept = sorted(self._logins, key=lambda login: self._lately(login, now))[_MOST_LOGINS // 2 :]
+            self._logins = {login: self._logins[login] for login in kept}
+        self._logins[account.login] = self._lately(account.login, now) + seconds, now
+
+    def _lately(self, login: str, now: float) -> float:
+        """Gives the seconds that a login's texts took, older ones for less."""
+        seconds, at = self._logins.get(login, (0.0, now))
+        return float(seconds * 0.5 ** ((now - at) / _HALF))
 
     async def _wait_for_turn(self, allowance: Allowance, work: int) -> None:
         """There were too many short texts in one turn of the event loop: these go on in a later one, in the order they came in."""
@@ -100,7 +122,7 @@ class Parsers:
         if self._idle:
             return self._idle.pop()
         future: asyncio.Future[_Parser] = asyncio.get_running_loop().create_future()
-        self._waiting.append((account, future))
+        self._waiting.append((account, future, asyncio.get_running_loop().time()))
         try:
             return await future
         except asyncio.CancelledError:
@@ -113,8 +135,15 @@ class Parsers:
         if not self._waiting:
             self._idle.append(parser)
             return
-        place = min(range(len(self._waiting)), key=lambda number: self._waiting[number][0].seconds)
-        self._waiting.pop(place)[1].set_result(parser)
+        now = asyncio.get_running_loop().time()
+        lately = {login: self._lately(login, now) for login in {account.login for account, _, _ in self._waiting}}
+
+        def rank(place: int) -> tuple[float, float]:
+            # Within a login, a session that has just come does not overtake one that waits, over and over.
+            account, _, since = self._waiting[place]
+            return lately[account.login], account.seconds - (now - since)
+
+        self._waiting.pop(min(range(len(self._waiting)), key=rank))[1].set_result(parser)
 
     @property
     def pids(self) -> list[int]:
