@@ -49,10 +49,15 @@ def one_round(calls: int) -> dict[str, float]:
         times = [time.process_time_ns()]
         attempted = session.from_client(call)
         times.append(time.process_time_ns())
-        answered = session.from_backend(answer)
-        times.append(time.process_time_ns())
         assert isinstance(attempted, Step)
         assert len(attempted.commit) == 1, "the call is an attempt"
+        for held in attempted.held:
+            # The log has it, as the interpreter says; a checkout of before knows no such word.
+            if hasattr(held.running, "waits"):
+                held.running.waits = False
+        sent = time.process_time_ns()
+        answered = session.from_backend(answer)
+        times.append(time.process_time_ns())
         assert isinstance(answered, Step)
         assert not answered.commit, "the attempt covers the testimony"
         assert len(answered.record) == 1, "the statement has an outcome"
@@ -61,7 +66,7 @@ def one_round(calls: int) -> dict[str, float]:
         lines.add(answered.record[0], 0, 0.001)
         times.append(time.process_time_ns())
         spent["client's half"] += times[1] - times[0]
-        spent["backend's half"] += times[2] - times[1]
+        spent["backend's half"] += times[2] - sent
         spent["its lines"] += times[4] - times[3]
 
     query = wire.bind([b"1"], statement="h") + wire.describe("P") + wire.execute() + wire.SYNC
