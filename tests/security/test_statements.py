@@ -132,4 +132,4 @@ def test_only_one_place_opens_connections() -> None:
 
 def test_the_statement_that_pins_is_itself_qualified() -> None:
     text = pinned.statement({}, frozenset())
-    assert in_statement(text) == [] and len(pglast.parse_sql(text)) == 2
+    assert in_statement(text) == [] and len(pglast.parse_sql(text)) == 3

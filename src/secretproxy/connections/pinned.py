@@ -73,9 +73,25 @@ def statement(settings: Mapping[str, str | None], left: frozenset[str]) -> str:
         for name, value in chosen.items()
         if value is not None and name not in left
     )
-    return "SET ROLE NONE; " + _SET.replace("{values}", values)
+    return f"SET ROLE NONE; {_TRUSTED}; {_SET.replace('{values}', values)}"
 
 
+# Views and triggers of a schema that somebody else made under our name would run as this login. Whoever owns the database can make one
+# before anything is installed.
+_TRUSTED = """DO $trusted$
+DECLARE
+    v_owner pg_catalog.name := (
+        SELECT r.rolname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name AND NOT r.rolsuper
+           AND r.rolname OPERATOR(pg_catalog.<>) ALL (ARRAY['secretproxy_owner'::pg_catalog.name, session_user]));
+BEGIN
+    IF v_owner IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = pg_catalog.concat(
+            'schema secretproxy of this database belongs to ', pg_catalog.quote_ident(v_owner),
+            ', who can have put code into it: drop or rename it');
+    END IF;
+END
+$trusted$"""
 _SET = """SELECT pg_catalog.set_config(p.name, p.value, false)
   FROM (VALUES ({values})) AS p (name, value), pg_catalog.pg_settings s, pg_catalog.pg_roles r
  WHERE pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) pg_catalog.lower(p.name) AND r.rolname OPERATOR(pg_catalog.=) session_user

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
+import psycopg
 import pytest
-from tests.integration.sql.conftest import Database
+from tests.conftest import Backend
+from tests.integration.sql.conftest import Database, database
 from tests.integration.sql.test_adoption import ORIGINAL
 
 from secretproxy.config import Settings
-from secretproxy.install import install, revert, verify
+from secretproxy.install import InstallError, install, keys, revert, verify
+from secretproxy.install.project import changes
 from secretproxy.ops.doctor.checks import examine
 
 # Notes who runs it in a file of the server's, for everything else may be rolled back.
@@ -109,3 +113,49 @@ def test_a_revert_reads_no_definition_as_whoever_reverts(empty: Database) -> Non
         owners = "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE oid = ANY (%s::regprocedure[])"
         assert admin.execute(owners, (list(owned),)).fetchall() == [("app_user",)]
         assert admin.execute("SELECT has_schema_privilege('app_user', 'encrypted_secrets', 'CREATE')").fetchone() == (False,)
+
+
+# What the owner of the database makes before anything is installed.
+PREPARED = {
+    "a view": "CREATE VIEW secretproxy.changes AS SELECT 'changes'::text AS change, app.note()::text AS digest;"
+    "CREATE VIEW secretproxy.settings AS SELECT CASE WHEN app.note() THEN 'log' END AS direct_calls",
+    "a trigger": "CREATE TABLE secretproxy.changes (change text PRIMARY KEY, digest text, deployed_at timestamptz DEFAULT now(), deployed_by name DEFAULT session_user);"
+    "CREATE FUNCTION secretproxy.t() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM app.note(); RETURN NEW; END $$;"
+    "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON secretproxy.changes FOR EACH ROW EXECUTE FUNCTION secretproxy.t()",
+    "functions": "CREATE FUNCTION secretproxy.drop_default_grants() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM app.note(); END $$;"
+    "CREATE FUNCTION secretproxy.stored_formats(OUT encoding text, OUT format int, OUT key_version int, OUT stored bigint) RETURNS SETOF record"
+    " LANGUAGE plpgsql AS $$ BEGIN PERFORM app.note(); END $$",
+    "nothing yet": "SELECT 1",
+}
+
+
+@pytest.fixture(scope="module")
+def owned(postgres: Backend) -> Iterator[Database]:
+    with database(postgres) as made:
+        with made.connect() as admin:
+            admin.execute(NOTE)
+            admin.execute(f"ALTER DATABASE {made.name} OWNER TO app_user")
+        yield made
+
+
+@pytest.mark.parametrize("form", PREPARED)
+def test_a_schema_that_another_made_under_our_name_is_not_used(owned: Database, form: str) -> None:
+    settings = Settings.model_validate({"testimony": {"key_file": str(owned.backend.key_file)}})
+    dsn, key_file = owned.dsn(), owned.backend.key_file
+    with owned.connect() as admin, owned.connect("app_user") as app:
+        app.execute("CREATE SCHEMA secretproxy; GRANT ALL ON SCHEMA secretproxy TO PUBLIC")
+        app.execute(PREPARED[form])
+        app.execute("GRANT ALL ON ALL TABLES IN SCHEMA secretproxy TO PUBLIC")
+        for command in (
+            lambda: install(dsn, key_file), lambda: verify(dsn, key_file), lambda: examine(dsn, settings, None), lambda: revert(dsn),
+            lambda: keys.status(dsn),
+        ):  # fmt: skip
+            with pytest.raises(InstallError, match="belongs to app_user"):
+                asyncio.run(command())
+        # As the stock sqitch would run it.
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="belongs to another role"):
+            admin.execute(next(one for one in changes() if one.name == "changes").script("deploy"))
+        admin.execute("ROLLBACK")
+        assert admin.execute(TAKEN).fetchone() == (None,)
+        assert admin.execute("SELECT count(*) FROM app.ran").fetchone() == (0,)
+        app.execute("DROP SCHEMA secretproxy CASCADE")

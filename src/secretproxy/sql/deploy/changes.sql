@@ -6,6 +6,17 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE SCHEMA IF NOT EXISTS secretproxy;
+-- Where somebody else made it, tables, triggers and functions of that name may be waiting for whoever installs.
+DO $do$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
+                WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy' AND NOT r.rolsuper
+                  AND r.rolname OPERATOR(pg_catalog.<>) ALL (ARRAY['secretproxy_owner'::pg_catalog.name, session_user])) THEN
+        RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = 'schema secretproxy is there and belongs to another role, who can have put code into it',
+            HINT = 'Drop or rename it.';
+    END IF;
+END
+$do$;
 COMMENT ON SCHEMA secretproxy IS 'secretproxy: access log, key ring, settings';
 
 CREATE TABLE IF NOT EXISTS secretproxy.changes (
