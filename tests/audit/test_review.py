@@ -217,7 +217,7 @@ def test_every_view_has_a_comment_and_is_for_auditors(postgres: Backend) -> None
             "SELECT c.oid::regclass::text, obj_description(c.oid) FROM pg_class c WHERE relkind = 'v' AND relnamespace = 'secretproxy'::regnamespace"
             " AND has_table_privilege(c.oid, 'SELECT')"
         ).fetchall()
-        assert len(views) == 9 and all(comment for _, comment in views)
+        assert len(views) == 10 and all(comment for _, comment in views)
         for name, _ in views:
             sql.execute(f"SELECT * FROM {name} LIMIT 1")
 
