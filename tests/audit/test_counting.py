@@ -57,7 +57,21 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
             return {"function": function, "operation": operation, "owner_id": draw.choice(owners), "secret_names": names}
 
         kind = draw.choice(
-            ["plain", "plain", "plain", "vague", "vague alone", "named", "open", "refused", "direct", "call", "late", "event"]
+            [
+                "plain",
+                "plain",
+                "plain",
+                "vague",
+                "vague alone",
+                "named",
+                "open",
+                "refused",
+                "direct",
+                "call",
+                "late",
+                "event",
+                *(["guesses"] if number % 9 == 0 else []),
+            ]
         )
         ended = {"outcome": draw.choice(["ok", "ok", "ok", "error", "cancelled", "lost"]), "duration": 0.01, "calls": 1}
         ended |= {"role": "reader" if number % 4 == 0 else None, "accessed_by": draw.choice([None, *users])}
@@ -95,6 +109,14 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
             case "call":
                 add("call", **first, accessed_by=users[2])
                 add("outcome", **ended)
+            case "guesses":
+                # A row of verifies across the border of two stretches, of one owner or of none.
+                guessed = first | {"function": VERIFY, "operation": "verify", "owner_id": draw.choice([owners[0], None])}
+                for nth in range(7):
+                    when = moment + timedelta(seconds=59 * nth)
+                    add("call", **guessed, when=when, where=where | {"statement_no": -100 * number - nth})
+                    add("outcome", **ended, when=when, where=where | {"statement_no": -100 * number - nth})
+                moment += timedelta(seconds=59 * 7)
             case "event":
                 add(draw.choice(["definition", "table", "forgery"]), function="public.f()")
     return rows
@@ -169,6 +191,26 @@ async def test_the_view_has_the_same_accesses(log: Any) -> None:
         assert {name: row[name] for name in columns} == {name: everything[row["id"]][name] for name in columns}
 
 
+def runs_of(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """Finds five or more verifies of a secret by a login with no pause of a minute."""
+    found = set()
+    verifies: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=review.in_order):
+        if row["operation"] == "verify":
+            verifies.setdefault((row["db_user"], row["owner_id"], str(row["secret_names"])), []).append(row)
+    for (user, owner, _), those in verifies.items():
+        run: list[dict[str, Any]] = []
+        for row in [*those, None]:
+            if row is not None and (not run or row["at"] - run[-1]["at"] <= timedelta(minutes=1)):
+                run.append(row)
+                continue
+            if len(run) >= 5:
+                failed = sum(one["outcome"] != "ok" for one in run)
+                found.add((run[0]["at"], run[-1]["at"], user, owner, len(run), failed))
+            run = [] if row is None else [row]
+    return found
+
+
 @pytest.mark.parametrize("many", [0, 1_000_000], ids=["hashed", "looked up"])
 async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
     monkeypatch.setattr(counting, "MANY", many)
@@ -209,7 +251,9 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
         found = {(row["owner_id"], str(row["secret_names"]), row["db_user"]): row["n"] for row in answers["first_time"].rows}
         assert found == new, name
         runs = answers["many_verifies"].rows
-        assert sum(run["n"] for run in runs) <= sum(row["operation"] == "verify" for row in rows)
+        assert {(run["at"], run["until"], run["db_user"], run["owner_id"], run["n"], run["failed"]) for run in runs} == runs_of(
+            rows
+        ), name
         cut = await counting.stats(log, wanted, limit=2, evening=22, morning=6)
         for table in ("secrets", "users", "first_time", "at_night"):
             assert cut[table].rows == answers[table].rows[:2], (name, table)

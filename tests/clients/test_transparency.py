@@ -15,10 +15,10 @@ import re
 import psycopg
 import pytest
 from tests.clients.sessions import SETUP, sessions
-from tests.clients.sessions.steps import Byte, Played, Until, Z
+from tests.clients.sessions.steps import END, Byte, Played, Until, Z
 from tests.conftest import Backend
 from tests.support.proxy import Proxy
-from tests.support.raw import Address, Message, Raw, answer
+from tests.support.raw import SYNC, TERMINATE, Address, Message, Raw, answer, message, query
 
 SESSIONS = sessions()
 # What goes out in single bytes takes a while.
@@ -79,6 +79,17 @@ async def test_the_client_is_told_the_same(addresses: tuple[Address, Address], p
     expected = told(await play(played, direct), played)
     assert told(await play(played, proxied), played) == expected
     assert told(await play(played, proxied, random.Random(played.name)), played) == expected
+
+
+async def test_a_flush_with_content_is_an_error_of_the_same_code(addresses: tuple[Address, Address]) -> None:
+    """The server answers it with an error and goes on; the proxy, which could not follow it, ends the session."""
+    played = Played("Flush with a body", (message(b"H", b"abc") + SYNC, query("SELECT 'after'"), TERMINATE, END))
+    direct, proxied = [answer([await play(played, address)]) for address in addresses]
+    errors = [[part for part in parts if part[:1] == b"E"] for parts in (direct, proxied)]
+    assert [len(parts) for parts in errors] == [1, 1]
+    assert all(b"\0C08P01\0" in part for (part,) in errors)
+    assert any(b"after" in part for part in direct)
+    assert not any(b"after" in part for part in proxied)
 
 
 def test_there_are_enough() -> None:

@@ -55,7 +55,6 @@ def violations() -> Iterator[Played]:
         "Execute with a negative limit": parse("SELECT 1") + bind() + execute("", -1) + SYNC,
         "empty Close": message(b"C") + SYNC,
         "Sync with a body": message(b"S", b"abc"),
-        "Flush with a body": message(b"H", b"abc") + SYNC,
         "a name without an end": message(b"D", b"Sname") + SYNC,
     }
     for name, sent in answered.items():
