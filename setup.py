@@ -75,7 +75,11 @@ class OptionalBuildExt(build_ext):
     @staticmethod
     def _each(compile_one: Callable[..., list[str]], sources: list[str], options: dict[str, object]) -> list[str]:
         with ThreadPool(os.cpu_count()) as pool:
-            return [made for objects in pool.map(lambda source: compile_one([source], **options), sources) for made in objects]
+            return [
+                made
+                for objects in pool.map(lambda source: compile_one([source], **options), sources)
+                for made in objects
+            ]
 
     def run(self) -> None:
         try:

@@ -1,11 +1,12 @@
-"""Measures secrets_getter in the backend, direct, with nothing between: format 2 with and without testimony against format 1.
+"""Measures secrets_getter in the backend, direct, with nothing between: format 2 with and without testimony against
+format 1.
 
-One private server, one database, one login: the original's getter over format-1 rows, ours, and ours with everything that testifies
-cut out of its body. Rounds take turns, medians count; thousands of rows each, for the stretching of format 1 is drawn at random for
-each row. pgbench, prepared, Unix socket. Besides calls a second it counts the CPU of backends and client a call, which other work on the
-same machine disturbs less. How often format 1 fits in depends on the processor: its cost is SHA-1 alone, half as dear where the processor
-has instructions for it (`OPENSSL_ia32cap=:~0x20000000` switches them off).
-"""
+One private server, one database, one login: the original's getter over format-1 rows, ours, and ours with everything
+that testifies cut out of its body. Rounds take turns, medians count; thousands of rows each, for the stretching of
+format 1 is drawn at random for each row. pgbench, prepared, Unix socket. Besides calls a second it counts the CPU of
+backends and client a call, which other work on the same machine disturbs less. How often format 1 fits in depends on
+the processor: its cost is SHA-1 alone, half as dear where the processor has instructions for it
+(`OPENSSL_ia32cap=:~0x20000000` switches them off)."""
 
 from __future__ import annotations
 
@@ -183,7 +184,9 @@ def measure(server: PrivateServer, directory: Path, arguments: argparse.Namespac
         if sys.stderr.isatty():
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
     base = rounds["format 1"]
-    print(f"PostgreSQL {version}, {arguments.clients} clients, medians of {arguments.rounds} rounds of {arguments.seconds} s")
+    print(
+        f"PostgreSQL {version}, {arguments.clients} clients, medians of {arguments.rounds} rounds of {arguments.seconds} s"
+    )
     print(f"{'':26}{'calls':>10}{'of':>10}{'lowest to':>14}{'CPU us a call':>20}{'format 1':>10}")
     print(f"{'getter':26}{'a second':>10}{'format 1':>10}{'highest':>14}{'backend + client':>20}{'/ this':>10}")
     for name, found in rounds.items():

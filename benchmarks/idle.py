@@ -1,5 +1,5 @@
-"""A backend that logs everybody in and then says nothing, so that thousands of sessions need no thousands of PostgreSQL processes; and the
-clients of it. Run as a program it is the backend: `idle.py PORT`."""
+"""A backend that logs everybody in and then says nothing, so that thousands of sessions need no thousands of PostgreSQL
+processes; and the clients of it. Run as a program it is the backend: `idle.py PORT`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ async def _attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             if kind == b"Q":
                 start = message(b"D", struct.pack("!hi", 1, 16) + b"1700000000000000")
                 writer.write(
-                    message(b"T", struct.pack("!h", 1) + b"s\0" + bytes(18)) + start + message(b"C", b"SELECT 1\0") + READY
+                    message(b"T", struct.pack("!h", 1) + b"s\0" + bytes(18))
+                    + start
+                    + message(b"C", b"SELECT 1\0")
+                    + READY
                 )
             elif kind == b"F":
                 writer.write(message(b"V", struct.pack("!i", -1)) + READY)

@@ -1,9 +1,10 @@
-"""Measures what an audited call and a harmless statement cost in the pure layers: no socket, no event loop, no database.
+"""Measures what an audited call and a harmless statement cost in the pure layers: no socket, no event loop, no
+database.
 
-One session is played Bind, Describe, Execute, Sync against a testified answer, and its events are made lines of the log. The figures
-are microseconds of CPU a call, medians of rounds, and do not depend on what else the machine does as much as throughput does.
-`--against DIR` measures a second checkout in turns with this one: what a change costs is the ratio.
-"""
+One session is played Bind, Describe, Execute, Sync against a testified answer, and its events are made lines of the
+log. The figures are microseconds of CPU a call, medians of rounds, and do not depend on what else the machine does as
+much as throughput does. `--against DIR` measures a second checkout in turns with this one: what a change costs is the
+ratio."""
 
 from __future__ import annotations
 
@@ -32,11 +33,18 @@ def one_round(calls: int) -> dict[str, float]:
     session = wire.Playbook().logged_in().session
     sql = "SELECT encrypted_secrets.secrets_getter($1, $2)"
     session.from_client(
-        wire.parse(sql, "s", [2950, 25]) + wire.parse("SELECT abalance FROM accounts WHERE aid = $1", "h", [23]) + wire.SYNC
+        wire.parse(sql, "s", [2950, 25])
+        + wire.parse("SELECT abalance FROM accounts WHERE aid = $1", "h", [23])
+        + wire.SYNC
     )
     session.from_backend(wire.PARSE_COMPLETE + wire.PARSE_COMPLETE + wire.ready())
 
-    call = wire.bind([str(wire.OWNER).encode(), b"stripe_key"], statement="s") + wire.describe("P") + wire.execute() + wire.SYNC
+    call = (
+        wire.bind([str(wire.OWNER).encode(), b"stripe_key"], statement="s")
+        + wire.describe("P")
+        + wire.execute()
+        + wire.SYNC
+    )
     answers = [
         wire.BIND_COMPLETE + wire.ROW_DESCRIPTION + wire.quoted("stripe_key", clock=wire.START + 2 + number)
         + wire.row("a secret value") + wire.complete() + wire.ready()
@@ -112,7 +120,9 @@ def main() -> None:
         return
     for kind in WORK:
         spread = f"({min(one[kind] for one in rounds[0]):.1f} to {max(one[kind] for one in rounds[0]):.1f})"
-        beside = "" if len(medians) == 1 else f"  against {medians[1][kind]:6.1f}: {medians[0][kind] / medians[1][kind]:.2f}"
+        beside = (
+            "" if len(medians) == 1 else f"  against {medians[1][kind]:6.1f}: {medians[0][kind] / medians[1][kind]:.2f}"
+        )
         print(f"{kind:22}{medians[0][kind]:6.1f} us a call  {spread}{beside}")
 
 

@@ -1,4 +1,5 @@
-"""The programs that the benchmarks measure: PostgreSQL direct, pgbouncer and haproxy from Debian's packages, secretproxy."""
+"""The programs that the benchmarks measure: PostgreSQL direct, pgbouncer and haproxy from Debian's packages,
+secretproxy."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def _children(pid: int) -> list[int]:
 
 
 def find(program: str) -> str | None:
-    """Finds a program, installing it with apt-get if allowed; prints what to install and gives None if it is missing."""
+    """Finds a program, installing it with apt-get if allowed; prints what to install and gives None if it is
+    missing."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
     found = shutil.which(program, path=path)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):

@@ -1,4 +1,5 @@
-"""Writes sections of benchmarks/RESULTS.md, and leaves the others as they are. A section begins with a line `## ...`, the first with `# `."""
+"""Writes sections of benchmarks/RESULTS.md, and leaves the others as they are. A section begins with a line `## ...`,
+the first with `# `."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Measures reviewing on a log of many rows in a month: every command of `secretproxy audit` and every view.
 
-Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default. A command is run as a person
-runs it, in a process of its own; its CPU is that of this process and of all of the server's. The commands are those that the command line
-registers, the views those that the database has: one that is not measured here ends the run before it begins. Writes a section of
-benchmarks/RESULTS.md. `--only TEXT` measures some and writes nothing, nor does a smaller log.
-"""
+Rows, as a chain of one instance, are loaded with COPY into a private server; `--rows` is 5,000,000 by default. A
+command is run as a person runs it, in a process of its own; its CPU is that of this process and of all of the server's.
+The commands are those that the command line registers, the views those that the database has: one that is not measured
+here ends the run before it begins. Writes a section of benchmarks/RESULTS.md. `--only TEXT` measures some and writes
+nothing, nor does a smaller log."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ FUNCTION, VERIFY = (
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts and their outcomes."""
+    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts
+    and their outcomes."""
     draw = random.Random(7)
     bits, choice = draw.getrandbits, draw.randrange
 
@@ -138,7 +139,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Case:
-    """Holds a command's arguments, and within how many seconds it is to end; None: as long as it takes, with progress shown."""
+    """Holds a command's arguments, and within how many seconds it is to end; None: as long as it takes, with progress
+    shown."""
 
     what: str
     arguments: list[str]
@@ -354,7 +356,8 @@ VIEWS = """SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'secretproxy'
 
 
 async def follow(dsn: str, times: int = 50) -> tuple[float, float, int]:
-    """Measures milliseconds from an event's commit to its line of `audit tail`: the median, the most, and of how many."""
+    """Measures milliseconds from an event's commit to its line of `audit tail`: the median, the most, and of how
+    many."""
     tail = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -382,7 +385,9 @@ async def follow(dsn: str, times: int = 50) -> tuple[float, float, int]:
         for number in range(times):
             name = f"tail {number}"
             ended = Event("outcome", who, number, outcome="ok")
-            future = journal.append([Event("call", who, number, "f()", "read", uuid.uuid4(), (name,)), ended], wait=True)
+            future = journal.append(
+                [Event("call", who, number, "f()", "read", uuid.uuid4(), (name,)), ended], wait=True
+            )
             assert future is not None
             await future
             began = time.perf_counter()

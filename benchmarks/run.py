@@ -1,8 +1,8 @@
 """Prints the table of numbers to reach, each with its peer measured in the same run, and writes benchmarks/RESULTS.md.
 
-Everything runs on this machine on servers of its own. Rounds of all that is compared take turns; medians and ratios are what counts, and the
-CPU a transaction, which other work on the machine disturbs less. `--quick` for a short look that writes nothing; `--only PART` for some of it.
-"""
+Everything runs on this machine on servers of its own. Rounds of all that is compared take turns; medians and ratios are
+what counts, and the CPU a transaction, which other work on the machine disturbs less. `--quick` for a short look that
+writes nothing; `--only PART` for some of it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ class Bench:
                 print(f"  round {number + 1}/{self.rounds}: {name}", flush=True)
                 results[name].append(self.pgbench(target, clients, arguments))
         return {
-            name: Round(*(statistics.median(getattr(each, key) for each in rounds) for key in ("tps", "latency", "cpu")))
+            name: Round(
+                *(statistics.median(getattr(each, key) for each in rounds) for key in ("tps", "latency", "cpu"))
+            )
             for name, rounds in results.items()
         }
 
@@ -113,7 +115,9 @@ class Bench:
                     self.table.goal(f"throughput / pgbouncer's: {target.name}", ratio, 1.0, least=True)
                 else:
                     self.table.add(
-                        f"throughput / pgbouncer's: {target.name}", f"{ratio:.2f}", "the goal is for as many workers as cores"
+                        f"throughput / pgbouncer's: {target.name}",
+                        f"{ratio:.2f}",
+                        "the goal is for as many workers as cores",
                     )
                 self.table.goal(
                     f"CPU a transaction / pgbouncer's: {target.name}", got[target.name].cpu / got[peer.name].cpu, 1.3, least=False,
@@ -134,8 +138,14 @@ class Bench:
         pick = f"\\set k random(1, {getter.ROWS})\n"
         call = f"('{OWNER}', :k);"
         runs = {
-            "format-1 getter, direct and unaudited": (direct, self.script(f"{pick}SELECT public.format_1_getter{call}")),
-            "format-2 getter with a logging wrapper, direct": (direct, self.script(f"{pick}SELECT public.logged_getter{call}")),
+            "format-1 getter, direct and unaudited": (
+                direct,
+                self.script(f"{pick}SELECT public.format_1_getter{call}"),
+            ),
+            "format-2 getter with a logging wrapper, direct": (
+                direct,
+                self.script(f"{pick}SELECT public.logged_getter{call}"),
+            ),
         }
         audited = self.script(f"{pick}SELECT encrypted_secrets.secrets_getter{call}")
         runs |= {f"audited getter: {target.name}": (target, audited) for target in own}
@@ -150,8 +160,12 @@ class Bench:
                 self.table.add(f"{name}, fsync {fsync}, 16 clients", f"{each.tps:,.0f}/s", cpu)
             for target in own:
                 tps = got[f"audited getter: {target.name}"].tps
-                self.table.goal(f"audited / format 1 unaudited, fsync {fsync}: {target.name}", tps / plain.tps, 2.0, least=True)
-                self.table.goal(f"audited / logging wrapper, fsync {fsync}: {target.name}", tps / wrapped.tps, 1.2, least=True)
+                self.table.goal(
+                    f"audited / format 1 unaudited, fsync {fsync}: {target.name}", tps / plain.tps, 2.0, least=True
+                )
+                self.table.goal(
+                    f"audited / logging wrapper, fsync {fsync}: {target.name}", tps / wrapped.tps, 1.2, least=True
+                )
 
     def pgaudit(self) -> None:
         settings = peers.pgaudit_settings(self.server)
@@ -167,7 +181,10 @@ class Bench:
             work = f"\\set k random(1, {getter.ROWS})\nSELECT public.format_1_getter('{OWNER}', :k);"
             runs = {
                 "format-1 getter, pgaudit loaded but silent": (target, self.script("SET pgaudit.role = '';\n" + work)),
-                "format-1 getter, pgaudit object logging": (target, self.script("SET pgaudit.role = 'pgaudit_role';\n" + work)),
+                "format-1 getter, pgaudit object logging": (
+                    target,
+                    self.script("SET pgaudit.role = 'pgaudit_role';\n" + work),
+                ),
             }
             got = self.turns(runs, 16)
         for name, each in got.items():
@@ -268,7 +285,9 @@ def set_up(server: PrivateServer, directory: Path) -> None:
         connection.execute("ALTER FUNCTION public.logged_getter OWNER TO secretproxy_owner")
         connection.execute("GRANT ALL ON public.wrapper_log, public.wrapper_log_id_seq TO secretproxy_owner")
         connection.execute("TRUNCATE public.wrapper_log; ANALYZE")
-    subprocess.run([server.binaries.program("pgbench"), "-i", "-q", "-s", "10", server.dsn()], capture_output=True, check=True)
+    subprocess.run(
+        [server.binaries.program("pgbench"), "-i", "-q", "-s", "10", server.dsn()], capture_output=True, check=True
+    )
 
 
 def main() -> int:
@@ -286,7 +305,10 @@ def main() -> int:
         bench = Bench(server, directory, quick=chosen.quick)
         direct = Target("direct", server.port)
         journal = server.dsn(user="journal")
-        own = [stack.enter_context(peers.secretproxy(server.port, journal, directory, workers)) for workers in sorted({1, CORES})]
+        own = [
+            stack.enter_context(peers.secretproxy(server.port, journal, directory, workers))
+            for workers in sorted({1, CORES})
+        ]
         others = []
         if {"pgbench", "latency"} & set(parts):
             found = [stack.enter_context(peer(server.port, directory)) for peer in (peers.haproxy, peers.pgbouncer)]
@@ -304,7 +326,9 @@ def main() -> int:
             work[part]()
     table = bench.table
     table.add("events lost or doubled over kills of backend, log and proxy", "`make soak`", "to reach: 0")
-    table.add("evasions that leave a call out of the log; canary values found", "`make evasions`, `make test`", "to reach: 0")
+    table.add(
+        "evasions that leave a call out of the log; canary values found", "`make evasions`, `make test`", "to reach: 0"
+    )
     table.add("client suites' failures that a direct connection does not have", "`make test`", "to reach: 0")
     if not chosen.quick and parts == PARTS:
         results.write(

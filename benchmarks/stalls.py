@@ -1,8 +1,9 @@
-"""How long another session's `select 1` takes while four others send one shape of text: median and 95 in a hundred, in ms.
+"""How long another session's `select 1` takes while four others send one shape of text: median and 95 in a hundred, in
+ms.
 
-`python -m benchmarks.stalls [--direct] [--seconds N] [WORD ...]`: a PostgreSQL and a proxy of its own; shapes whose names hold one of the
-words. `--direct`: attackers and victim go past the proxy, which shows what the backends' work alone does to the victim.
-"""
+`python -m benchmarks.stalls [--direct] [--seconds N] [WORD ...]`: a PostgreSQL and a proxy of its own; shapes whose
+names hold one of the words. `--direct`: attackers and victim go past the proxy, which shows what the backends' work
+alone does to the victim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Writes config.example.toml and docs/configuration.md from the settings model, and the log's columns into docs/reviewing-the-log.md.
+"""Writes config.example.toml and docs/configuration.md from the settings model, and the log's columns into
+docs/reviewing-the-log.md.
 
 --check says whether they are up to date.
 """

@@ -1,7 +1,8 @@
-"""Takes the console's pictures in docs/images anew: runs the demo, signs in, opens pages in Chromium at two widths, light and dark.
+"""Takes the console's pictures in docs/images anew: runs the demo, signs in, opens pages in Chromium at two widths,
+light and dark.
 
-Needs playwright and a Chromium, as tests/console/test_browser.py does. The rows are the demo's own, so nothing in them is anybody's.
-"""
+Needs playwright and a Chromium, as tests/console/test_browser.py does. The rows are the demo's own, so nothing in them
+is anybody's."""
 
 from __future__ import annotations
 
@@ -32,7 +33,16 @@ def free_port() -> int:
 
 
 def main() -> int:
-    command = [sys.executable, "-m", "secretproxy", "demo", "--port", str(free_port()), "--console-port", str(free_port())]
+    command = [
+        sys.executable,
+        "-m",
+        "secretproxy",
+        "demo",
+        "--port",
+        str(free_port()),
+        "--console-port",
+        str(free_port()),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

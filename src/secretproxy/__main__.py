@@ -1,4 +1,5 @@
-"""The `secretproxy` command, also as `python -m secretproxy`: Ctrl-C while it imports itself ends it without a word, with status 130."""
+"""The `secretproxy` command, also as `python -m secretproxy`: Ctrl-C while it imports itself ends it without a word,
+with status 130."""
 
 from __future__ import annotations
 

@@ -91,19 +91,25 @@ class KeepaliveSettings(Section):
     tcp_user_timeout: int = Field(
         0,
         ge=0,
-        description="Milliseconds that sent bytes may stay unacknowledged before the connection is lost; 0: the system's value",
+        description="Milliseconds that sent bytes may stay unacknowledged before the connection is lost; 0: the "
+        "system's value",
     )
 
 
 class ListenSettings(KeepaliveSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; empty: only the Unix socket")
-    port: int = Field(6432, ge=0, le=65535, description="TCP port, and the number in the Unix socket's name; 0: a free one")
+    port: int = Field(
+        6432, ge=0, le=65535, description="TCP port, and the number in the Unix socket's name; 0: a free one"
+    )
     unix_socket_dir: Path | None = Field(None, description="Directory of the Unix socket; unset: none")
-    max_sessions: int = Field(1000, ge=1, description="Most sessions at once over all workers; more are refused with 53300")
+    max_sessions: int = Field(
+        1000, ge=1, description="Most sessions at once over all workers; more are refused with 53300"
+    )
     max_connections: int = Field(
         0,
         ge=0,
-        description="Most connections at once over all workers, including those that are not sessions yet; 0: twice max_sessions",
+        description="Most connections at once over all workers, including those that are not sessions yet; 0: twice "
+        "max_sessions",
     )
     login_timeout: float = Field(60.0, gt=0, description="Seconds that a client may take to log in")
     drain_timeout: float = Field(30.0, ge=0, description="Seconds that open transactions get to finish after SIGTERM")
@@ -111,7 +117,8 @@ class ListenSettings(KeepaliveSettings):
     tls_cert: Path | None = Field(None, description="PEM certificate chain of the proxy")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
     tls_client_ca: Path | None = Field(
-        None, description="PEM authorities that must have issued client certificates; unset: clients need no certificate"
+        None,
+        description="PEM authorities that must have issued client certificates; unset: clients need no certificate",
     )
     tls_min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest TLS version that a client may use")
 
@@ -126,7 +133,8 @@ class BackendSettings(KeepaliveSettings):
     )
     monitor_dsn: SecretStr | None = Field(
         None,
-        description="Login that asks each of backend.hosts for its role, if auth.mode is passthrough and target_session_attrs "
+        description="Login that asks each of backend.hosts for its role, if auth.mode is passthrough and "
+        "target_session_attrs "
         "is not any; the DSN's own hosts are ignored; unset: the login of audit.dsn",
     )
     monitor_interval: float = Field(1.0, gt=0, description="Seconds between two such queries to one server")
@@ -160,10 +168,12 @@ class BackendSettings(KeepaliveSettings):
 class AuthSettings(Section):
     mode: Literal["passthrough", "scram"] = Field(
         "passthrough",
-        description="passthrough: the backend authenticates clients and the proxy relays; scram: the proxy authenticates them",
+        description="passthrough: the backend authenticates clients and the proxy relays; scram: the proxy "
+        "authenticates them",
     )
     users_file: Path | None = Field(
-        None, description='File with one line `"user" "SCRAM-SHA-256$..."` per user for mode scram; SIGHUP reads it again'
+        None,
+        description='File with one line `"user" "SCRAM-SHA-256$..."` per user for mode scram; SIGHUP reads it again',
     )
     lookup_dsn: SecretStr | None = Field(
         None,
@@ -175,7 +185,9 @@ class AuthSettings(Section):
         description="Query for a user's verifier: $1 is the name, the second column of the answer is the verifier",
     )
     lookup_cache: float = Field(
-        10.0, ge=0, description="Seconds that an answer of lookup_query is cached, also that there is no verifier; 0: not cached"
+        10.0,
+        ge=0,
+        description="Seconds that an answer of lookup_query is cached, also that there is no verifier; 0: not cached",
     )
     failures_per_address: int = Field(
         20,
@@ -185,7 +197,8 @@ class AuthSettings(Section):
     failures_per_user: int = Field(
         100,
         ge=0,
-        description="Failed logins per minute for one user before mode scram refuses addresses from which the user has not "
+        description="Failed logins per minute for one user before mode scram refuses addresses from which the user "
+        "has not "
         "logged in; 0: no limit",
     )
     failure_delay: float = Field(0.5, ge=0, description="Seconds before mode scram answers a failed login")
@@ -216,7 +229,8 @@ class MonitorSettings(Section):
     catalog_refresh: float = Field(
         30.0,
         ge=0,
-        description="Seconds between two looks at a database's catalog for what leads to a secret function; 0: never look",
+        description="Seconds between two looks at a database's catalog for what leads to a secret function; 0: never "
+        "look",
     )
 
     @field_validator("schemas", "tables", mode="before")
@@ -258,13 +272,16 @@ class MonitorSettings(Section):
 class AuditSettings(Section):
     dsn: SecretStr | None = Field(
         None,
-        description="Database of the access log, with a login that is a member of secretproxy_writer; unset: the backend, with "
+        description="Database of the access log, with a login that is a member of secretproxy_writer; unset: the "
+        "backend, with "
         "the login of the PG* variables",
     )
     review_dsn: SecretStr | None = Field(
         None,
-        description="The same database, with a member of secretproxy_auditor, for `audit`, `doctor` and `verify` without --dsn; "
-        "unset: the PG* variables. By --dsn or PG*, give `verify` a superuser or the role that installed, and `audit retention` the "
+        description="The same database, with a member of secretproxy_auditor, for `audit`, `doctor` and `verify` "
+        "without --dsn; "
+        "unset: the PG* variables. By --dsn or PG*, give `verify` a superuser or the role that installed, and `audit "
+        "retention` the "
         "log's owner",
     )
     on_outage: Literal["refuse", "spool"] = Field(
@@ -275,7 +292,9 @@ class AuditSettings(Section):
     spool_max_bytes: int = Field(
         256 * 1024 * 1024, ge=65_536, description="Most bytes that a process spools; then it refuses secret calls"
     )
-    timeout: float = Field(5.0, gt=0, description="Seconds that a write to the log may take before secret calls are refused")
+    timeout: float = Field(
+        5.0, gt=0, description="Seconds that a write to the log may take before secret calls are refused"
+    )
     retention: str | None = Field(
         None, description="How long `audit retention` keeps months of the log, such as 400 days; unset: forever"
     )
@@ -284,13 +303,16 @@ class AuditSettings(Section):
     )
     checkpoint_file: Path | None = Field(
         None,
-        description="File to which checkpoints are appended, in addition to the table; keep it out of reach of the log's administrators",
+        description="File to which checkpoints are appended, in addition to the table; keep it out of reach of the "
+        "log's administrators",
     )
     checkpoint_command: str | None = Field(
         None, description="Command that gets each checkpoint as a line on its standard input, to store it elsewhere"
     )
     checkpoint_every: int = Field(10_000, ge=1, description="Events between two checkpoints")
-    checkpoint_seconds: float = Field(60.0, gt=0, description="Seconds between two checkpoints, if there are new events")
+    checkpoint_seconds: float = Field(
+        60.0, gt=0, description="Seconds between two checkpoints, if there are new events"
+    )
 
 
 class TestimonySettings(Section):
@@ -307,22 +329,28 @@ class LimitSettings(Section):
         description="Bytes of the longest statement that is parsed",
     )
     large_statements: Literal["forward", "refuse"] = Field(
-        "forward", description="Statements longer than that; forward: rely on testimony alone; refuse: refuse with 54000"
+        "forward",
+        description="Statements longer than that; forward: rely on testimony alone; refuse: refuse with 54000",
     )
     max_prepared: int = Field(
         1000,
         ge=1,
         description="Most prepared statements, portals and cursors with secret calls in a session; more get 54000",
     )
-    hold_timeout: float = Field(10.0, gt=0, description="Seconds that an answer is held for the log before the session ends")
+    hold_timeout: float = Field(
+        10.0, gt=0, description="Seconds that an answer is held for the log before the session ends"
+    )
     parse_thread_bytes: int = Field(
         8192,
         ge=0,
-        description="Statements longer than this, or with more than 256 non-word characters, are parsed in another process",
+        description="Statements longer than this, or with more than 256 non-word characters, are parsed in another "
+        "process",
     )
     parse_processes: int = Field(2, ge=1, le=64, description="Most processes that parse such statements")
     parse_timeout: float = Field(
-        2.0, gt=0, description="Seconds that such a process may take for a statement; then the statement is judged by its words"
+        2.0,
+        gt=0,
+        description="Seconds that such a process may take for a statement; then the statement is judged by its words",
     )
     max_name: int = Field(200, ge=1, description="Bytes of the longest secret name that is logged in clear text")
 
@@ -333,7 +361,8 @@ class HealthSettings(Section):
     probe_interval: float = Field(
         5.0,
         ge=0,
-        description="Seconds between two probes of the log and the backend, with a random variation of up to a fifth; 0: no probes, only "
+        description="Seconds between two probes of the log and the backend, with a random variation of up to a fifth; "
+        "0: no probes, only "
         "sessions notice an outage",
     )
 
@@ -424,7 +453,8 @@ def socket_file(directory: Path, port: int) -> Path:
 
 
 def review_database(dsn: str | None, config: Path | None) -> str | None:
-    """Gives the database that a command reads: --dsn, then audit.review_dsn; None for the PG* variables. Raises ConfigError."""
+    """Gives the database that a command reads: --dsn, then audit.review_dsn; None for the PG* variables. Raises
+    ConfigError."""
     if dsn is not None and config is None:
         return dsn
     found = revealed(load_settings(config).audit.review_dsn)
@@ -451,10 +481,13 @@ def load_settings(config: Path | None = None) -> Settings:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
-                f"{path}: no such file{how}; name the configuration with --config FILE, or write one with `secretproxy init`"
+                f"{path}: no such file{how}; name the configuration with --config FILE, or write one with "
+                "`secretproxy init`"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read{how}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+            raise ConfigError(
+                f"{path}: cannot be read{how}: {getattr(error, 'strerror', None) or 'not UTF-8'}"
+            ) from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
     _check_environment()
@@ -495,8 +528,13 @@ def _no_such(setting: str) -> str:
 def _nothing_such(name: str) -> str:
     """Explains an unknown name outside the file's sections."""
     plain, sections = _sections()
-    near = difflib.get_close_matches(name, [f"[{section}]" for section, _ in sections] + [setting for setting, _ in plain], 1)
-    return f"no such section or setting outside sections; {f'did you mean {near[0]}?' if near else 'see config.example.toml'}"
+    near = difflib.get_close_matches(
+        name, [f"[{section}]" for section, _ in sections] + [setting for setting, _ in plain], 1
+    )
+    return (
+        "no such section or setting outside sections; "
+        f"{f'did you mean {near[0]}?' if near else 'see config.example.toml'}"
+    )
 
 
 def _explain(error: ValidationError, path: Path | None) -> list[str]:
@@ -508,9 +546,13 @@ def _explain(error: ValidationError, path: Path | None) -> list[str]:
         if item["type"] == "extra_forbidden":
             message = _no_such(setting) if "." in setting else _nothing_such(setting)
         # An error of several settings names them in its text.
-        named = [setting] if setting else [known for known in _settings() if re.search(rf"\b{re.escape(known)}\b", message)]
+        named = (
+            [setting] if setting else [known for known in _settings() if re.search(rf"\b{re.escape(known)}\b", message)]
+        )
         variable = next(filter(None, map(_variable, named)), None)
-        source = f"environment variable {variable}: " if variable is not None else f"{path}: " if path is not None else ""
+        source = (
+            f"environment variable {variable}: " if variable is not None else f"{path}: " if path is not None else ""
+        )
         lines.append(source + (f"{setting}: {message}" if setting else message))
     return lines
 
@@ -545,12 +587,14 @@ def example() -> str:
 
 # The settings that a new installation has to decide.
 _FIRST = (
-    "listen.host", "listen.port", "backend.hosts", "audit.dsn", "audit.review_dsn", "testimony.key_file", "health.host", "health.port",
+    "listen.host", "listen.port", "backend.hosts", "audit.dsn", "audit.review_dsn", "testimony.key_file", "health.host",
+        "health.port",
 )  # fmt: skip
 
 
 def starter(values: dict[str, object]) -> str:
-    """Gives a first configuration: it sets what you have to decide, to `values` or the default; the rest is commented out."""
+    """Gives a first configuration: it sets what you have to decide, to `values` or the default; the rest is commented
+    out."""
     out = ["# Settings of secretproxy. Lines that begin with # show defaults. The environment overrides this file:",
            "# SECRETPROXY_LISTEN_PORT=6432 is [listen] port.", ""]  # fmt: skip
     plain, sections = _sections()
@@ -587,7 +631,12 @@ def reference() -> str:
 
 
 def _table(section: str, fields: list[tuple[str, FieldInfo]]) -> list[str]:
-    rows = [f"## [{section}]" if section else "## Outside sections", "", "| setting | default | meaning |", "| --- | --- | --- |"]
+    rows = [
+        f"## [{section}]" if section else "## Outside sections",
+        "",
+        "| setting | default | meaning |",
+        "| --- | --- | --- |",
+    ]
     for key, field in fields:
         value = _default(field)
         shown = "unset" if value is None else f"`{_toml(value)}`".replace("|", "\\|")

@@ -1,4 +1,5 @@
-"""A journal in a process of its own that is there to be killed: it logs one name after the other and says which are durable."""
+"""A journal in a process of its own that is there to be killed: it logs one name after the other and says which are
+durable."""
 
 from __future__ import annotations
 
@@ -42,7 +43,12 @@ async def _work(dsn: str, directory: Path, names: str, acknowledged: int) -> Non
 
     async def one(number: int) -> None:
         event = Event(
-            "call", who, number, "encrypted_secrets.secrets_getter(uuid,text,text)", "read", secret_names=(f"{names}-{number}",)
+            "call",
+            who,
+            number,
+            "encrypted_secrets.secrets_getter(uuid,text,text)",
+            "read",
+            secret_names=(f"{names}-{number}",),
         )
         try:
             future = journal.append([event], wait=True)

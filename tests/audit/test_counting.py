@@ -1,4 +1,5 @@
-"""Every way to ask for accesses gives the same ones: pages, streams, filters, counts and the view, over a log of every kind of row."""
+"""Every way to ask for accesses gives the same ones: pages, streams, filters, counts and the view, over a log of every
+kind of row."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ READ, VERIFY = "encrypted_secrets.secrets_getter(uuid,text,text)", "encrypted_se
 
 
 def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
-    """A log: plain statements, vague attempts with their calls, outcomes that name an attempt, open and refused ones, direct calls."""
+    """A log: plain statements, vague attempts with their calls, outcomes that name an attempt, open and refused ones,
+    direct calls."""
     rows: list[dict[str, Any]] = []
     owners = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(5)]
     users = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(3)]
@@ -54,7 +56,12 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
         def secret() -> dict[str, Any]:
             function, operation = draw.choice([(READ, "read"), (READ, "read"), (VERIFY, "verify")])
             names = draw.choice([["a"], ["b"], ["a", "b"], ["c", None]])
-            return {"function": function, "operation": operation, "owner_id": draw.choice(owners), "secret_names": names}
+            return {
+                "function": function,
+                "operation": operation,
+                "owner_id": draw.choice(owners),
+                "secret_names": names,
+            }
 
         kind = draw.choice(
             [
@@ -105,13 +112,19 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
             case "refused":
                 add("refusal", **first, outcome="refused", sqlstate="58030")
             case "direct":
-                add("direct", **first, instance=None, seq=None, session_id=None, statement_no=None, accessed_by=users[1])
+                add(
+                    "direct", **first, instance=None, seq=None, session_id=None, statement_no=None, accessed_by=users[1]
+                )
             case "call":
                 add("call", **first, accessed_by=users[2])
                 add("outcome", **ended)
             case "guesses":
                 # A row of verifies across the border of two stretches, of one owner or of none.
-                guessed = first | {"function": VERIFY, "operation": "verify", "owner_id": draw.choice([owners[0], None])}
+                guessed = first | {
+                    "function": VERIFY,
+                    "operation": "verify",
+                    "owner_id": draw.choice([owners[0], None]),
+                }
                 for nth in range(7):
                     when = moment + timedelta(seconds=59 * nth)
                     add("call", **guessed, when=when, where=where | {"statement_no": -100 * number - nth})
@@ -220,7 +233,9 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
         rows = [row for row in everything if wanted.fits(row)]
         answers = await counting.stats(log, wanted, limit=None, evening=22, morning=6)
 
-        def counted(table: str, *columns: str, answers: dict[str, counting.Table] = answers) -> Counter[tuple[Any, ...]]:
+        def counted(
+            table: str, *columns: str, answers: dict[str, counting.Table] = answers
+        ) -> Counter[tuple[Any, ...]]:
             return Counter(
                 {tuple(str(row[column]) for column in columns): row["n"] for row in answers[table].rows}
             )  # fmt: skip
@@ -235,7 +250,9 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
             assert answers[table].count.number == len(answers[table].rows)
         assert counted("hours", "hour") == Counter((str(row["at"].hour),) for row in rows), name
         night = [row for row in rows if row["operation"] == "read" and (row["at"].hour >= 22 or row["at"].hour < 6)]
-        assert [row["at"] for row in answers["at_night"].rows] == sorted((row["at"] for row in night), reverse=True), name
+        assert [row["at"] for row in answers["at_night"].rows] == sorted((row["at"] for row in night), reverse=True), (
+            name
+        )
         earlier = {
             (row["owner_id"], str(row["secret_names"]), row["db_user"])
             for row in everything
@@ -248,12 +265,14 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
             and row["secret_names"]
             and (key := (row["owner_id"], str(row["secret_names"]), row["db_user"])) not in earlier
         )
-        found = {(row["owner_id"], str(row["secret_names"]), row["db_user"]): row["n"] for row in answers["first_time"].rows}
+        found = {
+            (row["owner_id"], str(row["secret_names"]), row["db_user"]): row["n"] for row in answers["first_time"].rows
+        }
         assert found == new, name
         runs = answers["many_verifies"].rows
-        assert {(run["at"], run["until"], run["db_user"], run["owner_id"], run["n"], run["failed"]) for run in runs} == runs_of(
-            rows
-        ), name
+        assert {
+            (run["at"], run["until"], run["db_user"], run["owner_id"], run["n"], run["failed"]) for run in runs
+        } == runs_of(rows), name
         cut = await counting.stats(log, wanted, limit=2, evening=22, morning=6)
         for table in ("secrets", "users", "first_time", "at_night"):
             assert cut[table].rows == answers[table].rows[:2], (name, table)
@@ -275,7 +294,9 @@ async def test_two_sets_are_compared_by_everything(log: Any, monkeypatch: pytest
     ):  # fmt: skip
         table = await counting.compare(log, one, other, by, None)
         expected = {
-            tuple(str(row[column]) for column in columns): [0, 0] for row in everything if one.fits(row) or other.fits(row)
+            tuple(str(row[column]) for column in columns): [0, 0]
+            for row in everything
+            if one.fits(row) or other.fits(row)
         }
         for row in everything:
             for side, wanted in enumerate((one, other)):
@@ -324,8 +345,12 @@ async def test_bursts_of_different_secrets(postgres: Backend, log: Any, database
     table = await counting.bursts(log, Filter(since=since), window=timedelta(minutes=10), at_least=25, limit=None)
     assert table.rows and {row["db_user"] for row in table.rows} == {"thief"}
     assert table.rows[0]["secrets"] == 30 and table.rows[0]["n"] == 30 and table.count.number == len(table.rows)
-    assert (await counting.bursts(log, Filter(since=since), window=timedelta(minutes=10), at_least=31, limit=None)).rows == []
-    assert (await counting.bursts(log, Filter(since=since), window=timedelta(seconds=30), at_least=10, limit=None)).rows == []
+    assert (
+        await counting.bursts(log, Filter(since=since), window=timedelta(minutes=10), at_least=31, limit=None)
+    ).rows == []
+    assert (
+        await counting.bursts(log, Filter(since=since), window=timedelta(seconds=30), at_least=10, limit=None)
+    ).rows == []
 
 
 async def test_the_short_view_and_the_saved_questions_have_the_same_accesses(log: Any) -> None:

@@ -1,4 +1,5 @@
-"""Killed at random points while it writes log, spool and checkpoints: the log verifies, and what was durable is there, once.
+"""Killed at random points while it writes log, spool and checkpoints: the log verifies, and what was durable is there,
+once.
 
 Eight kills; `make crashes` does two hundred (TEST_CRASHES).
 """
@@ -43,7 +44,8 @@ def test_kills_while_writing(postgres: Backend, tmp_path: Path) -> None:
             outage = draw.random() < 0.4
             reader, writer = os.pipe()
             child = context.Process(
-                target=work, args=(postgres.dsn("crash_journal", "crash"), str(tmp_path), f"k{kill}", _Inherited(writer))
+                target=work,
+                args=(postgres.dsn("crash_journal", "crash"), str(tmp_path), f"k{kill}", _Inherited(writer)),
             )
             child.start()
             os.close(writer)

@@ -1,4 +1,5 @@
-"""A part of the log that was exported is proven as that part, in every form, without the database; a cut or a change is named."""
+"""A part of the log that was exported is proven as that part, in every form, without the database; a cut or a change is
+named."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ class Site:
 
     def export(self, file: Path, *arguments: str, signed: bool = True) -> None:
         config = self.configured if signed else self.keyless
-        done = CliRunner().invoke(app, ["audit", "export", str(file), "--dsn", self.dsn, "--config", str(config), *arguments])
+        done = CliRunner().invoke(
+            app, ["audit", "export", str(file), "--dsn", self.dsn, "--config", str(config), *arguments]
+        )
         assert done.exit_code == 0, done.output
         assert ("signed" in done.stderr) and (("not signed" in done.stderr) != signed)
 
@@ -135,9 +138,9 @@ def test_a_manifest_says_what_the_export_has(site: Site, tmp_path: Path) -> None
     file = tmp_path / "all.jsonl"
     site.export(file)
     told = json.loads((tmp_path / "all.jsonl.manifest.json").read_text())
-    assert {one["instance"]: (one["first_seq"], one["last_seq"], one["count"], one["gaps"]) for one in told["chains"]} == {
-        name: (1, last, last, 0) for name, last in site.chains.items()
-    }
+    assert {
+        one["instance"]: (one["first_seq"], one["last_seq"], one["count"], one["gaps"]) for one in told["chains"]
+    } == {name: (1, last, last, 0) for name, last in site.chains.items()}
     assert told["rows"] == sum(site.chains.values()) + 2 and told["direct"] == 2
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for one in told["chains"]:

@@ -1,4 +1,5 @@
-"""Following the log: no row is missed and none comes twice, whoever writes it, however late it commits, whatever its time says."""
+"""Following the log: no row is missed and none comes twice, whoever writes it, however late it commits, whatever its
+time says."""
 
 from __future__ import annotations
 
@@ -76,7 +77,11 @@ async def test_several_writers_at_once_and_lost_connections(postgres: Backend, d
     writers = asyncio.gather(*(write(number, journal) for number, journal in enumerate(journals)))
     while not writers.done():
         seen.update(
-            names(await follower.new_accesses(connection, [draw.choice(journals).instance], everywhere=draw.random() < 0.3))
+            names(
+                await follower.new_accesses(
+                    connection, [draw.choice(journals).instance], everywhere=draw.random() < 0.3
+                )
+            )
         )
         if draw.random() < 0.1:
             connection.terminate()
@@ -95,7 +100,10 @@ async def test_direct_calls_that_commit_late_and_out_of_order(postgres: Backend,
     with psycopg.connect(postgres.dsn(database=database)) as early:
         early.execute(DIRECT, ("before the beginning",))
         connection, follower = await followed(postgres.dsn("auditor", database))
-        with psycopg.connect(postgres.dsn(database=database)) as late, psycopg.connect(postgres.dsn(database=database)) as quick:
+        with (
+            psycopg.connect(postgres.dsn(database=database)) as late,
+            psycopg.connect(postgres.dsn(database=database)) as quick,
+        ):
             late.execute(DIRECT, ("late",))
             for number in range(3):
                 quick.execute(DIRECT, (f"quick {number}",))

@@ -1,4 +1,5 @@
-"""A name is found by what people know it as, and by what stands in the log for it, by every command and in every encoding of the log."""
+"""A name is found by what people know it as, and by what stands in the log for it, by every command and in every
+encoding of the log."""
 
 from __future__ import annotations
 
@@ -90,7 +91,17 @@ def test_every_command_that_takes_a_name_finds_it(postgres: Backend, owner: str,
     since = json.loads(run(postgres, "stats", "--json", "--since", "1h", *only).stdout)
     assert [row["secret"] for row in since["secrets"]] == ["name:masked:x"]
     side = run(
-        postgres, "compare", "--owner", owner, "--by", "secret", "--user", "masked:login", "--with-user", "app_user", "--json"
+        postgres,
+        "compare",
+        "--owner",
+        owner,
+        "--by",
+        "secret",
+        "--user",
+        "masked:login",
+        "--with-user",
+        "app_user",
+        "--json",
     )
     assert side.returncode == 0 and '"plain' in side.stdout and "name:masked:x" in side.stdout
     file = tmp_path / "export.jsonl"

@@ -85,7 +85,9 @@ def write(admin: psycopg.Connection[tuple[object, ...]], instance: uuid.UUID, ti
     who = Identity(uuid.uuid4(), "app_user", "app")
     with admin.cursor().copy(f"COPY secretproxy.access_log ({', '.join(STORED)}) FROM STDIN") as copy:
         for seq, at in enumerate(times, 1):
-            copy.write(lines.add(Event("call", who, seq, "f()"), round(at.timestamp() * 1_000_000), None).stored() + b"\n")
+            copy.write(
+                lines.add(Event("call", who, seq, "f()"), round(at.timestamp() * 1_000_000), None).stored() + b"\n"
+            )
 
 
 def run(command: str, months: tuple[str, Path], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -95,7 +97,9 @@ def run(command: str, months: tuple[str, Path], *arguments: str) -> subprocess.C
 
 def months_there(months: tuple[str, Path]) -> set[str]:
     with psycopg.connect(months[0]) as sql:
-        found = sql.execute("SELECT relname FROM pg_class WHERE relname LIKE 'access_log_2020%' AND relkind = 'r'").fetchall()
+        found = sql.execute(
+            "SELECT relname FROM pg_class WHERE relname LIKE 'access_log_2020%' AND relkind = 'r'"
+        ).fetchall()
         return {str(name[0]) for name in found}
 
 
@@ -207,7 +211,8 @@ def test_a_journal_writes_over_the_turn_of_the_year(
     asyncio.run(write_six())
     with psycopg.connect(dsn) as sql:
         rows = sql.execute(
-            "SELECT tableoid::regclass::text, at >= %s FROM secretproxy.access_log WHERE db_user = 'turn' ORDER BY seq", (turn,)
+            "SELECT tableoid::regclass::text, at >= %s FROM secretproxy.access_log WHERE db_user = 'turn' ORDER BY seq",
+            (turn,),
         ).fetchall()
     before, after = f"secretproxy.access_log_{turn.year - 1}_12", f"secretproxy.access_log_{turn.year}_01"
     assert rows == [(before, False)] * 2 + [(after, True)] * 3 + [(before, False)]
@@ -276,7 +281,9 @@ def test_retention_signs_no_chain_that_checkpoints_kept_elsewhere_deny(months: t
     directory = months[1].parent
     signer = Signer(directory / "sign.key", directory / "checkpoints.jsonl")
     with psycopg.connect(months[0], autocommit=True) as admin:
-        found = admin.execute("SELECT row_hash FROM secretproxy.access_log WHERE instance = %s AND seq = 5", (OLD,)).fetchone()
+        found = admin.execute(
+            "SELECT row_hash FROM secretproxy.access_log WHERE instance = %s AND seq = 5", (OLD,)
+        ).fetchone()
     assert found is not None
     signer.keep(signer.sign(OLD, 5, bytes(found[0])))
     rewrite(months, OLD, OLD_TIMES)
@@ -298,7 +305,9 @@ def test_retention_takes_no_chain_that_nothing_signed(months: tuple[str, Path]) 
     assert run("retention", months, "--drop", "--accept-unsigned").returncode == 0
 
 
-def test_retention_refuses_rows_that_change_while_it_verifies(months: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_refuses_rows_that_change_while_it_verifies(
+    months: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def work() -> None:
         connection = await asyncpg.connect(months[0])
         found = await retention.old(connection, "400 days")
@@ -314,7 +323,9 @@ def test_retention_refuses_rows_that_change_while_it_verifies(months: tuple[str,
 
 
 @pytest.mark.parametrize("kind", ["retention", "end", "before"])
-def test_without_a_public_key_no_row_says_that_others_may_be_gone(months: tuple[str, Path], tmp_path: Path, kind: str) -> None:
+def test_without_a_public_key_no_row_says_that_others_may_be_gone(
+    months: tuple[str, Path], tmp_path: Path, kind: str
+) -> None:
     """Whoever may write the log may write this too."""
     (tmp_path / "keyless.toml").write_text(f'[testimony]\nkey_file = "{tmp_path}/none"\n')
     keyless = (months[0], tmp_path / "keyless.toml")
@@ -365,7 +376,9 @@ def test_retention_takes_months_of_a_clock_that_jumped(months: tuple[str, Path],
         found = run("verify", months)
         assert found.returncode == 0, found.stdout
     with psycopg.connect(months[0]) as admin:
-        left = admin.execute("SELECT seq FROM secretproxy.access_log WHERE instance = %s ORDER BY seq", (GLITCHED,)).fetchall()
+        left = admin.execute(
+            "SELECT seq FROM secretproxy.access_log WHERE instance = %s ORDER BY seq", (GLITCHED,)
+        ).fetchall()
     assert [row[0] for row in left] == [seq for seq, at in enumerate(times, 1) if at.year > 2020]
     # What retention did not take may not go.
     as_owner(months, f"DELETE FROM access_log WHERE instance = '{GLITCHED}' AND seq = {left[0][0]}")

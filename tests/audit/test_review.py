@@ -1,4 +1,5 @@
-"""Reviewing as a newcomer does it: commands in a terminal of 80 columns and in pipes, against accesses made through the proxy."""
+"""Reviewing as a newcomer does it: commands in a terminal of 80 columns and in pipes, against accesses made through the
+proxy."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ LONG = "a-name-that-is-much-longer-than-any-column-of-a-terminal-should-ever-be/
 HOSTILE = "[/bold][red] :key: \x1b[2J\rback\u202etxt.\x9b31m\n"
 
 
-def run(postgres: Backend, *arguments: str, user: str = "auditor", database: str = "app") -> subprocess.CompletedProcess[str]:
+def run(
+    postgres: Backend, *arguments: str, user: str = "auditor", database: str = "app"
+) -> subprocess.CompletedProcess[str]:
     return secretproxy(["audit", *arguments, "--dsn", postgres.dsn(user, database)])
 
 
@@ -39,7 +42,11 @@ def in_terminal(columns: int, *command: str) -> str:
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm-256color"}
     with subprocess.Popen(
-        [sys.executable, "-m", "secretproxy", *command], stdin=follower, stdout=follower, stderr=follower, env=environment
+        [sys.executable, "-m", "secretproxy", *command],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment,
     ) as process:
         os.close(follower)
         out = b""
@@ -100,7 +107,9 @@ def test_every_filter_finds_what_it_should(postgres: Backend, owner: str) -> Non
     session = str(listed(postgres, "--owner", owner)[0]["session_id"])
     assert count("--session", session) == 12
     newest = listed(postgres, "--owner", owner, "--limit", "1")[0]
-    assert newest["operation"] == "delete" and newest["secret_names"] == ["stripe", "other"] and newest["outcome"] == "ok"
+    assert (
+        newest["operation"] == "delete" and newest["secret_names"] == ["stripe", "other"] and newest["outcome"] == "ok"
+    )
 
 
 def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: str) -> None:
@@ -108,7 +117,8 @@ def test_a_table_fits_80_columns_and_moves_no_cursor(postgres: Backend, owner: s
     for width in (80, 200):
         text = in_terminal(width, "audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor"))
         plain = [line for line in text.replace("\r\n", "\n").splitlines() if line]
-        # Nothing that a client chose moves the cursor, colours or turns around; where there is room it stands there as an escape.
+        # Nothing that a client chose moves the cursor, colours or turns around; where there is room it stands there as
+        # an escape.
         assert not set("\x9b\u202e") & set(text) and "\x1b[2J" not in text
         assert width < 130 or "\\x1b[2J" in text
         assert len(plain) >= 12
@@ -302,7 +312,9 @@ def test_tail_shows_a_call_and_survives_a_lost_connection(postgres: Backend, pro
             assert tail.stderr is not None and tail.stdout is not None
             assert "following" in tail.stderr.readline()
             lines: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=lambda out: [lines.put(line) for line in out], args=(tail.stdout,), daemon=True).start()
+            threading.Thread(
+                target=lambda out: [lines.put(line) for line in out], args=(tail.stdout,), daemon=True
+            ).start()
 
             def call(name: str) -> None:
                 with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
@@ -317,9 +329,7 @@ def test_tail_shows_a_call_and_survives_a_lost_connection(postgres: Backend, pro
             call("one")
             assert next_name() == "one"
             with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-                gone = (
-                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'secretproxy audit'"
-                )
+                gone = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'secretproxy audit'"
                 assert admin.execute(gone).fetchone() == (1,)
             call("two")
             call("three")

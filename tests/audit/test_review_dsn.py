@@ -74,7 +74,9 @@ def test_init_writes_it_and_its_password_is_not_shown(postgres: Backend, tmp_pat
     listed = run(["audit", "list"], tmp_path)
     assert listed.returncode == 0 and "as auditor" in listed.stderr
     assert "hunter2" not in listed.stdout + listed.stderr
-    broken = run(["audit", "list"], tmp_path, SECRETPROXY_AUDIT_REVIEW_DSN="postgresql://auditor:hunter2@127.0.0.1:1/app")
+    broken = run(
+        ["audit", "list"], tmp_path, SECRETPROXY_AUDIT_REVIEW_DSN="postgresql://auditor:hunter2@127.0.0.1:1/app"
+    )
     assert broken.returncode == 2 and len(broken.stderr.splitlines()) == 1 and "audit.review_dsn" in broken.stderr
     assert "hunter2" not in broken.stdout + broken.stderr
 
@@ -112,14 +114,21 @@ def test_a_setting_that_cannot_be_used_is_named_with_its_source(postgres: Backen
     config = written(postgres, tmp_path, "host=127.0.0.1 prot=1")
     for variables, source in (
         ({}, config),
-        ({"SECRETPROXY_AUDIT_REVIEW_DSN": "host=127.0.0.1 prot=2"}, "environment variable SECRETPROXY_AUDIT_REVIEW_DSN"),
+        (
+            {"SECRETPROXY_AUDIT_REVIEW_DSN": "host=127.0.0.1 prot=2"},
+            "environment variable SECRETPROXY_AUDIT_REVIEW_DSN",
+        ),
     ):
         done = run(("audit", "list", "--config", config), tmp_path, **variables)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"secretproxy: {source}: audit.review_dsn cannot be used: parameter 2"), done.stderr
+        assert done.stderr.startswith(f"secretproxy: {source}: audit.review_dsn cannot be used: parameter 2"), (
+            done.stderr
+        )
 
 
-def test_a_password_file_that_others_may_read_is_told_once_and_not_by_the_driver(postgres: Backend, tmp_path: Path) -> None:
+def test_a_password_file_that_others_may_read_is_told_once_and_not_by_the_driver(
+    postgres: Backend, tmp_path: Path
+) -> None:
     path = tmp_path / "pass"
     path.write_text("*:*:*:*:x\n")
     path.chmod(0o644)

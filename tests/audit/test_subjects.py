@@ -37,13 +37,20 @@ def test_who_used_a_secret(postgres: Backend) -> None:
     assert lines[0].split() == ["user", "application", "from", "accesses", "first", "last"]
     assert lines[1].split()[:5] == ["app_user", "subjects", "test", "127.0.0.1", "3"]
     assert f"{OWNER}: written last at" in done.stderr and "nobody has used" not in done.stderr
-    rows = [json.loads(line) for line in run(postgres, "secret", "subject", "--owner", OWNER[:8], "--json").stdout.splitlines()]
-    assert [(row["db_user"], row["n"]) for row in rows if row["application_name"] == "subjects test"] == [("app_user", 3)]
+    rows = [
+        json.loads(line)
+        for line in run(postgres, "secret", "subject", "--owner", OWNER[:8], "--json").stdout.splitlines()
+    ]
+    assert [(row["db_user"], row["n"]) for row in rows if row["application_name"] == "subjects test"] == [
+        ("app_user", 3)
+    ]
 
 
 @pytest.mark.usefixtures("accessed")
 def test_what_a_login_used(postgres: Backend) -> None:
-    rows = [json.loads(line) for line in run(postgres, "user", "app_user", "--since", "1h", "--json").stdout.splitlines()]
+    rows = [
+        json.loads(line) for line in run(postgres, "user", "app_user", "--since", "1h", "--json").stdout.splitlines()
+    ]
     mine = {row["secret_names"][0]: row for row in rows if row["owner_id"] == OWNER}
     assert {name: row["n"] for name, row in mine.items()} == {"subject": 3, "untouched since": 1, "\x1b[2J\u202e": 1}
     assert all(row["new"] for row in mine.values())

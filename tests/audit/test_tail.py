@@ -1,4 +1,5 @@
-"""`audit tail` shows how an access ended, takes the filters of `audit list`, and shows what takes long twice: running, and ended."""
+"""`audit tail` shows how an access ended, takes the filters of `audit list`, and shows what takes long twice: running,
+and ended."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def following(postgres: Backend, *arguments: str) -> Iterator[queue.Queue[str]]:
             first = tail.stderr.readline()
             assert "following the log in database app at" in first and "times are of" in first
             lines: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=lambda out: [lines.put(line) for line in out], args=(tail.stdout,), daemon=True).start()
+            threading.Thread(
+                target=lambda out: [lines.put(line) for line in out], args=(tail.stdout,), daemon=True
+            ).start()
             yield lines
         finally:
             tail.terminate()
@@ -46,7 +49,12 @@ def test_outcomes_and_filters(postgres: Backend, proxy: Proxy) -> None:
             with pytest.raises(psycopg.Error):
                 sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'bad', 'value', 'rot13')", (owner,))
         row = json.loads(lines.get(timeout=30))
-        assert (row["outcome"], row["sqlstate"], row["secret_names"], row["owner_id"]) == ("error", "22023", ["bad"], owner)
+        assert (row["outcome"], row["sqlstate"], row["secret_names"], row["owner_id"]) == (
+            "error",
+            "22023",
+            ["bad"],
+            owner,
+        )
         assert lines.empty()
 
 

@@ -135,7 +135,9 @@ class Site:
     def verify(self, database: str, *, with_file: bool = False) -> Report:
         outside = [checkpoint for _, checkpoint in read_file(self.signed_file) if checkpoint] if with_file else []
         key = load_public(public_file(self.directory / "sign.key"))
-        return asyncio.run(verify_database(self.postgres.dsn("auditor", database), outside, key, lambda done, total: None))
+        return asyncio.run(
+            verify_database(self.postgres.dsn("auditor", database), outside, key, lambda done, total: None)
+        )
 
 
 def events(who: Identity) -> list[Event]:
@@ -233,7 +235,9 @@ def rehash(site: Site, database: str, first: int, last: int) -> None:
         admin.execute("SET session_replication_role = replica; SET search_path = secretproxy")
         for name, value in chain.SETTINGS.items():
             admin.execute(f"SET {name} = '{value}'")
-        before = admin.execute("SELECT row_hash FROM access_log WHERE instance = %s AND seq = %s", (A, first - 1)).fetchone()
+        before = admin.execute(
+            "SELECT row_hash FROM access_log WHERE instance = %s AND seq = %s", (A, first - 1)
+        ).fetchone()
         previous = bytes(before[0]) if before else chain.GENESIS
         for seq in range(first, last + 1):
             with admin.cursor().copy(
@@ -242,7 +246,8 @@ def rehash(site: Site, database: str, first: int, last: int) -> None:
                 line = b"".join(bytes(part) for part in out)
             made = chain.link(previous, line.rstrip(b"\n"))
             admin.execute(
-                "UPDATE access_log SET prev_hash = %s, row_hash = %s WHERE instance = %s AND seq = %s", (previous, made, A, seq)
+                "UPDATE access_log SET prev_hash = %s, row_hash = %s WHERE instance = %s AND seq = %s",
+                (previous, made, A, seq),
             )
             previous = made
 
@@ -253,7 +258,9 @@ def fork(site: Site, database: str, first: int, last: int) -> None:
         admin.execute("SET session_replication_role = replica; SET search_path = secretproxy")
         for name, value in chain.SETTINGS.items():
             admin.execute(f"SET {name} = '{value}'")
-        before = admin.execute("SELECT row_hash FROM access_log WHERE instance = %s AND seq = %s", (A, first - 1)).fetchone()
+        before = admin.execute(
+            "SELECT row_hash FROM access_log WHERE instance = %s AND seq = %s", (A, first - 1)
+        ).fetchone()
         assert before is not None
         previous = bytes(before[0])
         for seq in range(first, last + 1):
@@ -334,7 +341,10 @@ def test_every_kind_of_event_with_every_kind_of_text_verifies(site: Site, copy: 
         async def connect() -> Any:
             return await asyncpg.connect(site.postgres.dsn("journal", copy))
 
-        addresses = [None, *map(ipaddress.ip_address, ("127.0.0.1", "::1", "::ffff:10.0.0.1", "2001:db8::1", "fe80::1"))]
+        addresses = [
+            None,
+            *map(ipaddress.ip_address, ("127.0.0.1", "::1", "::ffff:10.0.0.1", "2001:db8::1", "fe80::1")),
+        ]
         for _ in range(3):
             journal = Journal(connect, NameMask(200, (), b"k" * 32))
             await journal.start()
@@ -358,8 +368,15 @@ def test_every_kind_of_event_with_every_kind_of_text_verifies(site: Site, copy: 
                 event.owner_id, event.accessed_by = draw.choice([None, uuid.uuid4()]), draw.choice([None, uuid.uuid4()])
                 event.secret_names = draw.choice([None, (), tuple(text() for _ in range(draw.randrange(4)))])
                 event.via = draw.choice([None, (), tuple(text() or "" for _ in range(draw.randrange(4)))])
-                event.role, event.outcome, event.calls = text(), draw.choice([None, "ok", "lost"]), draw.choice([None, 0, 2**62])
-                event.sqlstate, event.protocol = draw.choice([None, "00000", "P0001"]), draw.choice([None, "simple", "fastpath"])
+                event.role, event.outcome, event.calls = (
+                    text(),
+                    draw.choice([None, "ok", "lost"]),
+                    draw.choice([None, 0, 2**62]),
+                )
+                event.sqlstate, event.protocol = (
+                    draw.choice([None, "00000", "P0001"]),
+                    draw.choice([None, "simple", "fastpath"]),
+                )
                 event.timing.began = time.monotonic() - draw.choice([0.0, 1e-6, 0.5, 12.25, 1e5, 1e-4 * draw.random()])
                 journal.append([event], wait=False)
                 if number % 50 == 0:
@@ -429,7 +446,8 @@ def test_an_export_is_verified_without_the_database(site: Site, copy: str, tmp_p
         assert run("verify", "--file", str(exported), *key).returncode == 1
 
 
-# --- what hides rows, or lets strangers in -----------------------------------------------------------------------------
+# --- what hides rows, or lets strangers in
+# -----------------------------------------------------------------------------
 
 HIDDEN = {
     "a policy": "ALTER TABLE access_log ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON access_log USING (db_user <> 'x')",
@@ -488,7 +506,8 @@ def test_rows_that_a_policy_hides_are_an_error_and_not_gone(site: Site, copy: st
         admin.execute("ALTER TABLE secretproxy.access_log ENABLE ROW LEVEL SECURITY")
         admin.execute("CREATE POLICY p ON secretproxy.access_log FOR SELECT USING (db_user <> 'x')")
     with pytest.raises(
-        ConfigError, match=r"row security .* hides rows .*\(.*row-level security policy.*42501\).*secretproxy.access_log DISABLE"
+        ConfigError,
+        match=r"row security .* hides rows .*\(.*row-level security policy.*42501\).*secretproxy.access_log DISABLE",
     ):
         asyncio.run(verify_as(site, copy, "auditor"))
 

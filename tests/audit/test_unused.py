@@ -1,4 +1,5 @@
-"""Secrets that nobody uses are named, in the log's own form, to auditors alone; a log that was altered is told from one that may not be read."""
+"""Secrets that nobody uses are named, in the log's own form, to auditors alone; a log that was altered is told from one
+that may not be read."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def emptied(sql: psycopg.Connection[tuple[object, ...]]) -> None:
     for (part,) in sql.execute(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'secretproxy.access_log'::regclass"
     ).fetchall():
-        sql.execute(f"ALTER TABLE {part} DISABLE TRIGGER USER; DELETE FROM {part}; ALTER TABLE {part} ENABLE TRIGGER USER")  # type: ignore[arg-type]
+        sql.execute(
+            f"ALTER TABLE {part} DISABLE TRIGGER USER; DELETE FROM {part}; ALTER TABLE {part} ENABLE TRIGGER USER"
+        )  # type: ignore[arg-type]
     sql.execute("ALTER TABLE secretproxy.access_log ENABLE TRIGGER USER")
 
 
@@ -90,8 +93,12 @@ def test_nobody_else_may_ask_and_no_name_can_be_handed_in(postgres: Backend, dat
             assert sql.execute("SELECT " + inner, (role,)).fetchone() == (role == "secretproxy_tables",)
 
 
-@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("events",), ("stats",), ("export", "FILE"), ("unused",)])
-def test_a_row_policy_on_the_log_is_named(postgres: Backend, database: str, tmp_path: Path, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "command", [("list",), ("list", "--json"), ("events",), ("stats",), ("export", "FILE"), ("unused",)]
+)
+def test_a_row_policy_on_the_log_is_named(
+    postgres: Backend, database: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as sql:
         sql.execute("ALTER TABLE secretproxy.access_log ENABLE ROW LEVEL SECURITY")
         sql.execute("CREATE POLICY hides ON secretproxy.access_log USING (db_user <> 'mallory')")

@@ -1,4 +1,5 @@
-"""Nothing that a reviewing command prints is cut without a word, no two names look alike, and every text of the log comes through."""
+"""Nothing that a reviewing command prints is cut without a word, no two names look alike, and every text of the log
+comes through."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def lines_of(postgres: Backend, database: str, *arguments: str) -> list[str]:
 
 def screen(postgres: Backend, database: str, *arguments: str, width: int = 120) -> list[str]:
     text = in_terminal(width, "audit", *arguments, "--dsn", postgres.dsn("auditor", database))
-    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in text.replace("\r\n", "\n").splitlines() if line.strip()]
+    return [
+        re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in text.replace("\r\n", "\n").splitlines() if line.strip()
+    ]
 
 
 def test_what_a_program_reads_is_whole_unless_it_asks_for_less(postgres: Backend, database: str) -> None:
@@ -86,7 +89,11 @@ def test_what_a_program_reads_is_whole_unless_it_asks_for_less(postgres: Backend
     assert len(counted["users"]) == 41 and len(counted["first_time"]) > 90
     assert len(json.loads("".join(lines_of(postgres, database, "stats", "--json", "--limit", "3")))["users"]) == 3
     assert (
-        len(json.loads("".join(lines_of(postgres, database, "compare", "--by", "user", "--with-application", "none", "--json"))))
+        len(
+            json.loads(
+                "".join(lines_of(postgres, database, "compare", "--by", "user", "--with-application", "none", "--json"))
+            )
+        )
         == 41
     )
     assert not any("more" in line for line in lines_of(postgres, database, "stats"))
@@ -95,7 +102,10 @@ def test_what_a_program_reads_is_whole_unless_it_asks_for_less(postgres: Backend
 def test_what_a_person_sees_says_how_much_more_there_is(postgres: Backend, database: str) -> None:
     accesses = ACCESSES + len([g for g in range(1, EVENTS + 1) if g % 4 == 3])
     shown = screen(postgres, database, "list")
-    assert shown[-1] == f"100 newest accesses are shown, {accesses - 100:,} more: --limit 1000 shows more of them, --limit 0 all"
+    assert (
+        shown[-1]
+        == f"100 newest accesses are shown, {accesses - 100:,} more: --limit 1000 shows more of them, --limit 0 all"
+    )
     assert any("looked in the log in database" in line and "read as auditor" in line for line in shown)
     assert len(screen(postgres, database, "list", "--limit", "0")) >= accesses
     assert "more" not in screen(postgres, database, "list", "--limit", "5000")[-1]
@@ -122,9 +132,13 @@ def test_names_that_differ_look_different(postgres: Backend, database: str) -> N
     assert len({cells[0] for cells in layout.take(same)}) == 3
 
 
-def test_columns_are_chosen_and_time_is_named(postgres: Backend, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_chosen_and_time_is_named(
+    postgres: Backend, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
-    heading, *rows = lines_of(postgres, database, "list", "--columns", "at,session,application,calls,statement", "--limit", "3")
+    heading, *rows = lines_of(
+        postgres, database, "list", "--columns", "at,session,application,calls,statement", "--limit", "3"
+    )
     assert heading.split() == ["at", "(Europe/Berlin)", "session", "application", "calls", "statement"]
     assert len(rows) == 3 and all(row.startswith("2026-11-2") and row.split()[3] == "billing" for row in rows), rows
     assert any("Europe/Berlin" in line for line in screen(postgres, database, "list", width=80))
@@ -135,7 +149,9 @@ def test_columns_are_chosen_and_time_is_named(postgres: Backend, database: str, 
 
 def test_a_beginning_of_a_uuid_is_enough_where_only_one_has_it(postgres: Backend, database: str) -> None:
     whole = json.loads(lines_of(postgres, database, "list", "--json", "--limit", "1")[0])
-    full = json.loads(lines_of(postgres, database, "list", "--json", "--owner", str(uuid.uuid4()), "--limit", "0") or "[]")
+    full = json.loads(
+        lines_of(postgres, database, "list", "--json", "--owner", str(uuid.uuid4()), "--limit", "0") or "[]"
+    )
     assert full == []
     row = json.loads(lines_of(postgres, database, "list", "--json", "--application", "billing", "--limit", "1")[0])
     for option, column in (("--owner", "owner_id"), ("--session", "session_id")):
@@ -231,7 +247,9 @@ def test_names_that_are_no_utf8_come_through_everywhere(postgres: Backend) -> No
         assert [json.loads(row["secret_names"])[0] for row in table] == shown
         for command in (("list",), ("show", str(session)), ("stats",), ("compare", "--by", "user", "--with-user", "x")):
             out = "\n".join(lines_of(postgres, name, *command))
-            assert all(text in out for text in (r"caf\xe9", r"\xff\xfe", "schlüssel", r"\\xff")) and "\x1b" not in out, command
+            assert (
+                all(text in out for text in (r"caf\xe9", r"\xff\xfe", "schlüssel", r"\\xff")) and "\x1b" not in out
+            ), command
         assert r"\xff" in "".join(lines_of(postgres, name, "events"))
         counted = json.loads("".join(lines_of(postgres, name, "stats", "--json")))
         assert {row["secret"] for row in counted["secrets"]} == set(shown)

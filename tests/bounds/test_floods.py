@@ -90,7 +90,8 @@ def connects(proxy: Proxy) -> bool:
 
 
 def test_connections_that_say_nothing(postgres: Backend, tmp_path: Path) -> None:
-    """They are no sessions, so max_sessions does not count them, but max_connections does, and login_timeout ends them."""
+    """They are no sessions, so max_sessions does not count them, but max_connections does, and login_timeout ends
+    them."""
     with proxy_with(postgres, tmp_path, "max_sessions = 10\nlogin_timeout = 3.0") as proxy:
         bystander = Bystander(proxy)
         before = descriptors(proxy.pid)
@@ -258,7 +259,9 @@ def _stands_still(proxy: Proxy) -> bool:
 
 
 def test_keepalive_options() -> None:
-    settings = KeepaliveSettings(tcp_keepalives_idle=11, tcp_keepalives_interval=3, tcp_keepalives_count=2, tcp_user_timeout=4567)
+    settings = KeepaliveSettings(
+        tcp_keepalives_idle=11, tcp_keepalives_interval=3, tcp_keepalives_count=2, tcp_user_timeout=4567
+    )
     with socket.socket() as sock:
         keep_alive(sock, settings)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -281,8 +284,11 @@ def test_keepalive_on_both_sides(postgres: Backend, tmp_path: Path) -> None:
 
 
 def _timers(listen: int, backend: int) -> tuple[bool, bool]:
-    """Whether the proxy's connections to clients wait for the seconds that were set, and those to the backend for the default."""
+    """Whether the proxy's connections to clients wait for the seconds that were set, and those to the backend for the
+    default."""
     shown = subprocess.run(["ss", "-tnoH"], capture_output=True, text=True, check=True).stdout.splitlines()
     clients = [line for line in shown if line.split()[3].endswith(f":{listen}")]
     backends = [line for line in shown if line.split()[4].endswith(f":{backend}")]
-    return any("timer:(keepalive,1min" in line for line in clients), any("timer:(keepalive,4min" in line for line in backends)
+    return any("timer:(keepalive,1min" in line for line in clients), any(
+        "timer:(keepalive,4min" in line for line in backends
+    )

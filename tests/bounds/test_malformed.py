@@ -1,4 +1,5 @@
-"""Streams that no client should send, at a live proxy with fifty well-behaved sessions beside them: none of those is disturbed."""
+"""Streams that no client should send, at a live proxy with fifty well-behaved sessions beside them: none of those is
+disturbed."""
 
 from __future__ import annotations
 

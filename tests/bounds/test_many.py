@@ -112,7 +112,9 @@ def test_connects_and_disconnects_leave_nothing(roomy: Proxy) -> None:
     used, taken = descriptors(roomy.pid), memory(roomy.pid)
     connects(CONNECTS)
     settled(roomy)
-    print(f"{CONNECTS} connects: {(memory(roomy.pid) - taken) / KIB:+.0f} KiB, descriptors {descriptors(roomy.pid) - used:+d}")
+    print(
+        f"{CONNECTS} connects: {(memory(roomy.pid) - taken) / KIB:+.0f} KiB, descriptors {descriptors(roomy.pid) - used:+d}"
+    )
     assert descriptors(roomy.pid) <= used
     assert memory(roomy.pid) - taken < MIB
 
@@ -147,7 +149,9 @@ def test_a_soak_leaves_memory_flat(roomy: Proxy, tmp_path: Path) -> None:
     half = [sample for sample in samples if sample[0] > SOAK_SECONDS / 2]
     slope = _slope([(at, taken) for at, taken, _ in half])
     grown = slope * (half[-1][0] - half[0][0])
-    print(f"{number} rounds in {SOAK_SECONDS:.0f} s, slope of the second half {slope * 600 / KIB:+.0f} KiB in ten minutes")
+    print(
+        f"{number} rounds in {SOAK_SECONDS:.0f} s, slope of the second half {slope * 600 / KIB:+.0f} KiB in ten minutes"
+    )
     assert grown < MIB, f"{grown / KIB:.0f} KiB in the second half"
     assert max(used for _, _, used in half) <= min(used for _, _, used in half) + 6
 

@@ -137,7 +137,9 @@ def names(client: Client) -> None:
 
 
 def notices(client: Client) -> None:
-    client.query("DO $$ BEGIN FOR n IN 1..50000 LOOP RAISE NOTICE 'a notice of some length, number %', n; END LOOP; END $$")
+    client.query(
+        "DO $$ BEGIN FOR n IN 1..50000 LOOP RAISE NOTICE 'a notice of some length, number %', n; END LOOP; END $$"
+    )
 
 
 def large_notice(client: Client) -> None:
@@ -202,7 +204,9 @@ def test_a_million_parses_without_reading_an_answer(quiet: Proxy) -> None:
 
 def test_a_backend_that_never_reads(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> None:
     with deaf_backend() as deaf:
-        proxy = Proxy(tmp_path_factory.mktemp("deaf"), f"127.0.0.1:{deaf.port}", postgres.dsn("journal"), postgres.key_file)
+        proxy = Proxy(
+            tmp_path_factory.mktemp("deaf"), f"127.0.0.1:{deaf.port}", postgres.dsn("journal"), postgres.key_file
+        )
         proxy.start()
         try:
             with Client(proxy.port) as client, Growth(proxy.pid) as growth:
@@ -217,10 +221,15 @@ def test_a_backend_that_never_reads(postgres: Backend, tmp_path_factory: pytest.
             proxy.stop()
 
 
-def test_what_is_sent_ahead_of_the_login_is_bounded(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_what_is_sent_ahead_of_the_login_is_bounded(
+    postgres: Backend, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     listener = socket.create_server(("127.0.0.1", free_port()))
     proxy = Proxy(
-        tmp_path_factory.mktemp("early"), f"127.0.0.1:{listener.getsockname()[1]}", postgres.dsn("journal"), postgres.key_file
+        tmp_path_factory.mktemp("early"),
+        f"127.0.0.1:{listener.getsockname()[1]}",
+        postgres.dsn("journal"),
+        postgres.key_file,
     ).start()
     try:
         with Client(proxy.port, log_in=False) as client, listener, Growth(proxy.pid) as growth:

@@ -1,4 +1,5 @@
-"""Several workers on one port: they share the sessions and the limit of them, one that dies is replaced, all of them drain."""
+"""Several workers on one port: they share the sessions and the limit of them, one that dies is replaced, all of them
+drain."""
 
 from __future__ import annotations
 
@@ -134,7 +135,8 @@ async def test_four_workers_under_load_reload_and_shut_down(several: Proxy, post
 
 
 def test_every_scrape_tells_the_sum_of_all_workers(several: Proxy) -> None:
-    """Whichever worker answers: the same sessions, calls and events, and no counter goes back when a worker is replaced."""
+    """Whichever worker answers: the same sessions, calls and events, and no counter goes back when a worker is
+    replaced."""
     sessions = [psycopg.connect(several.dsn(), autocommit=True) for _ in range(8)]
     for session in sessions:
         session.execute(GETTER)
@@ -142,9 +144,18 @@ def test_every_scrape_tells_the_sum_of_all_workers(several: Proxy) -> None:
     def scrape() -> dict[str, float]:
         with urllib.request.urlopen(f"http://127.0.0.1:{several.health_port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("secretproxy_") and "{" not in line}
+        return {
+            line.split()[0]: float(line.split()[1])
+            for line in lines
+            if line.startswith("secretproxy_") and "{" not in line
+        }
 
-    names = ("secretproxy_workers", "secretproxy_sessions_open", "secretproxy_sessions_total", "secretproxy_attempts_total")
+    names = (
+        "secretproxy_workers",
+        "secretproxy_sessions_open",
+        "secretproxy_sessions_total",
+        "secretproxy_attempts_total",
+    )
     assert [[found[name] for name in names] for found in [scrape() for _ in range(8)]] == [[WORKERS, 8, 8, 8]] * 8
     # Each worker says how many it has written once a second.
     until(lambda: scrape()["secretproxy_events_written_total"] == 16)

@@ -43,7 +43,9 @@ def main() -> dict[str, Any]:
     found: dict[str, Any] = {
         "people": User.objects.count(),
         "streamed": [user.username for user in User.objects.order_by("id").iterator(chunk_size=20)][:60],
-        "joined": list(User.objects.annotate(n=Count("groups")).filter(n=1).order_by("id").values_list("username", flat=True)),
+        "joined": list(
+            User.objects.annotate(n=Count("groups")).filter(n=1).order_by("id").values_list("username", flat=True)
+        ),
         "tables": sorted(connection.introspection.table_names()),
         "explained": "Scan" in User.objects.filter(id=1).explain(),
     }

@@ -27,7 +27,12 @@ def test_types_statements_and_introspection(both: Both) -> None:
         ]
         found.append(
             await connection.fetchrow(
-                "SELECT $1::int8, $2::numeric, $3::timestamptz, $4::bytea, $5::inet", 2**40, 1, None, b"\0\xff", "10.0.0.1"
+                "SELECT $1::int8, $2::numeric, $3::timestamptz, $4::bytea, $5::inet",
+                2**40,
+                1,
+                None,
+                b"\0\xff",
+                "10.0.0.1",
             )
         )
         statement = await connection.prepare("SELECT n, $1::text || n FROM generate_series(1, $2::int) n")
@@ -42,7 +47,11 @@ def test_types_statements_and_introspection(both: Both) -> None:
                 await connection.fetch(text, *(["x"] if "$1" in text else []))
             except (asyncpg.PostgresError, asyncpg.DataError) as error:
                 found.append(told(error))
-        found += [connection.get_server_version(), connection.get_settings().server_encoding, connection.get_reset_query()]
+        found += [
+            connection.get_server_version(),
+            connection.get_settings().server_encoding,
+            connection.get_reset_query(),
+        ]
         await connection.close()
         return found
 
@@ -96,7 +105,10 @@ def test_copy_and_cursors(both: Both) -> None:
         await connection.execute("CREATE TABLE t (a int, b text)")
         found: list[Any] = [await connection.copy_records_to_table("t", records=[(n, f"row {n}") for n in range(2000)])]
         out = io.BytesIO()
-        found += [await connection.copy_from_query("SELECT * FROM t WHERE a < $1", 500, output=out, format="csv"), out.getvalue()]
+        found += [
+            await connection.copy_from_query("SELECT * FROM t WHERE a < $1", 500, output=out, format="csv"),
+            out.getvalue(),
+        ]
         out.seek(0)
         found.append(await connection.copy_to_table("t", source=out, format="csv"))
         try:

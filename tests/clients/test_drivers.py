@@ -35,7 +35,12 @@ def test_psycopg2(both: Both) -> None:
             with connection.cursor("named", scrollable=True) as named:
                 named.itersize = 100
                 named.execute("SELECT a FROM t ORDER BY a")
-                found += [named.fetchmany(3), sum(row[0] for row in named), named.scroll(5, "absolute"), named.fetchone()]
+                found += [
+                    named.fetchmany(3),
+                    sum(row[0] for row in named),
+                    named.scroll(5, "absolute"),
+                    named.fetchone(),
+                ]
             large = connection.lobject(0, "wb")
             large.write(bytes(range(256)) * 1000)
             large.seek(100)
@@ -47,7 +52,9 @@ def test_psycopg2(both: Both) -> None:
             again.unlink()
             cursor.execute("DO $$ BEGIN RAISE NOTICE 'noted'; END $$")
             found.append(connection.notices[-1])
-            psycopg2.extras.execute_values(cursor, "INSERT INTO t VALUES %s RETURNING a", [(n, "x") for n in range(500)])
+            psycopg2.extras.execute_values(
+                cursor, "INSERT INTO t VALUES %s RETURNING a", [(n, "x") for n in range(500)]
+            )
             for text in ("SELECT nothing", "SELECT 1/0"):
                 cursor.execute("SAVEPOINT s")
                 try:

@@ -1,4 +1,5 @@
-"""How sessions end that the client did not end: it hears PostgreSQL's own words, then the end of the connection, never a reset."""
+"""How sessions end that the client did not end: it hears PostgreSQL's own words, then the end of the connection, never
+a reset."""
 
 from __future__ import annotations
 
@@ -90,7 +91,8 @@ def test_idle_in_a_transaction(connect: Callable[[], Client]) -> None:
 
 
 def test_a_statement_on_its_way_loses_no_last_words(proxy: Proxy, postgres: Backend) -> None:
-    """Both arrive while the proxy is not looking: the end of the backend, and more of the client's than is read at once."""
+    """Both arrive while the proxy is not looking: the end of the backend, and more of the client's than is read at
+    once."""
     for _ in range(3):
         client = Client(proxy.port)
         sending = threading.Thread(target=client.try_to_send, args=(query("SELECT 1 -- " + "x" * 20_000_000),))

@@ -1,4 +1,5 @@
-"""Several servers: a primary and its standby, asked by target_session_attrs, changing places under connections; names with addresses."""
+"""Several servers: a primary and its standby, asked by target_session_attrs, changing places under connections; names
+with addresses."""
 
 from __future__ import annotations
 
@@ -68,7 +69,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with PrivateServer(newest_postgres(), settings={"wal_level": "replica", "max_wal_senders": "5"}) as primary:
         backend = prepare(primary.host, primary.port, directory)
         with psycopg.connect(backend.dsn(), autocommit=True) as admin:
-            admin.execute(f"CREATE ROLE with_password LOGIN PASSWORD '{PASSWORD}'; GRANT authenticated TO with_password")
+            admin.execute(
+                f"CREATE ROLE with_password LOGIN PASSWORD '{PASSWORD}'; GRANT authenticated TO with_password"
+            )
             rules = primary.data / "pg_hba.conf"
             rules.write_text(f"host all with_password 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
             admin.execute("SELECT pg_reload_conf()")
@@ -117,7 +120,10 @@ async def test_a_transaction_timeout_that_a_login_is_given_ends_no_connection_of
         try:
             for _ in range(3):
                 connection = await connect_log(pair.settings(attrs))
-                assert await connection.fetchval("SELECT current_setting('transaction_timeout') FROM pg_sleep(0.01)") == "0"
+                assert (
+                    await connection.fetchval("SELECT current_setting('transaction_timeout') FROM pg_sleep(0.01)")
+                    == "0"
+                )
                 await connection.close()
         finally:
             admin.execute(f"ALTER {whose} RESET transaction_timeout")
@@ -182,7 +188,9 @@ async def test_an_address_that_does_not_answer_takes_no_time_from_the_next(pair:
             filler.connect_ex(silent.getsockname())
         dead = Host(host="127.0.0.1", port=silent.getsockname()[1])
         live = Host(host="127.0.0.1", port=pair.primary.port)
-        _, target = await connect(asyncio.Protocol, [Target(dead, "127.0.0.1"), Target(live, "127.0.0.1")], 0.5, BackendTls())
+        _, target = await connect(
+            asyncio.Protocol, [Target(dead, "127.0.0.1"), Target(live, "127.0.0.1")], 0.5, BackendTls()
+        )
         assert target.host == live
         hosts = Hosts(Settings(backend=BackendSettings(hosts=[str(dead), str(live)])))
         targets, _ = await hosts.addresses()
@@ -204,7 +212,10 @@ async def test_a_name_that_does_not_resolve_is_named(pair: Pair) -> None:
 
 def test_unix_sockets_and_servers_that_are_down(pair: Pair, tmp_path: Path) -> None:
     proxy = Proxy(
-        tmp_path, f'127.0.0.1:{free_port()}", "{pair.primary.socket_dir}:{pair.primary.port}', pair.log_dsn, pair.backend.key_file
+        tmp_path,
+        f'127.0.0.1:{free_port()}", "{pair.primary.socket_dir}:{pair.primary.port}',
+        pair.log_dsn,
+        pair.backend.key_file,
     )
     proxy.start()
     try:
@@ -238,7 +249,8 @@ def first_session(proxy: Proxy, seconds: float) -> tuple[int, float]:
 
 
 def test_a_failover_under_connections(pair: Pair, tmp_path: Path) -> None:
-    """The primary dies, the standby is promoted: sessions and the log find it in both modes, and what was asked for is kept to."""
+    """The primary dies, the standby is promoted: sessions and the log find it in both modes, and what was asked for is
+    kept to."""
     lookup = f'[auth]\nmode = "scram"\nlookup_dsn = "{pair.log_dsn.replace("journal", "postgres")}"\n'
     relayed = pair.proxy(tmp_path / "relayed", 'target_session_attrs = "read-write"\nmonitor_interval = 0.5')
     logged_in = pair.proxy(tmp_path / "logged_in", 'target_session_attrs = "primary"', lookup)

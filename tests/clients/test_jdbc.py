@@ -1,4 +1,5 @@
-"""pgjdbc, the driver in Debian's libpostgresql-jdbc-java: the scenarios of `jdbc/Scenarios.java`, all in one Java process each way."""
+"""pgjdbc, the driver in Debian's libpostgresql-jdbc-java: the scenarios of `jdbc/Scenarios.java`, all in one Java
+process each way."""
 
 from __future__ import annotations
 
@@ -36,7 +37,10 @@ def run(way: Way, java: list[str], name: str, owner: uuid.UUID, value: str) -> d
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "SCENARIO_VALUE": value},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return {scenario: found.split("\x1f") for scenario, _, found in (line.partition("\t") for line in done.stdout.splitlines())}
+    return {
+        scenario: found.split("\x1f")
+        for scenario, _, found in (line.partition("\t") for line in done.stdout.splitlines())
+    }
 
 
 # Operation, names, executions, how it ended.
@@ -49,7 +53,8 @@ CALLS: list[tuple[str, list[str], int, str | None]] = [
 
 
 def test_jdbc(both: Both, java: list[str], log: AccessLog, canary: Canary) -> None:
-    """The secrets by statements, calls, fetched portals and batches: the log names them, and the functions in a direct session say the same."""
+    """The secrets by statements, calls, fetched portals and batches: the log names them, and the functions in a direct
+    session say the same."""
     owner, value = uuid.uuid4(), canary.value()
     both.same(lambda way: list(run(way, java, f"jdbc {way.name}", owner, value).items()))
     for mode, protocol in (("1", "extended"), ("simple", "simple")):

@@ -1,4 +1,5 @@
-"""node-postgres with its cursors, streams and COPY, and postgres.js, which pipelines: the scenarios of `node/`, both ways."""
+"""node-postgres with its cursors, streams and COPY, and postgres.js, which pipelines: the scenarios of `node/`, both
+ways."""
 
 from __future__ import annotations
 
@@ -61,11 +62,14 @@ CALLS: list[tuple[str, bool, list[str], int, str | None]] = [
 
 @pytest.mark.parametrize("script", ["node-postgres", "postgres-js"])
 def test_secrets(both: Both, modules: Path, log: AccessLog, canary: Canary, script: str) -> None:
-    """Whatever way the parameters take, the log names owner and secrets before the call, and the functions in a direct session say the same."""
+    """Whatever way the parameters take, the log names owner and secrets before the call, and the functions in a direct
+    session say the same."""
     owner = uuid.uuid4()
     environment = {"SCENARIO_OWNER": str(owner), "SCENARIO_VALUE": canary.value()}
     both.same(lambda way: run(way, modules, script, "secrets", SCENARIO_NAME=f"{script} {way.name}", **environment))
     rows = log.settled(f"{script} proxied")
-    assert accesses(rows) == [(what, owner if own else OTHER, names, calls, state) for what, own, names, calls, state in CALLS]
+    assert accesses(rows) == [
+        (what, owner if own else OTHER, names, calls, state) for what, own, names, calls, state in CALLS
+    ]
     assert [row["protocol"] for row in rows if row["event"] == "attempt"].count("simple") == 1
     assert executions(log.rows(f"{script} direct")) == executions(rows)

@@ -1,4 +1,5 @@
-"""pgbouncer in front of the proxy, and between it and PostgreSQL: each call is in the log once, or the session is refused."""
+"""pgbouncer in front of the proxy, and between it and PostgreSQL: each call is in the log once, or the session is
+refused."""
 
 from __future__ import annotations
 
@@ -20,9 +21,7 @@ from secretproxy.demo.postgres import die_with_parent, free_port
 
 PROGRAM = "/usr/sbin/pgbouncer"
 GETTER = "SELECT encrypted_secrets.secrets_getter(%s, %s)"
-HIDDEN = (
-    "DO $$ DECLARE v text; BEGIN EXECUTE 'SELECT encrypted_' || 'secrets.secrets_' || 'getter(''{}'', ''hidden'')' INTO v; END $$"
-)
+HIDDEN = "DO $$ DECLARE v text; BEGIN EXECUTE 'SELECT encrypted_' || 'secrets.secrets_' || 'getter(''{}'', ''hidden'')' INTO v; END $$"
 Pooler = Callable[[int, str], int]
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="no pgbouncer")
@@ -70,7 +69,9 @@ def behind(postgres: Backend, pooler: Pooler, tmp_path: Path) -> Iterator[Callab
         def start(mode: str) -> Proxy:
             directory = tmp_path / mode
             directory.mkdir()
-            proxy = Proxy(directory, f"127.0.0.1:{pooler(postgres.port, mode)}", postgres.dsn("journal"), postgres.key_file)
+            proxy = Proxy(
+                directory, f"127.0.0.1:{pooler(postgres.port, mode)}", postgres.dsn("journal"), postgres.key_file
+            )
             proxy.start()
             stack.callback(proxy.stop)
             proxy.wait_for_text("access log can be written")
@@ -80,7 +81,9 @@ def behind(postgres: Backend, pooler: Pooler, tmp_path: Path) -> Iterator[Callab
 
 
 def calls(rows: list[dict[str, object]], owner: uuid.UUID) -> list[tuple[object, object]]:
-    return [(row["event"], row["secret_names"]) for row in rows if row["owner_id"] == owner and row["event"] != "outcome"]
+    return [
+        (row["event"], row["secret_names"]) for row in rows if row["owner_id"] == owner and row["event"] != "outcome"
+    ]
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction", "statement"])

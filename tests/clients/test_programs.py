@@ -1,4 +1,5 @@
-"""PostgreSQL's own programs: psql in all its ways, dumps with large objects, pgbench, base backups, replication, foreign servers."""
+"""PostgreSQL's own programs: psql in all its ways, dumps with large objects, pgbench, base backups, replication,
+foreign servers."""
 
 from __future__ import annotations
 
@@ -111,7 +112,9 @@ def test_control_c_in_a_script(both: Both) -> None:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         with psycopg.connect(way.backend.dsn(), autocommit=True) as connection:
-            asleep = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(61)' AND wait_event = 'PgSleep'"
+            asleep = (
+                "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(61)' AND wait_event = 'PgSleep'"
+            )
             deadline = time.monotonic() + 20
             while connection.execute(asleep).fetchone() != (1,):
                 assert time.monotonic() < deadline
@@ -178,7 +181,12 @@ def test_maintenance(both: Both) -> None:
             done = way.run(program, *at, *arguments, check=False)
             # Two jobs at once say what they say in any order.
             found.append(
-                (program, done.returncode, re.sub(r"(un)?restrict .*", "", done.stdout), sorted(done.stderr.splitlines()))
+                (
+                    program,
+                    done.returncode,
+                    re.sub(r"(un)?restrict .*", "", done.stdout),
+                    sorted(done.stderr.splitlines()),
+                )
             )
         return found
 
@@ -196,7 +204,9 @@ def test_pgbench(both: Both, mode: str) -> None:
         table(way)
         (way.directory / "script").write_text(script)
         chosen = "extended" if mode == "pipeline" else mode
-        done = way.run("pgbench", "-n", "-M", chosen, "-c", "3", "-t", "50", "-f", "script", "--max-tries=10", way.dsn())
+        done = way.run(
+            "pgbench", "-n", "-M", chosen, "-c", "3", "-t", "50", "-f", "script", "--max-tries=10", way.dsn()
+        )
         return re.findall(r"actually processed: (\d+/\d+)|failed transactions: (\d+)", done.stdout)
 
     assert both.same(scenario)[0][0] == "150/150"
@@ -237,7 +247,9 @@ def slot(both: Both) -> Iterator[str]:
         connection.execute("DROP TABLE IF EXISTS changed; CREATE TABLE changed (n int PRIMARY KEY, t text)")
         yield "changes"
         connection.execute("DROP TABLE changed")
-        connection.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'changes'")
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'changes'"
+        )
 
 
 def test_logical_decoding(both: Both, slot: str) -> None:
@@ -292,7 +304,8 @@ def test_receiving_wal(both: Both) -> None:
 
 
 def test_a_subscription(both: Both) -> None:
-    """The subscriber's server connects through the proxy: two databases of one server, so the slot is made beforehand."""
+    """The subscriber's server connects through the proxy: two databases of one server, so the slot is made
+    beforehand."""
 
     def scenario(way: Way) -> Any:
         _database(
@@ -340,18 +353,25 @@ def test_foreign_servers(both: Both) -> None:
                         "INSERT INTO away.t SELECT n, 'far' FROM generate_series(100, 150) n RETURNING a"
                     ).fetchall()
                 )
-            found.append(connection.execute("SELECT count(*), count(*) FILTER (WHERE b = 'changed') FROM away.t").fetchone())
+            found.append(
+                connection.execute("SELECT count(*), count(*) FILTER (WHERE b = 'changed') FROM away.t").fetchone()
+            )
             for text in ("INSERT INTO away.t VALUES (1, 'again')",):
                 with pytest.raises(psycopg.errors.UniqueViolation):
                     connection.execute(text)  # type: ignore[arg-type]
             inside = f"host={way.host} port={way.port} user=app_user dbname=app"
             found.append(
                 connection.execute(
-                    "SELECT * FROM dblink(%s, 'SELECT n, n * 2 FROM generate_series(1, 20) n') AS t (a int, b int)", (inside,)
+                    "SELECT * FROM dblink(%s, 'SELECT n, n * 2 FROM generate_series(1, 20) n') AS t (a int, b int)",
+                    (inside,),
                 ).fetchall()
             )
-            connection.execute("SELECT dblink_connect('far', %s), dblink_send_query('far', 'SELECT 1; SELECT 2')", (inside,))
-            found.append([connection.execute("SELECT * FROM dblink_get_result('far') AS t (a int)").fetchall() for _ in range(3)])
+            connection.execute(
+                "SELECT dblink_connect('far', %s), dblink_send_query('far', 'SELECT 1; SELECT 2')", (inside,)
+            )
+            found.append(
+                [connection.execute("SELECT * FROM dblink_get_result('far') AS t (a int)").fetchall() for _ in range(3)]
+            )
             connection.execute("SELECT dblink_disconnect('far'); DROP SERVER away CASCADE; DROP SCHEMA away CASCADE")
         return found
 

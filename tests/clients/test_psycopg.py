@@ -1,4 +1,5 @@
-"""psycopg 3: pipelines with errors in the middle, its pool, cursors on the server, COPY, notifications, cancelling, two-phase commit."""
+"""psycopg 3: pipelines with errors in the middle, its pool, cursors on the server, COPY, notifications, cancelling,
+two-phase commit."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ def test_prepared_after_a_few_executions_and_formats(both: Both) -> None:
             for n in range(8):
                 found.append(connection.execute("SELECT %s::int8, %s::text, %s::bytea", (n, "x", b"\0\xff")).fetchone())
             cursor = connection.cursor(binary=True)
-            found.append(cursor.execute("SELECT %b::int4, %t::numeric, now() - now(), ARRAY[1, NULL]", (7, 1.5)).fetchone())
+            found.append(
+                cursor.execute("SELECT %b::int4, %t::numeric, now() - now(), ARRAY[1, NULL]", (7, 1.5)).fetchone()
+            )
             found.append([column.type_code for column in cursor.description or []])
             found.append(connection.execute("SELECT name FROM pg_prepared_statements ORDER BY name").fetchall())
             connection.execute("DISCARD ALL") if connection.autocommit else connection.commit()
@@ -65,7 +68,9 @@ def test_prepared_after_a_few_executions_and_formats(both: Both) -> None:
             found.append(client.execute("SELECT %s; SELECT %s", (1, "two")).fetchall())
             found.append((client.nextset(), client.fetchall()))
             for level in ("notice", "warning"):
-                connection.add_notice_handler(lambda diagnostic: found.append((diagnostic.severity, diagnostic.message_primary)))
+                connection.add_notice_handler(
+                    lambda diagnostic: found.append((diagnostic.severity, diagnostic.message_primary))
+                )
                 connection.execute(sql.SQL("DO $$ BEGIN RAISE {} 'said'; END $$").format(sql.SQL(level)))
         return found
 
@@ -135,7 +140,9 @@ def test_cancelling_and_notifications(both: Both) -> None:
 
 def test_pool_and_async(both: Both) -> None:
     def pooled(way: Way) -> Any:
-        with ConnectionPool(way.dsn(), min_size=2, max_size=3, reset=lambda c: c.execute("RESET ALL") and c.commit()) as pool:
+        with ConnectionPool(
+            way.dsn(), min_size=2, max_size=3, reset=lambda c: c.execute("RESET ALL") and c.commit()
+        ) as pool:
             found: list[Any] = []
             for n in range(8):
                 with pool.connection() as connection:

@@ -1,4 +1,5 @@
-"""auth.mode = scram against a real PostgreSQL: who gets in, what the others are told, and what neither of them can find out."""
+"""auth.mode = scram against a real PostgreSQL: who gets in, what the others are told, and what neither of them can find
+out."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def proxy(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prox
     """TLS on both sides, users looked up, two workers."""
     extra = "login_timeout = 4.0\n"
     auth = site.scram(lookup_cache=0)
-    with proxied(site, tmp_path_factory.mktemp("proxy"), auth, 2, listen="allow", backend="verify-full", extra=extra) as made:
+    with proxied(
+        site, tmp_path_factory.mktemp("proxy"), auth, 2, listen="allow", backend="verify-full", extra=extra
+    ) as made:
         yield made
 
 
@@ -57,7 +60,12 @@ def limited(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 def proxied(site: Site, directory: Path, auth: str, workers: int = 1, **more: str) -> Iterator[Proxy]:
     directory.mkdir(parents=True, exist_ok=True)
     made = site.proxy(
-        directory, more.get("listen", "off"), more.get("backend", "off"), more.get("extra", ""), auth, f"workers = {workers}\n"
+        directory,
+        more.get("listen", "off"),
+        more.get("backend", "off"),
+        more.get("extra", ""),
+        auth,
+        f"workers = {workers}\n",
     )
     try:
         yield made
@@ -87,7 +95,9 @@ def refusal(text: str) -> str:
 class Login:
     """A login step by step. `code`: the protocol; `source`: the address it comes from."""
 
-    def __init__(self, port: int, user: str, *, code: int = 196608, source: str = "127.0.0.1", **parameters: str) -> None:
+    def __init__(
+        self, port: int, user: str, *, code: int = 196608, source: str = "127.0.0.1", **parameters: str
+    ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         given = {"user": user, "database": "app"} | parameters
@@ -187,12 +197,15 @@ def test_the_session_is_audited_like_any(site: Site, proxy: Proxy) -> None:
         session.execute("DISCARD ALL")
         assert session.execute(GETTER).fetchone() == ("nothing",)
     rows = [row for row in log.settled() if row["application_name"] == "scram_test"]
-    assert [row["event"] for row in rows].count("attempt") == 2 and all(row["db_user"] == USER and row["tls"] for row in rows)
+    assert [row["event"] for row in rows].count("attempt") == 2 and all(
+        row["db_user"] == USER and row["tls"] for row in rows
+    )
     assert not [row for row in rows if row["event"] in ("direct", "forgery")]
 
 
 class Middleman(threading.Thread):
-    """Ends TLS before the backend with a certificate of the same authority, and carries what it reads there and back."""
+    """Ends TLS before the backend with a certificate of the same authority, and carries what it reads there and
+    back."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(daemon=True)
@@ -238,7 +251,9 @@ def test_the_login_at_the_backend_is_bound_to_its_certificate(site: Site, tmp_pa
     made = site.proxy(tmp_path, backend="verify-full", auth=site.scram())
     made.stop()
     made.config.write_text(
-        made.config.read_text().replace(f'hosts = ["{site.backend.address}"]', f'hosts = ["127.0.0.1:{middleman.port}"]')
+        made.config.read_text().replace(
+            f'hosts = ["{site.backend.address}"]', f'hosts = ["127.0.0.1:{middleman.port}"]'
+        )
     )
     made.start()
     try:
@@ -301,7 +316,8 @@ def test_what_the_backend_says_of_the_protocol_comes_before_the_exchange(site: S
         assert login.read()[0] == b"R"
 
 
-# --- who does not, and what he learns ----------------------------------------------------------------------------------
+# --- who does not, and what he learns
+# ----------------------------------------------------------------------------------
 
 
 def test_a_failed_login_is_answered_as_postgresql_answers_it(site: Site, proxy: Proxy) -> None:
@@ -310,7 +326,12 @@ def test_a_failed_login_is_answered_as_postgresql_answers_it(site: Site, proxy: 
             kind, body = login.log_in("wrong")
             assert kind == b"E" and login.read() == (b"", b"")
             answer = fields(body)
-        assert answer == {"S": "FATAL", "V": "FATAL", "C": "28P01", "M": f'password authentication failed for user "{user}"'}
+        assert answer == {
+            "S": "FATAL",
+            "V": "FATAL",
+            "C": "28P01",
+            "M": f'password authentication failed for user "{user}"',
+        }
     with Login(site.backend.port, USER) as direct:
         assert fields(direct.log_in("wrong")[1]) == answer | {"M": answer["M"].replace("nobody at all", USER)}
 
@@ -379,7 +400,8 @@ def test_an_unknown_user_takes_as_long_as_one_who_has_just_logged_in(site: Site,
                 assert login.read()[0] == b"E"
                 if turn >= 8:
                     took[known].append(middle - began + time.perf_counter() - again)
-        # How often one of these takes longer than one of those: half the time where they are alike, at five standard deviations.
+        # How often one of these takes longer than one of those: half the time where they are alike, at five standard
+        # deviations.
         later = statistics.fmean(one > other for one in took[False] for other in took[True])
         assert 0.2 < later < 0.8, (later, statistics.median(took[True]), statistics.median(took[False]))
 
@@ -390,7 +412,10 @@ def test_a_client_that_says_nothing_or_nonsense(site: Site, proxy: Proxy) -> Non
         with psycopg.connect(dsn(proxy), autocommit=True) as beside:
             for said, text in (
                 (message(b"Q", b"SELECT 1\0"), "expected SASL response, got message type 81"),
-                (message(b"p", b"SCRAM-SHA-1\0\xff\xff\xff\xff"), "client selected an invalid SASL authentication mechanism"),
+                (
+                    message(b"p", b"SCRAM-SHA-1\0\xff\xff\xff\xff"),
+                    "client selected an invalid SASL authentication mechanism",
+                ),
                 (
                     message(b"p", b"SCRAM-SHA-256-PLUS\0\xff\xff\xff\xff"),
                     "client selected an invalid SASL authentication mechanism",
@@ -589,7 +614,9 @@ class Impostor(threading.Thread):
         challenge = b"r=" + nonce + b"abc,s=" + self.salt.encode() + b",i=" + self.iterations.encode()
         sock.sendall(message(b"R", b"\0\0\0\x0b" + challenge))
         self.got = sock.recv(4096)
-        sock.sendall(message(b"R", b"\0\0\0\x0cv=" + b"A" * 43 + b"=") + message(b"R", b"\0\0\0\0") + message(b"Z", b"I"))
+        sock.sendall(
+            message(b"R", b"\0\0\0\x0cv=" + b"A" * 43 + b"=") + message(b"R", b"\0\0\0\0") + message(b"Z", b"I")
+        )
         sock.recv(4096)
 
 
@@ -598,7 +625,11 @@ def test_a_server_that_does_not_know_the_user_is_not_given_the_session(site: Sit
     impostor = Impostor(salt, iterations)
     impostor.start()
     made = Proxy(
-        tmp_path, f"127.0.0.1:{impostor.port}", site.backend.dsn("journal"), site.backend.key_file, f"[auth]\n{site.scram()}\n"
+        tmp_path,
+        f"127.0.0.1:{impostor.port}",
+        site.backend.dsn("journal"),
+        site.backend.key_file,
+        f"[auth]\n{site.scram()}\n",
     )
     made.start()
     try:

@@ -1,7 +1,7 @@
 """TLS on both sides, with libpq, psql and a client made of sockets; every combination has a kept result.
 
-The table is tls_matrix.txt; TEST_WRITE_TLS_MATRIX=1 writes it anew, by the rules: what is found is compared with it and never kept.
-"""
+The table is tls_matrix.txt; TEST_WRITE_TLS_MATRIX=1 writes it anew, by the rules: what is found is compared with it and
+never kept."""
 
 from __future__ import annotations
 
@@ -86,14 +86,13 @@ class Cell:
         )
 
     def expected(self) -> str:
-        """What comes of it by the rules of libpq, of PostgreSQL and of the settings, and by nothing that was ever measured."""
+        """What comes of it by the rules of libpq, of PostgreSQL and of the settings, and by nothing that was ever
+        measured."""
         if self.negotiation == "direct" and self.sslmode in ("disable", "prefer"):
             return "refused by libpq: direct negotiation needs sslmode=require or more"
         if self.listen == "off":
             if self.sslmode not in ("disable", "prefer"):
-                return (
-                    f"refused by {'libpq: the proxy has no TLS' if self.negotiation == 'postgres' else 'the proxy: TLS is off'}"
-                )
+                return f"refused by {'libpq: the proxy has no TLS' if self.negotiation == 'postgres' else 'the proxy: TLS is off'}"
             return self.over("clear")
         if self.sslmode == "disable":
             return self.over("clear")
@@ -107,7 +106,8 @@ class Cell:
         if transport == "clear" and self.listen == "require":
             return "refused by the proxy: TLS is required"
         asked = self.mode == "scram" or self.user == "with_password"
-        # The proxy offers what it can check itself; a backend's offer is relayed where the client's connection is in TLS too.
+        # The proxy offers what it can check itself; a backend's offer is relayed where the client's connection is in
+        # TLS too.
         offered = asked and transport == "TLS" and (self.mode == "scram" or self.backend != "off")
         if self.binding == "require" and not offered:
             return "refused by libpq: channel binding is not offered"
@@ -117,7 +117,9 @@ class Cell:
         return f"ok, {transport}"
 
 
-HEADING = Cell("auth.mode", "listen.tls", "backend.tls", "login", "sslmode", "sslnegotiation", "channel_binding").line("result")
+HEADING = Cell("auth.mode", "listen.tls", "backend.tls", "login", "sslmode", "sslnegotiation", "channel_binding").line(
+    "result"
+)
 
 
 def cells(mode: str, listen: str, backend: str) -> list[Cell]:
@@ -339,7 +341,10 @@ def test_a_certificate_is_read_again_on_sighup(site: Site, tmp_path: Path) -> No
     shutil.copy(site.directory / "proxy.crt", tmp_path / "own.crt")
     shutil.copy(site.directory / "proxy.key", tmp_path / "own.key")
     proxy = site.proxy(
-        tmp_path / "reload", "off", "off", f'tls = "require"\ntls_cert = "{tmp_path}/own.crt"\ntls_key = "{tmp_path}/own.key"\n'
+        tmp_path / "reload",
+        "off",
+        "off",
+        f'tls = "require"\ntls_cert = "{tmp_path}/own.crt"\ntls_key = "{tmp_path}/own.key"\n',
     )
 
     def serial() -> object:
@@ -411,7 +416,10 @@ def test_certificates_that_cannot_be_used_are_said(site: Site, tmp_path: Path, t
         f'[testimony]\nkey_file = "{site.backend.key_file}"\n[listen]\nport = 0\n{toml.format(site.authority.file)}\n'
     )
     done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "run", "--config", str(config)], capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "secretproxy", "run", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert done.returncode == 2 and setting in done.stderr and "Traceback" not in done.stderr
 

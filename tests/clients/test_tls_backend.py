@@ -1,4 +1,5 @@
-"""TLS as it is used: servers that answer an SSLRequest in strange ways, names, certificates of both kinds, bulk, and many connections."""
+"""TLS as it is used: servers that answer an SSLRequest in strange ways, names, certificates of both kinds, bulk, and
+many connections."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             admin.execute("ALTER SYSTEM SET ssl_ca_file = 'authority.crt'")
             rules = server.data / "pg_hba.conf"
             kept = "".join(
-                f"{kind} all {login} 127.0.0.1/32 trust\nhost all {login} 127.0.0.1/32 reject\n" for login, kind in KINDS.items()
+                f"{kind} all {login} 127.0.0.1/32 trust\nhost all {login} 127.0.0.1/32 reject\n"
+                for login, kind in KINDS.items()
             )
             rules.write_text(
                 f"hostssl all by_cert 127.0.0.1/32 cert\nhost all by_cert 127.0.0.1/32 reject\n{kept}{rules.read_text()}"
@@ -65,7 +67,9 @@ def secured(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     made = site.proxy(tmp_path_factory.mktemp("secured"), "allow", "verify-full", auth=site.scram())
     made.stop()
     certificate, key = site.authority.pair("by_cert", None)
-    made.config.write_text(made.config.read_text().replace("[audit]", f'tls_cert = "{certificate}"\ntls_key = "{key}"\n[audit]'))
+    made.config.write_text(
+        made.config.read_text().replace("[audit]", f'tls_cert = "{certificate}"\ntls_key = "{key}"\n[audit]')
+    )
     made.start()
     yield made
     made.stop()
@@ -162,7 +166,9 @@ async def test_names_are_told_and_checked_and_addresses_are_not_told(site: Site)
 
 
 def test_the_proxys_own_certificate_logs_in_where_the_backend_asks_for_one(site: Site, secured: Proxy) -> None:
-    with psycopg.connect(dsn(secured, "by_cert", sslmode="require", channel_binding="require"), autocommit=True) as session:
+    with psycopg.connect(
+        dsn(secured, "by_cert", sslmode="require", channel_binding="require"), autocommit=True
+    ) as session:
         assert session.execute("SELECT current_user").fetchone() == ("by_cert",)
     # The certificate is for that name alone, and the password is asked for all the same.
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -171,12 +177,15 @@ def test_the_proxys_own_certificate_logs_in_where_the_backend_asks_for_one(site:
 
 @pytest.fixture(scope="module")
 def legs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proxy]]:
-    """Proxies that take clients in TLS and in clear text, and go on in one of the two; in TLS with a certificate of by_cert's name."""
+    """Proxies that take clients in TLS and in clear text, and go on in one of the two; in TLS with a certificate of
+    by_cert's name."""
     made = {leg: site.proxy(tmp_path_factory.mktemp(leg), "allow", leg) for leg in ("off", "require")}
     tls = made["require"]
     tls.stop()
     certificate, key = site.authority.pair("by_cert", None)
-    tls.config.write_text(tls.config.read_text().replace("[audit]", f'tls_cert = "{certificate}"\ntls_key = "{key}"\n[audit]'))
+    tls.config.write_text(
+        tls.config.read_text().replace("[audit]", f'tls_cert = "{certificate}"\ntls_key = "{key}"\n[audit]')
+    )
     tls.start()
     yield made
     for proxy in made.values():
@@ -197,13 +206,16 @@ def own_leg(proxy: Proxy, user: str, sslmode: str, **more: str) -> tuple[object,
 
 @pytest.mark.parametrize("sslmode", ["disable", "require"])
 def test_what_the_server_sees_is_the_proxys_own_leg(site: Site, legs: dict[str, Proxy], sslmode: str) -> None:
-    """docs/transparency.md: pg_stat_ssl and pg_stat_gssapi say nothing of how the client came; the log's column tls does."""
+    """docs/transparency.md: pg_stat_ssl and pg_stat_gssapi say nothing of how the client came; the log's column tls
+    does."""
     log = AccessLog(site.backend.dsn())
     assert own_leg(legs["off"], "app_user", sslmode) == (False, None, False, False)
     assert own_leg(legs["require"], "app_user", sslmode) == (True, "/CN=by_cert", False, False)
     for leg, proxy in legs.items():
         application = f"leg-{leg}-{sslmode}"
-        with psycopg.connect(dsn(proxy, "app_user", sslmode=sslmode, application_name=application), autocommit=True) as session:
+        with psycopg.connect(
+            dsn(proxy, "app_user", sslmode=sslmode, application_name=application), autocommit=True
+        ) as session:
             session.execute("SELECT encrypted_secrets.secrets_getter(gen_random_uuid(), 'n')")
         rows = log.settled(application)
         assert rows and {row["tls"] for row in rows} == {sslmode == "require"}
@@ -211,7 +223,8 @@ def test_what_the_server_sees_is_the_proxys_own_leg(site: Site, legs: dict[str, 
 
 @pytest.mark.parametrize("sslmode", ["disable", "require"])
 def test_rules_of_the_server_meet_the_proxys_own_leg(legs: dict[str, Proxy], sslmode: str) -> None:
-    """A client in clear text gets in by a hostssl rule, and one in TLS by a hostnossl rule: listen.tls is what keeps clients out."""
+    """A client in clear text gets in by a hostssl rule, and one in TLS by a hostnossl rule: listen.tls is what keeps
+    clients out."""
     for leg, let_in, kept_out in (("off", "only_clear", "only_tls"), ("require", "only_tls", "only_clear")):
         assert own_leg(legs[leg], let_in, sslmode)[0] == (leg == "require")
         with pytest.raises(psycopg.OperationalError, match="rejects connection"):
@@ -230,15 +243,22 @@ def test_listen_tls_keeps_clients_in_clear_text_out(site: Site, tmp_path: Path) 
 
 
 def test_a_certificate_login_proves_the_proxys_certificate_alone(site: Site, legs: dict[str, Proxy]) -> None:
-    """Whoever reaches the proxy is let in as by_cert by a rule `cert`, without a certificate, in clear text and with another's."""
+    """Whoever reaches the proxy is let in as by_cert by a rule `cert`, without a certificate, in clear text and with
+    another's."""
     certificate, key = site.authority.pair("somebody_else", None)
     another = {"sslcert": str(certificate), "sslkey": str(key)}
     for more in ({"sslmode": "disable"}, {"sslmode": "require"}, {"sslmode": "require", **another}):
         with psycopg.connect(dsn(legs["require"], "by_cert", **more).replace(f"password='{PASSWORD}'", "")) as session:
-            row = session.execute("SELECT current_user, client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
+            row = session.execute(
+                "SELECT current_user, client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+            ).fetchone()
             assert row == ("by_cert", "/CN=by_cert")
     # The certificate that lets its client in directly is of no use through a proxy that has none.
-    own = {"sslmode": "require", "sslcert": str(site.directory / "by_cert.crt"), "sslkey": str(site.directory / "by_cert.key")}
+    own = {
+        "sslmode": "require",
+        "sslcert": str(site.directory / "by_cert.crt"),
+        "sslkey": str(site.directory / "by_cert.key"),
+    }
     psycopg.connect(site.backend.dsn("by_cert"), **own).close()
     with pytest.raises(psycopg.OperationalError, match="rejects connection"):
         psycopg.connect(dsn(legs["off"], "by_cert", **own))
@@ -319,7 +339,9 @@ def test_bulk_both_ways_is_what_was_sent(site: Site, secured: Proxy, negotiation
     """COPY out and in with rows of a kilobyte, and a reader that dawdles."""
     if psycopg.pq.version() < 170000 and negotiation == "direct":
         pytest.skip(f"libpq {psycopg.pq.version()} knows no direct negotiation")
-    with psycopg.connect(dsn(secured, "app_user", sslmode="require", sslnegotiation=negotiation), autocommit=True) as session:
+    with psycopg.connect(
+        dsn(secured, "app_user", sslmode="require", sslnegotiation=negotiation), autocommit=True
+    ) as session:
         out = hashlib.sha256()
         rows = f"SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, {BULK_ROWS}) i"
         with session.cursor().copy(f"COPY ({rows}) TO STDOUT") as copy:
@@ -361,7 +383,8 @@ def test_many_connections_leave_nothing_behind(site: Site, secured: Proxy) -> No
 
 
 def test_a_client_that_says_no_more_still_gets_its_answers(site: Site, tmp_path: Path) -> None:
-    """Half a connection closed in clear, TLS behind: the backend, which cannot be told so by TLS, ends after what it was asked."""
+    """Half a connection closed in clear, TLS behind: the backend, which cannot be told so by TLS, ends after what it
+    was asked."""
     made = site.proxy(tmp_path, "off", "verify-full")
     body = b"user\0app_user\0database\0app\0\0"
     try:
@@ -371,7 +394,9 @@ def test_a_client_that_says_no_more_still_gets_its_answers(site: Site, tmp_path:
                 got = b""
                 while not early and not got.endswith(b"Z\0\0\0\x05I"):
                     got += sock.recv(65536)
-                sock.sendall(message(b"Q", b"SELECT repeat('x', 1000000)\0") + message(b"Q", b"SELECT 'the ' || 'end'\0"))
+                sock.sendall(
+                    message(b"Q", b"SELECT repeat('x', 1000000)\0") + message(b"Q", b"SELECT 'the ' || 'end'\0")
+                )
                 sock.shutdown(socket.SHUT_WR)
                 got = b""
                 while part := sock.recv(65536):

@@ -1,4 +1,5 @@
-"""A client that leaves, or ends its own direction alone, is served as over plain TCP, whichever of the two ways is in TLS.
+"""A client that leaves, or ends its own direction alone, is served as over plain TCP, whichever of the two ways is in
+TLS.
 
 Every case runs directly too, in clear and in TLS: what PostgreSQL itself does is what is asked of the proxy.
 """
@@ -201,7 +202,8 @@ def test_an_idle_session_ends_with_its_client(site: Site, port: int, way: str, h
 @pytest.mark.parametrize("how", ["notify", "fin", "notify, fin"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copy_that_is_whole_loses_nothing(site: Site, port: int, way: str, how: str) -> None:
-    """Everything up to CopyDone is on its way when the client ends its direction: 5 MB, more than the buffers on the way hold."""
+    """Everything up to CopyDone is on its way when the client ends its direction: 5 MB, more than the buffers on the
+    way hold."""
     run = uuid.uuid4().hex
     client = Client(port, WAYS[way][0], run)
     client.send(raw.query("COPY public.copied FROM STDIN"))

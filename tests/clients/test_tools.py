@@ -18,7 +18,9 @@ MIB = 1024 * 1024
 
 
 def run(backend: Backend, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([backend.program(program), *arguments], capture_output=True, text=True, timeout=120, check=check)
+    return subprocess.run(
+        [backend.program(program), *arguments], capture_output=True, text=True, timeout=120, check=check
+    )
 
 
 def needs(backend: Backend, program: str) -> None:
@@ -95,7 +97,9 @@ def test_a_client_that_does_not_read_costs_no_memory(postgres: Backend, proxy: P
 def test_control_c(postgres: Backend, proxy: Proxy) -> None:
     needs(postgres, "psql")
     process = subprocess.Popen(
-        [postgres.program("psql"), "-X", "-d", proxy.dsn(), "-c", "SELECT pg_sleep(60)"], stderr=subprocess.PIPE, text=True
+        [postgres.program("psql"), "-X", "-d", proxy.dsn(), "-c", "SELECT pg_sleep(60)"],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
         deadline = time.monotonic() + 10
@@ -109,7 +113,10 @@ def test_control_c(postgres: Backend, proxy: Proxy) -> None:
 
 
 def test_listen_and_notify(postgres: Backend, proxy: Proxy) -> None:
-    with psycopg.connect(proxy.dsn(), autocommit=True) as listener, psycopg.connect(proxy.dsn(), autocommit=True) as speaker:
+    with (
+        psycopg.connect(proxy.dsn(), autocommit=True) as listener,
+        psycopg.connect(proxy.dsn(), autocommit=True) as speaker,
+    ):
         listener.execute("LISTEN news")
         speaker.execute("NOTIFY news, 'it works'")
         heard = [note.payload for note in listener.notifies(timeout=5, stop_after=1)]

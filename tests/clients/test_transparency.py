@@ -1,9 +1,8 @@
 """More than three hundred sessions, played directly and through the proxy: the client is told the same, byte for byte.
 
-What must differ is made equal: the key and process id of a cancel request and of a notification, OIDs of tables that the session
-made itself. A startup packet that the proxy refuses without asking the backend has no file and line of PostgreSQL's source, and the versions that it speaks
-are the proxy's.
-"""
+What must differ is made equal: the key and process id of a cancel request and of a notification, OIDs of tables that
+the session made itself. A startup packet that the proxy refuses without asking the backend has no file and line of
+PostgreSQL's source, and the versions that it speaks are the proxy's."""
 
 from __future__ import annotations
 

@@ -125,7 +125,9 @@ def test_who_does_not_get_in(site: ConsoleSite, user: str, password: str, status
     assert browser.get("/accesses").status == 303
 
 
-def test_a_password_of_the_process_is_nobodys(site: ConsoleSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_password_of_the_process_is_nobodys(
+    site: ConsoleSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """What libpq would take from the environment or a file lets nobody in."""
     site.clock.ahead += 61
     kept = tmp_path / "pgpass"
@@ -226,7 +228,11 @@ def test_a_stranger_is_told_nothing_of_the_servers(postgres: Backend) -> None:
     with running("postgresql://nobody@127.0.0.1:1/elsewhere", Settings()) as away:
         answer = away.browser().sign_in()
         assert answer.status == 503 and "cannot be read now" in answer.text
-        assert "elsewhere" not in answer.text and "127.0.0.1:1/" not in answer.text and "refused" not in answer.text.lower()
+        assert (
+            "elsewhere" not in answer.text
+            and "127.0.0.1:1/" not in answer.text
+            and "refused" not in answer.text.lower()
+        )
 
 
 # --- the browser ------------------------------------------------------------------------------------------------------
@@ -254,7 +260,10 @@ def test_a_form_of_another_site_does_nothing(site: ConsoleSite, auditor: Browser
     ):  # fmt: skip
         for path in ("/sign-out", "/integrity/verify", "/sign-in"):
             assert (
-                auditor.send("POST", path, {"csrf": csrf, "user": "console_auditor", "password": PASSWORD}, headers).status == 403
+                auditor.send(
+                    "POST", path, {"csrf": csrf, "user": "console_auditor", "password": PASSWORD}, headers
+                ).status
+                == 403
             )
     for token in ("", "x", csrf[:-1], csrf + "a"):
         assert auditor.send("POST", "/sign-out", {"csrf": token}).status == 403
@@ -320,11 +329,15 @@ def test_a_long_body_is_refused(site: ConsoleSite) -> None:
 
 def recorded(postgres: Backend, login: str) -> list[tuple[str, list[str] | None]]:
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
-        query = "SELECT function, via FROM secretproxy.access_log WHERE event = 'review' AND db_user = %s ORDER BY at, seq"
+        query = (
+            "SELECT function, via FROM secretproxy.access_log WHERE event = 'review' AND db_user = %s ORDER BY at, seq"
+        )
         return sql.execute(query, (login,)).fetchall()
 
 
-def test_what_cannot_be_recorded_is_not_shown(site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str) -> None:
+def test_what_cannot_be_recorded_is_not_shown(
+    site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str
+) -> None:
     """Each page that is recorded; the others and the way out go on, and everything comes back by itself."""
     form = {"csrf": auditor.csrf(), "kind": "direct", "finding": "0" * 32, "note": "x", "span": "7d", "up_to": "1h"}
     before = recorded(postgres, "console_auditor")
@@ -333,7 +346,10 @@ def test_what_cannot_be_recorded_is_not_shown(site: ConsoleSite, auditor: Browse
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (WRITER,))
         try:
             for entry in PAGES:
-                path = entry.path.replace("{kind}", "user").replace("{session}", owner) + f"?name=stripe&owner={owner}&since=1h"
+                path = (
+                    entry.path.replace("{kind}", "user").replace("{session}", owner)
+                    + f"?name=stripe&owner={owner}&since=1h"
+                )
                 answer = auditor.send(entry.method, path, form if entry.method == "POST" else None)
                 if entry.asked is None and entry.method == "GET":
                     assert answer.status == 200, path
@@ -369,7 +385,17 @@ def test_no_login_of_a_reader_writes_a_review(site: ConsoleSite, postgres: Backe
 
 def test_a_review_says_nothing_that_the_reader_made_up(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
     """Who, from where and in which session are the console's own; a filter is one text, whatever stands in it."""
-    texts = ("x\tconsole_colleague", 'a","user","b', "{a,b}", "x\ny", "\\N", "NULL", "\\.", "masked:0000", "x\r\nSet-Cookie: a=b")
+    texts = (
+        "x\tconsole_colleague",
+        'a","user","b',
+        "{a,b}",
+        "x\ny",
+        "\\N",
+        "NULL",
+        "\\.",
+        "masked:0000",
+        "x\r\nSet-Cookie: a=b",
+    )
     for text in texts:
         answer = auditor.get(
             "/accesses", {"user": text, "reviewer": "console_colleague", "db_user": "console_colleague", "seq": "1"},
@@ -382,7 +408,9 @@ def test_a_review_says_nothing_that_the_reader_made_up(site: ConsoleSite, audito
     )
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         rows = sql.execute(query, (len(texts),)).fetchall()[::-1]
-    assert [row[0] for row in rows] == [["user", f"name:{text}" if text.startswith("masked:") else text] for text in texts]
+    assert [row[0] for row in rows] == [
+        ["user", f"name:{text}" if text.startswith("masked:") else text] for text in texts
+    ]
     assert {row[1:4] for row in rows} == {("console_auditor", "127.0.0.1", "secretproxy console")}
     assert len({row[4] for row in rows}) == 1
 
@@ -394,7 +422,9 @@ def test_another_sites_page_makes_nobody_a_reader(site: ConsoleSite, auditor: Br
     for site_of in ("same-site", "cross-site", "nonsense"):
         for path in ("/accesses?user=victim", "/download?format=csv", "/live?known=2026-11-24", "/secret?name=stripe"):
             answer = auditor.get(path, **{"Sec-Fetch-Site": site_of})
-            assert answer.status == 403 and "Nothing was shown or recorded" in answer.text and "access-" not in answer.text
+            assert (
+                answer.status == 403 and "Nothing was shown or recorded" in answer.text and "access-" not in answer.text
+            )
     for token in ("", csrf[:-1]):
         assert auditor.send("POST", "/integrity/verify", {"csrf": token}).status == 403
     assert site.browser().get("/accesses?user=stranger").status == 303
@@ -404,12 +434,19 @@ def test_another_sites_page_makes_nobody_a_reader(site: ConsoleSite, auditor: Br
 
 
 def test_nobody_signs_in_anothers_name(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
-    """By a form of another site, another person's token, a field or a header of the form; nor ahead of time, nor without a note."""
+    """By a form of another site, another person's token, a field or a header of the form; nor ahead of time, nor
+    without a note."""
     colleague = site.browser()
     site.clock.ahead += 61
     assert colleague.sign_in("console_colleague").status == 303
     csrf, here = auditor.csrf(), f"http://127.0.0.1:{site.port}"
-    form = {"csrf": csrf, "up_to": "1h", "note": "all is well", "user": "console_colleague", "reviewer": "console_colleague"}
+    form = {
+        "csrf": csrf,
+        "up_to": "1h",
+        "note": "all is well",
+        "user": "console_colleague",
+        "reviewer": "console_colleague",
+    }
     known = {"csrf": csrf, "kind": "direct", "finding": "0" * 32, "note": "all is well", "span": "7d"}
     before = [recorded(postgres, login) for login in ("console_colleague", "console_auditor")]
     for path, given in (("/reviews/sign-off", form), ("/findings/acknowledge", known)):
@@ -417,7 +454,11 @@ def test_nobody_signs_in_anothers_name(site: ConsoleSite, auditor: Browser, post
         assert site.browser().send("POST", path, given).status == 303
         assert auditor.send("POST", path, given | {"csrf": ""}).status == 403
         assert auditor.get(path, given).status == 405
-        for headers in ({"Origin": "https://evil.example"}, {"Origin": here, "Sec-Fetch-Site": "same-site"}, {"Origin": "null"}):
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": here, "Sec-Fetch-Site": "same-site"},
+            {"Origin": "null"},
+        ):
             assert auditor.send("POST", path, given, headers).status == 403
         for wrong in (
             {"up_to": "now"},
@@ -447,7 +488,9 @@ def test_it_is_not_reached_from_elsewhere_without_tls(postgres: Backend, host: s
 def test_the_command_serves_until_it_is_told_to_end(postgres: Backend, tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "secretproxy", "console", "--dsn", postgres.dsn("nobody"), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"the console is at http://127.0.0.1:{port}/\n"
@@ -484,7 +527,9 @@ def test_tls_makes_the_cookie_secure(postgres: Backend, site: ConsoleSite, tmp_p
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 303 and answer.headers["strict-transport-security"]
-        assert answer.headers["set-cookie"].startswith("__Host-secretproxy=") and "Secure" in answer.headers["set-cookie"]
+        assert (
+            answer.headers["set-cookie"].startswith("__Host-secretproxy=") and "Secure" in answer.headers["set-cookie"]
+        )
     finally:
         server.should_exit = True
         thread.join(20)

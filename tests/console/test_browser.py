@@ -1,4 +1,5 @@
-"""The console in a real browser: nothing is blocked or fails, rows come by themselves, pages fit a telephone, keys work."""
+"""The console in a real browser: nothing is blocked or fails, rows come by themselves, pages fit a telephone, keys
+work."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ playwright = pytest.importorskip(
 CHROMIUM = os.environ.get("TEST_CHROMIUM") or next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found: apt-get install chromium, or set TEST_CHROMIUM")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium found: apt-get install chromium, or set TEST_CHROMIUM"
+)
 PAGES = (
     "/",
     "/accesses",
@@ -43,7 +46,10 @@ class Person:
         self.page = page
         self.site = site
         self.complaints: list[str] = []
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
 

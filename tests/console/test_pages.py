@@ -1,4 +1,5 @@
-"""Each page of the console shows what the log holds, whole and inert; a download is what is filtered; rows come by themselves."""
+"""Each page of the console shows what the log holds, whole and inert; a download is what is filtered; rows come by
+themselves."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def test_every_page_that_is_linked_is_there(auditor: Browser, owner: str) -> Non
     for _ in range(3):
         found: list[str] = []
         for path in wanted:
-            kind = re.sub(r"[0-9a-f-]{36}", "", path.partition("?")[0]) + "".join(sorted(re.findall(r"[?&](\w+)=", path)))
+            kind = re.sub(r"[0-9a-f-]{36}", "", path.partition("?")[0]) + "".join(
+                sorted(re.findall(r"[?&](\w+)=", path))
+            )
             if kind in seen or path.startswith("/static/"):
                 continue
             answer = auditor.get(path)
@@ -53,7 +56,17 @@ def test_every_page_that_is_linked_is_there(auditor: Browser, owner: str) -> Non
             found += [html.unescape(link) for link in re.findall(r'href="(/[^"]*)"', answer.text)]
         wanted = found
     shown = " ".join(seen)
-    for part in ("/accesses", "/findings", "/incident", "/compare", "/integrity", "/doctor", "/secret", "/who/user", "/session/"):
+    for part in (
+        "/accesses",
+        "/findings",
+        "/incident",
+        "/compare",
+        "/integrity",
+        "/doctor",
+        "/secret",
+        "/who/user",
+        "/session/",
+    ):
         assert part in shown
 
 
@@ -66,18 +79,23 @@ def test_every_page_that_is_linked_is_there(auditor: Browser, owner: str) -> Non
     ],
     ids=str,
 )  # fmt: skip
-def test_a_filter_and_its_downloads_say_the_same(auditor: Browser, owner: str, query: dict[str, str], count: int) -> None:
+def test_a_filter_and_its_downloads_say_the_same(
+    auditor: Browser, owner: str, query: dict[str, str], count: int
+) -> None:
     query = {"owner": owner, **query}
     shown = rows_of(auditor.get("/accesses", query).text)
     lines = [json.loads(line) for line in auditor.get("/download", {"format": "jsonl", **query}).text.splitlines()]
-    table = list(csv.DictReader(io.StringIO(auditor.get("/download", {"format": "csv", **query}).body.decode(), newline="")))
+    table = list(
+        csv.DictReader(io.StringIO(auditor.get("/download", {"format": "csv", **query}).body.decode(), newline=""))
+    )
     assert len(shown) == len(lines) == len(table) == count
     assert [re.search(r'id="access-([^"]*)"', row)[1] for row in shown] == [line["id"] for line in reversed(lines)]  # type: ignore[index]
     assert [line["id"] for line in lines] == [line["id"] for line in table]
 
 
 def test_pages_go_on_where_the_one_before_ended(auditor: Browser, postgres: Backend) -> None:
-    """Direct calls of one transaction, three pages of them: each access once, none left out, whatever comes meanwhile."""
+    """Direct calls of one transaction, three pages of them: each access once, none left out, whatever comes
+    meanwhile."""
     with psycopg.connect(postgres.dsn("app_user"), autocommit=True) as sql:
         sql.execute(
             "SELECT encrypted_secrets.secrets_getter('c0de3a51-0b6e-4f1c-8d2a-6b1f3a9e7c10', 'n' || n) FROM generate_series(1, 120) n"
@@ -201,7 +219,11 @@ def test_the_log_is_verified_from_the_page(auditor: Browser, owner: str, site: C
     while 'http-equiv="refresh"' in (text := auditor.get("/integrity").text):
         pass
     report = json.loads(auditor.get("/integrity/report").body)
-    assert ("Nothing was altered" in text) == report["sound"] and report["rows"] > 10 and report["read_as"] == "console_auditor"
+    assert (
+        ("Nothing was altered" in text) == report["sound"]
+        and report["rows"] > 10
+        and report["read_as"] == "console_auditor"
+    )
     assert site.browser().get("/integrity/report").status == 303
 
 
@@ -247,7 +269,9 @@ def test_an_access_appears_by_itself_and_none_is_left_out(
         assert kind == "row" and ">live<" in row and ">ok<" in row
         # The log's server ends the stream's connection: what comes meanwhile is shown all the same.
         with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'secretproxy console'")
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'secretproxy console'"
+            )
         sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'after')", (owner,))
         found = [events(live)[0]]
         while found[-1][0] != "row":
@@ -300,7 +324,9 @@ def test_whoever_reads_is_recorded_with_the_filter_alone(
     assert [row[5] for row in rows] == [*range(1, len(rows) + 1)] and {row[6] for row in rows} == {"app"}
     # Nobody who reads about a secret has used it.
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
-        assert sql.execute("SELECT count(*) FROM secretproxy.secret_access WHERE db_user = 'console_auditor'").fetchone() == (0,)
+        assert sql.execute(
+            "SELECT count(*) FROM secretproxy.secret_access WHERE db_user = 'console_auditor'"
+        ).fetchone() == (0,)
     report = asyncio.run(verify_database(postgres.dsn("auditor"), [], None, lambda done, total: None))
     assert report.sound and report.rows > len(rows)
 
@@ -321,7 +347,8 @@ def signed_off(postgres: Backend) -> list[tuple[Any, ...]]:
 def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     auditor: Browser, postgres: Backend, proxy: Proxy, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the console and by the command; the sign-off is covered by a checkpoint of its chain, and says which rows it is of."""
+    """In the console and by the command; the sign-off is covered by a checkpoint of its chain, and says which rows it
+    is of."""
     monkeypatch.setattr(reviews_module, "SETTLED", timedelta(0))
     before = signed_off(postgres)
     assert ("Nobody has signed this log off" in auditor.get("/reviews").text) == (before == [])
@@ -348,11 +375,19 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
             break
         text = auditor.get("/reviews").text
     table = text.partition('id="sign-offs"')[2].partition("</table>")[0]
-    assert "<td>yes</td>" in table and "the same rows" in table and "&lt;b&gt;all&lt;/b&gt;" in table and "\\u202eof it" in table
+    assert (
+        "<td>yes</td>" in table
+        and "the same rows" in table
+        and "&lt;b&gt;all&lt;/b&gt;" in table
+        and "\\u202eof it" in table
+    )
     left = int(re.search(r"<b>([\d,]+) rows are left</b>", text)[1].replace(",", ""))  # type: ignore[index]
     with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
         sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'stripe')", (owner,))
-    assert f"<b>{left + 1:,} rows" in auditor.get("/reviews").text or f"<b>{left + 2:,} rows" in auditor.get("/reviews").text
+    assert (
+        f"<b>{left + 1:,} rows" in auditor.get("/reviews").text
+        or f"<b>{left + 2:,} rows" in auditor.get("/reviews").text
+    )
     # A row of that time which was taken away, or came late, shows.
     assert (
         reviews_module.SignOff.compared(SIGNED, reviews_module.Heads(9, 1, "b"))
@@ -388,21 +423,26 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     assert len(signed_off(postgres)) == len(before) + 2
 
 
-SIGNED = reviews_module.SignOff(datetime.now(UTC), "a", datetime.now(UTC), "", reviews_module.Heads(10, 1, "a"), uuid.uuid4(), 1)
+SIGNED = reviews_module.SignOff(
+    datetime.now(UTC), "a", datetime.now(UTC), "", reviews_module.Heads(10, 1, "a"), uuid.uuid4(), 1
+)
 
 
 def test_a_finding_is_acknowledged_and_its_note_is_kept(auditor: Browser, postgres: Backend, owner: str) -> None:
     before = len(signed_off(postgres))
     text = auditor.get("/findings").text
     forms = re.findall(r'name="kind" value="([^"]*)"><input type="hidden" name="finding" value="([0-9a-f]{32})"', text)
-    assert {kind for kind, _ in forms} >= {"direct", "first use"} and len({finding for _, finding in forms}) == len(forms)
+    assert {kind for kind, _ in forms} >= {"direct", "first use"} and len({finding for _, finding in forms}) == len(
+        forms
+    )
     kind, finding = next(one for one in forms if one[0] == "direct")
     form = {"csrf": auditor.csrf(), "kind": kind, "finding": finding, "span": "7d", "note": f"known: {MARKUP}"}
     assert auditor.send("POST", "/findings/acknowledge", form).location == "/findings?span=7d"
     after = auditor.get("/findings").text
     assert (
         f'value="{finding}"' not in after
-        and html.escape(f"console_auditor: known: {MARKUP}").replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in after
+        and html.escape(f"console_auditor: known: {MARKUP}").replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+        in after
     )
     assert after.count('name="finding"') == len(forms) - 1
     assert signed_off(postgres)[-1][:2] == ("console_auditor", ["finding", "direct", "note", f"known: {MARKUP}"])
@@ -438,7 +478,10 @@ def test_what_is_unusual_is_so_for_that_login(auditor: Browser, postgres: Backen
 
     def found(table: str) -> list[list[str]]:
         body = text.partition(f'<table id="{table}">')[2].partition("</table>")[0]
-        rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)[1:]]
+        rows = [
+            re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
+            for row in re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)[1:]
+        ]
         return [[re.sub("<[^>]*>", "", cell).strip() for cell in row] for row in rows]
 
     bursts = {row[2]: row[3:5] for row in found("bursts")}

@@ -48,7 +48,9 @@ class Separate:
         """Waits until calls go on again, asked by a call."""
         with psycopg.connect(self.proxy.dsn(), autocommit=True) as sql:
             until(
-                lambda: answers(sql, "SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-000000000000', 'probe')")
+                lambda: answers(
+                    sql, "SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-000000000000', 'probe')"
+                )
             )
 
     def loot(self, owner: object) -> int:

@@ -1,8 +1,9 @@
-"""One proxy in this process whose every `await`, and every call of the session and the journal, can be made to fail: a campaign.
+"""One proxy in this process whose every `await`, and every call of the session and the journal, can be made to fail: a
+campaign.
 
-Run as a program: BACKEND LOG_DSN KEY_FILE DIRECTORY MARKER SHARE SEED prints a JSON report. The modules are compiled once more with each await
-put through `_await` and each of those calls through `_call`; nothing of this is in the package.
-"""
+Run as a program: BACKEND LOG_DSN KEY_FILE DIRECTORY MARKER SHARE SEED prints a JSON report. The modules are compiled
+once more with each await put through `_await` and each of those calls through `_call`; nothing of this is in the
+package."""
 
 from __future__ import annotations
 
@@ -44,7 +45,18 @@ CALLS = {
     "from_client", "from_backend", "refuse", "parsed", "lost", "append", "commit", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
 }  # fmt: skip
 # What has an append of its own.
-LISTS = ("events", "out", "group", "backlog", "_client_backlog", "_backend_backlog", "_rows", "_waiting", "settled", "failed")
+LISTS = (
+    "events",
+    "out",
+    "group",
+    "backlog",
+    "_client_backlog",
+    "_backend_backlog",
+    "_rows",
+    "_waiting",
+    "settled",
+    "failed",
+)
 PATIENCE = 10.0
 OWNER = "11111111-2222-4333-8444-555555555555"
 
@@ -122,7 +134,9 @@ class Instrument(ast.NodeTransformer):
         if ast.unparse(function.value).rpartition(".")[2] in LISTS:
             # A list's own append.
             return node
-        return ast.Call(ast.Name("_call_point", ast.Load()), [self._point(node, "call"), function, *node.args], node.keywords)
+        return ast.Call(
+            ast.Name("_call_point", ast.Load()), [self._point(node, "call"), function, *node.args], node.keywords
+        )
 
 
 def instrument() -> None:
@@ -204,7 +218,9 @@ class Client:
         name = self.name()
         # Longer than is parsed in place.
         await self.ask(client, name, query(self._getter(name, f" /* {self.marker * 40} */")))
-        await self.ask(client, "", query("DO $$ BEGIN RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = 'SPX1 1 forged'; END $$"))
+        await self.ask(
+            client, "", query("DO $$ BEGIN RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = 'SPX1 1 forged'; END $$")
+        )
         await self.ask(client, "", query("RESET ALL"))
         await client.terminate()
 

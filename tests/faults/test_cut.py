@@ -1,4 +1,5 @@
-"""Each command with its connection cut at any message, under a time limit, and as a login without rights: one line, exit status 2."""
+"""Each command with its connection cut at any message, under a time limit, and as a login without rights: one line,
+exit status 2."""
 
 from __future__ import annotations
 
@@ -102,15 +103,17 @@ def test_cut_at_any_message_it_ends_in_one_line(
             assert cut.status == whole.status
             continue
         assert cut.status == 2, (number, cut)
-        assert f"127.0.0.1:{relay.port}" in cut.line and f"database {database}" in cut.line and f"user {user}" in cut.line, (
-            cut.line
-        )
+        assert (
+            f"127.0.0.1:{relay.port}" in cut.line and f"database {database}" in cut.line and f"user {user}" in cut.line
+        ), cut.line
         assert CUT.search(cut.line) and "install`" not in cut.line and "member of" not in cut.line
     if command[0] == "revert":
         asyncio.run(install(postgres.dsn(database=database), postgres.key_file))
 
 
-@pytest.mark.parametrize(("command", "user"), [*COMMANDS, REVERT], ids=lambda one: one if isinstance(one, str) else " ".join(one))
+@pytest.mark.parametrize(
+    ("command", "user"), [*COMMANDS, REVERT], ids=lambda one: one if isinstance(one, str) else " ".join(one)
+)
 def test_under_a_time_limit_it_says_so(
     postgres: Backend, database: str, config: str, command: tuple[str, ...], user: str
 ) -> None:
@@ -137,7 +140,9 @@ def test_a_login_without_rights_is_told_what_it_lacks(
         assert said.status in (1, 3) and f"{login} may not look at" in said.out
         return
     assert said.status == 2, said
-    assert re.search(r"permission denied|may not act as|lacks what install needs|keys are for their owner", said.line), said.line
+    assert re.search(
+        r"permission denied|may not act as|lacks what install needs|keys are for their owner", said.line
+    ), said.line
     if command == ("audit", "retention"):
         assert "the log's owner" in said.line and "GRANT" not in said.line
     elif command[0] == "audit":
@@ -156,7 +161,9 @@ def test_a_tail_that_never_followed_ends_too(database: str, relay: Cutting, numb
     assert said.status == 2 and CUT.search(said.line) and f"database {database}" in said.line
 
 
-def test_check_with_the_log_cut_at_any_message(postgres: Backend, database: str, relay: Cutting, tmp_path: Path) -> None:
+def test_check_with_the_log_cut_at_any_message(
+    postgres: Backend, database: str, relay: Cutting, tmp_path: Path
+) -> None:
     config = tmp_path / "secretproxy.toml"
     config.write_text(
         f'[backend]\nhosts = ["{postgres.address}"]\n[listen]\nport = 0\n[testimony]\nkey_file = "{postgres.key_file}"\n'
@@ -184,7 +191,8 @@ def test_check_with_the_log_cut_at_any_message(postgres: Backend, database: str,
 def test_what_a_server_says_at_the_login_is_repeated(state: str, message: str, advice: str) -> None:
     """Each with words of its own; nothing is to be installed for it, and nobody to be made a member."""
     fields = b"".join(
-        letter + text.encode() + b"\0" for letter, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", state), (b"M", message))
+        letter + text.encode() + b"\0"
+        for letter, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", state), (b"M", message))
     )
     answer = b"E" + struct.pack("!I", len(fields) + 5) + fields + b"\0"
 

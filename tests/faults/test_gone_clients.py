@@ -1,4 +1,5 @@
-"""A client that is gone, or is put out, leaves a statement behind that runs on: what it calls is in the log all the same."""
+"""A client that is gone, or is put out, leaves a statement behind that runs on: what it calls is in the log all the
+same."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def test_a_statement_that_only_produces_stops_when_nobody_listens(separate: Sepa
 
 
 def test_what_was_committed_behind_a_hold_is_in_the_log(separate: Separate) -> None:
-    """The log is down, the statement commits before anybody can stop it, its session ends: every call is written later."""
+    """The log is down, the statement commits before anybody can stop it, its session ends: every call is written
+    later."""
     owner = uuid.uuid4()
     with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql:
         separate.server.halt()
@@ -107,7 +109,11 @@ async def test_a_copy_that_its_client_left_in_the_middle_is_undone_and_its_calls
     client._writer.transport.abort()
     await asyncio.sleep(0)
     with psycopg.connect(separate.backend.dsn(), autocommit=True) as admin:
-        until(lambda: admin.execute("SELECT FROM pg_stat_activity WHERE application_name = %s", (table,)).fetchone() is None)
+        until(
+            lambda: (
+                admin.execute("SELECT FROM pg_stat_activity WHERE application_name = %s", (table,)).fetchone() is None
+            )
+        )
         assert admin.execute(f"SELECT count(*) FROM public.{table}").fetchone() == (0,)
     rows = [row for row in separate.log.settled() if row["application_name"] == table]
     assert rows[-1]["event"] == "outcome" and rows[-1]["outcome"] in ("error", "lost", "cancelled")
@@ -176,7 +182,8 @@ def test_a_client_that_leaves_while_the_log_hangs_is_no_internal_error(separate:
     assert "internal error" not in separate.proxy.text()
 
 
-# Ends by itself what it runs in, behind more notices than a client takes that does not read, and tells another session the value.
+# Ends by itself what it runs in, behind more notices than a client takes that does not read, and tells another session
+# the value.
 UNHEARD = """DO $$ DECLARE v text; BEGIN
     FOR i IN 1..{count} LOOP RAISE NOTICE '%', repeat('x', 1000); END LOOP;
     EXECUTE 'SELECT encrypted_secrets.secrets_' || 'getter($1, $2)' INTO v USING '{owner}'::uuid, 'a';
@@ -186,7 +193,8 @@ END $$"""
 
 
 def told_another_and_ended(address: raw.Address, direct: str, owner: uuid.UUID, count: int) -> bool:
-    """Runs UNHEARD for a client that does not read, and writes once its backend has ended; gives whether another session got the value."""
+    """Runs UNHEARD for a client that does not read, and writes once its backend has ended; gives whether another
+    session got the value."""
     with psycopg.connect(direct, autocommit=True) as other, socket.socket() as client:
         other.execute("LISTEN unheard")
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -201,7 +209,9 @@ def told_another_and_ended(address: raw.Address, direct: str, owner: uuid.UUID, 
         if got:
             until(
                 lambda: (
-                    other.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s", (f"DO $$%{owner}%",)).fetchone()
+                    other.execute(
+                        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s", (f"DO $$%{owner}%",)
+                    ).fetchone()
                     == (0,)
                 )
             )
@@ -214,7 +224,8 @@ def told_another_and_ended(address: raw.Address, direct: str, owner: uuid.UUID, 
 
 @pytest.mark.parametrize("count", [2000, 4000, 6000, 8000])
 def test_what_lies_unread_in_a_connection_that_breaks_is_heard(separate: Separate, count: int) -> None:
-    """A backend that has ended resets its connection: what came is read, and where some of it never came a row says so."""
+    """A backend that has ended resets its connection: what came is read, and where some of it never came a row says
+    so."""
     owner = uuid.uuid4()
     address = raw.Address("127.0.0.1", separate.proxy.port, "app")
     if not told_another_and_ended(address, separate.backend.dsn(), owner, count):

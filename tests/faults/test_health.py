@@ -1,4 +1,5 @@
-"""What /healthz, /readyz, /logz and the metrics say is known before anybody makes a call: the log or the backend is away or hangs."""
+"""What /healthz, /readyz, /logz and the metrics say is known before anybody makes a call: the log or the backend is
+away or hangs."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ class Watched:
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
     def well(self) -> bool:
-        return self.ask("/readyz")[1] == {"status": "ready", "reasons": [], "warnings": []} and self.ask("/logz")[0] == 200
+        return (
+            self.ask("/readyz")[1] == {"status": "ready", "reasons": [], "warnings": []} and self.ask("/logz")[0] == 200
+        )
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,9 @@ def test_the_log_hangs(watched: Watched, how: str) -> None:
         if how == "locked":
             holder.execute("LOCK TABLE secretproxy.access_log IN ACCESS EXCLUSIVE MODE")
         else:
-            journal = holder.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'secretproxy journal'").fetchall()
+            journal = holder.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'secretproxy journal'"
+            ).fetchall()
             for (pid,) in journal:
                 os.kill(pid, signal.SIGSTOP)
             postmaster = watched.log.pid

@@ -1,9 +1,8 @@
-"""Each await of the proxy, and each call of its session and journal, fails once, with an error whose text is a value: nothing leaks,
-nothing hangs, the proxy serves on, and no client got a value that the log knows nothing of.
+"""Each await of the proxy, and each call of its session and journal, fails once, with an error whose text is a value:
+nothing leaks, nothing hangs, the proxy serves on, and no client got a value that the log knows nothing of.
 
-INJECT=all tries every error at every point (`make inject`), INJECT=relay. at those whose names begin so; otherwise INJECT pairs of point and error are drawn, and INJECT_SEED, which is printed,
-draws the same again.
-"""
+INJECT=all tries every error at every point (`make inject`), INJECT=relay. at those whose names begin so; otherwise
+INJECT pairs of point and error are drawn, and INJECT_SEED, which is printed, draws the same again."""
 
 from __future__ import annotations
 
@@ -106,7 +105,10 @@ def test_no_client_got_a_value_that_the_log_knows_nothing_of(campaign: dict[str,
         )
         stored = {row[0] for row in sql.execute("SELECT name FROM public.disguises").fetchall()}
     missing = [
-        (r["point"], r["error"], name) for r in campaign["rounds"] for name in r["received"] if name and name not in logged
+        (r["point"], r["error"], name)
+        for r in campaign["rounds"]
+        for name in r["received"]
+        if name and name not in logged
     ]
     assert missing == []
     lost = stored - set(logged)

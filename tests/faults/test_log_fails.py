@@ -1,4 +1,5 @@
-"""Every way in which the log can fail: calls of secret functions are refused, everything else goes on, and nothing is lost or doubled."""
+"""Every way in which the log can fail: calls of secret functions are refused, everything else goes on, and nothing is
+lost or doubled."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from tests.support import raw
 from tests.support.proxy import Proxy
 
 GETTER = "SELECT encrypted_secrets.secrets_getter('{owner}', '{name}', 'none')"
-WRITERS = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'secretproxy%%' AND backend_type = 'client backend'"
+WRITERS = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'secretproxy%%' AND backend_type = 'client backend'"
+)
 RAISES = """
 CREATE FUNCTION public.broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION SQLSTATE '{state}'; END $$;
 CREATE TRIGGER broken BEFORE INSERT ON secretproxy.access_log FOR EACH ROW EXECUTE FUNCTION public.broken()
@@ -148,7 +151,9 @@ def test_refused_while_the_log_fails_and_nothing_else(separate: Separate, failur
     rows = [row for row in separate.log.settled() if row["owner_id"] == owner or row["event"] == "outcome"]
     names = [row["secret_names"][0] for row in rows if row["secret_names"]]
     assert names == ["refused-0", "refused-1", "refused-2", "written"]
-    statements = {(row["session_id"], row["statement_no"]): row["secret_names"][0] for row in rows if row["secret_names"]}
+    statements = {
+        (row["session_id"], row["statement_no"]): row["secret_names"][0] for row in rows if row["secret_names"]
+    }
     outcomes = {
         statements[key]: row["outcome"]
         for row in rows
@@ -194,7 +199,8 @@ async def test_a_refusal_is_an_error_of_the_backends_own_in_every_form(separate:
 
         async def kinds(answer: list[raw.Message]) -> str:
             return " ".join(
-                m.sqlstate if m.kind == b"E" else (m.kind + m.body if m.kind == b"Z" else m.kind).decode() for m in answer
+                m.sqlstate if m.kind == b"E" else (m.kind + m.body if m.kind == b"Z" else m.kind).decode()
+                for m in answer
             )
 
         # Several statements in one Query are one transaction: what stands before the call is undone with it.
@@ -240,7 +246,9 @@ async def test_a_refusal_is_an_error_of_the_backends_own_in_every_form(separate:
 async def test_a_fastpath_call_is_held_and_its_session_ended(separate: Separate) -> None:
     owner = uuid.uuid4()
     with psycopg.connect(separate.backend.dsn(), autocommit=True) as sql:
-        oid = sql.execute("SELECT 'encrypted_secrets.secrets_getter(uuid,text,text)'::regprocedure::oid::int").fetchone()
+        oid = sql.execute(
+            "SELECT 'encrypted_secrets.secrets_getter(uuid,text,text)'::regprocedure::oid::int"
+        ).fetchone()
     assert oid is not None
     failing = statement(RAISES.format(state="53100"), MEND_RAISES)(separate)
     next(failing)
@@ -261,8 +269,9 @@ async def test_a_fastpath_call_is_held_and_its_session_ended(separate: Separate)
 
 
 class Swallowing:
-    """A relay before the log's server. Once `armed` with a text, it lets a message with that text through, waits for the server's
-    answer, keeps it to itself and closes: the commit has happened, and whoever asked for it cannot know."""
+    """A relay before the log's server. Once `armed` with a text, it lets a message with that text through, waits for
+    the server's answer, keeps it to itself and closes: the commit has happened, and whoever asked for it cannot
+    know."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -323,7 +332,9 @@ def test_a_commit_whose_answer_is_lost_is_in_the_log_once(separate: Separate, tm
         proxy.wait_for_text("access log can be written")
         with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
             sql.execute(GETTER.format(owner=owner, name="first"))
-            for number, text in enumerate((GETTER.format(owner=owner, name="fate-0"), f"SELECT public.concealed('{owner}', 1)")):
+            for number, text in enumerate(
+                (GETTER.format(owner=owner, name="fate-0"), f"SELECT public.concealed('{owner}', 1)")
+            ):
                 relay.armed = b"fate-0" if number == 0 else b"name-1"
                 sql.execute(text)
                 assert relay.armed is None and relay.swallowed == number + 1

@@ -43,7 +43,9 @@ def apart(postgres: Backend, tmp_path: Path) -> Iterator[Apart]:
         logged = prepare(server.host, server.port, directory)
         home = tmp_path / "proxy"
         home.mkdir()
-        proxy = Proxy(home, postgres.address, logged.dsn("journal"), postgres.key_file, "[limits]\nhold_timeout = 2.0\n")
+        proxy = Proxy(
+            home, postgres.address, logged.dsn("journal"), postgres.key_file, "[limits]\nhold_timeout = 2.0\n"
+        )
         proxy.start()
         proxy.wait_for_text("access log can be written")
         yield Apart(postgres, server, AccessLog(logged.dsn()), proxy)
@@ -153,7 +155,10 @@ def test_a_call_that_only_testimony_shows_ends_its_session_and_rolls_back(apart:
     apart.log_server.start()
     apart.proxy.wait_for_text("access log can be written", 2)
     rows = apart.log.settled()
-    assert [(row["event"], row["owner_id"], row["outcome"]) for row in rows] == [("call", owner, None), ("outcome", None, "lost")]
+    assert [(row["event"], row["owner_id"], row["outcome"]) for row in rows] == [
+        ("call", owner, None),
+        ("outcome", None, "lost"),
+    ]
 
 
 def test_a_held_answer_goes_on_when_the_log_comes_back(apart: Apart, postgres: Backend) -> None:
@@ -163,14 +168,19 @@ def test_a_held_answer_goes_on_when_the_log_comes_back(apart: Apart, postgres: B
         apart.log_server.halt()
         # Its children die with the thread that started them, so the server is started from here.
         answers: list[object] = []
-        query = threading.Thread(target=lambda: answers.append(connection.execute("SELECT hidden_call(%s)", (owner,)).fetchone()))
+        query = threading.Thread(
+            target=lambda: answers.append(connection.execute("SELECT hidden_call(%s)", (owner,)).fetchone())
+        )
         query.start()
         apart.proxy.wait_for_text("cannot be written")
         apart.log_server.start()
         query.join(20)
         assert answers == [(None,)]
     rows = apart.log.settled()
-    assert [(row["event"], row["owner_id"], row["outcome"]) for row in rows] == [("call", owner, None), ("outcome", None, "ok")]
+    assert [(row["event"], row["owner_id"], row["outcome"]) for row in rows] == [
+        ("call", owner, None),
+        ("outcome", None, "ok"),
+    ]
 
 
 def test_the_proxy_killed_between_forward_and_outcome_leaves_the_attempt(apart: Apart) -> None:

@@ -1,4 +1,5 @@
-"""One row that the log does not take never takes the log down: it goes in reduced, in its place, once; an outage costs no row a column."""
+"""One row that the log does not take never takes the log down: it goes in reduced, in its place, once; an outage costs
+no row a column."""
 
 from __future__ import annotations
 
@@ -47,7 +48,12 @@ def check(condition: str) -> tuple[str, str]:
 
 
 def bad(**given: Any) -> Event:
-    fields: dict[str, Any] = {"statement_no": 5, "function": "f(uuid)", "owner_id": uuid.UUID(int=5), "secret_names": ("bad",)}
+    fields: dict[str, Any] = {
+        "statement_no": 5,
+        "function": "f(uuid)",
+        "owner_id": uuid.UUID(int=5),
+        "secret_names": ("bad",),
+    }
     return Event("call", given.pop("who", WHO), **fields | given)
 
 
@@ -56,7 +62,10 @@ NOTHING = ("SELECT 1", "SELECT 1")
 POISONS: dict[str, tuple[tuple[str, str], Event]] = {
     "a CHECK on names": (check("NOT secret_names @> '{bad}'"), bad()),
     "a CHECK on the owner": (check(f"owner_id <> '{uuid.UUID(int=5)}'"), bad()),
-    "a CHECK on the event and the names": (check("event <> 'call' OR secret_names IS NULL OR secret_names[1] <> 'bad'"), bad()),
+    "a CHECK on the event and the names": (
+        check("event <> 'call' OR secret_names IS NULL OR secret_names[1] <> 'bad'"),
+        bad(),
+    ),
     "a trigger that raises": (trigger(f"IF {IS_BAD} THEN RAISE EXCEPTION 'no'; END IF;"), bad()),
     "a trigger that divides by zero": (trigger(f"IF {IS_BAD} THEN NEW.calls := 1 / 0; END IF;"), bad()),
     "a trigger with an error of its own": (trigger(f"IF {IS_BAD} THEN PERFORM public.nothing(); END IF;"), bad()),
@@ -118,7 +127,9 @@ def good(number: int) -> Event:
 
 
 async def rows_of(admin: Any, journal: Journal) -> list[Any]:
-    return list(await admin.fetch("SELECT * FROM secretproxy.access_log WHERE instance = $1 ORDER BY seq, at", journal.instance))
+    return list(
+        await admin.fetch("SELECT * FROM secretproxy.access_log WHERE instance = $1 ORDER BY seq, at", journal.instance)
+    )
 
 
 async def sound(server: Backend, journal: Journal) -> None:
@@ -162,7 +173,12 @@ async def test_what_the_row_still_says(server: Backend) -> None:
     async with altered(server, POISONS["a CHECK on names"][0]) as admin:
         await asyncio.wait_for(journal.keep([bad(role="r", sqlstate="00000")]), 10)
         row = (await rows_of(admin, journal))[0]
-        assert (row["db_user"], row["owner_id"], row["function"], row["role"]) == ("app", uuid.UUID(int=5), "f(uuid)", "r")
+        assert (row["db_user"], row["owner_id"], row["function"], row["role"]) == (
+            "app",
+            uuid.UUID(int=5),
+            "f(uuid)",
+            "r",
+        )
         await journal.close()
 
 
@@ -282,7 +298,9 @@ async def test_a_poisoned_row_in_the_spool_of_a_process_that_is_gone(server: Bac
             if killed:
                 # As if it had been killed before the later rows were written.
                 await admin.execute("SET session_replication_role = replica")
-                await admin.execute("DELETE FROM secretproxy.access_log WHERE instance = $1 AND seq > 10", gone.instance)
+                await admin.execute(
+                    "DELETE FROM secretproxy.access_log WHERE instance = $1 AND seq > 10", gone.instance
+                )
     await sound(server, gone)
 
 

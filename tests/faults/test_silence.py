@@ -1,4 +1,5 @@
-"""A server that is stopped, or whose cable is cut, in the middle of a statement: each command says what it waits for, gives it up and ends."""
+"""A server that is stopped, or whose cable is cut, in the middle of a statement: each command says what it waits for,
+gives it up and ends."""
 
 from __future__ import annotations
 
@@ -67,8 +68,13 @@ def test_what_comes_slowly_and_what_is_read_slowly_is_no_silence(postgres: Backe
 
     async def work() -> int:
         rows = 0
-        async with held(await connect(dsn(postgres, relay), "waits", timeout=5), _never) as connection, connection.transaction():
-            async for _ in connection.cursor("SELECT pg_catalog.pg_sleep(0.4) FROM pg_catalog.generate_series(1, 4)", prefetch=1):
+        async with (
+            held(await connect(dsn(postgres, relay), "waits", timeout=5), _never) as connection,
+            connection.transaction(),
+        ):
+            async for _ in connection.cursor(
+                "SELECT pg_catalog.pg_sleep(0.4) FROM pg_catalog.generate_series(1, 4)", prefetch=1
+            ):
                 rows += 1
             # As a pager that nobody pages on.
             time.sleep(1.5)
@@ -82,7 +88,9 @@ INTERRUPTED = [("audit", "tail"), ("install",)]
 
 
 @pytest.mark.parametrize("words", INTERRUPTED, ids=" ".join)
-def test_ctrl_c_ends_a_command_that_waits_for_a_silent_server(postgres: Backend, relay: Silent, words: tuple[str, ...]) -> None:
+def test_ctrl_c_ends_a_command_that_waits_for_a_silent_server(
+    postgres: Backend, relay: Silent, words: tuple[str, ...]
+) -> None:
     relay.hush(after=8)
     status, out, err = interrupted([*words, "--dsn", dsn(postgres, relay)], relay.hushed.wait)
     assert status == 130 and "Traceback" not in out + err and "retrieved" not in err, err

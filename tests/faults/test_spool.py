@@ -1,4 +1,5 @@
-"""audit.on_outage = "spool": calls go on while the log is down, and each is in the log once when it is back, whoever was killed meanwhile."""
+"""audit.on_outage = "spool": calls go on while the log is down, and each is in the log once when it is back, whoever
+was killed meanwhile."""
 
 from __future__ import annotations
 
@@ -136,7 +137,9 @@ def test_a_proxy_that_ends_during_an_outage_leaves_everything(apart: Apart) -> N
     assert apart.proxy.halt() == 0
     assert apart.names() == ["left"]
     with psycopg.connect(apart.dsn) as log:
-        assert log.execute("SELECT outcome FROM secretproxy.secret_access WHERE owner_id = %s", (OWNER,)).fetchall() == [("ok",)]
+        assert log.execute(
+            "SELECT outcome FROM secretproxy.secret_access WHERE owner_id = %s", (OWNER,)
+        ).fetchall() == [("ok",)]
     apart.sound()
 
 
@@ -163,7 +166,8 @@ def test_a_full_spool_refuses(apart: Apart) -> None:
 
 
 def test_kills_of_both_sides_at_random(apart: Apart) -> None:
-    """Sessions that call all the time, the log and the proxy killed six times: what was answered is in the log, once."""
+    """Sessions that call all the time, the log and the proxy killed six times: what was answered is in the log,
+    once."""
     answered: set[str] = set()
     stop = threading.Event()
 

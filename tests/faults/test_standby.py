@@ -1,4 +1,5 @@
-"""A row counts when the synchronous standby has it: a wait that is cancelled, ended or timed out is none, and a second try waits again."""
+"""A row counts when the synchronous standby has it: a wait that is cancelled, ended or timed out is none, and a second
+try waits again."""
 
 from __future__ import annotations
 
@@ -132,7 +133,9 @@ async def test_a_wait_that_takes_too_long_releases_nothing(site: tuple[PrivateSe
     assert await names_of(backend, journal) == ["before", "slow"]
 
 
-async def test_a_spool_is_kept_until_the_standby_has_its_rows(site: tuple[PrivateServer, Backend], tmp_path: Path) -> None:
+async def test_a_spool_is_kept_until_the_standby_has_its_rows(
+    site: tuple[PrivateServer, Backend], tmp_path: Path
+) -> None:
     backend = site[1]
     journal = journal_of(backend, timeout=0.4, spool_dir=tmp_path)
     await journal.start()
@@ -152,7 +155,9 @@ async def test_a_spool_is_kept_until_the_standby_has_its_rows(site: tuple[Privat
     assert await names_of(backend, journal) == ["spooled"]
 
 
-async def test_a_checkpoint_is_signed_again_until_the_standby_has_it(site: tuple[PrivateServer, Backend], tmp_path: Path) -> None:
+async def test_a_checkpoint_is_signed_again_until_the_standby_has_it(
+    site: tuple[PrivateServer, Backend], tmp_path: Path
+) -> None:
     backend = site[1]
     kept = tmp_path / "kept"
     journal = journal_of(backend, signer=Signer(tmp_path / "key", kept), checkpoint_seconds=0.1)
@@ -186,7 +191,9 @@ async def test_a_checkpoint_is_signed_again_until_the_standby_has_it(site: tuple
     assert await names_of(backend, journal) == ["signed"]
 
 
-async def test_a_standby_that_comes_later_has_the_row_before_it_is_released(site: tuple[PrivateServer, Backend]) -> None:
+async def test_a_standby_that_comes_later_has_the_row_before_it_is_released(
+    site: tuple[PrivateServer, Backend],
+) -> None:
     server, backend = site
     journal = journal_of(backend)
     await journal.start()

@@ -1,4 +1,5 @@
-"""What a backend testifies to: however much of it, wherever it comes, whatever is forged between. And what a hold costs whom."""
+"""What a backend testifies to: however much of it, wherever it comes, whatever is forged between. And what a hold costs
+whom."""
 
 from __future__ import annotations
 
@@ -101,7 +102,9 @@ def test_thousands_of_covered_calls_in_one_statement(separate: Separate) -> None
     with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql, Peak(separate.proxy.pid) as peak:
         sql.execute(f"SELECT encrypted_secrets.secrets_getter('{owner}', 'x') FROM generate_series(1, {CALLS})")
     rows = [
-        (row["event"], row["calls"]) for row in separate.log.settled() if row["owner_id"] == owner or row["event"] == "outcome"
+        (row["event"], row["calls"])
+        for row in separate.log.settled()
+        if row["owner_id"] == owner or row["event"] == "outcome"
     ]
     assert rows == [("attempt", None), ("outcome", CALLS)]
     assert peak.grown < 32 * MIB
@@ -125,7 +128,9 @@ def test_a_flood_of_forgeries_is_counted_and_costs_little(separate: Separate) ->
     assert peak.grown < 64 * MIB
     with urllib.request.urlopen(f"http://127.0.0.1:{separate.proxy.health_port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
-    counted = next(float(line.split()[1]) for line in text.splitlines() if line.startswith("secretproxy_forgeries_total "))
+    counted = next(
+        float(line.split()[1]) for line in text.splitlines() if line.startswith("secretproxy_forgeries_total ")
+    )
     assert counted >= FORGERIES
 
 
@@ -140,7 +145,9 @@ def test_a_flood_of_forgeries_is_counted_and_costs_little(separate: Separate) ->
         ("'SPX1 ' || repeat('9', 5000) || repeat(' -', 13) || ' 00'", "SQL_ASCII"),
     ],
 )
-def test_forgeries_of_any_form_are_dropped_and_the_session_goes_on(separate: Separate, message: str, encoding: str) -> None:
+def test_forgeries_of_any_form_are_dropped_and_the_session_goes_on(
+    separate: Separate, message: str, encoding: str
+) -> None:
     with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql, Peak(separate.proxy.pid) as peak:
         sql.execute(f"SET client_encoding = {encoding}")
         seen: list[str] = []
@@ -154,7 +161,8 @@ def test_forgeries_of_any_form_are_dropped_and_the_session_goes_on(separate: Sep
 
 
 def test_testimony_of_another_session_is_a_forgery_that_keeps_what_it_says(separate: Separate) -> None:
-    """Signed with the right key by another backend process: what a direct session was told, said again through the proxy."""
+    """Signed with the right key by another backend process: what a direct session was told, said again through the
+    proxy."""
     owner = uuid.uuid4()
     told: list[str] = []
     with psycopg.connect(separate.backend.dsn("app_user"), autocommit=True) as direct:
@@ -179,7 +187,9 @@ def test_testimony_of_this_session_is_good_once(separate: Separate) -> None:
     version = max(keys)
     with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql:
         sql.execute(f"SELECT public.concealed('{owner}', 1)")
-        start = sql.execute("SELECT secretproxy.backend_start(), encode(timestamptz_send(clock_timestamp()), 'hex')").fetchone()
+        start = sql.execute(
+            "SELECT secretproxy.backend_start(), encode(timestamptz_send(clock_timestamp()), 'hex')"
+        ).fetchone()
         assert start is not None
 
         def say(name: str, clock: str) -> None:
@@ -287,7 +297,9 @@ async def test_what_is_held_of_a_large_answer_waits_in_the_backend(separate: Sep
     with Peak(separate.proxy.pid) as peak:
         with log_locked(separate):
             await client.send(
-                raw.query(f"SELECT public.concealed('{owner}', 1), repeat('x', 1048576) FROM generate_series(1, {size}) OFFSET 0")
+                raw.query(
+                    f"SELECT public.concealed('{owner}', 1), repeat('x', 1048576) FROM generate_series(1, {size}) OFFSET 0"
+                )
             )
             # The backend comes to a stop in its write, long before the end.
             until(lambda: waits(separate, owner, "ClientWrite"))
@@ -330,7 +342,10 @@ def test_a_statement_that_its_attempt_covers_costs_one_commit_and_is_never_held(
     """By the time it runs one transaction has written one row; from there on the log may stand still."""
     owner = uuid.uuid4()
     answers: list[Any] = []
-    with psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql, psycopg.connect(separate.log.dsn, autocommit=True) as log:
+    with (
+        psycopg.connect(separate.proxy.dsn(), autocommit=True) as sql,
+        psycopg.connect(separate.log.dsn, autocommit=True) as log,
+    ):
         statement = f"SELECT pg_sleep(1)::text, encrypted_secrets.secrets_getter('{owner}', 'x', 'none')"
         thread = threading.Thread(target=lambda: answers.append(sql.execute(statement).fetchone()))
         thread.start()

@@ -3,9 +3,10 @@
 What must hold, whatever the order in which the network and the log move:
 - what the client says reaches the backend whole and in order, nothing before its attempts are in the log;
 - what the backend says reaches the client but for testimony and for answers to the proxy's own messages;
-- each testimony is counted in exactly one outcome; one of a statement that names its function needs no event of its own;
-- each statement in the log has one outcome for each time that it ended; nothing is left over in the end, no state without a way on.
-"""
+- each testimony is counted in exactly one outcome; one of a statement that names its function needs no event of its
+own;
+- each statement in the log has one outcome for each time that it ended; nothing is left over in the end, no state
+without a way on."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ SAYINGS: list[bytes] = [
 ]  # fmt: skip
 
 
-# What leads somewhere together: statements that others use, errors that what follows is skipped behind, ends of transactions.
+# What leads somewhere together: statements that others use, errors that what follows is skipped behind, ends of
+# transactions.
 LEADING: list[bytes] = [
     close("S", "a") + parse(SECRET % "abc", "a") + SYNC,
     close("S", "a") + parse("SELECT 1", "a") + SYNC,
@@ -105,7 +107,8 @@ LEADING: list[bytes] = [
 
 
 class Harness:
-    """`code`: the modules of a session, compiled or pure (see pure.py). `strict`: a name in a statement's text must have been attempted."""
+    """`code`: the modules of a session, compiled or pure (see pure.py). `strict`: a name in a statement's text must
+    have been attempted."""
 
     def __init__(self, code: SimpleNamespace, *, strict: bool = True) -> None:
         self.code = code
@@ -313,7 +316,8 @@ class Harness:
         if self.strict:
             assert set(calls) <= {"sql"}, calls
         assert calls.count("sql") <= len(backend.either)
-        # An outcome speaks for the attempts that it names, or for all of its statement; calls that none covers have rows of their own.
+        # An outcome speaks for the attempts that it names, or for all of its statement; calls that none covers have
+        # rows of their own.
         ends: dict[tuple[object, ...], int] = {}
         for event in by_kind.get("outcome", []):
             key = (event.statement_no, event.function, event.owner_id, event.secret_names)  # type: ignore[attr-defined]

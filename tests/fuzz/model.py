@@ -1,8 +1,9 @@
-"""A model of PostgreSQL's backend as far as the order of its answers goes: pipelines, errors, portals, transactions, COPY, testimony.
+"""A model of PostgreSQL's backend as far as the order of its answers goes: pipelines, errors, portals, transactions,
+COPY, testimony.
 
-It is fed the bytes that a session lets through and says what a backend would. Sources: src/backend/tcop/postgres.c (PostgresMain,
-exec_simple_query, exec_parse_message, exec_bind_message, exec_execute_message), src/backend/commands/copyfromparse.c (CopyGetData).
-"""
+It is fed the bytes that a session lets through and says what a backend would. Sources: src/backend/tcop/postgres.c
+(PostgresMain, exec_simple_query, exec_parse_message, exec_bind_message, exec_execute_message),
+src/backend/commands/copyfromparse.c (CopyGetData)."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class ModelError(Exception):
 
 
 class Backend:
-    """`out`: what it says; `visible`: what of it the client must see. `told` and `hidden`: names that it testified to."""
+    """`out`: what it says; `visible`: what of it the client must see. `told` and `hidden`: names that it testified
+    to."""
 
     def __init__(self) -> None:
         self.out = bytearray()
@@ -132,7 +134,9 @@ class Backend:
                 self._function()
                 self._ready()
             else:
-                {b"P": self._parse, b"B": self._bind, b"D": self._describe, b"E": self._execute, b"C": self._close}[kind](body)
+                {b"P": self._parse, b"B": self._bind, b"D": self._describe, b"E": self._execute, b"C": self._close}[
+                    kind
+                ](body)
         except ModelError as failure:
             self._failed(str(failure))
             if kind in b"QF":
@@ -282,7 +286,11 @@ class Backend:
         text = portal.text
         if text in (VIEW, NAMED) or text.startswith("SELECT encrypted"):
             name, where = (
-                ("view", self.hidden) if text == VIEW else (portal.name, self.told) if text == NAMED else (text[-5:-2], self.told)
+                ("view", self.hidden)
+                if text == VIEW
+                else (portal.name, self.told)
+                if text == NAMED
+                else (text[-5:-2], self.told)
             )
             count = min(limit or portal.rows, portal.rows)
             for _ in range(count):

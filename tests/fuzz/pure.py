@@ -1,4 +1,5 @@
-"""The same sources twice in one process: as they are installed, compiled where that could be done, and as pure Python."""
+"""The same sources twice in one process: as they are installed, compiled where that could be done, and as pure
+Python."""
 
 from __future__ import annotations
 

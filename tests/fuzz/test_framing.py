@@ -1,4 +1,5 @@
-"""The framer under hypothesis: any bytes, any chunks, compiled and pure; nothing is lost, and nothing else than its error is raised."""
+"""The framer under hypothesis: any bytes, any chunks, compiled and pure; nothing is lost, and nothing else than its
+error is raised."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ MARK, WHOLE = b"MN", b"QRS"
 FUZZ = settings(MACHINE, max_examples=EXAMPLES * 2)
 BODIES = st.one_of(st.binary(max_size=30), st.integers(900, 1200).map(bytes), st.integers(65_000, 67_000).map(bytes))
 MESSAGES = st.one_of(
-    st.builds(lambda kind, body: bytes([kind]) + struct.pack("!I", len(body) + 4) + body, st.sampled_from(b"PMNQRS"), BODIES),
+    st.builds(
+        lambda kind, body: bytes([kind]) + struct.pack("!I", len(body) + 4) + body, st.sampled_from(b"PMNQRS"), BODIES
+    ),
     st.binary(max_size=12),
 )
 STREAMS = st.lists(MESSAGES, max_size=12).map(b"".join)
@@ -97,7 +100,9 @@ def read(code: SimpleNamespace, reader: str, data: bytes) -> str:
     try:
         if reader == "read_startup":
             return repr(function(data)) if len(data) >= 8 else ""
-        return repr(function(data, 5, len(data)) if reader in ("cstring", "read_parse_types") else function(data, 0, len(data)))
+        return repr(
+            function(data, 5, len(data)) if reader in ("cstring", "read_parse_types") else function(data, 0, len(data))
+        )
     except code.ProtocolViolationError as error:
         return f"{type(error).__name__}: {error}"
 

@@ -1,4 +1,5 @@
-"""Bytes that no client should send, settings that cannot be, a backend that is none: one clear error, and nobody else notices."""
+"""Bytes that no client should send, settings that cannot be, a backend that is none: one clear error, and nobody else
+notices."""
 
 from __future__ import annotations
 
@@ -89,7 +90,9 @@ def test_startup(proxy: Proxy, bystander: None, data: bytes, sqlstate: str, word
     assert state == sqlstate and words in text
 
 
-@pytest.mark.parametrize("data", [b"\0\0\0\3", b"\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n", struct.pack("!ii", 8, 80877102)])
+@pytest.mark.parametrize(
+    "data", [b"\0\0\0\3", b"\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n", struct.pack("!ii", 8, 80877102)]
+)
 def test_what_is_no_startup_packet_gets_no_answer(proxy: Proxy, bystander: None, data: bytes) -> None:
     """As from PostgreSQL."""
     before = proxy.text().count("malformed startup packet")
@@ -105,9 +108,17 @@ def direct(postgres: Backend) -> Raw:
 
 @pytest.mark.parametrize(
     "data",
-    [message(b"p", b"password\0"), message(b"!", b""), b"Q\0\0\0\3", b"Q\x7f\xff\xff\xff", message(b"X", b"") + b"hello"],
+    [
+        message(b"p", b"password\0"),
+        message(b"!", b""),
+        b"Q\0\0\0\3",
+        b"Q\x7f\xff\xff\xff",
+        message(b"X", b"") + b"hello",
+    ],
 )
-def test_what_ends_a_session_is_answered_by_the_backend(proxy: Proxy, postgres: Backend, bystander: None, data: bytes) -> None:
+def test_what_ends_a_session_is_answered_by_the_backend(
+    proxy: Proxy, postgres: Backend, bystander: None, data: bytes
+) -> None:
     """Also what came before it in the same bytes."""
     before = message(b"Q", b"SELECT 1\0")
     through = Raw(proxy).log_in().send(before + data).everything()
@@ -116,9 +127,12 @@ def test_what_ends_a_session_is_answered_by_the_backend(proxy: Proxy, postgres: 
 
 
 @pytest.mark.parametrize(
-    "data", [message(b"B", b"abc"), message(b"E", b""), message(b"D", b""), message(b"P", b"x"), message(b"Q", b"no end")]
+    "data",
+    [message(b"B", b"abc"), message(b"E", b""), message(b"D", b""), message(b"P", b"x"), message(b"Q", b"no end")],
 )
-def test_unreadable_content_is_answered_by_the_backend(proxy: Proxy, postgres: Backend, bystander: None, data: bytes) -> None:
+def test_unreadable_content_is_answered_by_the_backend(
+    proxy: Proxy, postgres: Backend, bystander: None, data: bytes
+) -> None:
     end = message(b"S", b"") + message(b"X", b"")
     through = Raw(proxy).log_in().send(data + end).everything()
     assert through == direct(postgres).send(data + end).everything()
@@ -183,7 +197,11 @@ def serve(answer: bytes) -> int:
 
 @pytest.mark.parametrize(
     ("answer", "words"),
-    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak"), (b"\0" * 20, "does not speak"), (b"", "without an answer")],
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak"),
+        (b"\0" * 20, "does not speak"),
+        (b"", "without an answer"),
+    ],
 )
 def test_a_backend_that_is_none(postgres: Backend, tmp_path: Path, answer: bytes, words: str) -> None:
     proxy = Proxy(tmp_path, f"127.0.0.1:{serve(answer)}", postgres.dsn("journal"), postgres.key_file).start()

@@ -1,4 +1,5 @@
-"""`secretproxy check` writes rows to the log as the journal does, takes them back, and says what keeps them out and which setting rules it."""
+"""`secretproxy check` writes rows to the log as the journal does, takes them back, and says what keeps them out and
+which setting rules it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from secretproxy.install import install
 
 DATABASE = "checked"
 LOG = "secretproxy.access_log"
-RAISES = "CREATE FUNCTION public.raises() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'hunter2'; END $$;"
+RAISES = (
+    "CREATE FUNCTION public.raises() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'hunter2'; END $$;"
+)
 DROPS = "CREATE FUNCTION public.drops() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
 HANGS = "CREATE FUNCTION public.hangs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_catalog.pg_sleep(60); RETURN NEW; END $$;"
 
@@ -105,7 +108,9 @@ def test_a_month_without_a_partition_is_told(postgres: Backend, database: str, t
     with psycopg.connect(postgres.dsn(database=DATABASE), autocommit=True) as admin:
         parts = [
             name
-            for (name,) in admin.execute(f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{LOG}'::regclass")
+            for (name,) in admin.execute(
+                f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{LOG}'::regclass"
+            )
         ]
         bounds = {
             name: admin.execute(f"SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = '{name}'::regclass").fetchone() for name in parts
@@ -131,14 +136,18 @@ def test_a_login_that_is_no_writer_is_told(postgres: Backend, database: str, tmp
 def test_a_parameter_that_is_refused_is_nothing_to_install(postgres: Backend, database: str, tmp_path: Path) -> None:
     for options, word in (("no_such_setting%3D1", "no_such_setting"), ("work_mem%3Dmuch", "work_mem")):
         status, fault = checked(postgres, tmp_path, f"{database}?options=-c%20{options}")
-        assert status == 1 and fault is not None and word in fault and "install" not in fault and "member" not in fault, fault
+        assert (
+            status == 1 and fault is not None and word in fault and "install" not in fault and "member" not in fault
+        ), fault
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute("ALTER ROLE secretproxy_writer RENAME TO another_writer")
         try:
             status, fault = checked(postgres, tmp_path, database)
         finally:
             admin.execute("ALTER ROLE another_writer RENAME TO secretproxy_writer")
-    assert status == 1 and fault is not None and "no role secretproxy_writer" in fault and "secretproxy install" in fault
+    assert (
+        status == 1 and fault is not None and "no role secretproxy_writer" in fault and "secretproxy install" in fault
+    )
 
 
 def test_a_standby_is_told_to_be_read_only(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""`check` finds what would keep the proxy from listening and writing: directories, addresses, ports, each with its setting."""
+"""`check` finds what would keep the proxy from listening and writing: directories, addresses, ports, each with its
+setting."""
 
 from __future__ import annotations
 
@@ -51,9 +52,7 @@ def taken() -> Iterator[int]:
 
 
 def test_what_is_well_is_not_told_of(postgres: Backend, tmp_path: Path) -> None:
-    sections = (
-        f'[listen]\nport = 0\nunix_socket_dir = "{tmp_path}"\n[audit]\non_outage = "spool"\nspool_dir = "{tmp_path}/made/later"'
-    )
+    sections = f'[listen]\nport = 0\nunix_socket_dir = "{tmp_path}"\n[audit]\non_outage = "spool"\nspool_dir = "{tmp_path}/made/later"'
     assert faults(postgres, tmp_path, sections) == {}
 
 
@@ -146,7 +145,10 @@ def test_places_behind_a_directory_that_is_closed(reached: Path) -> None:
     settings = Settings(
         listen=ListenSettings(port=0, unix_socket_dir=inside),  # type: ignore[call-arg]
         audit=AuditSettings(  # type: ignore[call-arg]
-            on_outage="spool", spool_dir=inside / "spool", checkpoint_file=inside / "points", checkpoint_key_file=inside / "key"
+            on_outage="spool",
+            spool_dir=inside / "spool",
+            checkpoint_file=inside / "points",
+            checkpoint_key_file=inside / "key",
         ),
     )
     found = as_nobody(settings)

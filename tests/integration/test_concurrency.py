@@ -25,8 +25,12 @@ async def one_session(dsn: str, number: int) -> None:
     try:
         for turn in range(ROUNDS):
             assert await connection.fetchval("SELECT $1::int + 1", turn) == turn + 1
-            await connection.fetchval("SELECT encrypted_secrets.secrets_getter($1, $2)", owner, f"extended-{number}-{turn}")
-            await connection.execute(f"SELECT encrypted_secrets.secrets_upsert('{owner}', 'simple-{number}-{turn}', 'x')")
+            await connection.fetchval(
+                "SELECT encrypted_secrets.secrets_getter($1, $2)", owner, f"extended-{number}-{turn}"
+            )
+            await connection.execute(
+                f"SELECT encrypted_secrets.secrets_upsert('{owner}', 'simple-{number}-{turn}', 'x')"
+            )
             await connection.fetchval("SELECT crowd($1, $2)", owner, f"hidden-{number}-{turn}")
     finally:
         await connection.close()

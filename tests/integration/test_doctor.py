@@ -1,4 +1,5 @@
-"""Each finding of the doctor: its condition is made, found, mended by what the finding says where that is SQL, and gone."""
+"""Each finding of the doctor: its condition is made, found, mended by what the finding says where that is SQL, and
+gone."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ LATER = "SET session_replication_role = replica; UPDATE secretproxy.access_log S
 
 @dataclass
 class Condition:
-    """What brings a finding about, in SQL; `since`: the oldest PostgreSQL that can; `cure`: where no statement mends it."""
+    """What brings a finding about, in SQL; `since`: the oldest PostgreSQL that can; `cure`: where no statement mends
+    it."""
 
     name: str
     sql: str
@@ -120,7 +122,10 @@ class Patient:
     def calm(self) -> None:
         self.settings = {
             "testimony": {"key_file": str(self.key_file)},
-            "audit": {"checkpoint_key_file": str(self.checkpoint_key), "checkpoint_file": str(self.checkpoint_key) + ".jsonl"},
+            "audit": {
+                "checkpoint_key_file": str(self.checkpoint_key),
+                "checkpoint_file": str(self.checkpoint_key) + ".jsonl",
+            },
         }
 
     def sql(self, statements: str) -> None:
@@ -151,7 +156,9 @@ class Patient:
         ]
         self.config.write_text("".join(sections))
 
-    def run(self, *arguments: str, user: str = "postgres", database: str = DATABASE) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, user: str = "postgres", database: str = DATABASE
+    ) -> subprocess.CompletedProcess[str]:
         self.write()
         dsn = self.postgres.dsn(user, database)
         return secretproxy(["doctor", "--config", str(self.config), "--dsn", dsn, *arguments])
@@ -306,8 +313,14 @@ def test_a_session_from_where_no_proxy_is_is_found(patient: Patient, postgres: B
 
 
 def test_a_wide_view_of_running_statements_is_found() -> None:
-    for size, names in (("1024", []), ("16kB", ["track_activity_query_size"]), ("16384", ["track_activity_query_size"])):
-        found = logging.examine([logging.Setting("track_activities", "on"), logging.Setting("track_activity_query_size", size)])
+    for size, names in (
+        ("1024", []),
+        ("16kB", ["track_activity_query_size"]),
+        ("16384", ["track_activity_query_size"]),
+    ):
+        found = logging.examine(
+            [logging.Setting("track_activities", "on"), logging.Setting("track_activity_query_size", size)]
+        )
         assert [finding.name for finding in found] == names
 
 

@@ -1,4 +1,5 @@
-"""Each documented usage, through each client: it works as it does directly, leaves exactly its rows, and its value nowhere."""
+"""Each documented usage, through each client: it works as it does directly, leaves exactly its rows, and its value
+nowhere."""
 
 from __future__ import annotations
 
@@ -166,7 +167,10 @@ def test_upsert_getter_and_default(
     value, default = canary.value(), canary.value()
     dsn = proxy.dsn()
     log.mark()
-    assert execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3, $4)", [owner, "github_token", value, "pgp"]) is True
+    assert (
+        execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3, $4)", [owner, "github_token", value, "pgp"])
+        is True
+    )
     assert execute(dsn, "SELECT encrypted_secrets.secrets_getter($1, $2)", [owner, "github_token"]) == value
     assert execute(dsn, "SELECT encrypted_secrets.secrets_getter($1, $2, $3)", [owner, "api_key", default]) == default
     assert about(log.settled()) == [
@@ -186,7 +190,10 @@ def test_crypt_and_verify(execute: Execute, proxy: Proxy, log: AccessLog, canary
     value, wrong = canary.value(), canary.value()
     dsn = proxy.dsn()
     log.mark()
-    assert execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3, $4)", [owner, "password", value, "crypt"]) is True
+    assert (
+        execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3, $4)", [owner, "password", value, "crypt"])
+        is True
+    )
     assert execute(dsn, "SELECT encrypted_secrets.secrets_verify($1, $2, $3)", [owner, "password", value]) is True
     assert execute(dsn, "SELECT encrypted_secrets.secrets_verify($1, $2, $3)", [owner, "password", wrong]) is False
     assert about(log.settled()) == [
@@ -215,7 +222,9 @@ def test_delete_one_and_many(execute: Execute, proxy: Proxy, log: AccessLog, own
     ]  # fmt: skip
 
 
-def test_a_function_that_verifies(execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID) -> None:
+def test_a_function_that_verifies(
+    execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID
+) -> None:
     value = canary.value()
     dsn = proxy.dsn()
     execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3, $4)", [owner, "password", value, "crypt"])
@@ -229,7 +238,9 @@ def test_a_function_that_verifies(execute: Execute, proxy: Proxy, log: AccessLog
     ]  # fmt: skip
 
 
-def test_a_function_of_two_getters(execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID) -> None:
+def test_a_function_of_two_getters(
+    execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID
+) -> None:
     secret, publishable = canary.value(), canary.value()
     dsn = proxy.dsn()
     execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3)", [owner, "stripe_secret_key", secret])
@@ -245,7 +256,9 @@ def test_a_function_of_two_getters(execute: Execute, proxy: Proxy, log: AccessLo
     ]
 
 
-def test_rotation_in_a_do_block(execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID) -> None:
+def test_rotation_in_a_do_block(
+    execute: Execute, proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID
+) -> None:
     old, new = canary.value(), canary.value()
     dsn = proxy.dsn()
     execute(dsn, "SELECT encrypted_secrets.secrets_upsert($1, $2, $3)", [owner, "api_key", old])
@@ -293,10 +306,14 @@ def test_owner_from_the_jwt(execute: Execute, proxy: Proxy, log: AccessLog, cana
     ]
     assert rows[1]["accessed_by"] == owner
     review = log.query("SELECT * FROM secretproxy.secret_access WHERE session_id = %s", rows[0]["session_id"])
-    assert [(row["how"], row["owner_id"], row["accessed_by"], row["outcome"]) for row in review] == [("call", owner, owner, "ok")]
+    assert [(row["how"], row["owner_id"], row["accessed_by"], row["outcome"]) for row in review] == [
+        ("call", owner, owner, "ok")
+    ]
 
 
-def test_inside_a_transaction_that_is_rolled_back(proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID) -> None:
+def test_inside_a_transaction_that_is_rolled_back(
+    proxy: Proxy, log: AccessLog, canary: Canary, owner: uuid.UUID
+) -> None:
     value = canary.value()
     for simple in (True, False):
         log.mark()
@@ -320,7 +337,9 @@ def test_the_log_reads_like_an_answer(proxy: Proxy, log: AccessLog, owner: uuid.
     with psycopg.connect(proxy.dsn(), autocommit=True, application_name="billing") as connection:
         connection.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (owner, "stripe"))
         with pytest.raises(psycopg.errors.DivisionByZero):
-            connection.execute("SELECT encrypted_secrets.secrets_getter(%s, %s), 1 / (random() * 0)::int", (owner, "stripe"))
+            connection.execute(
+                "SELECT encrypted_secrets.secrets_getter(%s, %s), 1 / (random() * 0)::int", (owner, "stripe")
+            )
     log.settled("billing")
     with psycopg.connect(postgres.dsn("auditor"), autocommit=True) as connection:
         rows = connection.execute(

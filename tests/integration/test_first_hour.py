@@ -1,4 +1,5 @@
-"""The first hour with a real server, where each login has a password: the README's lines, the docs' transcript, what `install` says is missing."""
+"""The first hour with a real server, where each login has a password: the README's lines, the docs' transcript, what
+`install` says is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ README = (ROOT / "README.md").read_text()
 PASSWORD = "of-app"
 _MISSING = [name for name in ("psql", "pg_isready", "openssl") if shutil.which(name, path="/usr/bin:/bin") is None]
 typed = pytest.mark.skipif(
-    bool(_MISSING), reason=f"not installed here: {', '.join(_MISSING)} (Debian: apt-get install postgresql-client openssl)"
+    bool(_MISSING),
+    reason=f"not installed here: {', '.join(_MISSING)} (Debian: apt-get install postgresql-client openssl)",
 )
 
 
@@ -139,7 +141,10 @@ def test_the_readmes_lines_work_as_they_stand(fresh: PrivateServer, tmp_path: Pa
 def test_the_readme_begins_with_what_it_does_two_commands_and_what_they_show() -> None:
     lines = [line for line in README.splitlines() if line]
     assert lines[0] == "# secretproxy" and not any(line.startswith((" ", "#", "`")) for line in lines[1:4])
-    assert [line.split("#")[0].strip() for line in lines if line.startswith("    make ")][:2] == ["make demo", "make test"]
+    assert [line.split("#")[0].strip() for line in lines if line.startswith("    make ")][:2] == [
+        "make demo",
+        "make test",
+    ]
     assert (
         README.index("make test")
         < README.index("$ psql ")
@@ -154,11 +159,14 @@ def test_the_readme_says_what_licences_come_with_it() -> None:
         "pglast, which is GPL-3.0-or-later" in said
         and "an image or bundle that contains pglast must respect that licence" in said
     )
-    assert 'LABEL org.opencontainers.image.licenses="Apache-2.0 AND GPL-3.0-or-later"' in (ROOT / "Dockerfile").read_text()
+    assert (
+        'LABEL org.opencontainers.image.licenses="Apache-2.0 AND GPL-3.0-or-later"' in (ROOT / "Dockerfile").read_text()
+    )
     import importlib.metadata
 
     assert "GPL" in str(
-        importlib.metadata.metadata("pglast").get("License") or importlib.metadata.metadata("pglast").get("License-Expression")
+        importlib.metadata.metadata("pglast").get("License")
+        or importlib.metadata.metadata("pglast").get("License-Expression")
     )
 
 
@@ -238,10 +246,14 @@ def test_a_login_that_is_there_and_lacks_something_is_not_made_again(installed: 
     assert missing(installed, **named) == []
 
 
-def test_who_becomes_the_role_or_has_it_by_a_group_is_enough_and_who_administers_it_is_not(installed: PrivateServer) -> None:
+def test_who_becomes_the_role_or_has_it_by_a_group_is_enough_and_who_administers_it_is_not(
+    installed: PrivateServer,
+) -> None:
     with psycopg.connect(installed.dsn("app"), autocommit=True) as sql:
         sql.execute("CREATE ROLE group_of_apps; GRANT authenticated TO group_of_apps; GRANT group_of_apps TO app")
-        sql.execute("CREATE ROLE journal LOGIN NOINHERIT; GRANT secretproxy_writer TO journal; CREATE ROLE auditor LOGIN")
+        sql.execute(
+            "CREATE ROLE journal LOGIN NOINHERIT; GRANT secretproxy_writer TO journal; CREATE ROLE auditor LOGIN"
+        )
         assert commands(missing(installed)) == ["GRANT secretproxy_auditor TO auditor;"]
         if sql.info.server_version >= 160000:
             sql.execute("GRANT secretproxy_auditor TO auditor WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
@@ -262,8 +274,13 @@ def test_a_superuser_as_the_application_is_no_login_of_it(installed: PrivateServ
 def test_settings_that_are_unset_are_named_with_what_to_write(installed: PrivateServer) -> None:
     steps = missing(installed, audit_dsn=None, review_dsn=None)
     place = f"{installed.host}:{installed.port}"
-    assert f'the login that writes the log, in some.toml: audit.dsn = "postgresql://journal:PASSWORD@{place}/app"' in steps
-    assert f'the login that reads the log, in some.toml: audit.review_dsn = "postgresql://auditor:PASSWORD@{place}/app"' in steps
+    assert (
+        f'the login that writes the log, in some.toml: audit.dsn = "postgresql://journal:PASSWORD@{place}/app"' in steps
+    )
+    assert (
+        f'the login that reads the log, in some.toml: audit.review_dsn = "postgresql://auditor:PASSWORD@{place}/app"'
+        in steps
+    )
     assert commands(steps) == [APP, JOURNAL, AUDITOR]
 
 
@@ -274,12 +291,20 @@ def test_without_a_configuration_init_is_named_whole(installed: PrivateServer, t
     assert steps[1].startswith("the key file") and str(KEY_FILE) in steps[1]
     assert commands(steps) == [APP, JOURNAL, AUDITOR] and len(steps) == 5
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env=programs(tmp_path, {}), capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=programs(tmp_path, {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "secretproxy.toml").read_text()
     assert (
-        f'hosts = ["{installed.host}:{installed.port}"]' in text and "journal:PASSWORD@" in text and "auditor:PASSWORD@" in text
+        f'hosts = ["{installed.host}:{installed.port}"]' in text
+        and "journal:PASSWORD@" in text
+        and "auditor:PASSWORD@" in text
     )
     assert missing(installed, file="x", new_key_file=None) == steps[2:]
 
@@ -292,7 +317,9 @@ def test_of_settings_in_the_environment_none_is_missing(installed: PrivateServer
 
 def test_a_role_that_is_no_superuser_can_run_what_is_named(fresh: PrivateServer, tmp_path: Path) -> None:
     with psycopg.connect(fresh.dsn(), autocommit=True) as admin:
-        admin.execute(f"CREATE ROLE deployer LOGIN CREATEROLE PASSWORD '{PASSWORD}'; ALTER DATABASE app OWNER TO deployer")
+        admin.execute(
+            f"CREATE ROLE deployer LOGIN CREATEROLE PASSWORD '{PASSWORD}'; ALTER DATABASE app OWNER TO deployer"
+        )
         if admin.info.server_version >= 160000:
             admin.execute("GRANT pg_read_all_stats TO deployer WITH ADMIN OPTION")
     asyncio.run(install(fresh.dsn("app", "deployer", PASSWORD), tmp_path / "keys"))
@@ -305,10 +332,15 @@ def test_a_role_that_is_no_superuser_can_run_what_is_named(fresh: PrivateServer,
 
 
 def test_a_log_in_another_database_has_its_logins_there(installed: PrivateServer) -> None:
-    elsewhere = {"audit_dsn": installed.dsn("log", "journal", "x"), "review_dsn": "postgresql://auditor@log.example:5433/app"}
+    elsewhere = {
+        "audit_dsn": installed.dsn("log", "journal", "x"),
+        "review_dsn": "postgresql://auditor@log.example:5433/app",
+    }
     assert commands(missing(installed, **elsewhere)) == [APP]
 
 
 def test_no_password_is_shown(installed: PrivateServer) -> None:
-    said = "\n".join(missing(installed, audit_dsn=installed.dsn("app", "journal", "hunter2"), review_dsn=None, file=None))
+    said = "\n".join(
+        missing(installed, audit_dsn=installed.dsn("app", "journal", "hunter2"), review_dsn=None, file=None)
+    )
     assert "hunter2" not in said and "of-postgres" not in said

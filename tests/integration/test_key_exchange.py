@@ -1,4 +1,5 @@
-"""Testimony keys are exchanged under running sessions: no call is taken for a direct one or a forgery, and none is missed."""
+"""Testimony keys are exchanged under running sessions: no call is taken for a direct one or a forgery, and none is
+missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The key is proven to be the database's, and functions that do not testify are found: by check, at the start, in readiness and in the log."""
+"""The key is proven to be the database's, and functions that do not testify are found: by check, at the start, in
+readiness and in the log."""
 
 from __future__ import annotations
 
@@ -121,7 +122,9 @@ def test_the_right_key_is_proven(site: Site) -> None:
         ({1: KEY}, "INSERT INTO secretproxy.testimony_key (version, key) VALUES (0, sha256('0')); DELETE FROM secretproxy.testimony_key WHERE version = 1", "no proxy's key"),
     ],
 )  # fmt: skip
-def test_a_wrong_key_is_told_with_its_version_and_what_to_do(site: Site, keys: dict[int, bytes], stored: str, words: str) -> None:
+def test_a_wrong_key_is_told_with_its_version_and_what_to_do(
+    site: Site, keys: dict[int, bytes], stored: str, words: str
+) -> None:
     with site.admin() as admin:
         try:
             if stored:
@@ -143,7 +146,9 @@ def test_keys_of_an_exchange_that_is_under_way_are_right(site: Site) -> None:
         try:
             for active in (False, True):
                 admin.execute("DELETE FROM secretproxy.testimony_key WHERE version = 2")
-                admin.execute("INSERT INTO secretproxy.testimony_key (version, key, active) VALUES (2, %s, %s)", (OTHER, active))
+                admin.execute(
+                    "INSERT INTO secretproxy.testimony_key (version, key, active) VALUES (2, %s, %s)", (OTHER, active)
+                )
                 assert site.checked(both)["testimony.key_file"] is None
         finally:
             admin.execute("DELETE FROM secretproxy.testimony_key WHERE version = 2")
@@ -211,7 +216,8 @@ def test_a_forgery_under_the_right_key_is_somebodys(site: Site, proxy: Proxy) ->
 
 
 def test_what_the_database_signs_is_good_for_nothing_else(site: Site, proxy: Proxy) -> None:
-    """Anybody may ask; what is asked stands behind words that begin no testimony, no token and no mask, and is of one length."""
+    """Anybody may ask; what is asked stands behind words that begin no testimony, no token and no mask, and is of one
+    length."""
     token = b"SPXT1 123 456".ljust(32)
     with psycopg.connect(site.backend.dsn("outsider", DATABASE), autocommit=True) as sql:
         (row,) = sql.execute("SELECT * FROM secretproxy.key_proof(%s)", (token,)).fetchall()
@@ -232,7 +238,12 @@ def test_what_the_database_signs_is_good_for_nothing_else(site: Site, proxy: Pro
             f"DO $$ BEGIN RAISE INFO USING ERRCODE = 'SPX01', MESSAGE = '{message.decode()}f - - - - - - p - {row[0]}'; END $$"
         )
         log = AccessLog(site.backend.dsn(database=DATABASE))
-        until(lambda: log.query("SELECT count(*) AS n FROM secretproxy.access_log WHERE event = 'forgery'")[0]["n"] == before + 1)
+        until(
+            lambda: (
+                log.query("SELECT count(*) AS n FROM secretproxy.access_log WHERE event = 'forgery'")[0]["n"]
+                == before + 1
+            )
+        )
 
 
 # --- the functions ---------------------------------------------------------------------------------------------------
@@ -305,7 +316,9 @@ def test_the_original_over_ours_is_noticed(site: Site, proxy: Proxy, way: str) -
             assert status == 200 and "secrets_getter of encrypted_secrets" in body["warnings"][0]
             assert ask(running, "/logz")[0] == 200 and ask(running, "/logz")[1]["warnings"] == body["warnings"]
             assert outcome(site, running, call) is None and outcome(site, running, never) is None
-            assert outcome(site, running, f"SELECT encrypted_secrets.secrets_verify('{owner}', 'x', 'y') WHERE false") == 0
+            assert (
+                outcome(site, running, f"SELECT encrypted_secrets.secrets_verify('{owner}', 'x', 'y') WHERE false") == 0
+            )
             assert "secret functions do not testify" in running.text()
         finally:
             if running is not proxy:

@@ -1,4 +1,5 @@
-"""Mistakes of a new operator: what a command says to each, which setting it names and how it ends; docs/mistakes.md word for word.
+"""Mistakes of a new operator: what a command says to each, which setting it names and how it ends; docs/mistakes.md
+word for word.
 
 After a wanted change, TEST_WRITE_TRANSCRIPTS=1 writes the table anew; read the difference.
 """
@@ -30,7 +31,8 @@ BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 @dataclass
 class Mistake:
-    """`sections`: lines of the configuration, in sections, besides those that are right. `named`: what the message must name."""
+    """`sections`: lines of the configuration, in sections, besides those that are right. `named`: what the message must
+    name."""
 
     what: str
     command: str

@@ -1,4 +1,5 @@
-"""Names that are no UTF-8, in a database that takes any bytes: one call is one access, by the name that it really had."""
+"""Names that are no UTF-8, in a database that takes any bytes: one call is one access, by the name that it really
+had."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def bytes_proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> 
         admin.execute(f"CREATE DATABASE {LOG}")
         for database in (DATABASE, LOG):
             asyncio.run(install(postgres.dsn(database=database), postgres.key_file))
-        proxy = Proxy(tmp_path_factory.mktemp("bytes"), postgres.address, postgres.dsn("journal", LOG), postgres.key_file)
+        proxy = Proxy(
+            tmp_path_factory.mktemp("bytes"), postgres.address, postgres.dsn("journal", LOG), postgres.key_file
+        )
         proxy.start()
         yield proxy
         proxy.stop()
@@ -38,7 +41,9 @@ def bytes_proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "SQL_ASCII"])
 @pytest.mark.parametrize("bound", [False, True])
-async def test_each_name_is_one_access_by_its_own_name(postgres: Backend, bytes_proxy: Proxy, encoding: str, bound: bool) -> None:
+async def test_each_name_is_one_access_by_its_own_name(
+    postgres: Backend, bytes_proxy: Proxy, encoding: str, bound: bool
+) -> None:
     log = AccessLog(postgres.dsn(database=LOG))
     application = f"bytes-{encoding}-{bound}"
     raw = await Raw.connect(
@@ -46,7 +51,9 @@ async def test_each_name_is_one_access_by_its_own_name(postgres: Backend, bytes_
     )
     for name in NAMES:
         if bound:
-            await raw.send(parse(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', $1)"), bind([name]), execute(), SYNC)
+            await raw.send(
+                parse(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', $1)"), bind([name]), execute(), SYNC
+            )
         else:
             await raw.send(query(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', '".encode() + name + b"')"))
         refused = any(message.kind == b"E" for message in await raw.ready())

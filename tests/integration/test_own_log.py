@@ -1,4 +1,5 @@
-"""What an operator reads: sessions by their id, limits by their setting and a count, and a proxy that is its own backend."""
+"""What an operator reads: sessions by their id, limits by their setting and a count, and a proxy that is its own
+backend."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def test_a_session_is_two_lines_of_its_id(limited: Proxy) -> None:
     begun = next(line for line in lines(limited) if line["event"] == "session")
     ended = next(line for line in lines(limited) if line["event"] == "session ends")
     assert begun["session"] == ended["session"] and (begun["level"], ended["level"]) == ("info", "info")
-    assert (begun["user"], begun["database"], begun["client"]) == ("app_user", "app", "127.0.0.1") and ended["seconds"] >= 0
+    assert (begun["user"], begun["database"], begun["client"]) == ("app_user", "app", "127.0.0.1") and ended[
+        "seconds"
+    ] >= 0
 
 
 def test_sessions_that_a_limit_refuses_are_counted_not_listed(limited: Proxy) -> None:
@@ -55,7 +58,11 @@ def test_sessions_that_a_limit_refuses_are_counted_not_listed(limited: Proxy) ->
                 psycopg.connect(limited.dsn())
 
     def said() -> list[dict[str, Any]]:
-        return [one for one in lines(limited) if one["event"] == "sessions refused" and one["setting"] == "listen.max_sessions"]
+        return [
+            one
+            for one in lines(limited)
+            if one["event"] == "sessions refused" and one["setting"] == "listen.max_sessions"
+        ]
 
     until(lambda: sum(one["count"] for one in said()) == 40)
     # At once which, and then how many; a second has many of them.
@@ -69,7 +76,8 @@ def test_a_login_that_takes_too_long_is_said_with_its_setting(limited: Proxy) ->
         assert silent.recv(1) == b""
     until(
         lambda: any(
-            line.get("setting") == "listen.login_timeout" and line["count"] == 1 and line["session"] for line in lines(limited)
+            line.get("setting") == "listen.login_timeout" and line["count"] == 1 and line["session"]
+            for line in lines(limited)
         )
     )
 
@@ -125,7 +133,8 @@ def ready(proxy: Proxy) -> tuple[int, str]:
 
 @pytest.mark.parametrize("way", ["directly", "by another name", "through a forwarder"])
 def test_a_proxy_that_is_its_own_backend_refuses_and_says_why(postgres: Backend, tmp_path: Path, way: str) -> None:
-    """Directly and by name no session is opened at all; behind a forwarder it is the proxy's own mark that comes back."""
+    """Directly and by name no session is opened at all; behind a forwarder it is the proxy's own mark that comes
+    back."""
     proxy = Proxy(tmp_path, "127.0.0.1:1", postgres.dsn("journal"), postgres.key_file)
     front = free_port() if way == "through a forwarder" else proxy.port
     name = "localhost" if way == "by another name" else "127.0.0.1"

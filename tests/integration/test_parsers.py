@@ -1,4 +1,5 @@
-"""The processes that parse: what they answer is what the proxy would find itself; they are ended where a text takes too long."""
+"""The processes that parse: what they answer is what the proxy would find itself; they are ended where a text takes too
+long."""
 
 from __future__ import annotations
 
@@ -63,12 +64,16 @@ def test_a_process_knows_what_the_catalog_says_and_what_it_says_later() -> None:
         counts = []
         for known in leads:
             detector.learn(known)
-            counts += [len((await ask(parsers, detector, f"SELECT * FROM v{number}{',v' * 5000}")).calls) for number in (1, 2)]
+            counts += [
+                len((await ask(parsers, detector, f"SELECT * FROM v{number}{',v' * 5000}")).calls) for number in (1, 2)
+            ]
             for other in others:
                 await ask(parsers, other, SHAPES[LONG](9000))
         # Long enough that the event loop does not look for the names itself.
         for name in ("v2", "v1"):
-            counts.append(len((await ask(parsers, detector, f"SELECT * FROM {name} WHERE 'a' = '{'a' * 70_000}'")).calls))
+            counts.append(
+                len((await ask(parsers, detector, f"SELECT * FROM {name} WHERE 'a' = '{'a' * 70_000}'")).calls)
+            )
         return counts
 
     assert with_parsers(work) == [1, 0, 0, 1, 1, 0]

@@ -1,4 +1,5 @@
-"""Own connections do not take what roles, databases and poolers would give them: every setting that a login can have, set to something hostile."""
+"""Own connections do not take what roles, databases and poolers would give them: every setting that a login can have,
+set to something hostile."""
 
 from __future__ import annotations
 
@@ -152,9 +153,13 @@ async def test_all_hostile_settings_at_once_leave_what_is_pinned(
     postgres: Backend, hostile_logins: dict[str, str], login: str
 ) -> None:
     taken = apply(postgres, hostile_logins)
-    assert len(set(taken)) > 100 and {"role", "search_path", "statement_timeout", "idle_session_timeout", "exit_on_error"} <= set(
-        taken
-    )
+    assert len(set(taken)) > 100 and {
+        "role",
+        "search_path",
+        "statement_timeout",
+        "idle_session_timeout",
+        "exit_on_error",
+    } <= set(taken)
     found = await seen(postgres.dsn(login))
     pins = expected(found, login == "hostile_owner")
     assert {name: found[name] for name in pins} == pins
@@ -275,7 +280,9 @@ def test_every_command_answers_the_same(postgres: Backend, hostile_logins: dict[
     call()
     running.stop()
     assert "catalog cannot be read" not in running.text() and "cannot be written" not in running.text()
-    listed = command(postgres.dsn("hostile_auditor"), "audit", "list", "--json", "--owner", str(owner), config=running.config)
+    listed = command(
+        postgres.dsn("hostile_auditor"), "audit", "list", "--json", "--owner", str(owner), config=running.config
+    )
     assert listed[1].count(str(owner)) == 4
     verified = command(postgres.dsn("hostile_auditor"), "audit", "verify", config=running.config)
     assert verified[0] == 0, verified

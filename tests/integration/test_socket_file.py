@@ -1,4 +1,5 @@
-"""The file of the Unix socket goes with the proxy that made it, on every Python that is promised, and another's stays."""
+"""The file of the Unix socket goes with the proxy that made it, on every Python that is promised, and another's
+stays."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture(params=["this", "oldest"])
 def python(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The Python that the tests run on, and the oldest one: what becomes of a socket's file was left to asyncio, which differs."""
+    """The Python that the tests run on, and the oldest one: what becomes of a socket's file was left to asyncio, which
+    differs."""
     if request.param == "this":
         return sys.executable
     found = oldest_python()

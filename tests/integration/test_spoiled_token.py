@@ -41,7 +41,9 @@ def logged(postgres: Backend) -> Iterator[None]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("spoil", SPOIL)
-def test_a_session_that_spoils_its_token_is_heard(proxy: Proxy, log: AccessLog, logged: None, spoil: str, mode: str) -> None:
+def test_a_session_that_spoils_its_token_is_heard(
+    proxy: Proxy, log: AccessLog, logged: None, spoil: str, mode: str
+) -> None:
     owner = uuid.uuid4()
     seen: list[str] = []
     with psycopg.connect(proxy.dsn("app_user"), autocommit=True) as sql:
@@ -61,8 +63,11 @@ def test_a_session_that_spoils_its_token_is_heard(proxy: Proxy, log: AccessLog, 
     assert not [row for row in log.rows() if row["event"] == "forgery"]
 
 
-def test_a_testimony_that_a_client_hides_behind_its_own_text_ends_the_session(proxy: Proxy, log: AccessLog, logged: None) -> None:
-    """Behind a CONTEXT that is longer than what is kept of a notice: the value goes nowhere, and that something was said is recorded."""
+def test_a_testimony_that_a_client_hides_behind_its_own_text_ends_the_session(
+    proxy: Proxy, log: AccessLog, logged: None
+) -> None:
+    """Behind a CONTEXT that is longer than what is kept of a notice: the value goes nowhere, and that something was
+    said is recorded."""
     owner = uuid.uuid4()
     with psycopg.connect(proxy.dsn("app_user"), autocommit=True) as sql:
         sql.execute(SPOIL["set by a function"])

@@ -1,4 +1,5 @@
-"""The battery's table: how many evasions of each mechanism were tried, and how many left what they should in the log."""
+"""The battery's table: how many evasions of each mechanism were tried, and how many left what they should in the
+log."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     width = max(map(len, _counts))
     terminalreporter.line(f"{'mechanism':{width}}  tried  passed  known")
     for mechanism, found in sorted(_counts.items()):
-        terminalreporter.line(f"{mechanism:{width}}  {sum(found.values()):5}  {found['passed']:6}  {found['known'] or '':5}")
+        terminalreporter.line(
+            f"{mechanism:{width}}  {sum(found.values()):5}  {found['passed']:6}  {found['known'] or '':5}"
+        )
     tried = sum(sum(found.values()) for found in _counts.values())
     passed = sum(found["passed"] for found in _counts.values())
     known = sum(found["known"] for found in _counts.values())

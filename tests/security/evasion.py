@@ -4,18 +4,16 @@ A `.sql` file begins with comment lines `-- key: value`:
 
     mechanism   the heading it is counted under
     expect      `nothing`, or one line an access: function=, owner=, names= (joined by |, * is a wildcard), operation=,
-                calls= (executions, 1 if unsaid; + as many as the planner likes; 0: an attempt that never runs), how=direct (came by no proxy: a row of its own)
-    also        other events that must be there (definition, table, forgery) and, for a look-alike, attempt
-    protocol    simple, extended (both if unsaid)
-    encoding    the client's, in PostgreSQL's and after a comma in Python's name: the text is sent in it
-    needs       an extension that the server must have, or `server N`
-    role        the login of the run (app_user if unsaid)
-    known       why it still succeeds: reported as a strict xfail; `known-simple`, `known-extended` for one protocol
+                calls= (executions, 1 if unsaid; + as many as the planner likes; 0: an attempt that never runs),
+    how=direct (came by no proxy: a row of its own) also        other events that must be there (definition, table,
+    forgery) and, for a look-alike, attempt protocol    simple, extended (both if unsaid) encoding    the client's, in
+    PostgreSQL's and after a comma in Python's name: the text is sent in it needs       an extension that the server
+    must have, or `server N` role        the login of the run (app_user if unsaid) known       why it still succeeds:
+    reported as a strict xfail; `known-simple`, `known-extended` for one protocol
 
-then sections `-- @setup` (run by the superuser, past the proxy) and `-- @run` (run by the role, a message a block of lines).
-Blank lines part the blocks. A `.py` file has MECHANISM, EXPECT (a list of expect lines), `async def run(raw)` and may have
-ALSO, SETUP, PARAMETERS (of the startup packet), NEEDS, ROLE, KNOWN.
-"""
+then sections `-- @setup` (run by the superuser, past the proxy) and `-- @run` (run by the role, a message a block of
+lines). Blank lines part the blocks. A `.py` file has MECHANISM, EXPECT (a list of expect lines), `async def run(raw)`
+and may have ALSO, SETUP, PARAMETERS (of the startup packet), NEEDS, ROLE, KNOWN."""
 
 from __future__ import annotations
 
@@ -99,7 +97,9 @@ def load(path: Path) -> Evasion:
 
 
 def load_all() -> list[Evasion]:
-    paths = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".sql", ".py") and not path.name.startswith("_"))
+    paths = sorted(
+        path for path in FOLDER.rglob("*") if path.suffix in (".sql", ".py") and not path.name.startswith("_")
+    )
     return [load(path) for path in paths]
 
 

@@ -1,7 +1,8 @@
-"""Finds the names in SQL that PostgreSQL would look up through search_path: operators, functions, types, relations, and syntax that stands for them.
+"""Finds the names in SQL that PostgreSQL would look up through search_path: operators, functions, types, relations, and
+syntax that stands for them.
 
-What it reads: statements and PL/pgSQL bodies, with PostgreSQL's own parser. It proves nothing of a name that is put in at run time.
-"""
+What it reads: statements and PL/pgSQL bodies, with PostgreSQL's own parser. It proves nothing of a name that is put in
+at run time."""
 
 from __future__ import annotations
 
@@ -76,8 +77,17 @@ def _in_tree(root: Any, start: int, raw: bytes) -> Iterator[Found]:
     for node in nodes:
         at = getattr(node, "location", None)
         at = start if at is None or at < 0 else at
-        if isinstance(node, tree.RangeVar) and node.schemaname is None and node.relname not in own and HOLE not in node.relname:
-            if not isinstance(root, tree.CreateStmt) or root.relation.relpersistence != "t" or node is not root.relation:
+        if (
+            isinstance(node, tree.RangeVar)
+            and node.schemaname is None
+            and node.relname not in own
+            and HOLE not in node.relname
+        ):
+            if (
+                not isinstance(root, tree.CreateStmt)
+                or root.relation.relpersistence != "t"
+                or node is not root.relation
+            ):
                 yield Found(node.relname, at, "relation")
         elif isinstance(node, tree.FuncCall):
             yield from _name(node.funcname, at, "function")
@@ -103,7 +113,11 @@ def _in_tree(root: Any, start: int, raw: bytes) -> Iterator[Found]:
                 # A keyword for this parser, but before PostgreSQL 16 a name as any other.
                 if raw[at : at + 4].lower() == b"json" and raw[at : at + 5].lower() != b"jsonb":
                     yield Found("json", at, "type")
-        elif isinstance(node, tree.TypeCast) and node.typeName.names and _strings(node.typeName.names)[-1] in _NAMES_BY_TEXT:
+        elif (
+            isinstance(node, tree.TypeCast)
+            and node.typeName.names
+            and _strings(node.typeName.names)[-1] in _NAMES_BY_TEXT
+        ):
             yield from _text(node.arg, at)
         elif isinstance(node, tree.CaseExpr) and node.arg is not None:
             yield Found("CASE with an operand", at, "syntax")
@@ -182,7 +196,9 @@ def _plpgsql(text: str, body: str) -> Iterator[Found]:
                 for found in in_fragment(query):
                     yield Found(found.name, len(body[:at].encode()) + found.at, found.kind)
     for section in re.finditer(r"\bDECLARE\b(.*?)\bBEGIN\b", body, re.DOTALL):
-        for line in re.finditer(r"^\s*\w+\s+(?:CONSTANT\s+)?([a-z_][\w.]*(?:\[\])?)(?=[\s;(]|:=)(?!%)", section[1], re.MULTILINE):
+        for line in re.finditer(
+            r"^\s*\w+\s+(?:CONSTANT\s+)?([a-z_][\w.]*(?:\[\])?)(?=[\s;(]|:=)(?!%)", section[1], re.MULTILINE
+        ):
             if line[1] not in ("record", "cursor", "alias"):
                 for found in in_statement(f"SELECT NULL::{line[1]}"):
                     yield Found(found.name, len(body[: section.start(1) + line.start(1)].encode()), found.kind)
@@ -248,7 +264,8 @@ _NO_STATEMENT = re.compile(
 )
 
 
-# --- Python --------------------------------------------------------------------------------------------------------------
+# --- Python
+# --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -263,7 +280,9 @@ class Text:
 def texts(path: Path) -> Iterator[Text]:
     """Every text of a module that is a statement or a condition, with what constants of the module put into it."""
     module_name = "secretproxy." + ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
-    known = {name: value for name, value in vars(importlib.import_module(module_name)).items() if isinstance(value, str)}
+    known = {
+        name: value for name, value in vars(importlib.import_module(module_name)).items() if isinstance(value, str)
+    }
     module = ast.parse(path.read_text(encoding="utf-8"))
     documentation = {
         node.body[0].value

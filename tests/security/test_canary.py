@@ -55,14 +55,18 @@ def test_a_session_leaves_values_and_none_is_found(proxy: Proxy, postgres: Backe
     before = canary.sessions
     assert canary.leave_values(proxy) and canary.sessions == before + 1
     with psycopg.connect(postgres.dsn()) as sql:
-        stored = sql.execute("SELECT count(*) FROM secretproxy.access_log WHERE secret_names::text ~ 'masked:'").fetchone()
+        stored = sql.execute(
+            "SELECT count(*) FROM secretproxy.access_log WHERE secret_names::text ~ 'masked:'"
+        ).fetchone()
     assert stored is not None and stored[0] >= 4, "the values in names' places are there as digests"
 
 
 def test_no_core_of_the_proxy_is_ever_written(proxy: Proxy, tmp_path: Path) -> None:
     for pid in (proxy.pid, *canary.children(proxy.pid)):
         limit = next(
-            line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith("Max core file size")
+            line
+            for line in Path(f"/proc/{pid}/limits").read_text().splitlines()
+            if line.startswith("Max core file size")
         )
         assert limit.split()[4:6] == ["0", "0"]
     # Workers are forked: what was set before counts for them too.

@@ -57,7 +57,9 @@ def attempts(log: AccessLog) -> list[dict[str, Any]]:
     for attempt in found:
         assert (attempt["function"], attempt["owner_id"], attempt["secret_names"]) == (GETTER, None, None)
         later = [
-            row for row in rows if row["statement_no"] == attempt["statement_no"] and row["session_id"] == attempt["session_id"]
+            row
+            for row in rows
+            if row["statement_no"] == attempt["statement_no"] and row["session_id"] == attempt["session_id"]
         ]
         assert all(row["seq"] >= attempt["seq"] for row in later if row["event"] in ("call", "outcome"))
     return found
@@ -170,7 +172,11 @@ def test_look_alikes_of_what_leads_there(watched: Proxy, log: AccessLog, text: s
             cursor.execute(text)
         sql.rollback()
         cursor.execute("SELECT encrypted_secrets.secrets_getter(%s, 'mark')", (OWNER,))
-    rows = [row for row in log.settled() if row["secret_names"] != ["mark"] and row["event"] not in ("outcome", "definition")]
+    rows = [
+        row
+        for row in log.settled()
+        if row["secret_names"] != ["mark"] and row["event"] not in ("outcome", "definition")
+    ]
     if text == "SELECT 5 ==> 3":
         # The operator's name is all that a text shows of it.
         assert [(row["event"], row["via"]) for row in rows] == [
@@ -252,10 +258,13 @@ def test_a_catalog_that_cannot_be_read_is_said_once_and_testimony_covers(
             admin.execute(f"GRANT CONNECT ON DATABASE {database} TO PUBLIC")
 
 
-# --- what disappears while it is read, and what is no database ---------------------------------------------------------
+# --- what disappears while it is read, and what is no database
+# ---------------------------------------------------------
 
 
-async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(postgres: Backend, database: str) -> None:
+async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
+    postgres: Backend, database: str
+) -> None:
     """A function dropped between two questions, and one whose definition the server cannot make any more."""
     import asyncpg
 

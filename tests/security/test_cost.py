@@ -1,8 +1,7 @@
 """What a text costs detection: the time a byte is bounded, whatever the text says, and grows with its length alone.
 
-Each shape in a process of its own, so that one that never ends is a failure and not a test that hangs. Times are the process's
-CPU time, against that of a plain long list measured in the same run.
-"""
+Each shape in a process of its own, so that one that never ends is a failure and not a test that hangs. Times are the
+process's CPU time, against that of a plain long list measured in the same run."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """The battery: no way of calling a secret function leaves it out of the log, and none leaves a value in it.
 
-Each file of evasions/ runs twice, in two copies of one database: past the proxy and through it. What runs is known three ways,
-which must agree: from the file's own header, from the testimony that the direct session sees, and from the access log alone,
-read as the auditor. The answers of both sessions are the same bytes, and the databases hold the same afterwards.
+Each file of evasions/ runs twice, in two copies of one database: past the proxy and through it. What runs is known
+three ways, which must agree: from the file's own header, from the testimony that the direct session sees, and from the
+access log alone, read as the auditor. The answers of both sessions are the same bytes, and the databases hold the same
+afterwards.
 
-A case works in the schema `work`, which is dropped behind it. Where anything else of a database is then not as it was, both
-are given up and made anew, so no case sees another's traces. The catalog is not read here: what is hidden is testimony's alone.
-"""
+A case works in the schema `work`, which is dropped behind it. Where anything else of a database is then not as it was,
+both are given up and made anew, so no case sees another's traces. The catalog is not read here: what is hidden is
+testimony's alone."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ _ROWS = [
 SIGNATURE = (
     "SELECT concat_ws(' ', (SELECT count(*) FROM pg_prepared_xacts), "
     + ", ".join(
-        f"(SELECT count(*) || ':' || coalesce(sum(xmin::text::bigint), 0) FROM {name} WHERE {which})" for name, which in _ROWS
+        f"(SELECT count(*) || ':' || coalesce(sum(xmin::text::bigint), 0) FROM {name} WHERE {which})"
+        for name, which in _ROWS
     )
     + ")"
 )
@@ -100,9 +102,7 @@ SELECT c.oid, n.nspname, c.relname, c.relkind
  WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'secretproxy')
    AND c.relkind IN ('r', 'p', 'm', 'S', 'v') ORDER BY 2, 3
 """
-SECRETS = (
-    "SELECT secrets_owned_field, name, secrets_enc_field, octet_length(secrets_value_field) FROM secrets_schema.secrets_table"
-)
+SECRETS = "SELECT secrets_owned_field, name, secrets_enc_field, octet_length(secrets_value_field) FROM secrets_schema.secrets_table"
 FUNCTIONS = "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE p.oid >= 16384 ORDER BY 1"
 LARGE_OBJECTS = "SELECT count(DISTINCT loid), md5(string_agg(data, '' ORDER BY loid, pageno)) FROM pg_largeobject"
 
@@ -137,7 +137,9 @@ class Copy:
             if one(self.connection, CONTENT) != self.content:
                 self.connection.execute(RESTORE)
                 self.connection.execute("RESET ALL")
-            return bool(one(self.connection, SIGNATURE) == self.signature and one(self.connection, CONTENT) == self.content)
+            return bool(
+                one(self.connection, SIGNATURE) == self.signature and one(self.connection, CONTENT) == self.content
+            )
         except psycopg.Error:
             return False
 
@@ -213,7 +215,9 @@ class Site:
                 (database, mark),
             ).fetchall()
             begun = {
-                (r["session_id"], r["statement_no"]) for r in rows if r["event"] in ("attempt", "call", "definition", "table")
+                (r["session_id"], r["statement_no"])
+                for r in rows
+                if r["event"] in ("attempt", "call", "definition", "table")
             }
             ended = {(r["session_id"], r["statement_no"]) for r in rows if r["event"] == "outcome"}
             if begun <= ended:
@@ -286,7 +290,9 @@ def state(copy: Copy) -> dict[str, Any]:
         if kind == "S":
             content = connection.execute(f'SELECT last_value, is_called FROM "{schema}"."{name}"').fetchall()
         elif kind in ("r", "m") and schema != "secrets_schema":
-            content = sorted(row[0] for row in connection.execute(f'SELECT t::text FROM "{schema}"."{name}" t').fetchall())
+            content = sorted(
+                row[0] for row in connection.execute(f'SELECT t::text FROM "{schema}"."{name}" t').fetchall()
+            )
         found[f"{schema}.{name}"] = content
     return found
 
@@ -322,7 +328,9 @@ def check_truth(evasion: Evasion, true: Counter[Key]) -> None:
     for expect in evasion.expects:
         if expect.direct or expect.calls == 0:
             continue
-        exact = next((key for key in left if expect.key == key), None) or next((k for k in left if masked(expect, k)), None)
+        exact = next((key for key in left if expect.key == key), None) or next(
+            (k for k in left if masked(expect, k)), None
+        )
         assert exact is not None, f"the evasion did not call {expect}; it called {dict(true)}"
         assert expect.calls is None or left[exact] >= expect.calls, f"called {left[exact]} times: {expect}"
         left[exact] -= left[exact] if expect.calls is None else expect.calls
@@ -359,7 +367,9 @@ def check_log(evasion: Evasion, calls: int, rows: list[dict[str, Any]], accesses
         vague = row["owner_id"] is None or row["secret_names"] is None
         named = (row["function"] or "").partition("(")[0]
         assert (
-            known or (vague and any(e.function.partition("(")[0] == named for e in evasion.expects)) or "attempt" in evasion.also
+            known
+            or (vague and any(e.function.partition("(")[0] == named for e in evasion.expects))
+            or "attempt" in evasion.also
         ), f"in the log, but never called: {brief([row])}"
 
 
@@ -436,7 +446,9 @@ def test_evasion(case: Case, site: Site, record_property: Any) -> None:
         with ANNOUNCED_FILE.open("a") as file:
             file.write(f"{name}\n" if announced else "")
     else:
-        assert announced == (name in ANNOUNCED), "announced by its text" if announced else "not announced by its text any more"
+        assert announced == (name in ANNOUNCED), (
+            "announced by its text" if announced else "not announced by its text any more"
+        )
 
     assert not any(message.testimony for messages in through for message in messages), "the client saw testimony"
     assert answer(through, names) == answer(family, names)

@@ -1,8 +1,9 @@
-"""No client's text delays another session's `select 1`: measured while others send every shape of text, against the same idle.
+"""No client's text delays another session's `select 1`: measured while others send every shape of text, against the
+same idle.
 
-What delays it is the proxy's event loop, and on a busy machine also the backends that the others keep busy: bounds are wide enough for
-these and far below what a text costs that is looked into on the event loop. `benchmarks/stalls.py` shows the figures.
-"""
+What delays it is the proxy's event loop, and on a busy machine also the backends that the others keep busy: bounds are
+wide enough for these and far below what a text costs that is looked into on the event loop. `benchmarks/stalls.py`
+shows the figures."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ MEDIAN, P95, WORST = 20.0, 60.0, 1000.0
 
 @pytest.fixture(scope="module")
 def address(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    proxy = Proxy(tmp_path_factory.mktemp("fairness"), postgres.address, postgres.dsn("journal"), postgres.key_file).start()
+    proxy = Proxy(
+        tmp_path_factory.mktemp("fairness"), postgres.address, postgres.dsn("journal"), postgres.key_file
+    ).start()
     proxy.wait_for_text("access log can be written")
     yield Address("127.0.0.1", proxy.port, "app")
     proxy.stop()
@@ -42,7 +45,8 @@ def check(found: Latencies, reference: Latencies, sent: int) -> None:
 
 
 def check_the_proxy(address: Address, texts: list[str], pipelined: int, attackers: int = 16) -> None:
-    """Sixteen attackers' backends fill the machine: the proxy alone is asked, and its event loop's delay is what shows."""
+    """Sixteen attackers' backends fill the machine: the proxy alone is asked, and its event loop's delay is what
+    shows."""
     reference = asyncio.run(idle(address, 1.0, "proxy"))
     found, sent = asyncio.run(attacked(address, texts, 4.0, attackers=attackers, pipelined=pipelined, asking="proxy"))
     check(found, reference, sent)

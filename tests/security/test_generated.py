@@ -1,4 +1,5 @@
-"""Statements that nobody wrote: a secret call, or something that only looks like one, in places of the grammar drawn at random.
+"""Statements that nobody wrote: a secret call, or something that only looks like one, in places of the grammar drawn at
+random.
 
 A counter inside the function knows how often it ran; the log must know the same number, and nothing of a look-alike.
 TEST_STATEMENTS=20000 is a night's run.
@@ -66,7 +67,9 @@ GRANT SELECT ON public.seen TO PUBLIC;
 """
 
 names = st.sampled_from(["alpha", "beta", "it''s", "grün", "a,b", '"q"', "$1", "--", "/*"])
-schema = st.sampled_from(["encrypted_secrets.", '"encrypted_secrets".', "Encrypted_Secrets . ", "encrypted_secrets/**/./* x */"])
+schema = st.sampled_from(
+    ["encrypted_secrets.", '"encrypted_secrets".', "Encrypted_Secrets . ", "encrypted_secrets/**/./* x */"]
+)
 function = st.sampled_from(["secrets_getter", '"secrets_getter"', "SECRETS_GETTER"])
 
 
@@ -127,7 +130,8 @@ STATEMENTS = (
 
 @dataclass(frozen=True)
 class Made:
-    """A text and how it is sent. `harmless`: it is to be a look-alike only. `escapes`: with standard_conforming_strings off."""
+    """A text and how it is sent. `harmless`: it is to be a look-alike only. `escapes`: with standard_conforming_strings
+    off."""
 
     text: bytes
     values: tuple[str, ...]
@@ -138,7 +142,12 @@ class Made:
 
 
 # With a backslash: what they are depends on standard_conforming_strings.
-ESCAPED = (r"SELECT '\' /*', {0} --*/", r"SELECT 'it\'s', {0}, '\\'", r"SELECT N'\' --', {0}", "SELECT 'a' -- '\n '\\' --', {0}")
+ESCAPED = (
+    r"SELECT '\' /*', {0} --*/",
+    r"SELECT 'it\'s', {0}, '\\'",
+    r"SELECT N'\' --', {0}",
+    "SELECT 'a' -- '\n '\\' --', {0}",
+)
 CODECS = {"UTF8": "utf-8", "SJIS": "cp932", "GBK": "gbk", "LATIN1": "latin-1"}
 TAKE_PARAMETERS = ("SELECT", "VALUES", "WITH", "INSERT", "UPDATE", "DELETE")
 
@@ -150,7 +159,9 @@ def statements(draw: st.DrawFn) -> Made:
     for wrapper in draw(st.lists(st.sampled_from(WRAPPERS), max_size=4)):
         inner = wrapper.format(inner)
     # A look-alike with quotes of its own may end in the open there.
-    frames = ESCAPED if escapes and not harmless else [frame for frame in STATEMENTS if not (harmless and "seen" in frame)]
+    frames = (
+        ESCAPED if escapes and not harmless else [frame for frame in STATEMENTS if not (harmless and "seen" in frame)]
+    )
     frame = draw(st.sampled_from(frames))
     several = ";" in frame.replace("$d$", "").split("DO")[0]
     extended = draw(st.booleans()) and not several
@@ -183,7 +194,8 @@ class Bench:
         self.runner.run(self.raw.extended(text, values) if extended else self.raw.query(text))
 
     def logged(self, log: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows since the last time, up to a call of a name that only this one has: what the log has before that is complete."""
+        """The rows since the last time, up to a call of a name that only this one has: what the log has before that is
+        complete."""
         mark = f"mark {next(self.marks)}"
         self.play(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', '{mark}')", extended=False)
         while True:
@@ -192,14 +204,17 @@ class Bench:
                 (DATABASE, self.seen),
             ).fetchall()
             mine = [row for row in rows if row["secret_names"] == [mark]]
-            ended = mine and any(row["event"] == "outcome" and row["statement_no"] == mine[0]["statement_no"] for row in rows)
+            ended = mine and any(
+                row["event"] == "outcome" and row["statement_no"] == mine[0]["statement_no"] for row in rows
+            )
             if ended:
                 self.seen = max(row["seq"] for row in rows)
                 return [row for row in rows if row["statement_no"] != mine[0]["statement_no"]]
 
 
 def executions(rows: list[dict[str, Any]]) -> int:
-    """How often the log says that something ran: each call's row is one, each attempt has its own count in the outcome that speaks of it."""
+    """How often the log says that something ran: each call's row is one, each attempt has its own count in the outcome
+    that speaks of it."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["session_id"], row["statement_no"]
@@ -228,7 +243,11 @@ def bench(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             if statement.strip():
                 admin.execute(statement)
         proxy = Proxy(
-            tmp_path_factory.mktemp("generated"), postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=30
+            tmp_path_factory.mktemp("generated"),
+            postgres.address,
+            postgres.dsn("journal"),
+            postgres.key_file,
+            catalog=30,
         ).start()
         proxy.wait_for_text("access log can be written")
         raw = runner.run(Raw.connect(Address("127.0.0.1", proxy.port, DATABASE, "app_user")))
@@ -277,4 +296,6 @@ def test_the_log_counts_as_the_function_does(bench: Bench, central: psycopg.Conn
         tried["ran"] += ran
 
     check()
-    assert tried["calls"] > EXAMPLES // 10 and tried["look-alikes"] > EXAMPLES // 10 and tried["ran"] > EXAMPLES // 10, tried
+    assert (
+        tried["calls"] > EXAMPLES // 10 and tried["look-alikes"] > EXAMPLES // 10 and tried["ran"] > EXAMPLES // 10
+    ), tried

@@ -1,8 +1,8 @@
 """Nobody's operator, function, type or relation runs in a statement of our own, whatever path a login is given.
 
-A database where every name has a double of somebody else's: in a schema that stands first in every login's path, and in public, where a better
-fit wins. Every command and service is run there. What runs tells the server's log, so neither a rollback nor a read-only transaction hides it.
-"""
+A database where every name has a double of somebody else's: in a schema that stands first in every login's path, and in
+public, where a better fit wins. Every command and service is run there. What runs tells the server's log, so neither a
+rollback nor a read-only transaction hides it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Site:
         with self.admin("postgres") as admin:
             admin.execute(f"CREATE DATABASE {self.database} OWNER {owner}")
         with self.admin() as admin:
-            admin.execute(f"GRANT CREATE ON DATABASE {self.database} TO mallory; GRANT CREATE ON SCHEMA public TO mallory")
+            admin.execute(
+                f"GRANT CREATE ON DATABASE {self.database} TO mallory; GRANT CREATE ON SCHEMA public TO mallory"
+            )
             admin.execute(HOSTILE.encode())
             logins = ("postgres", "journal", "auditor", "deployer", "app_user")
             for login in logins:
@@ -69,7 +71,9 @@ class Site:
 
     def admin(self, database: str | None = None) -> psycopg.Connection[tuple[object, ...]]:
         dsn = self.server.dsn(database or self.database)
-        return psycopg.connect(dsn, autocommit=True, options="-c search_path=pg_catalog", cursor_factory=psycopg.ClientCursor)
+        return psycopg.connect(
+            dsn, autocommit=True, options="-c search_path=pg_catalog", cursor_factory=psycopg.ClientCursor
+        )
 
     def login(self, user: str) -> str:
         dsn = self.server.dsn(self.database, user)
@@ -93,7 +97,9 @@ class Site:
         """Runs a command in this process; its exit status, and what it said."""
         given = [] if arguments[0] == "check" else ["--dsn", self.login(user)]
         variables = {name: None for name in os.environ if name.startswith(("PG", "SECRETPROXY_"))}
-        result = CliRunner().invoke(app, [*arguments, *given], env=variables | {"SECRETPROXY_CONFIG": str(self.config())})
+        result = CliRunner().invoke(
+            app, [*arguments, *given], env=variables | {"SECRETPROXY_CONFIG": str(self.config())}
+        )
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             return 2, f"{type(result.exception).__name__}: {result.exception}"
         return result.exit_code, result.output
@@ -163,7 +169,10 @@ def test_the_traps_are_live(server: PrivateServer, tmp_path: Path) -> None:
         try:
             silent = []
             for statement in IN_PUBLIC if way == "public" else IN_FRONT:
-                with psycopg.connect(site.login("postgres"), autocommit=True) as victim, contextlib.suppress(psycopg.Error):
+                with (
+                    psycopg.connect(site.login("postgres"), autocommit=True) as victim,
+                    contextlib.suppress(psycopg.Error),
+                ):
                     victim.execute(statement)
                 if not site.ran():
                     silent.append(statement)
@@ -201,10 +210,14 @@ def test_nothing_of_others_runs_in_a_command_or_service(site: Site) -> None:
     wrong = all_run(site, "postgres", [("install",)])
     assert wrong == []
     members(site)
-    wrong += all_run(site, "postgres", [("keys", "rotate", "--testimony", *how) for how in (["--stage"], [], ["--retire"])])
+    wrong += all_run(
+        site, "postgres", [("keys", "rotate", "--testimony", *how) for how in (["--stage"], [], ["--retire"])]
+    )
     wrong += services(site)
     with site.admin() as admin:
-        found = admin.execute("SELECT session_id::text FROM secretproxy.access_log WHERE event = 'attempt' LIMIT 1").fetchone()
+        found = admin.execute(
+            "SELECT session_id::text FROM secretproxy.access_log WHERE event = 'attempt' LIMIT 1"
+        ).fetchone()
     assert found is not None, wrong
     session = str(found[0])
     for user, commands in (
@@ -223,9 +236,12 @@ def test_nothing_of_others_runs_in_a_command_or_service(site: Site) -> None:
 
 
 def services(site: Site) -> list[str]:
-    """The proxy with its greeting, journal, checkpoints, catalog reader and questions to hosts, `audit tail`, a look-up of users."""
+    """The proxy with its greeting, journal, checkpoints, catalog reader and questions to hosts, `audit tail`, a look-up
+    of users."""
     wrong = []
-    proxy = Proxy(site.directory, f"{site.server.host}:{site.server.port}", site.login("journal"), site.key_file, catalog=0.2)
+    proxy = Proxy(
+        site.directory, f"{site.server.host}:{site.server.port}", site.login("journal"), site.key_file, catalog=0.2
+    )
     text = proxy.config.read_text()
     proxy.config.write_text(
         text.replace("[audit]\n", f'target_session_attrs = "read-write"\nmonitor_interval = 0.2\n[audit]\ncheckpoint_key_file = "{site.directory / "signer"}"\n'
@@ -275,7 +291,9 @@ def client(site: Site, proxy: Proxy) -> list[str]:
         ):
             session.execute(f"CREATE TEMP VIEW {name} AS SELECT evil.ran('pg_temp {name}')".encode())
         for name in ("text", "uuid", "bytea", "regclass", "int8"):
-            session.execute(f"CREATE DOMAIN pg_temp.{name} AS pg_catalog.{name} CHECK (evil.ran('pg_temp type {name}'))".encode())
+            session.execute(
+                f"CREATE DOMAIN pg_temp.{name} AS pg_catalog.{name} CHECK (evil.ran('pg_temp type {name}'))".encode()
+            )
         site.ran()
         for path in ("pg_temp, evil, public, pg_catalog", "evil, pg_temp", "public, evil", "public"):
             session.execute(f"SET search_path = {path}".encode())
@@ -295,7 +313,9 @@ def client(site: Site, proxy: Proxy) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["role", "public"])
-def test_nothing_of_others_runs_for_an_owner_who_is_no_superuser(server: PrivateServer, tmp_path: Path, way: str) -> None:
+def test_nothing_of_others_runs_for_an_owner_who_is_no_superuser(
+    server: PrivateServer, tmp_path: Path, way: str
+) -> None:
     site = Site(server, tmp_path)
     site.prepare(way, "deployer")
     try:

@@ -1,4 +1,5 @@
-"""No statement that the package can send holds a name that PostgreSQL would look up through search_path, and every own connection is pinned."""
+"""No statement that the package can send holds a name that PostgreSQL would look up through search_path, and every own
+connection is pinned."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ import pytest
 from secretproxy.connections import pinned
 from tests.security.statements import HOLE, SRC, Text, in_python, in_statement, texts
 
-# pgcrypto's own functions, wherever it lives. These stand in bodies that are stored parsed, bound by OID when they are made, under a search_path
-# that names pgcrypto's schema and is pinned for these statements alone. Each has the very types that pgcrypto's function takes, which no
-# overload next to it can match better.
+# pgcrypto's own functions, wherever it lives. These stand in bodies that are stored parsed, bound by OID when they are
+# made, under a search_path that names pgcrypto's schema and is pinned for these statements alone. Each has the very
+# types that pgcrypto's function takes, which no overload next to it can match better.
 BOUND_WHEN_MADE = {
     "sql/deploy/crypto.sql": {
         "pgp_sym_encrypt_bytea", "pgp_sym_decrypt_bytea", "pgp_sym_encrypt", "pgp_sym_decrypt", "crypt", "gen_salt", "gen_random_bytes",
@@ -37,9 +38,15 @@ def left(path: Path) -> list[str]:
         text = re.sub(r"^\\.*$", "", path.read_text(), flags=re.MULTILINE)
         found = [(text.encode()[: one.at].count(b"\n") + 1, one) for one in in_statement(text)]
     else:
-        found = [(text.line + text.text.encode()[: one.at].count(b"\n"), one) for text in texts(path) for one in in_python(text)]
+        found = [
+            (text.line + text.text.encode()[: one.at].count(b"\n"), one)
+            for text in texts(path)
+            for one in in_python(text)
+        ]
     return [
-        f"{named(path)}:{line}: {one.name} ({one.kind})" for line, one in found if one.kind != "function" or one.name not in known
+        f"{named(path)}:{line}: {one.name} ({one.kind})"
+        for line, one in found
+        if one.kind != "function" or one.name not in known
     ]
 
 

@@ -47,7 +47,11 @@ def test_a_superuser_who_decrypts_by_hand_leaves_a_table_event(
     log.mark()
     with psycopg.connect(proxy.dsn("postgres"), autocommit=True) as sql:
         assert sql.execute(BY_HAND, (owner,)).fetchone() == (value,)
-    rows = [(row["event"], row["via"]) for row in log.settled() if row["db_user"] == "postgres" and row["event"] != "outcome"]
+    rows = [
+        (row["event"], row["via"])
+        for row in log.settled()
+        if row["db_user"] == "postgres" and row["event"] != "outcome"
+    ]
     assert rows == [("table", ["secrets_schema.secrets_table"])]
 
 
@@ -56,9 +60,14 @@ def test_a_reader_of_all_data_leaves_a_table_event(
 ) -> None:
     log.mark()
     with psycopg.connect(proxy.dsn(reader), autocommit=True) as sql:
-        for statement in ("SELECT count(*) FROM secrets_schema.secrets_table", "TABLE secrets_schema.secrets_table LIMIT 1"):
+        for statement in (
+            "SELECT count(*) FROM secrets_schema.secrets_table",
+            "TABLE secrets_schema.secrets_table LIMIT 1",
+        ):
             sql.execute(statement)
-    rows = [(row["event"], row["via"]) for row in log.settled() if row["db_user"] == reader and row["event"] != "outcome"]
+    rows = [
+        (row["event"], row["via"]) for row in log.settled() if row["db_user"] == reader and row["event"] != "outcome"
+    ]
     assert rows == [("table", ["secrets_schema.secrets_table"])] * 2
 
 
@@ -77,7 +86,11 @@ def test_a_changed_function_is_found_by_verify(postgres: Backend, name: str) -> 
         before = sql.execute("SELECT pg_get_functiondef(%s::regprocedure)", (name,)).fetchone()
         assert before is not None
         silent = before[0].replace("RAISE INFO SQLSTATE 'SPX01'", "RAISE DEBUG SQLSTATE 'SPX01'")
-        silent = silent.replace("PERFORM secretproxy.begin_call(", "PERFORM pg_catalog.concat(") if "delete" in name else silent
+        silent = (
+            silent.replace("PERFORM secretproxy.begin_call(", "PERFORM pg_catalog.concat(")
+            if "delete" in name
+            else silent
+        )
         assert silent != before[0]
         try:
             sql.execute(silent)

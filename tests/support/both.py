@@ -1,4 +1,5 @@
-"""One scenario of a client, run directly and through the proxy, each time in a schema of its own that is new; what it gives must be equal."""
+"""One scenario of a client, run directly and through the proxy, each time in a schema of its own that is new; what it
+gives must be equal."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Way:
     def plain(self, user: str = "app_user", database: str = "app") -> str:
         return f"postgresql://{user}@{self.host}:{self.port}/{database}"
 
-    def run(self, program: str, *arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *arguments: str, text: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Runs one of PostgreSQL's programs."""
         done = subprocess.run(
             [self.backend.program(program), *arguments], input=text, capture_output=True, text=True, timeout=120, check=False,
@@ -70,7 +73,9 @@ class Both:
 
 def _difference(direct: Any, proxied: Any) -> str:
     """Shows where two results differ."""
-    lines = [[str(part) for part in (found if isinstance(found, list | tuple) else [found])] for found in (direct, proxied)]
+    lines = [
+        [str(part) for part in (found if isinstance(found, list | tuple) else [found])] for found in (direct, proxied)
+    ]
     return "\n".join(
         difflib.unified_diff(*("\n".join(part).splitlines() for part in lines), "direct", "proxied", lineterm="", n=1)
     )

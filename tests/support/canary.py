@@ -1,4 +1,5 @@
-"""Values with a unique marker, a session that puts them wherever a client can, and the search for them everywhere the proxy could leave one."""
+"""Values with a unique marker, a session that puts them wherever a client can, and the search for them everywhere the
+proxy could leave one."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from tests.support.log import AccessLog
     from tests.support.proxy import Proxy
 
-# What every test's values hold, this run of the tests through; the battery of evasions, whose files are kept, has one of its own.
+# What every test's values hold, this run of the tests through; the battery of evasions, whose files are kept, has one
+# of its own.
 MARKER = f"canary{secrets.token_hex(8)}"
 MARKERS = (MARKER, "CANARYVALUE")
 # Where one was found, and how many sessions put them there.
@@ -89,7 +91,10 @@ def _statements(value: str) -> Iterator[tuple[str, tuple[object, ...] | None]]:
     # In what fails, and in what is said.
     yield f"SELECT encrypted_secrets.secrets_getter('{owner}', '{value}", None
     yield f"SELECT '{value}'::int, encrypted_secrets.secrets_getter('{owner}', 'canary')", None
-    yield f"DO $$ BEGIN PERFORM encrypted_secrets.secrets_getter('{owner}', 'canary'); RAISE EXCEPTION '{value}'; END $$", None
+    yield (
+        f"DO $$ BEGIN PERFORM encrypted_secrets.secrets_getter('{owner}', 'canary'); RAISE EXCEPTION '{value}'; END $$",
+        None,
+    )
     yield f"DO $$ BEGIN RAISE INFO SQLSTATE 'SPX01' USING MESSAGE = '{value}', DETAIL = '{value}'; END $$", None
     yield f"DO $$ BEGIN RAISE WARNING '{value}'; END $$", None
     yield (

@@ -32,7 +32,9 @@ class Authority:
         self.directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._certificate = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), critical=True)
+        self._certificate = self._builder(self._name, self._key).add_extension(
+            x509.BasicConstraints(True, None), critical=True
+        )
         usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
         self._certificate = self._certificate.add_extension(usage, critical=True)
         self._certificate = self._certificate.add_extension(
@@ -61,7 +63,9 @@ class Authority:
         certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         private = self.directory / f"{name}.key"
         private.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
         )
         private.chmod(0o600)
         return certificate, private

@@ -1,9 +1,8 @@
 """Runs `secretproxy ...` as a process of its own, forked from one that has imported everything already.
 
-A command spends half a second of CPU on its imports, and the tests run a thousand of them. What a command sees is its own: arguments, environment,
-directory, files 0 to 2, exit status. What is decided when an interpreter starts is not (PYTHON* variables, the locale, a terminal): tests
-of that start `python -m secretproxy`.
-"""
+A command spends half a second of CPU on its imports, and the tests run a thousand of them. What a command sees is its
+own: arguments, environment, directory, files 0 to 2, exit status. What is decided when an interpreter starts is not
+(PYTHON* variables, the locale, a terminal): tests of that start `python -m secretproxy`."""
 
 from __future__ import annotations
 
@@ -75,7 +74,9 @@ def _connected() -> socket.socket:
     global _server
     if _server is None or _server[0] != os.getpid() or _server[1].poll() is not None:
         ours, theirs = socket.socketpair()
-        process = subprocess.Popen([sys.executable, "-c", "from tests.support.cli import _serve; _serve(0)"], stdin=theirs)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from tests.support.cli import _serve; _serve(0)"], stdin=theirs
+        )
         theirs.close()
         atexit.register(ours.close)
         _server = os.getpid(), process, ours
@@ -83,7 +84,8 @@ def _connected() -> socket.socket:
 
 
 def _serve(descriptor: int) -> None:
-    """Forks a command for each job until the other side closes; it stays single-threaded and never runs a command itself."""
+    """Forks a command for each job until the other side closes; it stays single-threaded and never runs a command
+    itself."""
     # A command imports what it needs when it begins: all of it is here already.
     for module in pkgutil.walk_packages(package.__path__, "secretproxy."):
         if not module.name.endswith("__main__"):

@@ -1,4 +1,5 @@
-"""A console that runs in this process, on a clock that a test can turn, and a browser without a screen: raw requests and a cookie."""
+"""A console that runs in this process, on a clock that a test can turn, and a browser without a screen: raw requests
+and a cookie."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ class Browser:
     port: int
     cookies: dict[str, str] = field(default_factory=dict)
 
-    def send(self, method: str, path: str, form: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Answer:
+    def send(
+        self, method: str, path: str, form: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         body = None if form is None else urlencode(form)
         sent = {"Host": f"127.0.0.1:{self.port}"}
@@ -84,7 +87,9 @@ class Browser:
         return self.send("GET", path + (f"?{urlencode(query)}" if query else ""), headers=headers)
 
     def sign_in(self, user: str = "console_auditor", password: str = PASSWORD, to: str = "") -> Answer:
-        return self.send("POST", "/sign-in" + (f"?{urlencode({'to': to})}" if to else ""), {"user": user, "password": password})
+        return self.send(
+            "POST", "/sign-in" + (f"?{urlencode({'to': to})}" if to else ""), {"user": user, "password": password}
+        )
 
     def csrf(self) -> str:
         return self.get("/integrity").text.partition('name="csrf" value="')[2].partition('"')[0]

@@ -14,8 +14,8 @@ from tests.support.reading import exactly
 class Cutting:
     """Relays connections to a server; each is cut when the `after`-th message of all clients has come. 0: none is.
 
-    `reset`: by a reset instead of an end. `passing`: the last message still reaches the server. `seen` counts the messages.
-    """
+    `reset`: by a reset instead of an end. `passing`: the last message still reaches the server. `seen` counts the
+    messages."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
@@ -35,7 +35,9 @@ class Cutting:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

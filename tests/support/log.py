@@ -43,7 +43,9 @@ class AccessLog:
         while True:
             rows = self.rows(application)
             begun = {
-                (row["session_id"], row["statement_no"]) for row in rows if row["event"] in ("attempt", "call", "definition")
+                (row["session_id"], row["statement_no"])
+                for row in rows
+                if row["event"] in ("attempt", "call", "definition")
             }
             ended = {(row["session_id"], row["statement_no"]) for row in rows if row["event"] == "outcome"}
             if begun <= ended:
@@ -68,7 +70,9 @@ def known_calls(rows: list[Row]) -> int:
     covered: dict[tuple[str, ...], int] = {}
     for row in rows:
         if row["event"] == "attempt":
-            key = tuple(str(row[name]) for name in ("session_id", "statement_no", "function", "owner_id", "secret_names"))
+            key = tuple(
+                str(row[name]) for name in ("session_id", "statement_no", "function", "owner_id", "secret_names")
+            )
             covered[key] = outcome_of(row, rows)["calls"] or 0
     return sum(covered.values()) + sum(row["event"] == "call" for row in rows)
 

@@ -1,7 +1,7 @@
 """The original modules as their own tools deploy them: a change for each object, in the order of their plan.
 
-Written from what the newest version does, for the tests that install over it. The newest id is uuidv7(), which PostgreSQL has from
-version 18 on; before that a module of theirs makes it. Older deployments have uuid_generate_v4().
+Written from what the newest version does, for the tests that install over it. The newest id is uuidv7(), which
+PostgreSQL has from version 18 on; before that a module of theirs makes it. Older deployments have uuid_generate_v4().
 """
 
 from __future__ import annotations
@@ -245,7 +245,9 @@ def script(major: int, default: str = "uuidv7()", grants: bool = True) -> str:
 
 def functions_again(grants: bool = True) -> str:
     """Gives the functions once more over existing ones, as a deployment of a newer version of the original does."""
-    return "\n".join(text.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION") for text in FUNCTIONS.values()) + "".join(
+    return "\n".join(
+        text.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION") for text in FUNCTIONS.values()
+    ) + "".join(
         f"GRANT EXECUTE ON FUNCTION encrypted_secrets.{it} TO authenticated;\n"
         for its in GRANTED.values()
         if grants
@@ -254,13 +256,18 @@ def functions_again(grants: bool = True) -> str:
 
 
 def write_project(directory: Path, major: int) -> None:
-    """Writes the modules as a sqitch project, the layout that pgpm reads too; the same on every version of PostgreSQL."""
+    """Writes the modules as a sqitch project, the layout that pgpm reads too; the same on every version of
+    PostgreSQL."""
     plan = ["%syntax-version=1.0.0", "%project=encrypted-secrets", ""]
     (directory / "sqitch.conf").write_text("[core]\n\tengine = pg\n")
     for number, (name, text) in enumerate(changes(major, everywhere=True).items()):
         for kind, body in (("deploy", text), ("verify", "SELECT 1;")):
             target = directory / kind / f"{name}.sql"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(f"-- {kind.title()} {name}\n\nBEGIN;\n{body}\n{'COMMIT' if kind == 'deploy' else 'ROLLBACK'};\n")
-        plan.append(f"{name} 2025-01-01T00:00:{number:02d}Z authors <authors@example.invalid> # {name.rpartition('/')[2]}")
+            target.write_text(
+                f"-- {kind.title()} {name}\n\nBEGIN;\n{body}\n{'COMMIT' if kind == 'deploy' else 'ROLLBACK'};\n"
+            )
+        plan.append(
+            f"{name} 2025-01-01T00:00:{number:02d}Z authors <authors@example.invalid> # {name.rpartition('/')[2]}"
+        )
     (directory / "sqitch.plan").write_text("\n".join(plan) + "\n")

@@ -63,7 +63,9 @@ class Growth:
     def _look(self) -> None:
         self.bytes = max(self.bytes, memory(self.pid) - self._before)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         self._thread.join()
         self._look()

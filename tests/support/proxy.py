@@ -14,14 +14,17 @@ from tests.support import canary
 
 
 class Proxy:
-    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs, the last of which is [listen].
+    """`secretproxy run` before a backend. Extra TOML goes behind the sections that every test needs, the last of which
+    is [listen].
 
     The catalog is read where a test asks for it: what others call through a function or a view is testimony's to tell.
     """
 
     python = sys.executable
 
-    def __init__(self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "", catalog: float = 0) -> None:
+    def __init__(
+        self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "", catalog: float = 0
+    ) -> None:
         self.directory = directory
         self.port = free_port()
         self.health_port = free_port()

@@ -1,8 +1,7 @@
 """A client that speaks the protocol by hand, over a plain socket, and keeps every message it is sent.
 
-Nothing is interpreted but the frame: a test says which messages go out, in which order and in how many pieces, and compares
-what came back byte for byte. Authentication is `trust` alone.
-"""
+Nothing is interpreted but the frame: a test says which messages go out, in which order and in how many pieces, and
+compares what came back byte for byte. Authentication is `trust` alone."""
 
 from __future__ import annotations
 
@@ -92,7 +91,9 @@ def query(text: str | bytes) -> bytes:
 
 
 def parse(text: str | bytes, name: str = "", types: Sequence[int] = ()) -> bytes:
-    return message(b"P", name.encode() + b"\0" + encoded(text) + b"\0" + struct.pack(f"!H{len(types)}I", len(types), *types))
+    return message(
+        b"P", name.encode() + b"\0" + encoded(text) + b"\0" + struct.pack(f"!H{len(types)}I", len(types), *types)
+    )
 
 
 def bind(
@@ -137,7 +138,9 @@ def copy_fail(why: str = "no") -> bytes:
     return message(b"f", why.encode() + b"\0")
 
 
-def function_call(oid: int, values: Sequence[bytes | str | None], formats: Sequence[int] = (), result: int = 0) -> bytes:
+def function_call(
+    oid: int, values: Sequence[bytes | str | None], formats: Sequence[int] = (), result: int = 0
+) -> bytes:
     body = struct.pack(f"!IH{len(formats)}hH", oid, len(formats), *formats, len(values))
     for value in values:
         raw = None if value is None else encoded(value)
@@ -156,7 +159,8 @@ def extended(text: str | bytes, values: Sequence[bytes | str | None] = (), types
 
 
 class Raw:
-    """One connection. `seen` holds all that the backend said, of this connection; `family` of every one opened from it."""
+    """One connection. `seen` holds all that the backend said, of this connection; `family` of every one opened from
+    it."""
 
     def __init__(self, address: Address, family: list[list[Message]]) -> None:
         self.address = address
@@ -292,7 +296,8 @@ def answer(family: Sequence[Sequence[Message]], names: Sequence[str] = ()) -> li
             for name in names:
                 body = body.replace(name.encode(), b"<database>")
             if found.kind in (b"N", b"E"):
-                # PostgreSQL 18 names a function's schema in CONTEXT, and a session's temporary one has the number of its process.
+                # PostgreSQL 18 names a function's schema in CONTEXT, and a session's temporary one has the number of
+                # its process.
                 body = re.sub(rb"\bpg_temp_\d+\.", b"pg_temp.", body)
             out.append(found.kind + body)
     return out
@@ -304,6 +309,8 @@ def _without_oids(body: bytes) -> bytes:
     for _ in range(count):
         stop = body.index(b"\0", pos) + 1
         table, number, kind, rest = struct.unpack_from("!IhI8s", body, stop)
-        out.append(body[pos:stop] + struct.pack("!IhI8s", min(table, FIRST_OWN_OID), number, min(kind, FIRST_OWN_OID), rest))
+        out.append(
+            body[pos:stop] + struct.pack("!IhI8s", min(table, FIRST_OWN_OID), number, min(kind, FIRST_OWN_OID), rest)
+        )
         pos = stop + 18
     return b"".join(out)

@@ -1,8 +1,8 @@
-"""Texts of any length that a client can send to make detection work: one function a shape, from a size in bytes to a statement.
+"""Texts of any length that a client can send to make detection work: one function a shape, from a size in bytes to a
+statement.
 
-Each holds a needle of the detector's, so that no cheap look lets it by. Shared by the unit test of the cost a byte, by the test of
-other sessions' delay and by the benchmark.
-"""
+Each holds a needle of the detector's, so that no cheap look lets it by. Shared by the unit test of the cost a byte, by
+the test of other sessions' delay and by the benchmark."""
 
 from __future__ import annotations
 

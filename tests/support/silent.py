@@ -1,4 +1,5 @@
-"""A TCP relay before a PostgreSQL server that falls silent: connections stay, and new ones are taken, but no byte comes back any more.
+"""A TCP relay before a PostgreSQL server that falls silent: connections stay, and new ones are taken, but no byte comes
+back any more.
 
 So it is with a server whose processes are stopped, and with a cable that is cut.
 """
@@ -33,7 +34,9 @@ class Silent:
         assert started.wait(10)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _run(self, started: threading.Event) -> None:
@@ -48,7 +51,9 @@ class Silent:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, thither = await asyncio.open_connection(*self._server)
-        await asyncio.gather(self._pass(reader, thither, False), self._pass(there, writer, True), return_exceptions=True)
+        await asyncio.gather(
+            self._pass(reader, thither, False), self._pass(there, writer, True), return_exceptions=True
+        )
 
     async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, back: bool) -> None:
         while data := await source.read(65_536):

@@ -1,9 +1,8 @@
 """Measures the latency of one session's `select 1` while other sessions send anything: the victim is a process of its
 own.
 
-Run as a program it is the victim: `python -m tests.support.stall PORT DATABASE USER SECONDS select|proxy` writes its latencies in
-milliseconds, a line each.
-"""
+Run as a program it is the victim: `python -m tests.support.stall PORT DATABASE USER SECONDS select|proxy` writes its
+latencies in milliseconds, a line each."""
 
 from __future__ import annotations
 
@@ -47,7 +46,8 @@ async def _victim(address: Address, seconds: float, asking: str) -> Latencies:
 
 
 async def idle(address: Address, seconds: float, asking: str = "select") -> Latencies:
-    """Measures the victim's latencies on an idle proxy. `asking`: "select" asks the backend, "proxy" the proxy alone."""
+    """Measures the victim's latencies on an idle proxy. `asking`: "select" asks the backend, "proxy" the proxy
+    alone."""
     return await _victim(address, seconds, asking)
 
 

@@ -28,7 +28,9 @@ class Standby(PrivateServer):
             "-d", f"host={self._primary.host} port={self._primary.port} user=postgres",
         )  # fmt: skip
         with (self.data / "postgresql.conf").open("a") as config:
-            for name, value in ({"port": str(self.port), "unix_socket_directories": str(directory)} | self.settings).items():
+            for name, value in (
+                {"port": str(self.port), "unix_socket_directories": str(directory)} | self.settings
+            ).items():
                 config.write(f"{name} = '{value}'\n")
 
     def promote(self) -> None:

@@ -44,7 +44,12 @@ class Site:
 
     def scram(self, **more: object) -> str:
         """Gives the section auth of a proxy that looks its users up."""
-        settings = {"mode": "scram", "lookup_dsn": self.backend.dsn(), "failure_delay": 0.05, "failures_per_address": 0} | more
+        settings = {
+            "mode": "scram",
+            "lookup_dsn": self.backend.dsn(),
+            "failure_delay": 0.05,
+            "failures_per_address": 0,
+        } | more
         return "\n".join(
             f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}" for name, value in settings.items()
         )

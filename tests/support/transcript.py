@@ -51,8 +51,11 @@ def played(text: str, directory: Path, environment: Mapping[str, str]) -> str:
     return _BLOCK.sub(block, text)
 
 
-def checked(document: Path, directory: Path, environment: Mapping[str, str], same: Mapping[str, str] | None = None) -> None:
-    """Runs a document's commands; what they say must be what stands there. `same`: what some versions say, and what the document says."""
+def checked(
+    document: Path, directory: Path, environment: Mapping[str, str], same: Mapping[str, str] | None = None
+) -> None:
+    """Runs a document's commands; what they say must be what stands there. `same`: what some versions say, and what the
+    document says."""
     text = document.read_text()
     found = played(text, directory, environment)
     for other, written in (same or {}).items():

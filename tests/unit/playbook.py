@@ -50,9 +50,16 @@ def parse(sql: str, name: str = "", types: Iterable[int] = ()) -> bytes:
     return message(b"P", text(name) + text(sql) + struct.pack(f"!H{len(listed)}I", len(listed), *listed))
 
 
-def bind(values: Iterable[bytes | None] = (), *, portal: str = "", statement: str = "", formats: Iterable[int] = ()) -> bytes:
+def bind(
+    values: Iterable[bytes | None] = (), *, portal: str = "", statement: str = "", formats: Iterable[int] = ()
+) -> bytes:
     chosen, given = list(formats), list(values)
-    body = text(portal) + text(statement) + struct.pack(f"!H{len(chosen)}H", len(chosen), *chosen) + struct.pack("!H", len(given))
+    body = (
+        text(portal)
+        + text(statement)
+        + struct.pack(f"!H{len(chosen)}H", len(chosen), *chosen)
+        + struct.pack("!H", len(given))
+    )
     for value in given:
         body += struct.pack("!i", -1) if value is None else struct.pack("!i", len(value)) + value
     return message(b"B", body + struct.pack("!H", 0))
@@ -94,11 +101,15 @@ def row(*values: str) -> bytes:
 
 
 def error(sqlstate: str, severity: str = "ERROR") -> bytes:
-    return message(b"E", b"S" + text(severity) + b"V" + text(severity) + b"C" + text(sqlstate) + b"M" + text("broken") + b"\0")
+    return message(
+        b"E", b"S" + text(severity) + b"V" + text(severity) + b"C" + text(sqlstate) + b"M" + text("broken") + b"\0"
+    )
 
 
 def notice(said: str, sqlstate: str = "00000", severity: str = "NOTICE") -> bytes:
-    return message(b"N", b"S" + text(severity) + b"V" + text(severity) + b"C" + text(sqlstate) + b"M" + text(said) + b"\0")
+    return message(
+        b"N", b"S" + text(severity) + b"V" + text(severity) + b"C" + text(sqlstate) + b"M" + text(said) + b"\0"
+    )
 
 
 def parameter(name: str, value: str) -> bytes:
@@ -150,7 +161,9 @@ class Playbook:
 
     def __init__(self, *, limits: Limits | None = None, replication: str | None = None) -> None:
         self.detector = Detector()
-        self.session = Session(Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication)
+        self.session = Session(
+            Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication
+        )
         self.interpreter = Interpreter(self.session, self)
         self.refusing = False
         self.committed: list[Event] = []

@@ -1,4 +1,5 @@
-"""Attempts: a verdict at once or from elsewhere, what waits for the log, and what goes in the place of what is refused."""
+"""Attempts: a verdict at once or from elsewhere, what waits for the log, and what goes in the place of what is
+refused."""
 
 from __future__ import annotations
 
@@ -104,7 +105,9 @@ def test_what_the_log_cannot_take_fails_in_the_backend_and_covers_nothing() -> N
     running = out.held[0].running
     assert running is not None and running.covered
     data, events = scene.attempts.refuse(out, taken=False)
-    assert data.startswith(b"Q") and b"refuses this secret call" in data and data.endswith(FLUSH) and b"getter" not in data
+    assert (
+        data.startswith(b"Q") and b"refuses this secret call" in data and data.endswith(FLUSH) and b"getter" not in data
+    )
     assert [(event.event, event.outcome, event.sqlstate, event.secret_names) for event in events] == [
         ("refusal", "refused", "58030", ("key",))
     ]
@@ -118,5 +121,7 @@ def test_a_refusal_takes_the_place_of_its_message() -> None:
     scene.attempts.refuse_here(TOO_LONG)
     assert scene.stream.framer.next()
     out = scene.stream.finish()
-    assert isinstance(out, Step) and b"long" not in out.forward and out.forward.endswith(FLUSH) and scene.pipeline.due == 1
+    assert (
+        isinstance(out, Step) and b"long" not in out.forward and out.forward.endswith(FLUSH) and scene.pipeline.due == 1
+    )
     assert [(event.event, event.sqlstate) for event in out.record] == [("refusal", "54000")]

@@ -1,4 +1,5 @@
-"""Each row of a statement says what that row's call did, and each count of the protocol is read as the server reads it."""
+"""Each row of a statement says what that row's call did, and each count of the protocol is read as the server reads
+it."""
 
 from __future__ import annotations
 
@@ -30,9 +31,7 @@ from tests.unit.playbook import (
 )
 
 CLOCK = 1_700_000_000_000_001
-READ_BOTH = (
-    f"SELECT case when true then {GETTER.partition('(')[0]}('{OWNER}', 'a') else {GETTER.partition('(')[0]}('{OWNER}', 'b') end"
-)
+READ_BOTH = f"SELECT case when true then {GETTER.partition('(')[0]}('{OWNER}', 'a') else {GETTER.partition('(')[0]}('{OWNER}', 'b') end"
 
 
 def getter(name: str) -> str:
@@ -61,7 +60,9 @@ def test_what_never_ran_says_so() -> None:
     play = play_of(READ_BOTH, [testified("a")])
     assert [event.secret_names for event in play.committed] == [("a",), ("b",)]
     assert done(play) == [(("a",), 1), (("b",), 0)]
-    assert {event.function for event in play.recorded} == {GETTER} and {event.owner_id for event in play.recorded} == {OWNER}
+    assert {event.function for event in play.recorded} == {GETTER} and {event.owner_id for event in play.recorded} == {
+        OWNER
+    }
 
 
 def test_after_an_error_what_never_ran_says_so() -> None:
@@ -144,7 +145,9 @@ MALFORMED = {
 def test_a_bind_that_cannot_be_read_is_an_attempt(rest: bytes) -> None:
     play = Playbook().logged_in()
     play >> parse(f"SELECT {FIRST}") + message(b"B", text("") + text("") + rest) + execute() + SYNC
-    assert [(event.event, event.function, event.secret_names) for event in play.committed] == [("attempt", GETTER, None)]
+    assert [(event.event, event.function, event.secret_names) for event in play.committed] == [
+        ("attempt", GETTER, None)
+    ]
 
 
 def test_a_parse_whose_types_cannot_be_read_is_remembered() -> None:
@@ -211,7 +214,9 @@ def test_long_names_are_not_kept_by_the_thousand() -> None:
         call = getter("'" + "n" * 100_000 + f"{number}'")
         play >> query(f"PREPARE p{number} AS SELECT {call}") >> query(f"DECLARE c{number} CURSOR FOR SELECT {call}")
     kept = str([(c.positional, c.named) for v in play.session.names.sql_calls.values() for c in v.calls])
-    held = [len(name or "") for calls in play.session.names.cursors.values() for call in calls for name in call.names or ()]
+    held = [
+        len(name or "") for calls in play.session.names.cursors.values() for call in calls for name in call.names or ()
+    ]
     assert len(play.session.names.sql_calls) == 30 and len(kept) < 100_000 and sum(held) < 100_000
     play >> query("EXECUTE p3")
     assert [event.function for event in play.committed[-1:]] == [GETTER]

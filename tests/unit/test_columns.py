@@ -1,4 +1,5 @@
-"""The log's columns: what derives from their table says the same, and one more entry is all that a new column needs in Python."""
+"""The log's columns: what derives from their table says the same, and one more entry is all that a new column needs in
+Python."""
 
 from __future__ import annotations
 
@@ -125,7 +126,9 @@ def test_one_more_entry_is_written_read_verified_and_exported_beside_rows_of_bef
     )
     table = tmp_path / "secretproxy/audit/columns.py"
     source = table.read_text(encoding="utf-8")
-    entry = '    LogColumn("backend_pid", "int4", "event", "number", "Process of the backend", added=True),\n)\n\nNAMES ='
+    entry = (
+        '    LogColumn("backend_pid", "int4", "event", "number", "Process of the backend", added=True),\n)\n\nNAMES ='
+    )
     assert source.count("\n)\n\nNAMES =") == 1
     table.write_text(source.replace(")\n\nNAMES =", entry), encoding="utf-8")
     events = tmp_path / "secretproxy/session/events.py"

@@ -14,7 +14,8 @@ COMPILED = re.findall(r'"(src/[^"]+\.py)"', (ROOT / "setup.py").read_text(encodi
 
 @pytest.mark.parametrize("path", COMPILED)
 def test_a_name_of_an_except_has_one_type_in_a_function(path: str) -> None:
-    # A second `except Other as error` fails with a TypeError in place of what it should do: the name keeps its first type.
+    # A second `except Other as error` fails with a TypeError in place of what it should do: the name keeps its first
+    # type.
     for function in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             types: dict[str, set[str]] = {}
@@ -25,6 +26,10 @@ def test_a_name_of_an_except_has_one_type_in_a_function(path: str) -> None:
 
 
 def test_all_that_is_compiled_is_watched_by_make() -> None:
-    line = next(line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line.startswith("COMPILED :="))
-    watched = {str(found.relative_to(ROOT)) for pattern in re.findall(r"src/[^\s)]+", line) for found in ROOT.glob(pattern)}
+    line = next(
+        line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line.startswith("COMPILED :=")
+    )
+    watched = {
+        str(found.relative_to(ROOT)) for pattern in re.findall(r"src/[^\s)]+", line) for found in ROOT.glob(pattern)
+    }
     assert set(COMPILED) <= watched

@@ -62,7 +62,9 @@ REFUSED = [
 @pytest.mark.parametrize("text", TAKEN)
 def test_what_libpq_takes_is_read_as_libpq_reads_it(text: str) -> None:
     theirs = {name: str(value) for name, value in conninfo_to_dict(text).items()}
-    assert {name: value for name, value in dict(_pairs(text)).items() if value} == {k: v for k, v in theirs.items() if v}
+    assert {name: value for name, value in dict(_pairs(text)).items() if value} == {
+        k: v for k, v in theirs.items() if v
+    }
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -102,7 +104,9 @@ def test_any_string_is_taken_or_refused_as_by_libpq(text: str) -> None:
 def test_the_parameters_are_libpqs() -> None:
     from psycopg.pq import Conninfo
 
-    known = {option.keyword.decode(): option.envvar.decode() if option.envvar else None for option in Conninfo.get_defaults()}
+    known = {
+        option.keyword.decode(): option.envvar.decode() if option.envvar else None for option in Conninfo.get_defaults()
+    }
     for name, variable in known.items():
         assert PARAMETERS[name] == variable, name
 

@@ -1,5 +1,5 @@
-"""What a client has prepared, bound and declared costs the same for each message, however much of it there is: eight times as much may
-take three times eight times as long, not sixty-four times."""
+"""What a client has prepared, bound and declared costs the same for each message, however much of it there is: eight
+times as much may take three times eight times as long, not sixty-four times."""
 
 from __future__ import annotations
 

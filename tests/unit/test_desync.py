@@ -1,5 +1,6 @@
-"""Transcripts in which the session's idea of what the backend is at could part from the backend's: errors in the middle, names that
-are undone, portals that outlive their Bind, COPY and Sync, answers nobody asked for. An attempt must be made in each, and ended once."""
+"""Transcripts in which the session's idea of what the backend is at could part from the backend's: errors in the
+middle, names that are undone, portals that outlive their Bind, COPY and Sync, answers nobody asked for. An attempt must
+be made in each, and ended once."""
 
 from __future__ import annotations
 
@@ -82,7 +83,13 @@ def still_in_step(play: Playbook) -> None:
 
 def test_names_count_as_far_as_postgres_reads_them(play: Playbook) -> None:
     long = "n" * 63
-    play >> parse(SECRET, long + "one") + bind(statement=long + "two", portal=long + "three") + execute(long + "four") + SYNC
+    (
+        play
+        >> parse(SECRET, long + "one")
+        + bind(statement=long + "two", portal=long + "three")
+        + execute(long + "four")
+        + SYNC
+    )
     assert attempts(play) == [("key",)]
 
 
@@ -113,19 +120,38 @@ def test_a_later_pipeline_may_find_that_an_earlier_one_was_skipped(play: Playboo
 
 
 def test_what_was_skipped_is_not_what_a_later_failure_goes_back_to(play: Playbook) -> None:
-    prepared(play) >> bind(statement="missing") + parse(HARMLESS, "s") + SYNC + parse(SECRET.replace("key", "new"), "s") + SYNC
+    (
+        prepared(play)
+        >> bind(statement="missing") + parse(HARMLESS, "s") + SYNC + parse(SECRET.replace("key", "new"), "s") + SYNC
+    )
     play << error("26000") + ready() + error("42P05") + ready()
     play >> bind(statement="s") + execute() + SYNC
     assert attempts(play) == [("key",)]
 
 
 def test_a_query_in_between_may_be_skipped_as_well(play: Playbook) -> None:
-    prepared(play) >> parse("broken") + query(HARMLESS) + close("S", "s") + SYNC + bind(statement="s") + execute() + SYNC
+    (
+        prepared(play)
+        >> parse("broken") + query(HARMLESS) + close("S", "s") + SYNC + bind(statement="s") + execute() + SYNC
+    )
     assert attempts(play) == [("key",)]
 
 
 def test_what_cannot_be_skipped_leaves_no_doubt(play: Playbook) -> None:
-    play >> parse(SECRET) + bind() + execute() + SYNC + parse(HARMLESS) + bind() + execute() + SYNC + bind() + execute() + SYNC
+    (
+        play
+        >> parse(SECRET)
+        + bind()
+        + execute()
+        + SYNC
+        + parse(HARMLESS)
+        + bind()
+        + execute()
+        + SYNC
+        + bind()
+        + execute()
+        + SYNC
+    )
     assert attempts(play) == [("key",)]
 
 
@@ -259,7 +285,17 @@ def test_bind_to_a_missing_statement(play: Playbook) -> None:
 def test_a_statement_replaced_in_the_pipeline_is_executed_as_it_was(play: Playbook) -> None:
     play >> parse(SECRET) + bind() + parse(HARMLESS) + execute() + bind() + execute() + SYNC
     assert attempts(play) == [("key",)]
-    play << PARSE_COMPLETE + BIND_COMPLETE + PARSE_COMPLETE + testified() + complete() + BIND_COMPLETE + complete() + ready()
+    (
+        play
+        << PARSE_COMPLETE
+        + BIND_COMPLETE
+        + PARSE_COMPLETE
+        + testified()
+        + complete()
+        + BIND_COMPLETE
+        + complete()
+        + ready()
+    )
     assert [(e.statement_no, e.calls) for e in play.recorded] == [(1, 1)]
 
 
@@ -476,7 +512,10 @@ def test_too_many_prepared_statements_with_secret_calls() -> None:
 
 @pytest.mark.parametrize(
     ("one", "tag"),
-    [(lambda n: f"PREPARE p{n} AS {SECRET}", "PREPARE"), (lambda n: f"DECLARE c{n} CURSOR FOR {SECRET}", "DECLARE CURSOR")],
+    [
+        (lambda n: f"PREPARE p{n} AS {SECRET}", "PREPARE"),
+        (lambda n: f"DECLARE c{n} CURSOR FOR {SECRET}", "DECLARE CURSOR"),
+    ],
 )
 def test_too_many_of_sqls_own(one: object, tag: str) -> None:
     play = Playbook(limits=Limits(max_prepared=3)).logged_in()

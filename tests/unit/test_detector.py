@@ -1,4 +1,5 @@
-"""Detection: every place where the grammar lets a function stand, arguments as far as the text shows them, and no look-alike."""
+"""Detection: every place where the grammar lets a function stand, arguments as far as the text shows them, and no
+look-alike."""
 
 from __future__ import annotations
 
@@ -342,7 +343,9 @@ def test_names_that_are_too_many_stay_unknown() -> None:
 def test_executes_and_prepares_do_not_multiply() -> None:
     many = f", {CALL}" * 200
     prepared = DETECTOR.verdict(f"PREPARE p AS SELECT 1{many}".encode(), "utf-8").prepares
-    assert [(name, [(call.name, call.opaque) for call in made]) for name, made in prepared] == [("p", [("secrets_getter", True)])]
+    assert [(name, [(call.name, call.opaque) for call in made]) for name, made in prepared] == [
+        ("p", [("secrets_getter", True)])
+    ]
     repeated = DETECTOR.verdict(b"EXECUTE p('a');" * 3000, "utf-8", [b"p"])
     assert [(execute.name, execute.arguments) for execute in repeated.executes] == [("p", ())]
     several = DETECTOR.verdict(
@@ -395,7 +398,8 @@ def test_a_function_of_the_catalog_that_is_very_long_is_judged_by_its_words() ->
 
 
 @pytest.mark.parametrize(
-    "body", [b"\0\0\0\x02\0\0", b"\0\0\0\0\0\x01\0\0", b"\0\0\0\0\0\x01\0\0\0\x01", b"\0\0\0\0\0\x01\x80\0\0\0", b"\0\0\0\0"]
+    "body",
+    [b"\0\0\0\x02\0\0", b"\0\0\0\0\0\x01\0\0", b"\0\0\0\0\0\x01\0\0\0\x01", b"\0\0\0\0\0\x01\x80\0\0\0", b"\0\0\0\0"],
 )
 def test_counts_of_a_bind_that_run_past_its_end_do_not_read_the_next_message(body: bytes) -> None:
     raw = b"B" + (len(body) + 4).to_bytes(4) + body

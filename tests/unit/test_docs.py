@@ -46,7 +46,9 @@ def rows(text: str) -> list[str]:
     lines = text.splitlines()
     under = [*lines[1:], ""]
     return [
-        line for line, after in zip(lines, under, strict=True) if line.startswith("|") and not (line + after).count("| --- |")
+        line
+        for line, after in zip(lines, under, strict=True)
+        if line.startswith("|") and not (line + after).count("| --- |")
     ]
 
 
@@ -115,7 +117,11 @@ def test_prose_is_narrow(page: Path) -> None:
 def test_code_is_closed(page: Path) -> None:
     text = page.read_text()
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.startswith("|") and line.count("`") % 2]
+    lines = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.startswith("|") and line.count("`") % 2
+    ]
     assert lines == []
 
 

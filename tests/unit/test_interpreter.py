@@ -195,7 +195,9 @@ def test_more_of_a_chunk_is_looked_at_in_a_later_turn(interpreter: Any, session:
     assert session.taken == [b"chunk", b"", b"next"]
 
 
-def test_above_the_high_water_mark_the_client_waits_for_answers(interpreter: Any, session: Decided, effects: Written) -> None:
+def test_above_the_high_water_mark_the_client_waits_for_answers(
+    interpreter: Any, session: Decided, effects: Written
+) -> None:
     session.above_high_water, session.below_low_water = True, False
     interpreter.from_client(b"much")
     assert effects.names() == ["send_to_backend", "flush_backend", "pause_client"]
@@ -212,7 +214,9 @@ def test_above_the_high_water_mark_the_client_waits_for_answers(interpreter: Any
 
 
 def test_an_answer_is_held_until_the_log_has_the_call(interpreter: Any, session: Decided, effects: Written) -> None:
-    waiting = step(forward=b"before", inject=b"token", commit=[event("call")], held=held(b"row"), record=[event("outcome", "ok")])
+    waiting = step(
+        forward=b"before", inject=b"token", commit=[event("call")], held=held(b"row"), record=[event("outcome", "ok")]
+    )
     session.backend.append(waiting)
     interpreter.from_backend(b"chunk")
     assert effects.take() == [("send_to_client", b"before"), ("inject", b"token"), ("commit_testimony", waiting)]
@@ -237,7 +241,9 @@ def test_a_client_that_leaves_has_not_been_told(interpreter: Any, session: Decid
     assert effects.take() == [] and session.taken == [b"chunk"]
 
 
-def test_a_backends_violation_lets_nothing_of_its_chunk_on(interpreter: Any, session: Decided, effects: Written) -> None:
+def test_a_backends_violation_lets_nothing_of_its_chunk_on(
+    interpreter: Any, session: Decided, effects: Written
+) -> None:
     session.backend.append(step(forward=b"bytes", record=[event("outcome")], violation=VIOLATION))
     interpreter.from_backend(b"chunk")
     assert effects.take() == [("end_by_backend", VIOLATION)]

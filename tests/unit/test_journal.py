@@ -117,7 +117,9 @@ class Connection:
         if self.log.prepared[-1] == INSERT and self.log.has_the_next:
             self.log.has_the_next = False
             raise asyncpg.UniqueViolationError("the row was: canary")
-        await self._store([[None if field == "\\N" else field for field in line.split("\t")] for line in group.split("\n")])
+        await self._store(
+            [[None if field == "\\N" else field for field in line.split("\t")] for line in group.split("\n")]
+        )
 
     async def executemany(self, sql: str, group: Sequence[Sequence[str | None]]) -> None:
         assert sql == INSERT_ONE
@@ -351,7 +353,9 @@ async def test_refusals_of_an_outage_are_written_later_and_above_a_number_only_c
     journal = await started(log)
     with capture_logs() as said:
         for number in range(5):
-            refused = Event("outcome", WHO, statement_no=1, function="f(uuid)", secret_names=(str(number),), outcome="refused")
+            refused = Event(
+                "outcome", WHO, statement_no=1, function="f(uuid)", secret_names=(str(number),), outcome="refused"
+            )
             journal.append([refused], wait=False)
         journal.append([attempt("happened")], wait=False)
         log.down = False
@@ -479,7 +483,12 @@ async def test_spooled_events_leave_memory_and_come_back_in_order(log: Log, tmp_
     await asyncio.gather(*more)
     await asyncio.wait_for(journal.keep([attempt("after")]), 10)
     assert await journal.close() == 0
-    assert names(log) == ["{before}", *(f"{{{n}}}" for n in range(200)), *(f'{{"more {n}"}}' for n in range(50)), "{after}"]
+    assert names(log) == [
+        "{before}",
+        *(f"{{{n}}}" for n in range(200)),
+        *(f'{{"more {n}"}}' for n in range(50)),
+        "{after}",
+    ]
     assert_chain(log)
     assert list((tmp_path / "spool").iterdir()) == []
 
@@ -488,7 +497,9 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
 def line_of(event: Event, at: datetime = AT, duration: float | None = 0.5) -> Line:
-    return Lines(MASK, uuid.UUID(int=1)).add(event, (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1), duration)
+    return Lines(MASK, uuid.UUID(int=1)).add(
+        event, (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1), duration
+    )
 
 
 FULL: dict[str, Any] = {
@@ -524,7 +535,9 @@ def test_the_hash_covers_every_column() -> None:
     assert chain.link(b"x" * 32, chain.encode(fields[:-2])) != base
 
 
-TEXTS = st.text(max_size=12) | st.sampled_from(["", "NULL", "null", "\\N", "\\.", 'a"b', "{}", "\t\r\n\b\f\v", "é\udc80\0"])
+TEXTS = st.text(max_size=12) | st.sampled_from(
+    ["", "NULL", "null", "\\N", "\\.", 'a"b', "{}", "\t\r\n\b\f\v", "é\udc80\0"]
+)
 
 
 @given(
@@ -537,11 +550,23 @@ TEXTS = st.text(max_size=12) | st.sampled_from(["", "NULL", "null", "\\N", "\\."
     at=st.integers(0, 7 * 10**15).map(lambda micros: datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros)),
 )
 def test_a_line_is_the_canonical_one_of_its_columns(
-    function: str, secret_names: list[str | None], via: list[str], role: str, sqlstate: str, duration: float, at: datetime
+    function: str,
+    secret_names: list[str | None],
+    via: list[str],
+    role: str,
+    sqlstate: str,
+    duration: float,
+    at: datetime,
 ) -> None:
     event = Event(
         **FULL
-        | {"function": function, "secret_names": tuple(secret_names), "via": tuple(via), "role": role, "sqlstate": sqlstate}
+        | {
+            "function": function,
+            "secret_names": tuple(secret_names),
+            "via": tuple(via),
+            "role": role,
+            "sqlstate": sqlstate,
+        }
     )
     line = line_of(event, at, duration)
     row_id = line.fields()[STORED.index("id")]
@@ -635,7 +660,11 @@ async def test_a_log_that_lets_in_and_takes_nothing_is_not_up(log: Log) -> None:
     ids=["a glitch forward", "a clock set right", "a step back", "glitches"],
 )
 async def test_a_glitch_of_the_clock_does_not_freeze_it(
-    log: Log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moments: list[float], logged: list[float]
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    moments: list[float],
+    logged: list[float],
 ) -> None:
     journal = await started(log)
     for moment in moments:

@@ -83,17 +83,23 @@ def calls_of_log(path: Path) -> Iterator[tuple[int, str | None, set[str | None]]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.IfExp):
             functions = [node.func.body, node.func.orelse] if isinstance(node.func, ast.IfExp) else [node.func]
             if all(
-                isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id == "log" for one in functions
+                isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id == "log"
+                for one in functions
             ):
                 event = node.args[0]
-                yield node.lineno, event.value if isinstance(event, ast.Constant) else None, {word.arg for word in node.keywords}
+                yield (
+                    node.lineno,
+                    event.value if isinstance(event, ast.Constant) else None,
+                    {word.arg for word in node.keywords},
+                )
 
 
 @pytest.mark.parametrize(
     "path", sorted(Path(proxy.__file__).parent.rglob("*.py")), ids=lambda path: f"{path.parent.name}/{path.name}"
 )
 def test_every_line_of_a_session_has_its_id(path: Path) -> None:
-    """In the package where sessions are: a line has `session`, or is one of those that stand here, or gets both (None: **fields)."""
+    """In the package where sessions are: a line has `session`, or is one of those that stand here, or gets both (None:
+    **fields)."""
     for line, event, fields in calls_of_log(path):
         assert "session" in fields or event in OF_NO_SESSION or None in fields, f"{path.name}:{line}: {event}"
 

@@ -38,7 +38,9 @@ class Scene:
         self.token.answered(PID, START)
         self.matching = Matching(self.state, self.output, self.stream, outcomes, self.pipeline, self.token)
         self.state.enter(Phase.READY)
-        verdict = detector.analyse(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'key')".encode(), "utf-8", STANDARD)
+        verdict = detector.analyse(
+            f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'key')".encode(), "utf-8", STANDARD
+        )
         self.running = Running("simple", verdict)
         self.running.attempts = resolve(verdict.calls, NO_VALUES)
         self.running.covered = {(call.function, call.owner, call.names): Tally() for call in self.running.attempts}

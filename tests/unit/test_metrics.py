@@ -1,4 +1,5 @@
-"""Metrics of several workers are one set of numbers, whichever of them is asked, and Prometheus's own check finds nothing wrong with them."""
+"""Metrics of several workers are one set of numbers, whichever of them is asked, and Prometheus's own check finds
+nothing wrong with them."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_a_worker_that_is_started_again_goes_on_counting() -> None:
     assert after["secretproxy_attempts_total"] == 5
     assert after["secretproxy_events_written_total"] == 8
     assert after["secretproxy_sessions_open"] == 0, "its sessions are gone with it"
-    assert all(after[name] >= value for name, value in before.items() if name.endswith("_total")), "no counter goes back"
+    assert all(after[name] >= value for name, value in before.items() if name.endswith("_total")), (
+        "no counter goes back"
+    )
 
 
 def test_a_worker_that_never_began_is_not_counted() -> None:
@@ -78,5 +81,7 @@ def test_what_prometheus_says_of_them() -> None:
         pytest.skip("promtool is not here: it comes with Debian's package prometheus")
     metrics = Metrics()
     metrics.hold.observe(0.2)
-    checked = subprocess.run([promtool, "check", "metrics"], input=metrics.text(), capture_output=True, timeout=60, check=False)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=metrics.text(), capture_output=True, timeout=60, check=False
+    )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")

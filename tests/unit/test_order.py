@@ -1,5 +1,5 @@
-"""What the log has first: no testimony is covered by an attempt that the log has not got yet, however far a client has got the session
-from what the backend is at."""
+"""What the log has first: no testimony is covered by an attempt that the log has not got yet, however far a client has
+got the session from what the backend is at."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def held_for_a_call(play: SlowLog, statement: int) -> None:
 
 
 def test_a_sync_that_a_failed_copy_had_not_read(play: SlowLog) -> None:
-    """All of it sent at once: the backend ends the COPY before the Sync, runs what follows, and overlooks the CopyDone."""
+    """All of it sent at once: the backend ends the COPY before the Sync, runs what follows, and overlooks the
+    CopyDone."""
     play >> COPY + COPY_DATA + SYNC + query(HIDDEN) + COPY_DONE + SYNC + query(SECRET)
     play << COPYING + FAILED + ANSWER
     held_for_a_call(play, 2)
@@ -123,7 +124,8 @@ def test_a_refused_statement_is_one_that_was_sent(play: SlowLog) -> None:
 
 @pytest.mark.parametrize("syncs", [1, 2, 5])
 def test_behind_a_copy_that_failed_each_statement_has_its_own_end(syncs: int) -> None:
-    """The backend has read one of the Syncs as the end of what it skipped, and answers those behind it: any number of them."""
+    """The backend has read one of the Syncs as the end of what it skipped, and answers those behind it: any number of
+    them."""
     for answered in range(1, syncs + 1):
         play = Playbook().logged_in()
         play >> COPY + SYNC * syncs + query(SECRET) + COPY_DONE + SYNC

@@ -59,7 +59,13 @@ class Scene:
         self.backend = BackendEndpoint(BackendSettings())
         self.backend.transport = cast(asyncio.Transport, self.transport)
         self.orphan = Orphan(
-            cast(Any, self.runtime), self.backend, play.session, play.interpreter, "id", lambda events: None, self.is_done
+            cast(Any, self.runtime),
+            self.backend,
+            play.session,
+            play.interpreter,
+            "id",
+            lambda events: None,
+            self.is_done,
         )
 
     def begin(self) -> None:

@@ -115,7 +115,8 @@ def test_a_statements_text_is_let_go_for_its_fingerprint(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "known"), [(GETTER, True), ("encrypted_secrets.other(uuid)", False), ("public.secrets_getter(uuid)", False)]
+    ("function", "known"),
+    [(GETTER, True), ("encrypted_secrets.other(uuid)", False), ("public.secrets_getter(uuid)", False)],
 )
 def test_only_our_functions_testify(function: str, known: bool) -> None:
     assert outcomes.testifies(function, frozenset()) is known

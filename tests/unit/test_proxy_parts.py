@@ -1,4 +1,5 @@
-"""How the proxy is put together: no circle, no part that touches what is another's, none that cannot be kept in mind."""
+"""How the proxy is put together: no circle, no part that touches what is another's, none that cannot be kept in
+mind."""
 
 from __future__ import annotations
 
@@ -47,5 +48,7 @@ def test_no_part_has_more_than_can_be_kept_in_mind(part: Path) -> None:
 def test_parts_are_looked_at() -> None:
     assert {"client/relay.py", "client/endpoint.py", "runtime.py", "listeners/server.py"} <= set(map(name, PARTS))
     relay = next(part for part in PARTS if name(part) == "client/relay.py")
-    made = next(node for node in ast.parse(relay.read_text()).body if isinstance(node, ast.ClassDef) and node.name == "Relay")
+    made = next(
+        node for node in ast.parse(relay.read_text()).body if isinstance(node, ast.ClassDef) and node.name == "Relay"
+    )
     assert {"life", "interpreter", "_hold_timer"} <= _fields(made)

@@ -1,4 +1,5 @@
-"""What the relay does with the effects of its session's interpreter: no socket, a journal that answers when it is told."""
+"""What the relay does with the effects of its session's interpreter: no socket, a journal that answers when it is
+told."""
 
 from __future__ import annotations
 

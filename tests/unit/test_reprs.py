@@ -59,11 +59,19 @@ def everything(root: object) -> Iterator[object]:
         waiting += [
             getattr(found, name, None)
             for kind in type(found).__mro__
-            for name in (*getattr(kind, "__slots__", ()), *(key for key, value in vars(kind).items() if isdatadescriptor(value)))
+            for name in (
+                *getattr(kind, "__slots__", ()),
+                *(key for key, value in vars(kind).items() if isdatadescriptor(value)),
+            )
         ]
         waiting += list(getattr(found, "__dict__", {}).values())
         # What is compiled has neither slots nor a dictionary.
-        compiled = [name for kind in type(found).__mro__ for name, what in vars(kind).items() if inspect.isgetsetdescriptor(what)]
+        compiled = [
+            name
+            for kind in type(found).__mro__
+            for name, what in vars(kind).items()
+            if inspect.isgetsetdescriptor(what)
+        ]
         waiting += [getattr(found, name, None) for name in compiled]
 
 
@@ -90,7 +98,17 @@ def test_no_object_of_a_session_shows_a_value() -> None:
     found = list(everything([play.session, play.detector, play.committed, play.recorded]))
     found += everything(play.session.lost())
     kinds = {type(thing).__name__ for thing in found}
-    assert {"Session", "Event", "Identity", "Verdict", "Call", "Constant", "Prepared", "Running", "ResolvedCall"} <= kinds
+    assert {
+        "Session",
+        "Event",
+        "Identity",
+        "Verdict",
+        "Call",
+        "Constant",
+        "Prepared",
+        "Running",
+        "ResolvedCall",
+    } <= kinds
     for thing in found:
         for shown in (repr(thing), str(thing), f"{thing}"):
             assert CANARY not in shown and CANARY.encode().hex() not in shown, type(thing).__name__

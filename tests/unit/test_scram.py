@@ -1,4 +1,5 @@
-"""Both halves of the exchange, against RFC 7677's example, against another implementation, and against messages that lie."""
+"""Both halves of the exchange, against RFC 7677's example, against another implementation, and against messages that
+lie."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def test_the_example_of_rfc_7677_and_the_key_that_its_proof_gives_away() -> None
     assert keys.proof(message) == bytes(one ^ other for one, other in zip(client_key(), signature, strict=True))
 
 
-def exchanged(client: scramp.ScramClient, server: ServerExchange, known: Verifier, *, doomed: bool = False) -> LoginKeys:
+def exchanged(
+    client: scramp.ScramClient, server: ServerExchange, known: Verifier, *, doomed: bool = False
+) -> LoginKeys:
     """An exchange of another implementation's client with ours."""
     server.first(client.get_client_first().encode())
     client.set_server_first(server.challenge(known, doomed=doomed).decode())
@@ -84,7 +87,9 @@ def test_another_implementation_logs_in_and_its_key_is_good_for_a_login_of_our_o
     keys = exchanged(client, ServerExchange(mechanism, binding), verifier())
     # Towards the backend the same key is used in another connection, bound to another certificate.
     there = ServerExchange(mechanism, binding and binding[::-1])
-    ours = ClientExchange(keys, [MECHANISM_PLUS, MECHANISM], secured=binding is not None, binding=binding and binding[::-1])
+    ours = ClientExchange(
+        keys, [MECHANISM_PLUS, MECHANISM], secured=binding is not None, binding=binding and binding[::-1]
+    )
     assert ours.mechanism == mechanism
     there.first(ours.first())
     answer, again = there.final(ours.final(there.challenge(verifier(), doomed=False)))
@@ -120,7 +125,13 @@ NONCE = b"r=fyko+d2lbbFgONRv9qkxdawL"
         (MECHANISM, None, b"n,,n=," + NONCE + b"\0", "malformed SCRAM message", "08P01"),
         (MECHANISM, None, b"x,,n=," + NONCE, "malformed SCRAM message", "08P01"),
         (MECHANISM, None, b"n;,n=," + NONCE, "malformed SCRAM message", "08P01"),
-        (MECHANISM, None, b"n,a=other,n=," + NONCE, "client uses authorization identity, but it is not supported", "0A000"),
+        (
+            MECHANISM,
+            None,
+            b"n,a=other,n=," + NONCE,
+            "client uses authorization identity, but it is not supported",
+            "0A000",
+        ),
         (MECHANISM, None, b"n,x,n=," + NONCE, "malformed SCRAM message", "08P01"),
         (MECHANISM, None, b"n,,m=x,n=," + NONCE, "client requires an unsupported SCRAM extension", "0A000"),
         (MECHANISM, None, b"n,," + NONCE, "malformed SCRAM message", "08P01"),
@@ -186,7 +197,9 @@ def test_final_messages_that_postgresql_refuses(final: bytes, text: str, sqlstat
 
 
 def test_a_login_that_is_bound_to_another_certificate() -> None:
-    client = scramp.ScramClient(["SCRAM-SHA-256-PLUS"], "user", PASSWORD, channel_binding=("tls-server-end-point", bytes(32)))
+    client = scramp.ScramClient(
+        ["SCRAM-SHA-256-PLUS"], "user", PASSWORD, channel_binding=("tls-server-end-point", bytes(32))
+    )
     with pytest.raises(ProtocolViolationError, match="SCRAM channel binding check failed") as caught:
         exchanged(client, ServerExchange(MECHANISM_PLUS, BINDING), verifier())
     assert caught.value.sqlstate == "28000"
@@ -318,16 +331,24 @@ PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
     ],
     ids=["ecdsa-256", "ecdsa-384", "rsa-512", "rsa-pss-384", "ed25519"],
 )
-def test_the_hash_of_a_certificate_is_that_of_its_signature(certificate: x509.Certificate, algorithm: str | None) -> None:
+def test_the_hash_of_a_certificate_is_that_of_its_signature(
+    certificate: x509.Certificate, algorithm: str | None
+) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     der = certificate.public_bytes(Encoding.DER)
     expected = None if algorithm is None else hashlib.new(algorithm, der).digest()
-    assert end_point(certificate) == end_point_of_der(der) == end_point_of_pem(certificate.public_bytes(Encoding.PEM)) == expected
+    assert (
+        end_point(certificate)
+        == end_point_of_der(der)
+        == end_point_of_pem(certificate.public_bytes(Encoding.PEM))
+        == expected
+    )
 
 
 def test_a_sha1_certificate_is_hashed_with_sha256() -> None:
-    """RFC 5929: MD5 and SHA-1 are replaced. Such a certificate can no longer be made here, so its algorithm is all there is of it."""
+    """RFC 5929: MD5 and SHA-1 are replaced. Such a certificate can no longer be made here, so its algorithm is all
+    there is of it."""
 
     class Old:
         signature_hash_algorithm = hashes.SHA1()

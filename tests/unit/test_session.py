@@ -292,7 +292,10 @@ def test_after_an_error_nothing_counts_until_sync(play: Playbook) -> None:
     play << error("42601")
     play >> bind() + execute() + query("SELECT 9") + SYNC + query(SECRET)
     play << ready() + testified() + complete() + ready()
-    assert [(event.event, event.calls) for event in [*play.committed, *play.recorded]] == [("attempt", None), ("outcome", 1)]
+    assert [(event.event, event.calls) for event in [*play.committed, *play.recorded]] == [
+        ("attempt", None),
+        ("outcome", 1),
+    ]
 
 
 def test_a_parse_that_fails_leaves_the_statement_of_that_name(play: Playbook) -> None:
@@ -363,7 +366,10 @@ def test_during_copy_in_the_backend_overlooks_sync(play: Playbook, pipelined: bo
     play << complete("COPY 1") + ready()
     play >> query(SECRET)
     play << testified() + complete() + ready()
-    assert [(event.event, event.calls) for event in [*play.committed, *play.recorded]] == [("attempt", None), ("outcome", 1)]
+    assert [(event.event, event.calls) for event in [*play.committed, *play.recorded]] == [
+        ("attempt", None),
+        ("outcome", 1),
+    ]
 
 
 def test_testimony_of_a_trigger_under_copy_in(play: Playbook) -> None:
@@ -472,7 +478,9 @@ def test_a_forgery_longer_than_a_statement_may_be_is_dropped_without_being_kept(
     play = Playbook(limits=Limits(max_statement_memory=70_000)).logged_in()
     play >> query("DO ''")
     large = notice("x" * 300_000, "SPX01", "INFO")
-    stream = row("before") + large + row("behind") + testified("hidden") + row("value") + large + complete("DO") + ready()
+    stream = (
+        row("before") + large + row("behind") + testified("hidden") + row("value") + large + complete("DO") + ready()
+    )
     for size in (1_000, 4_096, 65_536, len(stream)):
         play >> query("DO ''")
         play.take()
@@ -486,7 +494,8 @@ def test_a_forgery_longer_than_a_statement_may_be_is_dropped_without_being_kept(
 
 
 def test_a_refused_statement_is_covered_by_nothing_and_its_stand_in_cannot_be_foreseen(play: Playbook) -> None:
-    """A client that made a statement of the stand-in's name would have it run, with its call taken for one of the log."""
+    """A client that made a statement of the stand-in's name would have it run, with its call taken for one of the
+    log."""
     play.refusing = True
     names = set()
     for _ in range(2):

@@ -43,14 +43,18 @@ def refused(file: Path | None) -> str:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_wrong_value_in_the_environment_names_its_variable(setting: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_in_the_environment_names_its_variable(
+    setting: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     variable = "SECRETPROXY_" + setting.replace(".", "_").upper()
     for name in (variable, variable.lower()):
         for value in WRONG:
             with monkeypatch.context() as patched:
                 patched.setenv(name, value)
                 said = error_of(file)
-            assert said is None or (said.startswith(f"environment variable {name}: {setting}") and str(file) not in said), value
+            assert said is None or (
+                said.startswith(f"environment variable {name}: {setting}") and str(file) not in said
+            ), value
 
 
 def error_of(file: Path) -> str | None:
@@ -85,7 +89,9 @@ def test_so_does_one_that_is_wrong_beside_others(
         ("SECRETPROXY_LISTEN", None), ("SECRETPROXY_WORKERS_COUNT", "workers"), ("secretproxy_foo", None), ("SECRETPROXY_", None),
     ],
 )  # fmt: skip
-def test_a_typo_in_a_variables_name_is_told(name: str, meant: str | None, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typo_in_a_variables_name_is_told(
+    name: str, meant: str | None, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, "1")
     said = refused(file)
     assert said.startswith(f"environment variable {name}: ") and "no such setting" in said
@@ -134,7 +140,9 @@ def test_init_writes_every_setting_with_its_meaning(file: Path) -> None:
     assert made.stat().st_mode & 0o777 == 0o600
     settings = load_settings(made)
     assert settings.backend.hosts == ["[::1]:5433"]
-    assert settings.audit.dsn is not None and settings.audit.dsn.get_secret_value() == 'postgresql://journal:a"b\\@db/app'
+    assert (
+        settings.audit.dsn is not None and settings.audit.dsn.get_secret_value() == 'postgresql://journal:a"b\\@db/app'
+    )
     # All else is at its default, stands there as a comment, and can be switched on by taking the # away.
     assert settings.listen == load_settings(None).listen
     text = made.read_text()
@@ -175,8 +183,8 @@ def test_the_version_says_how_the_hot_path_runs(option: str) -> None:
 
 def test_what_it_says_is_what_runs() -> None:
     # In a process of its own: the fuzzers put the pure modules into this one.
-    asked = (
-        "import secretproxy.session.session as hot; from secretproxy.ops.metrics import compiled; print(compiled(), hot.__file__)"
-    )
-    said, file = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    asked = "import secretproxy.session.session as hot; from secretproxy.ops.metrics import compiled; print(compiled(), hot.__file__)"
+    said, file = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert (said == "compiled") == (not file.endswith(".py"))

@@ -16,7 +16,9 @@ def state(replication: str | None = None) -> State:
     return State(Identity(uuid.uuid4(), "app", "app"), Detector(), Limits(), replication)
 
 
-@pytest.mark.parametrize("way", [[Phase.GREETING, Phase.READY, Phase.CLOSED, Phase.CLOSED], [Phase.READY], [Phase.CLOSED]])
+@pytest.mark.parametrize(
+    "way", [[Phase.GREETING, Phase.READY, Phase.CLOSED, Phase.CLOSED], [Phase.READY], [Phase.CLOSED]]
+)
 def test_a_session_goes_through_its_phases(way: list[Phase]) -> None:
     one = state()
     for phase in way:
@@ -41,7 +43,11 @@ def test_a_ready_session_is_not_greeted_again() -> None:
 
 @pytest.mark.parametrize(
     ("client", "server", "codec", "raw"),
-    [("LATIN1", "UTF8", "latin-1", False), ("SQL_ASCII", "EUC_JP", "euc_jp", False), ("UTF8", "SQL_ASCII", "latin-1", True)],
+    [
+        ("LATIN1", "UTF8", "latin-1", False),
+        ("SQL_ASCII", "EUC_JP", "euc_jp", False),
+        ("UTF8", "SQL_ASCII", "latin-1", True),
+    ],
 )
 def test_texts_are_written_as_the_backend_reports(client: str, server: str, codec: str, raw: bool) -> None:
     one = state()

@@ -1,4 +1,5 @@
-"""A genuine testimony is never dropped, cut or taken for a forgery, whatever stands around it in its notice or before it in the stream."""
+"""A genuine testimony is never dropped, cut or taken for a forgery, whatever stands around it in its notice or before
+it in the stream."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ SIGNED = f"SPX1 1 {PID} {START} {START + 1:016x} {GETTER} {OWNER} {b'hidden'.hex
 
 
 def told(signed: str = SIGNED, **fields: bytes) -> bytes:
-    """A testimony as PostgreSQL sends it, with more fields behind its message (send_message_to_frontend() of elog.c)."""
+    """A testimony as PostgreSQL sends it, with more fields behind its message (send_message_to_frontend() of
+    elog.c)."""
     body = b"S" + text("INFO") + b"V" + text("INFO") + b"C" + text("SPX01") + b"M" + text(sign(signed))
     body += b"".join(kind.encode() + content + b"\0" for kind, content in fields.items())
     return message(b"N", body + b"\0")
@@ -68,7 +70,9 @@ LONG = {
 @pytest.mark.parametrize("limit", [65_536, 8 * 1024 * 1024])
 @pytest.mark.parametrize("fields", LONG.values(), ids=LONG.keys())
 @pytest.mark.parametrize("sizes", [[1 << 30], [1, 65_536], [1023, 1, 1, 1, 65_536], [HEAD - 1, 1, 65_536]])
-def test_what_follows_the_message_may_be_as_long_as_it_likes(sizes: list[int], fields: dict[str, bytes], limit: int) -> None:
+def test_what_follows_the_message_may_be_as_long_as_it_likes(
+    sizes: list[int], fields: dict[str, bytes], limit: int
+) -> None:
     play = Playbook(limits=Limits(max_statement_memory=limit)).logged_in()
     play >> query("DO 'x'")
     stream = told(**fields)
@@ -93,7 +97,11 @@ def test_a_message_may_be_longer_than_a_statement(size: int) -> None:
 
 
 def test_any_cut_of_it_is_heard() -> None:
-    stream = testified("one") + told(SIGNED.replace(f"{START + 1:016x}", f"{START + 2:016x}"), W=b"x" * 80_000) + complete("DO")
+    stream = (
+        testified("one")
+        + told(SIGNED.replace(f"{START + 1:016x}", f"{START + 2:016x}"), W=b"x" * 80_000)
+        + complete("DO")
+    )
     for seed in range(60):
         rolled = random.Random(seed)
         play = Playbook().logged_in()
@@ -166,7 +174,9 @@ def test_the_backend_is_asked_who_it_is() -> None:
     ("pid", "start", "session"),
     [(PID + 1, START, None), (PID, START, ""), (PID, START, "1.1.00"), (PID + 1, START + 5, "")],
 )
-def test_a_session_that_another_process_answers_or_that_forgets_is_refused(pid: int, start: int, session: str | None) -> None:
+def test_a_session_that_another_process_answers_or_that_forgets_is_refused(
+    pid: int, start: int, session: str | None
+) -> None:
     play = behind_pooler()
     token = play.session.token or ""
     step = play.session.from_backend(
@@ -270,7 +280,9 @@ def test_escapes_of_a_name_cover_only_what_they_are() -> None:
 def test_a_client_of_sql_ascii_speaks_as_the_server_does() -> None:
     for server, name in (("UTF8", "café"), ("LATIN1", "café"), ("EUC_JP", "日本"), ("KOI8R", "ж")):
         play = Playbook().logged_in()
-        play << message(b"S", text("client_encoding") + text("SQL_ASCII")) + message(b"S", text("server_encoding") + text(server))
+        play << message(b"S", text("client_encoding") + text("SQL_ASCII")) + message(
+            b"S", text("server_encoding") + text(server)
+        )
         play.take()
         codec = {"UTF8": "utf-8", "LATIN1": "latin-1", "EUC_JP": "euc_jp", "KOI8R": "koi8-r"}[server]
         play >> message(b"Q", getter_of(name.encode(codec)) + b"\0")

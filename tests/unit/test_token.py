@@ -68,8 +68,12 @@ def test_nobody_promised_is_no_pooler() -> None:
     assert not token.pooled and token.pid == PID
 
 
-@pytest.mark.parametrize(("replication", "status", "kind"), [(None, "I", b"F"), (None, "T", b"P"), ("database", "I", b"Q")])
-def test_the_message_that_sets_it_leaves_the_clients_things_alone(replication: str | None, status: str, kind: bytes) -> None:
+@pytest.mark.parametrize(
+    ("replication", "status", "kind"), [(None, "I", b"F"), (None, "T", b"P"), ("database", "I", b"Q")]
+)
+def test_the_message_that_sets_it_leaves_the_clients_things_alone(
+    replication: str | None, status: str, kind: bytes
+) -> None:
     scene = Scene(replication)
     scene.state.transaction_status = status
     scene.token.lose()

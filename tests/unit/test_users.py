@@ -50,7 +50,13 @@ async def test_lines_that_are_refused(tmp_path: Path, line: str, cause: str) -> 
     with pytest.raises(ConfigError) as caught:
         users.reload()
     text = str(caught.value)
-    assert "auth.users_file" in text and cause in text and "hunter2" not in text and "d41d8" not in text and KEYS[:8] not in text
+    assert (
+        "auth.users_file" in text
+        and cause in text
+        and "hunter2" not in text
+        and "d41d8" not in text
+        and KEYS[:8] not in text
+    )
     assert await users.find("one") is not None
 
 

@@ -19,7 +19,8 @@ GENESIS = bytes(32)
 _EMPTY = hashlib.sha256()
 # Of the session that reads the lines.
 SETTINGS = {
-    "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC", "extra_float_digits": "1", "bytea_output": "hex",
+    "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC", "extra_float_digits": "1", "bytea_output":
+        "hex",
 }  # fmt: skip
 # How many columns the log's first version has.
 _FIRST_COLUMNS = len(CHAINED) - len(ADDED)

@@ -142,7 +142,9 @@ class Signer:
             except subprocess.TimeoutExpired:
                 # With what it started: a shell's child would go on.
                 os.killpg(process.pid, signal.SIGKILL)
-                raise OSError(errno.ETIMEDOUT, f"no end of audit.checkpoint_command within {COMMAND_TIMEOUT:g} s") from None
+                raise OSError(
+                    errno.ETIMEDOUT, f"no end of audit.checkpoint_command within {COMMAND_TIMEOUT:g} s"
+                ) from None
         if process.returncode:
             raise OSError(errno.EIO, f"audit.checkpoint_command ended with status {process.returncode}")
 
@@ -151,7 +153,9 @@ def _load_or_make(path: Path) -> Ed25519PrivateKey:
     try:
         if not path.exists():
             made = Ed25519PrivateKey.generate()
-            pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            pem = made.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
             try:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
@@ -159,7 +163,9 @@ def _load_or_make(path: Path) -> Ed25519PrivateKey:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(pem)
             public_file(path).write_bytes(
-                made.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+                made.public_key().public_bytes(
+                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+                )
             )
             return made
         if stat.S_IMODE(path.stat().st_mode) & 0o037:
@@ -193,7 +199,8 @@ def load_public(path: Path) -> Ed25519PublicKey:
 
 
 def public_key_of(given: Path | None, key_file: Path | None) -> Ed25519PublicKey | None:
-    """Loads the key that checkpoints are checked with: the one given, or the one beside the private key, or none. Raises ConfigError."""
+    """Loads the key that checkpoints are checked with: the one given, or the one beside the private key, or none.
+    Raises ConfigError."""
     if given is None and key_file is not None and public_file(key_file).exists():
         given = public_file(key_file)
     return None if given is None else load_public(given)

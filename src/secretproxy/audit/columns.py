@@ -47,18 +47,32 @@ TABLE = (
         "text",
         "event",
         "word",
-        "`attempt`, `call`, `outcome`, `definition`, `table`, `refusal`, `forgery`, `direct`, or `review`: somebody read the log itself",
+        "`attempt`, `call`, `outcome`, `definition`, `table`, `refusal`, `forgery`, `direct`, or `review`: somebody "
+        "read the log itself",
     ),
     LogColumn(
-        "instance", "uuid", "journal", "uuid", "The process that wrote the row, a proxy's or a console's; NULL for a direct call"
+        "instance",
+        "uuid",
+        "journal",
+        "uuid",
+        "The process that wrote the row, a proxy's or a console's; NULL for a direct call",
     ),
-    LogColumn("seq", "int8", "journal", "number", "The row's number in its instance's chain, from 1; NULL for a direct call"),
+    LogColumn(
+        "seq", "int8", "journal", "number", "The row's number in its instance's chain, from 1; NULL for a direct call"
+    ),
     LogColumn("prev_hash", "bytea", "journal", "hash", "The hash of the row before"),
     LogColumn("row_hash", "bytea", "journal", "hash", "SHA-256 over the hash before and the row's line"),
     LogColumn("session_id", "uuid", "identity", "uuid", "The client's session; of a review, the reviewer's"),
-    LogColumn("statement_no", "int8", "event", "number", "The statement's number in its session; of a review, the page's"),
     LogColumn(
-        "function", "text", "event", "name", "Signature of the function; of a review, the page or command", may_be_empty=True
+        "statement_no", "int8", "event", "number", "The statement's number in its session; of a review, the page's"
+    ),
+    LogColumn(
+        "function",
+        "text",
+        "event",
+        "name",
+        "Signature of the function; of a review, the page or command",
+        may_be_empty=True,
     ),
     LogColumn("operation", "text", "event", "word", "`read`, `write`, `verify` or `delete`"),
     LogColumn("owner_id", "uuid", "event", "uuid", "Owner of the secret; NULL where nothing shows it"),
@@ -80,7 +94,9 @@ TABLE = (
         "Tells statements apart without their text; of a sign-off, the rows that it is of",
         may_be_empty=True,
     ),
-    LogColumn("db_user", "text", "identity", "name", "The database login; of a review, the reviewer's", may_be_empty=True),
+    LogColumn(
+        "db_user", "text", "identity", "name", "The database login; of a review, the reviewer's", may_be_empty=True
+    ),
     LogColumn("role", "text", "event", "name", "The current role, where testimony says it", may_be_empty=True),
     LogColumn("accessed_by", "uuid", "event", "uuid", "The user of the claim `jwt.claims.user_id`"),
     LogColumn("database", "text", "identity", "name", "The database of the session", may_be_empty=True),

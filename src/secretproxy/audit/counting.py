@@ -1,8 +1,8 @@
 """Accesses counted: by secret, user, hour and outcome, first uses, bursts, two spans or applications side by side.
 
-A count reads the rows of its time once, several processes at a time where the server lets them, and joins outcomes by hashing: looking
-them up one by one takes minutes for a month. Functions take a connection and a Filter and give rows; they print nothing. May import asyncpg.
-"""
+A count reads the rows of its time once, several processes at a time where the server lets them, and joins outcomes by
+hashing: looking them up one by one takes minutes for a month. Functions take a connection and a Filter and give rows;
+they print nothing. May import asyncpg."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ from secretproxy.config import ConfigError
 MANY = 50_000
 # A statement that ends later than this after the chosen time costs a second, wider query.
 LATEST_END = timedelta(days=1)
-# Three processes at least, where the server has them to give; groups are put together in each before they are handed over.
-_MEMORY = """SET LOCAL work_mem = '128MB'; SET LOCAL jit = off; SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
+# Three processes at least, where the server has them to give; groups are put together in each before they are handed
+# over.
+_MEMORY = """SET LOCAL work_mem = '128MB'; SET LOCAL jit = off;
+SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
 SELECT pg_catalog.set_config('max_parallel_workers_per_gather',
            greatest(pg_catalog.current_setting('max_parallel_workers_per_gather')::int, 2)::pg_catalog.text, true)"""
 _HASHED = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
@@ -67,7 +69,9 @@ class Accesses:
         # Outcomes are looked for until then; None: as long as the log goes.
         self.ends_before: datetime | None = None
 
-    def query(self, columns: str, *, outcomes: bool = False, only: str = "", group: str = "", kind: str = "") -> Question:
+    def query(
+        self, columns: str, *, outcomes: bool = False, only: str = "", group: str = "", kind: str = ""
+    ) -> Question:
         """Selects `columns` of the accesses, with their outcomes as `o`, for the `clear`, the `vague` or `any` ones;
         without `kind`, for both.
 
@@ -80,7 +84,10 @@ class Accesses:
                 text = f"SELECT {columns} FROM {source}"  # noqa: S608 - constant text
                 if outcomes:
                     text += OUTCOME_OF
-                    for bound, operator in ((self.wanted.since and self.wanted.since - SET_BACK, ">="), (self.ends_before, "<")):
+                    for bound, operator in (
+                        (self.wanted.since and self.wanted.since - SET_BACK, ">="),
+                        (self.ends_before, "<"),
+                    ):
                         if bound is not None:
                             values.append(bound)
                             text += f" AND o.at OPERATOR(pg_catalog.{operator}) ${len(values)}"
@@ -127,9 +134,10 @@ async def set_zone(connection: Any) -> None:
         await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
 
 
-# What has few values as bits of a number, whoever it was as an array, both made below an OFFSET, which the planner does not take apart: of
-# each of the two it expects 200, so that every process puts its own groups together. Of plain columns it would expect a group a row.
-# As a bigint, for what has to be cast looks to it like a part of the rows, which cannot be shared out.
+# What has few values as bits of a number, whoever it was as an array, both made below an OFFSET, which the planner does
+# not take apart: of each of the two it expects 200, so that every process puts its own groups together. Of plain
+# columns it would expect a group a row. As a bigint, for what has to be cast looks to it like a part of the rows, which
+# cannot be shared out.
 _APART = "OFFSET '0'::bigint"
 _HOUR = "pg_catalog.date_part('hour', a.at)::int"
 _NAMED, _VAGUE, _OPERATION, _OUTCOME = 1 << 5, 1 << 6, 7, 10
@@ -176,8 +184,8 @@ def _group(row: Any) -> _Group:
 async def _cube(connection: Any, source: Accesses) -> list[_Group]:
     """Accesses by user, operation, outcome and hour, those left out that a call stands for.
 
-    The log is read once, and once more for vague attempts and for calls that several outcomes speak for, if there are some.
-    """
+    The log is read once, and once more for vague attempts and for calls that several outcomes speak for, if there are
+    some."""
 
     async def rows_of(counted: str = _COUNTED, **how: str) -> list[Any]:
         asked = source.query(_ONE, outcomes=True, **how)
@@ -199,7 +207,9 @@ async def _cube(connection: Any, source: Accesses) -> list[_Group]:
     return found
 
 
-def _summed(cube: list[_Group], key: Callable[[_Group], tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[int, datetime]]:
+def _summed(
+    cube: list[_Group], key: Callable[[_Group], tuple[Any, ...]]
+) -> dict[tuple[Any, ...], tuple[int, datetime]]:
     found: dict[tuple[Any, ...], tuple[int, datetime]] = {}
     for group in cube:
         place = key(group)
@@ -219,7 +229,8 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 async def stats(
     connection: Any, wanted: Filter, *, limit: int | None, evening: int, morning: int, progress: Progress = _nothing
 ) -> dict[str, Table]:
-    """Counts by secret, user, hour (of this machine's time zone) and outcome, and what looks unusual; `limit` lines a table. Raises ConfigError."""
+    """Counts by secret, user, hour (of this machine's time zone) and outcome, and what looks unusual; `limit` lines a
+    table. Raises ConfigError."""
     await set_zone(connection)
     answers: dict[str, Table] = {}
     async with connection.transaction(isolation="repeatable_read"):
@@ -244,10 +255,13 @@ async def stats(
         answers["hours"] = _cut([{"hour": hour, "n": n} for (hour,), (n, _) in sorted(hours.items())], None)
         ended = _summed(cube, lambda group: (group.operation, group.outcome))
         answers["outcomes"] = _cut(
-            sorted(({"operation": what, "outcome": how, "n": n} for (what, how), (n, _) in ended.items()), key=_order), None
+            sorted(({"operation": what, "outcome": how, "n": n} for (what, how), (n, _) in ended.items()), key=_order),
+            None,
         )
         answers["first_time"] = first
-        night = sum(group.n for group in cube if group.operation == "read" and (group.hour >= evening or group.hour < morning))
+        night = sum(
+            group.n for group in cube if group.operation == "read" and (group.hour >= evening or group.hour < morning)
+        )
         progress("reads at night")
         answers["at_night"] = await _at_night(connection, source, night, limit, evening, morning)
         verifies = any(group.operation == "verify" for group in cube)
@@ -291,17 +305,23 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
     # What several ways to the rows have found is put together.
     first_of, again = "SELECT owner_id, secret_names, db_user, n, first", ""
     if " UNION ALL " in groups:
-        first_of = "SELECT owner_id, secret_names, db_user, pg_catalog.sum(n)::bigint AS n, pg_catalog.min(first) AS first"
+        first_of = (
+            "SELECT owner_id, secret_names, db_user, pg_catalog.sum(n)::bigint AS n, pg_catalog.min(first) AS first"
+        )
         again = " GROUP BY 1, 2, 3"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     query = f"""
-    WITH g AS MATERIALIZED (SELECT s.owner_id, CASE WHEN s.name IS NULL THEN s.names ELSE ARRAY[s.name] END AS secret_names,
+    WITH g AS MATERIALIZED (SELECT s.owner_id, CASE WHEN s.name IS NULL THEN s.names
+        ELSE ARRAY[s.name] END AS secret_names,
                                    s.db_user, s.n, s.latest, s.first FROM ({groups}) s){earlier},
-         secrets AS MATERIALIZED (SELECT owner_id, secret_names, pg_catalog.sum(n)::bigint AS n, pg_catalog.max(latest) AS latest
+         secrets AS MATERIALIZED (SELECT owner_id, secret_names, pg_catalog.sum(n)::bigint AS n,
+             pg_catalog.max(latest) AS latest
                                    FROM g GROUP BY 1, 2),
          new AS MATERIALIZED ({first_of} FROM g WHERE {new}{again})
-    (SELECT 1 AS part, owner_id, secret_names, NULL AS db_user, n, latest AS at FROM secrets ORDER BY n DESC, secret_names, owner_id{limited})
-    UNION ALL (SELECT 2, owner_id, secret_names, db_user, n, first FROM new ORDER BY first DESC, db_user, secret_names{limited})
+    (SELECT 1 AS part, owner_id, secret_names, NULL AS db_user, n, latest AS at FROM secrets ORDER BY n DESC,
+        secret_names, owner_id{limited})
+    UNION ALL (SELECT 2, owner_id, secret_names, db_user, n, first FROM new ORDER BY first DESC, db_user,
+        secret_names{limited})
     UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
     UNION ALL (SELECT 4, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM new)
     """  # noqa: S608 - columns of ours
@@ -326,10 +346,15 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
     return Table(secrets, counts[3]), Table(first, counts[4])
 
 
-async def _at_night(connection: Any, source: Accesses, count: int, limit: int | None, evening: int, morning: int) -> Table:
+async def _at_night(
+    connection: Any, source: Accesses, count: int, limit: int | None, evening: int, morning: int
+) -> Table:
     if not count:
         return Table([], Count(0))
-    only = f" AND a.operation {EQUAL} 'read' AND ({_HOUR} OPERATOR(pg_catalog.>=) {evening:d} OR {_HOUR} OPERATOR(pg_catalog.<) {morning:d})"
+    only = (
+        f" AND a.operation {EQUAL} 'read' AND ({_HOUR} OPERATOR(pg_catalog.>=) {evening:d} OR {_HOUR} "
+        f"OPERATOR(pg_catalog.<) {morning:d})"
+    )
     columns = "a.at, a.seq, a.db_user, a.owner_id, a.secret_names"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     # The newest are at the end of the index of times.
@@ -343,16 +368,19 @@ async def _at_night(connection: Any, source: Accesses, count: int, limit: int | 
 
 _VERIFIES = f" AND a.operation {EQUAL} 'verify'"
 _OWNER = "coalesce(a.owner_id, '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid)"
-# Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into one.
+# Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into
+# one.
 _STRETCH = "pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) 300)::bigint"
 # More owners than this are not told one by one.
 _MOST_OWNERS = 5000
 
 
 async def _verified_often(connection: Any, source: Accesses) -> list[Any] | None:
-    """Owners of all secrets of which five verifies can follow each other closely, and of others; None if these are too many to tell."""
+    """Owners of all secrets of which five verifies can follow each other closely, and of others; None if these are too
+    many to tell."""
     asked = source.query("a.db_user, a.owner_id, a.at", only=_VERIFIES, kind="any")
-    query = f"""SELECT DISTINCT owner FROM (SELECT {_OWNER} AS owner FROM ({asked.sql}) a GROUP BY {_OWNER}, a.db_user, {_STRETCH}
+    query = f"""SELECT DISTINCT owner
+FROM (SELECT {_OWNER} AS owner FROM ({asked.sql}) a GROUP BY {_OWNER}, a.db_user, {_STRETCH}
                 HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) 3) s LIMIT {_MOST_OWNERS + 1:d}"""  # noqa: S608 - constant text
     owners = [row["owner"] for row in await connection.fetch(query, *asked.values)]
     return owners if len(owners) <= _MOST_OWNERS else None
@@ -364,7 +392,8 @@ def _uuids(values: list[Any]) -> str:
 
 
 async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -> Table:
-    """Five or more verifies of a secret by a user with no pause of a minute: whether a password was right is not logged, whoever tries many is."""
+    """Five or more verifies of a secret by a user with no pause of a minute: whether a password was right is not
+    logged, whoever tries many is."""
     columns = f"a.id, a.at, a.seq, a.db_user, a.owner_id, a.secret_names, {OUTCOME} AS outcome"
     asked = source.query(columns, outcomes=True, only=_VERIFIES)
     if source.many:
@@ -373,7 +402,9 @@ async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -
         if owners == []:
             return Table([], Count(0))
         if owners is not None:
-            asked = source.query(columns, outcomes=True, only=f"{_VERIFIES} AND {_OWNER} {EQUAL} ANY ({_uuids(owners)})")
+            asked = source.query(
+                columns, outcomes=True, only=f"{_VERIFIES} AND {_OWNER} {EQUAL} ANY ({_uuids(owners)})"
+            )
             await connection.execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on")
     verifies = f"SELECT DISTINCT ON (x.id) x.* FROM ({asked.sql}) x"  # noqa: S608 - a call may have several outcomes
     window = "WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)"
@@ -381,9 +412,12 @@ async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -
     query = f"""
     SELECT at, until, db_user, owner_id, secret_names, failed, n, pg_catalog.count(*) OVER () AS runs FROM (
         SELECT pg_catalog.min(at) AS at, pg_catalog.max(at) AS until, db_user, owner_id, secret_names,
-               pg_catalog.count(*) FILTER (WHERE outcome OPERATOR(pg_catalog.<>) 'ok') AS failed, pg_catalog.count(*) AS n
-          FROM (SELECT *, pg_catalog.count(*) FILTER (WHERE pause OPERATOR(pg_catalog.>) interval '1 minute') OVER w AS run
-                  FROM (SELECT *, at OPERATOR(pg_catalog.-) pg_catalog.lag(at) OVER w AS pause FROM ({verifies}) x {window}) v {window}) r
+               pg_catalog.count(*) FILTER (WHERE outcome OPERATOR(pg_catalog.<>) 'ok') AS failed,
+                   pg_catalog.count(*) AS n
+          FROM (SELECT *, pg_catalog.count(*)
+              FILTER (WHERE pause OPERATOR(pg_catalog.>) interval '1 minute') OVER w AS run
+                  FROM (SELECT *, at OPERATOR(pg_catalog.-) pg_catalog.lag(at) OVER w AS pause
+                      FROM ({verifies}) x {window}) v {window}) r
          GROUP BY db_user, owner_id, secret_names, run HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) 5) f
     ORDER BY n DESC, at{limited}
     """  # noqa: S608 - columns of ours
@@ -396,7 +430,8 @@ async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -
 
 
 async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least: int, limit: int | None) -> Table:
-    """Stretches of `window` in which a login used `at_least` so many different secrets, with what it uses in such a time usually."""
+    """Stretches of `window` in which a login used `at_least` so many different secrets, with what it uses in such a
+    time usually."""
     half = window.total_seconds() / 2
     source = await looked_at(connection, wanted)
     async with connection.transaction(isolation="repeatable_read"):
@@ -426,16 +461,21 @@ async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least
              wanted AS MATERIALIZED (SELECT n.db_user, n.bucket, n.bucket OPERATOR(pg_catalog.+) k.later AS half
                 FROM near n CROSS JOIN (VALUES (0), (1)) AS k (later)
                WHERE n.secrets OPERATOR(pg_catalog.+) n.following OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
-             windows AS MATERIALIZED (SELECT db_user, bucket, pg_catalog.count(*) AS secrets, pg_catalog.sum(n)::bigint AS n,
+             windows AS MATERIALIZED (SELECT db_user, bucket, pg_catalog.count(*) AS secrets,
+                 pg_catalog.sum(n)::bigint AS n,
                     pg_catalog.min(first) AS first, pg_catalog.max(last) AS last
-                FROM (SELECT w.db_user, w.bucket, pg_catalog.sum(d.n) AS n, pg_catalog.min(d.first) AS first, pg_catalog.max(d.last) AS last
+                FROM (SELECT w.db_user, w.bucket, pg_catalog.sum(d.n) AS n, pg_catalog.min(d.first) AS first,
+                    pg_catalog.max(d.last) AS last
                         FROM wanted w JOIN d ON d.db_user {EQUAL} w.db_user AND d.bucket {EQUAL} w.half
                        GROUP BY w.db_user, w.bucket, d.owner_id, d.secret_names) s
                GROUP BY 1, 2 HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) ${len(values)}::bigint),
-             usual AS (SELECT db_user, pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY secrets) AS secrets FROM halves GROUP BY 1)
-        SELECT w.first AS at, w.last AS until, w.db_user, w.secrets, w.n, pg_catalog.round(u.secrets::numeric, 1)::pg_catalog.float8 AS usual,
+             usual AS (SELECT db_user, pg_catalog.percentile_cont(0.5) WITHIN GROUP (ORDER BY secrets) AS secrets
+                 FROM halves GROUP BY 1)
+        SELECT w.first AS at, w.last AS until, w.db_user, w.secrets, w.n,
+            pg_catalog.round(u.secrets::numeric, 1)::pg_catalog.float8 AS usual,
                pg_catalog.count(*) OVER () AS found
-          FROM windows w JOIN usual u ON u.db_user {EQUAL} w.db_user ORDER BY w.secrets DESC, w.first, w.db_user{limited}
+          FROM windows w JOIN usual u ON u.db_user {EQUAL} w.db_user ORDER BY w.secrets DESC, w.first,
+              w.db_user{limited}
         """  # noqa: S608 - columns of ours
         rows = [dict(row) for row in await connection.fetch(query, *values)]
     count = rows[0]["found"] if rows else 0
@@ -446,7 +486,8 @@ async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least
 
 # What two sets of accesses are compared by.
 KEYS = {
-    "secret": "a.owner_id, a.secret_names", "user": "a.db_user", "application": "a.application_name", "client": "a.client_addr",
+    "secret": "a.owner_id, a.secret_names", "user": "a.db_user", "application": "a.application_name", "client":
+        "a.client_addr",
     "function": "a.function", "operation": "a.operation", "outcome": "o.outcome", "database": "a.database",
 }  # fmt: skip
 
@@ -455,7 +496,9 @@ def _key(row: Any, names: list[str]) -> tuple[Any, ...]:
     return tuple(tuple(row[name]) if isinstance(row[name], list) else row[name] for name in names)
 
 
-async def _counted_by(connection: Any, source: Accesses, by: str, names: list[str]) -> list[tuple[tuple[Any, ...], int]]:
+async def _counted_by(
+    connection: Any, source: Accesses, by: str, names: list[str]
+) -> list[tuple[tuple[Any, ...], int]]:
     """Counts the accesses of one filter by the columns to compare."""
     if by == "outcome":
         return [((group.outcome,), group.n) for group in await _cube(connection, source)]
@@ -474,11 +517,13 @@ async def _both(connection: Any, one: Filter, other: Filter, keys: str) -> list[
     values += more
     within = [f"(true{where})" for where in (first, second)]
     counts = ", ".join(
-        f"pg_catalog.count(*) FILTER (WHERE {where}) AS {name}" for name, where in zip(("one", "other"), within, strict=True)
+        f"pg_catalog.count(*) FILTER (WHERE {where}) AS {name}"
+        for name, where in zip(("one", "other"), within, strict=True)
     )
 
     async def rows_of(only: str) -> list[Any]:
-        query = f"""SELECT {keys}, {VAGUE} AS vague, {counts} FROM {LOG} WHERE {ACCESS_EVENTS} AND ({" OR ".join(within)}){only}
+        query = f"""SELECT {keys}, {VAGUE} AS vague, {counts} FROM {LOG} WHERE {ACCESS_EVENTS}
+AND ({" OR ".join(within)}){only}
                      GROUP BY {keys}, {VAGUE}"""  # noqa: S608 - columns of ours
         return list(await connection.fetch(query, *values))
 
@@ -498,7 +543,11 @@ async def compare(connection: Any, one: Filter, other: Filter, by: str, limit: i
     async with connection.transaction(isolation="repeatable_read"):
         sources = [await looked_at(connection, wanted) for wanted in (one, other)]
         await settle(connection, max(sources, key=lambda source: source.many))
-        if any(source.many for source in sources) and by != "outcome" and not (one.needs_outcome or other.needs_outcome):
+        if (
+            any(source.many for source in sources)
+            and by != "outcome"
+            and not (one.needs_outcome or other.needs_outcome)
+        ):
             for row in await _both(connection, one, other, KEYS[by]):
                 sides = found[_key(row, names)]
                 sides[0] += row["one"]
@@ -509,7 +558,10 @@ async def compare(connection: Any, one: Filter, other: Filter, by: str, limit: i
                     found[key][side] += n
     rows: list[dict[str, Any]] = [
         {
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in zip(names, key, strict=True)},
+            **{
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in zip(names, key, strict=True)
+            },
             "one": first, "other": second, "difference": second - first,
         }
         for key, (first, second) in found.items()

@@ -1,4 +1,5 @@
-"""Makes an export and its manifest, for the command and for the console. Takes a connection; prints and opens nothing."""
+"""Makes an export and its manifest, for the command and for the console. Takes a connection; prints and opens
+nothing."""
 
 from __future__ import annotations
 

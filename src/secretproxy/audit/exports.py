@@ -113,7 +113,9 @@ class ExportTally:
         found.count += 1
         found.last_seq, found.last_row_hash = seq, record["row_hash"] or ""
 
-    def manifest(self, filters: dict[str, str], form: str, made_at: datetime, checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    def manifest(
+        self, filters: dict[str, str], form: str, made_at: datetime, checkpoints: list[Checkpoint]
+    ) -> dict[str, Any]:
         """Makes the manifest of an export. `checkpoints`: those of the log, in their order.
 
         The manifest gets the last checkpoint of each chain whose row the export has.
@@ -124,7 +126,8 @@ class ExportTally:
                 covered.checkpoints[:] = [json.loads(checkpoint.line())]
         chains = [{name: getattr(one, name) for name in Chain.__slots__} for one in self.chains.values()]
         return {
-            "kind": KIND, "version": 1, "made_at": made_at.isoformat(), "format": form, "filters": filters, "rows": self.rows,
+            "kind": KIND, "version": 1, "made_at": made_at.isoformat(), "format": form, "filters": filters,
+            "rows": self.rows,
             "direct": self.direct, "digest": self.digest, "chains": chains,
         }  # fmt: skip
 
@@ -166,7 +169,9 @@ def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
         for number, (record, body) in enumerate(reader(path), 1):
             yield number, record, body
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error):
-        raise ConfigError(f"--file {path}: row {number + 1} is not a row of `audit export`: {'/'.join(NAMES[:3])} ...") from None
+        raise ConfigError(
+            f"--file {path}: row {number + 1} is not a row of `audit export`: {'/'.join(NAMES[:3])} ..."
+        ) from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[Record, bytes]]:
@@ -226,7 +231,9 @@ def _parquet(path: Path) -> Iterator[tuple[Record, bytes]]:
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(10_000):
         for row in batch.to_pylist():
             record = (
-                _ADDED | row | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
+                _ADDED
+                | row
+                | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
             )
             yield record, body_of(record)
 
@@ -248,7 +255,10 @@ class Proof:
 
 
 def verify_part(
-    rows: Iterator[tuple[int, Record, bytes]], manifest: dict[str, Any], outside: list[Checkpoint], key: Ed25519PublicKey | None
+    rows: Iterator[tuple[int, Record, bytes]],
+    manifest: dict[str, Any],
+    outside: list[Checkpoint],
+    key: Ed25519PublicKey | None,
 ) -> Proof:
     """Verifies an export against its manifest. Raises ConfigError."""
     report = Report()
@@ -317,19 +327,32 @@ def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> No
     for name, one in told.items():
         found = tally.chains.get(name)
         if found is None:
-            report.add(name, one.get("first_seq"), "truncated", f"the manifest counts {one.get('count')} rows, the file has none")
+            report.add(
+                name,
+                one.get("first_seq"),
+                "truncated",
+                f"the manifest counts {one.get('count')} rows, the file has none",
+            )
         elif found.first_seq != one.get("first_seq"):
             report.add(
-                name, one.get("first_seq"), "missing", f"the file begins at row {found.first_seq}, not {one.get('first_seq')}"
+                name,
+                one.get("first_seq"),
+                "missing",
+                f"the file begins at row {found.first_seq}, not {one.get('first_seq')}",
             )
         elif found.last_seq < int(one.get("last_seq") or 0):
             text = f"the file was cut: it ends at row {found.last_seq}, not {one.get('last_seq')}"
             report.add(name, found.last_seq + 1, "truncated", text)
         elif found.last_seq > int(one.get("last_seq") or 0):
-            report.add(name, int(one.get("last_seq") or 0) + 1, "inserted", "the file has more rows than its manifest says")
+            report.add(
+                name, int(one.get("last_seq") or 0) + 1, "inserted", "the file has more rows than its manifest says"
+            )
         elif found.count != one.get("count") or found.gaps != one.get("gaps"):
             report.add(
-                name, None, "missing", f"the manifest counts {one.get('count')} rows of this chain, the file has {found.count}"
+                name,
+                None,
+                "missing",
+                f"the manifest counts {one.get('count')} rows of this chain, the file has {found.count}",
             )
         elif (found.first_prev_hash, found.last_row_hash) != (one.get("first_prev_hash"), one.get("last_row_hash")):
             report.add(name, found.last_seq, "changed", "the hashes at the ends are not those of the manifest")
@@ -337,13 +360,18 @@ def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> No
         report.add(name, None, "inserted", "a chain that the manifest does not name")
     if tally.direct != manifest.get("direct"):
         report.add(
-            "-", None, "truncated", f"the manifest counts {manifest.get('direct')} direct calls, the file has {tally.direct}"
+            "-",
+            None,
+            "truncated",
+            f"the manifest counts {manifest.get('direct')} direct calls, the file has {tally.direct}",
         )
     if not report.findings and (tally.digest != manifest.get("digest") or tally.rows != manifest.get("rows")):
         report.add("-", None, "changed", "the rows are not those that the manifest was made of")
 
 
-def _words(manifest: dict[str, Any], tally: ExportTally, report: Report, signed: bool, key: Ed25519PublicKey | None) -> list[str]:
+def _words(
+    manifest: dict[str, Any], tally: ExportTally, report: Report, signed: bool, key: Ed25519PublicKey | None
+) -> list[str]:
     filters = manifest.get("filters") or {}
     what = ", ".join(f"{name} {value}" for name, value in filters.items()) or "everything"
     words = [f"an export of {what}, made at {manifest.get('made_at')}"]
@@ -353,14 +381,18 @@ def _words(manifest: dict[str, Any], tally: ExportTally, report: Report, signed:
     if signed:
         words.append("proven: the file is whole and unaltered since whoever has the checkpoint key exported it")
     elif key is None:
-        words.append("not proven: no public key was given, so whoever changed the file could have changed its manifest too")
+        words.append(
+            "not proven: no public key was given, so whoever changed the file could have changed its manifest too"
+        )
     else:
         words.append(
-            "not proven: the manifest is not signed, so that the file is whole cannot be told; export with the checkpoint key at hand"
+            "not proven: the manifest is not signed, so that the file is whole cannot be told; export with the "
+            "checkpoint key at hand"
         )
     if key is not None and report.unsigned < report.rows:
         words.append(
-            "proven: rows up to the last checkpoint of their chain are those that their proxy wrote, as far as they stand without a gap"
+            "proven: rows up to the last checkpoint of their chain are those that their proxy wrote, as far as they "
+            "stand without a gap"
         )
     if gaps:
         words.append(f"not proven: what stood in {gaps} gaps between rows, which the filter left out")
@@ -370,6 +402,7 @@ def _words(manifest: dict[str, Any], tally: ExportTally, report: Report, signed:
     words.append("not proven: that nothing was written after the last row of a chain")
     if tally.direct:
         words.append(
-            "direct calls stand outside the chains: they are as the log had them at the export, which itself vouches for none"
+            "direct calls stand outside the chains: they are as the log had them at the export, which itself vouches "
+            "for none"
         )
     return words

@@ -1,7 +1,7 @@
 """Makes the filter of a review from options: as conditions in SQL and as a test of one row; parses times and uuids.
 
-Pure: no connection, nothing printed. A uuid may be given by its beginning; `audit.review.resolved` finds the one that is meant.
-"""
+Pure: no connection, nothing printed. A uuid may be given by its beginning; `audit.review.resolved` finds the one that
+is meant."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ ACCESSED_BY = f"CASE WHEN a.event {EQUAL} 'attempt' THEN o.accessed_by ELSE a.ac
 # Each has an index of its own.
 FIRST_NAME = f"(a.secret_names IS NOT NULL AND a.secret_names[1] {EQUAL} ?)"
 LATER_NAME = (
-    "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.@>) ARRAY[?::pg_catalog.text]"
+    "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.@>) "
+    "ARRAY[?::pg_catalog.text]"
     " AND (a.secret_names[1] IS NULL OR a.secret_names[1] OPERATOR(pg_catalog.<>) ?))"
 )
 # The same for a name of which the log can have several forms.
 _SEVERAL = {
     FIRST_NAME: f"(a.secret_names IS NOT NULL AND a.secret_names[1] {EQUAL} ANY (?::pg_catalog.text[]))",
     LATER_NAME: (
-        "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.&&) ?::pg_catalog.text[]"
+        "(pg_catalog.cardinality(a.secret_names) OPERATOR(pg_catalog.>) 1 AND a.secret_names OPERATOR(pg_catalog.&&) "
+        "?::pg_catalog.text[]"
         " AND (a.secret_names[1] IS NULL OR a.secret_names[1] OPERATOR(pg_catalog.<>) ALL (?::pg_catalog.text[])))"
     ),
 }
@@ -84,7 +86,8 @@ class Filter:
     encoding: str = "UTF8"
 
     def conditions(self, secret: str = "") -> list[Condition]:
-        """Gives what a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for nonsense."""
+        """Gives what a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for
+        nonsense."""
         return [*self._of_secret(secret), *self._of_user(), *self._of_call(), *self._of_client()]
 
     def _of_secret(self, secret: str) -> list[Condition]:

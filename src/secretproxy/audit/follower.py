@@ -31,23 +31,27 @@ INSTANCES = """
 WITH RECURSIVE i (instance) AS (
     (SELECT instance FROM secretproxy.access_log WHERE instance IS NOT NULL ORDER BY instance LIMIT 1)
     UNION ALL
-    SELECT (SELECT a.instance FROM secretproxy.access_log a WHERE a.instance OPERATOR(pg_catalog.>) i.instance ORDER BY a.instance LIMIT 1)
+    SELECT (SELECT a.instance FROM secretproxy.access_log a WHERE a.instance OPERATOR(pg_catalog.>) i.instance
+        ORDER BY a.instance LIMIT 1)
       FROM i WHERE i.instance IS NOT NULL)
 SELECT i.instance,
-       (SELECT a.seq FROM secretproxy.access_log a WHERE a.instance OPERATOR(pg_catalog.=) i.instance ORDER BY a.seq DESC LIMIT 1) AS seq
+       (SELECT a.seq FROM secretproxy.access_log a WHERE a.instance OPERATOR(pg_catalog.=) i.instance
+           ORDER BY a.seq DESC LIMIT 1) AS seq
   FROM i WHERE i.instance IS NOT NULL
 """
 _NEWS = f"""
 {ACCESS_COLUMNS}, {IS_ACCESS} AS is_access
   FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.uuid[]), pg_catalog.unnest($2::bigint[])) AS s (instance, after)
  CROSS JOIN LATERAL (SELECT * FROM secretproxy.access_log l
-                      WHERE l.instance {EQUAL} s.instance AND l.seq OPERATOR(pg_catalog.>) s.after ORDER BY l.seq LIMIT {PAGE}) a
+                      WHERE l.instance {EQUAL} s.instance AND l.seq OPERATOR(pg_catalog.>) s.after ORDER BY l.seq
+                          LIMIT {PAGE}) a
  {OUTCOME_OF} ORDER BY a.instance, a.seq
 """  # noqa: S608 - constant text
 _DIRECT = f"""{ACCESS_COLUMNS} FROM {LOG} {OUTCOME_OF}
  WHERE a.event {EQUAL} 'direct' AND a.instance IS NULL AND a.at OPERATOR(pg_catalog.>=) $1"""
 _MARK = """
-SELECT pg_catalog.clock_timestamp() AS now, pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text::bigint AS oldest,
+SELECT pg_catalog.clock_timestamp() AS now,
+    pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text::bigint AS oldest,
        pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::bigint AS next
 """
 
@@ -73,7 +77,9 @@ class Follower:
             await self._new_direct(connection)
         self._everything_due = 0.0
 
-    async def new_accesses(self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True) -> list[Any]:
+    async def new_accesses(
+        self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True
+    ) -> list[Any]:
         """Gives the new accesses in time order, with their outcomes as far as they are known.
 
         Only those of instances that are `told`, or of all with `everywhere`.

@@ -226,7 +226,9 @@ class Housekeeping:
 
         A command that hangs delays the next checkpoint and nothing else.
         """
-        await self._execute(CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind)
+        await self._execute(
+            CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind
+        )
         self._to_keep.append(made)
         if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.create_task(self._keep_elsewhere(signer), name="checkpoints")

@@ -21,9 +21,16 @@ BEGIN
 END
 """
 _CHECKS = {
-    "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check", "checkpoints_kind_check",
+    "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check",
+        "checkpoints_kind_check",
 }  # fmt: skip
-_KINDS = {"v": "a view", "f": "a foreign table", "m": "a materialized view", "p": "partitioned", "r": "an ordinary table"}
+_KINDS = {
+    "v": "a view",
+    "f": "a foreign table",
+    "m": "a materialized view",
+    "p": "partitioned",
+    "r": "an ordinary table",
+}
 _CHECKPOINT_COLUMNS = {
     "instance": "uuid", "seq": "int8", "row_hash": "bytea", "at": "timestamptz", "signature": "bytea", "kind": "text",
 }  # fmt: skip
@@ -50,7 +57,8 @@ SELECT p.polrelid AS oid, p.polname::pg_catalog.text AS name FROM pg_catalog.pg_
  WHERE p.polrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
 """
 _ALL_TRIGGERS = """
-SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_catalog.text AS enabled, t.tgtype::pg_catalog.int4 AS type,
+SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_catalog.text AS enabled,
+    t.tgtype::pg_catalog.int4 AS type,
        t.tgqual IS NOT NULL OR pg_catalog.cardinality(t.tgattr::pg_catalog.int2[]) OPERATOR(pg_catalog.>) 0 AS limited,
        n.nspname::pg_catalog.text AS schema, p.proname::pg_catalog.text AS function, p.prosrc AS body
   FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
@@ -58,7 +66,8 @@ SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_cata
  WHERE NOT t.tgisinternal AND t.tgrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
 """
 _COLUMNS = """
-SELECT a.attrelid AS oid, a.attname::pg_catalog.text AS name, y.typname::pg_catalog.text AS type, n.nspname::pg_catalog.text AS schema,
+SELECT a.attrelid AS oid, a.attname::pg_catalog.text AS name, y.typname::pg_catalog.text AS type,
+    n.nspname::pg_catalog.text AS schema,
        a.attgenerated::pg_catalog.text AS generated
   FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS y ON y.oid OPERATOR(pg_catalog.=) a.atttypid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) y.typnamespace
@@ -77,20 +86,25 @@ SELECT i.indrelid AS oid, c.relname::pg_catalog.text AS name
   FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
  WHERE (i.indisunique OR i.indisexclusion) AND i.indrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
    AND NOT (i.indnkeyatts OPERATOR(pg_catalog.=) 3::pg_catalog.int2 AND i.indexprs IS NULL AND i.indpred IS NULL AND (
-       SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C")
+       SELECT pg_catalog.array_agg(a.attname::pg_catalog.text
+           ORDER BY a.attname::pg_catalog.text COLLATE pg_catalog."C")
          FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]))
+        WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid
+            AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[]))
        OPERATOR(pg_catalog.=) ARRAY['at', 'instance', 'seq']::pg_catalog.text[])
 """
 # Functions that are not PostgreSQL's own, called by an index, a default or a constraint.
 _CODE = """
 SELECT x.oid, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name
-  FROM (SELECT i.indrelid AS oid, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS class, i.indexrelid AS object
+  FROM (SELECT i.indrelid AS oid, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS class,
+      i.indexrelid AS object
           FROM pg_catalog.pg_index AS i
         UNION ALL
-        SELECT d.adrelid, 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid, d.oid FROM pg_catalog.pg_attrdef AS d
+        SELECT d.adrelid, 'pg_catalog.pg_attrdef'::pg_catalog.regclass::pg_catalog.oid, d.oid
+            FROM pg_catalog.pg_attrdef AS d
         UNION ALL
-        SELECT k.conrelid, 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, k.oid FROM pg_catalog.pg_constraint AS k) AS x
+        SELECT k.conrelid, 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, k.oid
+            FROM pg_catalog.pg_constraint AS k) AS x
   JOIN pg_catalog.pg_depend AS e ON e.classid OPERATOR(pg_catalog.=) x.class AND e.objid OPERATOR(pg_catalog.=) x.object
    AND e.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
   JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) e.refobjid
@@ -117,7 +131,9 @@ async def altered(connection: Any) -> list[str]:
     found += _columns(tables, await connection.fetch(_COLUMNS, oids))
     constraints = [row for row in await connection.fetch(_CONSTRAINTS, oids) if row["name"] not in _CHECKS]
     found += named(constraints, "{table} has the constraint {name}, which is not the package's")
-    found += named(await connection.fetch(_UNIQUE, oids), "{table} has the unique index {name}, which can keep rows out")
+    found += named(
+        await connection.fetch(_UNIQUE, oids), "{table} has the unique index {name}, which can keep rows out"
+    )
     found += named(await connection.fetch(_CODE, oids), "{table} runs {name} in an index, a default or a constraint")
     return found
 
@@ -151,7 +167,10 @@ def _triggers(tables: Tables, rows: list[Any]) -> list[str]:
     guarded: dict[int, set[str]] = {}
     for row in rows:
         where = tables[row["oid"]]["name"]
-        ours = row["name"] in _TRIGGERS and (row["schema"], row["function"]) == ("secretproxy", "access_log_is_append_only")
+        ours = row["name"] in _TRIGGERS and (row["schema"], row["function"]) == (
+            "secretproxy",
+            "access_log_is_append_only",
+        )
         if not ours:
             found.append(f"{where} has the trigger {row['name']}, which is not the package's")
         elif row["enabled"] not in ("O", "A"):
@@ -160,7 +179,8 @@ def _triggers(tables: Tables, rows: list[Any]) -> list[str]:
             found.append(f"the trigger {row['name']} of {where} does not fire for everything that it must")
         elif row["body"] != _GUARD:
             found.append(
-                "secretproxy.access_log_is_append_only() is not the package's, or an older version's: secretproxy install --again"
+                "secretproxy.access_log_is_append_only() is not the package's, or an older version's: secretproxy "
+                "install --again"
             )
         else:
             guarded.setdefault(row["oid"], set()).add(row["name"])
@@ -176,7 +196,9 @@ def _columns(tables: Tables, rows: list[Any]) -> list[str]:
     columns: dict[int, dict[str, str]] = {}
     for row in rows:
         known = row["type"] if row["schema"] == "pg_catalog" else f"{row['schema']}.{row['type']}"
-        columns.setdefault(row["oid"], {})[row["name"]] = known + (" generated" if row["generated"] not in ("", "\0") else "")
+        columns.setdefault(row["oid"], {})[row["name"]] = known + (
+            " generated" if row["generated"] not in ("", "\0") else ""
+        )
     log = {name: TYPES[name] for name in STORED}
     found: list[str] = []
     for oid, row in tables.items():
@@ -185,5 +207,7 @@ def _columns(tables: Tables, rows: list[Any]) -> list[str]:
             kind, is_kind = wanted.get(name), columns.get(oid, {}).get(name)
             kind = f"_{kind.removesuffix('[]')}" if kind and kind.endswith("[]") else kind
             if kind != is_kind:
-                found.append(f"the column {name} of {row['name']} is {is_kind or 'not there'}, not {kind or 'the packages'}")
+                found.append(
+                    f"the column {name} of {row['name']} is {is_kind or 'not there'}, not {kind or 'the packages'}"
+                )
     return found

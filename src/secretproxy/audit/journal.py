@@ -210,10 +210,9 @@ class Journal:
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
         """Takes events. With `wait`, gives a future that is done when all of them are durable.
 
-        The future fails with LogUnavailableError when the log turns out not to take them; the events are kept all the same.
-        While the log is known to be unavailable, `wait` raises LogUnavailableError at once and takes nothing; without `wait`
-        the events are kept for its return.
-        """
+        The future fails with LogUnavailableError when the log turns out not to take them; the events are kept all the
+        same. While the log is known to be unavailable, `wait` raises LogUnavailableError at once and takes nothing;
+        without `wait` the events are kept for its return."""
         if wait:
             waiter = _FutureWaiter()
             self.commit(events, waiter)
@@ -250,7 +249,9 @@ class Journal:
     @property
     def _pressing(self) -> bool:
         """Says whether something must be written now."""
-        return bool(self._rows) and (bool(self._waiting) or self._riding is None or self._closing or len(self._rows) >= GROUP)
+        return bool(self._rows) and (
+            bool(self._waiting) or self._riding is None or self._closing or len(self._rows) >= GROUP
+        )
 
     def _take(self, events: Sequence[Event]) -> None:
         now = time.monotonic()
@@ -278,7 +279,8 @@ class Journal:
         if step <= CLOCK_STEP:
             return self._last_at
         log.warning(
-            "the clock went back, and so does the log's column at; the order of rows is that of seq", seconds=round(step / 1e6, 3)
+            "the clock went back, and so does the log's column at; the order of rows is that of seq",
+            seconds=round(step / 1e6, 3),
         )
         return at
 
@@ -318,9 +320,11 @@ class Journal:
         self._connection = await asyncio.wait_for(self._connect(), self._timeout)
         # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether,
         # by us.
-        await asyncio.wait_for(self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout)
-        # Kept under a name, or the server would parse and plan it anew for each group. Code that runs in this session is
-        # that of whoever owns the log; the name is new, so that no other code can have prepared it before.
+        await asyncio.wait_for(
+            self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout
+        )
+        # Kept under a name, or the server would parse and plan it anew for each group. Code that runs in this session
+        # is that of whoever owns the log; the name is new, so that no other code can have prepared it before.
         name = f"secretproxy_{uuid.uuid4().hex}"
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
         self._warnings = Warnings(self._connection)
@@ -604,7 +608,9 @@ class Journal:
                 except SpoolDamagedError as error:
                     kept = path.with_suffix(".damaged")
                     path.rename(kept)
-                    log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error))
+                    log.error(
+                        "the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error)
+                    )
                     continue
                 written.append(path)
                 log.info("spool of a process that is gone replayed", file=path.name)
@@ -615,7 +621,9 @@ class Journal:
             if last is not None:
                 self._housekeeping.replayed(last.instance, last.seq, last.row_hash)
 
-    async def _replay(self, lines: Iterator[Line], before: bytes | None, *, left: bool) -> tuple[Line | None, bytes | None]:
+    async def _replay(
+        self, lines: Iterator[Line], before: bytes | None, *, left: bool
+    ) -> tuple[Line | None, bytes | None]:
         """Writes spooled rows; the unique key keeps out what the log has already.
 
         `before`: the hash that the first of them follows, if it is not the one that it was spooled with. Gives the

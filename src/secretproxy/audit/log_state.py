@@ -15,7 +15,8 @@ _SIGNED = "SELECT pg_catalog.max(c.at) FROM ONLY secretproxy.checkpoints AS c"
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """Times of the first and last row and of the last checkpoint (None: there is none), chains, and where the log is."""
+    """Times of the first and last row and of the last checkpoint (None: there is none), chains, and where the log
+    is."""
 
     first: datetime | None
     last: datetime | None
@@ -28,4 +29,6 @@ async def log_state(connection: Any) -> LogState:
     """Reads what the log says about itself; verifies nothing."""
     ends = await connection.fetchrow(_ENDS)
     chains = await connection.fetch(INSTANCES)
-    return LogState(ends["first"], ends["last"], len(chains), await connection.fetchval(_SIGNED), await place(connection))
+    return LogState(
+        ends["first"], ends["last"], len(chains), await connection.fetchval(_SIGNED), await place(connection)
+    )

@@ -1,7 +1,8 @@
-"""Accesses a page at a time, newest first: a page goes on exactly where the one before it ended, however many rows came meanwhile.
+"""Accesses a page at a time, newest first: a page goes on exactly where the one before it ended, however many rows came
+meanwhile.
 
-The place between two pages is a row's time, number and id, not a count of rows, so that every page costs the same. May import asyncpg.
-"""
+The place between two pages is a row's time, number and id, not a count of rows, so that every page costs the same. May
+import asyncpg."""
 
 from __future__ import annotations
 

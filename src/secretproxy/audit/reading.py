@@ -57,10 +57,13 @@ class LogConnection(ServiceConnection):
         return _shown_value(found) if self.raw else found
 
     async def each(self, query: str, *values: Any) -> Any:
-        """Yields rows one by one, in a transaction, for any number of rows. Plans for all of them, not for the first."""
+        """Yields rows one by one, in a transaction, for any number of rows. Plans for all of them, not for the
+        first."""
         try:
             async with self.transaction():
-                await self.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'")
+                await self.execute(
+                    "SET LOCAL cursor_tuple_fraction = 1; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"
+                )
                 async for row in self.cursor(query, *self._given(values), prefetch=1000):
                     yield shown_row(row) if self.raw else row
         except asyncpg.InsufficientPrivilegeError:
@@ -93,7 +96,8 @@ class LogConnection(ServiceConnection):
             self._asking = False
         if found:
             raise ConfigError(
-                f"this login may read the log, but the log was altered, so that rows could be hidden: {'; '.join(found)}. "
+                "this login may read the log, but the log was altered, so that rows could be hidden: "
+                f"{'; '.join(found)}. "
                 "Undo this as a superuser or the log's owner, and run `secretproxy audit verify`"
             ) from None
 
@@ -108,7 +112,9 @@ def shown(text: str) -> str:
 
 def given(text: str) -> str:
     """Gives the bytes of a visible form, each a character of LATIN1."""
-    return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", text.encode()).decode("latin-1")
+    return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", text.encode()).decode(
+        "latin-1"
+    )
 
 
 def _shown_value(value: Any) -> Any:
@@ -212,7 +218,8 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
             return ConfigError(f"{connection.where} refuses: {said}")
         if not standing["there"]:
             return ConfigError(
-                f"there is no access log in {connection.where} ({said}): run `secretproxy install` there, or give another with --dsn"
+                f"there is no access log in {connection.where} ({said}): run `secretproxy install` there, or give "
+                "another with --dsn"
             )
         if getattr(error, "sqlstate", None) in _NOT_THERE:
             return ConfigError(
@@ -222,17 +229,20 @@ async def explained_on(connection: Any, error: Exception) -> Exception:
             return ConfigError(f"{connection.where} has no role secretproxy_auditor: run `secretproxy install` there")
         if not standing["member"]:
             return ConfigError(
-                f"this login may not read the log in {connection.where} ({said}): make it a member of secretproxy_auditor "
+                f"this login may not read the log in {connection.where} ({said}): make it a member of "
+                "secretproxy_auditor "
                 f"(GRANT secretproxy_auditor TO {standing['login']}), or give another with --dsn"
             )
         if standing["hidden"]:
             return ConfigError(
-                f"row security that is none of secretproxy's hides rows of the access log in {connection.where} ({said}): "
+                f"row security that is none of secretproxy's hides rows of the access log in {connection.where} "
+                f"({said}): "
                 "what is left is not the log; `secretproxy verify` names what differs, "
                 f"ALTER TABLE {standing['hidden']} DISABLE ROW LEVEL SECURITY ends it"
             )
         return ConfigError(
-            f"{connection.where} refuses, though this login is a member of secretproxy_auditor or a superuser ({said}): "
+            f"{connection.where} refuses, though this login is a member of secretproxy_auditor or a superuser "
+            f"({said}): "
             "what secretproxy_auditor was granted was changed; run `secretproxy install --again`"
         )
     return ConfigError(f"{connection.where} refuses: {said}")
@@ -242,7 +252,8 @@ async def explained_to_owner(connection: Any, error: Exception) -> Exception:
     """Explains the same for a command that needs the log's owner, not an auditor."""
     if getattr(error, "sqlstate", None) == SqlState.INSUFFICIENT_PRIVILEGE and not broken(connection, error):
         return ConfigError(
-            f"{connection.where} refuses: {refusal(error)}; this takes the log's owner, a member of secretproxy_owner, or a "
+            f"{connection.where} refuses: {refusal(error)}; this takes the log's owner, a member of "
+            "secretproxy_owner, or a "
             "superuser: give one with --dsn"
         )
     return await explained_on(connection, error)
@@ -257,10 +268,12 @@ _NOT_THERE = {
 }
 _STANDING = """SELECT pg_catalog.quote_ident(session_user) AS login, a.oid IS NOT NULL AS role,
        coalesce(pg_catalog.pg_has_role(session_user, a.oid, 'MEMBER'), false) AS member,
-       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+           ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
                 WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
                   AND c.relname OPERATOR(pg_catalog.=) 'access_log'::pg_catalog.name) AS there,
        (SELECT pg_catalog.min(pg_catalog.format('secretproxy.%I', c.relname))
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
          WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name AND c.relrowsecurity) AS hidden
-  FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles a ON a.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name"""
+  FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles a
+      ON a.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name"""

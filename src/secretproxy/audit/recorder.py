@@ -59,9 +59,8 @@ class Recorder:
     ) -> None:
         """Returns when the log has it. Raises UnrecordedError.
 
-        `number`: of the page in its session. `filters`: names, which are ours, with values, which are the reviewer's and
-        masked as the names of secrets are.
-        """
+        `number`: of the page in its session. `filters`: names, which are ours, with values, which are the reviewer's
+        and masked as the names of secrets are."""
         event = Event(
             "review",
             who,
@@ -76,5 +75,6 @@ class Recorder:
             await waiting
         except LogUnavailableError as error:
             raise UnrecordedError(
-                f"What you ask for cannot be recorded now, so nothing is shown. The log cannot be written: {error} (audit.dsn)."
+                f"What you ask for cannot be recorded now, so nothing is shown. The log cannot be written: {error} "
+                "(audit.dsn)."
             ) from None

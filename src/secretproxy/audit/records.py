@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-# A spreadsheet reads a cell that begins like this as a formula, also after what it reads as a separator, line break or blank.
+# A spreadsheet reads a cell that begins like this as a formula, also after what it reads as a separator, line break or
+# blank.
 _FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 
 

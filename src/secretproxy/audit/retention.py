@@ -25,24 +25,29 @@ SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS partition, {_BOUND} AS upt
   FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
  WHERE i.inhparent OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass::pg_catalog.oid
    AND pg_catalog.pg_get_expr(c.relpartbound, c.oid) OPERATOR(pg_catalog.<>) 'DEFAULT'::pg_catalog.text
-   AND {_BOUND} OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.-) $1::pg_catalog.text::pg_catalog.interval)
+   AND {_BOUND} OPERATOR(pg_catalog.<=) (pg_catalog.now()
+   OPERATOR(pg_catalog.-) $1::pg_catalog.text::pg_catalog.interval)
  ORDER BY 2
 """  # noqa: S608 - constant text
 # The first and last of the rows of an instance that stand together. A clock that was set back spreads them over months.
 _RANGES = """
 SELECT instance, seq, prev_hash, row_hash, is_first, is_last
   FROM (SELECT instance, seq, prev_hash, row_hash,
-               coalesce(pg_catalog.lag(seq) OVER w OPERATOR(pg_catalog.<>) (seq OPERATOR(pg_catalog.-) 1), true) AS is_first,
-               coalesce(pg_catalog.lead(seq) OVER w OPERATOR(pg_catalog.<>) (seq OPERATOR(pg_catalog.+) 1), true) AS is_last
+               coalesce(pg_catalog.lag(seq) OVER w OPERATOR(pg_catalog.<>) (seq OPERATOR(pg_catalog.-) 1),
+                   true) AS is_first,
+               coalesce(pg_catalog.lead(seq) OVER w OPERATOR(pg_catalog.<>) (seq OPERATOR(pg_catalog.+) 1),
+                   true) AS is_last
           FROM ONLY {partition} WHERE instance IS NOT NULL WINDOW w AS (PARTITION BY instance ORDER BY seq)) AS s
  WHERE is_first OR is_last ORDER BY instance, seq
 """
 
 
 _STRAYS = """
-SELECT month AT TIME ZONE 'UTC' AS first, (month OPERATOR(pg_catalog.+) '1 month'::pg_catalog.interval) AT TIME ZONE 'UTC' AS upto,
+SELECT month AT TIME ZONE 'UTC' AS first,
+    (month OPERATOR(pg_catalog.+) '1 month'::pg_catalog.interval) AT TIME ZONE 'UTC' AS upto,
        pg_catalog.to_char(month, 'YYYY_MM') AS name
-  FROM (SELECT DISTINCT pg_catalog.date_trunc('month', at AT TIME ZONE 'UTC') AS month FROM ONLY secretproxy.access_log_default) AS m ORDER BY 1
+  FROM (SELECT DISTINCT pg_catalog.date_trunc('month', at AT TIME ZONE 'UTC') AS month
+      FROM ONLY secretproxy.access_log_default) AS m ORDER BY 1
 """
 # The rows go over and the month is attached in one transaction. Whoever writes other months is not held up by it.
 _SETTLE = """
@@ -51,10 +56,12 @@ LOCK TABLE secretproxy.access_log_default IN ACCESS EXCLUSIVE MODE;
 CREATE TABLE secretproxy.{name} (LIKE secretproxy.access_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
 ALTER TABLE secretproxy.{name} OWNER TO secretproxy_owner;
 INSERT INTO secretproxy.{name} SELECT * FROM secretproxy.access_log_default
- WHERE at OPERATOR(pg_catalog.>=) '{first}'::pg_catalog.timestamptz AND at OPERATOR(pg_catalog.<) '{upto}'::pg_catalog.timestamptz;
+ WHERE at OPERATOR(pg_catalog.>=) '{first}'::pg_catalog.timestamptz
+     AND at OPERATOR(pg_catalog.<) '{upto}'::pg_catalog.timestamptz;
 ALTER TABLE secretproxy.access_log_default DISABLE TRIGGER append_only;
 DELETE FROM secretproxy.access_log_default
- WHERE at OPERATOR(pg_catalog.>=) '{first}'::pg_catalog.timestamptz AND at OPERATOR(pg_catalog.<) '{upto}'::pg_catalog.timestamptz;
+ WHERE at OPERATOR(pg_catalog.>=) '{first}'::pg_catalog.timestamptz
+     AND at OPERATOR(pg_catalog.<) '{upto}'::pg_catalog.timestamptz;
 ALTER TABLE secretproxy.access_log_default ENABLE TRIGGER append_only;
 ALTER TABLE secretproxy.access_log ATTACH PARTITION secretproxy.{name} FOR VALUES FROM ('{first}') TO ('{upto}');
 CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.{name}
@@ -120,10 +127,15 @@ async def settle(connection: Any) -> list[str]:
     for stray in await connection.fetch(_STRAYS):
         name = f"access_log_{stray['name']}"
         # A month that was detached may still be there as a table.
-        if await connection.fetchval("SELECT pg_catalog.to_regclass($1::pg_catalog.text)", f"secretproxy.{name}") is not None:
+        if (
+            await connection.fetchval("SELECT pg_catalog.to_regclass($1::pg_catalog.text)", f"secretproxy.{name}")
+            is not None
+        ):
             name += f"_{datetime.now(UTC):%Y%m%d%H%M%S}"
         async with connection.transaction():
-            await connection.execute(_SETTLE.format(name=name, first=stray["first"].isoformat(), upto=stray["upto"].isoformat()))
+            await connection.execute(
+                _SETTLE.format(name=name, first=stray["first"].isoformat(), upto=stray["upto"].isoformat())
+            )
         made.append(name)
     return made
 
@@ -153,7 +165,13 @@ async def remove(
                 for signed in made:
                     signer.keep(signed)
                     await connection.execute(
-                        CHECKPOINT_INSERT, signed.instance, signed.seq, signed.row_hash, signed.at, signed.signature, signed.kind
+                        CHECKPOINT_INSERT,
+                        signed.instance,
+                        signed.seq,
+                        signed.row_hash,
+                        signed.at,
+                        signed.signature,
+                        signed.kind,
                     )
             await connection.execute(f"ALTER TABLE secretproxy.access_log DETACH PARTITION {partition.name}")
             if drop:

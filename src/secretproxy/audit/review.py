@@ -1,8 +1,8 @@
 """Questions to the access log: accesses by filter, one session's story, unusual events, and where the log lies.
 
-Every answer is made of the rows of secretproxy.access_log; an access is an attempt, call, direct call or refusal with its outcome, as in
-the view secretproxy.secret_access. Functions take a connection and a Filter and give rows; they print nothing. May import asyncpg.
-"""
+Every answer is made of the rows of secretproxy.access_log; an access is an attempt, call, direct call or refusal with
+its outcome, as in the view secretproxy.secret_access. Functions take a connection and a Filter and give rows; they
+print nothing. May import asyncpg."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def _same(column: str) -> str:
     return f"(o.{column} {EQUAL} a.{column} OR (o.{column} IS NULL AND a.{column} IS NULL))"
 
 
-# A statement whose attempts did different things has an outcome for each of them, which names it. All say alike how the statement ended.
+# A statement whose attempts did different things has an outcome for each of them, which names it. All say alike how the
+# statement ended.
 OWN_OUTCOME = f"""{STATEMENT} AND {EARLIEST.format("o")}
    AND (o.function IS NULL OR a.event OPERATOR(pg_catalog.<>) 'attempt'
         OR (o.function {EQUAL} a.function AND {_same("owner_id")} AND {_same("secret_names")}))"""
@@ -58,7 +59,8 @@ SELECT a.at, a.db_user, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
        a.encoding, a.via, a.event AS how, o.duration, a.session_id, a.statement_no, a.protocol, a.fingerprint, a.id,
        a.instance, a.seq
 """
-# What is looked up by the time of it walks the index of times, row by row: so all outcomes that fit are taken, of which a call may have several.
+# What is looked up by the time of it walks the index of times, row by row: so all outcomes that fit are taken, of which
+# a call may have several.
 OUTCOME_OF = f" LEFT JOIN secretproxy.access_log o ON {OWN_OUTCOME}"
 ACCESS_EVENTS = f"a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct', 'refusal']::pg_catalog.text[])"
 # An attempt whose owner or name the text did not show.
@@ -66,7 +68,8 @@ VAGUE = f"(a.event {EQUAL} 'attempt' AND (a.owner_id IS NULL OR a.secret_names I
 # The row of the call, which testimony showed, replaces it.
 SHOWN_BY_CALL = f"""EXISTS (
         SELECT FROM secretproxy.access_log c
-         WHERE {{vague}}c.session_id {EQUAL} a.session_id AND c.statement_no {EQUAL} a.statement_no AND c.event {EQUAL} 'call'
+         WHERE {{vague}}c.session_id {EQUAL} a.session_id AND c.statement_no {EQUAL} a.statement_no
+             AND c.event {EQUAL} 'call'
            AND {EARLIEST.format("c")}
            AND pg_catalog.split_part(c.function, '(', 1) {EQUAL} pg_catalog.split_part(a.function, '(', 1))"""
 IS_ACCESS = f"{ACCESS_EVENTS} AND NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})"
@@ -96,7 +99,8 @@ async def resolved(connection: Any, wanted: Filter) -> Filter:
 
 
 async def whole_uuid(connection: Any, column: str, option: str, text: str) -> uuid.UUID:
-    """Gives the one uuid of that column with this prefix; the lowest possible one if there is none. Raises ConfigError."""
+    """Gives the one uuid of that column with this prefix; the lowest possible one if there is none. Raises
+    ConfigError."""
     first, last = uuid_range(option, text)
     if first == last:
         return first
@@ -165,7 +169,10 @@ def _outcomes(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]
         elif some:
             since = "" if wanted.since is None else " AND o.at OPERATOR(pg_catalog.>=) ?"
             ways.append(
-                [f"EXISTS (SELECT FROM secretproxy.access_log o WHERE {STATEMENT} AND {_ended(some)}{since})", not_direct]
+                [
+                    f"EXISTS (SELECT FROM secretproxy.access_log o WHERE {STATEMENT} AND {_ended(some)}{since})",
+                    not_direct,
+                ]
             )
     if failed:
         ways.append([_ended(failed, "a.outcome"), not_direct, _WITHOUT_OUTCOME])
@@ -182,11 +189,17 @@ def _users(wanted: Filter) -> list[tuple[str, list[Condition]]]:
     first, last = uuid_range("--jwt-user", wanted.jwt_user)
 
     def within(column: str) -> list[Condition]:
-        return [Condition(f"{column} OPERATOR(pg_catalog.>=) ?", first), Condition(f"{column} OPERATOR(pg_catalog.<=) ?", last)]
+        return [
+            Condition(f"{column} OPERATOR(pg_catalog.>=) ?", first),
+            Condition(f"{column} OPERATOR(pg_catalog.<=) ?", last),
+        ]
 
     attempt = f"a.event {EQUAL} 'attempt'"
     join = f" JOIN secretproxy.access_log u ON {OWN_OUTCOME.replace('o.', 'u.')}"
-    return [("", [*within("a.accessed_by"), _plain(f"NOT ({attempt})")]), (join, [*within("u.accessed_by"), _plain(attempt)])]
+    return [
+        ("", [*within("a.accessed_by"), _plain(f"NOT ({attempt})")]),
+        (join, [*within("u.accessed_by"), _plain(attempt)]),
+    ]
 
 
 def _plain(text: str) -> Condition:
@@ -236,7 +249,9 @@ async def accesses(connection: Any, wanted: Filter, limit: int | None = None) ->
     if limit is None or limit > PAGE:
         found = question(wanted, limit)
         newest = "" if limit is None else f" {NEWEST} LIMIT {limit:d}"
-        query = f"{ACCESS_COLUMNS} FROM (SELECT * FROM ({found.sql}) a{newest}) a{OUTCOME_OF} ORDER BY a.at, a.seq, a.id"  # noqa: S608
+        query = (
+            f"{ACCESS_COLUMNS} FROM (SELECT * FROM ({found.sql}) a{newest}) a{OUTCOME_OF} ORDER BY a.at, a.seq, a.id"  # noqa: S608
+        )
         last = None
         async for row in connection.each(query, *found.values):
             if row["id"] != last:
@@ -262,7 +277,8 @@ Outcomes = dict[tuple[Any, Any], list[Any]]
 
 
 def outcome_of(row: Any, event: str, ended: Outcomes) -> Any:
-    """Gives the outcome of a row among those of its statement; an empty one if there is none. Works like OWN_OUTCOME."""
+    """Gives the outcome of a row among those of its statement; an empty one if there is none. Works like
+    OWN_OUTCOME."""
     for end in reversed(ended.get((row["session_id"], row["statement_no"]), [])):
         if end["function"] is None or event != "attempt":
             return end
@@ -278,11 +294,15 @@ def access_of(row: Any, ended: Outcomes) -> dict[str, Any]:
     who = end if event == "attempt" else row
     return {
         "at": row["at"], "db_user": row["db_user"], "role": who.get("role"), "accessed_by": who.get("accessed_by"),
-        "operation": row["operation"], "function": row["function"], "owner_id": row["owner_id"], "secret_names": row["secret_names"],
+        "operation": row["operation"], "function": row["function"], "owner_id": row["owner_id"],
+        "secret_names": row["secret_names"],
         "outcome": "ok" if event == "direct" else end.get("outcome") or row["outcome"] or "unknown",
-        "sqlstate": end.get("sqlstate") or row["sqlstate"], "calls": 1 if event in ("call", "direct") else end.get("calls"),
-        "client_addr": row["client_addr"], "client_port": row["client_port"], "application_name": row["application_name"],
-        "database": row["database"], "encoding": row["encoding"], "via": row["via"], "how": event, "duration": end.get("duration"),
+        "sqlstate": end.get("sqlstate") or row["sqlstate"],
+        "calls": 1 if event in ("call", "direct") else end.get("calls"),
+        "client_addr": row["client_addr"], "client_port": row["client_port"],
+        "application_name": row["application_name"],
+        "database": row["database"], "encoding": row["encoding"], "via": row["via"], "how": event,
+        "duration": end.get("duration"),
         "session_id": row["session_id"], "statement_no": row["statement_no"], "protocol": row["protocol"],
         "fingerprint": row["fingerprint"], "id": row["id"], "instance": row["instance"], "seq": row["seq"],
     }  # fmt: skip
@@ -302,8 +322,10 @@ def with_outcome(access: dict[str, Any], ended: Outcomes) -> dict[str, Any] | No
 
 
 _ENDS = f"""
-SELECT o.session_id, o.statement_no, o.function, o.owner_id, o.secret_names, o.outcome, o.sqlstate, o.calls, o.duration, o.role, o.accessed_by
-  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.uuid[]), pg_catalog.unnest($2::bigint[])) AS a (session_id, statement_no)
+SELECT o.session_id, o.statement_no, o.function, o.owner_id, o.secret_names, o.outcome, o.sqlstate, o.calls,
+    o.duration, o.role, o.accessed_by
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.uuid[]), pg_catalog.unnest($2::bigint[])) AS a (session_id,
+      statement_no)
   JOIN secretproxy.access_log o ON {STATEMENT}
  ORDER BY o.at, o.seq
 """  # noqa: S608 - constant text
@@ -326,7 +348,8 @@ async def quick(connection: Any, asked: Question) -> list[Any]:
     walk = "; SET LOCAL enable_sort = off" if asked.walked else ""
     async with connection.transaction():
         await connection.execute(
-            f"SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL enable_mergejoin = off; SET LOCAL enable_{other} = off{walk}"
+            "SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL enable_mergejoin = off; SET LOCAL "
+            f"enable_{other} = off{walk}"
         )
         return list(await connection.fetch(asked.sql, *asked.values))
 
@@ -378,7 +401,9 @@ async def story(connection: Any, session: uuid.UUID) -> AsyncIterator[Any]:
 
 def _events(wanted: Filter, kinds: tuple[str, ...]) -> Question:
     if wanted.outcome or wanted.jwt_user:
-        raise ConfigError("events have no outcome of their own: filter by time, user, function, client, application or session")
+        raise ConfigError(
+            "events have no outcome of their own: filter by time, user, function, client, application or session"
+        )
     where, values = conditions_of(wanted.conditions(), 0)
     array = ", ".join(f"'{kind}'" for kind in kinds)
     text = f"SELECT a.* FROM {LOG} WHERE a.event {EQUAL} ANY (ARRAY[{array}]::pg_catalog.text[]){where}"  # noqa: S608
@@ -452,6 +477,7 @@ async def place(connection: Any) -> LogPlace:
 
 
 __all__ = [
-    "Count", "Filter", "LogPlace", "UnreachedError", "accesses", "connect", "events", "explained", "how_many_accesses", "how_many_events",
+    "Count", "Filter", "LogPlace", "UnreachedError", "accesses", "connect", "events", "explained", "how_many_accesses",
+        "how_many_events",
     "local_zone", "moment", "place", "reading", "resolved", "rows", "story", "whole_uuid",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
-"""Questions about reviews themselves: who looked, how far the log was signed off, what came since, which findings somebody knows.
+"""Questions about reviews themselves: who looked, how far the log was signed off, what came since, which findings
+somebody knows.
 
-A sign-off is an event `review` as every page of the console is. It says up to when, how many rows of how many chains that is, and in
-`fingerprint` a digest over the chains' last hashes, so that it is seen later whether these rows are still the same. May import asyncpg.
-"""
+A sign-off is an event `review` as every page of the console is. It says up to when, how many rows of how many chains
+that is, and in `fingerprint` a digest over the chains' last hashes, so that it is seen later whether these rows are
+still the same. May import asyncpg."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ SIGN_OFF, ACKNOWLEDGE = "sign-off", "acknowledge"
 # A row's time is taken before it is committed. What is younger than this may still lack rows before it.
 SETTLED = timedelta(seconds=10)
 _REVIEW = f"a.event {EQUAL} 'review'"
-_COLUMNS = "a.id, a.at, a.instance, a.seq, a.row_hash, a.db_user, a.function, a.via, a.fingerprint, a.client_addr, a.application_name, a.session_id"
+_COLUMNS = (
+    "a.id, a.at, a.instance, a.seq, a.row_hash, a.db_user, a.function, a.via, a.fingerprint, a.client_addr, "
+    "a.application_name, a.session_id"
+)
 # The last row of each chain up to a time; a chain has its rows in the order of their numbers.
 _HEADS = f"""
 SELECT i.instance, l.seq, l.row_hash FROM ({INSTANCES}) i
@@ -40,11 +44,13 @@ SELECT i.instance, l.seq, l.row_hash FROM ({INSTANCES}) i
 """  # noqa: S608 - constant text
 _SINCE = f"""
 SELECT a.event, pg_catalog.count(*) AS n FROM {LOG}
- WHERE ($1::pg_catalog.timestamptz IS NULL OR a.at OPERATOR(pg_catalog.>=) $1) AND NOT ({_REVIEW}) GROUP BY a.event ORDER BY a.event
+ WHERE ($1::pg_catalog.timestamptz IS NULL OR a.at OPERATOR(pg_catalog.>=) $1) AND NOT ({_REVIEW}) GROUP BY a.event
+     ORDER BY a.event
 """  # noqa: S608 - constant text
 _CHECKPOINT = f"""
 SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secretproxy.checkpoints AS c
- WHERE c.instance {EQUAL} $1 AND c.seq OPERATOR(pg_catalog.>=) $2 AND c.kind {EQUAL} ANY (ARRAY['checkpoint', 'end']::pg_catalog.text[])
+ WHERE c.instance {EQUAL} $1 AND c.seq OPERATOR(pg_catalog.>=) $2
+     AND c.kind {EQUAL} ANY (ARRAY['checkpoint', 'end']::pg_catalog.text[])
  ORDER BY c.seq LIMIT 1
 """  # noqa: S608 - constant text
 
@@ -116,7 +122,8 @@ async def heads(connection: Any, until: datetime) -> Heads:
 async def looks(connection: Any, wanted: Filter, limit: int) -> list[Any]:
     """Gives the newest reviews that match: by user, time, client, session."""
     where, values = conditions_of(wanted.conditions(), 0)
-    return list(await connection.fetch(f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW}{where} {NEWEST} LIMIT {limit:d}", *values))  # noqa: S608
+    query = f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW}{where} {NEWEST} LIMIT {limit:d}"  # noqa: S608
+    return list(await connection.fetch(query, *values))
 
 
 async def sign_offs(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> list[SignOff]:
@@ -167,7 +174,9 @@ async def reviewed(connection: Any, limit: int, key: Ed25519PublicKey | None = N
     return Reviewed(found, up_to, since)
 
 
-async def sign_off(connection: Any, recorder: Recorder, who: Identity, number: int, up_to: datetime, note: str) -> Heads:
+async def sign_off(
+    connection: Any, recorder: Recorder, who: Identity, number: int, up_to: datetime, note: str
+) -> Heads:
     """Signs the log off up to that time, in the name of `who`. Raises ConfigError, UnrecordedError."""
     now = await connection.fetchval("SELECT pg_catalog.clock_timestamp()")
     if up_to > now - SETTLED:
@@ -197,7 +206,10 @@ async def acknowledged(connection: Any, findings: Iterable[str]) -> dict[str, Ac
         f" AND a.fingerprint {EQUAL} ANY ($2::pg_catalog.text[]) ORDER BY a.at, a.seq"
     )
     rows = await connection.fetch(query, ACKNOWLEDGE, list(findings))
-    return {row["fingerprint"]: Acknowledgement(row["at"], row["db_user"], pairs(row["via"]).get("note", "")) for row in rows}
+    return {
+        row["fingerprint"]: Acknowledgement(row["at"], row["db_user"], pairs(row["via"]).get("note", ""))
+        for row in rows
+    }
 
 
 def finding_of(kind: str, row: Mapping[str, Any], *names: str) -> str:

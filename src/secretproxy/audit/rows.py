@@ -32,7 +32,8 @@ _AGAIN = " ON CONFLICT DO NOTHING"
 # Takes the lines of a group in one parameter: a statement opens the table and its indexes once.
 INSERT = _insert(
     "f[%d]",
-    r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
+    r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f"
+    r" FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
 )
 INSERT_AGAIN = INSERT + _AGAIN
 # Takes the texts of one line's fields, where a field holds what those separators would mistake.
@@ -103,7 +104,9 @@ def _unescaped(found: re.Match[str]) -> str:
     return _PLAIN.get(found[1], found[1])
 
 
-def _address(found: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(
+    found: ipaddress.IPv4Address | ipaddress.IPv6Address | None,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Writes an address like the type inet: without a zone, and a mapped IPv4 address as IPv4."""
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:

@@ -37,7 +37,9 @@ def accesses(directory: Path, wanted: Filter, limit: int | None) -> list[dict[st
     for row in rows:
         vague = row["owner_id"] is None or row["secret_names"] is None
         if row["event"] not in _ACCESSES or (
-            row["event"] == "attempt" and vague and (row["session_id"], row["statement_no"], _bare(row["function"])) in called
+            row["event"] == "attempt"
+            and vague
+            and (row["session_id"], row["statement_no"], _bare(row["function"])) in called
         ):
             continue
         access = access_of(row, outcomes)
@@ -72,7 +74,9 @@ def _value(kind: str, text: str | None) -> Any:
         return None
     if kind == "text[]":
         found = array_literal(text)
-        return [part.text for part in found.elements if isinstance(part, Constant)] if isinstance(found, Array) else [text]
+        return (
+            [part.text for part in found.elements if isinstance(part, Constant)] if isinstance(found, Array) else [text]
+        )
     if kind == "bool":
         return text == "t"
     if kind == "timestamptz":
@@ -91,10 +95,13 @@ def _resolved(wanted: Filter, rows: list[dict[str, Any]]) -> Filter:
         if text is None:
             continue
         first, last = uuid_range(f"--{option.replace('_', '-')}", text)
-        found = sorted({str(row[column]) for row in rows if row[column] is not None and first <= uuid.UUID(row[column]) <= last})
+        found = sorted(
+            {str(row[column]) for row in rows if row[column] is not None and first <= uuid.UUID(row[column]) <= last}
+        )
         if len(found) > 1:
             raise ConfigError(
-                f"--{option.replace('_', '-')} {text}: several begin so, such as {found[0]} and {found[1]}; give more of it"
+                f"--{option.replace('_', '-')} {text}: several begin so, such as {found[0]} and {found[1]}; give more "
+                "of it"
             )
         if found:
             wanted = wanted.but(**{option: found[0]})

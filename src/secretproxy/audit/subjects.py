@@ -1,4 +1,5 @@
-"""Questions about one secret, one login or one incident, and accesses by time and hour; the same for the command line and the console.
+"""Questions about one secret, one login or one incident, and accesses by time and hour; the same for the command line
+and the console.
 
 Functions take a connection and a Filter and give rows; they print nothing. May import asyncpg.
 """
@@ -22,7 +23,8 @@ MOST_TOUCHED = 2000
 
 
 async def _asked(connection: Any, wanted: Filter, columns: str, keys: int, *, outcomes: bool = False) -> list[Any]:
-    """Gives a query for `columns` of the accesses, grouped by the first `keys` of them; a group may come several times."""
+    """Gives a query for `columns` of the accesses, grouped by the first `keys` of them; a group may come several
+    times."""
     source: Accesses = await looked_at(connection, wanted)
     source.vague = True
     source.ends_before = None
@@ -114,10 +116,14 @@ class TimelineStep:
     counts: dict[str, int]
 
 
-async def timeline(connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta) -> list[TimelineStep]:
+async def timeline(
+    connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta
+) -> list[TimelineStep]:
     """Accesses by operation in steps of time from `since` until `until`; steps without any too. Raises ConfigError."""
     seconds = int(step.total_seconds())
-    bucket = f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {seconds:d})::bigint AS bucket"
+    bucket = (
+        f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {seconds:d})::bigint AS bucket"
+    )
     found: dict[int, Counter[str]] = {}
     for row in await _asked(
         connection, wanted.but(since=since, until=until), f"{bucket}, a.operation, pg_catalog.count(*) AS n", 2
@@ -132,7 +138,8 @@ async def timeline(connection: Any, wanted: Filter, since: datetime, until: date
 
 @dataclass(slots=True)
 class Touched:
-    """One secret of an incident. `written`: when somebody else wrote it with success after it was touched last; None: nobody has."""
+    """One secret of an incident. `written`: when somebody else wrote it with success after it was touched last; None:
+    nobody has."""
 
     owner_id: Any
     name: str
@@ -155,7 +162,8 @@ class Incident:
     left_out: int
 
 
-_OF_SECRETS = f"""a.owner_id {EQUAL} ANY ($1::pg_catalog.uuid[]) AND a.secret_names OPERATOR(pg_catalog.&&) $2::pg_catalog.text[]
+_OF_SECRETS = f"""a.owner_id {EQUAL} ANY ($1::pg_catalog.uuid[])
+AND a.secret_names OPERATOR(pg_catalog.&&) $2::pg_catalog.text[]
    AND {ACCESS_EVENTS} AND a.db_user OPERATOR(pg_catalog.<>) $3"""
 _OTHERS = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
  WHERE {_OF_SECRETS} AND a.event OPERATOR(pg_catalog.<>) 'refusal' GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
@@ -202,11 +210,16 @@ async def incident(connection: Any, user: str, since: datetime, until: datetime 
         for row in await connection.fetch(_WRITTEN, *keys, since):
             for name in row["secret_names"]:
                 found = touched.get((row["owner_id"], name))
-                if found is not None and row["at"] > found.last and (found.written is None or row["at"] > found.written):
+                if (
+                    found is not None
+                    and row["at"] > found.last
+                    and (found.written is None or row["at"] > found.written)
+                ):
                     found.written = row["at"]
     for one in touched.values():
         one.others.sort()
     order = sorted(
-        touched.values(), key=lambda one: (one.written is not None, -len(one.others), one.last, str(one.owner_id), one.name)
+        touched.values(),
+        key=lambda one: (one.written is not None, -len(one.others), one.last, str(one.owner_id), one.name),
     )
     return Incident(order, unknown, left_out)

@@ -71,7 +71,12 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
         if last is None or last < before:
             rows.append({"owner_id": row["owner"], "secret_name": row["name"], "last_used": last})
     rows.sort(
-        key=lambda row: (row["last_used"] is not None, row["last_used"] or before, str(row["owner_id"]), row["secret_name"])
+        key=lambda row: (
+            row["last_used"] is not None,
+            row["last_used"] or before,
+            str(row["owner_id"]),
+            row["secret_name"],
+        )
     )
     return UnusedSecrets(rows, len(stored), str(database), await log.fetchval(_FIRST), of_owner.get(None))
 

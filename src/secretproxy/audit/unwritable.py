@@ -26,7 +26,18 @@ NOTE = "masked: the log did not take this row whole"
 # What is left out first, what next; at last all that a row does not need.
 _FIRST = frozenset({"via", "application_name"})
 _NEXT = frozenset(
-    {"function", "encoding", "fingerprint", "role", "database", "client_addr", "client_port", "sqlstate", "duration", "calls"}
+    {
+        "function",
+        "encoding",
+        "fingerprint",
+        "role",
+        "database",
+        "client_addr",
+        "client_port",
+        "sqlstate",
+        "duration",
+        "calls",
+    }
 )
 _NEEDED = frozenset({"instance", "seq", "id", "at", "event", "session_id", "secret_names"})
 _LEFT_OUT = (_FIRST, _NEXT, frozenset(CHAINED) - _FIRST - _NEXT - _NEEDED)
@@ -151,7 +162,8 @@ class OneRow:
         """Raises TimeoutError while a backend lives that may still write what it was given."""
         if self.unanswered:
             alive = await connection.fetch(
-                "SELECT a.pid FROM pg_catalog.pg_stat_activity AS a WHERE a.pid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.int4[])"
+                "SELECT a.pid FROM pg_catalog.pg_stat_activity AS a WHERE a.pid OPERATOR(pg_catalog.=) ANY "
+                "($1::pg_catalog.int4[])"
                 " AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()",
                 list(self.unanswered),
             )

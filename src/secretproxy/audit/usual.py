@@ -1,9 +1,8 @@
 """Finds what is unusual for a login, compared with its own last thirty days: many secrets in a minute, and unusual
 hours.
 
-A login's usual is what it did in the thirty days before the time that is looked at. So a nightly job is not unusual at night, and a
-migration that always reads hundreds of secrets is not a burst. May import asyncpg.
-"""
+A login's usual is what it did in the thirty days before the time that is looked at. So a nightly job is not unusual at
+night, and a migration that always reads hundreds of secrets is not a burst. May import asyncpg."""
 
 from __future__ import annotations
 
@@ -25,10 +24,11 @@ DAYS = 5
 
 
 async def bursts(connection: Any, since: datetime, limit: int) -> Table:
-    """Gives the minutes since then in which a login used more different secrets than in any minute of the thirty days before.
+    """Gives the minutes since then in which a login used more different secrets than in any minute of the thirty days
+    before.
 
-    Of a login that used none in these days there is nothing to compare with: ten in a minute are a burst of it, and `usual` is None.
-    """
+    Of a login that used none in these days there is nothing to compare with: ten in a minute are a burst of it, and
+    `usual` is None."""
     source = Accesses(Filter(since=since - BASELINE))
     async with connection.transaction(isolation="repeatable_read"):
         await settle(connection, source)
@@ -42,9 +42,11 @@ async def bursts(connection: Any, since: datetime, limit: int) -> Table:
         number = len(asked.values) + 1
         query = f"""
         WITH m AS MATERIALIZED (
-                 SELECT d.db_user, d.minute, pg_catalog.count(*) AS secrets, pg_catalog.min(d.first) AS at, pg_catalog.max(d.last) AS until
+                 SELECT d.db_user, d.minute, pg_catalog.count(*) AS secrets, pg_catalog.min(d.first) AS at,
+                     pg_catalog.max(d.last) AS until
                    FROM ({asked.sql}) d GROUP BY 1, 2),
-             usual AS (SELECT db_user, pg_catalog.max(secrets) AS secrets FROM m WHERE at OPERATOR(pg_catalog.<) ${number} GROUP BY 1)
+             usual AS (SELECT db_user, pg_catalog.max(secrets) AS secrets FROM m
+                 WHERE at OPERATOR(pg_catalog.<) ${number} GROUP BY 1)
         SELECT m.at, m.until, m.db_user, m.secrets, u.secrets AS usual, pg_catalog.count(*) OVER () AS found
           FROM m LEFT JOIN usual u ON u.db_user {EQUAL} m.db_user
          WHERE m.at OPERATOR(pg_catalog.>=) ${number} AND m.secrets OPERATOR(pg_catalog.>=) {FEW}
@@ -70,7 +72,8 @@ class Hour:
 
 
 async def hours(connection: Any, since: datetime, limit: int) -> Table:
-    """Gives the hours since then at a time of day at which the login used no secret in the thirty days before; the newest first."""
+    """Gives the hours since then at a time of day at which the login used no secret in the thirty days before; the
+    newest first."""
     source = Accesses(Filter(since=since - BASELINE))
     async with connection.transaction(isolation="repeatable_read"):
         await settle(connection, source)
@@ -87,7 +90,8 @@ async def hours(connection: Any, since: datetime, limit: int) -> Table:
 
 
 def unusual_hours(used: Iterable[Hour], since: datetime) -> list[dict[str, Any]]:
-    """Gives the hours since then that are unusual for their login: neither this hour of the day (UTC) nor one beside it is one of its past.
+    """Gives the hours since then that are unusual for their login: neither this hour of the day (UTC) nor one beside it
+    is one of its past.
 
     A login that used secrets on fewer than five days before has no usual hours yet.
     """

@@ -29,7 +29,8 @@ LATENESS = 30.0
 _DIRECT = "event OPERATOR(pg_catalog.=) 'direct'::pg_catalog.text AND instance IS NULL"
 _LINES = (
     f"SELECT {', '.join(STORED)} FROM secretproxy.access_log "  # noqa: S608 - constant column names
-    "WHERE event OPERATOR(pg_catalog.<>) 'direct'::pg_catalog.text OR instance IS NOT NULL OR seq IS NOT NULL OR row_hash IS NOT NULL"
+    "WHERE event OPERATOR(pg_catalog.<>) 'direct'::pg_catalog.text OR instance IS NOT NULL OR seq IS NOT NULL OR "
+    "row_hash IS NOT NULL"
     " ORDER BY instance, seq, at"
 )
 _CHECKPOINTS = "SELECT instance, seq, row_hash, at, signature, kind FROM ONLY secretproxy.checkpoints"
@@ -40,7 +41,8 @@ _ORDER = f"""
 """
 # How many rows there may be, without counting them.
 _ESTIMATE = """
-SELECT (CASE WHEN pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)) OPERATOR(pg_catalog.<>) 0::pg_catalog.float4
+SELECT (CASE WHEN pg_catalog.sum(greatest(c.reltuples,
+    0::pg_catalog.float4)) OPERATOR(pg_catalog.<>) 0::pg_catalog.float4
              THEN pg_catalog.sum(greatest(c.reltuples, 0::pg_catalog.float4)) END)::pg_catalog.int8
   FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
  WHERE i.inhparent OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass::pg_catalog.oid
@@ -211,7 +213,13 @@ class ChainVerifier:
             if at < last_at and name == instance:
                 self.report.steps_back += 1
             last_at = at
-            if name == instance and seq_text == b"%d" % expected and expected not in checks and expected != beyond and not twins:
+            if (
+                name == instance
+                and seq_text == b"%d" % expected
+                and expected not in checks
+                and expected != beyond
+                and not twins
+            ):
                 found = sha256(previous + (chain.covered(body) if ADDED else body)).digest()
                 if row_hash[3:] == found.hex().encode() and prev_hash[3:] == previous.hex().encode():
                     before, previous = previous, found
@@ -292,7 +300,9 @@ class ChainVerifier:
         self._twins.append(row.row_hash or b"")
         if not self._forked:
             self._forked = True
-            text = "a second row of this number that continues the chain as well: another process wrote as this instance"
+            text = (
+                "a second row of this number that continues the chain as well: another process wrote as this instance"
+            )
             self._damage(row.seq, "two writers", text)
 
     def _missing(self, row: _Row) -> None:
@@ -356,9 +366,14 @@ class ChainVerifier:
             and not self._accept_unsigned
             and not self._signed_before <= self._first_at <= self._now
         ):
-            text = "no checkpoint vouches for this chain: its process had no key, or somebody who may write the log made it up"
+            text = (
+                "no checkpoint vouches for this chain: its process had no key, or somebody who may write the log "
+                "made it up"
+            )
             self.report.add(self._instance, None, "unsigned", text)
-        if self._last_signed > last and not self._excused(self._instance, last + 1, self._last_signed, self._previous, None):
+        if self._last_signed > last and not self._excused(
+            self._instance, last + 1, self._last_signed, self._previous, None
+        ):
             self.report.add(
                 self._instance, last + 1, "truncated",
                 f"a checkpoint signed row {self._last_signed}, but the log ends at row {last}",
@@ -372,7 +387,9 @@ class ChainVerifier:
         for instance, signed in self._signed.items():
             most = max(signed)
             if instance not in self._done and most and not self._excused(instance, 1, most, chain.GENESIS, None):
-                self.report.add(instance, None, "truncated", f"checkpoints signed {most} rows, none of which is in the log")
+                self.report.add(
+                    instance, None, "truncated", f"checkpoints signed {most} rows, none of which is in the log"
+                )
         self._instance = ""
         return self.report
 

@@ -38,7 +38,8 @@ class Wake:
         self._news.set()
 
     async def wait(self, at_most: float | None = None) -> tuple[set[uuid.UUID], bool]:
-        """Instances to look at, and whether it is time to look everywhere; waits no longer than `at_most` seconds for it."""
+        """Instances to look at, and whether it is time to look everywhere; waits no longer than `at_most` seconds for
+        it."""
         clock = asyncio.get_running_loop().time
         self._due = self._due or clock() + self.EVERYWHERE
         left = self._due - clock()

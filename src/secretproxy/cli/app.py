@@ -53,8 +53,8 @@ for _name in GROUPS:
 def main() -> None:
     """Runs the command line; a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2.
 
-    A reader of the output that went away, as `head` does, ends a command with what SIGPIPE would: 1 says that something was found.
-    """
+    A reader of the output that went away, as `head` does, ends a command with what SIGPIPE would: 1 says that something
+    was found."""
     try:
         app(prog_name="secretproxy")
     except SystemExit as ended:

@@ -11,9 +11,11 @@ from secretproxy.config import config_file, load_settings, review_database
 
 def console(
     dsn: str | None = typer.Option(
-        None, "--dsn", metavar="DSN", help="Log's database; the login in it is not used. Default: audit.review_dsn, then PG*."
+        None, "--dsn", metavar="DSN", help="Log's database; the login in it is not used. Default: audit.review_dsn, "
+                                           "then PG*."
     ),
-    host: str = typer.Option("127.0.0.1", "--host", metavar="ADDRESS", help="Address to listen on; one that other machines reach needs TLS."),
+    host: str = typer.Option("127.0.0.1", "--host", metavar="ADDRESS", help=
+        "Address to listen on; one that other machines reach needs TLS."),
     port: int = typer.Option(6480, "--port", min=1, max=65535, help="Port to listen on."),
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
 ) -> None:  # fmt: skip

@@ -54,8 +54,11 @@ def _print(found: list) -> None:  # type: ignore[type-arg]
         console.print(f"{finding.severity}: {finding.name}", style=colours[finding.severity])
         for text in (finding.what, finding.why):
             console.print(
-                textwrap.fill(text, min(console.width, 100) - 1, initial_indent="  ", subsequent_indent="  "), soft_wrap=True
+                textwrap.fill(text, min(console.width, 100) - 1, initial_indent="  ", subsequent_indent="  "),
+                soft_wrap=True,
             )
         console.print(f"  fix: {finding.fix}", soft_wrap=True)
     counts = {name: sum(finding.severity == name for finding in found) for name in ("error", "warning", "info")}
-    console.print(", ".join(f"{count} {name}{'s' if count != 1 and name != 'info' else ''}" for name, count in counts.items()))
+    console.print(
+        ", ".join(f"{count} {name}{'s' if count != 1 and name != 'info' else ''}" for name, count in counts.items())
+    )

@@ -12,7 +12,9 @@ from secretproxy.config import DEFAULT_FILE, ConfigError, Host, starter
 
 def init(
     config: Path = typer.Option(DEFAULT_FILE, "--config", "-c", metavar="FILE", help="File to write."),
-    backend: str = typer.Option("127.0.0.1:5432", "--backend", metavar="HOST:PORT", help="PostgreSQL behind the proxy."),
+    backend: str = typer.Option(
+        "127.0.0.1:5432", "--backend", metavar="HOST:PORT", help="PostgreSQL behind the proxy."
+    ),
     audit_dsn: str | None = typer.Option(
         None, "--audit-dsn", metavar="DSN", help="Database of the access log, as a member of secretproxy_writer."
     ),

@@ -22,7 +22,10 @@ class Direct(StrEnum):
 def install(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     dsn: str | None = typer.Option(
-        None, "--dsn", metavar="DSN", help="Database, as a superuser or its owner with CREATEROLE; default: the PG* variables."
+        None,
+        "--dsn",
+        metavar="DSN",
+        help="Database, as a superuser or its owner with CREATEROLE; default: the PG* variables.",
     ),
     record: bool = typer.Option(False, "--record", help="Record the present state as what verify compares with."),
     again: bool = typer.Option(False, "--again", help="Redeploy every change, to replace whatever was altered."),
@@ -34,13 +37,15 @@ def install(
     direct_calls: Direct | None = typer.Option(
         None,
         "--direct-calls",
-        help="Calls that bypass the proxy: refuse (default of a new installation) or log (default over the original modules, for a migration).",
+        help="Calls that bypass the proxy: refuse (default of a new installation) or log (default over the original "
+        "modules, for a migration).",
     ),
     owner: str | None = typer.Option(
         None,
         "--owner",
         metavar="ROLE",
-        help="Grant this role the rights of an owner of the original modules; their previous owner gets them in any case.",
+        help="Grant this role the rights of an owner of the original modules; their previous owner gets them in any "
+        "case.",
     ),
     accept: list[str] = typer.Option(
         [],

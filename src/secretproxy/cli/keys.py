@@ -14,7 +14,9 @@ import typer
 from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, load_settings
 
-app = typer.Typer(help="Manage the keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    help="Manage the keys of the stored values.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
 
 _DSN = typer.Option(None, "--dsn", metavar="DSN", help="Database, as its owner; default: the PG* variables.")
 _CONFIG = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file.")
@@ -75,7 +77,9 @@ def rotate(
     testimony: bool = typer.Option(
         False, "--testimony", help="The key that is shared with the proxy, not the keys of the values."
     ),
-    stage: bool = typer.Option(False, "--stage", help="With --testimony: distribute the new key, but do not sign with it yet."),
+    stage: bool = typer.Option(
+        False, "--stage", help="With --testimony: distribute the new key, but do not sign with it yet."
+    ),
     retire: bool = typer.Option(False, "--retire", help="With --testimony: retire the keys before the one that signs."),
     config: Path | None = _CONFIG,
 ) -> None:
@@ -94,10 +98,14 @@ def rotate(
             return
         version = _run(keys.stage_testimony(dsn, file))
         if stage:
-            typer.echo(f"testimony key version {version} is in {file}: copy that to every proxy, then run this without --stage")
+            typer.echo(
+                f"testimony key version {version} is in {file}: copy that to every proxy, then run this without --stage"
+            )
             return
         version = _run(keys.activate_testimony(dsn, file))
-        typer.echo(f"testimony key version {version} signs from now on; end older ones with --retire when no session is older")
+        typer.echo(
+            f"testimony key version {version} signs from now on; end older ones with --retire when no session is older"
+        )
         return
     version = _run(keys.rotate(dsn))
     typer.echo(f"key version {version} seals from now on; `secretproxy keys reencrypt` seals older values with it")
@@ -117,7 +125,12 @@ def reencrypt(
 
     console = Console(stderr=True)
     with Progress(
-        "values", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+        "values",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("values", total=None)
         result = _run(keys.reencrypt(dsn, lambda done, total: bar.update(task, completed=done, total=total), batch))

@@ -12,7 +12,10 @@ from secretproxy.config import ConfigError
 
 def revert(
     dsn: str | None = typer.Option(
-        None, "--dsn", metavar="DSN", help="Database, as a superuser or as the role that installed; default: the PG* variables."
+        None,
+        "--dsn",
+        metavar="DSN",
+        help="Database, as a superuser or as the role that installed; default: the PG* variables.",
     ),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", hidden=True),
@@ -24,7 +27,8 @@ def revert(
     del config
     if not yes:
         typer.confirm(
-            "Take back the functions, keys and settings? Stored values stay, in the original module's format.", abort=True
+            "Take back the functions, keys and settings? Stored values stay, in the original module's format.",
+            abort=True,
         )
     try:
         reverted = finish(run(dsn, lambda change, state: typer.echo(f"  {change:<18} {state}")))

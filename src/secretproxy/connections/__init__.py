@@ -1,8 +1,8 @@
-"""Service connections: those that secretproxy opens for itself, for the log, the catalog, questions to servers and every command.
+"""Service connections: those that secretproxy opens for itself, for the log, the catalog, questions to servers and
+every command.
 
-`connect` is the one place that opens them, with every setting pinned that could change what a statement means. All layers may import this
-package; it imports none of them.
-"""
+`connect` is the one place that opens them, with every setting pinned that could change what a statement means. All
+layers may import this package; it imports none of them."""
 
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, has_password, read
 from secretproxy.connections.held import broke, broken, close, held, refusal, unkept

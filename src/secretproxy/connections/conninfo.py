@@ -1,8 +1,8 @@
 """Reads connection strings as libpq does: URIs, keyword strings, service files, PG* variables, the password file.
 
-Source: src/interfaces/libpq/fe-connect.c (conninfo_parse, conninfo_uri_parse, parseServiceInfo, conninfo_add_defaults, passwordFromFile).
-Reads files and the environment, and opens no connection. An error names a parameter that libpq knows, and never quotes the string.
-"""
+Source: src/interfaces/libpq/fe-connect.c (conninfo_parse, conninfo_uri_parse, parseServiceInfo, conninfo_add_defaults,
+passwordFromFile). Reads files and the environment, and opens no connection. An error names a parameter that libpq
+knows, and never quotes the string."""
 
 from __future__ import annotations
 
@@ -16,28 +16,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-# libpq's parameters and the variables that they default to. PQconninfoOptions of PostgreSQL 18, and older names that it still takes.
+# libpq's parameters and the variables that they default to. PQconninfoOptions of PostgreSQL 18, and older names that it
+# still takes.
 PARAMETERS: dict[str, str | None] = {
-    "application_name": "PGAPPNAME", "authtype": None, "channel_binding": "PGCHANNELBINDING", "client_encoding": "PGCLIENTENCODING",
-    "connect_timeout": "PGCONNECT_TIMEOUT", "dbname": "PGDATABASE", "fallback_application_name": None, "gssdelegation": "PGGSSDELEGATION",
+    "application_name": "PGAPPNAME", "authtype": None, "channel_binding": "PGCHANNELBINDING", "client_encoding":
+        "PGCLIENTENCODING",
+    "connect_timeout": "PGCONNECT_TIMEOUT", "dbname": "PGDATABASE", "fallback_application_name": None, "gssdelegation":
+        "PGGSSDELEGATION",
     "gssencmode": "PGGSSENCMODE", "gsslib": "PGGSSLIB", "host": "PGHOST", "hostaddr": "PGHOSTADDR", "keepalives": None,
     "keepalives_count": None, "keepalives_idle": None, "keepalives_interval": None, "krbsrvname": "PGKRBSRVNAME",
     "load_balance_hosts": "PGLOADBALANCEHOSTS", "max_protocol_version": "PGMAXPROTOCOLVERSION",
-    "min_protocol_version": "PGMINPROTOCOLVERSION", "oauth_client_id": None, "oauth_client_secret": None, "oauth_issuer": None,
+    "min_protocol_version": "PGMINPROTOCOLVERSION", "oauth_client_id": None, "oauth_client_secret": None,
+        "oauth_issuer": None,
     "oauth_scope": None, "options": "PGOPTIONS", "passfile": "PGPASSFILE", "password": "PGPASSWORD", "port": "PGPORT",
     "replication": None, "require_auth": "PGREQUIREAUTH", "requirepeer": "PGREQUIREPEER", "requiressl": "PGREQUIRESSL",
-    "scram_client_key": None, "scram_server_key": None, "service": "PGSERVICE", "servicefile": "PGSERVICEFILE", "sslcert": "PGSSLCERT",
-    "sslcertmode": "PGSSLCERTMODE", "sslcompression": "PGSSLCOMPRESSION", "sslcrl": "PGSSLCRL", "sslcrldir": "PGSSLCRLDIR",
-    "sslkey": "PGSSLKEY", "sslkeylogfile": None, "sslmode": "PGSSLMODE", "sslnegotiation": "PGSSLNEGOTIATION", "sslpassword": None,
+    "scram_client_key": None, "scram_server_key": None, "service": "PGSERVICE", "servicefile": "PGSERVICEFILE",
+        "sslcert": "PGSSLCERT",
+    "sslcertmode": "PGSSLCERTMODE", "sslcompression": "PGSSLCOMPRESSION", "sslcrl": "PGSSLCRL", "sslcrldir":
+        "PGSSLCRLDIR",
+    "sslkey": "PGSSLKEY", "sslkeylogfile": None, "sslmode": "PGSSLMODE", "sslnegotiation": "PGSSLNEGOTIATION",
+        "sslpassword": None,
     "sslrootcert": "PGSSLROOTCERT", "sslsni": "PGSSLSNI", "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
-    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION", "target_session_attrs": "PGTARGETSESSIONATTRS", "tcp_user_timeout": None,
+    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION", "target_session_attrs": "PGTARGETSESSIONATTRS",
+        "tcp_user_timeout": None,
     "tty": None, "user": "PGUSER",
 }  # fmt: skip
 # What a connection of ours cannot promise is refused rather than overlooked: each with the values that ask for nothing.
 _UNSUPPORTED = {
-    "channel_binding": ("disable", "prefer"), "gssencmode": ("disable", "prefer"), "replication": ("false", "off", "no", "0"),
+    "channel_binding": ("disable", "prefer"), "gssencmode": ("disable", "prefer"), "replication": ("false", "off", "no",
+        "0"),
     "require_auth": (), "requirepeer": (), "scram_client_key": (), "scram_server_key": (), "sslcertmode": ("allow",),
-    "sslcrldir": (), "sslkeylogfile": (), "oauth_issuer": (), "oauth_client_id": (), "oauth_client_secret": (), "oauth_scope": (),
+    "sslcrldir": (), "sslkeylogfile": (), "oauth_issuer": (), "oauth_client_id": (), "oauth_client_secret": (),
+        "oauth_scope": (),
 }  # fmt: skip
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
@@ -208,7 +218,9 @@ def _check(conninfo: Conninfo) -> None:
     for name, harmless in _UNSUPPORTED.items():
         value = conninfo.get(name)
         if value is not None and value not in harmless:
-            raise ConninfoError(f"{name} is not supported here" + (f": leave it out, or {harmless[-1]}" if harmless else ""))
+            raise ConninfoError(
+                f"{name} is not supported here" + (f": leave it out, or {harmless[-1]}" if harmless else "")
+            )
     for name, choices in _CHOICES.items():
         value = conninfo.get(name)
         if value is not None and value not in choices:
@@ -266,7 +278,8 @@ def _uri(text: str) -> Iterator[tuple[str, str]]:
         found = re.fullmatch(r"(?:\[([^\]]+)\]|((?!\[)[^:]*))(?::(.*))?", server)
         if found is None:
             raise ConninfoError(
-                "a server is not host, host:port or [IPv6 address]:port; characters such as : @ / are written as %3A %40 %2F"
+                "a server is not host, host:port or [IPv6 address]:port; characters such as : @ / are written as %3A "
+                "%40 %2F"
             )
         hosts.append(_decoded(found[1] or found[2], "host"))
         ports.append(_decoded(found[3] or "", "port"))

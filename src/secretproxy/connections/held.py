@@ -16,8 +16,8 @@ from secretproxy.connections.opening import FAILURES, words
 
 # Seconds that a server gets for its goodbye.
 _CLOSING = 3.0
-# Access rights and names, resources, limits, states of objects and transactions, an operator's doing, the system: their messages
-# name objects, settings and files. Those of the other classes can quote what a statement was given or found.
+# Access rights and names, resources, limits, states of objects and transactions, an operator's doing, the system: their
+# messages name objects, settings and files. Those of the other classes can quote what a statement was given or found.
 _QUOTES_NOTHING = frozenset({"08", "0A", "25", "28", "3D", "3F", "42", "53", "54", "55", "57", "58"})
 
 Explain = Callable[[Any, Exception], Awaitable[Exception]]
@@ -25,7 +25,8 @@ Explain = Callable[[Any, Exception], Awaitable[Exception]]
 
 @contextlib.asynccontextmanager
 async def held(connection: Any, explain: Explain) -> AsyncIterator[Any]:
-    """Closes a connection behind the block. What breaks the connection, or what the server refuses, is raised as `explain` has it."""
+    """Closes a connection behind the block. What breaks the connection, or what the server refuses, is raised as
+    `explain` has it."""
     try:
         yield connection
     except Exception as error:
@@ -40,9 +41,8 @@ async def held(connection: Any, explain: Explain) -> AsyncIterator[Any]:
 async def unkept(connection: Any) -> AsyncIterator[None]:
     """Runs its block in a read-only transaction that is rolled back, however it ends.
 
-    What is read may have code of others attached to it. At a commit, what that code left behind (a deferred trigger, a cursor
-    WITH HOLD) would run as the login of this connection.
-    """
+    What is read may have code of others attached to it. At a commit, what that code left behind (a deferred trigger, a
+    cursor WITH HOLD) would run as the login of this connection."""
     transaction = connection.transaction(readonly=True)
     await transaction.start()
     try:
@@ -52,7 +52,8 @@ async def unkept(connection: Any) -> AsyncIterator[None]:
 
 
 async def close(connection: Any) -> None:
-    """Ends a connection, whatever state it is in, within seconds: the driver's own time limit does not bound the end of a statement."""
+    """Ends a connection, whatever state it is in, within seconds: the driver's own time limit does not bound the end of
+    a statement."""
     try:
         async with asyncio.timeout(_CLOSING):
             await connection.close(timeout=_CLOSING)

@@ -1,7 +1,8 @@
-"""Opens service connections on asyncpg: each server of a connection string in turn, with everything pinned, and failures told in words.
+"""Opens service connections on asyncpg: each server of a connection string in turn, with everything pinned, and
+failures told in words.
 
-May import asyncpg. A password is in no error's text; a server's own words are only in those of failed logins, which hold no rows.
-"""
+May import asyncpg. A password is in no error's text; a server's own words are only in those of failed logins, which
+hold no rows."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from secretproxy.connections import pinned
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, read
 from secretproxy.wire.types import SqlState
 
-# What libpq asks a server before it takes it (fe-connect.c, CONNECTION_CHECK_TARGET). A login's or database's own default for
-# transactions is pinned later and says nothing of the server.
+# What libpq asks a server before it takes it (fe-connect.c, CONNECTION_CHECK_TARGET). A login's or database's own
+# default for transactions is pinned later and says nothing of the server.
 KIND = """SELECT pg_catalog.pg_is_in_recovery(), s.setting OPERATOR(pg_catalog.=) 'on'::pg_catalog.text
    AND s.source OPERATOR(pg_catalog.<>) ALL (ARRAY['database', 'user', 'database user']::pg_catalog.text[])
   FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'default_transaction_read_only'::pg_catalog.text"""
@@ -48,9 +49,8 @@ FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError
 class ServiceConnection(asyncpg.Connection):  # type: ignore[misc]
     """An asyncpg connection that knows where it leads: `where` names database, server and user.
 
-    `server`: its address or socket directory, and port. `patience`: seconds that a new connection to it may take. `given_up`: why
-    it was ended by this side, where it was.
-    """
+    `server`: its address or socket directory, and port. `patience`: seconds that a new connection to it may take.
+    `given_up`: why it was ended by this side, where it was."""
 
     where = "the database"
     server = ("", 0)
@@ -130,10 +130,9 @@ async def connect(
 ) -> Any:
     """Connects to the first of the servers that will do. Raises ConnectError.
 
-    `timeout`: seconds that a server may take, where `connect_timeout` does not say. `settings`: beside or instead of the pinned ones;
-    None leaves the server's own. `places`, `database`, `tls` (asyncpg's `ssl`) and `target_session_attrs` come before what the
-    string says.
-    """
+    `timeout`: seconds that a server may take, where `connect_timeout` does not say. `settings`: beside or instead of
+    the pinned ones; None leaves the server's own. `places`, `database`, `tls` (asyncpg's `ssl`) and
+    `target_session_attrs` come before what the string says."""
     try:
         known = conninfo if isinstance(conninfo, Conninfo) else read(conninfo)
         user, database = known.user, database or known.database
@@ -164,12 +163,17 @@ async def connect(
                 failures[str(place)] = known.told(error)
             except Exception as error:
                 failures[str(place)] = error
-    by_default = known.places == servers and known.get("host") is None and known.get("hostaddr") is None and places is None
+    by_default = (
+        known.places == servers and known.get("host") is None and known.get("hostaddr") is None and places is None
+    )
     raise _failed(known, user, database, failures, by_default) from None
 
 
-def _failed(known: Conninfo, user: str, database: str, failures: dict[str, BaseException], by_default: bool) -> ConnectError:
-    """Gives the error that tells why each server did not do. `by_default`: several sockets were tried, as nobody named one."""
+def _failed(
+    known: Conninfo, user: str, database: str, failures: dict[str, BaseException], by_default: bool
+) -> ConnectError:
+    """Gives the error that tells why each server did not do. `by_default`: several sockets were tried, as nobody named
+    one."""
     cause = list(failures.values())[-1]
     if by_default:
         # Sockets that are not there say nothing where another was: libpq has one default, here there are several.
@@ -187,7 +191,8 @@ def _failed(known: Conninfo, user: str, database: str, failures: dict[str, BaseE
 
 
 async def _one(
-    known: Conninfo, place: Place, user: str, database: str, application_name: str, timeout: float, command_timeout: float | None,
+    known: Conninfo, place: Place, user: str, database: str, application_name: str, timeout: float,
+    command_timeout: float | None,
     settings: Mapping[str, str | None], tls: Any, attrs: str, connection_class: Any,
 ) -> Any:  # fmt: skip
     """Opens a connection to one server."""
@@ -199,12 +204,14 @@ async def _one(
         extra["options"] = options
     is_unix = place.host.startswith("/")
     arguments: dict[str, Any] = {
-        "host": place.address or place.host, "port": place.port, "user": user, "password": known.password(place), "database": database,
-        "timeout": seconds, "command_timeout": command_timeout, "target_session_attrs": "any", "connection_class": connection_class,
+        "host": place.address or place.host, "port": place.port, "user": user, "password": known.password(place),
+            "database": database,
+        "timeout": seconds, "command_timeout": command_timeout, "target_session_attrs": "any",
+        "connection_class": connection_class,
         # The driver reads no password file: `known` has, and says which one others may read.
         "passfile": _NO_FILE, "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
-        # A statement that is kept under a name could be another by the time it is named again: whatever code runs in the session may
-        # DEALLOCATE and PREPARE.
+        # A statement that is kept under a name could be another by the time it is named again: whatever code runs in
+        # the session may DEALLOCATE and PREPARE.
         "statement_cache_size": 0,
     }  # fmt: skip
     if not is_unix:
@@ -260,9 +267,9 @@ def _refuses_parameters(error: BaseException) -> bool:
 def _is_broken_off(error: BaseException) -> bool:
     """Tells whether a server ended a connection that it had taken.
 
-    A login's own transaction_timeout, of PostgreSQL 17 and later, does that, if it is too short for the login or for the statement
-    that pins the settings. Only the startup packet keeps it away, and an older server refuses one that names it.
-    """
+    A login's own transaction_timeout, of PostgreSQL 17 and later, does that, if it is too short for the login or for
+    the statement that pins the settings. Only the startup packet keeps it away, and an older server refuses one that
+    names it."""
     ended = (
         asyncpg.PostgresConnectionError,
         asyncpg.InterfaceError,
@@ -289,7 +296,9 @@ class _NamedContext(ssl.SSLContext):
     server_name: str | None = None
 
     def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
-        return super().wrap_bio(*arguments, **(named | {"server_hostname": self.server_name or named.get("server_hostname")}))
+        return super().wrap_bio(
+            *arguments, **(named | {"server_hostname": self.server_name or named.get("server_hostname")})
+        )
 
 
 def _tls(known: Conninfo, place: Place) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Runs the work of a command: says what it waits for, gives up a server that answers nobody any more, and ends cleanly at Ctrl-C.
+"""Runs the work of a command: says what it waits for, gives up a server that answers nobody any more, and ends cleanly
+at Ctrl-C.
 
-A server whose process is stopped, or whose cable is cut, ends no statement and no connection: nothing that TCP or PostgreSQL knows of
-happens. So a connection that brings nothing for a while is told of, and its server is asked for a new one. May import asyncio.
-"""
+A server whose process is stopped, or whose cable is cut, ends no statement and no connection: nothing that TCP or
+PostgreSQL knows of happens. So a connection that brings nothing for a while is told of, and its server is asked for a
+new one. May import asyncio."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from typing import Any, TypeVar
 
 from secretproxy.connections.opening import ServiceConnection, open_connections
 
-# Seconds without a byte of any server: after so many a line says what is waited for, and whether each server answers is asked.
+# Seconds without a byte of any server: after so many a line says what is waited for, and whether each server answers is
+# asked.
 QUIET = 15
 # The line is said again after so many times as long.
 _AGAIN = 4
@@ -38,7 +40,8 @@ class _Ear(selectors.DefaultSelector):
 
 
 def run(work: Coroutine[Any, Any, _Result], tell: Callable[[str], None]) -> _Result:
-    """Runs a command's work to its end and returns its result. `tell` gets a line for a person where it waits for long."""
+    """Runs a command's work to its end and returns its result. `tell` gets a line for a person where it waits for
+    long."""
     ear = _Ear()
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(ear)) as runner:
         return runner.run(_watched(work, ear, tell))
@@ -90,7 +93,8 @@ async def _watch(ear: _Ear, tell: Callable[[str], None]) -> None:
             for connection in silent:
                 connection.given_up = (
                     f"{connection.where} answers no more: nothing came for {quiet} seconds, and then "
-                    f"{_UNANSWERED} new connections got no answer within {connection.patience:g} seconds each (connect_timeout)"
+                    f"{_UNANSWERED} new connections got no answer within {connection.patience:g} seconds each "
+                    "(connect_timeout)"
                 )
                 connection.terminate()
 
@@ -98,7 +102,8 @@ async def _watch(ear: _Ear, tell: Callable[[str], None]) -> None:
 def _line(quiet: int, waiting: Sequence[ServiceConnection]) -> str:
     places = " and ".join(dict.fromkeys(connection.where for connection in waiting))
     return (
-        f"still waiting after {quiet} seconds for {places}; Ctrl-C ends this, and so do time limits in the DSN or PGOPTIONS: "
+        f"still waiting after {quiet} seconds for {places}; Ctrl-C ends this, and so do time limits in the DSN or "
+        "PGOPTIONS: "
         "options='-c statement_timeout=5min -c lock_timeout=10s'"
     )
 

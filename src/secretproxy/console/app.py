@@ -1,8 +1,8 @@
 """The console's application: sign-in, sign-out, and the pages behind them.
 
-A page is a function of a `Visit` that gives a response; `Console` sees to it that somebody is signed in, that forms are the console's
-own, that what is read is recorded before it is shown, and that an error of the log becomes a page that says so.
-"""
+A page is a function of a `Visit` that gives a response; `Console` sees to it that somebody is signed in, that forms are
+the console's own, that what is read is recorded before it is shown, and that an error of the log becomes a page that
+says so."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ FAILURES_OF_ADDRESS, FAILURES_OF_NAME = 10, 20
 SIGN_INS_AT_ONCE = 4
 # A login's name is as long as PostgreSQL keeps it.
 MOST_NAME, MOST_PASSWORD = 63, 1024
-_STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
+_STATIC = {
+    "console.css": "text/css; charset=utf-8",
+    "console.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
 MENU = (
     ("Overview", "/"), ("Accesses", "/accesses"), ("Findings", "/findings"), ("Incident", "/incident"),
     ("Compare", "/compare"), ("Integrity", "/integrity"), ("Reviews", "/reviews"), ("Doctor", "/doctor"),
@@ -88,7 +92,8 @@ class Visit:
     def show(self, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
         """Renders the page of a template."""
         text = self.console.render(
-            template, title=title, menu=MENU, path=self.request.url.path, user=self.session.user, csrf=self.session.csrf, **values
+            template, title=title, menu=MENU, path=self.request.url.path, user=self.session.user,
+            csrf=self.session.csrf, **values
         )  # fmt: skip
         return HTMLResponse(text, status_code=status)
 
@@ -212,16 +217,20 @@ class Console:
                 return RedirectResponse(f"/sign-in{to}", status_code=303)
             visit = Visit(request, session, self)
             if from_elsewhere(request.headers):
-                # Another port of this machine shares the cookie if there is no TLS: what its page asks for would be recorded as
-                # this person's.
-                said = "Another site's page led here. Nothing was shown or recorded. Go on if you want to see this page."
+                # Another port of this machine shares the cookie if there is no TLS: what its page asks for would be
+                # recorded as this person's.
+                said = (
+                    "Another site's page led here. Nothing was shown or recorded. Go on if you want to see this page."
+                )
                 there = local_path(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
                 return visit.show("elsewhere.html", title="Opened from elsewhere", status=403, said=said, there=there)
             try:
                 await self._recorded(visit, entry)
                 return await entry.page(visit)
             except UnrecordedError as error:
-                return visit.show("error.html", title="Not recorded, so not shown", status=503, said=str(error), again=True)
+                return visit.show(
+                    "error.html", title="Not recorded, so not shown", status=503, said=str(error), again=True
+                )
             except UnreachedError as error:
                 return visit.show("error.html", title="The log did not answer", status=503, said=str(error), again=True)
             except (ConfigError, OverflowError, asyncpg.DataError) as error:
@@ -251,7 +260,13 @@ class Console:
             return self._form(to)
         given = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
         user, password = given.get("user", ""), given.get("password", "")
-        if not user or len(user.encode()) > MOST_NAME or not password or len(password) > MOST_PASSWORD or "\0" in user + password:
+        if (
+            not user
+            or len(user.encode()) > MOST_NAME
+            or not password
+            or len(password) > MOST_PASSWORD
+            or "\0" in user + password
+        ):
             return self._form(to, "Give the name and the password of your PostgreSQL login.", status=400)
         source = source_of(request)
         if not self._by_address.begin(source):

@@ -1,8 +1,7 @@
 """Charts as SVG, drawn here: bars over time, a grid of hours by weekdays, a bar next to a number.
 
-Every mark has its value as a title for the pointer, and the page shows the same figures as a table. No style attribute, no script: what
-a mark looks like is the style sheet's, by class.
-"""
+Every mark has its value as a title for the pointer, and the page shows the same figures as a table. No style attribute,
+no script: what a mark looks like is the style sheet's, by class."""
 
 from __future__ import annotations
 
@@ -24,7 +23,9 @@ def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequ
     for part in (0, 0.5, 1):
         y = _TOP + inner_height * (1 - part)
         out.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - 4}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(int(top * part))}</text>')
+        out.append(
+            f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(int(top * part))}</text>'
+        )
     every = max(1, round(len(steps) / 8))
     for place, (label, counts) in enumerate(steps):
         x, y = _LEFT + place * width, float(_TOP + inner_height)
@@ -34,11 +35,15 @@ def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequ
                 height = inner_height * count / top
                 y -= height
                 out.append(
-                    f'<rect class="bar {escape(kind)}" x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(width - 1, 0.8):.1f}" height="{height:.1f}">'
+                    f'<rect class="bar {escape(kind)}" x="{x + 0.5:.1f}" y="{y:.1f}" '
+                    f'width="{max(width - 1, 0.8):.1f}" height="{height:.1f}">'
                     f"<title>{escape(label)}: {count:,} {escape(kind)}</title></rect>"
                 )
         if place % every == 0 and x < WIDTH - 40:
-            out.append(f'<text class="tick" x="{x + width / 2:.1f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(label)}</text>')
+            out.append(
+                f'<text class="tick" x="{x + width / 2:.1f}" y="{HEIGHT - 5}" '
+                f'text-anchor="middle">{escape(label)}</text>'
+            )
     return "".join(out) + "</svg>"
 
 
@@ -48,14 +53,17 @@ def hours(title: str, counts: Mapping[tuple[int, int], int]) -> str:
     most = max(counts.values(), default=0)
     out = [_open(title, left + 24 * cell + 4, top + 7 * cell + 4)]
     for hour in range(0, 24, 3):
-        out.append(f'<text class="tick" x="{left + hour * cell + cell / 2}" y="12" text-anchor="middle">{hour:02d}</text>')
+        out.append(
+            f'<text class="tick" x="{left + hour * cell + cell / 2}" y="12" text-anchor="middle">{hour:02d}</text>'
+        )
     for day, name in enumerate(DAYS):
         out.append(f'<text class="tick" x="{left - 8}" y="{top + day * cell + 17}" text-anchor="end">{name}</text>')
         for hour in range(24):
             count = counts.get((day, hour), 0)
             level = 0 if not count else 1 + min(4, int(4 * count / most))
             out.append(
-                f'<rect class="cell level{level}" x="{left + hour * cell + 1}" y="{top + day * cell + 1}" width="{cell - 2}" '
+                f'<rect class="cell level{level}" x="{left + hour * cell + 1}" y="{top + day * cell + 1}" '
+                f'width="{cell - 2}" '
                 f'height="{cell - 2}" rx="2"><title>{name} {hour:02d}:00: {count:,}</title></rect>'
             )
     return "".join(out) + "</svg>"
@@ -90,6 +98,7 @@ def short(number: int) -> str:
 
 def _open(title: str, width: int, height: int) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
+        'xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title>"
     )

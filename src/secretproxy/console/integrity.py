@@ -1,7 +1,8 @@
-"""Runs a verification of the log's chains that a page has begun: in the background, as the person who asked, with progress.
+"""Runs a verification of the log's chains that a page has begun: in the background, as the person who asked, with
+progress.
 
-In a thread with an event loop of its own, for it computes; it stops at the next block when the person is signed out. May import asyncpg.
-"""
+In a thread with an event loop of its own, for it computes; it stops at the next block when the person is signed out.
+May import asyncpg."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Live rows: new accesses as server-sent events, each a row that the server has rendered, through any loss of the log's connection.
+"""Live rows: new accesses as server-sent events, each a row that the server has rendered, through any loss of the log's
+connection.
 
-A row that comes while nobody listens, between a page and its stream or between two streams, is looked up when the stream begins. Where
-more came than are sent again, the page is told to be loaded anew, so that no gap looks like none.
+A row that comes while nobody listens, between a page and its stream or between two streams, is looked up when the
+stream begins. Where more came than are sent again, the page is told to be loaded anew, so that no gap looks like none.
 """
 
 from __future__ import annotations
@@ -107,5 +108,9 @@ def _row(visit: Visit, row: Any) -> bytes:
 
 def event(kind: str, data: str, number: str = "") -> bytes:
     """Makes one server-sent event. Its data may have any lines; `kind` and `number` are the console's."""
-    lines = [f"event: {kind}", *([f"id: {number}"] if number else []), *(f"data: {line}" for line in data.splitlines() or [""])]
+    lines = [
+        f"event: {kind}",
+        *([f"id: {number}"] if number else []),
+        *(f"data: {line}" for line in data.splitlines() or [""]),
+    ]
     return ("\n".join(lines) + "\n\n").encode()

@@ -1,4 +1,5 @@
-"""The pages of the console: each reads its filter from the query string, asks the questions of `audit`, and shows a template."""
+"""The pages of the console: each reads its filter from the query string, asks the questions of `audit`, and shows a
+template."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ async def overview(visit: Visit) -> Response:
         state = await log_state(connection)
     most = {name: max((row["n"] for row in counts[name].rows), default=0) for name in ("secrets", "users")}
     return visit.show(
-        "overview.html", title="Overview", span=span, spans=SPANS, chart=_timeline(steps), steps=steps, operations=_kinds(steps),
+        "overview.html", title="Overview", span=span, spans=SPANS, chart=_timeline(steps), steps=steps,
+        operations=_kinds(steps),
         counts=counts, unusual=unusual, state=state, most=most,
     )  # fmt: skip
 
@@ -101,7 +103,8 @@ async def accesses(visit: Visit) -> Response:
     # Rows that are committed late have an earlier time than ones that are here already.
     known = min((row["at"] for row in page.rows), default=began) if page.next is None else page.rows[-1]["at"]
     return visit.show(
-        "accesses.html", title="Accesses", rows=page.rows, query=query, fields=FIELDS, choices=CHOICES, next=page.next, first=before is None,
+        "accesses.html", title="Accesses", rows=page.rows, query=query, fields=FIELDS, choices=CHOICES, next=page.next,
+        first=before is None,
         live=before is None and wanted.until is None, known=max(known, began - timedelta(minutes=1)).isoformat(),
     )  # fmt: skip
 
@@ -205,7 +208,9 @@ async def secret(visit: Visit) -> Response:
     """Shows one secret: who used it, when first and last, from where, and whether anybody has since its last write."""
     name, owner = visit.query.get("name"), visit.query.get("owner")
     if name is None:
-        raise ConfigError("a secret has a name, and an owner where several have one of that name: /secret?name=...&owner=...")
+        raise ConfigError(
+            "a secret has a name, and an owner where several have one of that name: /secret?name=...&owner=..."
+        )
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, Filter(owner=owner, secret=name))
         users = await subjects.users_of(connection, wanted)
@@ -217,7 +222,8 @@ async def secret(visit: Visit) -> Response:
     owners = {row["owner_id"] for row in recent} | {who for _, who in written}
     latest = written[0][0] if written else None
     return visit.show(
-        "secret.html", title=f"Secret {view.shortened(name)}", owner=wanted.owner, owners=len(owners), name=name, users=users[:MOST_LINES],
+        "secret.html", title=f"Secret {view.shortened(name)}", owner=wanted.owner, owners=len(owners), name=name,
+        users=users[:MOST_LINES],
         left_out=max(0, len(users) - MOST_LINES), writes=writes, written=written, latest=latest,
         unread=latest is not None and not any(user["last"] > latest for user in users), grid=_hours(hours), hours=hours,
         days=charts.DAYS, recent=recent, query=query_of({"owner": owner or "", "secret": name}),
@@ -243,8 +249,10 @@ async def subject(visit: Visit) -> Response:
         steps = await subjects.timeline(connection, wanted, *steps_since(since))
         recent = (await newest(connection, wanted, TOP)).rows
     return visit.show(
-        "subject.html", title=f"{kind.replace('-', ' ').capitalize()} {view.shortened(value)}", value=value, span=span, spans=SPANS,
-        path_of=f"/who/{kind}", secrets=secrets[:MOST_LINES], left_out=max(0, len(secrets) - MOST_LINES), grid=_hours(hours), hours=hours,
+        "subject.html", title=f"{kind.replace('-', ' ').capitalize()} {view.shortened(value)}", value=value, span=span,
+        spans=SPANS,
+        path_of=f"/who/{kind}", secrets=secrets[:MOST_LINES], left_out=max(0, len(secrets) - MOST_LINES),
+        grid=_hours(hours), hours=hours,
         days=charts.DAYS, chart=_timeline(steps), steps=steps, operations=_kinds(steps), recent=recent,
         query={SUBJECTS[kind]: value}, incident=kind == "user",
     )  # fmt: skip
@@ -265,7 +273,8 @@ async def session(visit: Visit) -> Response:
 
 
 async def incident(visit: Visit) -> Response:
-    """Shows what to rotate after a login was compromised: every secret it touched, ordered by how much depends on it."""
+    """Shows what to rotate after a login was compromised: every secret it touched, ordered by how much depends on
+    it."""
     query = visit.query
     given = {name: query.get(name, "") for name in ("user", "since", "until")}
     found = None
@@ -281,12 +290,14 @@ async def incident(visit: Visit) -> Response:
 
 
 async def findings(visit: Visit) -> Response:
-    """Shows what is unusual: in itself, for a login by its own last thirty days, for the first time, many times in a row."""
+    """Shows what is unusual: in itself, for a login by its own last thirty days, for the first time, many times in a
+    row."""
     span, since = _span(visit.query)
     wanted = Filter(since=since)
     async with visit.reader.connection() as connection:
         events = {
-            kind: [row async for row in review.events(connection, wanted, (kind,), limit=MOST_LINES)][::-1] for kind in KINDS
+            kind: [row async for row in review.events(connection, wanted, (kind,), limit=MOST_LINES)][::-1]
+            for kind in KINDS
         }
         counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
         bursts = await usual.bursts(connection, since, MOST_LINES)
@@ -298,14 +309,16 @@ async def findings(visit: Visit) -> Response:
         found["verifies"] = _keyed("verifies", counts["many_verifies"].rows)
         known = await reviews.acknowledged(connection, [row["finding"] for rows in found.values() for row in rows])
     return visit.show(
-        "findings.html", title="Findings", span=span, spans=SPANS, found=found, first_uses=counts["first_time"].count, known=known,
+        "findings.html", title="Findings", span=span, spans=SPANS, found=found, first_uses=counts["first_time"].count,
+        known=known,
         most=MOST_LINES,
     )  # fmt: skip
 
 
 # A finding by its kind and what tells it from others; the last is the time up to which it goes.
 _TOLD_BY = {
-    "bursts": ("db_user", "at", "until"), "hours": ("db_user", "at", "until"), "first use": ("db_user", "owner_id", "secret_names", "at"),
+    "bursts": ("db_user", "at", "until"), "hours": ("db_user", "at", "until"), "first use": ("db_user", "owner_id",
+        "secret_names", "at"),
     "verifies": ("db_user", "owner_id", "secret_names", "at", "until"), **dict.fromkeys(KINDS, ("id", "at")),
 }  # fmt: skip
 
@@ -313,7 +326,9 @@ _TOLD_BY = {
 def _keyed(kind: str, rows: Iterable[Any]) -> list[dict[str, Any]]:
     """Gives rows of findings with what distinguishes each, and the time up to which they go."""
     names = _TOLD_BY[kind]
-    return [dict(row) | {"finding": reviews.finding_of(kind, row, *names[:-1]), "lasted": row[names[-1]]} for row in rows]
+    return [
+        dict(row) | {"finding": reviews.finding_of(kind, row, *names[:-1]), "lasted": row[names[-1]]} for row in rows
+    ]
 
 
 async def acknowledge(visit: Visit) -> Response:

@@ -1,4 +1,5 @@
-"""Connections to the log as the person who signed in, a few for each, opened when a page needs one and closed with the session.
+"""Connections to the log as the person who signed in, a few for each, opened when a page needs one and closed with the
+session.
 
 May import asyncpg. A password is in the Conninfo that these connections are opened with, and nowhere else.
 """
@@ -32,7 +33,9 @@ PAGE_SECONDS = 60
 _TIMES = {"statement_timeout": f"{PAGE_SECONDS}s", "idle_in_transaction_session_timeout": "15min"}
 # What a server says of a wrong password: invalid_password, invalid_authorization_specification.
 _WRONG_PASSWORD = (SqlState.INVALID_PASSWORD, SqlState.INVALID_AUTHORIZATION_SPECIFICATION)
-_MAY_READ = "SELECT pg_catalog.has_table_privilege('secretproxy.access_log'::pg_catalog.text, 'SELECT'::pg_catalog.text)"
+_MAY_READ = (
+    "SELECT pg_catalog.has_table_privilege('secretproxy.access_log'::pg_catalog.text, 'SELECT'::pg_catalog.text)"
+)
 
 
 class UnavailableError(Exception):
@@ -50,9 +53,8 @@ class SignInError(Exception):
 async def prove(conninfo: Conninfo, user: str, password: str) -> LogReader:
     """Signs somebody in: the server has checked their password, and they may read the log. Raises SignInError.
 
-    A server that asks for no password (trust, peer, a certificate or ticket of this process) would let everybody in as anybody. So a second
-    login with a password that nobody has must fail.
-    """
+    A server that asks for no password (trust, peer, a certificate or ticket of this process) would let everybody in as
+    anybody. So a second login with a password that nobody has must fail."""
     reader = LogReader(conninfo.with_login(user, password))
     try:
         async with reader.connection() as connection:
@@ -67,7 +69,9 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> LogReader:
             raise SignInError("name or password is wrong") from None
         # An error before sign-in names no server and no address.
         log.warning("the log cannot be read for a sign-in", reason=cause_of(error.__context__ or error))
-        raise SignInError("the log cannot be read now, or there is none; the console's own log says why", known=False) from None
+        raise SignInError(
+            "the log cannot be read now, or there is none; the console's own log says why", known=False
+        ) from None
     try:
         stranger = await service_connection(
             conninfo.with_login(user, secrets.token_urlsafe(24)), APPLICATION, timeout=15, settings=READING
@@ -81,7 +85,8 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> LogReader:
     stranger.terminate()
     reader.close()
     raise SignInError(
-        "the server lets this login in with any password (pg_hba.conf: trust, peer, cert or the like), so that a sign-in proves nothing; "
+        "the server lets this login in with any password (pg_hba.conf: trust, peer, cert or the like), so that a "
+        "sign-in proves nothing; "
         "it has to ask the console for a password: scram-sha-256"
     )
 

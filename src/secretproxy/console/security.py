@@ -1,8 +1,8 @@
 """Adds the security headers to every answer of the console, and refuses requests before a page sees them.
 
-No script and no style but the console's own runs, nothing is loaded from elsewhere, no page stands in another's frame, nothing is
-kept in a cache. A request that changes something must come from the console's own page, and one without TLS must name this machine.
-"""
+No script and no style but the console's own runs, nothing is loaded from elsewhere, no page stands in another's frame,
+nothing is kept in a cache. A request that changes something must come from the console's own page, and one without TLS
+must name this machine."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def same(given: str | None, expected: str) -> bool:
 
 
 class Throttle:
-    """Counts failures by a key in the last `seconds`; an attempt counts as one until it has gone well, so that many at once help nobody."""
+    """Counts failures by a key in the last `seconds`; an attempt counts as one until it has gone well, so that many at
+    once help nobody."""
 
     # Keys that are remembered; the oldest of more are not.
     MOST = 10_000

@@ -36,13 +36,16 @@ def serve(dsn: str | None, settings: Settings, config: Path | None, host: str, p
         server.run(sockets=[listening])
 
 
-def server_of(dsn: str | None, settings: Settings, config: Path | None, host: str, port: int) -> tuple[uvicorn.Server, str]:
+def server_of(
+    dsn: str | None, settings: Settings, config: Path | None, host: str, port: int
+) -> tuple[uvicorn.Server, str]:
     """Makes the server, and the address that browsers open. Raises ConfigError."""
     conninfo = database_of(dsn)
     context = web_context(settings.listen)
     if context is None and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} is reached from elsewhere, and without TLS a password would be too: set listen.tls, listen.tls_cert and "
+            f"--host {host} is reached from elsewhere, and without TLS a password would be too: set listen.tls, "
+            "listen.tls_cert and "
             "listen.tls_key, or take --host 127.0.0.1"
         )
     console = Console(conninfo, settings, config, recorder_of(settings), tls=context is not None)
@@ -52,7 +55,8 @@ def server_of(dsn: str | None, settings: Settings, config: Path | None, host: st
         return context
 
     made = uvicorn.Config(
-        console.application(PAGES), host=host, port=port, http="h11", ws="none", lifespan="on", interface="asgi3", log_config=None,
+        console.application(PAGES), host=host, port=port, http="h11", ws="none", lifespan="on", interface="asgi3",
+        log_config=None,
         access_log=False, proxy_headers=False, server_header=False, limit_concurrency=MOST_REQUESTS,
         timeout_graceful_shutdown=LAST_SECONDS, ssl_context_factory=None if context is None else given,
         ssl_certfile=None if context is None else settings.listen.tls_cert,

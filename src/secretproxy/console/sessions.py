@@ -1,8 +1,7 @@
 """Stores the sessions of signed-in users on the server, found by a random token that only the cookie has.
 
-A session ends after `idle` seconds without a request and after `lifetime` seconds in any case, and with it its connections and the
-password that these are opened with. No I/O but what `ended` does.
-"""
+A session ends after `idle` seconds without a request and after `lifetime` seconds in any case, and with it its
+connections and the password that these are opened with. No I/O but what `ended` does."""
 
 from __future__ import annotations
 
@@ -21,7 +20,8 @@ MOST_SESSIONS = 200
 
 @dataclass(slots=True, eq=False)
 class SignedIn:
-    """One person in one browser. `csrf` is in every form of theirs; `tails` counts live pages; `check` is the latest verification.
+    """One person in one browser. `csrf` is in every form of theirs; `tails` counts live pages; `check` is the latest
+    verification.
 
     `id` and `pages`, the number of pages so far, name this session and its pages in the log.
     """
@@ -44,7 +44,9 @@ class SignedIn:
 class Sessions:
     """The store. A token is kept as its SHA-256 digest, so that the store itself lets nobody in."""
 
-    def __init__(self, idle: float, lifetime: float, clock: Callable[[], float], ended: Callable[[SignedIn], None]) -> None:
+    def __init__(
+        self, idle: float, lifetime: float, clock: Callable[[], float], ended: Callable[[SignedIn], None]
+    ) -> None:
         """Takes `idle` and `lifetime` in seconds; `clock` gives seconds and never goes back; `ended` is called with
         each session that ends.
         """

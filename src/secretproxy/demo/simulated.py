@@ -1,4 +1,5 @@
-"""A few days of simulated life for the demonstration's log, so that its pages are not empty: a chain of its own, marked in every row.
+"""A few days of simulated life for the demonstration's log, so that its pages are not empty: a chain of its own, marked
+in every row.
 
 The rows are made as the journal makes them, at times that are past. `application_name` says that they are simulated.
 """
@@ -29,7 +30,8 @@ _FUNCTIONS = {
 }
 _OWNERS = tuple(uuid.UUID(int=0x5F0C1E527D0B4B6E9A570D6B1C2F0000 + number) for number in range(6))
 _NAMES = (
-    "stripe_key", "smtp_password", "s3_access_key", "oauth_client_secret", "webhook_token", "ldap_bind", "sentry_dsn", "maps_key",
+    "stripe_key", "smtp_password", "s3_access_key", "oauth_client_secret", "webhook_token", "ldap_bind", "sentry_dsn",
+        "maps_key",
 )  # fmt: skip
 
 
@@ -75,11 +77,18 @@ class Life:
             operation = dice.choices(("read", "verify"), (9, 1))[0]
             failed = dice.random() < 0.01
             yield _Access(
-                at, "demo_web", operation, dice.choice(_OWNERS[:4]), dice.choice(_NAMES[:4]), "error" if failed else "ok"
+                at,
+                "demo_web",
+                operation,
+                dice.choice(_OWNERS[:4]),
+                dice.choice(_NAMES[:4]),
+                "error" if failed else "ok",
             )
         for owner in _OWNERS:
             for place, name in enumerate(_NAMES[4:]):
-                yield _Access(day + timedelta(hours=2, minutes=10, seconds=place * 3), "demo_nightly", "read", owner, name)
+                yield _Access(
+                    day + timedelta(hours=2, minutes=10, seconds=place * 3), "demo_nightly", "read", owner, name
+                )
         if weekday:
             for _ in range(12):
                 at = day + timedelta(hours=9 + dice.random() * 7)
@@ -89,7 +98,8 @@ class Life:
             yield _Access(day + timedelta(hours=10, minutes=6), "demo_deploy", "write", _OWNERS[1], "smtp_password")
 
     def events(self) -> list[tuple[int, Event, float | None]]:
-        """Gives the events of the story with their time and duration: of each access an attempt and an outcome, in a session a login and day."""
+        """Gives the events of the story with their time and duration: of each access an attempt and an outcome, in a
+        session a login and day."""
         sessions: dict[tuple[str, Any], _Session] = {}
         found: list[tuple[int, Event, float | None]] = []
         for access in self.accesses():
@@ -102,7 +112,8 @@ class Life:
             )  # fmt: skip
             ended = access.outcome == "ok"
             outcome = Event(
-                "outcome", session.who, statement_no=session.statements, role=access.user, outcome="ok" if ended else "error",
+                "outcome", session.who, statement_no=session.statements, role=access.user, outcome="ok" if ended else
+                    "error",
                 sqlstate=None if ended else "57014", calls=1 if ended else 0,
             )  # fmt: skip
             found += [(at, attempt, None), (at + int(took * 1_000_000), outcome, took)]
@@ -133,5 +144,7 @@ async def simulate(connection: Any, signer: Signer) -> int:
             group = [row.plain() for row in rows[start : start + _GROUP]]
             await connection.execute(INSERT, b"\n".join([row for row in group if row is not None]).decode())
         end = signer.sign(instance, rows[-1].seq, rows[-1].row_hash, END)
-        await connection.execute(CHECKPOINT_INSERT, end.instance, end.seq, end.row_hash, end.at, end.signature, end.kind)
+        await connection.execute(
+            CHECKPOINT_INSERT, end.instance, end.seq, end.row_hash, end.at, end.signature, end.kind
+        )
     return len(rows)

@@ -1,5 +1,5 @@
-"""The demo: a private PostgreSQL, the backend half installed, the proxy before it, a short tour with psql, the rows that it left, and
-the console that shows them.
+"""The demo: a private PostgreSQL, the backend half installed, the proxy before it, a short tour with psql, the rows
+that it left, and the console that shows them.
 
 Everything lives in one temporary directory and in child processes that die with this one; leaving cleans up.
 """
@@ -155,7 +155,12 @@ def _configure(server: PrivateServer, directory: Path, port: int) -> Path:
 
 
 def _console(
-    stack: contextlib.ExitStack, server: PrivateServer, directory: Path, config: Path, port: int, echo: Callable[[str], None]
+    stack: contextlib.ExitStack,
+    server: PrivateServer,
+    directory: Path,
+    config: Path,
+    port: int,
+    echo: Callable[[str], None],
 ) -> None:
     """Starts the console over the log and a few days of simulated life; says where it is and who may sign in."""
     password = secrets.token_hex(8)
@@ -253,14 +258,18 @@ async def _show_log(server: PrivateServer) -> None:
         await connection.close()
     console = Console(width=None if sys.stdout.isatty() else 80)
     table = Table(
-        title="What the access log says of it (secretproxy.secret_access)", title_justify="left", box=None, pad_edge=False
+        title="What the access log says of it (secretproxy.secret_access)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     for heading in ("time", "user", "operation", "secret", "outcome", "calls", "how", "from"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         names = ",".join(row["secret_names"] or ["?"])
         table.add_row(
-            f"{row['at']:%H:%M:%S}", row["db_user"], row["operation"], names, row["outcome"], str(row["calls"]), row["how"],
+            f"{row['at']:%H:%M:%S}", row["db_user"], row["operation"], names, row["outcome"], str(row["calls"]),
+            row["how"],
             str(row["client_addr"]),
         )  # fmt: skip
     console.print(table)

@@ -312,7 +312,11 @@ def as_names(argument: Argument, values: Values) -> tuple[bool, tuple[str | None
     if isinstance(argument, Parameter):
         if values.bind is None:
             inner, outer = values.argument(argument.number)
-            return (False, None) if isinstance(inner, _Unknown | Parameter) and outer.bind is None else as_names(inner, outer)
+            return (
+                (False, None)
+                if isinstance(inner, _Unknown | Parameter) and outer.bind is None
+                else as_names(inner, outer)
+            )
         found = _bound(argument.number, values)
         if found is None:
             return False, None

@@ -83,7 +83,9 @@ class Call:
         function = self._function(values)
         if function is None:
             known = overloads(self.name)
-            signature = self.signature or (known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}")
+            signature = self.signature or (
+                known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}"
+            )
             return ResolvedCall(signature, operation_of(signature), None, None, None, False, self.via)
         owner_known, owner = arguments.as_uuid(self._argument(function, function.owner), values)
         secret = self._argument(function, function.secret)

@@ -17,7 +17,9 @@ from secretproxy.detect.calls import Call
 # What a statement does with a relation.
 SELECT, INSERT, UPDATE, DELETE, TRUNCATE, MAINTAIN = 1, 2, 4, 8, 16, 32
 
-_WRITING = tuple(b"insert update delete merge truncate copy analyze analyse vacuum cluster reindex refresh index alter".split())
+_WRITING = tuple(
+    b"insert update delete merge truncate copy analyze analyse vacuum cluster reindex refresh index alter".split()
+)
 # From so many names on the identifiers of a text are looked up in a set instead of each name in the text.
 MANY = 6
 _IDENTIFIER = re.compile(rb"[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*")
@@ -90,7 +92,9 @@ class Dependencies:
         needles = {_needle(name) for name in names}
         if not self._many:
             return tuple(needles), frozenset()
-        whole = {name.lower().encode() for name in names if name.isascii() and _IDENTIFIER.fullmatch(name.lower().encode())}
+        whole = {
+            name.lower().encode() for name in names if name.isascii() and _IDENTIFIER.fullmatch(name.lower().encode())
+        }
         return tuple(needles - whole), frozenset(whole)
 
     def __bool__(self) -> bool:
@@ -102,7 +106,8 @@ class Dependencies:
     def same_as(self, other: Dependencies) -> bool:
         """Says whether both have the same content, whatever their versions."""
         return all(
-            getattr(self, name) == getattr(other, name) for name in ("functions", "relations", "operators", "types", "events")
+            getattr(self, name) == getattr(other, name)
+            for name in ("functions", "relations", "operators", "types", "events")
         )
 
     def may_concern(self, lowered: bytes) -> bool:
@@ -132,12 +137,16 @@ class Dependencies:
 
     def attribute(self, name: str) -> list[Call]:
         """Gives the calls of `row.name`, which may call a function that takes the row."""
-        return [call for named in self.functions.get(name, ()) if named.takes_row for call in _calls(named.dependencies)]
+        return [
+            call for named in self.functions.get(name, ()) if named.takes_row for call in _calls(named.dependencies)
+        ]
 
     def relation(self, parts: Sequence[str], uses: int) -> list[Call]:
         found = _fitting(self.relations, parts)
         return [
-            call for named in found for call in _calls(dependency for dependency in named.dependencies if dependency.uses & uses)
+            call
+            for named in found
+            for call in _calls(dependency for dependency in named.dependencies if dependency.uses & uses)
         ]
 
     def operator(self, parts: Sequence[str]) -> list[Call]:

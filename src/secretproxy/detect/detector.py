@@ -119,7 +119,9 @@ class Detector:
         words = {*NAMES, *schemas, *(table.rpartition(".")[2] for table in tables)}
         self._needles = (*_shortest({word.lower().encode() for word in words}), b"u&")
         self._words = re.compile(
-            r"(?<![\w$])(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + r")(?![\w$])",
+            r"(?<![\w$])(?:"
+            + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+            + r")(?![\w$])",
             re.IGNORECASE,
         )
         self._led = False
@@ -128,7 +130,8 @@ class Detector:
         self._cached_bytes = 0
 
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
-        """Looks quickly at a text. `remembered`: lower-case names of statements and cursors that lead to a secret call."""
+        """Looks quickly at a text. `remembered`: lower-case names of statements and cursors that lead to a secret
+        call."""
         if self._led and not remembered:
             return self._may_be_led(text)
         return self._may_concern(text.lower(), remembered)
@@ -180,7 +183,9 @@ class Detector:
         self._cached_bytes = 0
         self._harmless.clear()
 
-    def verdict(self, text: bytes, encoding: str, remembered: Collection[bytes] = (), strings: int = STANDARD) -> Verdict:
+    def verdict(
+        self, text: bytes, encoding: str, remembered: Collection[bytes] = (), strings: int = STANDARD
+    ) -> Verdict:
         """Gives the verdict on a text as it came over the wire; `encoding` is Python's name of the client's.
 
         strings: how its string constants may be read, see string_literals.py.
@@ -240,7 +245,8 @@ class Detector:
         if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.dependencies:
             return HARMLESS
         found = Found()
-        # A large tree is half a million objects without a cycle among them, which the collector looks at again and again.
+        # A large tree is half a million objects without a cycle among them, which the collector looks at again and
+        # again.
         collected = len(document) > _LARGE_TREE and gc.isenabled()
         if collected:
             gc.disable()

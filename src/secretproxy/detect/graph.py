@@ -108,7 +108,10 @@ class Graph:
         """Gives the words that a body must contain to lead there and that have not been searched for, in lower case."""
         if not self._secrets:
             return []
-        names = {node.what.name for node in self._nodes.values() if node.what.kind in NAMED} | {*self._monitored.schemas, "U&"}
+        names = {node.what.name for node in self._nodes.values() if node.what.kind in NAMED} | {
+            *self._monitored.schemas,
+            "U&",
+        }
         new = sorted({name.lower() for name in names} - self._searched)
         self._searched.update(new)
         return new
@@ -181,7 +184,9 @@ class Graph:
             if node.what.kind == "event":
                 for command in node.what.commands:
                     events.setdefault(command, []).extend(node.ways)
-        return Dependencies(version, functions, relations, operators, types, {word: tuple(ways) for word, ways in events.items()})
+        return Dependencies(
+            version, functions, relations, operators, types, {word: tuple(ways) for word, ways in events.items()}
+        )
 
     def _named(self, kind: str) -> Names:
         found: dict[str, list[Named]] = {}

@@ -36,7 +36,9 @@ def pack(verdict: Verdict) -> bytes:
 def unpack(data: bytes) -> Verdict:
     if not data:
         return HARMLESS
-    calls, definitions, tables, prepares, cursors, executes, fetches, deallocates, closes, fingerprint, parsed = json.loads(data)
+    calls, definitions, tables, prepares, cursors, executes, fetches, deallocates, closes, fingerprint, parsed = (
+        json.loads(data)
+    )
     return Verdict(
         _calls(calls),
         tuple(definitions),
@@ -54,7 +56,15 @@ def unpack(data: bytes) -> Verdict:
 
 def _call(call: Call) -> list[Any]:
     named = [[name, _argument(argument)] for name, argument in call.named]
-    return [call.schema, call.name, [_argument(each) for each in call.positional], named, call.opaque, call.signature, call.via]
+    return [
+        call.schema,
+        call.name,
+        [_argument(each) for each in call.positional],
+        named,
+        call.opaque,
+        call.signature,
+        call.via,
+    ]
 
 
 def _calls(calls: list[Any]) -> tuple[Call, ...]:

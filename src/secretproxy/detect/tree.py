@@ -28,19 +28,25 @@ DEFINING = frozenset(
     {
         "ViewStmt", "CreateFunctionStmt", "AlterFunctionStmt", "CreateTrigStmt", "CreateEventTrigStmt", "RuleStmt",
         "CreatePolicyStmt", "AlterPolicyStmt", "CreateStmt", "CreateForeignTableStmt", "AlterTableStmt", "IndexStmt",
-        "CreateDomainStmt", "AlterDomainStmt", "DefineStmt", "CreateCastStmt", "CreateConversionStmt", "CreateOpClassStmt",
+        "CreateDomainStmt", "AlterDomainStmt", "DefineStmt", "CreateCastStmt", "CreateConversionStmt",
+            "CreateOpClassStmt",
         "CreateTransformStmt", "CreatePublicationStmt", "AlterPublicationStmt", "CreateStatsStmt", "CreateRangeStmt",
-        "RenameStmt", "AlterObjectSchemaStmt", "AlterObjectDependsStmt", "AlterOwnerStmt", "AlterOperatorStmt", "DropStmt",
+        "RenameStmt", "AlterObjectSchemaStmt", "AlterObjectDependsStmt", "AlterOwnerStmt", "AlterOperatorStmt",
+            "DropStmt",
         "GrantStmt", "CommentStmt", "SecLabelStmt", "AlterExtensionContentsStmt", "CreatePLangStmt", "CreateFdwStmt",
     }
 )  # fmt: skip
 # Of these, those that say which function shall run when something is used.
-_OVER_A_FUNCTION = frozenset({"CreateTrigStmt", "CreateEventTrigStmt", "DefineStmt", "CreateCastStmt", "CreateOpClassStmt"})
+_OVER_A_FUNCTION = frozenset(
+    {"CreateTrigStmt", "CreateEventTrigStmt", "DefineStmt", "CreateCastStmt", "CreateOpClassStmt"}
+)
 # The operation of a statement on the relation in its `relation`.
 _USES = {
-    "InsertStmt": dependencies.INSERT, "UpdateStmt": dependencies.UPDATE, "DeleteStmt": dependencies.DELETE, "MergeStmt": 0,
+    "InsertStmt": dependencies.INSERT, "UpdateStmt": dependencies.UPDATE, "DeleteStmt": dependencies.DELETE,
+        "MergeStmt": 0,
     "CopyStmt": dependencies.SELECT,
-    "RefreshMatViewStmt": dependencies.MAINTAIN, "ReindexStmt": dependencies.MAINTAIN, "ClusterStmt": dependencies.MAINTAIN,
+    "RefreshMatViewStmt": dependencies.MAINTAIN, "ReindexStmt": dependencies.MAINTAIN,
+    "ClusterStmt": dependencies.MAINTAIN,
     "VacuumRelation": dependencies.MAINTAIN,
 }  # fmt: skip
 _MERGED = {"CMD_INSERT": dependencies.INSERT, "CMD_UPDATE": dependencies.UPDATE, "CMD_DELETE": dependencies.DELETE}
@@ -97,7 +103,9 @@ class Monitored:
         qualified = re.findall(rf'(?<![\w$])"?({schemas})"?\s*\.\s*"?([\w$]+)', body, re.IGNORECASE)
         calls = {(self.schemas[0], name.lower()) for name in found}
         calls |= {(schema.lower(), name.lower()) for schema, name in qualified}
-        return once([*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.dependencies.by_word(body)])
+        return once(
+            [*(Call(schema, name, opaque=True) for schema, name in sorted(calls)), *self.dependencies.by_word(body)]
+        )
 
 
 def walk_statement(statement: Node, monitored: Monitored, found: Found) -> None:
@@ -252,8 +260,10 @@ def _with(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, fou
 
 # What is done with nodes of a kind; each says whether what is below them is walked too.
 _NODES: dict[str, Callable[[str, Any, frozenset[str], Monitored, Found], bool]] = {
-    "FuncCall": _function_call, "funccall": _function_call, "RangeVar": _table, "relation": _table, "rel": _table, "DoStmt": _do_block,
-    "ExecuteStmt": _sql_execute, "MultiAssignRef": _assignment, "PrepareStmt": _statement, "DeclareCursorStmt": _statement,
+    "FuncCall": _function_call, "funccall": _function_call, "RangeVar": _table, "relation": _table, "rel": _table,
+        "DoStmt": _do_block,
+    "ExecuteStmt": _sql_execute, "MultiAssignRef": _assignment, "PrepareStmt": _statement,
+    "DeclareCursorStmt": _statement,
     "lockingClause": _locking, "withClause": _with,
 }  # fmt: skip
 

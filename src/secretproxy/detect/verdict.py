@@ -140,11 +140,14 @@ def _known_or_all(signature: str) -> str:
 
 def by_name(calls: Sequence[Call]) -> tuple[Call, ...]:
     """Gives one opaque call for each function; if a schema has too many, one call of `*` for them."""
-    distinct = dict.fromkeys(Call(call.schema, call.name, opaque=True, signature=call.signature, via=call.via) for call in calls)
+    distinct = dict.fromkeys(
+        Call(call.schema, call.name, opaque=True, signature=call.signature, via=call.via) for call in calls
+    )
     if len(distinct) <= MOST_CALLS:
         return tuple(distinct)
     kept = dict.fromkeys(
-        call if call.via is not None or overloads(call.name) else Call(call.schema, "*", opaque=True) for call in distinct
+        call if call.via is not None or overloads(call.name) else Call(call.schema, "*", opaque=True)
+        for call in distinct
     )
     return tuple(kept)
 

@@ -1,4 +1,5 @@
-"""Runs the sqitch project on asyncpg: install, verify, revert, and the key file that the proxy and the database share."""
+"""Runs the sqitch project on asyncpg: install, verify, revert, and the key file that the proxy and the database
+share."""
 
 from secretproxy.install.errors import InstallError
 from secretproxy.install.keyfile import KeyFileError, create_key_file, load_key_file

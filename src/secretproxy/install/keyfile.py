@@ -98,4 +98,6 @@ def _write(path: Path, keys: dict[int, bytes], *, replace: bool) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        raise KeyFileError(path, f"cannot be written ({error.strerror}); see that its directory is yours to write") from None
+        raise KeyFileError(
+            path, f"cannot be written ({error.strerror}); see that its directory is yours to write"
+        ) from None

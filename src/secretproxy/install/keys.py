@@ -1,4 +1,5 @@
-"""The keys of a database: ring keys and what they sealed, a new one, values sealed again; testimony keys and their exchange.
+"""The keys of a database: ring keys and what they sealed, a new one, values sealed again; testimony keys and their
+exchange.
 
 May import asyncpg. Values are opened and sealed inside the backend; only counts come out.
 """
@@ -60,11 +61,15 @@ async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
     async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             stored = [Stored(*row) for row in await connection.fetch("SELECT * FROM secretproxy.stored_formats()")]
-            rows = await connection.fetch("SELECT version, created_at, retired_at FROM secretproxy.keyring ORDER BY version")
+            rows = await connection.fetch(
+                "SELECT version, created_at, retired_at FROM secretproxy.keyring ORDER BY version"
+            )
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
     sealed = {item.key_version: item.values for item in stored if item.key_version is not None}
-    ring = [RingKey(row["version"], row["created_at"], row["retired_at"], sealed.get(row["version"], 0)) for row in rows]
+    ring = [
+        RingKey(row["version"], row["created_at"], row["retired_at"], sealed.get(row["version"], 0)) for row in rows
+    ]
     return ring, stored
 
 
@@ -106,9 +111,8 @@ async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> 
 async def _contained(connection: asyncpg.Connection, after: uuid.UUID, batch: int, wait: bool) -> asyncpg.Record:
     """One batch, in what PostgreSQL calls a security-restricted operation.
 
-    Whatever is attached to the table of secrets runs meanwhile, as the table's owner. There it cannot leave anything for the commit
-    (a deferred trigger, a cursor WITH HOLD), which would run as whoever rotates.
-    """
+    Whatever is attached to the table of secrets runs meanwhile, as the table's owner. There it cannot leave anything
+    for the commit (a deferred trigger, a cursor WITH HOLD), which would run as whoever rotates."""
     await connection.execute(
         "CREATE MATERIALIZED VIEW secretproxy.contained AS"  # noqa: S608 - a uuid, a number, a boolean
         f" SELECT r.done, r.failed, r.last FROM secretproxy.reencrypt('{after}', {batch:d}, {str(wait).lower()}) AS r"
@@ -120,7 +124,8 @@ async def _contained(connection: asyncpg.Connection, after: uuid.UUID, batch: in
 
 @dataclass(frozen=True, slots=True)
 class TestimonyKey:
-    """A version of the testimony key, without the key. `state`: staged (accepted, does not sign yet), active or retired."""
+    """A version of the testimony key, without the key. `state`: staged (accepted, does not sign yet), active or
+    retired."""
 
     version: int
     created_at: datetime
@@ -135,7 +140,8 @@ async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
     async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
         try:
             rows = await connection.fetch(
-                f"SELECT version, created_at, {_STATE} FROM secretproxy.testimony_key WHERE version OPERATOR(pg_catalog.>) 0 ORDER BY version"  # noqa: S608
+                f"SELECT version, created_at, {_STATE} FROM secretproxy.testimony_key"  # noqa: S608
+                " WHERE version OPERATOR(pg_catalog.>) 0 ORDER BY version"
             )
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
@@ -143,7 +149,8 @@ async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
 
 
 async def stage_testimony(dsn: str | None, key_file: Path) -> int:
-    """Makes a new testimony key that is accepted but signs nothing yet, in the database first and then in the file. Gives its version.
+    """Makes a new testimony key that is accepted but signs nothing yet, in the database first and then in the file.
+    Gives its version.
 
     Run again after a kill it goes on with the key that was staged. Raises InstallError, KeyFileError.
     """
@@ -160,7 +167,9 @@ async def stage_testimony(dsn: str | None, key_file: Path) -> int:
                     newest = await connection.fetchval("SELECT pg_catalog.max(version) FROM secretproxy.testimony_key")
                     version, key = max(newest, *keys) + 1, secrets.token_bytes(KEY_BYTES)
                     await connection.execute(
-                        "INSERT INTO secretproxy.testimony_key (version, key, active) VALUES ($1, $2, false)", version, key
+                        "INSERT INTO secretproxy.testimony_key (version, key, active) VALUES ($1, $2, false)",
+                        version,
+                        key,
                     )
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
@@ -170,20 +179,23 @@ async def stage_testimony(dsn: str | None, key_file: Path) -> int:
 
 
 async def activate_testimony(dsn: str | None, key_file: Path) -> int:
-    """Lets the functions sign with the newest key, which must be in the file. Gives its version. Raises InstallError, KeyFileError."""
+    """Lets the functions sign with the newest key, which must be in the file. Gives its version. Raises InstallError,
+    KeyFileError."""
     keys = load_key_file(key_file)
     async with session(dsn) as connection:
         try:
             async with borrowed(connection):
                 row = await connection.fetchrow(
-                    "SELECT version, key FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1"
+                    "SELECT version, key FROM secretproxy.testimony_key WHERE retired_at IS NULL ORDER BY version "
+                    "DESC LIMIT 1"
                 )
                 if row is None or keys.get(row["version"]) != bytes(row["key"]):
                     raise InstallError(
                         "testimony.key_file: the newest key of the database is not in it; use the file that was staged"
                     )
                 await connection.execute(
-                    "UPDATE secretproxy.testimony_key SET active = true WHERE version OPERATOR(pg_catalog.=) $1", row["version"]
+                    "UPDATE secretproxy.testimony_key SET active = true WHERE version OPERATOR(pg_catalog.=) $1",
+                    row["version"],
                 )
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
@@ -193,12 +205,13 @@ async def activate_testimony(dsn: str | None, key_file: Path) -> int:
 # Looks, and seconds between them.
 _LOOKS = 30
 _PAUSE = 0.1
-# Backends with a snapshot that may be older than the row by which functions sign: a transaction keeps it to its end where it is
-# REPEATABLE READ.
+# Backends with a snapshot that may be older than the row by which functions sign: a transaction keeps it to its end
+# where it is REPEATABLE READ.
 _OLDER = """
 SELECT pg_catalog.string_agg(a.pid::pg_catalog.text, ', ' ORDER BY a.pid)
   FROM pg_catalog.pg_stat_activity a, secretproxy.context c
- WHERE a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database() AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+ WHERE a.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+     AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
    AND a.backend_type OPERATOR(pg_catalog.=) 'client backend'
    AND pg_catalog.age(a.backend_xmin) OPERATOR(pg_catalog.>=) pg_catalog.age(c.xmin)
 """
@@ -215,18 +228,22 @@ async def _older(connection: asyncpg.Connection) -> str | None:
 
 
 async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
-    """Ends every key but the one that signs, in the database and then in the file. Gives the versions. Raises InstallError, KeyFileError."""
+    """Ends every key but the one that signs, in the database and then in the file. Gives the versions. Raises
+    InstallError, KeyFileError."""
     keys = load_key_file(key_file)
     async with session(dsn) as connection, borrowed(connection):
         try:
             if older := await _older(connection):
                 raise InstallError(
-                    f"transactions are open that may have begun before the newest key signed (process {older}): their calls would go on to "
-                    "be signed with a key that no proxy knows any more. Nothing was retired; try again when they have ended"
+                    f"transactions are open that may have begun before the newest key signed (process {older}): their "
+                    "calls would go on to "
+                    "be signed with a key that no proxy knows any more. Nothing was retired; try again when they have "
+                    "ended"
                 )
             rows = await connection.fetch(
                 """UPDATE secretproxy.testimony_key SET retired_at = pg_catalog.clock_timestamp()
-                    WHERE retired_at IS NULL AND version OPERATOR(pg_catalog.<) (SELECT testimony_version FROM secretproxy.context) RETURNING version"""
+                    WHERE retired_at IS NULL AND version OPERATOR(pg_catalog.<) (SELECT testimony_version
+                        FROM secretproxy.context) RETURNING version"""
             )
             signing = await connection.fetchval("SELECT testimony_version FROM secretproxy.context")
         except asyncpg.PostgresError as error:
@@ -245,7 +262,9 @@ def _explained(error: Exception) -> Exception:
     if state[:2] in _ANYWHERE:
         raise error
     if error.sqlstate in (SqlState.UNDEFINED_TABLE, SqlState.UNDEFINED_FUNCTION, SqlState.INVALID_SCHEMA_NAME):
-        return InstallError(f"the backend half is not installed here, or is older ({told(error)}): run `secretproxy install`")
+        return InstallError(
+            f"the backend half is not installed here, or is older ({told(error)}): run `secretproxy install`"
+        )
     if error.sqlstate == SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(
             f"keys are for their owner ({told(error)}): connect as a superuser or a member of secretproxy_keys (--dsn)"

@@ -1,4 +1,5 @@
-"""Says what is still missing between an installation and a proxy that runs: a configuration and logins, each with the command that makes it.
+"""Says what is still missing between an installation and a proxy that runs: a configuration and logins, each with the
+command that makes it.
 
 Reads the catalog alone, and needs no right for it. Shows no password.
 """
@@ -14,14 +15,15 @@ from typing import Any
 from secretproxy.connections import Conninfo, ConninfoError, Place, read
 from secretproxy.install.runner import session
 
-# Who can use a role's rights: by inheriting them, or by becoming it. From PostgreSQL 16 on a member may be allowed neither. The function is
-# found by its oid, because who installs may have no right on its schema.
+# Who can use a role's rights: by inheriting them, or by becoming it. From PostgreSQL 16 on a member may be allowed
+# neither. The function is found by its oid, because who installs may have no right on its schema.
 _LOGINS = """
 SELECT r.rolname::pg_catalog.text AS name, r.rolcanlogin AS can_login, r.rolsuper AS is_superuser,
        pg_catalog.pg_has_role(r.oid, w.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, w.oid, $1) AS writes,
        pg_catalog.pg_has_role(r.oid, v.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, v.oid, $1) AS reviews,
        pg_catalog.pg_has_role(r.oid, u.oid, 'USAGE') OR pg_catalog.pg_has_role(r.oid, u.oid, $1)
-       OR EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+       OR EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n
+       ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
                    WHERE n.nspname OPERATOR(pg_catalog.=) 'encrypted_secrets'::pg_catalog.name
                      AND p.proname OPERATOR(pg_catalog.=) 'secrets_getter'::pg_catalog.name
                      AND pg_catalog.has_function_privilege(r.oid, p.oid, 'EXECUTE')) AS calls
@@ -39,8 +41,8 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 class Setup:
     """The settings of the configuration; None is unset, and `file` is None if there is no file.
 
-    `environment`: settings come from there. Another process may have more of them, so that those that are missing are not told.
-    """
+    `environment`: settings come from there. Another process may have more of them, so that those that are missing are
+    not told."""
 
     file: str | None
     audit_dsn: str | None
@@ -78,10 +80,20 @@ async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
         known = {row["name"]: row for row in await connection.fetch(_LOGINS, member, named)}
     steps = []
     if setup.file is None and not setup.environment:
-        init = ("init", "--backend", here.backend, "--audit-dsn", here.dsn("journal"), "--review-dsn", here.dsn("auditor"))
+        init = (
+            "init",
+            "--backend",
+            here.backend,
+            "--audit-dsn",
+            here.dsn("journal"),
+            "--review-dsn",
+            here.dsn("auditor"),
+        )
         steps.append(f"a configuration: {shlex.join(('secretproxy', *init))}")
     if setup.new_key_file is not None:
-        steps.append(f"the key file where the proxy runs, if that is another machine: copy {setup.new_key_file} there, mode 0600")
+        steps.append(
+            f"the key file where the proxy runs, if that is another machine: copy {setup.new_key_file} there, mode 0600"
+        )
     if not any(row["can_login"] and row["calls"] and not row["is_superuser"] for row in known.values()):
         steps.append("a login that may call the functions, such as your application's: GRANT authenticated TO app;")
     for need in needs:

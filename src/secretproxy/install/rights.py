@@ -1,8 +1,7 @@
 """Gives a role that is not a superuser the privileges for a change, and revokes them in the same transaction.
 
-The installing role is a member of the roles that own what is ours only inside these transactions: nothing that runs as it later can read a key.
-May use an asyncpg connection. A superuser needs nothing of this.
-"""
+The installing role is a member of the roles that own what is ours only inside these transactions: nothing that runs as
+it later can read a key. May use an asyncpg connection. A superuser needs nothing of this."""
 
 from __future__ import annotations
 
@@ -50,9 +49,9 @@ async def borrowed(
 ) -> AsyncIterator[None]:
     """Runs its block in a transaction, as a member of the roles that own what is ours.
 
-    `make` makes the roles that are missing. `create` names schemas in which those roles may make objects: whoever becomes the owner of
-    something must be able to. Without `keep` the transaction is rolled back at its end. What is borrowed is nobody's outside the transaction.
-    """
+    `make` makes the roles that are missing. `create` names schemas in which those roles may make objects: whoever
+    becomes the owner of something must be able to. Without `keep` the transaction is rolled back at its end. What is
+    borrowed is nobody's outside the transaction."""
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -83,7 +82,8 @@ async def _take(connection: Any, *, make: bool, create: Collection[str]) -> list
             await connection.execute(f"GRANT {row['rolname']} TO CURRENT_USER{options}")
         except asyncpg.PostgresError:
             raise RefusedError(
-                f"this role may not act as {row['rolname']}: connect as a superuser or as the role that installed (--dsn)"
+                f"this role may not act as {row['rolname']}: connect as a superuser or as the role that installed "
+                "(--dsn)"
             ) from None
         given.append((row["rolname"], "", ""))
     if create:
@@ -112,9 +112,11 @@ WITH me (oid, name, createrole, superuser) AS (
 )
 SELECT l.what FROM me, version, LATERAL (
     SELECT 1 AS place, pg_catalog.concat('ALTER ROLE ', me.name, ' CREATEROLE') AS what
-     WHERE NOT me.createrole AND EXISTS (SELECT FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE pg_catalog.to_regrole(n) IS NULL)
+     WHERE NOT me.createrole AND EXISTS (SELECT FROM pg_catalog.unnest($1::pg_catalog.text[]) n
+         WHERE pg_catalog.to_regrole(n) IS NULL)
     UNION ALL
-    SELECT 2, pg_catalog.concat('GRANT CREATE ON DATABASE ', pg_catalog.quote_ident(pg_catalog.current_database()), ' TO ', me.name)
+    SELECT 2, pg_catalog.concat('GRANT CREATE ON DATABASE ', pg_catalog.quote_ident(pg_catalog.current_database()),
+        ' TO ', me.name)
      WHERE NOT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
     UNION ALL
     SELECT 3, pg_catalog.concat('GRANT ', pg_catalog.quote_ident(r.rolname), ' TO ', me.name,
@@ -130,23 +132,29 @@ SELECT l.what FROM me, version, LATERAL (
        AND NOT (version.number OPERATOR(pg_catalog.<) 160000 AND me.createrole)
        AND EXISTS (SELECT FROM pg_catalog.unnest($3::pg_catalog.name[]) n
                     WHERE pg_catalog.to_regrole(n::pg_catalog.text) IS NULL
-                       OR NOT pg_catalog.pg_has_role(pg_catalog.to_regrole(n::pg_catalog.text)::pg_catalog.oid, 'pg_read_all_stats', 'USAGE'))
+                       OR NOT pg_catalog.pg_has_role(pg_catalog.to_regrole(n::pg_catalog.text)::pg_catalog.oid,
+                       'pg_read_all_stats', 'USAGE'))
     UNION ALL
     SELECT 5, pg_catalog.concat('GRANT ', pg_catalog.quote_ident(o.owner), ' TO ', me.name)
       FROM pg_catalog.pg_namespace n, LATERAL (
-            SELECT pg_catalog.pg_get_userbyid(n.nspowner) AS owner WHERE n.nspname OPERATOR(pg_catalog.<>) 'jwt_public'::pg_catalog.name
+            SELECT pg_catalog.pg_get_userbyid(n.nspowner) AS owner
+                WHERE n.nspname OPERATOR(pg_catalog.<>) 'jwt_public'::pg_catalog.name
             UNION SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c
-             WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid AND c.relname OPERATOR(pg_catalog.=) 'secrets_table'::pg_catalog.name
+             WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid
+                 AND c.relname OPERATOR(pg_catalog.=) 'secrets_table'::pg_catalog.name
             UNION SELECT pg_catalog.pg_get_userbyid(p.proowner) FROM pg_catalog.pg_proc p
              WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid
                AND (n.nspname OPERATOR(pg_catalog.<>) 'jwt_public'::pg_catalog.name
                     OR p.proname OPERATOR(pg_catalog.=) 'current_user_id'::pg_catalog.name)) o
-     WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY['encrypted_secrets', 'secrets_schema', 'jwt_public']::pg_catalog.name[])
-       AND NOT o.owner OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.name[]) AND NOT pg_catalog.pg_has_role(o.owner, 'USAGE')
+     WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY['encrypted_secrets', 'secrets_schema',
+         'jwt_public']::pg_catalog.name[])
+       AND NOT o.owner OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.name[])
+       AND NOT pg_catalog.pg_has_role(o.owner, 'USAGE')
      GROUP BY o.owner, me.name
     UNION ALL
     SELECT 6, 'CREATE EXTENSION pgcrypto'
-     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname OPERATOR(pg_catalog.=) 'pgcrypto'::pg_catalog.name)
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension e
+         WHERE e.extname OPERATOR(pg_catalog.=) 'pgcrypto'::pg_catalog.name)
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_available_extension_versions v
                         WHERE v.name OPERATOR(pg_catalog.=) 'pgcrypto'::pg_catalog.name AND v.trusted)
 ) l WHERE NOT me.superuser ORDER BY l.place, l.what

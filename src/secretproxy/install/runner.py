@@ -26,17 +26,20 @@ _LOCK = 0x5EC2E7
 _MOST_OLD = 140000
 
 
-# Keys are parameters of statements here: a server that logs statements must not log these. Only a superuser may say so of the former.
+# Keys are parameters of statements here: a server that logs statements must not log these. Only a superuser may say so
+# of the former.
 _KEEP_PARAMETERS = """
 SELECT pg_catalog.set_config(s.name, '0', false) FROM pg_catalog.pg_settings s, pg_catalog.pg_roles r
  WHERE r.rolname OPERATOR(pg_catalog.=) current_user
    AND (s.name OPERATOR(pg_catalog.=) 'log_parameter_max_length_on_error'
-        OR s.name OPERATOR(pg_catalog.=) ANY (ARRAY['log_parameter_max_length', 'auto_explain.log_parameter_max_length']) AND r.rolsuper)
+        OR s.name OPERATOR(pg_catalog.=) ANY (ARRAY['log_parameter_max_length',
+        'auto_explain.log_parameter_max_length']) AND r.rolsuper)
 """
 
 
 _FUNCTIONS = """
-SELECT n.nspname, p.proname, p.oid::pg_catalog.regprocedure::pg_catalog.text AS signature, p.prosrc FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+SELECT n.nspname, p.proname, p.oid::pg_catalog.regprocedure::pg_catalog.text AS signature, p.prosrc
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
  WHERE n.nspname OPERATOR(pg_catalog.=) ANY (ARRAY['secretproxy', 'encrypted_secrets', 'secrets_schema', 'jwt_public'])
 """
 
@@ -50,9 +53,13 @@ GRANT SELECT ON public.secret_access_log TO secretproxy_auditor;
 """
 _RECORD_CLASSIC_VIEW = """
 DELETE FROM secretproxy.installed
- WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object OPERATOR(pg_catalog.~~) 'public.secret_access_log.%' OR object OPERATOR(pg_catalog.~~) 'secret_access_log.%';
+ WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log'])
+     OR object OPERATOR(pg_catalog.~~) 'public.secret_access_log.%'
+     OR object OPERATOR(pg_catalog.~~) 'secret_access_log.%';
 INSERT INTO secretproxy.installed SELECT * FROM secretproxy.facts()
- WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log']) OR object OPERATOR(pg_catalog.~~) 'public.secret_access_log.%' OR object OPERATOR(pg_catalog.~~) 'secret_access_log.%';
+ WHERE object OPERATOR(pg_catalog.=) ANY (ARRAY['public.secret_access_log', 'secret_access_log'])
+     OR object OPERATOR(pg_catalog.~~) 'public.secret_access_log.%'
+     OR object OPERATOR(pg_catalog.~~) 'secret_access_log.%';
 """
 
 
@@ -81,15 +88,15 @@ async def install(
 ) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
-    A change whose functions are not what it made is deployed again: another version of the original module may have replaced them.
-    What everything looks like then is written down for verify, where something new was deployed, and with `record` in any case.
-    With `again` every change is deployed once more, over whatever was altered. `classic_view`: makes or drops public.secret_access_log.
-    `direct_calls` (log, refuse) is set where it is given; where not, a new installation refuses them, one over the original modules logs
-    them, and one that is there keeps what it has.
-    `accepting` names code of others on the table that may stay ("all": whatever is there); any other is a refusal before anything is done.
-    `owner` is a role that is granted what an owner of the original modules can do; those that owned them before are in any case.
-    Gives the names of the changes that were deployed. Raises InstallError, KeyFileError.
-    """
+    A change whose functions are not what it made is deployed again: another version of the original module may have
+    replaced them. What everything looks like then is written down for verify, where something new was deployed, and
+    with `record` in any case. With `again` every change is deployed once more, over whatever was altered.
+    `classic_view`: makes or drops public.secret_access_log. `direct_calls` (log, refuse) is set where it is given;
+    where not, a new installation refuses them, one over the original modules logs them, and one that is there keeps
+    what it has. `accepting` names code of others on the table that may stay ("all": whatever is there); any other is a
+    refusal before anything is done. `owner` is a role that is granted what an owner of the original modules can do;
+    those that owned them before are in any case. Gives the names of the changes that were deployed. Raises
+    InstallError, KeyFileError."""
     deployed = []
     async with session(dsn) as connection:
         await _check_server(connection)
@@ -108,7 +115,10 @@ async def install(
                 continue
             await _deploy(connection, change)
             deployed.append(change.name)
-            progress(change.name, "deployed again: a function of it had been replaced" if change.name in altered else "deployed")
+            progress(
+                change.name,
+                "deployed again: a function of it had been replaced" if change.name in altered else "deployed",
+            )
         if owner is not None:
             async with borrowed(connection):
                 await connection.execute("SELECT secretproxy.keep_owner_rights($1)", owner)
@@ -145,12 +155,16 @@ async def _tell_grants(connection: Any, progress: Progress) -> None:
         kept.setdefault(row["grantee"], {}).setdefault(f"{row['kind']} {row['object']}", set()).add(row["privilege"])
     for role, objects in sorted(kept.items()):
         words = [
-            f"{', '.join(sorted(what))} on {name}" for name, what in sorted(objects.items()) if not name.startswith("function ")
+            f"{', '.join(sorted(what))} on {name}"
+            for name, what in sorted(objects.items())
+            if not name.startswith("function ")
         ]
         if role in functions:
             words.append(f"EXECUTE on {functions[role]} functions")
         progress(
-            role, f"keeps {'; '.join(words)}, by grants; what it owned it owns no more, nor has it TRIGGER and REFERENCES there"
+            role,
+            f"keeps {'; '.join(words)}, by grants; what it owned it owns no more, nor has it TRIGGER and REFERENCES "
+            "there",
         )
 
 
@@ -163,7 +177,9 @@ async def _classic_view(connection: Any, wanted: bool, progress: Progress) -> No
         name,
     )
     if owner not in (None, "secretproxy_owner"):
-        progress(name, f"is there already, of {owner}, and is left alone: the short view is secretproxy.secret_access_log")
+        progress(
+            name, f"is there already, of {owner}, and is left alone: the short view is secretproxy.secret_access_log"
+        )
         return
     async with borrowed(connection, create=("public",)):
         await connection.execute(_CLASSIC_VIEW if wanted else f"DROP VIEW IF EXISTS {name}")
@@ -180,16 +196,22 @@ async def _altered(connection: Any, known: dict[str, str]) -> set[str]:
     names = {(schema, name) for schema, name, _ in functions}
     bodies = function_bodies()
     damaged = {name for name in bodies if name not in names}
-    damaged |= {(schema, name) for schema, name, digest in functions if digest not in bodies.get((schema, name), {digest})}
+    damaged |= {
+        (schema, name) for schema, name, digest in functions if digest not in bodies.get((schema, name), {digest})
+    }
     if "installed" in known and ("secretproxy", "facts") not in damaged:
         rows = await connection.fetch(
-            """SELECT DISTINCT pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 1) AS schema, pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 2) AS name
+            """SELECT DISTINCT pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 1) AS schema,
+            pg_catalog.split_part(pg_catalog.split_part(i.object, '(', 1), '.', 2) AS name
                  FROM secretproxy.installed i LEFT JOIN secretproxy.facts() f
-                   ON i.kind OPERATOR(pg_catalog.=) f.kind AND i.object OPERATOR(pg_catalog.=) f.object AND i.fact OPERATOR(pg_catalog.=) f.fact
+                   ON i.kind OPERATOR(pg_catalog.=) f.kind AND i.object OPERATOR(pg_catalog.=) f.object
+                       AND i.fact OPERATOR(pg_catalog.=) f.fact
                 WHERE i.kind OPERATOR(pg_catalog.=) 'function' AND i.fact OPERATOR(pg_catalog.!~~) 'grant %'
-                  AND (i.value OPERATOR(pg_catalog.=) f.value) IS NOT TRUE AND (i.value IS NOT NULL OR f.value IS NOT NULL)
+                  AND (i.value OPERATOR(pg_catalog.=) f.value) IS NOT TRUE
+                  AND (i.value IS NOT NULL OR f.value IS NOT NULL)
                   AND NOT EXISTS (SELECT FROM secretproxy.installed v
-                                   WHERE v.kind OPERATOR(pg_catalog.=) 'server' AND v.value OPERATOR(pg_catalog.<>) (pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog./) 10000)::pg_catalog.text)"""
+                                   WHERE v.kind OPERATOR(pg_catalog.=) 'server'
+                                       AND v.value OPERATOR(pg_catalog.<>) (pg_catalog.current_setting('server_version_num')::int OPERATOR(pg_catalog./) 10000)::pg_catalog.text)"""
         )
         damaged |= {(row["schema"], row["name"]) for row in rows}
     whole = {change.name for change in changes() if known.get(change.name) == change.digest}
@@ -202,7 +224,8 @@ async def _accepting(connection: Any, accepting: Collection[str]) -> list[str]:
     refused = [] if ALL in accepting else [name for name in left if name not in accepting]
     if refused:
         raise InstallError(
-            "code of others is attached to secrets_schema.secrets_table and runs whenever it is read or written, from now on as "
+            "code of others is attached to secrets_schema.secrets_table and runs whenever it is read or written, from "
+            "now on as "
             f"secretproxy_tables: {'; '.join(refused)}. Look at it, then run install with --accept for each ("
             + " ".join(f"--accept {name!r}" for name in refused) + ") or --accept all"
         )  # fmt: skip
@@ -223,10 +246,14 @@ async def _deploy(connection: Any, change: Change) -> None:
         async with borrowed(connection, make=True, create=_MAKE_IN.get(change.name, SCHEMAS)):
             await connection.execute(change.statements("deploy"))
             await connection.execute(
-                "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1", change.name, change.digest
+                "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1",
+                change.name,
+                change.digest,
             )
     except asyncpg.PostgresError as error:
-        raise InstallError(f"change {change.name} failed and left nothing behind: {told(error)}; {connection.where}") from None
+        raise InstallError(
+            f"change {change.name} failed and left nothing behind: {told(error)}; {connection.where}"
+        ) from None
 
 
 async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
@@ -241,11 +268,14 @@ async def _store_keys(connection: Any, keys: dict[int, bytes]) -> None:
                     "made for this database, or add the new key under a higher version"
                 )
             await connection.execute(
-                "INSERT INTO secretproxy.testimony_key (version, key) VALUES ($1, $2) ON CONFLICT DO NOTHING", version, key
+                "INSERT INTO secretproxy.testimony_key (version, key) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                version,
+                key,
             )
         # Drawn for the time before the proxy's key was known; nobody has it.
         await connection.execute(
-            "UPDATE secretproxy.testimony_key SET retired_at = pg_catalog.clock_timestamp() WHERE version OPERATOR(pg_catalog.=) 0 AND retired_at IS NULL"
+            "UPDATE secretproxy.testimony_key SET retired_at = pg_catalog.clock_timestamp() WHERE version "
+            "OPERATOR(pg_catalog.=) 0 AND retired_at IS NULL"
         )
 
 
@@ -289,7 +319,8 @@ async def _compare(connection: Any, key_file: Path | None, findings: list[str]) 
         finally:
             await attempt.rollback()
     findings += [
-        f"code of others on secrets_schema.secrets_table that was not accepted: {name}" for name in await unaccepted(connection)
+        f"code of others on secrets_schema.secrets_table that was not accepted: {name}"
+        for name in await unaccepted(connection)
     ]
     bodies = await _bodies(connection)
     facts = await _facts(connection) if "installed" in known else []
@@ -308,13 +339,15 @@ def remedy(findings: list[str]) -> str:
     if particular and all(_INSTALL_MENDS.match(line) for line in particular):
         return "run `secretproxy install`: it deploys again what differs"
     return (
-        "run `secretproxy install --again`: it deploys every change once more; what stays different was added or taken away by somebody: "
+        "run `secretproxy install --again`: it deploys every change once more; what stays different was added or "
+        "taken away by somebody: "
         "undo it, or take it for right with `secretproxy install --record`"
     )
 
 
 async def _bodies(connection: Any) -> list[str]:
-    """Functions that are missing, and bodies that are none of the package's: whoever edits what was written down cannot edit these."""
+    """Functions that are missing, and bodies that are none of the package's: whoever edits what was written down cannot
+    edit these."""
     findings = []
     rows = await connection.fetch(_FUNCTIONS)
     seen = {(row["nspname"], row["proname"]) for row in rows}
@@ -324,13 +357,15 @@ async def _bodies(connection: Any) -> list[str]:
         findings += [
             f"function {row['signature']}: {REPLACED}"
             for row in rows
-            if (row["nspname"], row["proname"]) == name and hashlib.sha256(row["prosrc"].encode()).hexdigest() not in digests
+            if (row["nspname"], row["proname"]) == name
+            and hashlib.sha256(row["prosrc"].encode()).hexdigest() not in digests
         ]
     return findings
 
 
 # Facts whose values say nothing that may not be told.
-_PLAIN = ("owner", "security definer", "volatility", "settings", "parallel", "leakproof", "enabled", "not null", "type", "validated", "login",
+_PLAIN = ("owner", "security definer", "volatility", "settings", "parallel", "leakproof", "enabled", "not null", "type",
+    "validated", "login",
           "superuser", "persistence", "row security")  # fmt: skip
 
 
@@ -339,11 +374,13 @@ async def _facts(connection: Any) -> list[str]:
     rows = await connection.fetch(
         """SELECT kind, object, fact, was, now, recorded, found,
                   pg_catalog.bool_or(recorded) OVER whole AS known, pg_catalog.bool_or(found) OVER whole AS present
-             FROM (SELECT coalesce(i.kind, f.kind) AS kind, coalesce(i.object, f.object) AS object, coalesce(i.fact, f.fact) AS fact,
+             FROM (SELECT coalesce(i.kind, f.kind) AS kind, coalesce(i.object, f.object) AS object,
+                 coalesce(i.fact, f.fact) AS fact,
                           i.value AS was, f.value AS now, i.recorded, f.found
                      FROM (SELECT *, true AS recorded FROM secretproxy.installed) i
                      FULL JOIN (SELECT *, true AS found FROM secretproxy.facts()) f
-                       ON i.kind OPERATOR(pg_catalog.=) f.kind AND i.object OPERATOR(pg_catalog.=) f.object AND i.fact OPERATOR(pg_catalog.=) f.fact) w
+                       ON i.kind OPERATOR(pg_catalog.=) f.kind AND i.object OPERATOR(pg_catalog.=) f.object
+                           AND i.fact OPERATOR(pg_catalog.=) f.fact) w
            WINDOW whole AS (PARTITION BY kind, object) ORDER BY kind, object, fact"""
     )
     findings: dict[str, None] = {}
@@ -353,7 +390,8 @@ async def _facts(connection: Any) -> list[str]:
         kind, name, fact = row["kind"], f"{row['kind']} {row['object']}", row["fact"]
         if kind == "server":
             return [
-                f"installed on PostgreSQL {row['was']}, running on {row['now']}: `secretproxy install --record` writes down what is there"
+                f"installed on PostgreSQL {row['was']}, running on {row['now']}: `secretproxy install --record` "
+                "writes down what is there"
             ]
         if not row["present"]:
             findings[f"{name} is missing"] = None
@@ -371,13 +409,18 @@ async def _facts(connection: Any) -> list[str]:
 
 
 async def _partitions(connection: Any) -> list[str]:
-    """Partitions of the log that are more open than the log: they are made and dropped as months pass, so nothing is written down of them."""
+    """Partitions of the log that are more open than the log: they are made and dropped as months pass, so nothing is
+    written down of them."""
     rows = await connection.fetch(
-        """SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS name, pg_catalog.pg_get_userbyid(c.relowner) AS owner, c.relacl IS NOT NULL AND EXISTS (
-                      SELECT FROM pg_catalog.aclexplode(c.relacl) x WHERE x.grantee OPERATOR(pg_catalog.<>) c.relowner) AS granted,
-                  (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid AND t.tgenabled OPERATOR(pg_catalog.=) ANY (ARRAY['O', 'A'])
+        """SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS name, pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+        c.relacl IS NOT NULL AND EXISTS (
+                      SELECT FROM pg_catalog.aclexplode(c.relacl) x
+                          WHERE x.grantee OPERATOR(pg_catalog.<>) c.relowner) AS granted,
+                  (SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) c.oid
+                      AND t.tgenabled OPERATOR(pg_catalog.=) ANY (ARRAY['O', 'A'])
                       AND t.tgfoid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure('secretproxy.access_log_is_append_only()')) AS guards
-             FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid WHERE i.inhparent OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secretproxy.access_log') ORDER BY 1"""
+             FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
+                 WHERE i.inhparent OPERATOR(pg_catalog.=) pg_catalog.to_regclass('secretproxy.access_log') ORDER BY 1"""
     )
     findings = []
     for row in rows:
@@ -414,7 +457,9 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
                 async with borrowed(connection, create=SCHEMAS):
                     await connection.execute(change.statements("revert"))
             except asyncpg.PostgresError as error:
-                raise InstallError(f"change {change.name} was not reverted: {told(error)}; {connection.where}") from None
+                raise InstallError(
+                    f"change {change.name} was not reverted: {told(error)}; {connection.where}"
+                ) from None
             reverted.append(change.name)
             progress(change.name, "reverted")
     return reverted
@@ -422,7 +467,8 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterator[Any]:
-    """Opens a connection, by default under the installers' lock. Raises InstallError if it fails, breaks or is refused."""
+    """Opens a connection, by default under the installers' lock. Raises InstallError if it fails, breaks or is
+    refused."""
     try:
         connection = await connect(dsn, "secretproxy install", timeout=15, settings={"row_security": "off"})
     except ConnectError as error:
@@ -448,11 +494,15 @@ def not_connected(error: ConnectError) -> str:
 async def explained(connection: Any, error: Exception) -> Exception:
     """Explains what to do about a failed statement."""
     if broken(connection, error):
-        return LostError(f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again")
+        return LostError(
+            f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again"
+        )
     said = refusal(error)
     if getattr(error, "sqlstate", None) != SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(f"{connection.where} refuses: {said}")
-    return RefusedError(f"{connection.where} refuses: {said}; connect as a superuser or as the role that installed (--dsn)")
+    return RefusedError(
+        f"{connection.where} refuses: {said}; connect as a superuser or as the role that installed (--dsn)"
+    )
 
 
 async def _check_server(connection: Any) -> None:
@@ -462,9 +512,8 @@ async def _check_server(connection: Any) -> None:
     needed = await lacking(connection)
     if needed:
         raise InstallError(
-            "this role is no superuser and lacks what install needs; as one who may (a superuser, the provider's administrator) run "
-            + "; ".join(needed)
-            + "; or connect as a superuser (--dsn)"
+            "this role is no superuser and lacks what install needs; as one who may (a superuser, the provider's "
+            "administrator) run " + "; ".join(needed) + "; or connect as a superuser (--dsn)"
         )
 
 
@@ -472,7 +521,9 @@ async def _known(connection: Any) -> dict[str, str]:
     """Gives the deployed changes and their digests."""
     if await connection.fetchval("SELECT pg_catalog.to_regclass('secretproxy.changes')") is None:
         return {}
-    return {row["change"]: row["digest"] for row in await connection.fetch("SELECT change, digest FROM secretproxy.changes")}
+    return {
+        row["change"]: row["digest"] for row in await connection.fetch("SELECT change, digest FROM secretproxy.changes")
+    }
 
 
 def told(error: asyncpg.PostgresError) -> str:

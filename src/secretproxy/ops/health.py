@@ -84,7 +84,12 @@ def application(server: ServerState) -> Starlette:
         status = "available" if journal.available else "spooling" if journal.taking else "unavailable"
         if journal.taking and server.proofs.errors:
             status = "wrong key"
-        body = {"status": status, "reasons": reasons, "warnings": server.proofs.warnings, "events_waiting": journal.backlog}
+        body = {
+            "status": status,
+            "reasons": reasons,
+            "warnings": server.proofs.warnings,
+            "events_waiting": journal.backlog,
+        }
         return JSONResponse(body, status_code=200 if journal.taking and not server.proofs.errors else 503)
 
     async def metrics(request: Request) -> Response:

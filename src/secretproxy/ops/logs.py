@@ -55,4 +55,6 @@ class _Forward(logging.Handler):
     """A library's record by its origin alone: its text can quote what it was given."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger("secretproxy").error("library error", origin=record.name, level_name=record.levelname.lower())
+        structlog.get_logger("secretproxy").error(
+            "library error", origin=record.name, level_name=record.levelname.lower()
+        )

@@ -50,7 +50,9 @@ def _gauge(name: str, help: str, merge: str = _SUM) -> _Kind:  # noqa: A002 - as
 
 def _refused(reason: str) -> _Kind:
     return _Kind(
-        "secretproxy_sessions_refused", "Connections that became no session, by the setting", labels=(("setting", reason),)
+        "secretproxy_sessions_refused",
+        "Connections that became no session, by the setting",
+        labels=(("setting", reason),),
     )
 
 
@@ -61,7 +63,9 @@ _REFUSALS = (
 _KINDS: dict[str, _Kind] = {
     "workers": _gauge("secretproxy_workers", "Processes that share the port"),
     "sessions": _gauge("secretproxy_sessions_open", "Sessions now"),
-    "connections": _gauge("secretproxy_connections_open", "Connections of clients now, with those that are no session yet"),
+    "connections": _gauge(
+        "secretproxy_connections_open", "Connections of clients now, with those that are no session yet"
+    ),
     "sessions_total": _Kind("secretproxy_sessions", "Sessions since the start"),
     **{f"refused {setting}": _refused(setting) for setting in _REFUSALS},
     "attempts": _Kind("secretproxy_attempts", "Events committed before their statement went on"),

@@ -37,7 +37,8 @@ Process = tuple[str, int, int | None]
 
 
 class Tasks:
-    """The tasks that run in addition to the event loop's callbacks; an error that none of them handles is logged by its kind alone."""
+    """The tasks that run in addition to the event loop's callbacks; an error that none of them handles is logged by its
+    kind alone."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()

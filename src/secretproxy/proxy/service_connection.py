@@ -30,7 +30,8 @@ __all__ = ["connect_log", "log_fault", "log_places"]
 _TRIAL = {
     SqlState.INSUFFICIENT_PRIVILEGE: "secretproxy_writer may not do this, or code on the table may not: "
     "run `secretproxy install --again` as a superuser",
-    SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only: audit.dsn names a standby, or a server that takes no writes",
+    SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only: audit.dsn names a standby, or a server that takes "
+    "no writes",
     SqlState.RAISE_EXCEPTION: "a trigger on secretproxy.access_log raises an error",
     SqlState.QUERY_CANCELED: "the server did not take the row in time (audit.timeout), or somebody cancelled it",
     SqlState.LOCK_NOT_AVAILABLE: "somebody holds a lock on secretproxy.access_log",
@@ -72,7 +73,8 @@ async def connect_log(settings: Settings, application_name: str = "secretproxy j
         login = await connection.fetchval("SELECT pg_catalog.quote_ident(session_user)")
         connection.terminate()
         raise NotAWriterError(
-            f"SQLSTATE {state} (this login may not write the log: make it a member of secretproxy_writer, GRANT secretproxy_writer TO "
+            f"SQLSTATE {state} (this login may not write the log: make it a member of secretproxy_writer, GRANT "
+            "secretproxy_writer TO "
             f"{login})"
             if state == SqlState.INSUFFICIENT_PRIVILEGE
             else f"SQLSTATE {state} (the server has no role secretproxy_writer: run `secretproxy install` there)"
@@ -90,7 +92,8 @@ async def log_fault(settings: Settings, keys: dict[int, bytes]) -> str | None:
     """
     if await _leads_here(settings):
         return (
-            "it leads to secretproxy itself (listen.host, listen.port): at listen.max_sessions, or while it drains, no call could be "
+            "it leads to secretproxy itself (listen.host, listen.port): at listen.max_sessions, or while it drains, "
+            "no call could be "
             "recorded; name PostgreSQL's own address"
         )
     try:
@@ -144,7 +147,9 @@ def _told(error: asyncpg.PostgresError) -> str:
         # The error of a row without a partition differs from that of a CHECK only by the constraint.
         named = getattr(error, "constraint_name", None)
         meaning = (
-            "a CHECK on secretproxy.access_log refuses it" if named else "secretproxy.access_log has no partition for this month"
+            "a CHECK on secretproxy.access_log refuses it"
+            if named
+            else "secretproxy.access_log has no partition for this month"
         )
         return f"SQLSTATE {state} ({meaning}: run `secretproxy install --again`)"
     return f"SQLSTATE {state} ({_TRIAL[state]})" if state in _TRIAL else describe(error)
@@ -185,7 +190,10 @@ def _events() -> Iterator[Event]:
     kinds: tuple[EventKind, ...] = ("attempt", "call", "outcome", "definition", "table", "refusal", "forgery")
     for kind in kinds:
         yield Event(
-            kind, who, statement_no=1, function="encrypted_secrets.secrets_getter(uuid,text,text)", operation="read", owner_id=uuid.uuid4(),
-            secret_names=("secretproxy check",), encoding="pgp", via=("secretproxy check",), protocol="simple", role="secretproxy check",
-            accessed_by=uuid.uuid4(), outcome="ok" if kind == "outcome" else None, calls=1 if kind == "outcome" else None,
+            kind, who, statement_no=1, function="encrypted_secrets.secrets_getter(uuid,text,text)", operation="read",
+            owner_id=uuid.uuid4(),
+            secret_names=("secretproxy check",), encoding="pgp", via=("secretproxy check",), protocol="simple", role=
+                "secretproxy check",
+            accessed_by=uuid.uuid4(), outcome="ok" if kind == "outcome" else None,
+            calls=1 if kind == "outcome" else None,
         )  # fmt: skip

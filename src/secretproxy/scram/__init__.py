@@ -1,4 +1,5 @@
-"""SCRAM-SHA-256 in both roles, on stored verifiers and recovered client keys: bytes in, bytes out, no password anywhere."""
+"""SCRAM-SHA-256 in both roles, on stored verifiers and recovered client keys: bytes in, bytes out, no password
+anywhere."""
 
 from secretproxy.scram.client import ClientExchange, NotTheBackendError, OtherVerifierError
 from secretproxy.scram.server import MECHANISM, MECHANISM_PLUS, ServerExchange, WrongPasswordError

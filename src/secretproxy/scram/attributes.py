@@ -1,4 +1,5 @@
-"""The attributes of SCRAM messages (RFC 5802, section 5.1), read as PostgreSQL reads them (auth-scram.c, read_attr_value())."""
+"""The attributes of SCRAM messages (RFC 5802, section 5.1), read as PostgreSQL reads them (auth-scram.c,
+read_attr_value())."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Channel binding data of type tls-server-end-point (RFC 5929, section 4.1): a hash of the server's certificate.
 
-The hash is that of the certificate's signature, SHA-256 where that is MD5 or SHA-1. Ed25519 and Ed448 sign without one: RFC 5929 leaves
-them undefined, PostgreSQL and libpq give up on them, and so there is no binding.
-"""
+The hash is that of the certificate's signature, SHA-256 where that is MD5 or SHA-1. Ed25519 and Ed448 sign without one:
+RFC 5929 leaves them undefined, PostgreSQL and libpq give up on them, and so there is no binding."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The client's half of a SCRAM exchange, held with keys that another exchange left behind in place of a password.
 
-The proof needs ClientKey and StoredKey, checking the server needs ServerKey: no salt is ever stretched here, so the backend must hold
-the verifier that the keys were recovered under. As in libpq (fe-auth-scram.c), the server's signature is checked.
-"""
+The proof needs ClientKey and StoredKey, checking the server needs ServerKey: no salt is ever stretched here, so the
+backend must hold the verifier that the keys were recovered under. As in libpq (fe-auth-scram.c), the server's signature
+is checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class ClientExchange:
     def __init__(
         self, keys: LoginKeys, offered: list[bytes], *, secured: bool, binding: bytes | None, nonce: bytes | None = None
     ) -> None:
-        """Takes `secured`: whether the connection uses TLS. A certificate without a defined hash still has no binding."""
+        """Takes `secured`: whether the connection uses TLS. A certificate without a defined hash still has no
+        binding."""
         self._keys = keys
         self.mechanism = MECHANISM_PLUS if binding is not None and MECHANISM_PLUS in offered else MECHANISM
         if self.mechanism not in offered:

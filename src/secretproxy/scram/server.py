@@ -1,9 +1,8 @@
 """The server's half of a SCRAM exchange, message for message as PostgreSQL holds it (src/backend/libpq/auth-scram.c).
 
 It works from a stored verifier. Where the client proves its password, the proof gives away the ClientKey (proof XOR
-ClientSignature, RFC 5802 section 3), with which the proxy logs in at the backend. An exchange that is `doomed` (an unknown
-user's, on a mock verifier) goes the same way and fails at its end.
-"""
+ClientSignature, RFC 5802 section 3), with which the proxy logs in at the backend. An exchange that is `doomed` (an
+unknown user's, on a mock verifier) goes the same way and fails at its end."""
 
 from __future__ import annotations
 
@@ -56,7 +55,9 @@ class ServerExchange:
         self._read_flag(reader)
         reader.skip(b",", "Comma expected, but found something else.")
         if reader.peek() == b"a":
-            raise malformed(None, "client uses authorization identity, but it is not supported", SqlState.FEATURE_NOT_SUPPORTED)
+            raise malformed(
+                None, "client uses authorization identity, but it is not supported", SqlState.FEATURE_NOT_SUPPORTED
+            )
         reader.skip(b",", "Unexpected attribute in client-first-message.")
         self._client_first = message[reader.pos :]
         if reader.peek() == b"m":
@@ -83,11 +84,13 @@ class ServerExchange:
         if flag in (b"n", b"y"):
             if self._bound:
                 raise malformed(
-                    "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data."
+                    "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding "
+                    "data."
                 )
             if flag == b"y" and self._binding is not None:
                 raise malformed(
-                    "The client supports SCRAM channel binding but thinks the server does not.  However, this server does support "
+                    "The client supports SCRAM channel binding but thinks the server does not.  However, this server "
+                    "does support "
                     "channel binding.",
                     "SCRAM channel binding negotiation error",
                     SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
@@ -96,7 +99,8 @@ class ServerExchange:
         elif flag == b"p":
             if not self._bound:
                 raise malformed(
-                    "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data."
+                    "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes "
+                    "channel binding data."
                 )
             if reader.value(b"p") != BINDING_TYPE:
                 raise malformed(None, "unsupported SCRAM channel-binding type")
@@ -112,7 +116,8 @@ class ServerExchange:
         return self._server_first
 
     def final(self, message: bytes) -> tuple[bytes, LoginKeys]:
-        """Reads the client-final-message; gives the server-final-message and the keys. Raises ProtocolViolationError, WrongPasswordError."""
+        """Reads the client-final-message; gives the server-final-message and the keys. Raises ProtocolViolationError,
+        WrongPasswordError."""
         verifier = self._verifier
         assert verifier is not None
         reader = self._reader(message)
@@ -141,6 +146,8 @@ class ServerExchange:
         if self._bound:
             assert self._binding is not None
             if not hmac.compare_digest(sent, base64.b64encode(GS2_BOUND + self._binding)):
-                raise malformed(None, "SCRAM channel binding check failed", SqlState.INVALID_AUTHORIZATION_SPECIFICATION)
+                raise malformed(
+                    None, "SCRAM channel binding check failed", SqlState.INVALID_AUTHORIZATION_SPECIFICATION
+                )
         elif sent != base64.b64encode(self._flag + b",,"):
             raise malformed(None, "unexpected SCRAM channel-binding attribute in client-final-message")

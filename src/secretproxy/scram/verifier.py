@@ -1,8 +1,8 @@
 """Reads and makes SCRAM verifiers: PostgreSQL's stored ones, the keys of a login, and mock ones for unknown users.
 
-The stored form is that of pg_authid.rolpassword: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in
-base64 (parse_scram_secret() of src/backend/libpq/auth-scram.c). Nothing here may show a key in its repr or in an error.
-"""
+The stored form is that of pg_authid.rolpassword: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last
+three in base64 (parse_scram_secret() of src/backend/libpq/auth-scram.c). Nothing here may show a key in its repr or in
+an error."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def mock(key: bytes, user: bytes, iterations: int = ITERATIONS) -> Verifier:
 
 @final
 class LoginKeys:
-    """The ClientKey that a client's proof gave away, with the verifier that it belongs to: enough to log in once more."""
+    """The ClientKey that a client's proof gave away, with the verifier that it belongs to: enough to log in once
+    more."""
 
     __slots__ = ("_client_key", "verifier")
 

@@ -47,7 +47,8 @@ class Event:
     compiled."""
 
     __slots__ = (
-        "accessed_by", "calls", "encoding", "event", "fingerprint", "function", "operation", "outcome", "owner_id", "protocol", "role",
+        "accessed_by", "calls", "encoding", "event", "fingerprint", "function", "operation", "outcome", "owner_id",
+            "protocol", "role",
         "secret_names", "sqlstate", "statement_no", "timing", "via", "who",
     )  # fmt: skip
 

@@ -52,7 +52,8 @@ class Frontend:
         self._attempts: Final = attempts
 
     def passed(self, message: Framer) -> None:
-        """Takes what nothing here depends on: CopyData, and the answers of a login, which are the backend's to judge."""
+        """Takes what nothing here depends on: CopyData, and the answers of a login, which are the backend's to
+        judge."""
 
     def flush(self, message: Framer) -> None:
         """Takes a Flush. Nothing answers it, unless it has content: then the backend passes over what follows up to

@@ -23,11 +23,13 @@ _ASK = (
     "SET LOCAL search_path = pg_catalog, pg_temp;"
     " SELECT pg_catalog.pg_backend_pid(), {start}, pg_catalog.current_setting('secretproxy.session', true),"
     " (SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n"
-    " ON n.oid OPERATOR(pg_catalog.=) p.pronamespace WHERE n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name"
+    " ON n.oid OPERATOR(pg_catalog.=) p.pronamespace WHERE n.nspname OPERATOR(pg_catalog.=) "
+    "'secretproxy'::pg_catalog.name"
     " AND p.proname OPERATOR(pg_catalog.=) 'backend_start'::pg_catalog.name)"
 )
 _ASK_START = _ASK.format(
-    start="(SELECT (pg_catalog.extract('epoch'::pg_catalog.text, a.backend_start) OPERATOR(pg_catalog.*) 1000000::pg_catalog.numeric)"
+    start="(SELECT (pg_catalog.extract('epoch'::pg_catalog.text, a.backend_start) OPERATOR(pg_catalog.*) "
+    "1000000::pg_catalog.numeric)"
     "::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a)"
 )
 _ASK_START_AS_OWNER = _ASK.format(start="secretproxy.backend_start()")

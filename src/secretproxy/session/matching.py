@@ -91,7 +91,11 @@ class Matching:
             else:
                 message.demand(min(4 * size, testimony.MOST))
             return True
-        if testimony.may_be_direct(cut) if kind == ErrorField.MESSAGE else said is not None and said.startswith(testimony.DIRECT):
+        if (
+            testimony.may_be_direct(cut)
+            if kind == ErrorField.MESSAGE
+            else said is not None and said.startswith(testimony.DIRECT)
+        ):
             # Its line comes after the CONTEXT: it is read whole, or the session ends.
             if message.end - message.start > testimony.MOST:
                 self._undecided()

@@ -15,7 +15,18 @@ from secretproxy.detect import ResolvedCall, Verdict
 from secretproxy.detect.arguments import Values
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.encodings import encoded
-from secretproxy.session.statements import BIND, CLOSE, PARSE, Entry, Portal, Preparation, Prepared, Running, Undo, resolve
+from secretproxy.session.statements import (
+    BIND,
+    CLOSE,
+    PARSE,
+    Entry,
+    Portal,
+    Preparation,
+    Prepared,
+    Running,
+    Undo,
+    resolve,
+)
 from secretproxy.session.states import State
 from secretproxy.session.weights import trimmed, trimmed_call
 
@@ -30,7 +41,8 @@ MOST_DOUBTED: Final = 8
 
 
 class Names:
-    """The statements, portals and cursors that a client has prepared, bound and declared, as far as they matter later."""
+    """The statements, portals and cursors that a client has prepared, bound and declared, as far as they matter
+    later."""
 
     def __init__(self, state: State) -> None:
         self._state: Final = state
@@ -196,7 +208,9 @@ class Names:
         """Tells whether a statement prepares or declares more than may be remembered."""
         most = self._state.limits.max_prepared
         prepares, cursors = len(verdict.prepares), len(verdict.cursors)
-        return (prepares > 0 and len(self.sql_calls) + prepares > most) or (cursors > 0 and len(self.cursors) + cursors > most)
+        return (prepares > 0 and len(self.sql_calls) + prepares > most) or (
+            cursors > 0 and len(self.cursors) + cursors > most
+        )
 
     def executed(self, name: str) -> Verdict | None:
         """Gives what SQL's EXECUTE of this name runs: both kinds of prepared statement share their names."""

@@ -21,7 +21,8 @@ Done = tuple[int | None, str | None, uuid.UUID | None]
 
 
 def testifies(function: str, silent: frozenset[str]) -> bool:
-    """Tells whether a function is one of those that tell of each call, once the backend half is installed and no other body in their place."""
+    """Tells whether a function is one of those that tell of each call, once the backend half is installed and no other
+    body in their place."""
     schema, _, name = function.partition("(")[0].rpartition(".")
     return schema == "encrypted_secrets" and name in NAMES and name not in silent
 

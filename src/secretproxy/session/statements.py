@@ -71,11 +71,14 @@ class Running:
     """One execution: a Query, an Execute or a FunctionCall, from its forwarding to its end."""
 
     __slots__ = (
-        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "prepared", "protocol",
+        "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "prepared",
+            "protocol",
         "refused", "role", "sqlstate", "text", "timing", "uncovered", "verdict", "waits",
     )  # fmt: skip
 
-    def __init__(self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: Portal | None = None) -> None:
+    def __init__(
+        self, protocol: Protocol, verdict: Verdict, text: bytes | None = None, portal: Portal | None = None
+    ) -> None:
         self.protocol: Protocol = protocol
         self.verdict = verdict
         self.text = text

@@ -24,11 +24,12 @@ from secretproxy.session.events import Identity
 from secretproxy.session.step import Limits
 from secretproxy.wire.types import TransactionStatus
 
-# The settings that a backend reports and that matter here: the others can be as long as a client likes, search_path among
-# them.
+# The settings that a backend reports and that matter here: the others can be as long as a client likes, search_path
+# among them.
 _KEPT: Final = frozenset(
     (
-        b"application_name", b"client_encoding", b"default_transaction_read_only", b"in_hot_standby", b"server_encoding",
+        b"application_name", b"client_encoding", b"default_transaction_read_only", b"in_hot_standby",
+            b"server_encoding",
         b"standard_conforming_strings",
     )
 )  # fmt: skip

@@ -40,12 +40,11 @@ class Step:
     - `again`: there is more of the chunk, call from_client(b"") in a later turn of the event loop.
 
     Of a backend's chunk: a `violation` without a `commit` ends the session, and nothing of the chunk goes on. Else
-    `forward` goes to the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client
-    and `record` to the log, or `violation` ends the session; nothing more of the backend's is read before.
-    `more`: the chunk ends with a testimony that an attempt covers, which PostgreSQL sends ahead of what it belongs to;
-    `forward` may wait a moment for that. `unannounced`: a call was made by a function that no attempt named. `defined`: the catalog may have changed.
-    `ready`: the client's chunks that waited are taken now (from_client(b"")).
-    """
+    `forward` goes to the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client and
+    `record` to the log, or `violation` ends the session; nothing more of the backend's is read before. `more`: the
+    chunk ends with a testimony that an attempt covers, which PostgreSQL sends ahead of what it belongs to; `forward`
+    may wait a moment for that. `unannounced`: a call was made by a function that no attempt named. `defined`: the
+    catalog may have changed. `ready`: the client's chunks that waited are taken now (from_client(b""))."""
 
     __slots__ = (
         "again",

@@ -19,7 +19,8 @@ FROM_BACKEND_OWN: Final = framing.actions(
     mark=b"",
     whole=bytes(
         (
-            BackendMessage.AUTHENTICATION, BackendMessage.BACKEND_KEY_DATA, BackendMessage.DATA_ROW, BackendMessage.ERROR_RESPONSE,
+            BackendMessage.AUTHENTICATION, BackendMessage.BACKEND_KEY_DATA, BackendMessage.DATA_ROW,
+            BackendMessage.ERROR_RESPONSE,
             BackendMessage.COMMAND_COMPLETE, BackendMessage.NEGOTIATE_PROTOCOL_VERSION, BackendMessage.NOTICE_RESPONSE,
             BackendMessage.PARAMETER_DESCRIPTION, BackendMessage.PARAMETER_STATUS, BackendMessage.READY_FOR_QUERY,
         )

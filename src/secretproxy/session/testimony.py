@@ -54,7 +54,8 @@ class Testimony:
     """One call as the function itself tells it, its MAC checked."""
 
     __slots__ = (
-        "clock", "encoding", "function", "jwt_user", "names", "owner", "pid", "proxied", "role", "session_user", "start",
+        "clock", "encoding", "function", "jwt_user", "names", "owner", "pid", "proxied", "role", "session_user",
+            "start",
     )  # fmt: skip
 
     def __init__(
@@ -110,7 +111,9 @@ class Keys:
 
     __slots__ = ("_keys", "_reload", "version")
 
-    def __init__(self, keys: Mapping[int, bytes], reload: Callable[[], Mapping[int, bytes] | None] | None = None) -> None:
+    def __init__(
+        self, keys: Mapping[int, bytes], reload: Callable[[], Mapping[int, bytes] | None] | None = None
+    ) -> None:
         self._reload = reload
         self.replace(keys)
 
@@ -166,7 +169,11 @@ class Keys:
     def _spelled(self, message: bytes) -> Testimony | None:
         signed, _, mac = message.rpartition(b" ")
         parts = signed.split(b" ")
-        if len(parts) != 14 or parts[0] != b"SPX1" or not self._signed(parts[1], signed, bytes.fromhex(mac.decode("ascii"))):
+        if (
+            len(parts) != 14
+            or parts[0] != b"SPX1"
+            or not self._signed(parts[1], signed, bytes.fromhex(mac.decode("ascii")))
+        ):
             return None
         return Testimony(
             (parts[2], parts[3], parts[4]), parts[5], parts[6], _names(parts[7]), _text(parts[8]),
@@ -251,7 +258,9 @@ _SIGNATURE = rf'{_NAME}(?:\.{_NAME})?\((?:[^()"\n]|"(?:[^"]|"")++")*+\)'
 _FRAME = re.compile(rf"PL/pgSQL[ -]\w+ (inline_code_block|{_SIGNATURE})(?: [^\"\n]*)?(?:\n|\Z)")
 _SQL_FRAME = re.compile(r'SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)(?:\n|\Z)')
 # The function that testifies. What stands before it is our own functions' text, the same for every call.
-_API = re.compile(r"^PL/pgSQL[ -]\w+ (?:encrypted_secrets\.)?secrets_[a-z]+\([^()\"\n]*\)(?: [^\"\n]*)?(?:\n|\Z)", re.MULTILINE)
+_API = re.compile(
+    r"^PL/pgSQL[ -]\w+ (?:encrypted_secrets\.)?secrets_[a-z]+\([^()\"\n]*\)(?: [^\"\n]*)?(?:\n|\Z)", re.MULTILINE
+)
 MOST_CALLERS = 20
 # Bytes of a CONTEXT that are read: the calls next to the secret function stand first.
 MOST_CONTEXT = 16_384

@@ -25,7 +25,8 @@ OWN_SQL: Final = (_SET_TOKEN.format(token="token"),)  # noqa: S106
 POOLER: Final = ProtocolViolationError(
     "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
     SqlState.FEATURE_NOT_SUPPORTED,
-    "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in front of secretproxy.",
+    "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in "
+    "front of secretproxy.",
     "backend.hosts",
 )
 
@@ -33,7 +34,9 @@ POOLER: Final = ProtocolViolationError(
 class Token:
     """The session's backend process, and whether that process has the session's token."""
 
-    def __init__(self, state: State, output: Output, stream: BackendStream, pipeline: Pipeline, keys: testimony.Keys) -> None:
+    def __init__(
+        self, state: State, output: Output, stream: BackendStream, pipeline: Pipeline, keys: testimony.Keys
+    ) -> None:
         self._state: Final = state
         self._output: Final = output
         self._stream: Final = stream

@@ -35,7 +35,9 @@ def trimmed(calls: tuple[Call, ...]) -> tuple[Call, ...]:
     """Gives the calls of a remembered statement, without arguments that are too long to be kept."""
     weight = 0
     for call in calls:
-        weight += sum(_length(argument) for argument in call.positional) + sum(_length(argument) for _, argument in call.named)
+        weight += sum(_length(argument) for argument in call.positional) + sum(
+            _length(argument) for _, argument in call.named
+        )
     if weight <= MOST_KEPT:
         return calls
     return tuple(replace(call, positional=(), named=(), opaque=True) for call in calls)

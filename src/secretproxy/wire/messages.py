@@ -138,7 +138,9 @@ def read_authentication(body: bytes) -> tuple[int, bytes]:
     return code, body[4:]
 
 
-def error_response(severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None) -> bytes:
+def error_response(
+    severity: str, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None
+) -> bytes:
     """Makes an ErrorResponse. This is the one place that does."""
     parts = [
         (ErrorField.SEVERITY, severity),

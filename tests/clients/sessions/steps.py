@@ -1,7 +1,8 @@
-"""What a session of the protocol is made of: what a client says, and how much of the answer it waits for before it goes on.
+"""What a session of the protocol is made of: what a client says, and how much of the answer it waits for before it goes
+on.
 
-A step is bytes to send, `Z(n)` (wait for so many ReadyForQuery), `Until(kinds)` (wait for a message of one of these kinds), `Byte()`
-or END (wait for the end of the connection). A session that does not say how it ends says Terminate.
+A step is bytes to send, `Z(n)` (wait for so many ReadyForQuery), `Until(kinds)` (wait for a message of one of these
+kinds), `Byte()` or END (wait for the end of the connection). A session that does not say how it ends says Terminate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Installed over the original modules: every row answers as before, grants and OIDs stay, and a revert gives it all back."""
+"""Installed over the original modules: every row answers as before, grants and OIDs stay, and a revert gives it all
+back."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def test_nothing_changes_for_the_application_and_a_revert_gives_it_back(empty: D
         sql.execute("UPDATE secretproxy.settings SET crypt_cost = 4")
         # Values first: a successful verify upgrades a password, and its hash is then another.
         read = [
-            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s, 'default')", secret).fetchone() for secret in secrets
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s, 'default')", secret).fetchone()
+            for secret in secrets
         ]
         assert read == [(row[0],) for row in given]
         assert [row[1:] for row in answers(sql, secrets)] == [row[1:] for row in given]
@@ -172,7 +174,8 @@ UNION ALL SELECT 0, col_description('secrets_schema.secrets_table'::regclass, 3)
 
 
 def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
-    """Views, functions, triggers, keys, indexes and grants of its own: the same objects before, under and after an installation."""
+    """Views, functions, triggers, keys, indexes and grants of its own: the same objects before, under and after an
+    installation."""
 
     def use(sql: psycopg.Connection[Any], round_: int) -> list[Any]:
         account = uuid.UUID(int=1000 + round_)
@@ -186,7 +189,9 @@ def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
                 "(SELECT secret IS NOT NULL AND password IS NULL FROM public.accounts WHERE id = %(o)s)",
                 {"o": owner, "p": f"password {known}"},
             ).fetchall()
-        given.append(sql.execute("SELECT name, value FROM public.api_keys WHERE name = 'token' ORDER BY value").fetchall())
+        given.append(
+            sql.execute("SELECT name, value FROM public.api_keys WHERE name = 'token' ORDER BY value").fetchall()
+        )
         return given
 
     def wanted(round_: int) -> list[Any]:
@@ -216,7 +221,8 @@ def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
             "VALUES (%(o)s, 'a', 'first', 'pgp'), (%(o)s, 'b', 'first', 'crypt'), (%(o)s, 'c', 'first', NULL)", {"o": owner}
         )  # fmt: skip
         sql.execute(
-            "UPDATE secrets_schema.secrets_table SET secrets_value_field = 'second' WHERE secrets_owned_field = %s", (owner,)
+            "UPDATE secrets_schema.secrets_table SET secrets_value_field = 'second' WHERE secrets_owned_field = %s",
+            (owner,),
         )
         assert sql.execute(
             "SELECT encrypted_secrets.secrets_getter(%(o)s, 'a'), encrypted_secrets.secrets_verify(%(o)s, 'b', 'second'), "
@@ -232,16 +238,20 @@ def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
         # Passwords that were stored in format 2 cannot be turned back: the ones of the first round can.
         assert sql.execute("SELECT public.log_in(%s, 'password 0')", (uuid.UUID(int=1000),)).fetchone() == (True,)
         assert (
-            sql.execute("SELECT name, value FROM public.api_keys WHERE name = 'token' ORDER BY value").fetchall() == wanted(1)[-1]
+            sql.execute("SELECT name, value FROM public.api_keys WHERE name = 'token' ORDER BY value").fetchall()
+            == wanted(1)[-1]
         )
 
 
 def test_a_trigger_of_the_application_gets_no_rights_of_the_owner(empty: Database) -> None:
-    """It runs as whoever writes, which is secretproxy_tables from now on: nobody else may make one, and one that is there is named."""
+    """It runs as whoever writes, which is secretproxy_tables from now on: nobody else may make one, and one that is
+    there is named."""
     told: dict[str, str] = {}
     with empty.connect() as sql, empty.connect("app_user") as app:
         sql.execute(ORIGINAL)
-        sql.execute("GRANT ALL ON secrets_schema.secrets_table TO app_user; GRANT USAGE ON SCHEMA secrets_schema TO app_user")
+        sql.execute(
+            "GRANT ALL ON secrets_schema.secrets_table TO app_user; GRANT USAGE ON SCHEMA secrets_schema TO app_user"
+        )
         sql.execute("GRANT CREATE ON SCHEMA public TO app_user")
         app.execute("CREATE FUNCTION public.steal() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$")
         make = "CREATE TRIGGER {} AFTER INSERT ON secrets_schema.secrets_table FOR EACH ROW EXECUTE FUNCTION public.steal()"
@@ -249,7 +259,12 @@ def test_a_trigger_of_the_application_gets_no_rights_of_the_owner(empty: Databas
         with pytest.raises(InstallError, match="trigger earlier"):
             empty.install()
         asyncio.run(
-            install(empty.dsn(), empty.backend.key_file, lambda what, state: told.__setitem__(what, state), accepting=["all"])
+            install(
+                empty.dsn(),
+                empty.backend.key_file,
+                lambda what, state: told.__setitem__(what, state),
+                accepting=["all"],
+            )
         )
         assert told["direct_calls"].startswith("log"), "applications over the original modules call directly"
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

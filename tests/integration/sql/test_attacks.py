@@ -100,11 +100,14 @@ def as_printed(key: bytes) -> str:
 
 @pytest.mark.parametrize("mode", ["auto", "force_custom_plan"])
 def test_no_plan_that_the_client_can_have_printed_holds_a_key(stored: Database, mode: str) -> None:
-    """debug_print_plan and client_min_messages are anybody's to set; a plan made for one execution holds its parameters."""
+    """debug_print_plan and client_min_messages are anybody's to set; a plan made for one execution holds its
+    parameters."""
     heard: list[str] = []
     with stored.connect() as admin, stored.connect("app_user") as sql:
         prepare(admin)
-        sql.add_notice_handler(lambda notice: heard.append(f"{notice.message_primary} {notice.message_detail} {notice.context}"))
+        sql.add_notice_handler(
+            lambda notice: heard.append(f"{notice.message_primary} {notice.message_detail} {notice.context}")
+        )
         for setting in ("debug_print_plan", "debug_print_parse", "debug_print_rewritten"):
             sql.execute(f"SET {setting} = on")
         sql.execute(f"SET plan_cache_mode = {mode}")
@@ -211,20 +214,26 @@ def test_names_of_any_form_are_deleted_and_told(stored: Database, names: str, go
         for name in everything:
             sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, 'v', 'none')", (OWNER, name))
         sql.execute(f"SELECT encrypted_secrets.secrets_delete(%s, {names})", (OWNER,))
-        left = admin.execute("SELECT name FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s", (OWNER,)).fetchall()
+        left = admin.execute(
+            "SELECT name FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s", (OWNER,)
+        ).fetchall()
         assert {row[0] for row in left} & everything == everything - gone
         told = admin.execute(
             "SELECT secret_names FROM secretproxy.access_log WHERE event = 'direct' ORDER BY at DESC LIMIT 1"
         ).fetchone()
-        wanted = admin.execute(f"SELECT CASE WHEN {names} IS NOT NULL THEN ARRAY(SELECT unnest({names})) END").fetchone()
+        wanted = admin.execute(
+            f"SELECT CASE WHEN {names} IS NOT NULL THEN ARRAY(SELECT unnest({names})) END"
+        ).fetchone()
         assert told == wanted
 
 
 @pytest.mark.parametrize(
-    ("encoding", "value"), [("LATIN1", "caf\u00e9 \\ \u00ff"), ("SQL_ASCII", "caf\u00e9 \U0001f511"), ("WIN1250", "\u017e\u2026")]
+    ("encoding", "value"),
+    [("LATIN1", "caf\u00e9 \\ \u00ff"), ("SQL_ASCII", "caf\u00e9 \U0001f511"), ("WIN1250", "\u017e\u2026")],
 )
 def test_databases_of_other_encodings(stored: Database, encoding: str, value: str) -> None:
-    """Names and values of their characters; format 1 there is in their bytes; what they cannot hold is an error, not another value."""
+    """Names and values of their characters; format 1 there is in their bytes; what they cannot hold is an error, not
+    another value."""
     name = f"encoded_{encoding.lower()}"
     with stored.connect() as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
@@ -235,7 +244,9 @@ def test_databases_of_other_encodings(stored: Database, encoding: str, value: st
                 sql.execute("SET client_encoding = 'UTF8'")
                 sql.execute("UPDATE secretproxy.settings SET crypt_cost = 4")
                 for kind in ("pgp", "none", "crypt"):
-                    sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, %s, %s)", (OWNER, value + kind, value, kind))
+                    sql.execute(
+                        "SELECT encrypted_secrets.secrets_upsert(%s, %s, %s, %s)", (OWNER, value + kind, value, kind)
+                    )
                     if kind != "crypt":
                         assert sql.execute(
                             "SELECT encrypted_secrets.secrets_getter(%s, %s)", (OWNER, value + kind)
@@ -250,7 +261,9 @@ def test_databases_of_other_encodings(stored: Database, encoding: str, value: st
                     {"o": OWNER, "v": value},
                 )
                 sql.execute("UPDATE secrets_schema.secrets_table SET secrets_enc_field = 'pgp' WHERE name = 'older'")
-                assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'older')", (OWNER,)).fetchone() == (value,)
+                assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'older')", (OWNER,)).fetchone() == (
+                    value,
+                )
                 told = sql.execute(
                     "SELECT DISTINCT secret_names[1] FROM secretproxy.access_log WHERE event = 'direct'"
                 ).fetchall()
@@ -260,7 +273,9 @@ def test_databases_of_other_encodings(stored: Database, encoding: str, value: st
                     "SELECT done, failed FROM secretproxy.reencrypt('00000000-0000-0000-0000-000000000000', 10, true)"
                 ).fetchone()
                 assert row == (2, 0)
-                assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'older')", (OWNER,)).fetchone() == (value,)
+                assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'older')", (OWNER,)).fetchone() == (
+                    value,
+                )
         finally:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -285,9 +300,9 @@ def test_the_owner_of_the_schema_jwt_public_gets_nothing(empty: Database) -> Non
         sql.execute("SELECT set_config('jwt.claims.user_id', %s, false)", (str(OWNER),))
         sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'a', 'value')", (OWNER,))
         assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'a')", (OWNER,)).fetchone() == ("value",)
-        assert admin.execute("SELECT DISTINCT accessed_by FROM secretproxy.access_log WHERE event = 'direct'").fetchall() == [
-            (OWNER,)
-        ]
+        assert admin.execute(
+            "SELECT DISTINCT accessed_by FROM secretproxy.access_log WHERE event = 'direct'"
+        ).fetchall() == [(OWNER,)]
         admin.execute("DROP OWNED BY app_user CASCADE; GRANT authenticated TO app_user")
 
 
@@ -300,7 +315,9 @@ def test_a_name_that_testimony_cannot_tell_is_refused_in_a_proxied_session_too(s
     told: list[str] = []
     with stored.connect() as admin, stored.connect("app_user") as sql:
         sql.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
-        made = admin.execute(token, sql.execute("SELECT pg_backend_pid()::text, secretproxy.backend_start()::text").fetchone())
+        made = admin.execute(
+            token, sql.execute("SELECT pg_backend_pid()::text, secretproxy.backend_start()::text").fetchone()
+        )
         sql.execute("SELECT set_config('secretproxy.session', %s, false)", made.fetchone())
         for name in ("x", "", "caf\u00e9\n", "y" * 500_000, "z" * 999_999, "z" * 1_000_001, None, "x"):
             sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (OWNER, name))

@@ -1,4 +1,5 @@
-"""Processes that are nobody's session: autovacuum, an apply worker of logical replication, a parallel worker, a walsender. None gets a value.
+"""Processes that are nobody's session: autovacuum, an apply worker of logical replication, a parallel worker, a
+walsender. None gets a value.
 
 What calls swallows the error, and writes down what came of it: nothing did.
 """
@@ -16,7 +17,8 @@ from tests.integration.sql.conftest import Database
 
 OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a81")
 VALUE = "the backend's value"
-# Calls by dynamic SQL where this is no client's session, and swallows what comes of it; with `undo`, what the call wrote as well.
+# Calls by dynamic SQL where this is no client's session, and swallows what comes of it; with `undo`, what the call
+# wrote as well.
 CALLER = f"""
 CREATE TABLE public.loot (backend text, outcome text, place text);
 GRANT ALL ON public.loot TO PUBLIC;
@@ -120,7 +122,8 @@ def test_autovacuum_gets_nothing(stored: Database, busy_autovacuum: None) -> Non
 
 
 def test_a_process_that_the_settings_name_is_let_through_and_logged(stored: Database, busy_autovacuum: None) -> None:
-    """Also where other direct calls are refused; and no other kind of process is. What it undoes itself leaves no row."""
+    """Also where other direct calls are refused; and no other kind of process is. What it undoes itself leaves no
+    row."""
     del busy_autovacuum
     with stored.connect() as admin, stored.connect("app_user") as app:
         admin.execute("CREATE OR REPLACE FUNCTION public.pure(i int, place text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
@@ -128,13 +131,17 @@ def test_a_process_that_the_settings_name_is_let_through_and_logged(stored: Data
         admin.execute("UPDATE secretproxy.settings SET backend_types = '{autovacuum worker}'")
         before = direct(admin)
         bait(admin, app, "index")
-        found = wait_for("autovacuum", lambda: admin.execute("SELECT DISTINCT backend, outcome FROM public.loot").fetchall())
+        found = wait_for(
+            "autovacuum", lambda: admin.execute("SELECT DISTINCT backend, outcome FROM public.loot").fetchall()
+        )
         assert set(found) == {("autovacuum worker", VALUE)}
         assert direct(admin) > before
         admin.execute("UPDATE secretproxy.settings SET backend_types = '{pg_cron}'")
         admin.execute("TRUNCATE public.loot")
         app.execute("INSERT INTO public.bait_index SELECT generate_series(1, 300)")
-        found = wait_for("autovacuum", lambda: admin.execute("SELECT DISTINCT backend, outcome FROM public.loot").fetchall())
+        found = wait_for(
+            "autovacuum", lambda: admin.execute("SELECT DISTINCT backend, outcome FROM public.loot").fetchall()
+        )
         assert ("autovacuum worker", "25000") in found
 
 
@@ -146,10 +153,14 @@ def test_an_apply_worker_of_logical_replication_gets_nothing(stored: Database) -
         before = direct(admin)
         try:
             with source.connect() as feed:
-                feed.execute("CREATE TABLE public.feed (i int PRIMARY KEY); CREATE PUBLICATION feed FOR TABLE public.feed")
+                feed.execute(
+                    "CREATE TABLE public.feed (i int PRIMARY KEY); CREATE PUBLICATION feed FOR TABLE public.feed"
+                )
                 feed.execute(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
                 admin.execute("CREATE TABLE public.feed (i int PRIMARY KEY)")
-                admin.execute("CREATE TRIGGER steal BEFORE INSERT ON public.feed FOR EACH ROW EXECUTE FUNCTION public.on_row()")
+                admin.execute(
+                    "CREATE TRIGGER steal BEFORE INSERT ON public.feed FOR EACH ROW EXECUTE FUNCTION public.on_row()"
+                )
                 admin.execute("ALTER TABLE public.feed ENABLE ALWAYS TRIGGER steal")
                 admin.execute(
                     f"CREATE SUBSCRIPTION {name} CONNECTION 'host={stored.backend.host} port={stored.backend.port} user=postgres "
@@ -168,7 +179,9 @@ def test_an_apply_worker_of_logical_replication_gets_nothing(stored: Database) -
                 admin.execute(f"DROP SUBSCRIPTION {name}")
             slot = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
             wait_for("the slot's end", lambda: server.execute(slot, (name,)).fetchone() != (True,))
-            server.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,))
+            server.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,)
+            )
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -212,12 +225,15 @@ def test_nothing_is_told_where_the_kind_of_process_cannot_be_seen(empty: Databas
         admin.execute("BEGIN")
         admin.execute("REVOKE pg_read_all_stats FROM secretproxy_keys")
         with pytest.raises(psycopg.errors.InvalidTransactionState, match="what kind of process"):
-            admin.execute("SET LOCAL ROLE authenticated; SELECT encrypted_secrets.secrets_getter(gen_random_uuid(), 'a')")
+            admin.execute(
+                "SET LOCAL ROLE authenticated; SELECT encrypted_secrets.secrets_getter(gen_random_uuid(), 'a')"
+            )
         admin.execute("ROLLBACK")
 
 
 def test_a_new_installation_refuses_direct_calls(empty: Database) -> None:
-    """A row of a direct call goes away with a block that is undone, and nothing in the database reaches out of a rollback: so none is made."""
+    """A row of a direct call goes away with a block that is undone, and nothing in the database reaches out of a
+    rollback: so none is made."""
     swallowing = f"DO $$ BEGIN PERFORM set_config('x.y', encrypted_secrets.secrets_getter('{OWNER}', 'a'), false); RAISE EXCEPTION 'undone'; EXCEPTION WHEN OTHERS THEN PERFORM set_config('x.state', SQLSTATE, false); END $$"
     told: dict[str, str] = {}
     import asyncio
@@ -230,7 +246,9 @@ def test_a_new_installation_refuses_direct_calls(empty: Database) -> None:
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="through secretproxy"):
             app.execute("SELECT encrypted_secrets.secrets_getter(%s, 'a', 'default')", (OWNER,))
         app.execute(swallowing)
-        assert app.execute("SELECT current_setting('x.state'), coalesce(current_setting('x.y', true), '')").fetchone() == (
+        assert app.execute(
+            "SELECT current_setting('x.state'), coalesce(current_setting('x.y', true), '')"
+        ).fetchone() == (
             "42501",
             "",
         )
@@ -238,7 +256,9 @@ def test_a_new_installation_refuses_direct_calls(empty: Database) -> None:
         assert admin.execute("SELECT direct_calls FROM secretproxy.settings").fetchone() == ("refuse",)
         empty.install(direct_calls="log")
         empty.install(direct_calls=None)
-        assert admin.execute("SELECT direct_calls FROM secretproxy.settings").fetchone() == ("log",), "what is there stays"
+        assert admin.execute("SELECT direct_calls FROM secretproxy.settings").fetchone() == ("log",), (
+            "what is there stays"
+        )
         before = direct(admin)
         app.execute("SELECT encrypted_secrets.secrets_getter(%s, 'a', 'default')", (OWNER,))
         app.execute(swallowing)
@@ -266,11 +286,14 @@ def test_a_new_installation_refuses_direct_calls(empty: Database) -> None:
         ("on", None, "[" * 200 + '{"sub": "%s"}' + "]" * 200, False),
     ],
 )
-def test_the_user_of_request_jwt_claims(installed: Database, source: str, user_id: str | None, claims: str, user: bool) -> None:
+def test_the_user_of_request_jwt_claims(
+    installed: Database, source: str, user_id: str | None, claims: str, user: bool
+) -> None:
     asked = "SELECT jwt_public.current_user_id()"
     with installed.connect() as admin, installed.connect("app_user") as app:
         admin.execute(
-            "UPDATE secretproxy.settings SET jwt_source = %s", ("request.jwt.claims" if source == "on" else "jwt.claims.user_id",)
+            "UPDATE secretproxy.settings SET jwt_source = %s",
+            ("request.jwt.claims" if source == "on" else "jwt.claims.user_id",),
         )
         try:
             if user_id is not None:

@@ -1,7 +1,8 @@
-"""Every function that runs as a role of ours: who owns it, who may call it, what types it meets, and why nothing in it is the caller's to define.
+"""Every function that runs as a role of ours: who owns it, who may call it, what types it meets, and why nothing in it
+is the caller's to define.
 
-The entries stand here; a function that is added without one fails, and so does one whose owner, grants, types or body leave what was argued for.
-"""
+The entries stand here; a function that is added without one fails, and so does one whose owner, grants, types or body
+leave what was argued for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Calls that come by no proxy: logged by the function itself or refused; the owner check; helper functions of the original module."""
+"""Calls that come by no proxy: logged by the function itself or refused; the owner check; helper functions of the
+original module."""
 
 from __future__ import annotations
 
@@ -59,7 +60,10 @@ def test_a_direct_call_is_logged(stored: Database) -> None:
 
 def test_a_direct_call_is_refused(stored: Database) -> None:
     setting(stored, "direct_calls", "refuse")
-    with stored.connect("app_user") as sql, pytest.raises(psycopg.errors.InsufficientPrivilege, match="through secretproxy"):
+    with (
+        stored.connect("app_user") as sql,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="through secretproxy"),
+    ):
         sql.execute(GETTER)
 
 
@@ -212,13 +216,17 @@ def test_helpers_answer_as_the_original_ones(stored: Database) -> None:
         assert {row["operation"] for row in direct(stored)} == {"read", "verify", "write"}
 
 
-@pytest.mark.parametrize("name", ["sk_live_4eC39HqLyjWDarjtT1zdp7dc", "x" * 201, "é" * 101, "-----BEGIN RSA PRIVATE KEY-----"])
+@pytest.mark.parametrize(
+    "name", ["sk_live_4eC39HqLyjWDarjtT1zdp7dc", "x" * 201, "é" * 101, "-----BEGIN RSA PRIVATE KEY-----"]
+)
 def test_a_name_that_looks_like_a_value_is_masked_as_the_proxy_masks_it(stored: Database, name: str) -> None:
     with stored.connect("app_user") as sql:
         sql.execute("SELECT set_config('application_name', left(%s, 60), false)", (name,))
         sql.execute("SELECT encrypted_secrets.secrets_delete(%s, ARRAY['plain', %s, NULL])", (OWNER, name))
     with stored.connect() as admin:
-        key = admin.execute("SELECT key FROM secretproxy.testimony_key WHERE active ORDER BY version DESC LIMIT 1").fetchone()
+        key = admin.execute(
+            "SELECT key FROM secretproxy.testimony_key WHERE active ORDER BY version DESC LIMIT 1"
+        ).fetchone()
     assert key is not None
     masked = NameMask(200, MonitorSettings().name_patterns, key[0])
     (row,) = direct(stored)
@@ -240,7 +248,8 @@ def test_a_pattern_of_ones_own_counts_for_direct_calls(stored: Database) -> None
 def test_more_names_than_can_be_told_are_refused(stored: Database) -> None:
     with stored.connect("app_user") as sql, pytest.raises(psycopg.errors.ProgramLimitExceeded):
         sql.execute(
-            "SELECT encrypted_secrets.secrets_delete(%s, ARRAY(SELECT repeat('x', 1000) FROM generate_series(1, 2001)))", (OWNER,)
+            "SELECT encrypted_secrets.secrets_delete(%s, ARRAY(SELECT repeat('x', 1000) FROM generate_series(1, 2001)))",
+            (OWNER,),
         )
 
 

@@ -218,7 +218,9 @@ def test_a_failed_change_leaves_nothing_behind(empty: Database) -> None:
 def test_the_stock_sqitch_runs_the_same_folder(empty: Database, tmp_path: Path) -> None:
     sqitch = shutil.which("sqitch")
     if sqitch is None:
-        pytest.skip("the stock sqitch is not installed here (Debian: apt-get install sqitch libdbd-pg-perl postgresql-client)")
+        pytest.skip(
+            "the stock sqitch is not installed here (Debian: apt-get install sqitch libdbd-pg-perl postgresql-client)"
+        )
     target = empty.dsn().replace("postgresql://", "db:pg://")
     environment = {
         "HOME": str(tmp_path),
@@ -227,7 +229,9 @@ def test_the_stock_sqitch_runs_the_same_folder(empty: Database, tmp_path: Path) 
         "SQITCH_EMAIL": "tests@example.invalid",
     }
     for words in (["deploy", "--verify"], ["verify"], ["revert", "-y"]):
-        done = subprocess.run([sqitch, *words, target], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sqitch, *words, target], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         if words == ["verify"]:
             assert [line for line in findings(empty) if "key_file" not in line] == []

@@ -1,5 +1,5 @@
-"""A transaction that sees the database as it was: it neither calls without testimony, nor signs with a key that nobody knows, nor
-changes a secret that it has not named."""
+"""A transaction that sees the database as it was: it neither calls without testimony, nor signs with a key that nobody
+knows, nor changes a secret that it has not named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_without_keys_there_is_no_call(installed: Database, call: str) -> None:
             old.execute(CALLS[call], {"o": owner})
         old.execute("ROLLBACK")
         rows = admin.execute(
-            "SELECT name, secrets_value_field FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s", (owner,)
+            "SELECT name, secrets_value_field FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s",
+            (owner,),
         )
         assert rows.fetchall() == [("plain", b"value")]
         assert old.execute(CALLS["getter"], {"o": owner}).fetchone() == ("value",)
@@ -84,14 +85,17 @@ MEANWHILE = {
 
 @pytest.mark.parametrize("change", MEANWHILE)
 def test_what_is_changed_is_what_was_named(installed: Database, change: str) -> None:
-    """The testimony names the secrets that an owner has; one that got there or got its name while the call waited for a lock is none of them."""
+    """The testimony names the secrets that an owner has; one that got there or got its name while the call waited for a
+    lock is none of them."""
     owner = uuid.uuid4()
     statement, left, sqlstate = MEANWHILE[change]
     failed: list[str | None] = []
 
     def set_all(late: psycopg.Connection[object]) -> None:
         try:
-            late.execute('SELECT encrypted_secrets.secrets_table_upsert(%s, \'{"secrets_value_field": "after"}\')', (owner,))
+            late.execute(
+                'SELECT encrypted_secrets.secrets_table_upsert(%s, \'{"secrets_value_field": "after"}\')', (owner,)
+            )
         except psycopg.Error as error:
             failed.append(error.sqlstate)
 
@@ -108,7 +112,8 @@ def test_what_is_changed_is_what_was_named(installed: Database, change: str) -> 
         first.execute("COMMIT")
         waiting.join()
         rows = watch.execute(
-            "SELECT name, secrets_value_field FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s", (owner,)
+            "SELECT name, secrets_value_field FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s",
+            (owner,),
         )
         assert dict(rows.fetchall()) == left
     assert failed == ([sqlstate] if sqlstate else [])

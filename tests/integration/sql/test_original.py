@@ -1,4 +1,5 @@
-"""The newest original module, deployed as its own tools do it: adopted, used, reverted, deployed once more, deployed later."""
+"""The newest original module, deployed as its own tools do it: adopted, used, reverted, deployed once more, deployed
+later."""
 
 from __future__ import annotations
 
@@ -16,15 +17,21 @@ from secretproxy.install import install, remedy, revert, verify
 # What no grant at all means is spelled out.
 ACL = "(SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce({0}, acldefault('{1}', {2}))) x)::text"
 FACTS = {
-    "schemas": "SELECT nspname, pg_get_userbyid(nspowner), " + ACL.format("nspacl", "n", "nspowner") + " FROM pg_namespace "
+    "schemas": "SELECT nspname, pg_get_userbyid(nspowner), "
+    + ACL.format("nspacl", "n", "nspowner")
+    + " FROM pg_namespace "
     "WHERE nspname IN ('encrypted_secrets', 'secrets_schema') ORDER BY 1",
-    "relations": "SELECT oid, relname, pg_get_userbyid(relowner), " + ACL.format("relacl", "r", "relowner") + " FROM pg_class "
+    "relations": "SELECT oid, relname, pg_get_userbyid(relowner), "
+    + ACL.format("relacl", "r", "relowner")
+    + " FROM pg_class "
     "WHERE relnamespace::regnamespace::text IN ('encrypted_secrets', 'secrets_schema') ORDER BY 1",
     "columns": "SELECT attname, atttypid::regtype::text, attnotnull, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum) "
     "FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum "
     "WHERE attrelid = 'secrets_schema.secrets_table'::regclass AND attnum > 0 ORDER BY attnum",
     "functions": "SELECT p.oid, p.oid::regprocedure::text, pg_get_userbyid(proowner), prosrc, prosecdef, provolatile, proconfig, "
-    "(SELECT lanname FROM pg_language l WHERE l.oid = prolang), " + ACL.format("proacl", "f", "proowner") + " FROM pg_proc p "
+    "(SELECT lanname FROM pg_language l WHERE l.oid = prolang), "
+    + ACL.format("proacl", "f", "proowner")
+    + " FROM pg_proc p "
     "WHERE pronamespace::regnamespace::text IN ('encrypted_secrets', 'secrets_schema') ORDER BY 1",
     "triggers": "SELECT tgname, pg_get_triggerdef(oid), tgenabled FROM pg_trigger "
     "WHERE tgrelid = 'secrets_schema.secrets_table'::regclass AND NOT tgisinternal ORDER BY 1",
@@ -61,7 +68,10 @@ def uses(sql: psycopg.Connection[Any], owner: uuid.UUID) -> dict[str, Any]:
     one = {"o": owner, "only": uuid.uuid5(owner, "only")}
     sql.execute("SELECT encrypted_secrets.secrets_upsert(%(only)s, 'n', 'alone')", one)
     asked = {
-        **{f"getter {name}": f"SELECT encrypted_secrets.secrets_getter(%(o)s, '{name}')" for name in ("pgp", "none", "missing")},
+        **{
+            f"getter {name}": f"SELECT encrypted_secrets.secrets_getter(%(o)s, '{name}')"
+            for name in ("pgp", "none", "missing")
+        },
         "default": "SELECT encrypted_secrets.secrets_getter(%(o)s, 'missing', 'default')",
         **{
             f"verify {name}": f"SELECT encrypted_secrets.secrets_verify(%(o)s, '{name}', '{value}')"
@@ -103,7 +113,9 @@ def test_it_is_adopted_and_given_back(empty: Database, variant: str) -> None:
         asyncio.run(revert(empty.dsn()))
         assert facts(sql) == before
         assert uses(sql, owner) == given
-        after = {row[0]: row for row in sql.execute("SELECT * FROM secrets_schema.secrets_table ORDER BY id").fetchall()}
+        after = {
+            row[0]: row for row in sql.execute("SELECT * FROM secrets_schema.secrets_table ORDER BY id").fetchall()
+        }
         assert [after[row[0]] for row in rows if row[2] != "n"] == [row for row in rows if row[2] != "n"]
 
 
@@ -178,7 +190,12 @@ def test_the_log_of_the_readme_goes_on(empty: Database, before: bool) -> None:
         read(sql)
         told: dict[str, str] = {}
         asyncio.run(
-            install(empty.dsn(), empty.backend.key_file, lambda what, state: told.__setitem__(what, state), classic_view=True)
+            install(
+                empty.dsn(),
+                empty.backend.key_file,
+                lambda what, state: told.__setitem__(what, state),
+                classic_view=True,
+            )
         )
         assert "left alone" in told["public.secret_access_log"]
         assert views(sql) == [("r", "postgres")]
@@ -200,7 +217,9 @@ def test_the_short_view_is_in_public_where_somebody_asks(empty: Database) -> Non
             empty.install()  # says nothing of it: it stays
         asyncio.run(install(empty.dsn(), empty.backend.key_file, again=True))
         assert (views(sql), findings(empty)) == ([("v", "secretproxy_owner")], [])
-        sql.execute("CREATE OR REPLACE VIEW public.secret_access_log AS SELECT * FROM secretproxy.secret_access_log WHERE false")
+        sql.execute(
+            "CREATE OR REPLACE VIEW public.secret_access_log AS SELECT * FROM secretproxy.secret_access_log WHERE false"
+        )
         assert findings(empty) == ["relation public.secret_access_log: its definition was changed"]
         asyncio.run(install(empty.dsn(), empty.backend.key_file, classic_view=False))
         assert (views(sql), findings(empty)) == ([], [])
@@ -210,7 +229,8 @@ def test_the_short_view_is_in_public_where_somebody_asks(empty: Database) -> Non
 
 
 def test_nothing_is_sealed_twice(empty: Database) -> None:
-    """Our upsert over the original's trigger function, which would seal what is sealed: it finds no pgcrypto where ours run."""
+    """Our upsert over the original's trigger function, which would seal what is sealed: it finds no pgcrypto where ours
+    run."""
     owner = uuid.uuid4()
     with empty.connect() as sql:
         sql.execute(original.script(sql.info.server_version // 10000))

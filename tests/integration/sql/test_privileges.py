@@ -1,4 +1,5 @@
-"""Who may do what: every operation on every object of ours is tried by every kind of login, and compared with a kept table.
+"""Who may do what: every operation on every object of ours is tried by every kind of login, and compared with a kept
+table.
 
 The table is privileges.txt. After a wanted change, TEST_WRITE_PRIVILEGES=1 writes it anew; read the difference.
 """
@@ -56,7 +57,9 @@ SEQUENCES = {
     "setval": "SELECT setval('{0}', 1)", "alter": "ALTER SEQUENCE {0} RESTART", "drop": "DROP SEQUENCE {0}",
 }  # fmt: skip
 VIEWS = {
-    name: text.replace("TABLE", "VIEW") for name, text in ROWS.items() if name in ("select", "insert", "update", "delete", "drop")
+    name: text.replace("TABLE", "VIEW")
+    for name, text in ROWS.items()
+    if name in ("select", "insert", "update", "delete", "drop")
 } | {"alter": "ALTER VIEW {0} RESET (security_barrier)", "replace": "CREATE OR REPLACE VIEW {0} AS SELECT 1"}
 
 
@@ -112,7 +115,9 @@ def found(database: Database) -> str:
                         (f"{'sequence' if kind == 'S' else 'view' if kind == 'v' else 'table'} {relation}", name), []
                     )
                     if allowed(sql, statement.format(relation, column)):
-                        lines[f"{'sequence' if kind == 'S' else 'view' if kind == 'v' else 'table'} {relation}", name].append(who)
+                        lines[
+                            f"{'sequence' if kind == 'S' else 'view' if kind == 'v' else 'table'} {relation}", name
+                        ].append(who)
             for signature, trigger, arguments, name in functions:
                 key = (f"function {signature}", "define trigger" if trigger else "execute")
                 lines.setdefault(key, [])
@@ -126,7 +131,9 @@ def found(database: Database) -> str:
                 lines.setdefault(key, [])
                 if allowed(sql, f"ALTER FUNCTION {signature} COST 2") or allowed(sql, f"DROP FUNCTION {signature}"):
                     lines[key].append(who)
-    return "".join(f"{thing}: {operation}: {', '.join(who) or '-'}\n" for (thing, operation), who in sorted(lines.items()))
+    return "".join(
+        f"{thing}: {operation}: {', '.join(who) or '-'}\n" for (thing, operation), who in sorted(lines.items())
+    )
 
 
 def test_privileges_are_those_of_the_kept_table(logins: Database) -> None:

@@ -1,8 +1,8 @@
-"""Code that somebody attaches to the table of secrets, or brings along in a type: whatever it runs as, it opens, seals, reads and writes nothing.
+"""Code that somebody attaches to the table of secrets, or brings along in a type: whatever it runs as, it opens, seals,
+reads and writes nothing.
 
-One function tries everything and writes down what it ran as and what came of it. It is hung up in every place that PostgreSQL runs code from,
-and then every function of the API is called, by a login, and every command of the owner.
-"""
+One function tries everything and writes down what it ran as and what came of it. It is hung up in every place that
+PostgreSQL runs code from, and then every function of the API is called, by a login, and every command of the owner."""
 
 from __future__ import annotations
 
@@ -248,13 +248,16 @@ def test_the_type_of_a_column_brings_no_code_to_a_role_of_ours(armed: Database, 
 
 
 def test_a_trigger_function_that_seals_is_nobodys(armed: Database) -> None:
-    """Not a client's, not even where a superuser put it on another table; and it looks at no column whose type was changed."""
+    """Not a client's, not even where a superuser put it on another table; and it looks at no column whose type was
+    changed."""
     on_own = "CREATE TEMP TABLE t (LIKE secrets_schema.secrets_table); CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION secrets_schema.tg_hash_secrets()"
     with armed.connect() as admin, armed.connect("app_user") as app:
         for role in ("", "SET ROLE secretproxy_tables"):
             app.execute("SELECT 1")
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                (admin if role else app).execute(f"{role}; {on_own.replace('LIKE secrets_schema.secrets_table', 'id uuid')}")
+                (admin if role else app).execute(
+                    f"{role}; {on_own.replace('LIKE secrets_schema.secrets_table', 'id uuid')}"
+                )
             admin.execute("RESET ROLE")
         admin.execute(on_own)
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
@@ -282,7 +285,8 @@ def test_a_trigger_function_that_seals_is_nobodys(armed: Database) -> None:
 
 
 def test_the_tables_role_cannot_lend_its_code_another_role(armed: Database) -> None:
-    """It owns its functions, and may alter them: made SECURITY INVOKER, with every grant on the table, they do not run at all."""
+    """It owns its functions, and may alter them: made SECURITY INVOKER, with every grant on the table, they do not run
+    at all."""
     attach(armed, "check", "policy", "before")
     with armed.connect() as admin, armed.connect("app_user") as app:
         admin.execute("GRANT USAGE ON SCHEMA secrets_schema TO PUBLIC")
@@ -345,7 +349,9 @@ def test_a_table_of_other_types_is_refused_before_anything_is_done(empty: Databa
                 "DROP DOMAIN IF EXISTS public.bytes, public.short; CREATE DOMAIN public.bytes AS bytea; CREATE DOMAIN public.short AS text"
             )
             admin.execute(ORIGINAL.replace("CREATE VIEW public.secret_names", "CREATE VIEW public.other_names"))
-            admin.execute("DROP VIEW public.other_names; DROP TRIGGER hash_secrets_update ON secrets_schema.secrets_table")
+            admin.execute(
+                "DROP VIEW public.other_names; DROP TRIGGER hash_secrets_update ON secrets_schema.secrets_table"
+            )
             admin.execute(f"ALTER TABLE {TABLE} ALTER COLUMN {column} TYPE {other}")
         with pytest.raises(InstallError, match=column):
             empty.install(accepting=("all",))

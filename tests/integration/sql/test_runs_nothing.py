@@ -104,15 +104,23 @@ def test_a_revert_reads_no_definition_as_whoever_reverts(empty: Database) -> Non
         admin.execute("TRUNCATE app.ran")
         # What the administrator ran above wrote the file; what is written from here on, another.
         admin.execute(
-            NOTE[NOTE.index("CREATE FUNCTION") :].replace("CREATE", "CREATE OR REPLACE").replace("/ran_in_", "/reverted_in_")
+            NOTE[NOTE.index("CREATE FUNCTION") :]
+            .replace("CREATE", "CREATE OR REPLACE")
+            .replace("/ran_in_", "/reverted_in_")
         )
         asyncio.run(revert(empty.dsn()))
         assert admin.execute(TAKEN.replace("ran_in_", "reverted_in_")).fetchone() == (None,)
-        assert admin.execute("SELECT DISTINCT role FROM app.ran").fetchall() == [("app_user",)], "it was read, by whose it was"
-        assert [admin.execute("SELECT pg_get_functiondef(%s::regprocedure)", (name,)).fetchone() for name in owned] == defined
+        assert admin.execute("SELECT DISTINCT role FROM app.ran").fetchall() == [("app_user",)], (
+            "it was read, by whose it was"
+        )
+        assert [
+            admin.execute("SELECT pg_get_functiondef(%s::regprocedure)", (name,)).fetchone() for name in owned
+        ] == defined
         owners = "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE oid = ANY (%s::regprocedure[])"
         assert admin.execute(owners, (list(owned),)).fetchall() == [("app_user",)]
-        assert admin.execute("SELECT has_schema_privilege('app_user', 'encrypted_secrets', 'CREATE')").fetchone() == (False,)
+        assert admin.execute("SELECT has_schema_privilege('app_user', 'encrypted_secrets', 'CREATE')").fetchone() == (
+            False,
+        )
 
 
 # What the owner of the database makes before anything is installed.

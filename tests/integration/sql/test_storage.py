@@ -30,7 +30,9 @@ def one(sql: psycopg.Connection[Any], statement: str, *values: object) -> Any:
     return row[0]
 
 
-def upsert(sql: psycopg.Connection[Any], name: str, value: str, encoding: str = "pgp", owner: uuid.UUID = OWNER) -> None:
+def upsert(
+    sql: psycopg.Connection[Any], name: str, value: str, encoding: str = "pgp", owner: uuid.UUID = OWNER
+) -> None:
     assert one(sql, "SELECT encrypted_secrets.secrets_upsert(%s, %s, %s, %s)", owner, name, value, encoding) is True
 
 
@@ -79,8 +81,15 @@ def test_awkward_values(sql: psycopg.Connection[Any], value: str) -> None:
 
 
 @THOUSAND
-@given(start=st.sampled_from(["", "p" * 100, "\u20ac" * 100]), value=TEXT, other=TEXT, encoding=st.sampled_from(["crypt", "pgp"]))
-def test_only_the_value_verifies(sql: psycopg.Connection[Any], start: str, value: str, other: str, encoding: str) -> None:
+@given(
+    start=st.sampled_from(["", "p" * 100, "\u20ac" * 100]),
+    value=TEXT,
+    other=TEXT,
+    encoding=st.sampled_from(["crypt", "pgp"]),
+)
+def test_only_the_value_verifies(
+    sql: psycopg.Connection[Any], start: str, value: str, other: str, encoding: str
+) -> None:
     upsert(sql, "password", start + value, encoding)
     assert verify(sql, "password", start + value) is True
     assert verify(sql, "password", start + other) is (other == value)

@@ -40,7 +40,8 @@ class Session:
     def proxied(self) -> None:
         (start,) = self.ask("SELECT secretproxy.backend_start()")
         self.sql.execute(
-            "SELECT set_config('secretproxy.session', %s, false)", (self.keys.token(self.sql.info.backend_pid, int(start)),)
+            "SELECT set_config('secretproxy.session', %s, false)",
+            (self.keys.token(self.sql.info.backend_pid, int(start)),),
         )
 
     def ask(self, statement: str, *arguments: object) -> tuple[Any, ...]:
@@ -85,9 +86,18 @@ def test_every_name_is_told_as_it_is(stored: Database, setting: str) -> None:
     for name in NAMES:
         said = session.get(name)
         assert session.form == "SPX2"
-        assert (said.function, said.owner, said.names, said.encoding, said.proxied) == (GETTER, OWNER, (name,), None, True)
+        assert (said.function, said.owner, said.names, said.encoding, said.proxied) == (
+            GETTER,
+            OWNER,
+            (name,),
+            None,
+            True,
+        )
         assert (said.session_user, said.role, said.jwt_user) == ("app_user", None, None)
-        assert (said.pid, said.start) == (session.sql.info.backend_pid, session.ask("SELECT secretproxy.backend_start()")[0])
+        assert (said.pid, said.start) == (
+            session.sql.info.backend_pid,
+            session.ask("SELECT secretproxy.backend_start()")[0],
+        )
         assert said.clock > before
         before = said.clock
 

@@ -1,4 +1,5 @@
-"""The original modules' own way of being deployed, with the stock sqitch: before an installation and after it, and the docs' transcript of it."""
+"""The original modules' own way of being deployed, with the stock sqitch: before an installation and after it, and the
+docs' transcript of it."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ def sqitch(database: Database, project: Path, *words: str, user: str = "postgres
 
 @pytest.mark.parametrize("user", ["postgres", "deployer"])
 def test_installed_first_and_the_original_later(managed: Database, project: Path, user: str) -> None:
-    """Its deployment stops at the schema; written down without being run, it stands beside ours and is not run later either."""
+    """Its deployment stops at the schema; written down without being run, it stands beside ours and is not run later
+    either."""
     asyncio.run(install(managed.dsn(user), managed.backend.key_file, direct_calls="log"))
     stopped = sqitch(managed, project, "deploy", user=user)
     assert stopped.returncode != 0

@@ -29,7 +29,9 @@ SELECT p.oid::regprocedure::text, r.rolname FROM pg_proc p, pg_roles r
    AND has_function_privilege(r.oid, p.oid, 'EXECUTE') ORDER BY 1, 2
 """
 HELPER = re.compile(r"encrypted_secrets\.(encrypt_field_|secrets_table_upsert)")
-OVERLOADS = "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE pronamespace::regnamespace::text = ANY (%s) ORDER BY 1"
+OVERLOADS = (
+    "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE pronamespace::regnamespace::text = ANY (%s) ORDER BY 1"
+)
 OURS = ["secretproxy", "encrypted_secrets", "secrets_schema", "jwt_public"]
 
 

@@ -53,7 +53,8 @@ def database(fresh: Database) -> Database:
 
 
 def test_no_answer_of_false_tells_by_its_time_whether_a_secret_is_there(database: Database) -> None:
-    """Of each kind the processor time that the backend spends, in turns; the medians differ by little and a bcrypt more would double them."""
+    """Of each kind the processor time that the backend spends, in turns; the medians differ by little and a bcrypt more
+    would double them."""
     cases: dict[str, tuple[str, str | None]] = {
         "missing": ("nothing of the kind", "x"),
         "wrong password": ("password", "x"),
@@ -150,7 +151,9 @@ def test_a_standby_answers_and_upgrades_nothing(database: Database) -> None:
                     False,
                     False,
                 )
-                assert reader.execute("SELECT encrypted_secrets.secrets_getter(%s, 'v')", (OWNER,)).fetchone() == ("a value",)
+                assert reader.execute("SELECT encrypted_secrets.secrets_getter(%s, 'v')", (OWNER,)).fetchone() == (
+                    "a value",
+                )
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 reader.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'v', 'another')", (OWNER,))
             assert stored(reader, "p") == before

@@ -1,4 +1,5 @@
-"""install, verify, keys and revert by a role that owns the database and may make roles, and is no superuser: what managed PostgreSQL gives."""
+"""install, verify, keys and revert by a role that owns the database and may make roles, and is no superuser: what
+managed PostgreSQL gives."""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ def provided(cluster: Backend) -> Iterator[Database]:
             yield made
         finally:
             admin.execute("DROP DATABASE managed WITH (FORCE)")
-            for (role,) in admin.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND NOT rolsuper").fetchall():
+            for (role,) in admin.execute(
+                "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND NOT rolsuper"
+            ).fetchall():
                 admin.execute(psycopg.sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(psycopg.sql.Identifier(role)))
 
 
@@ -72,7 +75,8 @@ def nothing_is_left(sql: psycopg.Connection[Any]) -> None:
     assert sql.execute(CREATORS).fetchall() == []
     assert (
         sql.execute(
-            "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND pg_has_role('deployer', oid, 'USAGE')", (list(OWNERS),)
+            "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND pg_has_role('deployer', oid, 'USAGE')",
+            (list(OWNERS),),
         ).fetchall()
         == []
     )
@@ -94,7 +98,9 @@ def test_an_empty_database(managed: Database) -> None:
         sql.execute("CREATE ROLE app LOGIN; GRANT authenticated TO app")
         with managed.connect("app") as app:
             fill(app, owner)
-            assert app.execute("SELECT encrypted_secrets.secrets_getter(%s, 'pgp')", (owner,)).fetchone() == ("a value",)
+            assert app.execute("SELECT encrypted_secrets.secrets_getter(%s, 'pgp')", (owner,)).fetchone() == (
+                "a value",
+            )
         assert asyncio.run(keys.rotate(managed.dsn("deployer"))) == 2
         assert asyncio.run(keys.reencrypt(managed.dsn("deployer"), lambda done, total: None, 1)).done == 1
         assert [key.values for key in asyncio.run(keys.status(managed.dsn("deployer")))[0]] == [0, 1]
@@ -124,7 +130,8 @@ GRANT USAGE ON SCHEMA encrypted_secrets TO onlooker;
 GETTER = "SELECT encrypted_secrets.secrets_getter(%s, 'pgp')"
 UPSERT = "SELECT encrypted_secrets.secrets_upsert(%s, 'new', 'x')"
 DELETE = "SELECT encrypted_secrets.secrets_delete(%s, 'new')"
-# Who could do what before, and can after: PUBLIC may execute every function of the original, which run as whoever calls them.
+# Who could do what before, and can after: PUBLIC may execute every function of the original, which run as whoever calls
+# them.
 COULD = {
     ("deployer", GETTER): True, ("deployer", UPSERT): True, ("deployer", DELETE): True,
     ("deployer", "SELECT count(*) FROM secrets_schema.secrets_table WHERE secrets_owned_field = %s"): True,
@@ -251,7 +258,8 @@ def test_an_older_version_of_a_superuser_is_brought_up(managed: Database) -> Non
     with managed.connect() as admin:
         admin.execute(OLDER)
         admin.execute(
-            "INSERT INTO secretproxy.testimony_key (version, key) VALUES (1, %s)", (create_key_file(managed.backend.key_file)[1],)
+            "INSERT INTO secretproxy.testimony_key (version, key) VALUES (1, %s)",
+            (create_key_file(managed.backend.key_file)[1],),
         )
         fill(admin, owner)
         if admin.info.server_version >= 160000:

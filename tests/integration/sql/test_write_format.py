@@ -126,7 +126,9 @@ def test_a_value_that_went_past_the_trigger_opens(adopted: Database) -> None:
         sql.execute("UPDATE secretproxy.settings SET write_format = 1")
         sql.execute("ALTER TABLE secrets_schema.secrets_table DISABLE TRIGGER USER")
         sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'pgp', %s)", (owner, VALUES["pgp"]))
-        assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'pgp')", (owner,)).fetchone() == (VALUES["pgp"],)
+        assert sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'pgp')", (owner,)).fetchone() == (
+            VALUES["pgp"],
+        )
 
 
 def test_nothing_but_1_and_2_is_a_format(adopted: Database) -> None:

@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import typer
 
-from secretproxy.cli.audit import events, export, listing, retention, reviewing, show, stats, subjects, tail, unused, verify
+from secretproxy.cli.audit import (
+    events,
+    export,
+    listing,
+    retention,
+    reviewing,
+    show,
+    stats,
+    subjects,
+    tail,
+    unused,
+    verify,
+)
 
-app = typer.Typer(help="Review and verify the access log.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    help="Review and verify the access log.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
 
 app.command("list")(listing.list_)
 app.command("show")(show.show)

@@ -23,11 +23,16 @@ SPARE = ("via", "application", "from")
 
 
 def events(
-    kind: str | None = typer.Option(None, "--kind", metavar="KINDS", help="Of definition, table, refusal, forgery, direct; default: the first four."),
-    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, user: str | None = opt.USER, function: str | None = opt.FUNCTION,
-    client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION, limit: int | None = opt.LIMIT,
-    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help="Columns as for `audit list`, and event."),
-    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
+    kind: str | None = typer.Option(None, "--kind", metavar="KINDS", help=
+        "Of definition, table, refusal, forgery, direct; default: the first four."),
+    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, user: str | None = opt.USER,
+    function: str | None = opt.FUNCTION,
+    client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION,
+    limit: int | None = opt.LIMIT,
+    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=
+        "Columns as for `audit list`, and event."),
+    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN,
+    config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List forgeries, refusals, direct use of the secrets table, definitions over secret functions."""
     from secretproxy.audit import filters, review
@@ -35,7 +40,11 @@ def events(
     wanted = opt.filtered(
         since=since, until=until, user=user, function=function, client=client, application=application, session=session
     )
-    kinds = review.UNUSUAL if kind is None else tuple(filters.one_of("--kind", one.strip(), KINDS) for one in kind.split(","))
+    kinds = (
+        review.UNUSUAL
+        if kind is None
+        else tuple(filters.one_of("--kind", one.strip(), KINDS) for one in kind.split(","))
+    )
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")
     names = chosen(columns, DEFAULT, EVENT_COLUMNS)

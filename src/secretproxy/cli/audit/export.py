@@ -19,16 +19,18 @@ def export(
     output: Path = typer.Argument(..., metavar="FILE", help="File to write; - is standard output."),
     form: str = typer.Option("jsonl", "--format", "-f", metavar="FORM", help="jsonl, csv or parquet."),
     raw: bool = opt.RAW,
-    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER, secret: str | None = opt.SECRET,
-    user: str | None = opt.USER, operation: str | None = opt.OPERATION, client: str | None = opt.CLIENT, session: str | None = opt.SESSION,
+    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER,
+    secret: str | None = opt.SECRET,
+    user: str | None = opt.USER, operation: str | None = opt.OPERATION, client: str | None = opt.CLIENT,
+    session: str | None = opt.SESSION,
     dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
-    manifest: Path | None = typer.Option(None, "--manifest", metavar="FILE", help="Manifest's file; default: FILE.manifest.json."),
+    manifest: Path | None = typer.Option(None, "--manifest", metavar="FILE", help=
+        "Manifest's file; default: FILE.manifest.json."),
 ) -> None:  # fmt: skip
     """Write the log's rows, with their hashes, to a file.
 
-    A manifest next to the file describes its content, so that a part can be verified and a cut is detected. It is signed where
-    audit.checkpoint_key_file is there.
-    """
+    A manifest next to the file describes its content, so that a part can be verified and a cut is detected. It is
+    signed where audit.checkpoint_key_file is there."""
     from secretproxy.audit import exporting, exports, review
 
     if form not in ("jsonl", "csv", "parquet"):
@@ -75,7 +77,11 @@ def _proven(place: Path | None, *, signed: bool) -> str:
     """Tells what the export can be proven by."""
     if place is None:
         return "no manifest: give --manifest, so that the export can be proven to be whole"
-    return f"{place}: signed" if signed else f"{place}: not signed, for audit.checkpoint_key_file is not here (see --config)"
+    return (
+        f"{place}: signed"
+        if signed
+        else f"{place}: not signed, for audit.checkpoint_key_file is not here (see --config)"
+    )
 
 
 def _write(place: Path, made: dict[str, Any]) -> None:
@@ -109,7 +115,8 @@ async def _parquet(rows: Any, output: Path) -> None:
 
     # What parquet has no type for is a text.
     types = {
-        "timestamptz": pyarrow.timestamp("us", tz="UTC"), "int8": pyarrow.int64(), "int4": pyarrow.int32(), "bool": pyarrow.bool_(),
+        "timestamptz": pyarrow.timestamp("us", tz="UTC"), "int8": pyarrow.int64(), "int4": pyarrow.int32(),
+        "bool": pyarrow.bool_(),
         "float8": pyarrow.float64(), "bytea": pyarrow.binary(), "text[]": pyarrow.list_(pyarrow.string()),
     }  # fmt: skip
     kinds = {column.name: types[column.type] for column in TABLE if column.type in types}

@@ -47,7 +47,9 @@ COLUMNS = {
     "function": Column("function", lambda row: safe(row["function"]), least=14),
     "database": Column("database", lambda row: safe(row["database"]), least=6),
     "role": Column("role", lambda row: safe(row["role"]), least=6),
-    "statement": Column("statement", lambda row: "" if row["statement_no"] is None else str(row["statement_no"]), right=True),
+    "statement": Column(
+        "statement", lambda row: "" if row["statement_no"] is None else str(row["statement_no"]), right=True
+    ),
     "protocol": Column("protocol", lambda row: row["protocol"] or ""),
     "encoding": Column("encoding", lambda row: row["encoding"] or ""),
     "fingerprint": Column("fingerprint", lambda row: row["fingerprint"] or ""),
@@ -137,20 +139,25 @@ class Listing:
 
 
 def list_(
-    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER, secret: str | None = opt.SECRET,
-    user: str | None = opt.USER, jwt_user: str | None = opt.JWT, function: str | None = opt.FUNCTION, operation: str | None = opt.OPERATION,
+    since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER,
+    secret: str | None = opt.SECRET,
+    user: str | None = opt.USER, jwt_user: str | None = opt.JWT, function: str | None = opt.FUNCTION,
+    operation: str | None = opt.OPERATION,
     outcome: list[str] | None = opt.OUTCOME, client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION,
     session: str | None = opt.SESSION, limit: int | None = opt.LIMIT,
-    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=f"Columns to show: at, {', '.join(COLUMNS)}."),
+    columns: str | None = typer.Option(None, "--columns", metavar="NAMES", help=
+        f"Columns to show: at, {', '.join(COLUMNS)}."),
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW,
-    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help="Read the events that wait in a spool instead of the log."),
+    spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help=
+        "Read the events that wait in a spool instead of the log."),
     dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
     from secretproxy.audit import review, spool_review
 
     wanted = opt.filtered(
-        since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
+        since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function,
+        operation=operation,
         outcome=outcome, client=client, application=application, session=session,
     )  # fmt: skip
     if as_json and as_csv:

@@ -15,7 +15,10 @@ import typer
 from secretproxy.cli.work import finish
 
 DSN = typer.Option(
-    None, "--dsn", metavar="DSN", help="Log's database, as a member of secretproxy_auditor; default: audit.review_dsn, then PG*."
+    None,
+    "--dsn",
+    metavar="DSN",
+    help="Log's database, as a member of secretproxy_auditor; default: audit.review_dsn, then PG*.",
 )
 JSON = typer.Option(False, "--json", help="Print JSON.")
 JSON_LINES = typer.Option(False, "--json", help="Print JSON, a line each.")
@@ -28,7 +31,10 @@ CHECKPOINTS = typer.Option(
     None, "--checkpoints", metavar="FILE", help="Checkpoints kept elsewhere; default: audit.checkpoint_file."
 )
 PUBLIC_KEY = typer.Option(
-    None, "--public-key", metavar="FILE", help="PEM key of the checkpoints; default: the .pub file of audit.checkpoint_key_file."
+    None,
+    "--public-key",
+    metavar="FILE",
+    help="PEM key of the checkpoints; default: the .pub file of audit.checkpoint_key_file.",
 )
 ACCEPT_UNSIGNED = typer.Option(
     False,
@@ -54,7 +60,9 @@ SESSION = typer.Option(None, "--session", metavar="UUID", help="Session id, or a
 LIMIT = typer.Option(
     None, "--limit", "-n", min=0, help="Number of the newest rows; 0: all. Default: 100 in a terminal, all elsewhere."
 )
-LINES = typer.Option(None, "--limit", "-n", min=0, help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere.")
+LINES = typer.Option(
+    None, "--limit", "-n", min=0, help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere."
+)
 _Result = TypeVar("_Result")
 
 

@@ -65,8 +65,9 @@ def retention(
             if dry_run or not found:
                 return 0
             report = await verify.verify_database(
-                dsn, outside, key, lambda done, total: None, signed_within=audit.checkpoint_seconds, accept_unsigned=accept_unsigned,
-                expected=[(gone.instance, gone.last, gone.row_hash) for partition in found for gone in partition.ranges],
+                dsn, outside, key, lambda done, total: None, signed_within=audit.checkpoint_seconds,
+                accept_unsigned=accept_unsigned,
+                expected=[(gone.instance, gone.last, gone.row_hash) for part in found for gone in part.ranges],
             )  # fmt: skip
             if not report.sound:
                 return _not_removed(report)
@@ -101,7 +102,8 @@ async def _remove(connection: Any, found: list[Any], signer: Any, *, drop: bool)
         return 1
     except OSError as error:
         raise ConfigError(
-            f"audit.checkpoint_file, audit.checkpoint_command: a checkpoint could not be kept ({error.strerror or error}); "
+            "audit.checkpoint_file, audit.checkpoint_command: a checkpoint could not be kept "
+            f"({error.strerror or error}); "
             "nothing more was removed"
         ) from None
     return 0

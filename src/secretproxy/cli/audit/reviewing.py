@@ -17,7 +17,8 @@ from secretproxy.config import ConfigError, load_settings, review_database
 
 
 def review(
-    up_to: str | None = typer.Option(None, "--up-to", metavar="TIME", help="Sign the log off up to this time: 1h, today, 2026-11-24T09:30."),
+    up_to: str | None = typer.Option(None, "--up-to", metavar="TIME", help=
+        "Sign the log off up to this time: 1h, today, 2026-11-24T09:30."),
     note: str | None = typer.Option(None, "--note", metavar="TEXT", help="What you reviewed; needed with --up-to."),
     as_json: bool = JSON,
     dsn: str | None = DSN,
@@ -81,7 +82,8 @@ def _record(state: Any) -> dict[str, object]:
         "up_to": plain(state.up_to), "left": state.since,
         "sign_offs": [
             {
-                "at": plain(one.at), "reviewer": one.reviewer, "up_to": plain(one.up_to), "note": one.note, "rows": one.heads.rows,
+                "at": plain(one.at), "reviewer": one.reviewer, "up_to": plain(one.up_to), "note": one.note,
+                "rows": one.heads.rows,
                 "chains": one.heads.chains, "digest": one.heads.digest, "now": now, "signed": one.signed,
             }
             for one, now in state.sign_offs

@@ -79,7 +79,9 @@ def _ended(row: Any) -> str:
     seconds = "" if row["duration"] is None else f" after {row['duration'] * 1000:.1f} ms"
     state = row["sqlstate"]
     ran = "no function testified" if row["calls"] is None else f"ran {row['calls']} times"
-    return f"  {row['outcome']}{' ' + state if state and state != SqlState.SUCCESSFUL_COMPLETION else ''}{seconds}, {ran}"
+    return (
+        f"  {row['outcome']}{' ' + state if state and state != SqlState.SUCCESSFUL_COMPLETION else ''}{seconds}, {ran}"
+    )
 
 
 def _done(row: Any, *, short: bool) -> str:
@@ -87,7 +89,10 @@ def _done(row: Any, *, short: bool) -> str:
     owner = str(row["owner_id"] or "?")
     function = safe(row["function"])
     if row["event"] == "review":
-        return f"review {function} {', '.join(f'{safe(name)}: {safe(value)}' for name, value in pairs(row['via']).items())}"
+        return (
+            f"review {function} "
+            f"{', '.join(f'{safe(name)}: {safe(value)}' for name, value in pairs(row['via']).items())}"
+        )
     if short:
         owner = owner if len(owner) < 9 else owner[:8] + "…"
         function = function.partition("(")[0].removeprefix("encrypted_secrets.")

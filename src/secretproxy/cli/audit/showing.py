@@ -37,7 +37,8 @@ def names_of(row: Any) -> str:
 
 
 def quoted(name: str | None) -> str:
-    """A name for a person so that no two look alike: in quotes where it could be read as several, as none or as an escape."""
+    """A name for a person so that no two look alike: in quotes where it could be read as several, as none or as an
+    escape."""
     if name is None:
         return "(null)"
     plain = name.isprintable() and "," not in name and name == name.strip() and not name.startswith('"')
@@ -157,7 +158,8 @@ class Layout:
 
         cells = [[column.text(row) for column in self.columns] for row in rows]
         natural = [
-            max([cell_len(column.head), *(cell_len(line[place]) for line in cells)]) for place, column in enumerate(self.columns)
+            max([cell_len(column.head), *(cell_len(line[place]) for line in cells)])
+            for place, column in enumerate(self.columns)
         ]
         if self._width is None:
             self._widths = [max(pair) for pair in zip(natural, self._widths or natural, strict=True)]
@@ -190,7 +192,9 @@ class Layout:
                     widths[place] = natural[place]
             while room > 0 and (
                 wanting := [
-                    place for place, width in enumerate(widths) if place not in uuids and width < min(most, natural[place])
+                    place
+                    for place, width in enumerate(widths)
+                    if place not in uuids and width < min(most, natural[place])
                 ]
             ):
                 for place in wanting[:room]:
@@ -254,6 +258,7 @@ def say_more(line: str | None) -> None:
 
 
 __all__ = [
-    "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain", "print_line", "quoted", "record_of",
+    "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain",
+        "print_line", "quoted", "record_of",
     "safe", "say_more", "shortened", "tell_more", "tell_place", "who", "writer_to", "zone",
 ]  # fmt: skip

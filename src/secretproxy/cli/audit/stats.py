@@ -31,7 +31,18 @@ from secretproxy.cli.audit.options import (
     limit_of,
     run,
 )
-from secretproxy.cli.audit.showing import Column, Layout, console_of, in_full, names_of, plain, print_line, safe, tell_place, zone
+from secretproxy.cli.audit.showing import (
+    Column,
+    Layout,
+    console_of,
+    in_full,
+    names_of,
+    plain,
+    print_line,
+    safe,
+    tell_place,
+    zone,
+)
 from secretproxy.config import review_database
 
 IN_A_TERMINAL = 10
@@ -40,7 +51,8 @@ BAR = 20
 
 def stats(
     since: str | None = SINCE, until: str | None = UNTIL, owner: str | None = OWNER, secret: str | None = SECRET,
-    user: str | None = USER, jwt_user: str | None = JWT, function: str | None = FUNCTION, operation: str | None = OPERATION,
+    user: str | None = USER, jwt_user: str | None = JWT, function: str | None = FUNCTION,
+    operation: str | None = OPERATION,
     outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
     session: str | None = SESSION, limit: int | None = LINES,
     evening: int = typer.Option(22, "--evening", min=0, max=24, help="Hour from which a read is unusual."),
@@ -51,14 +63,16 @@ def stats(
     from secretproxy.audit import counting, review
 
     wanted = filtered(
-        since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
+        since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function,
+        operation=operation,
         outcome=outcome, client=client, application=application, session=session,
     )  # fmt: skip
     console = console_of()
     most = limit_of(limit, IN_A_TERMINAL, as_json)
     titles = {
         "secrets": "by secret", "users": "by user", "hours": f"by hour ({zone()})", "outcomes": "by outcome",
-        "first_time": "first use of a secret by a login", "at_night": f"reads between {evening}:00 and {morning}:00 ({zone()})",
+        "first_time": "first use of a secret by a login", "at_night":
+            f"reads between {evening}:00 and {morning}:00 ({zone()})",
         "many_verifies": "five or more verifies of a secret in a row",
     }  # fmt: skip
 
@@ -126,15 +140,20 @@ def bursts(
 
 
 def compare(
-    by: str = typer.Option("secret", "--by", metavar="WHAT", help="secret, user, application, client, function, operation, outcome or database."),
+    by: str = typer.Option("secret", "--by", metavar="WHAT", help=
+        "secret, user, application, client, function, operation, outcome or database."),
     since: str | None = SINCE, until: str | None = UNTIL,
-    with_since: str | None = typer.Option(None, "--with-since", metavar="TIME", help="The other time span: from this time on."),
-    with_until: str | None = typer.Option(None, "--with-until", metavar="TIME", help="The other time span: before this time."),
+    with_since: str | None = typer.Option(None, "--with-since", metavar="TIME", help=
+        "The other time span: from this time on."),
+    with_until: str | None = typer.Option(None, "--with-until", metavar="TIME", help=
+        "The other time span: before this time."),
     application: str | None = APPLICATION,
-    with_application: str | None = typer.Option(None, "--with-application", metavar="NAME", help="The other application."),
+    with_application: str | None = typer.Option(None, "--with-application", metavar="NAME", help=
+        "The other application."),
     user: str | None = USER,
     with_user: str | None = typer.Option(None, "--with-user", metavar="NAME", help="The other login."),
-    owner: str | None = OWNER, secret: str | None = SECRET, operation: str | None = OPERATION, client: str | None = CLIENT,
+    owner: str | None = OWNER, secret: str | None = SECRET, operation: str | None = OPERATION,
+    client: str | None = CLIENT,
     limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Compare the accesses of two spans, applications or logins."""
@@ -147,7 +166,8 @@ def compare(
     spans = (with_since or with_until) is not None
     one = filtered(since=since, until=until, application=application, user=user, **same)
     other = filtered(
-        since=with_since if spans else since, until=with_until if spans else until, application=with_application or application,
+        since=with_since if spans else since, until=with_until if spans else until,
+        application=with_application or application,
         user=with_user or user, **same,
     )  # fmt: skip
     most = limit_of(limit, IN_A_TERMINAL, as_json)
@@ -159,14 +179,20 @@ def compare(
             with CountProgress() as progress:
                 progress("accesses of both")
                 table = await counting.compare(
-                    connection, await review.resolved(connection, one), await review.resolved(connection, other), by, most
+                    connection,
+                    await review.resolved(connection, one),
+                    await review.resolved(connection, other),
+                    by,
+                    most,
                 )
             if as_json:
                 print(json.dumps([_record(row) for row in table.rows]))
                 return
             if not table.rows:
                 print("no access matches either")
-            print_counts(console_of(), f"accesses by {by}: the first, the other, and how many more the other has", table)
+            print_counts(
+                console_of(), f"accesses by {by}: the first, the other, and how many more the other has", table
+            )
             await tell_place(connection)
 
     run(work())
@@ -181,7 +207,8 @@ class CountProgress:
 
         console = Console(stderr=True)
         self._bar = Progress(
-            SpinnerColumn(), TextColumn("counting {task.description}"), TimeElapsedColumn(), console=console, transient=True,
+            SpinnerColumn(), TextColumn("counting {task.description}"), TimeElapsedColumn(), console=console,
+            transient=True,
             disable=not console.is_terminal,
         )  # fmt: skip
         self._bar.start()
@@ -197,7 +224,9 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
     record = {name: plain(value) for name, value in row.items()}
     if "secret_names" in row:
         record["secret"] = (
-            None if row["secret_names"] is None else ", ".join("(null)" if n is None else n for n in row["secret_names"])
+            None
+            if row["secret_names"] is None
+            else ", ".join("(null)" if n is None else n for n in row["secret_names"])
         )
     return record
 
@@ -216,7 +245,15 @@ def _cell(name: str, value: Any) -> str:
     return safe(value) or "-"
 
 
-_SHRINK = {"owner_id": 9, "secret_names": 10, "db_user": 8, "role": 6, "accessed_by": 9, "function": 14, "application_name": 7}
+_SHRINK = {
+    "owner_id": 9,
+    "secret_names": 10,
+    "db_user": 8,
+    "role": 6,
+    "accessed_by": 9,
+    "function": 14,
+    "application_name": 7,
+}
 _HEADS = {
     "owner_id": "owner", "secret_names": "secret", "db_user": "user", "accessed_by": "jwt user", "n": "accesses",
     "application_name": "application", "client_addr": "client",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def _show(columns: list[Column], rows: list[dict[str, Any]], as_json: bool) -> N
 
 def secret(
     name: str = typer.Argument(..., metavar="NAME", help="Name of the secret."),
-    owner: str | None = OWNER, since: str | None = SINCE, until: str | None = UNTIL, as_json: bool = JSON_LINES, dsn: str | None = DSN,
+    owner: str | None = OWNER, since: str | None = SINCE, until: str | None = UNTIL, as_json: bool = JSON_LINES,
+    dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Show who used a secret, from where, when first and last, and when it was written last."""
@@ -80,7 +82,8 @@ def secret(
 
 def user(
     name: str = typer.Argument(..., metavar="NAME", help="Database login."),
-    since: str | None = SINCE, until: str | None = UNTIL, application: str | None = APPLICATION, as_json: bool = JSON_LINES,
+    since: str | None = SINCE, until: str | None = UNTIL, application: str | None = APPLICATION,
+    as_json: bool = JSON_LINES,
     dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Show which secrets a login used, when first and last; with --since, which it had never used before."""
@@ -94,7 +97,8 @@ def user(
             rows = await subjects.secrets_of(connection, await review.resolved(connection, wanted))
             columns = [
                 Column("secret", names_of, least=10),
-                Column("owner", lambda row: "?" if row["owner_id"] is None else str(row["owner_id"]), least=9), _N, _FIRST, _LAST,
+                Column("owner", lambda row: "?" if row["owner_id"] is None else str(row["owner_id"]), least=9), _N,
+                _FIRST, _LAST,
             ]  # fmt: skip
             if since is not None:
                 columns.append(Column("new", lambda row: "never before" if row["new"] else ""))
@@ -106,7 +110,9 @@ def user(
 
 def incident(
     user: str = typer.Option(..., "--user", metavar="NAME", help="The login that was compromised."),
-    since: str = typer.Option(..., "--since", metavar="TIME", help="The earliest possible beginning: 2h, 7d, 2026-11-24T09:30."),
+    since: str = typer.Option(
+        ..., "--since", metavar="TIME", help="The earliest possible beginning: 2h, 7d, 2026-11-24T09:30."
+    ),
     until: str | None = UNTIL,
     as_json: bool = JSON_LINES,
     dsn: str | None = DSN,
@@ -126,7 +132,9 @@ def incident(
             found = await subjects.incident(connection, user, began, wanted.until)
             if as_json:
                 for one in found.touched:
-                    print(json.dumps({field.name: _json(getattr(one, field.name)) for field in dataclasses.fields(one)}))
+                    print(
+                        json.dumps({field.name: _json(getattr(one, field.name)) for field in dataclasses.fields(one)})
+                    )
             else:
                 rows = [
                     {name: getattr(one, name) for name in ("name", "owner_id", "counts", "last", "written", "others")}
@@ -134,16 +142,26 @@ def incident(
                 ]
                 _show(
                     [
-                        Column("secret", lambda row: quoted(row["name"]), least=10), Column("owner", lambda row: str(row["owner_id"]), least=9),
-                        Column("touched by", lambda row: _counted(row["counts"].items())), _LAST,
-                        Column("written by another since", lambda row: "no" if row["written"] is None else in_full(row["written"])),
-                        Column("other logins that use it", lambda row: safe(", ".join(row["others"])) or "none", least=10),
-                    ], rows, False,
-                )  # fmt: skip
+                        Column("secret", lambda row: quoted(row["name"]), least=10),
+                        Column("owner", lambda row: str(row["owner_id"]), least=9),
+                        Column("touched by", lambda row: _counted(row["counts"].items())),
+                        _LAST,
+                        Column("written by another since", lambda row: _moment_or_no(row["written"])),
+                        Column("other logins that use it", lambda row: _others(row["others"]), least=10),
+                    ],
+                    rows,
+                    False,
+                )
             if found.unknown:
-                print(f"{found.unknown:,} accesses do not name their secret: each may have been to any secret", file=sys.stderr)
+                print(
+                    f"{found.unknown:,} accesses do not name their secret: each may have been to any secret",
+                    file=sys.stderr,
+                )
             if found.left_out:
-                print(f"{found.left_out:,} more secrets, touched earlier, are not shown: choose a shorter time", file=sys.stderr)
+                print(
+                    f"{found.left_out:,} more secrets, touched earlier, are not shown: choose a shorter time",
+                    file=sys.stderr,
+                )
             await tell_place(connection)
 
     run(work())
@@ -155,3 +173,11 @@ def _counted(counts: Iterable[tuple[str, int]]) -> str:
 
 def _json(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else plain(value)
+
+
+def _moment_or_no(at: datetime | None) -> str:
+    return "no" if at is None else in_full(at)
+
+
+def _others(names: Sequence[str]) -> str:
+    return safe(", ".join(names)) or "none"

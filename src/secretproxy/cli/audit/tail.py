@@ -16,7 +16,8 @@ from secretproxy.config import review_database
 
 
 def tail(
-    owner: str | None = opt.OWNER, secret: str | None = opt.SECRET, user: str | None = opt.USER, jwt_user: str | None = opt.JWT,
+    owner: str | None = opt.OWNER, secret: str | None = opt.SECRET, user: str | None = opt.USER,
+    jwt_user: str | None = opt.JWT,
     function: str | None = opt.FUNCTION, operation: str | None = opt.OPERATION, outcome: list[str] | None = opt.OUTCOME,
     client: str | None = opt.CLIENT, application: str | None = opt.APPLICATION, session: str | None = opt.SESSION,
     wait: float = typer.Option(
@@ -31,7 +32,8 @@ def tail(
     from secretproxy.audit.wake import Wake, arrivals
 
     wanted = opt.filtered(
-        owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation, outcome=outcome,
+        owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
+        outcome=outcome,
         client=client, application=application, session=session,
     )  # fmt: skip
 
@@ -80,5 +82,6 @@ def _told(row: Any, as_json: bool) -> None:
     application = f" {safe(row['application_name'])}" if row["application_name"] else ""
     session = "" if row["session_id"] is None else f"  session {row['session_id']}"
     print(
-        f"{in_full(row['at'])}  {who(row)}{application}  {row['operation'] or '?'}  {names_of(row)} of {owner}  {ended}  {origin(row)}{session}"
+        f"{in_full(row['at'])}  {who(row)}{application}  {row['operation'] or '?'}  {names_of(row)} of {owner}  "
+        f"{ended}  {origin(row)}{session}"
     )

@@ -37,9 +37,11 @@ def unused(
         None, "--secrets-dsn", metavar="DSN", help="Database of the secrets, if it is not the log's."
     ),
     limit: int | None = typer.Option(
-        None, "--limit", "-n", min=0, help="Number of the longest unused secrets; 0: all. Default: 100 in a terminal, all elsewhere."
+        None, "--limit", "-n", min=0, help="Number of the longest unused secrets; 0: all. Default: 100 in a terminal, "
+                                           "all elsewhere."
     ),
-    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
+    as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN,
+    config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List stored secrets that nobody has used for some time, longest unused first; names, never values."""
     from secretproxy.audit import review
@@ -78,7 +80,8 @@ def unused(
             await tell_place(log)
             if not machine and len(rows) < len(found.rows):
                 say_more(
-                    f"{len(rows):,} longest unused secrets are shown, {len(found.rows) - len(rows):,} more: --limit 0 shows all"
+                    f"{len(rows):,} longest unused secrets are shown, {len(found.rows) - len(rows):,} more: --limit 0 "
+                    "shows all"
                 )
 
     opt.run(work())
@@ -107,8 +110,12 @@ def _print(rows: Sequence[Any]) -> None:
 def _counted(found: Any, uses: Sequence[str]) -> str:
     if found.stored:
         kinds = ", ".join(uses)
-        return f"{len(found.rows):,} of {found.stored:,} secrets in database {safe(found.database)} unused; use is {kinds}"
-    return f"no secret is stored in database {safe(found.database)}: where they are in another, give it with --secrets-dsn"
+        return (
+            f"{len(found.rows):,} of {found.stored:,} secrets in database {safe(found.database)} unused; use is {kinds}"
+        )
+    return (
+        f"no secret is stored in database {safe(found.database)}: where they are in another, give it with --secrets-dsn"
+    )
 
 
 def _known_of(found: Any, before: datetime, days: int) -> Iterator[str]:
@@ -116,7 +123,10 @@ def _known_of(found: Any, before: datetime, days: int) -> Iterator[str]:
     if found.log_since is None:
         yield "the log is empty: it cannot tell what was used"
     elif found.log_since > before:
-        yield f"the log begins at {in_full(found.log_since)}, less than {days} days ago: what was used before it is not known"
+        yield (
+            f"the log begins at {in_full(found.log_since)}, less than {days} days ago: what was used before it is "
+            "not known"
+        )
     else:
         yield f"the log begins at {in_full(found.log_since)}"
     if found.unnamed is not None and found.unnamed >= before:

@@ -40,7 +40,9 @@ def verify(
         limits = {"signed_within": audit.checkpoint_seconds, "accept_unsigned": accept_unsigned}
         report = _of_database(review_database(dsn, config), outside, key, limits)
     for number in unreadable:
-        report.add("-", None, "checkpoint", f"line {number} of {checkpoints or audit.checkpoint_file} is not a checkpoint")
+        report.add(
+            "-", None, "checkpoint", f"line {number} of {checkpoints or audit.checkpoint_file} is not a checkpoint"
+        )
     if as_json:
         print(json.dumps({"sound": report.sound, **dataclasses.asdict(report), "words": words}))
     else:
@@ -64,7 +66,8 @@ def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) 
     except UnicodeDecodeError:
         raise ConfigError(f"--file {file}: not an export") from None
     return report, [
-        f"not proven: that the file is whole, for it has no manifest ({beside.name}); rows cut off at an end do not show"
+        f"not proven: that the file is whole, for it has no manifest ({beside.name}); rows cut off at an end do not "
+        "show"
     ]
 
 
@@ -77,7 +80,12 @@ def _of_database(dsn: str | None, outside: list[Any], key: Any, limits: dict[str
 
     console = Console(stderr=True)
     with Progress(
-        "rows", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+        "rows",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("rows", total=None)
 
@@ -97,13 +105,16 @@ def _tell(report: Any, words: list[str]) -> None:
     print(f"{report.rows} rows of {report.instances} instances, {report.direct} direct calls outside the chains")
     if report.direct:
         print(
-            "nothing vouches for direct calls: whoever may write the log could have added, changed or removed them without a trace"
+            "nothing vouches for direct calls: whoever may write the log could have added, changed or removed them "
+            "without a trace"
         )
     if report.steps_back:
         print(f"{report.steps_back} times a proxy's clock went back: the order of rows is that of seq, not of at")
     for word in words:
         print(word)
-    print("nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} findings of damage")
+    print(
+        "nothing was altered" if report.sound else f"{len(report.findings) + report.more_findings} findings of damage"
+    )
 
 
 def _signed(report: Any, with_key: bool) -> str:
@@ -111,7 +122,10 @@ def _signed(report: Any, with_key: bool) -> str:
     if not report.checkpoints:
         return "no checkpoints: rows cut off at the end would not show (see audit.checkpoint_key_file)"
     if not with_key:
-        return f"{report.checkpoints} checkpoints, their signatures not checked and nothing of them believed: give --public-key"
+        return (
+            f"{report.checkpoints} checkpoints, their signatures not checked and nothing of them believed: give "
+            "--public-key"
+        )
     return (
         f"{report.checkpoints} checkpoints; {report.unsigned} rows came after the last one of their instance, "
         f"{report.open} instances have no signed end (running, or killed)"

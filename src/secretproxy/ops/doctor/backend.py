@@ -18,7 +18,8 @@ MOST_SKEW = 2.0
 async def settings(connection: Any) -> list[Setting]:
     """Reads the settings of a session of this database, and those of other roles in it."""
     rows = await connection.fetch(
-        "SELECT name, setting, source FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY ($1)", list(NAMES)
+        "SELECT name, setting, source FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) ANY ($1)",
+        list(NAMES),
     )
     database = await connection.fetchval("SELECT pg_catalog.current_database()")
     user = await connection.fetchval("SELECT session_user")
@@ -27,13 +28,23 @@ async def settings(connection: Any) -> list[Setting]:
         from_database = "database" in row["source"]
         from_user = "user" in row["source"]
         found.append(
-            Setting(row["name"], row["setting"], row["source"], database if from_database else None, user if from_user else None)
+            Setting(
+                row["name"],
+                row["setting"],
+                row["source"],
+                database if from_database else None,
+                user if from_user else None,
+            )
         )
     overrides = await connection.fetch(
-        """SELECT d.datname, r.rolname, pg_catalog.split_part(c, '=', 1) AS name, pg_catalog.substr(c, pg_catalog.strpos(c, '=') OPERATOR(pg_catalog.+) 1) AS value
-             FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.setrole,
+        """SELECT d.datname, r.rolname, pg_catalog.split_part(c, '=', 1) AS name,
+        pg_catalog.substr(c, pg_catalog.strpos(c, '=') OPERATOR(pg_catalog.+) 1) AS value
+             FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_database d
+                 ON d.oid OPERATOR(pg_catalog.=) s.setdatabase LEFT JOIN pg_catalog.pg_roles r
+                     ON r.oid OPERATOR(pg_catalog.=) s.setrole,
                   pg_catalog.unnest(s.setconfig) c
-            WHERE s.setdatabase OPERATOR(pg_catalog.=) 0 OR d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
+            WHERE s.setdatabase OPERATOR(pg_catalog.=) 0
+                OR d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
     )
     known = {(setting.name, setting.database, setting.role) for setting in found}
     for row in overrides:
@@ -52,9 +63,12 @@ async def replication(connection: Any) -> list[Finding]:
     if connection.get_server_version().major < 15:
         by_schema = "false"
     for row in await connection.fetch(
-        f"""SELECT p.pubname, p.puballtables, t.schemaname, t.schemaname OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) t.tablename AS name, {by_schema} AS by_schema
-              FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t ON t.pubname OPERATOR(pg_catalog.=) p.pubname
-             WHERE t.schemaname OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) t.tablename OPERATOR(pg_catalog.=) ANY ($1) ORDER BY 1, 4""",
+        f"""SELECT p.pubname, p.puballtables, t.schemaname,
+t.schemaname OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) t.tablename AS name, {by_schema} AS by_schema
+              FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t
+                  ON t.pubname OPERATOR(pg_catalog.=) p.pubname
+             WHERE t.schemaname OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) t.tablename
+                 OPERATOR(pg_catalog.=) ANY ($1) ORDER BY 1, 4""",
         list(_TABLES),
     ):
         name = identifier(row["pubname"])
@@ -70,11 +84,13 @@ async def replication(connection: Any) -> list[Finding]:
             )
         )  # fmt: skip
     for row in await connection.fetch(
-        "SELECT slot_name, plugin FROM pg_catalog.pg_replication_slots WHERE slot_type OPERATOR(pg_catalog.=) 'logical' AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()"
+        "SELECT slot_name, plugin FROM pg_catalog.pg_replication_slots WHERE slot_type OPERATOR(pg_catalog.=) "
+        "'logical' AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()"
     ):
         found.append(
             Finding(
-                "logical_slot", "warning", f"logical replication slot {row['slot_name']} ({row['plugin']}) decodes this database",
+                "logical_slot", "warning", f"logical replication slot {row['slot_name']} ({row['plugin']}) decodes "
+                                           "this database",
                 f"whoever reads it gets the rows of {_TABLES[0]} as they are stored, past the functions",
                 f"SELECT pg_catalog.pg_drop_replication_slot({quoted(row['slot_name'])}) -- if nobody needs it",
             )

@@ -63,15 +63,18 @@ def _network(settings: Settings) -> list[Finding]:
         found.append(
             Finding(
                 "listen_tls", "error", f"listen.tls is off, and the proxy listens on {settings.listen.host}",
-                "values pass the network in clear between the clients and the proxy", "listen.tls = \"require\", with listen.tls_cert and listen.tls_key",
+                "values pass the network in clear between the clients and the proxy",
+                    "listen.tls = \"require\", with listen.tls_cert and listen.tls_key",
             )
         )  # fmt: skip
     far = [host.host for host in settings.backend.addresses if not _local(host.host)]
     if far and settings.backend.tls in ("off", "prefer"):
         found.append(
             Finding(
-                "backend_tls", "error" if settings.backend.tls == "off" else "warning", f"backend.tls is {settings.backend.tls}, and the backend is {', '.join(far)}",
-                "values can pass the network in clear between the proxy and the backend", "backend.tls = \"verify-full\", with backend.tls_ca",
+                "backend_tls", "error" if settings.backend.tls == "off" else "warning",
+                    f"backend.tls is {settings.backend.tls}, and the backend is {', '.join(far)}",
+                "values can pass the network in clear between the proxy and the backend",
+                    "backend.tls = \"verify-full\", with backend.tls_ca",
             )
         )  # fmt: skip
     return found
@@ -84,7 +87,8 @@ def _files(settings: Settings) -> list[Finding]:
     except KeyFileError as error:
         found.append(
             Finding(
-                "key_file", "error", str(error), "without its keys, and if others know them, testimony and tokens are worth nothing",
+                "key_file", "error", str(error), "without its keys, and if others know them, testimony and tokens are "
+                                                 "worth nothing",
                 f"chmod 600 {settings.testimony.key_file}, or secretproxy install where it is missing",
             )
         )  # fmt: skip
@@ -109,11 +113,14 @@ def _files(settings: Settings) -> list[Finding]:
 def _config_file(settings: Settings, config: Path | None) -> list[Finding]:
     found = []
     if config is not None and _readable_by_others(config):
-        holding = [name for name, dsn in _dsns(settings).items() if dsn is not None and _has_password(dsn.get_secret_value())]
+        holding = [
+            name for name, dsn in _dsns(settings).items() if dsn is not None and _has_password(dsn.get_secret_value())
+        ]
         if holding:
             found.append(
                 Finding(
-                    "config_mode", "warning", f"{config} can be read by everybody and holds a password ({', '.join(holding)})",
+                    "config_mode", "warning", f"{config} can be read by everybody and holds a password "
+                                              f"({', '.join(holding)})",
                     "whoever has it can log in with it", f"chmod 600 {config}",
                 )
             )  # fmt: skip
@@ -126,7 +133,8 @@ def _certificate(settings: Settings) -> list[Finding]:
         found.append(
             Finding(
                 "relayed_certificate", "warning", "backend.tls_cert is set, and auth.mode is passthrough",
-                "where pg_hba.conf asks for a certificate, every client is let in as whoever the proxy's certificate stands for", "auth.mode = \"scram\"",
+                "where pg_hba.conf asks for a certificate, every client is let in as whoever the proxy's certificate "
+                "stands for", "auth.mode = \"scram\"",
             )
         )  # fmt: skip
     return found
@@ -145,8 +153,10 @@ def _checkpoints(settings: Settings) -> list[Finding]:
     elif settings.audit.checkpoint_file is None and settings.audit.checkpoint_command is None:
         found.append(
             Finding(
-                "checkpoint_file", "info", "audit.checkpoint_file is unset: checkpoints stand only in the database they are to prove",
-                "whoever can delete rows of the log can delete its checkpoints too", "audit.checkpoint_file = a file that is kept elsewhere",
+                "checkpoint_file", "info", "audit.checkpoint_file is unset: checkpoints stand only in the database "
+                                           "they are to prove",
+                "whoever can delete rows of the log can delete its checkpoints too",
+                    "audit.checkpoint_file = a file that is kept elsewhere",
             )
         )  # fmt: skip
     return found

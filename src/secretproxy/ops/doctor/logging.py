@@ -67,10 +67,15 @@ RULES: dict[str, Rule] = {
     ),
     "log_parameter_max_length_on_error": Rule("error", lambda v: v != "0", _PARAMETERS, "0"),
     "debug_print_parse": Rule("warning", _on, "the server's log holds parse trees, and in them constants", "off"),
-    "debug_print_rewritten": Rule("warning", _on, "the server's log holds rewritten trees, and in them constants", "off"),
+    "debug_print_rewritten": Rule(
+        "warning", _on, "the server's log holds rewritten trees, and in them constants", "off"
+    ),
     "debug_print_plan": Rule("warning", _on, "the server's log holds plans, and in them constants", "off"),
     "pgaudit.log": Rule(
-        "error", lambda v: v.strip().lower() not in ("", "none", "role", "ddl", "role, ddl", "ddl, role"), _PGAUDIT, "none"
+        "error",
+        lambda v: v.strip().lower() not in ("", "none", "role", "ddl", "role, ddl", "ddl, role"),
+        _PGAUDIT,
+        "none",
     ),
     "pgaudit.log_parameter": Rule("error", _on, "pgaudit logs bind parameters, and with them values", "off"),
     "auto_explain.log_min_duration": Rule(
@@ -81,7 +86,10 @@ RULES: dict[str, Rule] = {
         "warning", lambda v: not _on(v), "pg_stat_monitor keeps statements with their constants", "on"
     ),
     "pg_stat_statements.track_utility": Rule(
-        "warning", _on, "pg_stat_statements keeps utility statements (DO, PREPARE, COPY, EXPLAIN) with their constants", "off"
+        "warning",
+        _on,
+        "pg_stat_statements keeps utility statements (DO, PREPARE, COPY, EXPLAIN) with their constants",
+        "off",
     ),
 }
 # Matter only where statements are logged at all.
@@ -151,11 +159,17 @@ def _parameters(known: list[Setting], logged: set[str]) -> list[Finding]:
             "log_min_duration_sample",
             "log_transaction_sample_rate",
         }
-        relevant = with_log if setting.name == "log_parameter_max_length" else logged & {"auto_explain.log_min_duration"}
+        relevant = (
+            with_log if setting.name == "log_parameter_max_length" else logged & {"auto_explain.log_min_duration"}
+        )
         if setting.name in _WITH_STATEMENTS and setting.value != "0" and relevant:
             found.append(
                 Finding(
-                    setting.name, "error", f"{setting.name} is {setting.value}{setting.scope}", _PARAMETERS, fix(setting, "0")
+                    setting.name,
+                    "error",
+                    f"{setting.name} is {setting.value}{setting.scope}",
+                    _PARAMETERS,
+                    fix(setting, "0"),
                 )
             )
     return found
@@ -171,7 +185,8 @@ def _activity(known: list[Setting]) -> list[Finding]:
                 "track_activity_query_size", "info",
                 f"pg_stat_activity shows the first {values['track_activity_query_size']} bytes of running statements",
                 "superusers and members of pg_read_all_stats see values that stand in the text of a running statement",
-                "ALTER SYSTEM SET track_activity_query_size = 1024 -- and restart; better, send values as bind parameters",
+                "ALTER SYSTEM SET track_activity_query_size = 1024 -- and restart; better, send values as bind "
+                "parameters",
             )
         )  # fmt: skip
     return found

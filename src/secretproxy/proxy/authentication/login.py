@@ -1,9 +1,10 @@
-"""Logins in mode scram: the proxy authenticates the client, then logs in at the backend with the keys that the client's proof gave away.
+"""Logins in mode scram: the proxy authenticates the client, then logs in at the backend with the keys that the client's
+proof gave away.
 
-The client meets the same exchange as PostgreSQL's (src/backend/libpq/auth.c, auth-sasl.c), also where the user is unknown. Only a client
-that asks for something that the backend's answer to the startup packet decides (a protocol above 3.0, `_pq_.` options) has its backend
-connection opened before it is authenticated. Must never put a key, a proof or an unknown user's name into a log or an error.
-"""
+The client meets the same exchange as PostgreSQL's (src/backend/libpq/auth.c, auth-sasl.c), also where the user is
+unknown. Only a client that asks for something that the backend's answer to the startup packet decides (a protocol above
+3.0, `_pq_.` options) has its backend connection opened before it is authenticated. Must never put a key, a proof or an
+unknown user's name into a log or an error."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from secretproxy.audit.masking import NameMask
 from secretproxy.config import AuthSettings, BackendSettings
 from secretproxy.proxy.authentication.throttle import LoginThrottle
 from secretproxy.proxy.authentication.verifiers import LookupFailedError, Users
-from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, NoAnswerError, Target, reach
+from secretproxy.proxy.backend.connect import (
+    AddressUnreachableError,
+    BackendUnreachableError,
+    NoAnswerError,
+    Target,
+    reach,
+)
 from secretproxy.proxy.backend.hosts import Hosts, Kind
 from secretproxy.proxy.backend.tls import BackendTls
 from secretproxy.scram import (
@@ -315,7 +322,9 @@ class Logins:
             self.users.forget(name)
             self._note(client, user, known=found is not None)
             await asyncio.sleep(self._delay)
-            raise LoginRefusedError(SqlState.INVALID_PASSWORD, f'password authentication failed for user "{name}"') from None
+            raise LoginRefusedError(
+                SqlState.INVALID_PASSWORD, f'password authentication failed for user "{name}"'
+            ) from None
         self.failures.succeeded(client.source, user)
         client.write(messages.authentication(messages.AUTHENTICATION_SASL_FINAL, signature))
         return keys
@@ -436,7 +445,8 @@ class _Backends:
             raise OutdatedVerifierError(
                 SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
                 "the backend holds another password for this user than secretproxy does",
-                hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt and iterations "
+                hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt "
+                "and iterations "
                 "included.",
             ) from None
         except NotTheBackendError:
@@ -458,7 +468,9 @@ class _Backends:
                 setting="backend.hosts",
             )
             raise LoginRefusedError(
-                SqlState.PROTOCOL_VIOLATION, f"the login at the backend failed: {error}", hint="See backend.hosts of secretproxy."
+                SqlState.PROTOCOL_VIOLATION,
+                f"the login at the backend failed: {error}",
+                hint="See backend.hosts of secretproxy.",
             ) from None
         if self._told is not None and login.negotiation != self._told:
             with contextlib.suppress(OSError):

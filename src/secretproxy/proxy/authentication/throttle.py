@@ -1,9 +1,9 @@
 """Counts failed logins, by address and by user, in memory of a fixed size that all workers share.
 
-Each key has two places in a table of times, found by a keyed hash, and the lesser of both counts: a place says until when the failures so
-far are paid for (the generic cell rate algorithm). An address that is over its limit is refused whoever it says it is. A user that is over
-his is refused to addresses he has not logged in from: whoever guesses at a name from many places does not lock its owner out.
-"""
+Each key has two places in a table of times, found by a keyed hash, and the lesser of both counts: a place says until
+when the failures so far are paid for (the generic cell rate algorithm). An address that is over its limit is refused
+whoever it says it is. A user that is over his is refused to addresses he has not logged in from: whoever guesses at a
+name from many places does not lock its owner out."""
 
 from __future__ import annotations
 

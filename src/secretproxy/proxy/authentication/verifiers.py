@@ -1,7 +1,7 @@
 """Finds a user's verifier for mode scram: in a file, or by a query on a connection of the proxy's own.
 
-Neither a verifier nor a line of the file nor an error of the database's own words may leave this module but as a Verifier.
-"""
+Neither a verifier nor a line of the file nor an error of the database's own words may leave this module but as a
+Verifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from secretproxy.scram.verifier import ITERATIONS
 
 _LINE = re.compile(r'"((?:[^"]|"")*)"\s+"((?:[^"]|"")*)"(?:\s.*)?')
 _KNOWN, _UNKNOWN = 10_000, 1_000
-# An answer out of memory must not come sooner than one that was looked up: who has logged in lately is nobody's business.
+# An answer out of memory must not come sooner than one that was looked up: who has logged in lately is nobody's
+# business.
 _FLOOR_MOST = 0.05
 
 
@@ -149,7 +150,12 @@ class Lookup:
                 row = await self._fetch(user)
             except ConnectError:
                 raise
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
+            except (
+                OSError,
+                asyncpg.InterfaceError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.OperatorInterventionError,
+            ):
                 # The connection was an old one: ask once more on a new one.
                 self._connection = None
                 row = await self._fetch(user)

@@ -1,8 +1,8 @@
 """Cancel requests: which server a key belongs to, and one connection that carries the request there.
 
-A session of this process says which server its key is good at. A key of another worker's, or of another proxy's before the same servers,
-may belong to any: all are asked, at every address, and a server that does not know the key does nothing. Keys are of any length.
-"""
+A session of this process says which server its key is good at. A key of another worker's, or of another proxy's before
+the same servers, may belong to any: all are asked, at every address, and a server that does not know the key does
+nothing. Keys are of any length."""
 
 from __future__ import annotations
 
@@ -56,15 +56,17 @@ class Cancels:
     async def send(self, packet: bytes, session_id: str) -> None:
         """Hands a CancelRequest on and returns when the server has closed, which is its only answer.
 
-        `session_id`: that of the connection that brought it. What is said is said of the session that it is for, if that is known.
-        """
+        `session_id`: that of the connection that brought it. What is said is said of the session that it is for, if
+        that is known."""
         async with self._room:
             known = self._targets.get(packet[8:])
             targets = [known[0]] if known is not None else (await self._hosts.addresses())[0]
             reached = await asyncio.gather(*(self._carry(packet, target) for target in targets))
         if not any(reached):
             log.warning(
-                "cancel request did not reach the backend", session=known[1] if known else session_id, setting="backend.hosts"
+                "cancel request did not reach the backend",
+                session=known[1] if known else session_id,
+                setting="backend.hosts",
             )
 
     async def _carry(self, packet: bytes, target: Target) -> bool:

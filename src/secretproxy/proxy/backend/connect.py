@@ -1,4 +1,5 @@
-"""Connections to the backend: which address of which server, whether in TLS, how long to wait, and what to say when none answers."""
+"""Connections to the backend: which address of which server, whether in TLS, how long to wait, and what to say when
+none answers."""
 
 from __future__ import annotations
 
@@ -128,7 +129,8 @@ async def _tcp(factory: Callable[[], P], target: Target, tls: BackendTls) -> P:
 
 
 async def answers(target: Target, timeout: float) -> None:
-    """Asks the server whether it speaks TLS, which takes a process of its own and leaves no line in its log. Raises AddressUnreachableError."""
+    """Asks the server whether it speaks TLS, which takes a process of its own and leaves no line in its log. Raises
+    AddressUnreachableError."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
@@ -145,7 +147,9 @@ async def answers(target: Target, timeout: float) -> None:
     except OSError as error:
         raise AddressUnreachableError(f"{target}: {_why(error)}") from None
     if answer not in (b"S", b"N"):
-        raise AddressUnreachableError(f"{target}: {'does not answer as PostgreSQL does' if answer else 'closed the connection'}")
+        raise AddressUnreachableError(
+            f"{target}: {'does not answer as PostgreSQL does' if answer else 'closed the connection'}"
+        )
 
 
 async def reach(factory: Callable[[], P], target: Target, timeout: float, tls: BackendTls) -> P:

@@ -1,10 +1,9 @@
 """Chooses the server of backend.hosts for a session: in order, every address of a name, of the kind in
 target_session_attrs.
 
-libpq logs in and asks the server what it is. In mode scram the proxy does so too (login.py). In mode passthrough it cannot log in before
-the client does, so it asks each server beforehand, over and over, on a connection of its own; what a server then reports at the login itself
-is checked against it.
-"""
+libpq logs in and asks the server what it is. In mode scram the proxy does so too (login.py). In mode passthrough it
+cannot log in before the client does, so it asks each server beforehand, over and over, on a connection of its own; what
+a server then reports at the login itself is checked against it."""
 
 from __future__ import annotations
 
@@ -28,7 +27,10 @@ log: Any = structlog.get_logger("secretproxy.backend")
 
 # Seconds that an address which did not answer is tried last: one login waits for it, not every one.
 _SILENT_SECONDS = 10.0
-_ASK = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') OPERATOR(pg_catalog.=) 'on'"
+_ASK = (
+    "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') "
+    "OPERATOR(pg_catalog.=) 'on'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ class Hosts:
     def silent(self, target: Target) -> None:
         """Notes that an address did not answer."""
         now = time.monotonic()
-        self._silent = {one: until for one, until in self._silent.items() if until > now} | {target: now + _SILENT_SECONDS}
+        self._silent = {one: until for one, until in self._silent.items() if until > now} | {
+            target: now + _SILENT_SECONDS
+        }
 
     async def candidates(self) -> list[Target]:
         """Gives the servers for a session, in the order of the tries. Raises BackendUnreachableError."""
@@ -151,7 +155,9 @@ class Hosts:
         self.doubt()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout), self._looked:
-                await self._looked.wait_for(lambda: all(self._kinds.get(host) is not before.get(host) for host in self._hosts))
+                await self._looked.wait_for(
+                    lambda: all(self._kinds.get(host) is not before.get(host) for host in self._hosts)
+                )
 
     def doubt(self) -> None:
         """Notes that a server did not behave as its known kind predicts."""
@@ -198,7 +204,8 @@ class Hosts:
             lost = self._connections.pop(target, None)
             if lost is not None:
                 lost.terminate()
-            return f"{target}: {cause_of(error)}{' (backend.monitor_dsn)' if isinstance(error, asyncpg.PostgresError | ConnectError) else ''}"
+            asked = isinstance(error, asyncpg.PostgresError | ConnectError)
+            return f"{target}: {cause_of(error)}{' (backend.monitor_dsn)' if asked else ''}"
 
     async def _connect(self, target: Target) -> Any:
         secured = backend_context(self._backend, target.host.host)
@@ -211,5 +218,9 @@ class Hosts:
             settings={"default_transaction_read_only": None},
             places=[Place(target.address, None, target.host.port)],
             target_session_attrs="any",
-            tls="prefer" if self._backend.tls == "prefer" else False if secured is None or target.host.is_unix else secured,
+            tls="prefer"
+            if self._backend.tls == "prefer"
+            else False
+            if secured is None or target.host.is_unix
+            else secured,
         )

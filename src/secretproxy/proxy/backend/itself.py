@@ -1,9 +1,9 @@
 """Recognises this proxy among the servers of backend.hosts: by its own address, and by a mark that comes back.
 
-A proxy before itself would open a session for each session until none fits. The address shows it at once, whatever name leads to it. What a
-forwarder, a load balancer or another proxy hides shows by the mark in the startup packet of the catalog's reader: a setting that PostgreSQL
-takes and nobody reads, signed with the testimony key, which only a proxy of the same key can have sent.
-"""
+A proxy before itself would open a session for each session until none fits. The address shows it at once, whatever name
+leads to it. What a forwarder, a load balancer or another proxy hides shows by the mark in the startup packet of the
+catalog's reader: a setting that PostgreSQL takes and nobody reads, signed with the testimony key, which only a proxy of
+the same key can have sent."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ class _Named(ssl.SSLContext):
     server_name: str | None = None
 
     def wrap_bio(self, *arguments: Any, **named: Any) -> ssl.SSLObject:
-        return super().wrap_bio(*arguments, **(named | {"server_hostname": self.server_name or named.get("server_hostname")}))
+        return super().wrap_bio(
+            *arguments, **(named | {"server_hostname": self.server_name or named.get("server_hostname")})
+        )
 
 
 def backend_context(settings: BackendSettings, server_name: str | None = None) -> ssl.SSLContext | None:

@@ -1,9 +1,9 @@
 """Proves that the testimony key is the database's own, and finds secret functions that do not testify.
 
-The database signs a number drawn here with each key that it accepts (secretproxy.key_proof); whoever has another key sees it at once, and not by
-a forgery for each read. Asked at the start, at the first session in a database, as often as its catalog is read, after something was defined,
-and when a testimony is forged. May import asyncpg; must never let an asyncpg error's text through.
-"""
+The database signs a number drawn here with each key that it accepts (secretproxy.key_proof); whoever has another key
+sees it at once, and not by a forgery for each read. Asked at the start, at the first session in a database, as often as
+its catalog is read, after something was defined, and when a testimony is forged. May import asyncpg; must never let an
+asyncpg error's text through."""
 
 from __future__ import annotations
 
@@ -47,11 +47,14 @@ _TOLD_BY = ("begin_call", "own_start", "planned_session", "read_secret", "testif
 
 PROOF = "SELECT p.version, p.signs, p.proof FROM secretproxy.key_proof($1) AS p"
 FUNCTIONS = """
-SELECT n.nspname AS schema, p.proname AS name, pg_catalog.encode(pg_catalog.sha256(pg_catalog.textsend(p.prosrc)), 'hex'::pg_catalog.text) AS body,
+SELECT n.nspname AS schema, p.proname AS name,
+    pg_catalog.encode(pg_catalog.sha256(pg_catalog.textsend(p.prosrc)), 'hex'::pg_catalog.text) AS body,
        pg_catalog.strpos(p.prosrc, 'secretproxy.'::pg_catalog.text) OPERATOR(pg_catalog.>) 0 AS testifies
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
- WHERE (n.nspname OPERATOR(pg_catalog.=) 'encrypted_secrets'::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.name[]))
-    OR (n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name AND p.proname OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.name[]))
+ WHERE (n.nspname OPERATOR(pg_catalog.=) 'encrypted_secrets'::pg_catalog.name
+     AND p.proname OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.name[]))
+    OR (n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
+    AND p.proname OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.name[]))
 """
 
 
@@ -103,18 +106,22 @@ def judge_key(rows: Sequence[Any], keys: Keys, nonce: bytes, database: str) -> s
     found = {row["version"]: keys.proves(row["version"], nonce, row["proof"]) for row in rows}
     if found[signing] is None:
         return (
-            f"testimony.key_file: version {signing}, which the functions {here} sign with, is not in the file, so that their testimony counts "
-            "as forged: use the file that `secretproxy install` made for this database or `secretproxy keys rotate --testimony` wrote last"
+            f"testimony.key_file: version {signing}, which the functions {here} sign with, is not in the file, so "
+            "that their testimony counts "
+            "as forged: use the file that `secretproxy install` made for this database or `secretproxy keys rotate "
+            "--testimony` wrote last"
         )
     wrong = next((version for version in (signing, keys.version) if found.get(version) is False), None)
     if wrong is not None:
         return (
-            f"testimony.key_file: version {wrong} is another key than the one {here}, so that true testimony counts as forged and every call as "
+            f"testimony.key_file: version {wrong} is another key than the one {here}, so that true testimony counts "
+            "as forged and every call as "
             "direct: use the file that `secretproxy install` made for this database"
         )
     if keys.version not in found:
         return (
-            f"testimony.key_file: version {keys.version}, which the proxy signs its tokens with, is not known or is retired in the database "
+            f"testimony.key_file: version {keys.version}, which the proxy signs its tokens with, is not known or is "
+            "retired in the database "
             f"{here[3:]}, so that every call counts as direct: {INSTALL}, which stores the file's keys"
         )
     return None
@@ -130,7 +137,8 @@ def judge_functions(
         return None, frozenset()
     if "begin_call" not in half:
         return (
-            f"the functions of encrypted_secrets in database {database} do not testify, the backend half is not installed: what the "
+            f"the functions of encrypted_secrets in database {database} do not testify, the backend half is not "
+            "installed: what the "
             f"proxy cannot see in a statement's text is not recorded, and `calls` is NULL: {INSTALL}"
         ), frozenset(there)
     other = {
@@ -138,16 +146,20 @@ def judge_functions(
         for row in rows
         if row["name"] != "key_proof" and row["body"] not in bodies.get((row["schema"], row["name"]), ())
     }
-    plain = sorted(name for (schema, name), testifies in other.items() if schema == "encrypted_secrets" and not testifies)
+    plain = sorted(
+        name for (schema, name), testifies in other.items() if schema == "encrypted_secrets" and not testifies
+    )
     if plain:
         return (
-            f"{', '.join(plain)} of encrypted_secrets in database {database} do not testify, as after the original module was deployed over "
+            f"{', '.join(plain)} of encrypted_secrets in database {database} do not testify, as after the original "
+            "module was deployed over "
             f"ours: what the proxy cannot see in a statement's text is not recorded, and `calls` is NULL: {INSTALL}"
         ), frozenset(there if _helpers(other) else {name for schema, name in other if schema == "encrypted_secrets"})
     if other or "key_proof" not in half:
         names = ", ".join(sorted(f"{schema}.{name}" for schema, name in other)) or "secretproxy.key_proof"
         return (
-            f"the backend half in database {database} is of another version or was altered ({names}): `calls` is NULL where nothing "
+            f"the backend half in database {database} is of another version or was altered ({names}): `calls` is NULL "
+            "where nothing "
             f"testified: {INSTALL}"
         ), frozenset(there if _helpers(other) else {name for schema, name in other if schema == "encrypted_secrets"})
     return None, frozenset()
@@ -176,7 +188,9 @@ class _Known:
 class Proofs:
     """The proofs of every database that this process has sessions in, and of the one that audit.dsn names."""
 
-    def __init__(self, settings: Settings, keys: Keys, connect: _Connects, spawn: Callable[[Any], asyncio.Task[None]]) -> None:
+    def __init__(
+        self, settings: Settings, keys: Keys, connect: _Connects, spawn: Callable[[Any], asyncio.Task[None]]
+    ) -> None:
         self._keys = keys
         self._connect = connect
         self._spawn = spawn
@@ -190,7 +204,8 @@ class Proofs:
         self._turn = asyncio.Semaphore(2)
 
     async def start(self) -> None:
-        """Looks at the database of audit.dsn, so that what is wrong is known before a session begins, where it answers soon."""
+        """Looks at the database of audit.dsn, so that what is wrong is known before a session begins, where it answers
+        soon."""
         if self._home is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._ask(self._watch(self._home))), START)
@@ -198,13 +213,17 @@ class Proofs:
     @property
     def errors(self) -> list[str]:
         """Names the databases whose key differs from the file's."""
-        return [known.proof.key for known in self._all.values() if known.proof is not None and known.proof.key is not None]
+        return [
+            known.proof.key for known in self._all.values() if known.proof is not None and known.proof.key is not None
+        ]
 
     @property
     def warnings(self) -> list[str]:
         """Names the databases in which some functions do not testify."""
         return [
-            known.proof.functions for known in self._all.values() if known.proof is not None and known.proof.functions is not None
+            known.proof.functions
+            for known in self._all.values()
+            if known.proof is not None and known.proof.functions is not None
         ]
 
     def join(self, session: Session) -> None:
@@ -259,15 +278,20 @@ class Proofs:
         if known.proof is not None and known.proof.key is not None:
             cause = known.proof.key
         elif session.pooled:
-            cause = "a pooler behind the proxy gives sessions to others: set its pool_mode to session, or put it in front of secretproxy"
+            cause = (
+                "a pooler behind the proxy gives sessions to others: set its pool_mode to session, or put it in "
+                "front of secretproxy"
+            )
             setting = "backend.hosts"
         elif known.proof is None:
             cause = (
-                f"the key could not be proven ({known.failure or 'not asked yet'}): it is wrong, or somebody imitates testimony"
+                f"the key could not be proven ({known.failure or 'not asked yet'}): it is wrong, or somebody "
+                "imitates testimony"
             )
         else:
             cause = (
-                "the key is the database's: somebody imitates testimony or plays it again, or the backend's clock was set back"
+                "the key is the database's: somebody imitates testimony or plays it again, or the backend's clock "
+                "was set back"
             )
             setting = None
         log.error(
@@ -333,7 +357,10 @@ class Proofs:
         known.failure = None
         if proof.key is not None and (before is None or before.key != proof.key):
             log.error(
-                "the testimony key is not the database's", database=known.database, cause=proof.key, setting="testimony.key_file"
+                "the testimony key is not the database's",
+                database=known.database,
+                cause=proof.key,
+                setting="testimony.key_file",
             )
         elif proof.key is None and before is not None and before.key is not None:
             log.info("the testimony key is the database's", database=known.database)

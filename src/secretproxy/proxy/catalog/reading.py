@@ -1,8 +1,7 @@
 """Reads one database's catalog: what leads to a secret function there.
 
-Asks the questions of queries.py on a connection that is given, some objects at a time, and puts the answers into a graph
-(secretproxy.detect.graph). Keeps nothing. May import asyncpg; its errors go to whoever asked.
-"""
+Asks the questions of queries.py on a connection that is given, some objects at a time, and puts the answers into a
+graph (secretproxy.detect.graph). Keeps nothing. May import asyncpg; its errors go to whoever asked."""
 
 from __future__ import annotations
 
@@ -34,7 +33,9 @@ _EXCLUDED = ("secretproxy", "information_schema", "pg_catalog", "pg_toast")
 _COMMANDS = ("CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "COMMENT", "SECURITY", "REFRESH", "REINDEX", "IMPORT")
 
 
-async def connect(settings: Settings, database: str | None, tls: BackendTls, mark: str, host: Host | None = None) -> Any:
+async def connect(
+    settings: Settings, database: str | None, tls: BackendTls, mark: str, host: Host | None = None
+) -> Any:
     """Connects to a session's database on the backend, as the journal's login; the log may be elsewhere.
 
     `mark`: the mark by which the proxy recognises itself (itself.py). `host`: only this server.
@@ -68,7 +69,9 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dep
 
             async def edges(part: Sequence[Any]) -> list[Any]:
                 classes, objects = [key[0] for key in part], [key[1] for key in part]
-                return list(await connection.fetch(queries.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT))
+                return list(
+                    await connection.fetch(queries.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT)
+                )
 
             rows = await in_parts(keys, edges)
             await asyncio.to_thread(graph.add_edges, [_edge(row) for row in rows])

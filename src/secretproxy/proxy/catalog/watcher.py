@@ -1,10 +1,9 @@
 """Keeps each database's detector informed of what its catalog says leads to a secret function.
 
-One watch a database, shared by its sessions: a reading at the first session, another when a session has defined something, when
-testimony shows a call that no attempt announced, and every `monitor.catalog_refresh` seconds; each on a connection of its
-own that is closed after it. Never on a statement's path: until a reading is done, and where none can be, testimony covers.
-May import asyncpg; must never let an asyncpg error's text through.
-"""
+One watch a database, shared by its sessions: a reading at the first session, another when a session has defined
+something, when testimony shows a call that no attempt announced, and every `monitor.catalog_refresh` seconds; each on a
+connection of its own that is closed after it. Never on a statement's path: until a reading is done, and where none can
+be, testimony covers. May import asyncpg; must never let an asyncpg error's text through."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ from secretproxy.wire.types import SqlState
 
 log: Any = structlog.get_logger("secretproxy.catalog")
 
-# Between two readings of a database: at least, while something keeps changing; after one that found nothing new, twice as long.
+# Between two readings of a database: at least, while something keeps changing; after one that found nothing new, twice
+# as long.
 GAP = 0.2
 # A database whose last session has gone is remembered so long.
 LINGER = 300.0
@@ -215,7 +215,8 @@ class Catalogs:
         return True
 
     async def _reconsider(self, session: Session, detector: Detector) -> None:
-        """Finds the verdicts on what a session has prepared again, as its texts are found: none holds up the event loop."""
+        """Finds the verdicts on what a session has prepared again, as its texts are found: none holds up the event
+        loop."""
         encoding, found = session.codec, {}
         before = self._account.seconds
         for text in session.texts():
@@ -233,7 +234,8 @@ class Catalogs:
         await asyncio.sleep(0)
 
     def _cut(self, watch: Watch, error: Exception) -> None:
-        """Takes a connection that ended, as when the database is dropped; the second time in a row it is something to say."""
+        """Takes a connection that ended, as when the database is dropped; the second time in a row it is something to
+        say."""
         if watch.cut:
             self._failed(watch, cause_of(error))
         watch.cut = True

@@ -166,7 +166,9 @@ class Relay(ClientStage, Effects):
             # Something is held for the log: it goes to the client first, or the session ends by then.
             return
         if not self.session.answered:
-            self.terminate(SqlState.CONNECTION_FAILURE, "the backend closed the connection without an answer (backend.hosts)")
+            self.terminate(
+                SqlState.CONNECTION_FAILURE, "the backend closed the connection without an answer (backend.hosts)"
+            )
             return
         self._close()
 
@@ -436,7 +438,13 @@ class Relay(ClientStage, Effects):
             self._backend_done()
             return
         orphan = self._orphan = Orphan(
-            self._runtime, backend, session, self.interpreter, self.client.session_id, self.count_testified, self._backend_done
+            self._runtime,
+            backend,
+            session,
+            self.interpreter,
+            self.client.session_id,
+            self.count_testified,
+            self._backend_done,
         )
         orphan.begin(cancel=cancel)
 

@@ -70,7 +70,8 @@ def _serving(settings: ListenSettings, protocol: str) -> ssl.SSLContext | None:
     if settings.tls_client_ca is not None:
         load_ca(context, settings.tls_client_ca, "listen.tls_client_ca")
         context.verify_mode = ssl.CERT_REQUIRED
-    # No session is resumed, as in PostgreSQL: a ticket would outlive the certificate, and the authority of clients', that a reload replaces.
+    # No session is resumed, as in PostgreSQL: a ticket would outlive the certificate, and the authority of clients',
+    # that a reload replaces.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
     context.num_tickets = 0
     return context

@@ -1,8 +1,8 @@
 """Checks, for `check`, before the proxy serves: places to listen and to write, TLS that allows logins, poolers before
 PostgreSQL.
 
-Nothing is changed: a socket that is bound is not listened on, a login that is begun is broken off. Each fault names its setting.
-"""
+Nothing is changed: a socket that is bound is not listened on, a login that is begun is broken off. Each fault names its
+setting."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def _directory(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except PermissionError:
-        return f"{path}: this user may not look into a directory above it; give the proxy's user the right to search them all"
+        return (
+            f"{path}: this user may not look into a directory above it; give the proxy's user the right to search "
+            "them all"
+        )
     except OSError:
         return f"{path}: there is no such directory; make it, owned by the proxy's user"
     if not stat.S_ISDIR(mode):
@@ -93,7 +96,9 @@ def _file(path: Path) -> str | None:
 def _address(section: str, host: str, port: int) -> str | None:
     """Gives the reason why nothing can be served there; a proxy that already serves there is not an error."""
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except OSError as error:
         return f"{host}: the name does not resolve ({error.strerror})"
     for number in (0, port):
@@ -103,10 +108,15 @@ def _address(section: str, host: str, port: int) -> str | None:
                 sock.bind((address[0], number, *address[2:]))
         except OSError as error:
             if number == 0:
-                return f"{host}: {(error.strerror or str(error)).lower()}; {section}.host must be an address of this host"
+                return (
+                    f"{host}: {(error.strerror or str(error)).lower()}; {section}.host must be an address of this host"
+                )
             if _serves(section, host, port):
                 return None
-            return f"{host}:{port}: {(error.strerror or str(error)).lower()}; end what listens there, or choose another {section}.port"
+            return (
+                f"{host}:{port}: {(error.strerror or str(error)).lower()}; end what listens there, or choose "
+                f"another {section}.port"
+            )
     return None
 
 
@@ -139,9 +149,12 @@ async def logins_in_tls(settings: Settings, targets: list[Target]) -> AsyncItera
             if offered and theirs is not None and theirs != ours:
                 yield (
                     f"auth.mode {target}",
-                    "passthrough with TLS on both sides: the server offers SCRAM-SHA-256-PLUS, which binds a login to one TLS "
-                    'connection, and refuses who uses it through another, as libpq does in TLS; set auth.mode = "scram", or give '
-                    "listen.tls_cert and listen.tls_key the server's own, or have every client set channel_binding=disable",
+                    "passthrough with TLS on both sides: the server offers SCRAM-SHA-256-PLUS, which binds a login to "
+                    "one TLS "
+                    "connection, and refuses who uses it through another, as libpq does in TLS; set auth.mode = "
+                    '"scram", or give '
+                    "listen.tls_cert and listen.tls_key the server's own, or have every client set "
+                    "channel_binding=disable",
                 )
 
 
@@ -166,7 +179,11 @@ async def _offered(settings: Settings, target: Target, secured: BackendTls) -> t
                 said = await login.said
         finally:
             login.transport.abort()
-        if said[:1] == b"R" and int.from_bytes(said[5:9], "big") == AUTHENTICATION_SASL and b"SCRAM-SHA-256-PLUS\0" in said:
+        if (
+            said[:1] == b"R"
+            and int.from_bytes(said[5:9], "big") == AUTHENTICATION_SASL
+            and b"SCRAM-SHA-256-PLUS\0" in said
+        ):
             return True, binding
     return False, binding
 
@@ -192,7 +209,11 @@ class _FirstWord(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        if len(self._buffer) >= 5 and len(self._buffer) > int.from_bytes(self._buffer[1:5], "big") and not self.said.done():
+        if (
+            len(self._buffer) >= 5
+            and len(self._buffer) > int.from_bytes(self._buffer[1:5], "big")
+            and not self.said.done()
+        ):
             self.said.set_result(self._buffer)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -201,7 +222,8 @@ class _FirstWord(asyncio.Protocol):
 
 
 async def poolers(settings: Settings, targets: list[Target]) -> AsyncIterator[Result]:
-    """Servers of backend.hosts that are poolers which give each transaction another session. Who cannot log in there finds none."""
+    """Servers of backend.hosts that are poolers which give each transaction another session. Who cannot log in there
+    finds none."""
     for target in targets:
         try:
             shared = await _shared(settings, target)
@@ -210,8 +232,10 @@ async def poolers(settings: Settings, targets: list[Target]) -> AsyncIterator[Re
         if shared:
             yield (
                 f"backend.hosts {target}",
-                "a connection pooler in transaction or statement mode: sessions through secretproxy are refused with 0A000, for calls "
-                "cannot be told apart there; set pool_mode = session for this database in the pooler, or put the pooler in front of "
+                "a connection pooler in transaction or statement mode: sessions through secretproxy are refused with "
+                "0A000, for calls "
+                "cannot be told apart there; set pool_mode = session for this database in the pooler, or put the "
+                "pooler in front of "
                 "secretproxy",
             )
 
@@ -252,7 +276,11 @@ async def _session(settings: Settings, target: Target) -> AsyncIterator[Any]:
         command_timeout=timeout,
         places=[Place(target.address, None, target.host.port)],
         target_session_attrs="any",
-        tls="prefer" if settings.backend.tls == "prefer" else False if secured is None or target.host.is_unix else secured,
+        tls="prefer"
+        if settings.backend.tls == "prefer"
+        else False
+        if secured is None or target.host.is_unix
+        else secured,
     )
     try:
         yield connection

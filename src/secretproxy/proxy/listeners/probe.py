@@ -30,7 +30,9 @@ _PROCESS_EVERY = 10
 class Probe:
     """The known state of the backend. `backend` says why no session can be served now; None: one can."""
 
-    def __init__(self, settings: Settings, journal: Journal, hosts: Hosts, metrics: Metrics, publish: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, journal: Journal, hosts: Hosts, metrics: Metrics, publish: Callable[[], None]
+    ) -> None:
         """publish: publishes this process's numbers for the other workers."""
         self._journal = journal
         self._hosts = hosts

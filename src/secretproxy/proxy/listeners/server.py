@@ -182,7 +182,9 @@ class Server:
         # The oldest key: an unknown user's salt should outlive a rotation as a known one's does.
         stand_in = hmac.digest(keys[min(keys)], b"secretproxy unknown users", "sha256")
         failed = self.metrics.failed_logins.inc
-        return Logins(settings.auth, settings.backend, users, hosts, throttle, stand_in, mask, failed, admission.refused)
+        return Logins(
+            settings.auth, settings.backend, users, hosts, throttle, stand_in, mask, failed, admission.refused
+        )
 
     async def _connect_log(self) -> Any:
         return await connect_log(self.settings)

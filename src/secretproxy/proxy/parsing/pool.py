@@ -1,11 +1,11 @@
 """Parses texts that would hold up the event loop, in other processes and in an order in which no session's texts delay
 another's.
 
-A long or laborious text goes to a process of its own, which is ended where it takes longer than limits.parse_timeout: the
-text is judged by its words then. A thread would not do: the parser cannot be ended in it, and what is made of the parser's answer
-keeps the event loop from running. The login that has taken the least time lately is next, however many sessions it has,
-and of those the one that has taken least or waited longest. Never lets a text into a log or an exception.
-"""
+A long or laborious text goes to a process of its own, which is ended where it takes longer than limits.parse_timeout:
+the text is judged by its words then. A thread would not do: the parser cannot be ended in it, and what is made of the
+parser's answer keeps the event loop from running. The login that has taken the least time lately is next, however many
+sessions it has, and of those the one that has taken least or waited longest. Never lets a text into a log or an
+exception."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ class Parsers:
         return float(seconds * 0.5 ** ((now - at) / _HALF))
 
     async def _wait_for_turn(self, allowance: Allowance, work: int) -> None:
-        """There were too many short texts in one turn of the event loop: these go on in a later one, in the order they came in."""
+        """There were too many short texts in one turn of the event loop: these go on in a later one, in the order they
+        came in."""
         allowance.queue += 1
         try:
             async with self._turn:

@@ -1,8 +1,9 @@
-"""The process that long or laborious texts are parsed in: reads texts from its standard input, writes verdicts to its standard output.
+"""The process that long or laborious texts are parsed in: reads texts from its standard input, writes verdicts to its
+standard output.
 
-Started by parsers.py, which ends it where a text takes too long. It holds no key and opens nothing; its memory is bounded,
-and what it was given is in no file, no log and no core dump. A child of the proxy alone: what it reads is trusted to be the proxy's.
-"""
+Started by parsers.py, which ends it where a text takes too long. It holds no key and opens nothing; its memory is
+bounded, and what it was given is in no file, no log and no core dump. A child of the proxy alone: what it reads is
+trusted to be the proxy's."""
 
 from __future__ import annotations
 

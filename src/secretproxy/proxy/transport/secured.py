@@ -16,7 +16,8 @@ from typing import Any, cast
 from secretproxy.config import ConfigError
 from secretproxy.proxy.transport.unread import unread
 
-# The protocol's name at the handshake: https://www.postgresql.org/docs/current/protocol-flow.html, "SSL Session Encryption".
+# The protocol's name at the handshake: https://www.postgresql.org/docs/current/protocol-flow.html, "SSL Session
+# Encryption".
 ALPN = "postgresql"
 # Seconds between two looks at whether what is left to write has gone out.
 _FLUSH_AGAIN = 0.02
@@ -25,9 +26,9 @@ _FLUSH_AGAIN = 0.02
 class Directions(ssl.SSLObject):
     """TLS whose two directions end apart, as those of TCP do.
 
-    asyncio and uvloop close a connection as soon as the peer says close_notify. PostgreSQL and libpq do not: what was asked before it is
-    answered. With `on_end` set, a close_notify is told there and hidden from the event loop, which goes on writing.
-    """
+    asyncio and uvloop close a connection as soon as the peer says close_notify. PostgreSQL and libpq do not: what was
+    asked before it is answered. With `on_end` set, a close_notify is told there and hidden from the event loop, which
+    goes on writing."""
 
     on_end: Callable[[], object] | None = None
     _outgoing: ssl.MemoryBIO
@@ -79,7 +80,8 @@ class Directions(ssl.SSLObject):
 
 
 class _Between(asyncio.BufferedProtocol):
-    """Stands between a TCP connection and its TLS, for the end of the stream alone: the rest is the TLS layer's, without a detour."""
+    """Stands between a TCP connection and its TLS, for the end of the stream alone: the rest is the TLS layer's,
+    without a detour."""
 
     def __init__(self, inner: Any, ended: Callable[[], bool], secured: Secured) -> None:
         self.eof_received = ended  # type: ignore[method-assign]
@@ -97,9 +99,8 @@ class _Between(asyncio.BufferedProtocol):
 class Secured(asyncio.Transport):
     """A TLS connection that can be ended in one direction; asyncio's and uvloop's own cannot.
 
-    `raw` is the connection below `secured`. What the peer's end is (a close_notify or the end of the TCP stream) is told to the protocol's
-    eof_received() once all that came before has been, as it is without TLS.
-    """
+    `raw` is the connection below `secured`. What the peer's end is (a close_notify or the end of the TCP stream) is
+    told to the protocol's eof_received() once all that came before has been, as it is without TLS."""
 
     def __init__(self, raw: asyncio.Transport, secured: asyncio.Transport) -> None:
         super().__init__()
@@ -180,7 +181,8 @@ class Secured(asyncio.Transport):
             self._finish()
 
     def _finish(self) -> None:
-        """Ends the TLS layer too once it has written everything: the peer's close_notify, for which it waits, does not come any more."""
+        """Ends the TLS layer too once it has written everything: the peer's close_notify, for which it waits, does not
+        come any more."""
         if self._finished or self._raw.is_closing():
             return
         if self._secured.get_write_buffer_size():
@@ -206,7 +208,8 @@ def load_pair(context: ssl.SSLContext, cert: Path, key: Path, section: str) -> N
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
         raise ConfigError(
-            f"{section}.tls_cert {cert}, {section}.tls_key {key}: not a PEM certificate and its key ({error.reason or 'unreadable'})"
+            f"{section}.tls_cert {cert}, {section}.tls_key {key}: not a PEM certificate and its key "
+            f"({error.reason or 'unreadable'})"
         ) from None
     except OSError as error:
         raise ConfigError(f"{section}.tls_cert {cert}, {section}.tls_key {key}: {error.strerror}") from None

@@ -17,6 +17,8 @@ async def run(raw: Raw) -> None:
         values = ["00000000-0000-4000-8000-00000000000a", "alpha"] + ["1"] * (count - 2)
         body = b"\0\0" + count.to_bytes(2, "big") + b"\0\0" * count + count.to_bytes(2, "big")
         body += b"".join(len(value).to_bytes(4, "big") + value.encode() for value in values) + b"\0\0"
-        parsed = b"\0" + text.encode() + b"\0" + count.to_bytes(2, "big") + b"".join(oid.to_bytes(4, "big") for oid in types)
+        parsed = (
+            b"\0" + text.encode() + b"\0" + count.to_bytes(2, "big") + b"".join(oid.to_bytes(4, "big") for oid in types)
+        )
         await raw.send(wire.message(b"P", parsed), wire.message(b"B", body), wire.execute(), wire.SYNC)
         await raw.ready()

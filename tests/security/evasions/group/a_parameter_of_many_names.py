@@ -1,4 +1,5 @@
-"""Sixty deletes that do not run share a parameter of 250,000 names, 120 MB in rows if each keeps them; then a read by dynamic SQL."""
+"""Sixty deletes that do not run share a parameter of 250,000 names, 120 MB in rows if each keeps them; then a read by
+dynamic SQL."""
 
 from __future__ import annotations
 
@@ -13,9 +14,13 @@ ALSO = ["attempt"]
 async def run(raw: Raw) -> None:
     calls = ", ".join(["encrypted_secrets.secrets_delete($1, $2)"] * 60)
     names = ",".join(f"n{number:06}" for number in range(250_000))
-    await raw.send(parse(f"SELECT 1 / 0, {calls}", types=(2950, 1009)), bind([OWNER, "{" + names + "}"]), execute(), SYNC)
+    await raw.send(
+        parse(f"SELECT 1 / 0, {calls}", types=(2950, 1009)), bind([OWNER, "{" + names + "}"]), execute(), SYNC
+    )
     await raw.ready()
     await raw.send(
-        query(f"DO $$ BEGIN EXECUTE 'SELECT encrypted_secrets.secrets_' || 'getter(''{OWNER}'', ''behind-it'')'; END $$")
+        query(
+            f"DO $$ BEGIN EXECUTE 'SELECT encrypted_secrets.secrets_' || 'getter(''{OWNER}'', ''behind-it'')'; END $$"
+        )
     )
     await raw.ready()

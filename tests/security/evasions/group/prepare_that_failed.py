@@ -1,4 +1,5 @@
-"""A PREPARE that fails in the backend, executed with an array of megabytes; then a read that only testimony shows, its value put elsewhere."""
+"""A PREPARE that fails in the backend, executed with an array of megabytes; then a read that only testimony shows, its
+value put elsewhere."""
 
 from __future__ import annotations
 
@@ -18,5 +19,7 @@ async def run(raw: Raw) -> None:
     await raw.send(query(f"EXECUTE p ('{OWNER}', '{{{names}}}')"))
     await raw.ready()
     getter = f"encrypted_secrets.secrets_getter(''{OWNER}'', ''behind-it'', ''x'')"
-    await raw.send(query(f"DO $$ BEGIN EXECUTE 'SELECT set_config(''application_name'', ' || '{getter}' || ', false)'; END $$"))
+    await raw.send(
+        query(f"DO $$ BEGIN EXECUTE 'SELECT set_config(''application_name'', ' || '{getter}' || ', false)'; END $$")
+    )
     await raw.ready()

@@ -1,4 +1,5 @@
-"""Sixty deletes of five hundred names each in one statement, then a read that the text does not show: no row is left out for their size."""
+"""Sixty deletes of five hundred names each in one statement, then a read that the text does not show: no row is left
+out for their size."""
 
 from __future__ import annotations
 
@@ -15,9 +16,13 @@ EXPECT = [
 
 async def run(raw: Raw) -> None:
     calls = ", ".join(["encrypted_secrets.secrets_delete($1, $2)"] * 60)
-    await raw.send(parse(f"SELECT {calls}", types=(2950, 1009)), bind([OWNER, "{" + ",".join(NAMES) + "}"]), execute(), SYNC)
+    await raw.send(
+        parse(f"SELECT {calls}", types=(2950, 1009)), bind([OWNER, "{" + ",".join(NAMES) + "}"]), execute(), SYNC
+    )
     await raw.ready()
     await raw.send(
-        query(f"DO $$ BEGIN EXECUTE 'SELECT encrypted_secrets.secrets_' || 'getter(''{OWNER}'', ''behind-it'')'; END $$")
+        query(
+            f"DO $$ BEGIN EXECUTE 'SELECT encrypted_secrets.secrets_' || 'getter(''{OWNER}'', ''behind-it'')'; END $$"
+        )
     )
     await raw.ready()

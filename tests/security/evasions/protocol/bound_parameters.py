@@ -9,4 +9,6 @@ EXPECT = [
 
 
 async def run(raw: Raw) -> None:
-    await raw.extended("SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"])
+    await raw.extended(
+        "SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"]
+    )

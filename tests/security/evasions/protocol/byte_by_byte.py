@@ -10,5 +10,7 @@ EXPECT = [
 
 
 async def run(raw: Raw) -> None:
-    await raw.drip(wire.query("SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')"))
+    await raw.drip(
+        wire.query("SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')")
+    )
     await raw.ready()

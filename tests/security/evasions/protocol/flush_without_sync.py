@@ -11,7 +11,9 @@ EXPECT = [
 
 async def run(raw: Raw) -> None:
     await raw.send(
-        wire.extended("SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"]),
+        wire.extended(
+            "SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"]
+        ),
         wire.FLUSH,
     )
     await raw.until(b"CE")

@@ -10,4 +10,6 @@ EXPECT = [
 
 async def run(raw: Raw) -> None:
     padding = "/* " + "x" * 3_000_000 + " */"
-    await raw.query(f"SELECT {padding} encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')")
+    await raw.query(
+        f"SELECT {padding} encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')"
+    )

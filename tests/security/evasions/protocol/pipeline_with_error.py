@@ -12,11 +12,15 @@ EXPECT = [
 
 async def run(raw: Raw) -> None:
     await raw.send(
-        wire.extended("SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"]),
+        wire.extended(
+            "SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "alpha"]
+        ),
         wire.extended("SELECT 1 / 0"),
         wire.extended("SELECT 3"),
         wire.SYNC,
-        wire.extended("SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "beta"]),
+        wire.extended(
+            "SELECT encrypted_secrets.secrets_getter($1, $2)", ["00000000-0000-4000-8000-00000000000a", "beta"]
+        ),
         wire.SYNC,
     )
     await raw.ready(2)
