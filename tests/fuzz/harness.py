@@ -15,6 +15,7 @@ from collections import deque
 from types import SimpleNamespace
 
 from tests.fuzz.model import NAMED, SECRET, VIEW, Backend
+from tests.support.effects import SocketEffects
 from tests.unit.playbook import (
     AUTHENTICATION_OK,
     COPY_DONE,
@@ -106,7 +107,7 @@ LEADING: list[bytes] = [
 ]  # fmt: skip
 
 
-class Harness:
+class Harness(SocketEffects):
     """`code`: the modules of a session, compiled or pure (see pure.py). `strict`: a name in a statement's text must
     have been attempted."""
 
@@ -223,47 +224,11 @@ class Harness:
     def continue_later(self) -> None:
         self._later = True
 
-    def pause_client(self) -> None:
-        pass
-
-    def resume_client(self) -> None:
-        pass
-
-    def pause_backend(self) -> None:
-        pass
-
-    def resume_backend(self) -> None:
-        pass
-
-    def login_may_proceed(self) -> bool:
-        return True
-
-    def owns_process(self) -> bool:
-        return True
-
-    def ready(self) -> None:
-        pass
-
-    def unannounced(self) -> None:
-        pass
-
-    def defined(self) -> None:
-        pass
-
     def refused(self, events: list[object], attempts: int) -> None:
         raise AssertionError("the log of this harness takes everything")
 
     def parse(self, text: bytes, codec: str, strings: int) -> None:
         raise AssertionError("no text is so long")
-
-    def end_by_client(self, violation: Exception) -> None:
-        raise violation
-
-    def end_by_backend(self, violation: Exception) -> None:
-        raise violation
-
-    def unreadable_backend(self, violation: Exception) -> None:
-        raise violation
 
     # --- the end -----------------------------------------------------------------------------------------------
 

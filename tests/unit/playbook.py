@@ -20,7 +20,7 @@ from secretproxy.session.events import Event, Identity
 from secretproxy.session.interpreter import Interpreter
 from secretproxy.session.session import Limits, Session, Step
 from secretproxy.session.testimony import Keys
-from secretproxy.wire.errors import ProtocolViolationError
+from tests.support.effects import SocketEffects
 
 KEY = bytes(range(32))
 KEYS = Keys({1: KEY})
@@ -153,7 +153,7 @@ testified.__test__ = False  # type: ignore[attr-defined]
 # --- the playbook --------------------------------------------------------------------------------------------------
 
 
-class Playbook:
+class Playbook(SocketEffects):
     """A session and what its interpreter has done so far. What waits for the log goes on at once unless `refusing`.
 
     These are the Effects of session/interpreter.py: the same interpreter runs the proxy.
@@ -204,9 +204,6 @@ class Playbook:
     def inject(self, data: bytes) -> None:
         self.injected += data
 
-    def flush_backend(self) -> None:
-        pass
-
     def record(self, events: list[Event]) -> None:
         self.recorded += events
 
@@ -232,42 +229,6 @@ class Playbook:
 
     def continue_later(self) -> None:
         self.interpreter.resume_client()
-
-    def pause_client(self) -> None:
-        pass
-
-    def resume_client(self) -> None:
-        pass
-
-    def pause_backend(self) -> None:
-        pass
-
-    def resume_backend(self) -> None:
-        pass
-
-    def login_may_proceed(self) -> bool:
-        return True
-
-    def owns_process(self) -> bool:
-        return True
-
-    def ready(self) -> None:
-        pass
-
-    def unannounced(self) -> None:
-        pass
-
-    def defined(self) -> None:
-        pass
-
-    def end_by_client(self, violation: ProtocolViolationError) -> None:
-        raise violation
-
-    def end_by_backend(self, violation: ProtocolViolationError) -> None:
-        raise violation
-
-    def unreadable_backend(self, violation: ProtocolViolationError) -> None:
-        raise violation
 
     # --- what became of it ---
 
