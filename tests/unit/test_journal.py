@@ -26,6 +26,7 @@ from secretproxy.audit import chain
 from secretproxy.audit import journal as journal_module
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.columns import STORED
+from secretproxy.audit.housekeeping import CHECKPOINT_INSERT
 from secretproxy.audit.journal import RIDE, Journal, LogUnavailableError
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, stored_line
@@ -440,6 +441,86 @@ async def test_a_checkpoint_command_that_hangs_holds_up_nothing(log: Log, tmp_pa
     assert time.monotonic() - began < 4
     os.killpg(int(left.read_text()), signal.SIGKILL)
     assert len((tmp_path / "file").read_text().splitlines()) >= 1
+
+
+@pytest.fixture
+def signed_before(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[object]]]:
+    """The instance of each row that went to the log, and the instances whose beginning was signed by then."""
+    found: list[tuple[str, set[object]]] = []
+    store = Connection._store
+
+    async def watched(self: Connection, group: Sequence[Sequence[str | None]]) -> None:
+        signed = {values[0] for sql, values in self.log.beside if sql == CHECKPOINT_INSERT and values[1] == 0}
+        found.extend((str(dict(zip(STORED, fields, strict=True))["instance"]), signed) for fields in group)
+        await store(self, group)
+
+    monkeypatch.setattr(Connection, "_store", watched)
+    return found
+
+
+async def test_a_chain_is_begun_with_a_signature_before_its_first_row(
+    log: Log, tmp_path: Path, signed_before: list[tuple[str, set[object]]]
+) -> None:
+    """Killed at any moment, a process leaves no chain that nobody vouches for."""
+    signer = Signer(tmp_path / "key", tmp_path / "file")
+    journal = Journal(log.connect, MASK, timeout=0.5, signer=signer)
+    await journal.start()
+    await journal.keep([attempt()])
+    assert signed_before == [(str(journal.instance), {journal.instance})]
+    await journal.close()
+
+
+async def test_a_chain_that_begins_in_an_outage_is_begun_with_a_signature_when_the_log_is_back(
+    log: Log, tmp_path: Path, signed_before: list[tuple[str, set[object]]]
+) -> None:
+    signer = Signer(tmp_path / "key", tmp_path / "file")
+    log.down = True
+    journal = Journal(log.connect, MASK, timeout=0.5, signer=signer, spool_dir=tmp_path / "spool")
+    await journal.start()
+    await asyncio.wait_for(journal.keep([attempt("spooled")]), 10)
+    log.down = False
+    await asyncio.wait_for(journal.keep([attempt("after")]), 10)
+    await journal.close()
+    assert signed_before and all(one == (str(journal.instance), {journal.instance}) for one in signed_before)
+
+
+async def test_a_chain_that_a_process_left_in_its_spool_is_begun_with_a_signature_too(
+    log: Log, tmp_path: Path, signed_before: list[tuple[str, set[object]]]
+) -> None:
+    signer = Signer(tmp_path / "key", tmp_path / "file")
+    log.down = True
+    gone = Journal(log.connect, MASK, timeout=0.5, signer=signer, spool_dir=tmp_path / "spool")
+    await gone.start()
+    await asyncio.wait_for(gone.keep([attempt("left")]), 10)
+    await gone.close(0.1)
+    assert gone._spool is not None
+    for _, descriptor, _ in gone._spool._segments:
+        # As the end of its process closes it.
+        os.close(descriptor)
+    log.down = False
+    other = Journal(log.connect, MASK, timeout=0.5, signer=signer, spool_dir=tmp_path / "spool")
+    await other.start()
+    async with asyncio.timeout(10):
+        while not signed_before:
+            await asyncio.sleep(0.01)
+    await other.close()
+    assert [instance for instance, _ in signed_before] == [str(gone.instance)]
+    assert gone.instance in signed_before[0][1]
+
+
+async def test_a_beginning_that_cannot_be_signed_holds_up_no_row(log: Log, tmp_path: Path) -> None:
+    log.fails = {"secretproxy.checkpoints": asyncpg.LockNotAvailableError("x")}
+    signer = Signer(tmp_path / "key", tmp_path / "file")
+    journal = Journal(log.connect, MASK, timeout=0.5, signer=signer)
+    await journal.start()
+    await asyncio.wait_for(journal.keep([attempt()]), 2)
+    assert journal.available
+    log.fails = {}
+    async with asyncio.timeout(10):
+        while not (tmp_path / "file").exists() or not (tmp_path / "file").read_text():
+            await asyncio.sleep(0.01)
+    assert json.loads((tmp_path / "file").read_text().splitlines()[0])["seq"] == 0
+    await journal.close()
 
 
 async def test_the_last_checkpoint_is_an_end_where_everything_was_written(log: Log, tmp_path: Path) -> None:

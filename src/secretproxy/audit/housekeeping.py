@@ -35,6 +35,8 @@ CHECKPOINT_INSERT = (
     "INSERT INTO secretproxy.checkpoints (instance, seq, row_hash, at, signature, kind) "
     "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING"
 )
+# Whoever locks the checkpoints keeps nobody from the log.
+_BEGIN = "BEGIN; SET LOCAL lock_timeout = '1s'"
 AGAIN = 1.0
 log: Any = structlog.get_logger("secretproxy.journal")
 
@@ -64,8 +66,10 @@ class Housekeeping:
         self._news = asyncio.Event()
         self._seq = 0
         self._hash = chain.GENESIS
-        # Whether the chain's beginning is still to be signed: a chain that none of our keys began shows.
-        self._unborn = signer is not None
+        # Chains whose beginning is in the log with a signature: one that none of our keys began shows.
+        self._begun: set[uuid.UUID] = set()
+        # Whether the beginning of the own chain is still to be signed, because that failed before its first row.
+        self._unborn = False
         self._told = 0
         self._tell_due = 0.0
         self._signed = 0
@@ -81,6 +85,31 @@ class Housekeeping:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="housekeeping of the journal")
+
+    async def begin(self, connection: Any, instance: uuid.UUID) -> None:
+        """Signs the beginning of a chain, on the journal's connection, before the first row goes to the log.
+
+        A process that is killed behind it leaves no chain that nobody vouches for. The log does not wait for the
+        signature if it cannot be stored: the housekeeping tries again. Raises TimeoutError if the connection hangs.
+        """
+        if self._signer is None or instance in self._begun:
+            return
+        made = self._signer.sign(instance, 0, chain.GENESIS)
+        async with asyncio.timeout(self._timeout):
+            try:
+                await connection.execute(_BEGIN)
+                await connection.execute(CHECKPOINT_INSERT, *_fields(made))
+                await connection.execute("COMMIT")
+            except asyncpg.PostgresError:
+                await connection.execute("ROLLBACK")
+                if instance == self._instance:
+                    self._unborn = True
+                    self._news.set()
+                return
+        self._begun.add(instance)
+        if instance == self._instance:
+            self._unborn = False
+        self._keep_outside(self._signer, made)
 
     def wrote(self, seq: int, row_hash: bytes) -> None:
         """Notes that the log has everything up to this row."""
@@ -210,6 +239,7 @@ class Housekeeping:
             return
         if self._unborn:
             await self._keep(self._signer, self._signer.sign(self._instance, 0, chain.GENESIS))
+            self._begun.add(self._instance)
             self._unborn = False
         if self._signed >= self._seq or self._to_keep:
             return
@@ -226,9 +256,10 @@ class Housekeeping:
 
         A command that hangs delays the next checkpoint and nothing else.
         """
-        await self._execute(
-            CHECKPOINT_INSERT, made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind
-        )
+        await self._execute(CHECKPOINT_INSERT, *_fields(made))
+        self._keep_outside(signer, made)
+
+    def _keep_outside(self, signer: Signer, made: Checkpoint) -> None:
         self._to_keep.append(made)
         if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.create_task(self._keep_elsewhere(signer), name="checkpoints")
@@ -247,6 +278,11 @@ class Housekeeping:
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
             connection.terminate()
+
+
+def _fields(made: Checkpoint) -> tuple[object, ...]:
+    """Gives what CHECKPOINT_INSERT takes."""
+    return made.instance, made.seq, made.row_hash, made.at, made.signature, made.kind
 
 
 def may_wait(error: asyncpg.PostgresError) -> bool:

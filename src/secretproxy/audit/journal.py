@@ -339,6 +339,7 @@ class Journal:
                 raise
             self._housekeeping.partitions_failed()
         await asyncio.wait_for(self._connection.execute(PROOF), self._timeout)
+        await self._housekeeping.begin(self._connection, self.instance)
         if self._spool is not None:
             # What must be written meanwhile is spooled: nobody waits for the end of this.
             self._first_try.set()
@@ -636,6 +637,7 @@ class Journal:
             if not waiting:
                 return last, before
             instance = waiting[0].instance
+            await self._housekeeping.begin(self._connection, instance)
             group = self._cut(waiting, instance)
             if not await self._write_group_of(instance, group, again=True):
                 if len(group) > 1:
