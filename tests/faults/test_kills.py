@@ -24,7 +24,7 @@ from tests.support.proxy import Proxy
 
 from secretproxy.demo.postgres import PrivateServer
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "12"))
 CLIENTS = 16
 OWNER = "b0a4c9d8-8d2e-4a52-9d8e-6c0a9f6b5e31"
 SETUP = """

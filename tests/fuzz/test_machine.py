@@ -13,7 +13,7 @@ from tests.fuzz.harness import LEADING, SAYINGS, Harness
 from tests.fuzz.pure import INSTALLED, PURE
 
 # Without FUZZ_SECONDS the examples are always the same; `make fuzz` looks for new ones.
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "30"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "15"))
 # As many as a quiet core does in a fifth of the time.
 EXAMPLES = int(SECONDS * 6)
 FUZZ = settings(

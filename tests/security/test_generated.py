@@ -27,7 +27,7 @@ from tests.support.raw import Address, Raw
 
 DATABASE = "generated"
 OWNER = "00000000-0000-4000-8000-00000000000b"
-EXAMPLES = int(os.environ.get("TEST_STATEMENTS", "500"))
+EXAMPLES = int(os.environ.get("TEST_STATEMENTS", "300"))
 # The getter counts its calls before it does anything else.
 COUNTING = r"""
 DO $do$
