@@ -46,6 +46,14 @@ NAMES = "pg_catalog.array_to_string(secret_names, ', ', '(null)')"
 Progress = Callable[[str], None]
 
 
+def stretch(seconds: float) -> str:
+    """Gives SQL for the number of the stretch of so many seconds that an access is in, counted from 1970."""
+    return (
+        "pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./)"
+        f" '{seconds!r}'::pg_catalog.float8)::bigint"
+    )
+
+
 def _nothing(text: str) -> None:
     """Ignores progress reports."""
 
@@ -370,7 +378,7 @@ _VERIFIES = f" AND a.operation {EQUAL} 'verify'"
 _OWNER = "coalesce(a.owner_id, '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid)"
 # Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into
 # one.
-_STRETCH = "pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) 300)::bigint"
+_STRETCH = stretch(300)
 # More owners than this are not told one by one.
 _MOST_OWNERS = 5000
 
@@ -439,7 +447,7 @@ async def bursts(connection: Any, wanted: Filter, *, window: timedelta, at_least
             raise ConfigError("bursts are of attempts, whatever their outcome: leave out --outcome and --jwt-user")
         await settle(connection, source)
         source.vague = True
-        bucket = f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {half!r})::bigint"
+        bucket = stretch(half)
         asked = source.query(
             f"a.db_user, {bucket} AS bucket, a.owner_id, a.secret_names, pg_catalog.count(*) AS n,"
             " pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secretproxy.audit.counting import Accesses, looked_at, settle
+from secretproxy.audit.counting import Accesses, looked_at, settle, stretch
 from secretproxy.audit.filters import EQUAL, OUTCOME, Filter, spellings
 from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, resolved
 
@@ -121,9 +121,7 @@ async def timeline(
 ) -> list[TimelineStep]:
     """Accesses by operation in steps of time from `since` until `until`; steps without any too. Raises ConfigError."""
     seconds = int(step.total_seconds())
-    bucket = (
-        f"pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./) {seconds:d})::bigint AS bucket"
-    )
+    bucket = f"{stretch(seconds)} AS bucket"
     found: dict[int, Counter[str]] = {}
     for row in await _asked(
         connection, wanted.but(since=since, until=until), f"{bucket}, a.operation, pg_catalog.count(*) AS n", 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secretproxy.audit.counting import Accesses, Table, settle
+from secretproxy.audit.counting import Accesses, Table, settle, stretch
 from secretproxy.audit.filters import EQUAL, Filter
 from secretproxy.audit.review import Count
 
@@ -33,8 +33,7 @@ async def bursts(connection: Any, since: datetime, limit: int) -> Table:
     async with connection.transaction(isolation="repeatable_read"):
         await settle(connection, source)
         asked = source.query(
-            "a.db_user, pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./)"
-            " '60'::pg_catalog.float8)::bigint AS minute, a.owner_id, a.secret_names, pg_catalog.min(a.at) AS first,"
+            f"a.db_user, {stretch(60)} AS minute, a.owner_id, a.secret_names, pg_catalog.min(a.at) AS first,"
             " pg_catalog.max(a.at) AS last",
             group=" GROUP BY 1, 2, 3, 4",
             kind="any",
@@ -78,8 +77,7 @@ async def hours(connection: Any, since: datetime, limit: int) -> Table:
     async with connection.transaction(isolation="repeatable_read"):
         await settle(connection, source)
         asked = source.query(
-            "a.db_user, pg_catalog.floor(pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog./)"
-            " '3600'::pg_catalog.float8)::bigint AS hour, pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first,"
+            f"a.db_user, {stretch(3600)} AS hour, pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first,"
             " pg_catalog.max(a.at) AS last",
             group=" GROUP BY 1, 2",
             kind="any",
