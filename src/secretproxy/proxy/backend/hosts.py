@@ -21,7 +21,7 @@ from secretproxy.config import Host, Settings, revealed
 from secretproxy.connections import FAILURES, ConnectError, Place, cause_of, connect
 from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, Target, resolve
 from secretproxy.proxy.backend.itself import Itself
-from secretproxy.proxy.backend.tls import backend_context
+from secretproxy.proxy.backend.tls import monitor_tls
 
 log: Any = structlog.get_logger("secretproxy.backend")
 
@@ -208,7 +208,6 @@ class Hosts:
             return f"{target}: {cause_of(error)}{' (backend.monitor_dsn)' if asked else ''}"
 
     async def _connect(self, target: Target) -> Any:
-        secured = backend_context(self._backend, target.host.host)
         return await connect(
             self._dsn,
             "secretproxy monitor",
@@ -218,9 +217,5 @@ class Hosts:
             settings={"default_transaction_read_only": None},
             places=[Place(target.address, None, target.host.port)],
             target_session_attrs="any",
-            tls="prefer"
-            if self._backend.tls == "prefer"
-            else False
-            if secured is None or target.host.is_unix
-            else secured,
+            tls=monitor_tls(self._backend, target.host),
         )

@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any
 
-from secretproxy.config import BackendSettings
+from secretproxy.config import BackendSettings, Host
 from secretproxy.proxy.transport.secured import ALPN, Directions, load_ca, load_pair
 
 
@@ -21,6 +21,15 @@ class BackendTls:
     def of(cls, settings: BackendSettings) -> BackendTls:
         """Reads the settings. Raises ConfigError."""
         return cls(backend_context(settings), settings.tls != "prefer")
+
+
+def monitor_tls(settings: BackendSettings, host: Host) -> ssl.SSLContext | str | bool:
+    """Gives the TLS of a service connection to one server: "prefer", False for none, or the context. Raises
+    ConfigError."""
+    secured = backend_context(settings, host.host)
+    if settings.tls == "prefer":
+        return "prefer"
+    return False if secured is None or host.is_unix else secured
 
 
 class _Named(ssl.SSLContext):

@@ -24,7 +24,7 @@ from secretproxy.connections import FAILURES, ConnectError, Place, close, connec
 from secretproxy.connections import read as read_conninfo
 from secretproxy.connections.conninfo import ConninfoError
 from secretproxy.proxy.backend.connect import AddressUnreachableError, Target, reach
-from secretproxy.proxy.backend.tls import BackendTls, backend_context
+from secretproxy.proxy.backend.tls import BackendTls, monitor_tls
 from secretproxy.proxy.client.tls import listen_binding
 from secretproxy.scram.binding import end_point_of_der
 from secretproxy.wire.messages import AUTHENTICATION_SASL, PROTOCOL_3_0
@@ -268,7 +268,6 @@ async def _pid(connection: Any) -> int:
 async def _session(settings: Settings, target: Target) -> AsyncIterator[Any]:
     dsn = settings.backend.monitor_dsn or settings.audit.dsn
     timeout = settings.backend.connect_timeout
-    secured = backend_context(settings.backend, target.host.host)
     connection = await connect(
         revealed(dsn),
         _NOBODY,
@@ -276,11 +275,7 @@ async def _session(settings: Settings, target: Target) -> AsyncIterator[Any]:
         command_timeout=timeout,
         places=[Place(target.address, None, target.host.port)],
         target_session_attrs="any",
-        tls="prefer"
-        if settings.backend.tls == "prefer"
-        else False
-        if secured is None or target.host.is_unix
-        else secured,
+        tls=monitor_tls(settings.backend, target.host),
     )
     try:
         yield connection
