@@ -236,11 +236,6 @@ class Interpreter:
         return self._client_waits
 
     @property
-    def backend_waits(self) -> Wait:
-        """Gives what the backend waits for."""
-        return self._backend_waits
-
-    @property
     def client_is_free(self) -> bool:
         """Says whether the client's bytes are taken at once."""
         return self._client_waits is _NOTHING
