@@ -311,8 +311,10 @@ class Proofs:
         try:
             while True:
                 if not known.urgent:
+                    # From the last proof on, whoever made it: else the reader's last one is twice as old, and stale.
+                    due = known.at + self._every - time.monotonic()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(known.wake.wait(), self._every)
+                        await asyncio.wait_for(known.wake.wait(), due if due > 0 else self._every)
                 known.wake.clear()
                 wanted = known.sessions or known.database == self._home
                 if known.urgent or (wanted and time.monotonic() - known.at >= self._every):
