@@ -45,7 +45,7 @@ lint: .venv/.stamp ## ruff, mypy --strict, import contracts
 	.venv/bin/lint-imports
 	$(PY) scripts/config_example.py --check
 
-bench: .venv/.stamp ## The table of benchmarks/RESULTS.md
+bench: .venv/.stamp ## The table of benchmarks/RESULTS.md (ARGS="--only growth": how cost grows, about ten minutes)
 	$(PY) benchmarks/run.py $(ARGS)
 
 bench-review: .venv/.stamp ## Every command of audit and every view on a month of 5,000,000 rows, about half an hour (ARGS="--only stats")

@@ -29,10 +29,12 @@ class Target:
     name: str
     port: int
     pids: list[int] = field(default_factory=list)
+    # Of the connection URI, from "?" on.
+    parameters: str = ""
 
     @property
     def dsn(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres{self.parameters}"
 
     def all_pids(self) -> list[int]:
         return [pid for root in self.pids for pid in (root, *_children(root))]
@@ -146,12 +148,16 @@ def haproxy(backend_port: int, directory: Path) -> Iterator[Target | None]:
 
 
 @contextlib.contextmanager
-def secretproxy(backend_port: int, audit_dsn: str, directory: Path, workers: int) -> Iterator[Target]:
+def secretproxy(
+    backend_port: int, audit_dsn: str, directory: Path, workers: int, extra: dict[str, str] | None = None
+) -> Iterator[Target]:
+    """secretproxy with so many workers; `extra`: more lines for a section of its configuration."""
+    more = extra or {}
     target = Target(f"secretproxy ({workers} worker{'s' if workers > 1 else ''})", free_port())
     config = directory / f"proxy-{workers}-{target.port}.toml"
     config.write_text(
-        f"workers = {workers}\n[listen]\nport = {target.port}\nmax_sessions = 8000\nmax_connections = 9000\n"
-        f'[backend]\nhosts = ["127.0.0.1:{backend_port}"]\n'
+        f"workers = {workers}\n[listen]\nport = {target.port}\nmax_sessions = 8000\nmax_connections = 9000\n{more.get('listen', '')}"
+        f'[backend]\nhosts = ["127.0.0.1:{backend_port}"]\n{more.get("backend", "")}'
         f'[audit]\ndsn = "{audit_dsn}"\n[testimony]\nkey_file = "{directory}/key"\n[log]\nlevel = "error"\n'
     )
     with _running(target, [sys.executable, "-m", "secretproxy", "run", "--config", str(config)]):

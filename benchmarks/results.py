@@ -20,11 +20,23 @@ class Table:
         print(f"    {work}: {figure}  {note}", flush=True)
 
     def goal(
-        self, work: str, value: float, wanted: float, *, least: bool, digits: int = 2, unit: str = "", note: str = ""
+        self,
+        work: str,
+        value: float,
+        wanted: float,
+        *,
+        least: bool,
+        then: float | None = None,
+        digits: int = 2,
+        unit: str = "",
+        note: str = "",
     ) -> None:
+        """Adds a figure with its goal; `then`: the goal after that one."""
         reached = value >= wanted if least else value <= wanted
         sign = ">=" if least else "<="
         text = f"to reach: {sign} {wanted:g}{unit}: {'reached' if reached else '**not reached**'}"
+        if then is not None:
+            text += f", then {sign} {then:g}{unit}"
         self.add(work, f"{value:.{digits}f}{unit}", f"{text}{'; ' + note if note else ''}")
 
     def markdown(self) -> str:
