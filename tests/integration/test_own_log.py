@@ -82,6 +82,32 @@ def test_a_login_that_takes_too_long_is_said_with_its_setting(limited: Proxy) ->
     )
 
 
+@pytest.mark.parametrize("cause", ["backend unreachable", "users cannot be looked up"])
+def test_an_outage_that_every_login_meets_is_counted_not_listed(postgres: Backend, tmp_path: Path, cause: str) -> None:
+    """Applications connect again and again while a server is down: a line for each would bury all others."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    backend, other = (nowhere, "") if cause == "backend unreachable" else (postgres.address, "mode = 'scram'\n")
+    proxy = Proxy(tmp_path, backend, postgres.dsn("journal"), postgres.key_file)
+    text = proxy.config.read_text().replace("level = 'debug'", "level = 'info'\nformat = 'json'")
+    lookup = f"[auth]\n{other}lookup_dsn = 'postgresql://nobody@{nowhere}/app'\n" if other else ""
+    proxy.config.write_text(f"{lookup}{text}")
+    proxy.start()
+    try:
+        for _ in range(20):
+            with pytest.raises(psycopg.OperationalError):
+                psycopg.connect(proxy.dsn(), password="any")
+
+        def said() -> list[dict[str, Any]]:
+            return [one for one in lines(proxy) if one["event"] == cause]
+
+        until(lambda: sum(one["count"] for one in said()) == 20)
+        assert len(said()) < 20 and said()[0]["count"] == 1 and said()[0]["level"] == "error"
+        assert said()[0]["session"] and said()[0].get("tried", said()[0].get("cause"))
+        assert all(one["setting"] and one.get("session") is None for one in said()[1:])
+    finally:
+        proxy.stop()
+
+
 # --- its own backend -------------------------------------------------------------------------------------------------
 
 

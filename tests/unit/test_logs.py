@@ -83,7 +83,11 @@ def calls_of_log(path: Path) -> Iterator[tuple[int, str | None, set[str | None]]
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.IfExp):
             functions = [node.func.body, node.func.orelse] if isinstance(node.func, ast.IfExp) else [node.func]
             if all(
-                isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id == "log"
+                isinstance(one, ast.Attribute)
+                and (
+                    (isinstance(one.value, ast.Name) and one.value.id == "log")
+                    or (one.attr == "count" and node.keywords)
+                )
                 for one in functions
             ):
                 event = node.args[0]

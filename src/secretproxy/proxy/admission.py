@@ -26,7 +26,8 @@ class Admission(Generic[C]):
         self._metrics = metrics
         self._connections: set[C] = set()
         self._admitted: set[C] = set()
-        self._refusals: dict[str, int] = {}
+        # By line and setting: those that came since this was said, and are said within a second.
+        self._counted: dict[tuple[str, str], int] = {}
 
     @property
     def connections(self) -> list[C]:
@@ -68,20 +69,24 @@ class Admission(Generic[C]):
         Logs it at once, and then once a second the number of further ones.
         """
         self._metrics.refuse_session(setting)
-        waiting = self._refusals.get(setting)
-        if waiting is None:
-            self._refusals[setting] = 0
-            self._say_refused(setting, 1, session=session, client=client)
-        else:
-            self._refusals[setting] = waiting + 1
-
-    def _say_refused(self, setting: str, count: int, **first: str) -> None:
         words = "logins refused: too many have failed" if setting.startswith("auth.") else "sessions refused"
-        log.warning(words, count=count, setting=setting, **first)
-        asyncio.get_running_loop().call_later(1.0, self._refused_since, setting)
+        self.count(words, setting, log.warning, session=session, client=client)
 
-    def _refused_since(self, setting: str) -> None:
-        count = self._refusals.pop(setting, 0)
+    def count(self, words: str, setting: str, say: Any, **first: str) -> None:
+        """Logs what many sessions can meet at once: the first one at once with its facts, and then once a second the
+        number of further ones."""
+        waiting = self._counted.get((words, setting))
+        if waiting is None:
+            self._say_counted(words, setting, say, 1, **first)
+        else:
+            self._counted[words, setting] = waiting + 1
+
+    def _say_counted(self, words: str, setting: str, say: Any, count: int, **first: str) -> None:
+        say(words, count=count, setting=setting, **first)
+        self._counted[words, setting] = 0
+        asyncio.get_running_loop().call_later(1.0, self._counted_since, words, setting, say)
+
+    def _counted_since(self, words: str, setting: str, say: Any) -> None:
+        count = self._counted.pop((words, setting), 0)
         if count:
-            self._refusals[setting] = 0
-            self._say_refused(setting, count)
+            self._say_counted(words, setting, say, count)

@@ -240,12 +240,15 @@ class Logins:
         mask: NameMask,
         failed: Callable[[], None],
         refused: Callable[..., None],
+        count: Callable[..., None],
     ) -> None:
         """Takes `key`, from which unknown users' salts are derived.
 
-        Calls `failed` at every failed login, `refused` when a limit refuses one.
+        Calls `failed` at every failed login, `refused` when a limit refuses one, `count` for a line that many logins
+        can cause at once.
         """
         self.refused = refused
+        self.count = count
         self.users = users
         self.hosts = hosts
         self.failures = failures
@@ -298,12 +301,8 @@ class Logins:
         try:
             found = await self.users.find(name)
         except LookupFailedError as error:
-            log.error(
-                "users cannot be looked up",
-                session=client.session_id,
-                cause=str(error),
-                setting="auth.lookup_dsn, auth.lookup_query",
-            )
+            setting = "auth.lookup_dsn, auth.lookup_query"
+            self.count("users cannot be looked up", setting, log.error, session=client.session_id, cause=str(error))
             raise LoginRefusedError(
                 SqlState.CANNOT_CONNECT_NOW,
                 "the proxy cannot look up its users now",

@@ -254,7 +254,8 @@ class Handshake(ClientStage):
         except BackendUnreachableError as error:
             runtime.metrics.backend_failures.inc()
             runtime.backend_failed()
-            log.error("backend unreachable", session=self.client.session_id, tried=str(error), setting="backend.hosts")
+            session = self.client.session_id
+            admission.count("backend unreachable", "backend.hosts", log.error, session=session, tried=str(error))
             self.terminate(
                 SqlState.SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION,
                 f"the backend cannot be reached: {error}",

@@ -183,8 +183,9 @@ class Server:
         stand_in = hmac.digest(keys[min(keys)], b"secretproxy unknown users", "sha256")
         failed = self.metrics.failed_logins.inc
         return Logins(
-            settings.auth, settings.backend, users, hosts, throttle, stand_in, mask, failed, admission.refused
-        )
+            settings.auth, settings.backend, users, hosts, throttle, stand_in, mask, failed, admission.refused,
+            admission.count,
+        )  # fmt: skip
 
     async def _connect_log(self) -> Any:
         return await connect_log(self.settings)
