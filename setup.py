@@ -42,6 +42,7 @@ COMPILED = [
     "src/secretproxy/proxy/client/handshake.py",
     "src/secretproxy/proxy/client/orphan.py",
     "src/secretproxy/proxy/client/relay.py",
+    "src/secretproxy/proxy/client/session_log.py",
     "src/secretproxy/proxy/client/stage.py",
     "src/secretproxy/session/attempts.py",
     "src/secretproxy/session/backend.py",

@@ -39,7 +39,7 @@ MODULES = (
     "secretproxy.proxy.authentication.verifiers", "secretproxy.proxy.authentication.login", "secretproxy.proxy.client.tls",
     "secretproxy.audit.housekeeping", "secretproxy.audit.journal",
     "secretproxy.proxy.client.endpoint", "secretproxy.proxy.client.stage", "secretproxy.proxy.client.orphan",
-    "secretproxy.proxy.client.relay", "secretproxy.proxy.client.handshake", "secretproxy.proxy.listeners.server",
+    "secretproxy.proxy.client.session_log", "secretproxy.proxy.client.relay", "secretproxy.proxy.client.handshake", "secretproxy.proxy.listeners.server",
 )  # fmt: skip
 CALLS = {
     "from_client", "from_backend", "refuse", "parsed", "lost", "append", "commit", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
@@ -128,7 +128,8 @@ class Instrument(ast.NodeTransformer):
         if not (
             isinstance(function, ast.Attribute)
             and function.attr in CALLS
-            and self._module in ("interpreter", "relay", "handshake", "orphan", "stage", "journal", "housekeeping")
+            and self._module
+            in ("interpreter", "session_log", "relay", "handshake", "orphan", "stage", "journal", "housekeeping")
         ):
             return node
         if ast.unparse(function.value).rpartition(".")[2] in LISTS:

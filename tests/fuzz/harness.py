@@ -15,7 +15,7 @@ from collections import deque
 from types import SimpleNamespace
 
 from tests.fuzz.model import NAMED, SECRET, VIEW, Backend
-from tests.support.effects import SocketEffects
+from tests.support.effects import SocketEffects, given
 from tests.unit.playbook import (
     AUTHENTICATION_OK,
     COPY_DONE,
@@ -129,7 +129,7 @@ class Harness(SocketEffects):
         self._backend_waits: object | None = None
         # Whether the rest of a client's chunk is to be looked at in a later turn.
         self._later = False
-        self.interpreter = code.Interpreter(self.session, self)
+        self.interpreter = code.Interpreter(self.session, *given(self))
         for chunk in (
             AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready(),
             ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready(),

@@ -20,7 +20,7 @@ from secretproxy.session.events import Event, Identity
 from secretproxy.session.interpreter import Interpreter
 from secretproxy.session.session import Limits, Session, Step
 from secretproxy.session.testimony import Keys
-from tests.support.effects import SocketEffects
+from tests.support.effects import SocketEffects, given
 
 KEY = bytes(range(32))
 KEYS = Keys({1: KEY})
@@ -156,7 +156,7 @@ testified.__test__ = False  # type: ignore[attr-defined]
 class Playbook(SocketEffects):
     """A session and what its interpreter has done so far. What waits for the log goes on at once unless `refusing`.
 
-    These are the Effects of session/interpreter.py: the same interpreter runs the proxy.
+    It is the peers, the log and the Effects of session/interpreter.py: the same interpreter runs the proxy.
     """
 
     def __init__(self, *, limits: Limits | None = None, replication: str | None = None) -> None:
@@ -164,7 +164,7 @@ class Playbook(SocketEffects):
         self.session = Session(
             Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication
         )
-        self.interpreter = Interpreter(self.session, self)
+        self.interpreter = Interpreter(self.session, *given(self))
         self.refusing = False
         self.committed: list[Event] = []
         self.recorded: list[Event] = []

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.pure import PURE
+from tests.support.effects import given
 
 Step, Held, Event, Wait, Interpreter = PURE.Step, PURE.Held, PURE.Event, PURE.Wait, PURE.Interpreter
 WHO = PURE.Identity(uuid.UUID(int=1), "app", "app")
@@ -104,7 +105,7 @@ def effects() -> Written:
 
 @pytest.fixture
 def interpreter(session: Decided, effects: Written) -> Any:
-    made = Interpreter(session, effects)
+    made = Interpreter(session, *given(effects))
     session.backend.append(step(ready=True))
     made.from_backend(b"")
     effects.take()
@@ -274,7 +275,7 @@ def test_the_catalog_is_told_last(interpreter: Any, session: Decided, effects: W
 
 
 def test_what_a_client_says_early_is_bounded(session: Decided, effects: Written) -> None:
-    interpreter = Interpreter(session, effects)
+    interpreter = Interpreter(session, *given(effects))
     session.client += [b"", b""]
     session.waiting_bytes = 65_536
     interpreter.from_client(b"early")
@@ -288,14 +289,14 @@ def test_what_a_client_says_early_is_bounded(session: Decided, effects: Written)
 
 
 def test_a_login_that_may_not_proceed_says_nothing(session: Decided, effects: Written) -> None:
-    interpreter = Interpreter(session, effects)
+    interpreter = Interpreter(session, *given(effects))
     effects.admitted = False
     interpreter.from_backend(b"standby")
     assert effects.take() == []
 
 
 def test_a_process_behind_a_pooler_is_one_sessions(session: Decided, effects: Written) -> None:
-    interpreter = Interpreter(session, effects)
+    interpreter = Interpreter(session, *given(effects))
     session.pooled, effects.alone = True, False
     session.backend.append(step(forward=b"ready", ready=True))
     interpreter.from_backend(b"chunk")
@@ -312,7 +313,7 @@ def test_an_orphaned_backend_is_read_with_other_effects(interpreter: Any, sessio
     interpreter.lose_client()
     effects.take()
     orphan = Written()
-    interpreter.read_orphan(orphan)
+    interpreter.read_orphan(*given(orphan))
     late = step(commit=[event("call")], violation=VIOLATION)
     session.backend.append(late)
     interpreter.take_backlog()

@@ -51,4 +51,4 @@ def test_parts_are_looked_at() -> None:
     made = next(
         node for node in ast.parse(relay.read_text()).body if isinstance(node, ast.ClassDef) and node.name == "Relay"
     )
-    assert {"life", "interpreter", "_hold_timer"} <= _fields(made)
+    assert {"life", "interpreter", "_login_timer"} <= _fields(made)

@@ -334,6 +334,7 @@ async def test_a_draining_proxy_ends_a_session_at_the_end_of_its_statement() -> 
     scene = Scene().logged_in()
     scene.client.data_received(query("SELECT 1"))
     scene.admission.draining = True
+    scene.relay.drain()
     scene.backend.data_received(complete())
     assert scene.relay.life is Life.READY
     scene.backend.data_received(ready())

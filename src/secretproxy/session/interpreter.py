@@ -1,9 +1,10 @@
 """The interpreter: carries out what a session decides, in the one order that step.py states.
 
-The proxy's relay, the reader of an orphaned backend, the playbook of the tests and the fuzz harness all run a session
-through this module; they differ in their Effects alone. Here is also the one place outside the session where bytes
-wait: the chunks of a side that is waiting for the log, for a verdict, for its turn or for answers. Has no sockets, no
-clock and no event loop; may import the session and wire.
+An endpoint hands it each chunk, and it writes what goes on to the other endpoint. The proxy, the reader of an orphaned
+backend, the playbook of the tests and the fuzz harness all run a session through this module; they differ in what they
+give it: two connections, a log, and effects for what is rare. Here is also the one place outside the session where
+bytes wait: the chunks of a side that is waiting for the log, for a verdict, for its turn or for answers. Has no
+sockets, no clock and no event loop; may import the session and wire.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Wait(Enum):
     ANSWERS = "answers"
 
 
-class Sides(Enum):
-    """The sides of a session that are still connected."""
+class Connected(Enum):
+    """The peers of a session that are still connected."""
 
     BOTH = "both"
     # The client has gone; the backend is read to its end.
@@ -51,25 +52,43 @@ _LOG: Final = Wait.LOG
 _VERDICT: Final = Wait.VERDICT
 _TURN: Final = Wait.TURN
 _ANSWERS: Final = Wait.ANSWERS
-_BOTH: Final = Sides.BOTH
-_BACKEND: Final = Sides.BACKEND
-_NONE: Final = Sides.NONE
+_BOTH: Final = Connected.BOTH
+_BACKEND: Final = Connected.BACKEND
+_NONE: Final = Connected.NONE
+
+
+class Connection(Protocol):
+    """The connection to a peer, as far as an interpreter uses it. No method may block."""
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes to the peer."""
+
+    def write_soon(self, data: bytes) -> None:
+        """Does the same, but may wait a moment to send them with what is written next."""
+
+    def pause(self, paused: bool) -> None:
+        """Stops reading from the peer while some of its bytes wait here, or reads from it again."""
+
+
+class Log(Protocol):
+    """The way to the access log. No method may block."""
+
+    def record(self, events: list[Event]) -> None:
+        """Takes events that nobody waits for."""
+
+    def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
+        """Takes a client's `commit`. The interpreter's attempts_committed() is called once the log has them, or its
+        refuse() and proceed()."""
+
+    def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
+        """Takes a backend's `commit`. The interpreter's testimony_committed() is called once the log has them."""
+
+    def refused(self, events: list[Event], attempts: int) -> None:
+        """Takes note of so many attempts that were refused, and the events that say so."""
 
 
 class Effects(Protocol):
-    """The effects that an interpreter asks of its owner.
-
-    No method may block; an error goes to the interpreter's caller.
-    """
-
-    def send_to_backend(self, data: bytes) -> None:
-        """Sends what the client said, or what stands for it."""
-
-    def send_to_client(self, data: bytes) -> None:
-        """Sends what the backend said."""
-
-    def send_to_client_soon(self, data: bytes) -> None:
-        """Does the same, but may wait a moment to send it with what the backend says next."""
+    """What is rare and neither a chunk nor an event. No method may block; an error goes to the interpreter's caller."""
 
     def inject(self, data: bytes) -> None:
         """Sends the backend a message of the proxy's own."""
@@ -78,36 +97,14 @@ class Effects(Protocol):
         """Sends a Flush: answers may lie in the backend's buffer, and the client is not read from before they
         come."""
 
-    def record(self, events: list[Event]) -> None:
-        """Hands the log events that nobody waits for."""
-
-    def commit_attempts(self, step: Step) -> None:
-        """Hands the log a client's `commit`; attempts_committed() is called once it has them, or refuse() and
-        proceed()."""
-
-    def commit_testimony(self, step: Step) -> None:
-        """Hands the log a backend's `commit`; testimony_committed() is called once it has them."""
-
-    def refused(self, events: list[Event], attempts: int) -> None:
-        """Takes note of so many attempts that were refused, and hands the log what it shall hear of them."""
-
     def parse(self, text: bytes, codec: str, strings: int) -> None:
         """Finds a verdict elsewhere; parsed() is called with it."""
 
     def continue_later(self) -> None:
         """Calls resume_client() in a later turn of the event loop."""
 
-    def pause_client(self) -> None:
-        """Stops reading from the client."""
-
-    def resume_client(self) -> None:
-        """Reads from the client again: nothing of it waits any more."""
-
-    def pause_backend(self) -> None:
-        """Stops reading from the backend."""
-
-    def resume_backend(self) -> None:
-        """Reads from the backend again: nothing of it waits any more."""
+    def end_backend_input(self) -> None:
+        """Tells the backend that nothing more comes: the client has ended its output, and all of it has been sent."""
 
     def login_may_proceed(self) -> bool:
         """Looks at the session after a chunk of the backend's at the login. False: the session was ended."""
@@ -117,6 +114,9 @@ class Effects(Protocol):
 
     def ready(self) -> None:
         """Takes note that login and greeting are done."""
+
+    def idle_reported(self) -> None:
+        """Takes note that the session is idle, which report_idle() asked for."""
 
     def unannounced(self) -> None:
         """Takes note of a call by a function that no attempt named."""
@@ -137,31 +137,10 @@ class Effects(Protocol):
 class NoEffects(Effects):
     """Does nothing of all that: for whoever leaves most of it out."""
 
-    def send_to_backend(self, data: bytes) -> None:
-        pass
-
-    def send_to_client(self, data: bytes) -> None:
-        pass
-
-    def send_to_client_soon(self, data: bytes) -> None:
-        pass
-
     def inject(self, data: bytes) -> None:
         pass
 
     def flush_backend(self) -> None:
-        pass
-
-    def record(self, events: list[Event]) -> None:
-        pass
-
-    def commit_attempts(self, step: Step) -> None:
-        pass
-
-    def commit_testimony(self, step: Step) -> None:
-        pass
-
-    def refused(self, events: list[Event], attempts: int) -> None:
         pass
 
     def parse(self, text: bytes, codec: str, strings: int) -> None:
@@ -170,16 +149,7 @@ class NoEffects(Effects):
     def continue_later(self) -> None:
         pass
 
-    def pause_client(self) -> None:
-        pass
-
-    def resume_client(self) -> None:
-        pass
-
-    def pause_backend(self) -> None:
-        pass
-
-    def resume_backend(self) -> None:
+    def end_backend_input(self) -> None:
         pass
 
     def login_may_proceed(self) -> bool:
@@ -189,6 +159,9 @@ class NoEffects(Effects):
         return True
 
     def ready(self) -> None:
+        pass
+
+    def idle_reported(self) -> None:
         pass
 
     def unannounced(self) -> None:
@@ -207,13 +180,29 @@ class NoEffects(Effects):
         pass
 
 
+class Nobody(Connection):
+    """The connection to a peer that has gone."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def write_soon(self, data: bytes) -> None:
+        pass
+
+    def pause(self, paused: bool) -> None:
+        pass
+
+
 class Interpreter:
     """One session's. A method that is called once the session has ended does nothing."""
 
-    def __init__(self, session: Session, effects: Effects) -> None:
+    def __init__(self, session: Session, client: Connection, backend: Connection, log: Log, effects: Effects) -> None:
         self._session: Final = session
+        self._client = client
+        self._backend = backend
+        self._log = log
         self._effects = effects
-        self._sides = _BOTH
+        self._connected = _BOTH
         self._ready = False
         self._client_waits = _NOTHING
         self._backend_waits = _NOTHING
@@ -224,6 +213,9 @@ class Interpreter:
         self._client_backlog: deque[bytes] = deque()
         self._backend_backlog: deque[bytes] = deque()
         self._in_backlog = False
+        # Whether the client writes no more: the backend is told so once all of it has gone on.
+        self._client_ended = False
+        self._reports_idle = False
 
     @property
     def ready(self) -> bool:
@@ -254,47 +246,46 @@ class Interpreter:
 
     def from_client(self, data: bytes) -> None:
         """Takes a chunk of the client's."""
-        if self._sides is not _BOTH:
+        if self._connected is not _BOTH:
             return
         if self._client_waits is not _NOTHING:
             self._client_backlog.append(data)
-            self._effects.pause_client()
+            self._client.pause(True)
             return
         self._take_client(data)
 
     def _take_client(self, data: bytes) -> None:
-        session, effects = self._session, self._effects
+        session = self._session
         try:
             out = session.from_client(data)
         except ProtocolViolationError as violation:
-            effects.end_by_client(violation)
+            self._effects.end_by_client(violation)
             return
         if type(out) is bytes:
             if out:
-                effects.send_to_backend(out)
+                self._backend.write(out)
             elif not self._ready and session.waiting_bytes > _MOST_EARLY:
                 self._client_waits = _LOGIN
-                effects.pause_client()
+                self._client.pause(True)
         else:
             assert isinstance(out, Step)
             self.carry_out_client(out)
-        if session.above_high_water and self._client_waits is _NOTHING and self._sides is _BOTH:
-            effects.flush_backend()
+        if session.above_high_water and self._client_waits is _NOTHING and self._connected is _BOTH:
+            self._effects.flush_backend()
             self._client_waits = _ANSWERS
-            effects.pause_client()
+            self._client.pause(True)
 
     def carry_out_client(self, step: Step) -> None:
         """Does what is to be done with a client's chunk, in the order that step.py states."""
-        effects = self._effects
         if step.forward:
-            effects.send_to_backend(step.forward)
+            self._backend.write(step.forward)
         if step.record:
-            effects.record(step.record)
+            self._log.record(step.record)
         if step.commit:
             # The client is read from meanwhile: it mostly has nothing to say.
             self._client_waits = _LOG
             self._client_step = step
-            effects.commit_attempts(step)
+            self._log.commit_attempts(step, self)
         else:
             assert not step.held, "nothing is held but for the log"
             self._proceed(step)
@@ -306,7 +297,7 @@ class Interpreter:
             for held in step.held:
                 if held.running is not None:
                     held.running.waits = False
-            self._effects.send_to_backend(b"".join([held.data for held in step.held]))
+            self._backend.write(b"".join([held.data for held in step.held]))
             self._proceed(step)
 
     def refuse(self, *, taken: bool) -> None:
@@ -317,8 +308,8 @@ class Interpreter:
         step = self._client_step
         if step is not None:
             data, events = self._session.refuse(step, taken=taken)
-            self._effects.refused(events, sum([held.running is not None for held in step.held]))
-            self._effects.send_to_backend(data)
+            self._log.refused(events, sum([held.running is not None for held in step.held]))
+            self._backend.write(data)
 
     def proceed(self) -> None:
         """Goes on behind what was refused."""
@@ -329,12 +320,12 @@ class Interpreter:
     def _proceed(self, step: Step) -> None:
         """Does what a step says of what stands behind it, once all that goes before has gone on: a verdict found
         sooner would let its statement overtake those that waited for the log."""
-        if self._sides is not _BOTH:
+        if self._connected is not _BOTH:
             return
         effects = self._effects
         if step.parse is not None:
             self._client_waits = _VERDICT
-            effects.pause_client()
+            self._client.pause(True)
             text, codec, strings = step.parse
             effects.parse(text, codec, strings)
         elif step.violation is not None:
@@ -347,49 +338,67 @@ class Interpreter:
 
     def parsed(self, text: bytes, verdict: Verdict) -> None:
         """Takes the verdict that was asked for."""
-        if self._sides is _BOTH:
+        if self._connected is _BOTH:
             self._session.parsed(text, verdict)
             self.resume_client()
 
     def resume_client(self) -> None:
         """Takes the rest of the chunk under way, then what came meanwhile; then the client is read from again. Not
         before: it would send more in each turn of the event loop than is looked at in one."""
-        if self._sides is not _BOTH:
+        if self._connected is not _BOTH:
             return
         self._client_waits = _NOTHING
         self._take_client(b"")
         while self._client_backlog and self._takes_client():
             self._take_client(self._client_backlog.popleft())
         if self._takes_client():
-            self._effects.resume_client()
+            self._client.pause(False)
+            if self._client_ended:
+                self._effects.end_backend_input()
+
+    def end_client(self) -> None:
+        """Takes note that the client writes no more. What it has sent still goes on, and is answered."""
+        self._client_ended = True
+        if self._ready and self._client_waits is _NOTHING:
+            self._effects.end_backend_input()
 
     def _takes_client(self) -> bool:
-        return self._client_waits is _NOTHING and self._sides is _BOTH
+        return self._client_waits is _NOTHING and self._connected is _BOTH
 
     # --- from the backend ---
 
     def from_backend(self, data: bytes) -> None:
         """Takes a chunk of the backend's."""
-        if self._sides is _NONE:
+        if self._connected is _NONE:
             return
         if self._backend_waits is not _NOTHING:
             self._backend_backlog.append(data)
-            self._effects.pause_backend()
-            return
-        self._take_backend(data)
+            self._backend.pause(True)
+        else:
+            self._take_backend(data)
+        if self._reports_idle and self._is_idle():
+            self._effects.idle_reported()
+
+    def _is_idle(self) -> bool:
+        waits = self._client_waits is not _NOTHING or self._backend_waits is not _NOTHING
+        return not waits and self._session.idle
+
+    def report_idle(self) -> None:
+        """Has the effects told when a chunk of the backend's leaves the session idle."""
+        self._reports_idle = True
 
     def _take_backend(self, data: bytes) -> None:
-        session, effects = self._session, self._effects
+        session = self._session
         try:
             out = session.from_backend(data)
         except ProtocolViolationError as violation:
-            effects.unreadable_backend(violation)
+            self._effects.unreadable_backend(violation)
             return
-        if not self._ready and not effects.login_may_proceed():
+        if not self._ready and not self._effects.login_may_proceed():
             return
         if type(out) is bytes:
             if out:
-                effects.send_to_client(out)
+                self._client.write(out)
         else:
             assert isinstance(out, Step)
             self.carry_out_backend(out)
@@ -399,7 +408,7 @@ class Interpreter:
     def carry_out_backend(self, step: Step) -> None:
         """Does what is to be done with a backend's chunk, in the order that step.py states."""
         session, effects = self._session, self._effects
-        if self._sides is _BOTH:
+        if self._connected is _BOTH:
             if step.ready and session.pooled and not effects.owns_process():
                 step.violation = session.pooler
             if step.violation is not None and not step.commit:
@@ -407,19 +416,19 @@ class Interpreter:
                 return
         if step.forward:
             if step.more:
-                effects.send_to_client_soon(step.forward)
+                self._client.write_soon(step.forward)
             else:
-                effects.send_to_client(step.forward)
+                self._client.write(step.forward)
         if step.inject:
             effects.inject(step.inject)
         if step.commit:
             self._backend_waits = _LOG
             self._backend_step = step
-            effects.commit_testimony(step)
+            self._log.commit_testimony(step, self)
         else:
             assert not step.held, "nothing is held but for the log"
             if step.record:
-                effects.record(step.record)
+                self._log.record(step.record)
         if step.unannounced:
             effects.unannounced()
         if step.defined:
@@ -434,17 +443,16 @@ class Interpreter:
         step, self._backend_step = self._backend_step, None
         if step is None:
             return
-        effects = self._effects
-        if step.violation is not None and self._sides is _BOTH:
+        if step.violation is not None and self._connected is _BOTH:
             self._backend_step = step
-            effects.end_by_backend(step.violation)
+            self._effects.end_by_backend(step.violation)
             return
-        effects.send_to_client(b"".join([held.data for held in step.held]))
+        self._client.write(b"".join([held.data for held in step.held]))
         # How a statement ended that the client has not heard of yet is not known before it has.
         if step.record:
-            effects.record(step.record)
+            self._log.record(step.record)
         self._backend_waits = _NOTHING
-        effects.resume_backend()
+        self._backend.pause(False)
         self.take_backlog()
 
     def take_backlog(self) -> None:
@@ -459,7 +467,7 @@ class Interpreter:
             self._in_backlog = False
 
     def _take_backlog(self) -> None:
-        while self._backend_backlog and self._backend_waits is _NOTHING and self._sides is not _NONE:
+        while self._backend_backlog and self._backend_waits is _NOTHING and self._connected is not _NONE:
             self._take_backend(self._backend_backlog.popleft())
 
     # --- the end ---
@@ -468,8 +476,8 @@ class Interpreter:
         """Notes that the client has gone: nothing more goes to it or comes from it, and it was not told how held
         statements ended.
         """
-        if self._sides is _BOTH:
-            self._sides = _BACKEND
+        if self._connected is _BOTH:
+            self._connected = _BACKEND
             self._client_backlog.clear()
             self._client_step = None
             self._end_held()
@@ -480,16 +488,17 @@ class Interpreter:
             for event in step.record:
                 if event.outcome == "ok":
                     event.outcome = "lost"
-            self._effects.record(step.record)
+            self._log.record(step.record)
 
-    def read_orphan(self, effects: Effects) -> None:
-        """Reads on from a backend whose client has gone, with other effects; nothing is held from here on."""
-        self._effects = effects
+    def read_orphan(self, client: Connection, backend: Connection, log: Log, effects: Effects) -> None:
+        """Reads on from a backend whose client has gone, for another log and other effects; nothing is held from here
+        on. `client`: nobody, to whom the backend's bytes go."""
+        self._client, self._backend, self._log, self._effects = client, backend, log, effects
         self._backend_waits = _NOTHING
 
     def stop(self) -> None:
         """Stops both directions."""
         self.lose_client()
         self._end_held()
-        self._sides = _NONE
+        self._connected = _NONE
         self._backend_backlog.clear()

@@ -1,4 +1,5 @@
-"""One end of a session: a transport, when it is read from, and how it ends. What is read goes to its receiver.
+"""One end of a session: a transport, when it is read from, and how it ends. What is read goes to a function, in a
+session the interpreter's, and what becomes of the connection to a receiver.
 
 Endpoints are asyncio.Protocols in all but their base: without one they are classes of their own to mypyc, and a chunk
 costs half as much. Must not look into what they carry.
@@ -11,6 +12,7 @@ import ipaddress
 import socket
 import struct
 import uuid
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, cast
 
@@ -43,13 +45,13 @@ _NONE: Final = OpenDirections.NONE
 
 
 class Receiver:
-    """The receiver of what an endpoint reads, and of changes of its state."""
+    """The receiver of changes of an endpoint's state."""
 
     def opened(self) -> None:
         """Is called when the connection is open."""
 
-    def received(self, data: bytes) -> None:
-        """Takes a chunk."""
+    def failed(self, error: BaseException) -> None:
+        """Is called when a chunk could not be taken, for an unexpected error."""
         raise NotImplementedError
 
     def ended(self) -> bool:
@@ -98,8 +100,10 @@ _late: Final = _Late()
 class Endpoint:
     """The common part of both endpoints."""
 
-    def __init__(self, keepalive: KeepaliveSettings, receiver: Receiver | None = None) -> None:
-        self.receiver = receiver
+    def __init__(self, keepalive: KeepaliveSettings) -> None:
+        self.receiver: Receiver | None = None
+        # Takes the chunks.
+        self._take: Callable[[bytes], None] | None = None
         self.transport: asyncio.Transport | None = None
         self._keepalive: Final = keepalive
         self._directions = _BOTH
@@ -110,6 +114,11 @@ class Endpoint:
         # What waits for the bytes that come next, and whether the timer knows of it.
         self._soon = b""
         self._is_late = False
+
+    def attach(self, receiver: Receiver, take: Callable[[bytes], None]) -> None:
+        """Tells the receiver of changes of the connection's state from here on, and gives what is read to `take`."""
+        self.receiver = receiver
+        self._take = take
 
     @property
     def has_ended(self) -> bool:
@@ -132,9 +141,14 @@ class Endpoint:
             self.receiver.opened()
 
     def data_received(self, data: bytes) -> None:
-        receiver = self.receiver
-        if receiver is not None:
-            receiver.received(data)
+        take = self._take
+        if take is None:
+            return
+        try:
+            take(data)
+        except (Exception, asyncio.CancelledError) as error:
+            if self.receiver is not None:
+                self.receiver.failed(error)
 
     def pause_writing(self) -> None:
         if self.receiver is not None:
@@ -255,8 +269,8 @@ class Endpoint:
 class BackendEndpoint(Endpoint):
     """The backend's end of a session. What it had said before its connection broke is received, too."""
 
-    def __init__(self, keepalive: KeepaliveSettings, receiver: Receiver | None = None) -> None:
-        super().__init__(keepalive, receiver)
+    def __init__(self, keepalive: KeepaliveSettings) -> None:
+        super().__init__(keepalive)
         # Whether its connection broke: some of what it said may never have come.
         self.broke = False
 

@@ -67,7 +67,7 @@ class Handshake(ClientStage):
         self._heard: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._relay: Relay | None = None
-        client.receiver = self
+        client.attach(self, self._received)
 
     # --- what the endpoint says ---
 
@@ -79,7 +79,7 @@ class Handshake(ClientStage):
             return
         self._timer = self._loop.call_later(self._runtime.settings.listen.login_timeout, self._timed_out)
 
-    def received(self, data: bytes) -> None:
+    def _received(self, data: bytes) -> None:
         if self.progress is _OVER:
             return
         self._unread.extend(data)
@@ -276,10 +276,10 @@ class Handshake(ClientStage):
         if self.progress is _OVER:
             backend.abort()
             return
-        relay = self._hand_over(backend, target, startup)
+        self._hand_over(backend, target, startup)
         backend.write(packet)
         self.client.pause(False)
-        self._hand_unread(relay)
+        self._hand_unread()
 
     async def _reach(self) -> tuple[BackendEndpoint, Target]:
         """Connects to a server that will do. Raises BackendUnreachableError."""
@@ -314,15 +314,15 @@ class Handshake(ClientStage):
             login.transport.abort()
             return
         backend = BackendEndpoint(self._runtime.settings.backend)
-        relay = self._hand_over(backend, target, startup)
+        self._hand_over(backend, target, startup)
         said = login.hand_over(cast(asyncio.Protocol, backend))
         self.client.pause(False)
-        relay.received_from_backend(said)
+        backend.data_received(said)
         if login.lost:
             backend.connection_lost(None)
-        self._hand_unread(relay)
+        self._hand_unread()
 
-    def _hand_over(self, backend: BackendEndpoint, target: Target, startup: messages.Startup) -> Relay:
+    def _hand_over(self, backend: BackendEndpoint, target: Target, startup: messages.Startup) -> None:
         """Opens the session and gives the client's endpoint to its relay."""
         client, runtime, parameters = self.client, self._runtime, startup.parameters
         identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
@@ -333,17 +333,16 @@ class Handshake(ClientStage):
         if self._timer is not None:
             deadline = self._timer.when()
             self._timer.cancel()
-        relay = self._relay = Relay(runtime, client, backend, session, target, deadline)
+        self._relay = Relay(runtime, client, backend, session, target, deadline)
         self.progress = _HANDED_OVER
         log.debug("session begins", session=client.session_id, backend=str(target))
-        return relay
 
-    def _hand_unread(self, relay: Relay) -> None:
+    def _hand_unread(self) -> None:
         """Hands over what the client sent while its backend was connected to."""
         rest = bytes(self._unread)
         self._unread.clear()
         if rest:
-            relay.received(rest)
+            self.client.data_received(rest)
 
     # --- the client's end of a conversation about its login ---
 

@@ -3,7 +3,7 @@
 A backend that was sent a statement runs it, whether anybody waits for the answer or not, and what it calls on the way
 may be committed. So its connection is not cut off: the backend is told that nothing more comes, is asked to stop where
 it still produces something, and what it testifies to goes to the journal until it has ended. Nothing is held: nobody
-could see a value. The interpreter is the session's own, with other effects.
+could see a value. The interpreter is the session's own, with another log and without effects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 from secretproxy.proxy.client.endpoint import BackendEndpoint, Receiver
 from secretproxy.proxy.runtime import Runtime
 from secretproxy.session.events import Event
-from secretproxy.session.interpreter import Interpreter, NoEffects
+from secretproxy.session.interpreter import Interpreter, Log, Nobody, NoEffects
 from secretproxy.session.session import Session
 from secretproxy.session.step import Step
 from secretproxy.wire import messages
@@ -35,8 +35,8 @@ class _OrphanReceiver(Receiver):
     def __init__(self, orphan: Orphan) -> None:
         self._orphan: Final = orphan
 
-    def received(self, data: bytes) -> None:
-        self._orphan.received(data)
+    def failed(self, error: BaseException) -> None:
+        self._orphan.not_understood(error)
 
     def ended(self) -> bool:
         self._orphan.backend_ended()
@@ -49,7 +49,7 @@ class _OrphanReceiver(Receiver):
         """Does nothing: nothing is read from the client any more."""
 
 
-class Orphan(NoEffects):
+class Orphan(NoEffects, Log):
     """Reads a backend without a client to its end, and calls `done` then."""
 
     def __init__(
@@ -74,8 +74,8 @@ class Orphan(NoEffects):
         self._over = False
         session.client_gone = True
         interpreter.lose_client()
-        interpreter.read_orphan(self)
-        backend.receiver = _OrphanReceiver(self)
+        interpreter.read_orphan(Nobody(), backend, self, self)
+        backend.attach(_OrphanReceiver(self), self._received)
 
     def begin(self, *, cancel: bool) -> None:
         """Tells the backend that its client has gone and reads what it has said already. `cancel`: the statement
@@ -116,14 +116,15 @@ class Orphan(NoEffects):
         try:
             work()
         except (Exception, asyncio.CancelledError) as error:
-            self._not_understood(error)
+            self.not_understood(error)
             return
         if self._session.quiet:
             self._end()
         elif not self._over:
             self._cancel()
 
-    def _not_understood(self, error: BaseException) -> None:
+    def not_understood(self, error: BaseException) -> None:
+        """Ends the reading: nothing more can be learned from this backend."""
         if not self._over:
             kind = type(error).__name__
             log.error("a backend without a client is no longer understood", session=self._session_id, kind=kind)
@@ -140,16 +141,21 @@ class Orphan(NoEffects):
                 kind = type(error).__name__
                 log.error("a backend without a client was not asked to stop", session=self._session_id, kind=kind)
 
-    def received(self, data: bytes) -> None:
-        """Takes a chunk of the backend's."""
+    def _received(self, data: bytes) -> None:
         self._read(lambda: self._interpreter.from_backend(data))
 
-    # --- effects: only the log gets anything ---
+    # --- the log, which alone gets anything ---
 
     def record(self, events: list[Event]) -> None:
         self._runtime.journal.append(events, wait=False)
 
-    def commit_testimony(self, step: Step) -> None:
+    def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
+        """Does nothing: there is no client that could make any."""
+
+    def refused(self, events: list[Event], attempts: int) -> None:
+        """Does nothing, likewise."""
+
+    def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
         self._count_testified(step.commit)
         journal = self._runtime.journal
         done = journal.keep(step.commit)
@@ -157,18 +163,12 @@ class Orphan(NoEffects):
             self._backend.pause(True)
             done.add_done_callback(self._log_has_capacity)
         else:
-            self._interpreter.testimony_committed()
+            interpreter.testimony_committed()
 
     def _log_has_capacity(self, done: asyncio.Future[None]) -> None:
         self._read(self._interpreter.testimony_committed)
         if self._backend.has_ended:
             self.backend_ended()
 
-    def pause_backend(self) -> None:
-        self._backend.pause(True)
-
-    def resume_backend(self) -> None:
-        self._backend.pause(False)
-
     def unreadable_backend(self, violation: ProtocolViolationError) -> None:
-        self._not_understood(violation)
+        self.not_understood(violation)

@@ -1,8 +1,8 @@
 """The relay: owns a client's endpoint, a backend's endpoint and the session between them, from login to the end.
 
-What an endpoint reads goes to the session's interpreter, and what that asks for is done here: written, handed to the
-journal, ended. Backpressure goes both ways: a side whose peer does not read is not read from. Must not look into a
-message itself.
+It joins them: a chunk goes from one endpoint to the session's interpreter, and from there to the other endpoint,
+without the relay. The relay does what is rare (the Effects) and rules the life of the session. Backpressure goes both
+ways: a side whose peer does not read is not read from. Must not look into a message itself.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ from typing import Any, Final
 
 import structlog
 
-from secretproxy.audit.journal import LogUnavailableError
 from secretproxy.audit.masking import name_bytes
 from secretproxy.proxy.backend.connect import Target
 from secretproxy.proxy.backend.hosts import Kind
 from secretproxy.proxy.client.endpoint import BackendEndpoint, ClientEndpoint, Receiver
 from secretproxy.proxy.client.orphan import Orphan
+from secretproxy.proxy.client.session_log import SessionLog
 from secretproxy.proxy.client.stage import SHUTTING_DOWN, ClientStage
 from secretproxy.proxy.parsing.pool import Account
 from secretproxy.proxy.runtime import Process, Runtime
-from secretproxy.session.events import Event
 from secretproxy.session.interpreter import Effects, Interpreter
 from secretproxy.session.session import Session
 from secretproxy.session.states import Phase
-from secretproxy.session.step import Step
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError
 from secretproxy.wire.types import SqlState
 
 log: Any = structlog.get_logger("secretproxy.session")
 
-_LOG_LOST: Final = "session ended: a call of a secret function could not be written to the access log"
-_LOG_LOST_HINT: Final = "An open transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
 _NO_PROTOCOL: Final = "the backend does not speak PostgreSQL's protocol"
 
 
@@ -62,8 +58,8 @@ class _FromBackend(Receiver):
     def __init__(self, relay: Relay) -> None:
         self._relay: Final = relay
 
-    def received(self, data: bytes) -> None:
-        self._relay.received_from_backend(data)
+    def failed(self, error: BaseException) -> None:
+        self._relay.terminate_by_error(error)
 
     def ended(self) -> bool:
         self._relay.backend_ended()
@@ -92,7 +88,8 @@ class Relay(ClientStage, Effects):
         super().__init__(client)
         self.backend: Final = backend
         self.session: Final = session
-        self.interpreter: Final = Interpreter(session, self)
+        self._log: Final = SessionLog(runtime, self, session, self._answer_sent)
+        self.interpreter: Final = Interpreter(session, client, backend, self._log, self)
         self.life = _LOGIN
         self._runtime: Final = runtime
         self._admission: Final = runtime.admission
@@ -102,16 +99,14 @@ class Relay(ClientStage, Effects):
         self._login_timer: asyncio.TimerHandle | None = None
         if deadline is not None:
             self._login_timer = self._loop.call_at(deadline, self._login_timed_out)
-        self._hold_timer: asyncio.TimerHandle | None = None
-        self._held_since = 0.0
         self._logged_in_at = 0.0
-        # Whether it was said that a testimony of this session was forged.
-        self._forged = False
         # The backend process behind a pooler that this session has for itself.
         self._process: Process | None = None
         self._orphan: Orphan | None = None
-        client.receiver = self
-        backend.receiver = _FromBackend(self)
+        client.attach(self, self.interpreter.from_client)
+        backend.attach(_FromBackend(self), self.interpreter.from_backend)
+        if self._admission.draining:
+            self.interpreter.report_idle()
 
     @property
     def idle(self) -> bool:
@@ -123,20 +118,13 @@ class Relay(ClientStage, Effects):
 
     # --- what the client's endpoint says ---
 
-    def received(self, data: bytes) -> None:
-        try:
-            self.interpreter.from_client(data)
-        except (Exception, asyncio.CancelledError) as error:
-            self.terminate_by_error(error)
-
     def ended(self) -> bool:
         if self._is_over:
             return False
         if self.life is not _READY and not self.session.waiting_bytes:
             self._close()
             return False
-        if self.life is _READY and self.interpreter.client_is_free:
-            self.backend.end_writing()
+        self.interpreter.end_client()
         # The backend still answers what it was sent; its end closes the session.
         return True
 
@@ -148,17 +136,6 @@ class Relay(ClientStage, Effects):
             self.backend.slow_down(full)
 
     # --- what the backend's endpoint says ---
-
-    def received_from_backend(self, data: bytes) -> None:
-        """Takes a chunk of the backend's."""
-        interpreter = self.interpreter
-        try:
-            interpreter.from_backend(data)
-        except (Exception, asyncio.CancelledError) as error:
-            self.terminate_by_error(error)
-            return
-        if self._admission.draining and self.idle and interpreter.backend_is_free:
-            self.shut_down()
 
     def backend_ended(self) -> None:
         """Handles the end of the backend's output."""
@@ -172,16 +149,12 @@ class Relay(ClientStage, Effects):
             return
         self._close()
 
-    # --- effects: what goes on ---
+    def _answer_sent(self) -> None:
+        """Handles the end of the backend's output that came while its answer was held."""
+        if self.backend.has_ended:
+            self.backend_ended()
 
-    def send_to_backend(self, data: bytes) -> None:
-        self.backend.write(data)
-
-    def send_to_client(self, data: bytes) -> None:
-        self.client.write(data)
-
-    def send_to_client_soon(self, data: bytes) -> None:
-        self.client.write_soon(data)
+    # --- effects: messages of the proxy's own, and turns ---
 
     def inject(self, data: bytes) -> None:
         self.backend.write(data)
@@ -189,85 +162,11 @@ class Relay(ClientStage, Effects):
     def flush_backend(self) -> None:
         self.backend.write(messages.FLUSH)
 
-    def pause_client(self) -> None:
-        self.client.pause(True)
-
-    def resume_client(self) -> None:
-        self.client.pause(False)
-        if self.client.has_ended:
-            self.backend.end_writing()
-
-    def pause_backend(self) -> None:
-        self.backend.pause(True)
-
-    def resume_backend(self) -> None:
-        self.backend.pause(False)
+    def end_backend_input(self) -> None:
+        self.backend.end_writing()
 
     def continue_later(self) -> None:
         self._loop.call_soon(self.guarded, self.interpreter.resume_client)
-
-    # --- effects: the log ---
-
-    def record(self, events: list[Event]) -> None:
-        self._runtime.journal.append(events, wait=False)
-
-    def commit_attempts(self, step: Step) -> None:
-        self._runtime.metrics.attempts.inc(len(step.commit))
-        try:
-            self._runtime.journal.commit(step.commit, self)
-        except LogUnavailableError:
-            self.interpreter.refuse(taken=False)
-            self.client.pause(True)
-            self._loop.call_soon(self.guarded, self.interpreter.proceed)
-
-    def settled(self, fault: str | None) -> None:
-        """Handles the journal's answer: it has the attempts, or did not get them. The relay waits for it."""
-        try:
-            if fault is None:
-                self.interpreter.attempts_committed()
-            else:
-                self.interpreter.refuse(taken=True)
-                self.interpreter.proceed()
-        except (Exception, asyncio.CancelledError) as error:
-            self.terminate_by_error(error)
-
-    def refused(self, events: list[Event], attempts: int) -> None:
-        self._runtime.metrics.refused.inc(attempts)
-        self._runtime.journal.append(events, wait=False)
-
-    def commit_testimony(self, step: Step) -> None:
-        self.count_testified(step.commit)
-        future = self._runtime.journal.keep(step.commit)
-        self._held_since = time.monotonic()
-        self._hold_timer = self._loop.call_later(self._runtime.settings.limits.hold_timeout, self._hold_timed_out)
-        future.add_done_callback(lambda done: self.guarded(lambda: self._testimony_done(done)))
-
-    def _testimony_done(self, done: asyncio.Future[None]) -> None:
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-            self._hold_timer = None
-        failed = done.cancelled() or done.exception() is not None
-        if self._is_over or failed:
-            return
-        self._runtime.metrics.hold.observe(time.monotonic() - self._held_since)
-        self.interpreter.testimony_committed()
-        if self.backend.has_ended:
-            self.backend_ended()
-
-    def count_testified(self, events: list[Event]) -> None:
-        """Counts calls that no attempt announced, and forgeries; logs the first of these with its likely cause."""
-        if self._runtime.metrics.count_testified(events) and not self._forged:
-            self._forged = True
-            self._runtime.spawn(self._runtime.proofs.tell_forgery(self.session, self.client.session_id))
-
-    def _hold_timed_out(self) -> None:
-        if not self._is_over:
-            log.error(
-                "session ended: the access log did not take a call in time",
-                session=self.client.session_id,
-                setting="limits.hold_timeout",
-            )
-            self.terminate(SqlState.IO_ERROR, _LOG_LOST, hint=_LOG_LOST_HINT)
 
     # --- effects: verdicts and the catalog ---
 
@@ -402,6 +301,13 @@ class Relay(ClientStage, Effects):
         if not self.interpreter.backend_is_free or not self.session.answer_is_cut:
             self.client.write(last_word)
 
+    def drain(self) -> None:
+        super().drain()
+        self.interpreter.report_idle()
+
+    def idle_reported(self) -> None:
+        self.shut_down()
+
     def shut_down(self) -> None:
         if self._is_over:
             return
@@ -422,9 +328,9 @@ class Relay(ClientStage, Effects):
             return
         was_ready = self.life is _READY
         self.life = _ORPHANED
-        for timer in (self._login_timer, self._hold_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._login_timer is not None:
+            self._login_timer.cancel()
+        self._log.close()
         self.guarded(self.interpreter.lose_client)
         if self._process is not None:
             self._runtime.processes.release(self._process, self)
@@ -443,7 +349,7 @@ class Relay(ClientStage, Effects):
             session,
             self.interpreter,
             self.client.session_id,
-            self.count_testified,
+            self._log.count_testified,
             self._backend_done,
         )
         orphan.begin(cancel=cancel)
@@ -467,4 +373,4 @@ class Relay(ClientStage, Effects):
         self.interpreter.stop()
         events = self.session.lost(broke=self.backend.broke)
         if events:
-            self.record(events)
+            self._log.record(events)

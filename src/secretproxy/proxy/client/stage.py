@@ -35,6 +35,11 @@ class ClientStage(Receiver):
         """Ends it with a FATAL error to the client."""
         raise NotImplementedError
 
+    def drain(self) -> None:
+        """Ends it for the process's shutdown as soon as it is idle."""
+        if self.idle:
+            self.shut_down()
+
     def shut_down(self) -> None:
         """Ends it for the process's shutdown, as a backend's own shutdown would."""
         raise NotImplementedError
@@ -42,6 +47,9 @@ class ClientStage(Receiver):
     def abort(self) -> None:
         """Ends it: no time is left."""
         raise NotImplementedError
+
+    def failed(self, error: BaseException) -> None:
+        self.terminate_by_error(error)
 
     def terminate_by_error(self, error: BaseException) -> None:
         """Ends the session after an unexpected error; only the kind of the error is logged."""

@@ -297,8 +297,7 @@ class Server:
         for server in servers:
             server.close()
         for stage in self._stages():
-            if stage.idle:
-                stage.shut_down()
+            stage.drain()
         await self._wait_until_empty(self.settings.listen.drain_timeout)
         for stage in self._stages():
             stage.shut_down()

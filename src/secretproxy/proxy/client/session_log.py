@@ -1,0 +1,125 @@
+"""A session's way to the access log: hands its events to the process's journal, and tells its interpreter when the log
+has them.
+
+An answer that is held for the log waits limits.hold_timeout at most; then the session ends. Must not look into a
+message, and must not make an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from secretproxy.audit.journal import LogUnavailableError
+from secretproxy.proxy.client.stage import ClientStage
+from secretproxy.proxy.runtime import Runtime
+from secretproxy.session.events import Event
+from secretproxy.session.interpreter import Interpreter, Log
+from secretproxy.session.session import Session
+from secretproxy.session.step import Step
+from secretproxy.wire.types import SqlState
+
+log: Any = structlog.get_logger("secretproxy.session")
+
+_LOG_LOST: Final = "session ended: a call of a secret function could not be written to the access log"
+_LOG_LOST_HINT: Final = "An open transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
+
+
+class SessionLog(Log):
+    """One session's, while its client is there."""
+
+    def __init__(self, runtime: Runtime, stage: ClientStage, session: Session, answer_sent: Callable[[], None]) -> None:
+        """Takes the stage that ends the session where that is needed. `answer_sent`: is called once an answer that was
+        held has gone to the client."""
+        self._runtime: Final = runtime
+        self._stage: Final = stage
+        self._session: Final = session
+        self._answer_sent: Final = answer_sent
+        self._interpreter: Interpreter | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._held_since = 0.0
+        # Whether it was said that a testimony of this session was forged.
+        self._forged = False
+        self._closed = False
+
+    def record(self, events: list[Event]) -> None:
+        self._runtime.journal.append(events, wait=False)
+
+    # --- a client's attempts ---
+
+    def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self._runtime.metrics.attempts.inc(len(step.commit))
+        try:
+            self._runtime.journal.commit(step.commit, self)
+        except LogUnavailableError:
+            interpreter.refuse(taken=False)
+            self._stage.client.pause(True)
+            asyncio.get_running_loop().call_soon(self._stage.guarded, interpreter.proceed)
+
+    def settled(self, fault: str | None) -> None:
+        """Handles the journal's answer: it has the attempts, or did not get them."""
+        interpreter = self._interpreter
+        if interpreter is None:
+            return
+        try:
+            if fault is None:
+                interpreter.attempts_committed()
+            else:
+                interpreter.refuse(taken=True)
+                interpreter.proceed()
+        except (Exception, asyncio.CancelledError) as error:
+            self._stage.terminate_by_error(error)
+
+    def refused(self, events: list[Event], attempts: int) -> None:
+        self._runtime.metrics.refused.inc(attempts)
+        self._runtime.journal.append(events, wait=False)
+
+    # --- a backend's testimony ---
+
+    def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
+        self.count_testified(step.commit)
+        future = self._runtime.journal.keep(step.commit)
+        self._held_since = time.monotonic()
+        seconds = self._runtime.settings.limits.hold_timeout
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._timed_out)
+        guarded = self._stage.guarded
+        future.add_done_callback(lambda done: guarded(lambda: self._testimony_done(done, interpreter)))
+
+    def _testimony_done(self, done: asyncio.Future[None], interpreter: Interpreter) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        failed = done.cancelled() or done.exception() is not None
+        if self._closed or failed:
+            return
+        self._runtime.metrics.hold.observe(time.monotonic() - self._held_since)
+        interpreter.testimony_committed()
+        self._answer_sent()
+
+    def _timed_out(self) -> None:
+        if not self._closed:
+            log.error(
+                "session ended: the access log did not take a call in time",
+                session=self._stage.client.session_id,
+                setting="limits.hold_timeout",
+            )
+            self._stage.terminate(SqlState.IO_ERROR, _LOG_LOST, hint=_LOG_LOST_HINT)
+
+    def count_testified(self, events: list[Event]) -> None:
+        """Counts calls that no attempt announced, and forgeries; logs the first of these with its likely cause."""
+        runtime = self._runtime
+        if runtime.metrics.count_testified(events) and not self._forged:
+            self._forged = True
+            runtime.spawn(runtime.proofs.tell_forgery(self._session, self._stage.client.session_id))
+
+    def close(self) -> None:
+        """Ends the wait of what is held: the client has gone."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
