@@ -21,6 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from secretproxy.cli.app import app
+from secretproxy.cli.audit import app as audit
 from secretproxy.config import AuthSettings
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.proxy.authentication.verifiers import users_of
@@ -189,6 +190,7 @@ AS_AUDITOR = [
     ("audit", "events"), ("audit", "events", "--kind", "direct,forgery"), ("audit", "stats"), ("audit", "bursts"), ("audit", "unused"), ("audit", "secret", "stripe"),
     ("audit", "user", "app_user", "--since", "1d"), ("audit", "incident", "--user", "app_user", "--since", "1d"),
     ("audit", "compare", "--since", "1d", "--with-since", "2d"), ("audit", "export", "-"), ("audit", "verify"), ("audit", "show", "{session}"), ("doctor",),
+    ("audit", "review"), ("audit", "evidence", "--month", "2026-01", "--to", "{new}"),
 ]  # fmt: skip
 # doctor finds faults here, and there are values that nothing seals anew.
 FINE = {"doctor": (0, 1, 3)}
@@ -198,12 +200,19 @@ def all_run(site: Site, user: str, commands: list[tuple[str, ...]], session: str
     """Runs them and gives what is wrong: the attacker's that ran, and commands that could not do their work."""
     wrong = []
     for command in commands:
-        status, said = site.command(user, *(argument.replace("{session}", session) for argument in command))
+        given = {"{session}": session, "{new}": str(site.directory / f"{uuid.uuid4()}.zip")}
+        status, said = site.command(user, *(given.get(argument, argument) for argument in command))
         name = f"{user}: {' '.join(command)}"
         wrong += [f"{name}: ran {what}" for what in sorted(set(site.ran()))]
         if status not in FINE.get(command[0], (0,)):
             wrong.append(f"{name}: status {status}: {said[-300:]}")
     return wrong
+
+
+def test_every_command_of_a_reviewer_is_tried() -> None:
+    """But those that follow (which `services` tries) or that are the owner's."""
+    tried = {command[1] for command in AS_AUDITOR if command[0] == "audit"}
+    assert tried == {str(one.name) for one in audit.registered_commands} - {"tail", "retention"}
 
 
 def test_nothing_of_others_runs_in_a_command_or_service(site: Site) -> None:

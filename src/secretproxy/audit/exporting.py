@@ -35,7 +35,7 @@ async def manifest_of(
     signer: Signer | None,
 ) -> dict[str, Any]:
     """Makes the manifest of rows that were all counted in, with the checkpoints of their chains."""
-    found = [Checkpoint(*row) for row in await connection.fetch(exports.CHECKPOINTS, list(tally.chains))]
+    found = [Checkpoint(*row.values()) for row in await connection.fetch(exports.CHECKPOINTS, list(tally.chains))]
     made = tally.manifest(filters, form, made_at, found)
     if signer is not None:
         exports.sign(made, signer)

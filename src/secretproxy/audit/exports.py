@@ -42,6 +42,8 @@ _MAY_BE_EMPTY = tuple(column.name for column in TABLE if column.may_be_empty)
 _ADDED = dict.fromkeys(column.name for column in ADDED)
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
+# A file beside an export.
+_BESIDE = re.compile(r"[A-Za-z][A-Za-z0-9-]*\.[a-z]+")
 Record = dict[str, Any]
 
 
@@ -259,9 +261,15 @@ def verify_part(
     manifest: dict[str, Any],
     outside: list[Checkpoint],
     key: Ed25519PublicKey | None,
+    folder: Path | None = None,
 ) -> Proof:
-    """Verifies an export against its manifest. Raises ConfigError."""
+    """Verifies an export against its manifest. `folder`: where the other files that it names are.
+
+    Raises ConfigError, OSError.
+    """
     report = Report()
+    if folder is not None:
+        _verify_files(manifest, folder, report)
     signed = False
     if key is not None and "signature" in manifest:
         try:
@@ -301,6 +309,24 @@ def verify_part(
         covered = max((seq for seq in checks.get(name, {}) if seq <= found.last_seq), default=0)
         report.unsigned += found.last_seq - max(found.first_seq - 1, covered)
     return Proof(report, _words(manifest, tally, report, signed, key))
+
+
+def _verify_files(manifest: dict[str, Any], folder: Path, report: Report) -> None:
+    """Verifies the files that a manifest names beside the rows: those of an archive of evidence.
+
+    A name that leads out of the folder is none of ours, and is not opened.
+    """
+    files = manifest.get("files", {})
+    if not isinstance(files, dict):
+        report.add("-", None, "manifest", "what stands for files in the manifest is none")
+        return
+    for name, digest in files.items():
+        if not _BESIDE.fullmatch(name):
+            report.add("-", None, "manifest", "the manifest names a file that is not beside it")
+        elif not (folder / name).is_file():
+            report.add("-", None, "missing", f"{name}: the manifest names it, and it is not here")
+        elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            report.add("-", None, "changed", f"{name}: not the file that the manifest was made of")
 
 
 def _checks(

@@ -136,7 +136,7 @@ async def sign_offs(connection: Any, limit: int, key: Ed25519PublicKey | None = 
             checkpoint = await connection.fetchrow(_CHECKPOINT, row["instance"], row["seq"])
             signed: bool | None = False
             if checkpoint is not None:
-                one = Checkpoint(*checkpoint)
+                one = Checkpoint(*checkpoint.values())
                 fits = one.seq > row["seq"] or one.row_hash == row["row_hash"]
                 signed = None if key is None else genuine(one, key) and fits
             found.append(replace(made, signed=signed))

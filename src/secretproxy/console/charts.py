@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn here: bars over time, a grid of hours by weekdays, a bar next to a number.
+"""Charts as SVG, drawn here: bars over time, time lines, a grid of hours by weekdays, a bar next to a number.
 
 Every mark has its value as a title for the pointer, and the page shows the same figures as a table. No style attribute,
 no script: what a mark looks like is the style sheet's, by class."""
@@ -6,6 +6,7 @@ no script: what a mark looks like is the style sheet's, by class."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 720, 150
@@ -67,6 +68,61 @@ def hours(title: str, counts: Mapping[tuple[int, int], int]) -> str:
                 f'height="{cell - 2}" rx="2"><title>{name} {hour:02d}:00: {count:,}</title></rect>'
             )
     return "".join(out) + "</svg>"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a time line: a bar from `first` to `last`, which is closed or open, with marks and gaps on it.
+
+    Times are shares of the whole, 0 to 1; texts are what the pointer shows.
+    """
+
+    label: str
+    text: str
+    kind: str
+    first: float
+    last: float
+    closed: bool
+    marks: Sequence[tuple[float, str]] = ()
+    gaps: Sequence[tuple[float, str]] = ()
+
+
+def lines(title: str, ticks: Sequence[str], rows: Sequence[Line]) -> str:
+    """Draws time lines one above the other; `ticks` are the labels of the time, evenly spaced from its beginning."""
+    left, row_height, top = 84, 20, 20
+    width, height = WIDTH - left - 12, top + row_height * len(rows) + 6
+    out = [_open(title, WIDTH, height)]
+    for place, label in enumerate(ticks):
+        x = left + width * place / max(len(ticks), 1)
+        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 4}" y2="{height - 4}"/>')
+        out.append(f'<text class="tick" x="{x + 2:.1f}" y="12">{escape(label)}</text>')
+    for number, row in enumerate(rows):
+        y = top + number * row_height
+        begin, end = left + width * _within(row.first), left + width * _within(row.last)
+        out.append(f'<text class="tick" x="{left - 6}" y="{y + 13}" text-anchor="end">{escape(row.label)}</text>')
+        out.append(
+            f'<rect class="chain {escape(row.kind)}" x="{begin:.1f}" y="{y + 5}" width="{max(end - begin, 2):.1f}" '
+            f'height="8"><title>{escape(row.text)}</title></rect>'
+        )
+        for at, text in row.marks:
+            x = left + width * _within(at)
+            out.append(
+                f'<rect class="mark" x="{x - 1:.1f}" y="{y + 2}" width="2" height="14">'
+                f"<title>{escape(text)}</title></rect>"
+            )
+        x = max(end, begin + 2)
+        if row.closed:
+            out.append(f'<rect class="shut" x="{x:.1f}" y="{y + 1}" width="3" height="16"/>')
+        else:
+            out.append(f'<path class="open" d="M{x:.1f} {y + 4}l6 5l-6 5z"/>')
+        for at, text in row.gaps:
+            x = left + width * _within(at)
+            out.append(f'<path class="gap" d="M{x:.1f} {y}l6 9l-6 9l-6 -9z"><title>{escape(text)}</title></path>')
+    return "".join(out) + "</svg>"
+
+
+def _within(part: float) -> float:
+    return min(1.0, max(0.0, part))
 
 
 def share(value: int, most: int) -> str:

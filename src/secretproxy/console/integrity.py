@@ -12,11 +12,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+
 from secretproxy.audit.checkpoints import kept_outside, public_key_of
+from secretproxy.audit.evidence import Verification
 from secretproxy.audit.review import explained
 from secretproxy.audit.verify import Report, verify_database
 from secretproxy.config import AuditSettings, ConfigError
 from secretproxy.connections import ConnectError, Conninfo
+
+log: Any = structlog.get_logger("secretproxy.console")
 
 # Verifications at once, of all people together: each takes a core.
 MOST_AT_ONCE = 2
@@ -32,6 +37,8 @@ class Check:
 
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended: datetime | None = None
+    # Set once it has ended.
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     rows: int = 0
     estimate: int | None = None
     report: Report | None = None
@@ -68,8 +75,18 @@ class Check:
             self.problem = str(error)
         except ConnectError as error:
             self.problem = str(explained(error))
+        except Exception as error:
+            # Its text could quote a row.
+            log.error("a verification failed", kind=type(error).__name__)
+            self.problem = "it failed; the console's own log says how"
         finally:
             self.ended = datetime.now(UTC)
+            self.over.set()
+
+    async def verification(self, read_as: str) -> Verification:
+        """Waits for the end, and gives what came of it."""
+        await self.over.wait()
+        return Verification(self.began, self.ended, read_as, self.signed, self.report, self.problem)
 
 
 def _in_a_loop(work: Any) -> Report:

@@ -4,7 +4,6 @@ template."""
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import io
 import json
 import re
@@ -17,8 +16,9 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from secretproxy.audit import counting, exporting, exports, review, reviews, subjects, usual
+from secretproxy.audit import chains, counting, exporting, exports, review, reviews, subjects, usual
 from secretproxy.audit.checkpoints import public_key_of
+from secretproxy.audit.evidence import Month, Parcel, archive
 from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
 from secretproxy.audit.log_state import log_state
 from secretproxy.audit.paging import Cursor, newest
@@ -142,25 +142,6 @@ async def download(visit: Visit) -> Response:
     )
 
 
-class _Parcel:
-    """A file that cannot go back, which a zip is written to and whose bytes are taken away as they come."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Does nothing: nothing is buffered."""
-
-    def taken(self) -> bytes:
-        data = b"".join(self._parts)
-        self._parts.clear()
-        return data
-
-
 async def proven(visit: Visit) -> Response:
     """Downloads the log's own rows of a filter with their manifest, as `audit export` makes both, in a zip."""
     kind = visit.query.get("format", "jsonl")
@@ -180,7 +161,7 @@ async def proven(visit: Visit) -> Response:
     name = f"log-{made_at:%Y%m%dT%H%M%SZ}.{kind}"
 
     async def parts() -> AsyncIterator[bytes]:
-        parcel, tally, text = _Parcel(), exports.ExportTally(), io.StringIO()
+        parcel, tally, text = Parcel(), exports.ExportTally(), io.StringIO()
         write = writer_to(text, kind == "csv")
         # A typing of IO[bytes] asks for more than a zip that is only written needs.
         with zipfile.ZipFile(cast("Any", parcel), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -386,14 +367,64 @@ async def compare(visit: Visit) -> Response:
 
 
 async def integrity(visit: Visit) -> Response:
-    """Shows what is known of the log's chains, and the latest verification of this session."""
+    """Shows what is known of the log's chains on a time line, and the latest verification of this session."""
+    span, since = _span(visit.query, "30d")
+    audit = visit.console.settings.audit
+    check, (_, until, step) = visit.session.check, steps_since(since)
+    key = public_key_of(None, audit.checkpoint_key_file)
     async with visit.reader.connection() as connection:
         state = await log_state(connection)
-    return visit.show("integrity.html", title="Integrity", state=state, check=visit.session.check)
+        found, more = await chains.chains(connection, since, step, ROWS, key)
+        gaps = await chains.gaps(connection, [] if check is None or check.report is None else check.report.findings)
+    states = {chain.instance: chain.state(until, audit.checkpoint_seconds) for chain in found}
+    last_month = until.replace(day=1) - timedelta(days=1)
+    return visit.show(
+        "integrity.html", title="Integrity", state=state, check=check, span=span, spans=SPANS, chains=found, more=more,
+        states=states, meanings={name: text for name, text in chains.MEANING.items() if name in states.values()},
+        chart=_chains(found, states, gaps, since, until), gaps=gaps, checked=key is not None,
+        month=f"{last_month:%Y-%m}", this_month=f"{until:%Y-%m}",
+    )  # fmt: skip
 
 
-async def verify(visit: Visit) -> Response:
-    """Begins a verification."""
+def _chains(
+    found: list[chains.Chain],
+    states: Mapping[Any, str],
+    gaps: list[chains.Gap],
+    since: datetime,
+    until: datetime,
+) -> Markup:
+    """Draws chains as time lines, with checkpoints, and with the gaps that a verification found."""
+
+    def place(at: datetime) -> float:
+        return (at - since) / (until - since)
+
+    lines = []
+    for chain in found:
+        name, state = str(chain.instance), states[chain.instance]
+        text = (
+            f"{name}: rows {chain.first_seq:,} to {chain.last_seq:,}, {view.utc(chain.first)} to "
+            f"{view.utc(chain.last)} UTC, {state}"
+        )
+        marks = [
+            (place(at), f"{count:,} checkpoint{'' if count == 1 else 's'} from {view.utc(at)} UTC on")
+            for at, count in chain.marks
+        ]
+        damaged = [
+            (place(near[1]), f"{gap.damage.kind} at row {gap.damage.seq}: {view.visible(gap.damage.text)}")
+            for gap in gaps
+            if gap.damage.instance == name and (near := gap.before or gap.after) is not None
+        ]
+        kind = state.replace(" ", "-")
+        lines.append(
+            charts.Line(name[:8], text, kind, place(chain.first), place(chain.last), state == "ended", marks, damaged)
+        )
+    form = "%H:%M" if until - since <= timedelta(days=2) else "%m-%d"
+    ticks = [f"{(since + (until - since) * part / 6).astimezone(UTC):{form}}" for part in range(6)]
+    return Markup(charts.lines("Chains over time, UTC", ticks, lines))  # noqa: S704 - escaped where it is drawn
+
+
+def _check(visit: Visit) -> Check:
+    """Gives this session's verification that runs, or begins one. Raises HTTPException where too many run."""
     console, session = visit.console, visit.session
     if session.check is None or not session.check.running:
         running = [one for one in console.sessions.all() if one.check is not None and one.check.running]
@@ -403,21 +434,46 @@ async def verify(visit: Visit) -> Response:
             )
         session.check = Check()
         console.begin(session.check.run(visit.reader.conninfo, console.settings.audit, lambda: session.over))
+    return session.check
+
+
+async def verify(visit: Visit) -> Response:
+    """Begins a verification."""
+    _check(visit)
     return RedirectResponse("/integrity", status_code=303)
 
 
 async def report(visit: Visit) -> Response:
-    """Sends the report of the latest verification, as `audit verify --json` prints it."""
+    """Sends the report of the latest verification."""
     check = visit.session.check
     if check is None or check.report is None:
         raise HTTPException(404)
-    found = {
-        "sound": check.report.sound, "began": check.began.isoformat(), "ended": check.ended and check.ended.isoformat(),
-        "read_as": visit.session.user, "signatures_checked": check.signed, **dataclasses.asdict(check.report),
-    }  # fmt: skip
+    found = await check.verification(visit.session.user)
     name = f"verification-{check.began:%Y%m%dT%H%M%SZ}.json"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(json.dumps(found, indent=1) + "\n", media_type="application/json", headers=headers)
+    return Response(found.text(), media_type="application/json", headers=_attached(name))
+
+
+async def evidence(visit: Visit) -> Response:
+    """Sends the evidence of a month, and verifies the log meanwhile."""
+    month = Month.read("month", visit.query.get("month", ""))
+    key_file = visit.console.settings.audit.checkpoint_key_file
+    signer, key = exporting.signer_at_hand(key_file), public_key_of(None, key_file)
+    check = _check(visit)
+
+    async def parts() -> AsyncIterator[bytes]:
+        async with visit.reader.connection(keep=False) as connection:
+            made = archive(connection, month, signer, key, check.verification(visit.session.user))
+            async for part in made:
+                if visit.console.sessions.over(visit.session):
+                    raise ConnectionError("the session has ended")
+                yield part
+
+    return StreamingResponse(parts(), media_type="application/zip", headers=_attached(f"evidence-{month}.zip"))
+
+
+def _attached(name: str) -> dict[str, str]:
+    """Gives the header of a download. The name is one of ours."""
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 async def doctor(visit: Visit) -> Response:
@@ -453,6 +509,7 @@ PAGES = [
     Entry("GET", "/integrity", integrity, None),
     Entry("POST", "/integrity/verify", verify, "verify"),
     Entry("GET", "/integrity/report", report, "report"),
+    Entry("GET", "/integrity/evidence", evidence, "evidence", ("month",)),
     # How the servers are set.
     Entry("GET", "/doctor", doctor, None),
 ]

@@ -9,6 +9,7 @@ import typer
 
 from secretproxy.cli.audit import (
     events,
+    evidence,
     export,
     listing,
     retention,
@@ -38,5 +39,6 @@ app.command("incident")(subjects.incident)
 app.command("review")(reviewing.review)
 app.command("tail")(tail.tail)
 app.command("export")(export.export)
+app.command("evidence")(evidence.evidence)
 app.command("verify")(verify.verify)
 app.command("retention")(retention.retention)

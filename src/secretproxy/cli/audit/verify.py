@@ -58,7 +58,8 @@ def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) 
     beside = manifest or exports.manifest_file(file)
     try:
         if manifest is not None or beside.exists():
-            proof = exports.verify_part(exports.records(file), exports.read_manifest(beside), outside, key)
+            told = exports.read_manifest(beside)
+            proof = exports.verify_part(exports.records(file), told, outside, key, beside.parent)
             return proof.report, proof.words
         report = verify_whole(exports.records(file), outside, key)
     except OSError as error:
