@@ -13,6 +13,7 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -60,9 +61,9 @@ def port(request: pytest.FixtureRequest, ports: dict[bool | None, int], way: str
 
 
 class Client:
-    """A socket that is logged in, in TLS or not, each direction of which is ended by hand."""
+    """A socket that is logged in (not without a name), in TLS or not, each direction of which is ended by hand."""
 
-    def __init__(self, port: int, tls: bool, name: str) -> None:
+    def __init__(self, port: int, tls: bool, name: str | None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
@@ -81,8 +82,9 @@ class Client:
                     self._flush()
                     self._incoming.write(self.socket.recv(65536))
             self._flush()
-        self.send(raw.startup({"user": "journal", "database": "app", "application_name": name}))
-        self.until(b"Z\0\0\0\5I")
+        if name is not None:
+            self.send(raw.startup({"user": "journal", "database": "app", "application_name": name}))
+            self.until(b"Z\0\0\0\5I")
 
     def _flush(self) -> None:
         self.socket.sendall(self._outgoing.read())
@@ -288,3 +290,31 @@ def test_a_backend_that_is_terminated_says_so_and_ends(site: Site, port: int, wa
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", (name,))
     assert b"C57P01\0" in client.rest()
     client.socket.close()
+
+
+def _held(port: int, client: Client) -> bool:
+    """Tells whether the proxy still has its end of a client's connection: the socket has an inode."""
+    ends = (f":{port:04X}", f":{client.socket.getsockname()[1]:04X}")
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[1].endswith(ends[0]) and row[2].endswith(ends[1]) and row[9] != "0" for row in rows)
+
+
+def test_whoever_does_not_hang_up_holds_no_connection(ports: dict[bool | None, int]) -> None:
+    """The proxy does not wait for a close_notify, and for one that does not read only the few seconds that last words
+    take."""
+    ways = [(ports[backend], tls) for tls, backend in map(WAYS.__getitem__, PROXIED)]
+    full = [(port, Client(port, tls, "does not read")) for port, tls in ways]
+    for _, client in full:
+        client.send(raw.query("SELECT repeat('x', 1000) FROM generate_series(1, 50000)"))
+    time.sleep(0.5)
+    for _, client in full:
+        # A Flush with content: the proxy ends the session, whose answer nobody takes.
+        client.send(b"H\0\0\0\5x")
+    silent = [(port, Client(port, tls, None)) for port, tls in ways for _ in range(3)]
+    unwanted = (b"\0\0\0\1", struct.pack("!iiii", 16, 80877102, 1, 1), raw.startup({"user": "nobody"}) + b"\0" * 20)
+    for (_, client), data in zip(silent, unwanted * len(ways), strict=True):
+        client.send(data)
+    until(lambda: not any(_held(*one) for one in silent), 10)
+    until(lambda: not any(_held(*one) for one in full), 20)
+    for _, client in full + silent:
+        client.socket.close()

@@ -143,7 +143,9 @@ class Scene:
             join=lambda session: None, leave=lambda session: None,
             changed=lambda session: None, unannounced=lambda session: None,
         )  # fmt: skip
-        self.admission = SimpleNamespace(draining=False, closed=self.closed.append)
+        self.admission = SimpleNamespace(
+            draining=False, closed=lambda client, lingers: self.closed.append(client), gone=lambda client: None
+        )
         self.metrics = SimpleNamespace(
             attempts=Counter(), refused=Counter(), hold=SimpleNamespace(observe=lambda seconds: None),
             count_testified=lambda events: False,
@@ -157,7 +159,7 @@ class Scene:
             processes=BackendProcesses(),
             hosts=SimpleNamespace(watching=False, attrs="any"),
             cancels=SimpleNamespace(
-                learn=lambda key, target, session: None, forget=lambda key, target: None,
+                learn=lambda key, target, session: None, forget=lambda session: None,
                 send=lambda packet, session: self.cancelled.append(packet),
             ),
             spawn=lambda work: None,

@@ -25,6 +25,8 @@ class Admission(Generic[C]):
         self._share = share
         self._metrics = metrics
         self._connections: set[C] = set()
+        # Those that nothing runs for any more, whose sockets are not closed yet.
+        self._lingering: set[C] = set()
         self._admitted: set[C] = set()
         # By line and setting: those that came since this was said, and are said within a second.
         self._counted: dict[tuple[str, str], int] = {}
@@ -50,18 +52,27 @@ class Admission(Generic[C]):
         self._metrics.sessions_total.inc()
         return True
 
-    def closed(self, client: C) -> None:
-        """Notes that a connection is closed, and nothing runs for it."""
+    def closed(self, client: C, *, lingers: bool) -> None:
+        """Notes that nothing runs for a connection any more. One that `lingers` counts until it has gone."""
         self._connections.discard(client)
         self._admitted.discard(client)
+        if lingers:
+            self._lingering.add(client)
         self._count()
         if not self._connections:
             self.empty.set()
 
+    def gone(self, client: C) -> None:
+        """Notes that the socket of a connection is closed."""
+        if client in self._lingering:
+            self._lingering.discard(client)
+            self._count()
+
     def _count(self) -> None:
-        self._share.update(len(self._admitted), len(self._connections))
+        connections = len(self._connections) + len(self._lingering)
+        self._share.update(len(self._admitted), connections)
         self._metrics.sessions.set(len(self._admitted))
-        self._metrics.connections.set(len(self._connections))
+        self._metrics.connections.set(connections)
 
     def refused(self, setting: str, *, session: str, client: str) -> None:
         """Notes that this setting refused a connection.

@@ -7,7 +7,7 @@ nothing. Keys are of any length."""
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -26,10 +26,10 @@ class _Carrier(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.BaseTransport
+        self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed.done():
@@ -44,13 +44,24 @@ class Cancels:
         self._timeout = timeout
         self._tls = tls
         self._targets: dict[bytes, tuple[Target, str]] = {}
+        # The key of each session: one, whatever its backend says.
+        self._keys: dict[str, bytes] = {}
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     def learn(self, key: bytes, target: Target, session_id: str) -> None:
-        self._targets[key] = target, session_id
+        """Takes the key of a session, in place of one that it had before. What is another session's stays that one's:
+        a server must not draw the cancel requests for another server to itself."""
+        if self._keys.get(session_id) == key:
+            return
+        self.forget(session_id)
+        if key not in self._targets:
+            self._keys[session_id] = key
+            self._targets[key] = target, session_id
 
-    def forget(self, key: bytes, target: Target) -> None:
-        if self._targets.get(key, (None,))[0] is target:
+    def forget(self, session_id: str) -> None:
+        """Takes note that a session has ended."""
+        key = self._keys.pop(session_id, None)
+        if key is not None:
             del self._targets[key]
 
     async def send(self, packet: bytes, session_id: str) -> None:
@@ -72,9 +83,15 @@ class Cancels:
     async def _carry(self, packet: bytes, target: Target) -> bool:
         try:
             carrier, _ = await connect(_Carrier, [target], self._timeout, self._tls)
-            carrier.transport.write(packet)  # type: ignore[attr-defined]
+        except BackendUnreachableError:
+            return False
+        try:
+            carrier.transport.write(packet)
             async with asyncio.timeout(self._timeout):
                 await carrier.closed
-        except (BackendUnreachableError, TimeoutError):
+        except TimeoutError:
             return False
+        finally:
+            # A server that does not answer does not close either.
+            carrier.transport.abort()
         return True

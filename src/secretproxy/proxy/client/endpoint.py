@@ -114,6 +114,8 @@ class Endpoint:
         # What waits for the bytes that come next, and whether the timer knows of it.
         self._soon = b""
         self._is_late = False
+        # Whether the connection is closed.
+        self.is_lost = False
 
     def attach(self, receiver: Receiver, take: Callable[[bytes], None]) -> None:
         """Tells the receiver of changes of the connection's state from here on, and gives what is read to `take`."""
@@ -163,6 +165,7 @@ class Endpoint:
         return self.receiver is not None and self.receiver.ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -244,8 +247,8 @@ class Endpoint:
         """Closes once what was written has gone out; a peer that does not take it in time is cut off."""
         self.write(b"")
         if self.transport is not None and not self.transport.is_closing():
-            if self.transport.get_write_buffer_size():
-                self._timer = asyncio.get_running_loop().call_later(_LINGER, self.abort)
+            # TLS does not know what the TCP connection below it has not sent yet.
+            self._timer = asyncio.get_running_loop().call_later(_LINGER, self.abort)
             self.transport.close()
 
     def close_after_peer(self) -> None:

@@ -96,6 +96,7 @@ class Handshake(ClientStage):
 
     def lost(self) -> None:
         self._close()
+        self._runtime.admission.gone(self.client)
 
     def congested(self, full: bool) -> None:
         """Does nothing: nobody is written to for the client yet."""
@@ -407,5 +408,5 @@ class Handshake(ClientStage):
         if self._timer is not None:
             self._timer.cancel()
         self.client.close()
-        self._runtime.admission.closed(self.client)
+        self._runtime.admission.closed(self.client, lingers=not self.client.is_lost)
         self._wake()

@@ -130,6 +130,7 @@ class Relay(ClientStage, Effects):
 
     def lost(self) -> None:
         self._close()
+        self._admission.gone(self.client)
 
     def congested(self, full: bool) -> None:
         if not full or not self._is_over:
@@ -360,10 +361,10 @@ class Relay(ClientStage, Effects):
         self.life = _OVER
         runtime.catalogs.leave(session)
         runtime.proofs.leave(session)
-        runtime.cancels.forget(session.cancel_key, self._target)
+        runtime.cancels.forget(self.client.session_id)
         self.guarded(self._record_lost)
         self.backend.close()
-        self._admission.closed(self.client)
+        self._admission.closed(self.client, lingers=not self.client.is_lost)
         if self._logged_in_at:
             seconds = round(time.monotonic() - self._logged_in_at, 3)
             log.info("session ends", session=self.client.session_id, seconds=seconds)

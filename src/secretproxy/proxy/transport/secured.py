@@ -111,7 +111,7 @@ class Secured(asyncio.Transport):
         self._ended = self._end_told = self._end_waits = self._raw_ended = self._finished = False
         self._paused = False
         for name in (
-            "write", "writelines", "is_closing", "get_extra_info", "set_protocol", "get_protocol", "abort",
+            "write", "writelines", "is_closing", "get_extra_info", "set_protocol", "get_protocol",
             "get_write_buffer_size", "get_write_buffer_limits", "set_write_buffer_limits",
         ):  # fmt: skip
             setattr(self, name, getattr(secured, name))
@@ -176,13 +176,18 @@ class Secured(asyncio.Transport):
             self._raw.write_eof()
 
     def close(self) -> None:
+        """Writes what is left and a close_notify, and closes. The peer's close_notify is not waited for, as PostgreSQL
+        does not: a peer that never says it would keep the connection."""
         self._secured.close()
-        if self._raw_ended or self._ended:
-            self._finish()
+        self._finish()
+
+    def abort(self) -> None:
+        """Cuts the connection, and what the TCP connection has not sent yet, which the TLS layer does not know of."""
+        self._secured.abort()
+        self._raw.abort()
 
     def _finish(self) -> None:
-        """Ends the TLS layer too once it has written everything: the peer's close_notify, for which it waits, does not
-        come any more."""
+        """Ends the TLS layer too once it has written everything: it would wait for the peer's close_notify."""
         if self._finished or self._raw.is_closing():
             return
         if self._secured.get_write_buffer_size():
