@@ -24,7 +24,11 @@ def check(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Check settings, keys, backend and access log; rows are written to the log and rolled back."""
+    """Check settings, keys, backend and access log.
+
+    Rows are written to the log, as the proxy writes them, and rolled back.
+    Exit status: 0 nothing is wrong, 1 something is, 2 the configuration cannot be read.
+    """
     settings = load_settings(config)
     # What is tried says a word in the log; standard output has the results alone.
     logs.configure(settings.log, sys.stderr)

@@ -6,10 +6,15 @@ import typer
 
 
 def demo(
-    port: int = typer.Option(6432, "--port", "-p", min=1, max=65535, help="Port of the proxy."),
+    port: int = typer.Option(6432, "--port", "-p", metavar="PORT", min=1, max=65535, help="Port of the proxy."),
     once: bool = typer.Option(False, "--once", help="Stop after the tour."),
     console_port: int = typer.Option(
-        6480, "--console-port", min=1, max=65535, help="Port of the console; a free one if it is in use."
+        6480,
+        "--console-port",
+        metavar="PORT",
+        min=1,
+        max=65535,
+        help="Port of the console; a free one if it is in use.",
     ),
 ) -> None:
     """Take a tour on a private PostgreSQL."""

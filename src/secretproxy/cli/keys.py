@@ -114,7 +114,7 @@ def rotate(
 @app.command()
 def reencrypt(
     dsn: str | None = _DSN,
-    batch: int = typer.Option(500, "--batch", min=1, max=100_000, help="Rows per transaction."),
+    batch: int = typer.Option(500, "--batch", metavar="N", min=1, max=100_000, help="Rows per transaction."),
     as_json: bool = _JSON,
 ) -> None:
     """Seal every value with the newest key."""

@@ -34,7 +34,11 @@ def events(
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN,
     config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
-    """List forgeries, refusals, direct use of the secrets table, definitions over secret functions."""
+    """List forgeries, refusals, definitions and use of the table.
+
+    A definition is a statement that creates a view, function, trigger or the like over a secret function. Use of the
+    table is any that does not go through the functions.
+    """
     from secretproxy.audit import filters, review
 
     wanted = opt.filtered(

@@ -58,10 +58,20 @@ CLIENT = typer.Option(None, "--client", metavar="ADDRESS", help="Client's addres
 APPLICATION = typer.Option(None, "--application", metavar="NAME", help="application_name of the session.")
 SESSION = typer.Option(None, "--session", metavar="UUID", help="Session id, or a unique prefix of it.")
 LIMIT = typer.Option(
-    None, "--limit", "-n", min=0, help="Number of the newest rows; 0: all. Default: 100 in a terminal, all elsewhere."
+    None,
+    "--limit",
+    "-n",
+    metavar="N",
+    min=0,
+    help="Number of the newest rows; 0: all. Default: 100 in a terminal, all elsewhere.",
 )
 LINES = typer.Option(
-    None, "--limit", "-n", min=0, help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere."
+    None,
+    "--limit",
+    "-n",
+    metavar="N",
+    min=0,
+    help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere.",
 )
 _Result = TypeVar("_Result")
 

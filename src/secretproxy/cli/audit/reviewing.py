@@ -24,7 +24,10 @@ def review(
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
-    """Show up to when the log is signed off and what came since; with --up-to, sign it off as your login."""
+    """Show up to when the log is signed off, and what came since.
+
+    With --up-to and --note, sign it off in the name of your login.
+    """
     from secretproxy.audit import review as questions
     from secretproxy.audit import reviews
     from secretproxy.audit.checkpoints import public_key_of

@@ -55,8 +55,8 @@ def stats(
     operation: str | None = OPERATION,
     outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
     session: str | None = SESSION, limit: int | None = LINES,
-    evening: int = typer.Option(22, "--evening", min=0, max=24, help="Hour from which a read is unusual."),
-    morning: int = typer.Option(6, "--morning", min=0, max=24, help="Hour before which a read is unusual."),
+    evening: int = typer.Option(22, "--evening", metavar="HOUR", min=0, max=24, help="Hour from which a read is unusual."),
+    morning: int = typer.Option(6, "--morning", metavar="HOUR", min=0, max=24, help="Hour before which a read is unusual."),
     as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
@@ -106,7 +106,7 @@ def bursts(
     function: str | None = FUNCTION, operation: str | None = OPERATION, client: str | None = CLIENT,
     application: str | None = APPLICATION, session: str | None = SESSION,
     window: str = typer.Option("10m", "--window", metavar="TIME", help="Length of the time window: 30s, 10m, 2h."),
-    at_least: int = typer.Option(20, "--at-least", min=2, help="Different secrets that make a burst."),
+    at_least: int = typer.Option(20, "--at-least", metavar="N", min=2, help="Different secrets that make a burst."),
     limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Find where a login used many different secrets in a short time."""

@@ -54,7 +54,10 @@ def secret(
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
-    """Show who used a secret, from where, when first and last, and when it was written last."""
+    """Show who used a secret, from where, when first and last.
+
+    Also when it was last written.
+    """
     from secretproxy.audit import review, subjects
 
     wanted = filtered(secret=name, owner=owner, since=since, until=until)
@@ -86,7 +89,10 @@ def user(
     as_json: bool = JSON_LINES,
     dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
-    """Show which secrets a login used, when first and last; with --since, which it had never used before."""
+    """Show which secrets a login used, when first and last.
+
+    With --since, mark those that it had never used before.
+    """
     from secretproxy.audit import review, subjects
 
     wanted = filtered(user=name, since=since, until=until, application=application)
@@ -118,7 +124,10 @@ def incident(
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:
-    """List every secret that a compromised login touched, the ones to rotate first in front."""
+    """List every secret that a compromised login touched.
+
+    Those that should be rotated first come first.
+    """
     from secretproxy.audit import review, subjects
 
     wanted = filtered(user=user, since=since, until=until)

@@ -31,19 +31,22 @@ IN_A_TERMINAL = 100
 
 
 def unused(
-    days: int = typer.Option(90, "--days", min=1, max=36500, help="Not used for this many days."),
+    days: int = typer.Option(90, "--days", metavar="DAYS", min=1, max=36500, help="Not used for this many days."),
     reads: bool = typer.Option(False, "--reads", help="Count only reads and verifies as use; default: writes too."),
     secrets_dsn: str | None = typer.Option(
         None, "--secrets-dsn", metavar="DSN", help="Database of the secrets, if it is not the log's."
     ),
     limit: int | None = typer.Option(
-        None, "--limit", "-n", min=0, help="Number of the longest unused secrets; 0: all. Default: 100 in a terminal, "
+        None, "--limit", "-n", metavar="N", min=0, help="Number of the longest unused secrets; 0: all. Default: 100 in a terminal, "
                                            "all elsewhere."
     ),
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN,
     config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
-    """List stored secrets that nobody has used for some time, longest unused first; names, never values."""
+    """List stored secrets that nobody has used for some time.
+
+    The longest unused come first. Names are shown, never values.
+    """
     from secretproxy.audit import review
     from secretproxy.audit.unused import READS, USES
     from secretproxy.audit.unused import unused as unused_secrets
