@@ -412,6 +412,12 @@ def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     state = asyncio.run(reviewed_by(postgres, 1))
     assert [one.note for one, _ in state.sign_offs] == ["by hand"] and state.up_to == up_to
     shown = secretproxy(["audit", "review", "--config", str(config)])
+    # For programs and in a pipe every sign-off; where --limit cuts, the last line says how many more there are.
+    whole = json.loads(secretproxy(["audit", "review", "--config", str(config), "--json"]).stdout)["sign_offs"]
+    assert len(whole) == len([row for row in signed_off(postgres) if "up_to" in row[1]]) > 1
+    cut = secretproxy(["audit", "review", "--config", str(config), "--limit", "1"])
+    assert len(cut.stdout.splitlines()) == 1
+    assert f"1 newest sign-offs are shown, {len(whole) - 1} more: --limit 0 shows all" in cut.stderr
     assert "by hand" in shown.stdout and "not signed off, since" in shown.stderr
     for wrong in (
         ["--up-to", "now", "--note", "x"],

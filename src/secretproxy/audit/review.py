@@ -445,6 +445,13 @@ async def is_empty(connection: Any) -> bool:
     return not await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
 
 
+async def knows_login(connection: Any, login: str) -> bool:
+    """Tells whether the log has any access by that login."""
+    async for _ in accesses(connection, await resolved(connection, Filter(user=login)), 1):
+        return True
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class LogPlace:
     """The place of a review: the log's database, and other databases whose accesses are in it."""

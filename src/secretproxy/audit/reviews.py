@@ -100,12 +100,13 @@ class Acknowledgement:
 @dataclass(slots=True)
 class Reviewed:
     """The extent of the review: sign-offs, newest first, each with the present state of its rows, and the events after
-    the latest time.
+    the latest time. `count`: sign-offs of the log, of which `sign_offs` may be the newest ones.
     """
 
     sign_offs: list[tuple[SignOff, str]]
     up_to: datetime | None
     since: dict[str, int] = field(default_factory=dict)
+    count: int = 0
 
     @property
     def left(self) -> int:
@@ -126,9 +127,10 @@ async def looks(connection: Any, wanted: Filter, limit: int) -> list[Any]:
     return list(await connection.fetch(query, *values))
 
 
-async def sign_offs(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> list[SignOff]:
-    """Gives the newest sign-offs, newest first."""
-    query = f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1 {NEWEST} LIMIT {limit:d}"  # noqa: S608
+async def sign_offs(connection: Any, limit: int | None, key: Ed25519PublicKey | None = None) -> list[SignOff]:
+    """Gives the newest sign-offs, newest first; `limit` None: all."""
+    most = "ALL" if limit is None else f"{limit:d}"
+    query = f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1 {NEWEST} LIMIT {most}"  # noqa: S608
     found = []
     for row in await connection.fetch(query, SIGN_OFF):
         made = _sign_off(row)
@@ -163,15 +165,17 @@ def _sign_off(row: Any) -> SignOff | None:
     return SignOff(row["at"], row["db_user"], up_to, given.get("note", ""), counted, row["instance"], row["seq"])
 
 
-async def reviewed(connection: Any, limit: int, key: Ed25519PublicKey | None = None) -> Reviewed:
-    """Says how far the log is reviewed. If it is not, everything is left."""
+async def reviewed(connection: Any, limit: int | None, key: Ed25519PublicKey | None = None) -> Reviewed:
+    """Says how far the log is reviewed, with the newest `limit` sign-offs; None: all. If it is not, everything is
+    left."""
     found = [(one, one.compared(await heads(connection, one.up_to))) for one in await sign_offs(connection, limit, key)]
     # The latest time need not be that of the newest sign-off, nor of one that is shown.
     query = f"SELECT a.via FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1"  # noqa: S608 - constant text
     given = [pairs(row["via"]).get("up_to", "") for row in await connection.fetch(query, SIGN_OFF)]
-    up_to = max((at for at in map(_time, given) if at is not None), default=None)
+    times = [at for at in map(_time, given) if at is not None]
+    up_to = max(times, default=None)
     since = {row["event"]: row["n"] for row in await connection.fetch(_SINCE, up_to)}
-    return Reviewed(found, up_to, since)
+    return Reviewed(found, up_to, since, len(times))
 
 
 async def sign_off(

@@ -18,7 +18,7 @@ from secretproxy.audit.filters import EQUAL, OUTCOME, Filter, spellings
 from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, resolved
 
 _SPAN = "pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"
-# Secrets of one incident that are looked into.
+# Secrets of one incident that a page looks into, and that one question asks about.
 MOST_TOUCHED = 2000
 
 
@@ -152,12 +152,16 @@ class Touched:
 class Incident:
     """The secrets that a login touched in a time span.
 
-    `unknown`: accesses without a known secret; `left_out`: secrets beyond MOST_TOUCHED.
+    `nameless`: accesses without a known secret, by operation; `left_out`: secrets beyond the most that were asked for.
     """
 
     touched: list[Touched]
-    unknown: int
+    nameless: Counter[str]
     left_out: int
+
+    @property
+    def unknown(self) -> int:
+        return self.nameless.total()
 
 
 _OF_SECRETS = f"""a.owner_id {EQUAL} ANY ($1::pg_catalog.uuid[])
@@ -170,8 +174,12 @@ _WRITTEN = f"""SELECT a.owner_id, a.secret_names, pg_catalog.max(a.at) AS at FRO
  GROUP BY 1, 2"""  # noqa: S608 - constant text
 
 
-async def incident(connection: Any, user: str, since: datetime, until: datetime | None = None) -> Incident:
-    """Gives every secret that a login touched, those to rotate first at the top. Raises ConfigError.
+async def incident(
+    connection: Any, user: str, since: datetime, until: datetime | None = None, most: int | None = MOST_TOUCHED
+) -> Incident:
+    """Gives the secrets that a login touched, those to rotate first at the top. Raises ConfigError.
+
+    At most the `most` that were touched last; None: all.
 
     Refused and failed accesses touched nothing; cancelled, lost and unfinished ones may have. At the top are secrets
     that nobody else has written since, and among them those that most other logins use.
@@ -180,26 +188,28 @@ async def incident(connection: Any, user: str, since: datetime, until: datetime 
     columns = f"""a.owner_id, a.secret_names, a.operation, {OUTCOME} AS outcome,
         pg_catalog.count(DISTINCT a.id) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"""
     touched: dict[tuple[Any, str], Touched] = {}
-    unknown = 0
+    nameless: Counter[str] = Counter()
     for row in await _asked(connection, wanted, columns, 4, outcomes=True):
         if row["outcome"] in ("refused", "error"):
             continue
         names = [name for name in row["secret_names"] or () if name is not None]
         if row["owner_id"] is None or not names:
-            unknown += row["n"]
+            nameless[row["operation"] or "unknown"] += row["n"]
         for name in names if row["owner_id"] is not None else ():
             one = touched.setdefault(
                 (row["owner_id"], name), Touched(row["owner_id"], name, Counter(), row["first"], row["last"])
             )
             one.counts[row["operation"] or "unknown"] += row["n"]
             one.first, one.last = min(one.first, row["first"]), max(one.last, row["last"])
-    left_out = max(0, len(touched) - MOST_TOUCHED)
+    left_out = 0 if most is None else max(0, len(touched) - most)
     if left_out:
-        latest = sorted(touched.values(), key=lambda one: one.last, reverse=True)[:MOST_TOUCHED]
+        latest = sorted(touched.values(), key=lambda one: one.last, reverse=True)[:most]
         touched = {(one.owner_id, one.name): one for one in latest}
-    owners: list[uuid.UUID] = sorted({owner for owner, _ in touched})
-    keys = [owners, sorted({name for _, name in touched}), user]
-    if touched:
+    places = sorted(touched)
+    for start in range(0, len(places), MOST_TOUCHED):
+        part = places[start : start + MOST_TOUCHED]
+        owners: list[uuid.UUID] = sorted({owner for owner, _ in part})
+        keys = [owners, sorted({name for _, name in part}), user]
         for row in await connection.fetch(_OTHERS, *keys):
             for name in row["secret_names"]:
                 found = touched.get((row["owner_id"], name))
@@ -220,4 +230,4 @@ async def incident(connection: Any, user: str, since: datetime, until: datetime 
         touched.values(),
         key=lambda one: (one.written is not None, -len(one.others), one.last, str(one.owner_id), one.name),
     )
-    return Incident(order, unknown, left_out)
+    return Incident(order, nameless, left_out)

@@ -11,8 +11,9 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import CONFIG, DSN, JSON, run
-from secretproxy.cli.audit.showing import console_of, in_full, plain, print_line, safe, tell_place, zone
+from secretproxy.cli.audit.options import CONFIG, DSN, JSON, LINES, limit_of, run
+from secretproxy.cli.audit.showing import console_of, in_full, plain, print_line, safe, say_more, tell_place, zone
+from secretproxy.cli.audit.stats import IN_A_TERMINAL
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -20,7 +21,7 @@ def review(
     up_to: str | None = typer.Option(None, "--up-to", metavar="TIME", help=
         "Sign the log off up to this time: 1h, today, 2026-11-24T09:30."),
     note: str | None = typer.Option(None, "--note", metavar="TEXT", help="What you reviewed; needed with --up-to."),
-    as_json: bool = JSON,
+    limit: int | None = LINES, as_json: bool = JSON,
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
@@ -40,6 +41,7 @@ def review(
     if (up_to is None) != (note is None):
         raise ConfigError("--up-to and --note: give both, or neither")
     until = None if up_to is None else moment("--up-to", up_to)
+    most = limit_of(limit, IN_A_TERMINAL, as_json)
     database = review_database(dsn, config)
     settings = load_settings(config)
 
@@ -62,7 +64,7 @@ def review(
             if until is not None and note is not None:
                 await sign_off(connection, until, note)
             key = public_key_of(None, settings.audit.checkpoint_key_file)
-            state = await reviews.reviewed(connection, 10, key)
+            state = await reviews.reviewed(connection, most, key)
             if as_json:
                 print(json.dumps(_record(state)))
                 return
@@ -76,6 +78,9 @@ def review(
             since = "in all" if state.up_to is None else f"since {in_full(state.up_to)} ({zone()})"
             print(f"not signed off, {since}: {left}", file=sys.stderr)
             await tell_place(connection)
+            more = state.count - len(state.sign_offs)
+            if most is not None and more > 0:
+                say_more(f"{len(state.sign_offs):,} newest sign-offs are shown, {more:,} more: --limit 0 shows all")
 
     run(work())
 

@@ -55,8 +55,10 @@ def stats(
     operation: str | None = OPERATION,
     outcome: list[str] | None = OUTCOME, client: str | None = CLIENT, application: str | None = APPLICATION,
     session: str | None = SESSION, limit: int | None = LINES,
-    evening: int = typer.Option(22, "--evening", metavar="HOUR", min=0, max=24, help="Hour from which a read is unusual."),
-    morning: int = typer.Option(6, "--morning", metavar="HOUR", min=0, max=24, help="Hour before which a read is unusual."),
+    evening: int = typer.Option(22, "--evening", metavar="HOUR", min=0, max=24,
+                                help="Hour from which a read is unusual."),
+    morning: int = typer.Option(6, "--morning", metavar="HOUR", min=0, max=24,
+                                help="Hour before which a read is unusual."),
     as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
@@ -133,7 +135,8 @@ def bursts(
                 return
             if not table.rows:
                 print(f"no login used {at_least} different secrets within {window}")
-            print_counts(console_of(), f"logins that used {at_least} or more different secrets within {window}", table)
+            title = f"logins that used {at_least} or more different secrets within {window} (times of {zone()})"
+            print_counts(console_of(), title, table)
             await tell_place(connection)
 
     run(work())

@@ -40,12 +40,32 @@ def _show(columns: list[Column], rows: list[dict[str, Any]], as_json: bool) -> N
         for row in rows:
             print(json.dumps(record_of(row)))
         return
+    if not rows:
+        return
     console = console_of()
     layout = Layout(columns, console.width if sys.stdout.isatty() else None)
     cells = layout.take(rows)
     print_line(console, layout.heading(), "bold")
     for line in cells:
         print_line(console, layout.line(line))
+
+
+def _tell_zone(without: bool) -> None:
+    """Says what zone the times of a table are of."""
+    if not without:
+        print(f"times are of {zone()}", file=sys.stderr)
+
+
+async def _tell_none(connection: Any, login: str, otherwise: str = "no access matches") -> None:
+    """Says that nothing was found, and whether the log knows the login at all: its name may be misspelt."""
+    from secretproxy.audit import review
+
+    if await review.is_empty(connection):
+        print("the log is empty")
+    elif not await review.knows_login(connection, login):
+        print(f"the log has no access by a login {quoted(login)}")
+    else:
+        print(otherwise)
 
 
 def secret(
@@ -68,16 +88,28 @@ def secret(
             found = await review.resolved(connection, wanted)
             users = await subjects.users_of(connection, found)
             written = await subjects.last_writes(connection, found)
+            if as_json:
+                kept = [
+                    {"owner_id": plain(who), "secret": spelled, "at": plain(at)}
+                    for (who, spelled), at in written.items()
+                ]
+                for row in users:
+                    print(json.dumps({**record_of(row), "written": kept}))
+                await tell_place(connection)
+                return
             _show(
                 [
                     Column("user", lambda row: safe(row["db_user"]), least=8),
                     Column("application", lambda row: safe(row["application_name"]), least=7),
                     Column("from", address, least=9), _N, _FIRST, _LAST,
-                ], users, as_json,
+                ], users, False,
             )  # fmt: skip
+            if not users:
+                print("the log is empty" if await review.is_empty(connection) else "no access matches")
+            _tell_zone(not users)
             for (who, _), at in sorted(written.items(), key=lambda pair: pair[1]):
                 unused = "" if any(row["last"] > at for row in users) else "; nobody has used it since"
-                print(f"{who or 'an unknown owner'}: written last at {in_full(at)} ({zone()}){unused}", file=sys.stderr)
+                print(f"{who or 'an unknown owner'}: written last at {in_full(at)}{unused}", file=sys.stderr)
             await tell_place(connection)
 
     run(work())
@@ -109,6 +141,9 @@ def user(
             if since is not None:
                 columns.append(Column("new", lambda row: "never before" if row["new"] else ""))
             _show(columns, rows, as_json)
+            if not rows and not as_json:
+                await _tell_none(connection, name)
+            _tell_zone(as_json or not rows)
             await tell_place(connection)
 
     run(work())
@@ -138,12 +173,17 @@ def incident(
 
     async def work() -> None:
         async with review.reading(database) as connection:
-            found = await subjects.incident(connection, user, began, wanted.until)
+            found = await subjects.incident(connection, user, began, wanted.until, None)
             if as_json:
                 for one in found.touched:
                     print(
                         json.dumps({field.name: _json(getattr(one, field.name)) for field in dataclasses.fields(one)})
                     )
+                if found.unknown:
+                    nameless = dict.fromkeys(field.name for field in dataclasses.fields(subjects.Touched))
+                    print(json.dumps({**nameless, "counts": dict(found.nameless)}))
+            elif not found.touched:
+                await _tell_none(connection, user, "this login touched no secret in that time, as far as this log goes")
             else:
                 rows = [
                     {name: getattr(one, name) for name in ("name", "owner_id", "counts", "last", "written", "others")}
@@ -166,11 +206,7 @@ def incident(
                     f"{found.unknown:,} accesses do not name their secret: each may have been to any secret",
                     file=sys.stderr,
                 )
-            if found.left_out:
-                print(
-                    f"{found.left_out:,} more secrets, touched earlier, are not shown: choose a shorter time",
-                    file=sys.stderr,
-                )
+            _tell_zone(as_json or not found.touched)
             await tell_place(connection)
 
     run(work())

@@ -37,8 +37,8 @@ def unused(
         None, "--secrets-dsn", metavar="DSN", help="Database of the secrets, if it is not the log's."
     ),
     limit: int | None = typer.Option(
-        None, "--limit", "-n", metavar="N", min=0, help="Number of the longest unused secrets; 0: all. Default: 100 in a terminal, "
-                                           "all elsewhere."
+        None, "--limit", "-n", metavar="N", min=0,
+        help="Number of the longest unused secrets; 0: all. Default: 100 in a terminal, all elsewhere.",
     ),
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW, dsn: str | None = opt.DSN,
     config: Path | None = opt.CONFIG,
@@ -127,10 +127,10 @@ def _known_of(found: Any, before: datetime, days: int) -> Iterator[str]:
         yield "the log is empty: it cannot tell what was used"
     elif found.log_since > before:
         yield (
-            f"the log begins at {in_full(found.log_since)}, less than {days} days ago: what was used before it is "
-            "not known"
+            f"the log begins at {in_full(found.log_since)} ({zone()}), less than {days} days ago: what was used before "
+            "it is not known"
         )
     else:
-        yield f"the log begins at {in_full(found.log_since)}"
+        yield f"the log begins at {in_full(found.log_since)} ({zone()})"
     if found.unnamed is not None and found.unnamed >= before:
         yield f"calls that name no owner, the last at {in_full(found.unnamed)}, can have used any secret"
