@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ def proxy(
     postgres: Backend, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Proxy]:
     running = Proxy(tmp_path_factory.mktemp("proxy"), postgres.address, postgres.dsn("journal"), postgres.key_file)
+    running.python = sys.executable  # a whole one: what its command line and environment hold is searched
     running.start()
     running.wait_for_text("access log can be written")
     request.session.stash[_COMMON] = running

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from secretproxy.demo.postgres import die_with_parent, free_port
 from tests.support import canary
+from tests.support.cli import Forked
 
 
 class Proxy:
@@ -20,7 +20,8 @@ class Proxy:
     The catalog is read where a test asks for it: what others call through a function or a view is testimony's to tell.
     """
 
-    python = sys.executable
+    # An interpreter that is started for it; None: it is forked from one that has imported everything.
+    python: str | None = None
 
     def __init__(
         self, directory: Path, backend: str, log_dsn: str, key_file: Path, extra: str = "", catalog: float = 0
@@ -30,7 +31,7 @@ class Proxy:
         self.health_port = free_port()
         self.config = directory / "secretproxy.toml"
         self.output = directory / "output.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self.config.write_text(
             f'[backend]\nhosts = ["{backend}"]\n[audit]\ndsn = "{log_dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{key_file}"\n'
             f"[monitor]\ncatalog_refresh = {catalog}\n[health]\nport = {self.health_port}\n[log]\nlevel = 'debug'\n[listen]\nport = {self.port}\n"
@@ -56,11 +57,16 @@ class Proxy:
         """Starts it and waits for its own word that it listens."""
         before = self.text().count("listening") if self.output.exists() else 0
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SECRETPROXY_", "PG"))}
-        with self.output.open("ab") as out:
-            self._process = subprocess.Popen(
-                [self.python, "-m", "secretproxy", "run", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=self.directory, preexec_fn=die_with_parent,
-            )  # fmt: skip
+        arguments = ["run", "--config", str(self.config)]
+        with self.output.open("ab") as out, open(os.devnull, "rb") as nothing:
+            if self.python is None:
+                files = [nothing.fileno(), out.fileno(), out.fileno()]
+                self._process = Forked(arguments, files, environment, self.directory)
+            else:
+                self._process = subprocess.Popen(
+                    [self.python, "-m", "secretproxy", *arguments],
+                    stdin=nothing, stdout=out, stderr=out, env=environment, cwd=self.directory, preexec_fn=die_with_parent,
+                )  # fmt: skip
         self.wait_for_text("listening", before + 1)
         return self
 
