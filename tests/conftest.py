@@ -19,6 +19,7 @@ from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
 from tests.support import canary as canaries
 from tests.support.canary import Canary, found_in
+from tests.support.cluster import copy_data_directories
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 
@@ -35,6 +36,7 @@ GRANT CREATE ON SCHEMA public TO app_user;
 
 
 _COMMON = pytest.StashKey[Proxy]()
+copy_data_directories()
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def prepare(host: str, port: int, directory: Path) -> Backend:
     asyncio.run(install(backend.dsn(), backend.key_file, direct_calls="log"))  # tests also call past the proxy
     with psycopg.connect(backend.dsn(), autocommit=True) as connection:
         connection.execute(LOGINS)
+        connection.execute("UPDATE secretproxy.settings SET crypt_cost = 4")  # a sixteenth of the time of 8
     return backend
 
 

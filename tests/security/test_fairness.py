@@ -48,7 +48,7 @@ def check_the_proxy(address: Address, texts: list[str], pipelined: int, attacker
     """Sixteen attackers' backends fill the machine: the proxy alone is asked, and its event loop's delay is what
     shows."""
     reference = asyncio.run(idle(address, 1.0, "proxy"))
-    found, sent = asyncio.run(attacked(address, texts, 4.0, attackers=attackers, pipelined=pipelined, asking="proxy"))
+    found, sent = asyncio.run(attacked(address, texts, 2.0, attackers=attackers, pipelined=pipelined, asking="proxy"))
     check(found, reference, sent)
 
 
@@ -68,13 +68,13 @@ def check_the_proxy(address: Address, texts: list[str], pipelined: int, attacker
     ],
 )
 def test_one_shape(name: str, size: int, before: str, address: Address, reference: Latencies) -> None:
-    found, sent = asyncio.run(attacked(address, [SHAPES[name](size)], 2.0, before=before))
+    found, sent = asyncio.run(attacked(address, [SHAPES[name](size)], 1.0, before=before))
     check(found, reference, sent)
 
 
 @pytest.mark.parametrize("size", [1024, 8192, 65536])
 def test_every_shape(size: int, address: Address, reference: Latencies) -> None:
-    found, sent = asyncio.run(attacked(address, [shape(size) for shape in SHAPES.values()], 8.0))
+    found, sent = asyncio.run(attacked(address, [shape(size) for shape in SHAPES.values()], 4.0))
     check(found, reference, sent)
 
 

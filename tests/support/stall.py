@@ -65,12 +65,14 @@ async def attacked(
 
     async def attack(number: int) -> None:
         nonlocal sent
+        # Each begins elsewhere, so that together they soon come to all of them.
+        first = number * len(texts) // attackers
         raw = await Raw.connect(address)
         if before:
             await raw.query(before)
         # Each text is another one: nothing is to be had from a cache.
         for turn in itertools.count():
-            chosen = [texts[(number + turn * pipelined + place) % len(texts)] for place in range(pipelined)]
+            chosen = [texts[(first + turn * pipelined + place) % len(texts)] for place in range(pipelined)]
             sent += pipelined
             await raw.send(*(query(f"{text} --{number} {turn} {place}") for place, text in enumerate(chosen)))
             got = await raw.ready(pipelined)
