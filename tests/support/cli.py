@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import select
 import signal
 import socket
@@ -46,7 +47,8 @@ class Forked:
     ) -> None:
         self.args = [*COMMAND, *map(os.fsdecode, arguments)]
         self.returncode: int | None = None
-        job = {"argv": self.args[3:], "env": dict(env), "cwd": str(cwd)}
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        job = {"argv": self.args[3:], "env": dict(env), "cwd": str(cwd), "descriptors": limit}
         with _turn:
             self._server = _connected()
             self.pid = _asked(self._server, job, files)
@@ -161,8 +163,9 @@ def _serve(descriptor: int) -> None:
             sock.sendall(_NUMBER.pack(answer))
 
 
-def _become(job: dict[str, list[str] | dict[str, str] | str], descriptors: list[int]) -> None:
+def _become(job: dict[str, Any], descriptors: list[int]) -> None:
     """Runs the command in the forked process, and ends as an interpreter ends."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, job["descriptors"])
     for wanted, given in enumerate(descriptors):
         os.dup2(given, wanted)
     os.closerange(3, 256)
