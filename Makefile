@@ -5,7 +5,7 @@ JOBS ?= 3
 OLDEST ?=
 COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py $(wildcard src/secretproxy/proxy/client/*.py)
 
-.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-review bench-micro keys-full test-matrix test-oldest example clean
+.PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-review bench-console bench-micro keys-full test-matrix test-oldest example clean
 
 demo: .venv/.stamp ## The main job on a private PostgreSQL (ARGS=--once leaves after the tour)
 	@$(PY) -m secretproxy demo $(ARGS)
@@ -50,6 +50,9 @@ bench: .venv/.stamp ## The table of benchmarks/RESULTS.md (ARGS="--only growth":
 
 bench-review: .venv/.stamp ## Every command of audit and every view on a month of 5,000,000 rows, about half an hour (ARGS="--only stats")
 	$(PY) benchmarks/review.py $(ARGS)
+
+bench-console: .venv/.stamp ## The console's pages on a month of 5,000,000 rows, and its memory under open live pages (ARGS="--only findings")
+	$(PY) benchmarks/console.py $(ARGS)
 
 bench-micro: .venv/.stamp ## A call's cost in the pure layers (ARGS="--against DIR" measures another checkout in turns)
 	$(PY) benchmarks/micro.py $(ARGS)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -32,7 +32,8 @@ from secretproxy.audit.review import UnreachedError
 from secretproxy.config import ConfigError, Settings
 from secretproxy.connections import Conninfo
 from secretproxy.console import view
-from secretproxy.console.reading import LogReader, SignInError, UnavailableError, prove
+from secretproxy.console.parts import Part, in_parts
+from secretproxy.console.reading import PAGE_SECONDS, LogReader, SignInError, UnavailableError, prove
 from secretproxy.console.recording import identity_of
 from secretproxy.console.security import Guard, Throttle, from_elsewhere, same
 from secretproxy.console.sessions import Sessions, SignedIn
@@ -89,13 +90,42 @@ class Visit:
             raise HTTPException(403, "This form is not of your session. Go back, reload the page and try again.")
         return given
 
+    def _frame(self, template: str, values: Mapping[str, Any]) -> str:
+        return self.console.render(
+            template, menu=MENU, path=self.request.url.path, user=self.session.user, csrf=self.session.csrf, **values
+        )
+
     def show(self, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
         """Renders the page of a template."""
-        text = self.console.render(
-            template, title=title, menu=MENU, path=self.request.url.path, user=self.session.user,
-            csrf=self.session.csrf, **values
-        )  # fmt: skip
-        return HTMLResponse(text, status_code=status)
+        return HTMLResponse(self._frame(template, {"title": title, **values}), status_code=status)
+
+    async def stream(self, template: str, parts: Mapping[str, Part], *, title: str, **values: Any) -> Response:
+        """Renders the page of a template at once, and sends its parts as they are made. Raises UnavailableError if the
+        log cannot be read now."""
+        if parts:
+            await self.reader.reach()
+        frame = self._frame(template, {"title": title, **values})
+        return StreamingResponse(in_parts(frame, parts, self._part, self._waiting), media_type="text/html")
+
+    async def _part(self, part: Part, begun: asyncio.Event) -> str:
+        """Gives a part's HTML, or what is told of why there is none."""
+        path, session = self.request.url.path, self.session
+        try:
+            async with session.counting, asyncio.timeout(PAGE_SECONDS):
+                begun.set()
+                values = {} if self.console.sessions.over(session) else await part.values()
+            if not self.console.sessions.over(session):
+                return self._frame(part.template, values)
+            said, again = "Your session has ended. Sign in again.", True
+        except TimeoutError:
+            _, _, said, again = told(asyncpg.QueryCanceledError(), path)
+        except Exception as error:
+            _, _, said, again = told(error, path)
+        return self.console.render("part-failed.html", said=said, again=again)
+
+    def _waiting(self, part: Part, begun: bool) -> str:
+        said = part.waits if begun else f"Your other pages are counted first. {part.waits}"
+        return self.console.render("part-waiting.html", said=said)
 
 
 Page = Callable[[Visit], Awaitable[Response]]
@@ -227,30 +257,13 @@ class Console:
             try:
                 await self._recorded(visit, entry)
                 return await entry.page(visit)
-            except UnrecordedError as error:
-                return visit.show(
-                    "error.html", title="Not recorded, so not shown", status=503, said=str(error), again=True
-                )
-            except UnreachedError as error:
-                return visit.show("error.html", title="The log did not answer", status=503, said=str(error), again=True)
-            except (ConfigError, OverflowError, asyncpg.DataError) as error:
-                said = str(error) if isinstance(error, ConfigError) else "A time or number is out of range."
-                return visit.show("error.html", title="Not understood", status=400, said=said, again=False)
-            except asyncpg.QueryCanceledError:
-                said = "This takes longer than a minute. Narrow it down to a shorter time, a user or a secret."
-                return visit.show("error.html", title="Too much at once", status=503, said=said, again=True)
-            except UnavailableError as error:
-                return visit.show("error.html", title="The log did not answer", status=503, said=str(error), again=True)
-            except TimeoutError:
-                said = "There was no answer in time."
-                return visit.show("error.html", title="The log did not answer", status=503, said=said, again=True)
             except HTTPException:
                 raise
             except Exception as error:
-                # Its text could quote a row.
-                log.error("internal error of the console", kind=type(error).__name__, path=request.url.path)
-                said = "The console failed here; its own log says where. The log of accesses is not touched by it."
-                return visit.show("error.html", title="Internal error", status=500, said=said, again=False)
+                found = told(error, request.url.path)
+                return visit.show(
+                    "error.html", title=found.title, status=found.status, said=found.said, again=found.again
+                )
 
         return answer
 
@@ -313,6 +326,39 @@ class Console:
         said = "There is no such page." if error.status_code in (404, 405) else str(error.detail)
         text = self.render("bare.html", title=titles.get(error.status_code, "Refused"), said=said)
         return HTMLResponse(text, status_code=error.status_code)
+
+
+class Told(NamedTuple):
+    """What a reader is told of an error."""
+
+    title: str
+    status: int
+    said: str
+    again: bool = True
+
+
+def told(error: Exception, path: str) -> Told:
+    """Gives what is told of an error. What nobody expected goes to the console's own log, by its kind alone: its text
+    could quote a row."""
+    if isinstance(error, UnrecordedError):
+        return Told("Not recorded, so not shown", 503, str(error))
+    if isinstance(error, UnreachedError | UnavailableError):
+        return Told("The log did not answer", 503, str(error))
+    if isinstance(error, ConfigError):
+        return Told("Not understood", 400, str(error), again=False)
+    if isinstance(error, OverflowError | asyncpg.DataError):
+        return Told("Not understood", 400, "A time or number is out of range.", again=False)
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return Told(
+            "Too much at once",
+            503,
+            "This takes longer than a minute. Narrow it down to a shorter time, a user or a secret.",
+        )
+    if isinstance(error, TimeoutError):
+        return Told("The log did not answer", 503, "There was no answer in time.")
+    log.error("internal error of the console", kind=type(error).__name__, path=path)
+    said = "The console failed here; its own log says where. The log of accesses is not touched by it."
+    return Told("Internal error", 500, said, again=False)
 
 
 def source_of(request: Request) -> str:

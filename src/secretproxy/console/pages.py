@@ -3,7 +3,6 @@ template."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import re
@@ -28,8 +27,8 @@ from secretproxy.console import charts, view
 from secretproxy.console.app import Entry, Visit
 from secretproxy.console.integrity import MOST_AT_ONCE, Check
 from secretproxy.console.live import live
+from secretproxy.console.parts import Part
 from secretproxy.console.query import FIELDS, filter_of, query_of
-from secretproxy.console.reading import PAGE_SECONDS
 from secretproxy.install import InstallError
 from secretproxy.ops.doctor import examine
 
@@ -75,38 +74,69 @@ def _kinds(steps: list[subjects.TimelineStep]) -> tuple[str, ...]:
     return (*OPERATIONS, "unknown") if any("unknown" in step.counts for step in steps) else OPERATIONS
 
 
+async def _waits(visit: Visit, wanted: Filter | None = None) -> str:
+    """Says what a part waits for: how many rows are counted, as the server expects.
+
+    Raises UnavailableError, and ConfigError for a filter that this log cannot answer.
+    """
+    async with visit.reader.connection() as connection:
+        wanted = await review.resolved(connection, wanted or Filter())
+        wanted.conditions()
+        return f"Counting about {await review.expected(connection, wanted):,} rows …"
+
+
 async def overview(visit: Visit) -> Response:
     """Shows what happened lately, at a glance."""
     span, since = _span(visit.query)
     wanted = Filter(since=since)
-    async with visit.reader.connection() as connection:
-        steps = await subjects.timeline(connection, wanted, *steps_since(since))
-        counts = await counting.stats(connection, wanted, limit=TOP, evening=22, morning=6)
-        unusual = [row async for row in review.events(connection, wanted, KINDS, limit=TOP)]
-        state = await log_state(connection)
-    most = {name: max((row["n"] for row in counts[name].rows), default=0) for name in ("secrets", "users")}
-    return visit.show(
-        "overview.html", title="Overview", span=span, spans=SPANS, chart=_timeline(steps), steps=steps,
-        operations=_kinds(steps),
-        counts=counts, unusual=unusual, state=state, most=most,
-    )  # fmt: skip
+    waits = await _waits(visit, wanted)
+
+    async def standing() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            unusual = [row async for row in review.events(connection, wanted, KINDS, limit=TOP)]
+            return {"unusual": unusual, "state": await log_state(connection), "span": span}
+
+    async def times() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            steps = await subjects.timeline(connection, wanted, *steps_since(since))
+        return {"chart": _timeline(steps), "steps": steps, "operations": _kinds(steps)}
+
+    async def counted() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            counts = await counting.stats(connection, wanted, limit=TOP, evening=22, morning=6)
+        most = {name: max((row["n"] for row in counts[name].rows), default=0) for name in ("secrets", "users")}
+        return {"counts": counts, "most": most, "span": span}
+
+    parts = {
+        "standing": Part("overview-standing.html", "Reading the log's ends …", standing),
+        "times": Part("overview-times.html", waits, times),
+        "counts": Part("overview-counts.html", waits, counted),
+    }
+    return await visit.stream("overview.html", parts, title="Overview", span=span, spans=SPANS)
 
 
 async def accesses(visit: Visit) -> Response:
     """Shows a page of accesses, newest first; `before` continues where the previous page ended."""
     query = query_of(visit.query)
-    wanted = filter_of(query)
+    given = filter_of(query)
     before = Cursor.read(visit.query["before"]) if "before" in visit.query else None
     began = datetime.now(UTC)
     async with visit.reader.connection() as connection:
-        page = await newest(connection, await review.resolved(connection, wanted), ROWS, before)
-    # Rows that are committed late have an earlier time than ones that are here already.
-    known = min((row["at"] for row in page.rows), default=began) if page.next is None else page.rows[-1]["at"]
-    return visit.show(
-        "accesses.html", title="Accesses", rows=page.rows, query=query, fields=FIELDS, choices=CHOICES, next=page.next,
-        first=before is None,
-        live=before is None and wanted.until is None, known=max(known, began - timedelta(minutes=1)).isoformat(),
-    )  # fmt: skip
+        wanted = await review.resolved(connection, given)
+
+    async def rows() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            page = await newest(connection, wanted, ROWS, before)
+        # Rows that are committed late have an earlier time than ones that are here already.
+        known = min((row["at"] for row in page.rows), default=began) if page.next is None else page.rows[-1]["at"]
+        return {
+            "rows": page.rows, "query": query, "next": page.next, "first": before is None,
+            "live": before is None and wanted.until is None,
+            "known": max(known, began - timedelta(minutes=1)).isoformat(),
+        }  # fmt: skip
+
+    parts = {"rows": Part("accesses-rows.html", "Looking for accesses that match …", rows)}
+    return await visit.stream("accesses.html", parts, title="Accesses", query=query, fields=FIELDS, choices=CHOICES)
 
 
 async def download(visit: Visit) -> Response:
@@ -194,20 +224,46 @@ async def secret(visit: Visit) -> Response:
         )
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, Filter(owner=owner, secret=name))
-        users = await subjects.users_of(connection, wanted)
-        hours = await subjects.hours_of(connection, wanted)
+        waits = f"Counting about {await review.expected(connection, wanted):,} rows …"
+
+    async def last_writes(connection: Any) -> list[tuple[datetime, Any]]:
         found = await subjects.last_writes(connection, wanted)
-        writes = (await newest(connection, wanted.but(operation="write"), TOP)).rows
-        recent = (await newest(connection, wanted, TOP)).rows
-    written = sorted(((at, who) for (who, _), at in found.items()), key=lambda pair: pair[0], reverse=True)
-    owners = {row["owner_id"] for row in recent} | {who for _, who in written}
-    latest = written[0][0] if written else None
-    return visit.show(
-        "secret.html", title=f"Secret {view.shortened(name)}", owner=wanted.owner, owners=len(owners), name=name,
-        users=users[:MOST_LINES],
-        left_out=max(0, len(users) - MOST_LINES), writes=writes, written=written, latest=latest,
-        unread=latest is not None and not any(user["last"] > latest for user in users), grid=_hours(hours), hours=hours,
-        days=charts.DAYS, recent=recent, query=query_of({"owner": owner or "", "secret": name}),
+        return sorted(((at, who) for (who, _), at in found.items()), key=lambda pair: pair[0], reverse=True)
+
+    async def facts() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            written = await last_writes(connection)
+            recent = (await newest(connection, wanted, TOP)).rows
+        owners = {row["owner_id"] for row in recent} | {who for _, who in written}
+        return {"name": name, "owner": wanted.owner, "owners": len(owners), "written": written}
+
+    async def users() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            found = await subjects.users_of(connection, wanted)
+            latest = next((at for at, _ in await last_writes(connection)), None)
+        unread = latest is not None and not any(user["last"] > latest for user in found)
+        left_out = max(0, len(found) - MOST_LINES)
+        return {"users": found[:MOST_LINES], "left_out": left_out, "latest": latest, "unread": unread}
+
+    async def hours() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            found = await subjects.hours_of(connection, wanted)
+        return {"grid": _hours(found), "hours": found, "days": charts.DAYS}
+
+    async def latest() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            writes = (await newest(connection, wanted.but(operation="write"), TOP)).rows
+            return {"writes": writes, "recent": (await newest(connection, wanted, TOP)).rows}
+
+    parts = {
+        "facts": Part("secret-facts.html", waits, facts),
+        "users": Part("secret-users.html", waits, users),
+        "hours": Part("hours.html", waits, hours),
+        "latest": Part("secret-latest.html", "Looking for its latest accesses …", latest),
+    }
+    return await visit.stream(
+        "secret.html", parts, title=f"Secret {view.shortened(name)}",
+        query=query_of({"owner": owner or "", "secret": name}),
     )  # fmt: skip
 
 
@@ -225,17 +281,36 @@ async def subject(visit: Visit) -> Response:
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, Filter(since=since).but(**{SUBJECTS[kind]: value}))
         wanted.conditions()
-        secrets = await subjects.secrets_of(connection, wanted)
-        hours = await subjects.hours_of(connection, wanted)
-        steps = await subjects.timeline(connection, wanted, *steps_since(since))
-        recent = (await newest(connection, wanted, TOP)).rows
-    return visit.show(
-        "subject.html", title=f"{kind.replace('-', ' ').capitalize()} {view.shortened(value)}", value=value, span=span,
-        spans=SPANS,
-        path_of=f"/who/{kind}", secrets=secrets[:MOST_LINES], left_out=max(0, len(secrets) - MOST_LINES),
-        grid=_hours(hours), hours=hours,
-        days=charts.DAYS, chart=_timeline(steps), steps=steps, operations=_kinds(steps), recent=recent,
-        query={SUBJECTS[kind]: value}, incident=kind == "user",
+        waits = f"Counting about {await review.expected(connection, wanted):,} rows …"
+
+    async def times() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            steps = await subjects.timeline(connection, wanted, *steps_since(since))
+        return {"chart": _timeline(steps), "steps": steps, "operations": _kinds(steps)}
+
+    async def secrets() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            found = await subjects.secrets_of(connection, wanted)
+        return {"secrets": found[:MOST_LINES], "left_out": max(0, len(found) - MOST_LINES)}
+
+    async def hours() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            found = await subjects.hours_of(connection, wanted)
+        return {"grid": _hours(found), "hours": found, "days": charts.DAYS}
+
+    async def latest() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            return {"recent": (await newest(connection, wanted, TOP)).rows}
+
+    parts = {
+        "times": Part("overview-times.html", waits, times),
+        "secrets": Part("subject-secrets.html", waits, secrets),
+        "hours": Part("hours.html", waits, hours),
+        "latest": Part("latest.html", "Looking for its latest accesses …", latest),
+    }
+    return await visit.stream(
+        "subject.html", parts, title=f"{kind.replace('-', ' ').capitalize()} {view.shortened(value)}", value=value,
+        span=span, spans=SPANS, path_of=f"/who/{kind}", query={SUBJECTS[kind]: value}, incident=kind == "user",
     )  # fmt: skip
 
 
@@ -258,16 +333,21 @@ async def incident(visit: Visit) -> Response:
     it."""
     query = visit.query
     given = {name: query.get(name, "") for name in ("user", "since", "until")}
-    found = None
+    parts = {}
     if given["user"] and given["since"]:
         since = moment("since", given["since"])
         until = moment("until", given["until"]) if given["until"] else None
-        async with visit.reader.connection() as connection:
-            found = await subjects.incident(connection, given["user"], since, until)
+        waits = await _waits(visit, Filter(user=given["user"], since=since, until=until))
+
+        async def touched() -> dict[str, Any]:
+            async with visit.reader.connection() as connection:
+                return {"found": await subjects.incident(connection, given["user"], since, until)}
+
+        parts["touched"] = Part("incident-touched.html", waits, touched)
         given["since"] = since.astimezone(UTC).isoformat(timespec="seconds")
         if until is not None:
             given["until"] = until.astimezone(UTC).isoformat(timespec="seconds")
-    return visit.show("incident.html", title="Incident", given=given, found=found)
+    return await visit.stream("incident.html", parts, title="Incident", given=given, asked=bool(parts))
 
 
 async def findings(visit: Visit) -> Response:
@@ -275,25 +355,48 @@ async def findings(visit: Visit) -> Response:
     row."""
     span, since = _span(visit.query)
     wanted = Filter(since=since)
-    async with visit.reader.connection() as connection:
-        events = {
-            kind: [row async for row in review.events(connection, wanted, (kind,), limit=MOST_LINES)][::-1]
-            for kind in KINDS
-        }
-        counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
-        bursts = await usual.bursts(connection, since, MOST_LINES)
-        hours = await usual.hours(connection, since, MOST_LINES)
-        found = {kind: _keyed(kind, rows) for kind, rows in events.items()}
-        found["bursts"] = _keyed("bursts", bursts.rows)
-        found["hours"] = _keyed("hours", hours.rows)
-        found["first use"] = _keyed("first use", counts["first_time"].rows)
-        found["verifies"] = _keyed("verifies", counts["many_verifies"].rows)
+    waits = await _waits(visit, wanted)
+    before = await _waits(visit, Filter(since=since - usual.BASELINE))
+
+    async def noted(connection: Any, found: dict[str, list[dict[str, Any]]], **more: Any) -> dict[str, Any]:
         known = await reviews.acknowledged(connection, [row["finding"] for rows in found.values() for row in rows])
-    return visit.show(
-        "findings.html", title="Findings", span=span, spans=SPANS, found=found, first_uses=counts["first_time"].count,
-        known=known,
-        most=MOST_LINES,
-    )  # fmt: skip
+        return {"found": found, "known": known, "span": span, **more}
+
+    async def events() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            found = {}
+            for kind in KINDS:
+                rows = [row async for row in review.events(connection, wanted, (kind,), limit=MOST_LINES)]
+                found[kind] = _keyed(kind, rows[::-1])
+            return await noted(connection, found)
+
+    async def bursts() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            rows = (await usual.bursts(connection, since, MOST_LINES)).rows
+            return await noted(connection, {"bursts": _keyed("bursts", rows)})
+
+    async def hours() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            rows = (await usual.hours(connection, since, MOST_LINES)).rows
+            return await noted(connection, {"hours": _keyed("hours", rows)})
+
+    async def counted() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
+            first = counts["first_time"]
+            found = {
+                "first use": _keyed("first use", first.rows),
+                "verifies": _keyed("verifies", counts["many_verifies"].rows),
+            }
+            return await noted(connection, found, first_uses=first.count)
+
+    parts = {
+        "events": Part("findings-events.html", "Looking for events …", events),
+        "bursts": Part("findings-bursts.html", before, bursts),
+        "hours": Part("findings-hours.html", before, hours),
+        "counts": Part("findings-counts.html", waits, counted),
+    }
+    return await visit.stream("findings.html", parts, title="Findings", span=span, spans=SPANS, most=MOST_LINES)
 
 
 # A finding by its kind and what tells it from others; the last is the time up to which it goes.
@@ -328,12 +431,24 @@ async def reviewing(visit: Visit) -> Response:
     query = {name: visit.query[name] for name in _LOOKS if name in visit.query}
     wanted = filter_of(query)
     key = public_key_of(None, visit.console.settings.audit.checkpoint_key_file)
-    async with visit.reader.connection() as connection:
-        state = await reviews.reviewed(connection, TOP, key)
-        looks = await reviews.looks(connection, await review.resolved(connection, wanted), ROWS + 1)
-    older = (looks[ROWS - 1]["at"] + timedelta(microseconds=1)).isoformat() if len(looks) > ROWS else None
-    return visit.show(
-        "reviews.html", title="Reviews", state=state, looks=looks[:ROWS], older=older, query=query, names=_LOOKS,
+    waits = await _waits(visit)
+
+    async def standing() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            return {"state": await reviews.reviewed(connection, TOP, key)}
+
+    async def looked() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            looks = await reviews.looks(connection, await review.resolved(connection, wanted), ROWS + 1)
+        older = (looks[ROWS - 1]["at"] + timedelta(microseconds=1)).isoformat() if len(looks) > ROWS else None
+        return {"looks": looks[:ROWS], "older": older, "query": query}
+
+    parts = {
+        "looks": Part("reviews-looks.html", "Looking for reviews …", looked),
+        "standing": Part("reviews-standing.html", waits, standing),
+    }
+    return await visit.stream(
+        "reviews.html", parts, title="Reviews", query=query, names=_LOOKS,
         signs=visit.console.settings.audit.checkpoint_key_file is not None,
         now=(datetime.now(UTC) - 2 * reviews.SETTLED).isoformat(timespec="seconds"),
     )  # fmt: skip
@@ -355,14 +470,23 @@ async def compare(visit: Visit) -> Response:
     query = visit.query
     by = query.get("by", "secret")
     given = {f"{side}_{name}": query.get(f"{side}_{name}", "") for side in ("a", "b") for name in _SIDE}
-    table = None
+    parts = {}
     if given["a_since"] and given["b_since"]:
+        if by not in counting.KEYS:
+            raise ConfigError(f"by: one of {', '.join(counting.KEYS)}")
         one, other = (filter_of({name: given[f"{side}_{name}"] for name in _SIDE}) for side in ("a", "b"))
         async with visit.reader.connection() as connection:
             one, other = await review.resolved(connection, one), await review.resolved(connection, other)
-            table = await counting.compare(connection, one, other, by, MOST_LINES)
-    return visit.show(
-        "compare.html", title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=_SIDE, table=table
+            rows = await review.expected(connection, one) + await review.expected(connection, other)
+
+        async def compared() -> dict[str, Any]:
+            async with visit.reader.connection() as connection:
+                return {"table": await counting.compare(connection, one, other, by, MOST_LINES)}
+
+        parts["table"] = Part("compare-table.html", f"Counting about {rows:,} rows …", compared)
+    return await visit.stream(
+        "compare.html", parts, title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=_SIDE,
+        asked=bool(parts),
     )  # fmt: skip
 
 
@@ -479,12 +603,15 @@ def _attached(name: str) -> dict[str, str]:
 async def doctor(visit: Visit) -> Response:
     """Shows what would leak a value or hide a call, with this login's rights."""
     console = visit.console
-    try:
-        async with asyncio.timeout(PAGE_SECONDS):
-            found = await examine(visit.reader.conninfo, console.settings, console.config)
-    except InstallError as error:
-        raise ConfigError(str(error)) from None
-    return visit.show("doctor.html", title="Doctor", findings=found)
+
+    async def examined() -> dict[str, Any]:
+        try:
+            return {"findings": await examine(visit.reader.conninfo, console.settings, console.config)}
+        except InstallError as error:
+            raise ConfigError(str(error)) from None
+
+    parts = {"findings": Part("doctor-findings.html", "Asking the servers how they are set …", examined)}
+    return await visit.stream("doctor.html", parts, title="Doctor")
 
 
 _FILTER = ("since", "until", *FIELDS)

@@ -30,9 +30,12 @@ KEPT = 2
 APPLICATION = "secretproxy console"
 # A page that takes longer than this is not worth waiting for.
 PAGE_SECONDS = 60
+# How long the server has to cancel what nobody waits for.
+_CANCEL_SECONDS = 5
 _TIMES = {"statement_timeout": f"{PAGE_SECONDS}s", "idle_in_transaction_session_timeout": "15min"}
 # What a server says of a wrong password: invalid_password, invalid_authorization_specification.
 _WRONG_PASSWORD = (SqlState.INVALID_PASSWORD, SqlState.INVALID_AUTHORIZATION_SPECIFICATION)
+_ONE_ROW = "SELECT 1 FROM secretproxy.access_log LIMIT 1"
 _MAY_READ = (
     "SELECT pg_catalog.has_table_privilege('secretproxy.access_log'::pg_catalog.text, 'SELECT'::pg_catalog.text)"
 )
@@ -101,6 +104,7 @@ class LogReader:
         self._idle: list[Any] = []
         self._free = asyncio.Semaphore(MOST_CONNECTIONS)
         self._closed = False
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     async def _open(self) -> Any:
         try:
@@ -114,6 +118,8 @@ class LogReader:
     async def connection(self, *, keep: bool = True) -> AsyncIterator[Any]:
         """Opens a connection for one page; without `keep`, for this use alone. Raises UnavailableError."""
         async with self._free:
+            if self._closed:
+                raise UnavailableError("the session has ended")
             found = None
             while keep and self._idle and found is None:
                 found = self._idle.pop()
@@ -131,10 +137,15 @@ class LogReader:
                 self._take_back(found, keep)
                 raise UnavailableError(str(told)) from None
             except BaseException:
-                # It may be in the middle of something.
-                found.terminate()
+                # The reader left. It may be in the middle of something, which the server is told to cancel.
+                self._abandon(found)
                 raise
             self._take_back(found, keep)
+
+    async def reach(self) -> None:
+        """Reads one row, or raises UnavailableError, which says why none can be read."""
+        async with self.connection() as connection:
+            await connection.fetchval(_ONE_ROW)
 
     def _take_back(self, connection: Any, keep: bool) -> None:
         usable = not connection.is_closed() and not connection.is_in_transaction()
@@ -142,6 +153,19 @@ class LogReader:
             self._idle.append(connection)
         else:
             connection.terminate()
+
+    def _abandon(self, connection: Any) -> None:
+        """Closes a connection, and before that cancels what the server is doing for it: of a socket that is gone the
+        server knows only when it has an answer."""
+
+        async def close() -> None:
+            with contextlib.suppress(*FAILURES):
+                await connection.close(timeout=_CANCEL_SECONDS)
+            connection.terminate()
+
+        task = asyncio.get_running_loop().create_task(close())
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)
 
     def close_idle(self) -> None:
         """Closes what no page uses now."""

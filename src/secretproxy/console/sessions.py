@@ -5,6 +5,7 @@ connections and the password that these are opened with. No I/O but what `ended`
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import uuid
@@ -16,6 +17,8 @@ from secretproxy.console.reading import LogReader
 
 # More than this many people at once are more likely an attack.
 MOST_SESSIONS = 200
+# Parts of pages that one person has made at once; more wait.
+MOST_COUNTING = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +26,8 @@ class SignedIn:
     """One person in one browser. `csrf` is in every form of theirs; `tails` counts live pages; `check` is the latest
     verification.
 
-    `id` and `pages`, the number of pages so far, name this session and its pages in the log.
+    `id` and `pages`, the number of pages so far, name this session and its pages in the log. `counting` is held by
+    whatever part of a page is made.
     """
 
     user: str
@@ -36,6 +40,7 @@ class SignedIn:
     check: Check | None = None
     id: uuid.UUID = field(default_factory=uuid.uuid4)
     pages: int = 0
+    counting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_COUNTING))
 
     def __repr__(self) -> str:
         return "SignedIn(<redacted>)"

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from secretproxy.audit.records import pairs
 from secretproxy.console import charts
+from secretproxy.console.parts import place
 
 # Categories of characters that are not seen or that change what is seen: controls, formats such as RTL marks,
 # surrogates, private use, line and paragraph separators.
@@ -116,5 +117,5 @@ def environment() -> Environment:
         brief=brief, origin=origin,
         number=number,
     )  # fmt: skip
-    made.globals.update(link=link, share=_share, pairs=pairs)
+    made.globals.update(link=link, share=_share, pairs=pairs, part=place)
     return made

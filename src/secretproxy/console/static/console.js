@@ -71,4 +71,9 @@ document.querySelectorAll("form.filter").forEach((form) => {
 });
 window.addEventListener("pageshow", () => { fields().forEach((field) => { field.disabled = false; }); });
 
+// This script runs when the page has ended. What still waits then will not come.
+document.querySelectorAll(".waiting:only-child").forEach((part) => {
+  part.textContent = "The connection to the console was lost before this came. Load the page again.";
+});
+
 follow();

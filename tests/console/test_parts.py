@@ -1,0 +1,130 @@
+"""A page comes at once and its parts when they are counted: what waits says so, what fails says so in its place, and
+what nobody waits for is cancelled.
+
+A lock on the checkpoints, which the overview's first part reads, makes that part wait as a count of many rows does."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from secretproxy.console.parts import Part, in_parts, place
+from tests.conftest import Backend
+from tests.console.test_pages import stream
+from tests.support.console import Browser, ConsoleSite
+
+_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE usename = 'console_auditor' AND wait_event_type = 'Lock'
+ AND query LIKE '%checkpoints%'"""
+
+
+@contextmanager
+def held(postgres: Backend) -> Iterator[psycopg.Connection]:
+    """Holds the lock until the block ends or `rollback`."""
+    with psycopg.connect(postgres.dsn()) as sql:
+        sql.execute("LOCK TABLE secretproxy.checkpoints IN ACCESS EXCLUSIVE MODE")
+        yield sql
+        sql.rollback()
+
+
+def until_waiting(postgres: Backend, count: int) -> None:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        end = time.monotonic() + 30
+        while sql.execute(_WAITING).fetchone() != (count,):
+            assert time.monotonic() < end, f"not {count} questions wait"
+            time.sleep(0.02)
+
+
+def read_to(answer: http.client.HTTPResponse, text: str) -> str:
+    found = ""
+    while text not in found:
+        part = answer.read1(65536)
+        assert part, found
+        found += part.decode()
+    return found
+
+
+def test_the_page_is_there_before_its_parts(auditor: Browser, postgres: Backend, owner: str) -> None:
+    with held(postgres) as lock:
+        answer = stream(auditor, "/")
+        began = read_to(answer, 'class="waiting"')
+        assert answer.status == 200 and "</h1>" in began and "Last row" not in began and "</main>" not in began
+        lock.rollback()
+        rest = answer.read().decode()
+    assert "Last row" in rest and "stripe" in rest and rest.rstrip().endswith("</html>")
+    assert 'class="problem"' not in rest
+
+
+def test_a_question_of_a_reader_who_left_is_cancelled(auditor: Browser, postgres: Backend) -> None:
+    """While the server works on it, not when it is through."""
+    with held(postgres):
+        for _ in range(2):
+            answer = stream(auditor, "/")
+            read_to(answer, 'class="waiting"')
+            until_waiting(postgres, 1)
+            answer.close()
+            until_waiting(postgres, 0)
+    assert auditor.get("/").status == 200
+
+
+def test_a_part_that_fails_says_so_and_the_others_come(auditor: Browser, postgres: Backend, owner: str) -> None:
+    with held(postgres) as lock:
+        answer = stream(auditor, "/")
+        until_waiting(postgres, 1)
+        with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
+            admin.execute(_WAITING.replace("count(*)", "pg_terminate_backend(pid)"))
+        text = read_to(answer, 'class="problem"')
+        lock.rollback()
+        text += answer.read().decode()
+    assert text.count('class="problem"') == 1 and "Last row" not in text
+    assert "stripe" in text and 'id="part-counts"' in text and text.rstrip().endswith("</html>")
+
+
+def test_at_most_two_parts_of_one_reader_are_made_at_once(auditor: Browser, postgres: Backend) -> None:
+    with held(postgres) as lock:
+        answers = []
+        for number in range(3):
+            answers.append(stream(auditor, "/"))
+            began = read_to(answers[-1], 'class="waiting"')
+            assert ("Your other pages are counted first" in began) == (number == 2)
+            until_waiting(postgres, min(number + 1, 2))
+        lock.rollback()
+        assert all("Last row" in answer.read().decode() for answer in answers)
+
+
+def test_nothing_more_comes_of_a_session_that_has_ended(site: ConsoleSite, postgres: Backend, owner: str) -> None:
+    reader = site.browser()
+    site.clock.ahead += 61
+    assert reader.sign_in("console_colleague").status == 303
+    csrf = reader.csrf()
+    with held(postgres) as lock:
+        answer = stream(reader, "/")
+        read_to(answer, 'class="waiting"')
+        assert Browser(reader.port, dict(reader.cookies)).send("POST", "/sign-out", {"csrf": csrf}).status == 303
+        lock.rollback()
+        rest = answer.read().decode()
+    assert rest.count("Your session has ended") == 3 and "Last row" not in rest and "stripe" not in rest
+
+
+async def test_parts_come_in_the_order_of_the_page() -> None:
+    made: list[str] = []
+
+    async def make(part: Part, begun: asyncio.Event) -> str:
+        made.append(part.template)
+        return f"<{part.template}>"
+
+    async def nothing() -> dict[str, str]:
+        return {}
+
+    parts = {name: Part(name, "", nothing) for name in ("one", "two", "left-out")}
+    frame = f"a{place('two')}b{place('one')}c"
+    text = b"".join([piece async for piece in in_parts(frame, parts, make, lambda part, begun: "")]).decode()
+    assert text == 'a<div class="part" id="part-two"><two></div>b<div class="part" id="part-one"><one></div>c'
+    assert made == ["two", "one"]
+    with pytest.raises(KeyError):
+        _ = [piece async for piece in in_parts(str(place("none")), parts, make, lambda part, begun: "")]
