@@ -26,7 +26,6 @@ if WANTED not in ("", "0", "1"):
 
 COMPILED = [
     "src/secretproxy/wire/errors.py",
-    "src/secretproxy/wire/framing.py",
     "src/secretproxy/wire/messages.py",
     "src/secretproxy/wire/redacted.py",
     "src/secretproxy/wire/types.py",

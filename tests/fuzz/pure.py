@@ -37,7 +37,7 @@ class _Sources(importlib.abc.MetaPathFinder):
 def _collect() -> SimpleNamespace:
     names = {
         "session.session": ("Session", "Step", "Limits"), "session.events": ("Event", "Identity"), "session.interpreter": ("Interpreter", "Wait"), "session.step": ("Held",), "session.testimony": ("Keys",),
-        "detect": ("Detector",), "wire.framing": ("Framer", "actions", "compiled"), "wire.errors": ("ProtocolViolationError",),
+        "detect": ("Detector",), "session.stream": ("Framer", "actions", "compiled"), "wire.errors": ("ProtocolViolationError",),
         "wire": ("messages",),
     }  # fmt: skip
     found = SimpleNamespace()

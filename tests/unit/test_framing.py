@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secretproxy.wire import framing
+from secretproxy.session import stream as framing
+from secretproxy.session.stream import Framer
 from secretproxy.wire.errors import ProtocolViolationError
-from secretproxy.wire.framing import Framer
 from secretproxy.wire.redacted import Redacted
 from tests.unit.playbook import message
 

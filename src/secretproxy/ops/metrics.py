@@ -244,6 +244,6 @@ class Metrics:
 
 def compiled() -> str:
     """Says how the hot path runs: `compiled` or `pure`."""
-    from secretproxy.wire import framing
+    from secretproxy.wire import messages
 
-    return "pure" if str(framing.__file__).endswith(".py") else "compiled"
+    return "pure" if str(messages.__file__).endswith(".py") else "compiled"

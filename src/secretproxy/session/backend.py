@@ -14,10 +14,9 @@ from secretproxy.session.pipeline import Pipeline
 from secretproxy.session.statements import BIND, CLOSE, DESCRIBE, INJECTED, PARSE, Refusal, Running
 from secretproxy.session.states import State
 from secretproxy.session.step import Output
-from secretproxy.session.stream import BackendStream, ClientStream
+from secretproxy.session.stream import BackendStream, ClientStream, Framer
 from secretproxy.session.token import Token
 from secretproxy.wire import messages
-from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import BackendMessage, SqlState, TransactionStatus
 
 # How the tags begin of statements that may change what leads to a secret function, themselves or in what they run.

@@ -27,10 +27,10 @@ from secretproxy.session.statements import (
     resolve,
 )
 from secretproxy.session.states import Phase, State
+from secretproxy.session.stream import Framer
 from secretproxy.session.weights import size
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError, UnreadableError
-from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import FrontendMessage
 
 # Longer names are the same to PostgreSQL where these bytes are (NAMEDATALEN, src/include/pg_config_manual.h;

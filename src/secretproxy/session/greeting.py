@@ -10,11 +10,10 @@ from typing import Final
 
 from secretproxy.session.states import GreetingPhase, Phase, State
 from secretproxy.session.step import Output
-from secretproxy.session.stream import BackendStream, ClientStream
+from secretproxy.session.stream import BackendStream, ClientStream, Framer
 from secretproxy.session.token import OWN_SQL as TOKEN_SQL
 from secretproxy.session.token import Token
 from secretproxy.wire import messages
-from secretproxy.wire.framing import Framer
 
 # Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and
 # cast is qualified, and the path that it has chosen is not in force. SET LOCAL lasts for this message; no

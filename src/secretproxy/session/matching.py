@@ -17,11 +17,10 @@ from secretproxy.session.pipeline import Pipeline
 from secretproxy.session.statements import CallKey, Running
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
-from secretproxy.session.stream import BackendStream
+from secretproxy.session.stream import BackendStream, Framer
 from secretproxy.session.token import Token
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError
-from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import ErrorField, SqlState
 
 # The SQLSTATE field of a testimony.

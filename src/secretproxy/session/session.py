@@ -42,10 +42,9 @@ from secretproxy.session.outcomes import Outcomes
 from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Pipeline
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
-from secretproxy.session.stream import BackendStream, ClientStream
+from secretproxy.session.stream import BackendStream, ClientStream, Framer
 from secretproxy.session.token import POOLER, Token
 from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
-from secretproxy.wire.framing import Framer
 from secretproxy.wire.types import BackendMessage, FrontendMessage, SqlState, TransactionStatus
 
 __all__ = ["Held", "Limits", "Session", "Step", "new_identity"]
