@@ -9,11 +9,10 @@ from secretproxy.detect import Detector
 from secretproxy.detect.arguments import NO_VALUES
 from secretproxy.detect.string_literals import EITHER, ESCAPES, STANDARD
 from secretproxy.detect.verdict import HARMLESS
-from secretproxy.session.attempts import TOO_LONG, Attempts
 from secretproxy.session.events import Identity
+from secretproxy.session.frontend import TOO_LONG, Attempts
 from secretproxy.session.names import Names
-from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.statements import Running, resolve
 from secretproxy.session.states import State
 from secretproxy.session.step import Limits, Output, Step

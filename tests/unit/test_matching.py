@@ -12,8 +12,7 @@ from secretproxy.detect.string_literals import STANDARD
 from secretproxy.session.events import Identity
 from secretproxy.session.matching import Matching
 from secretproxy.session.names import Names
-from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.statements import Running, Tally, resolve
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Limits, Output, Step

@@ -10,10 +10,10 @@ from secretproxy.detect import Detector
 from secretproxy.detect.arguments import NO_VALUES
 from secretproxy.detect.string_literals import STANDARD
 from secretproxy.detect.verdict import HARMLESS
-from secretproxy.session import outcomes
-from secretproxy.session.attempts import TOO_LONG
+from secretproxy.session import pipeline as outcomes
 from secretproxy.session.events import Event, Identity
-from secretproxy.session.outcomes import Outcomes
+from secretproxy.session.frontend import TOO_LONG
+from secretproxy.session.pipeline import Outcomes
 from secretproxy.session.statements import Running, Tally, resolve
 from secretproxy.session.states import State
 from secretproxy.session.step import Limits, Output

@@ -13,8 +13,7 @@ from secretproxy.detect.string_literals import STANDARD
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.events import Identity, Protocol
 from secretproxy.session.names import Names
-from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.statements import (
     BIND,
     CLOSE,

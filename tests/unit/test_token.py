@@ -9,8 +9,7 @@ import pytest
 from secretproxy.detect import Detector
 from secretproxy.session.events import Identity
 from secretproxy.session.names import Names
-from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Limits, Output
 from secretproxy.session.stream import BackendStream

@@ -12,8 +12,7 @@ from secretproxy.detect.functions import operation_of
 from secretproxy.session import testimony
 from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
-from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.statements import CallKey, Running
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output

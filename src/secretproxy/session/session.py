@@ -11,11 +11,11 @@ before it here:
     states     State       who the session is, where it stands, how its texts are written
     step       Output      the Step of the chunk under way
     stream     *Stream     each direction's bytes: let on, held, dropped, replaced, or waiting
-    outcomes   Outcomes    events, and how a statement ended
     names      Names       statements, portals and cursors that lead to secret calls, and doubts about them
-    pipeline   Pipeline    answers that are due
-    attempts   Attempts    verdicts, attempts that wait for the log, refusals
-    frontend   Frontend    what each message of the client's means
+    pipeline   Outcomes    events, and how a statement ended
+               Pipeline    answers that are due
+    frontend   Attempts    verdicts, attempts that wait for the log, refusals
+               Frontend    what each message of the client's means
     token      Token       the backend process and the session's token
     greeting   Greeting    login and greeting
     matching   Matching    testimony, matched to attempts
@@ -31,15 +31,13 @@ from typing import Final
 
 from secretproxy.detect import Detector, Verdict
 from secretproxy.session import testimony
-from secretproxy.session.attempts import Attempts
 from secretproxy.session.backend import Backend
 from secretproxy.session.events import Event, Identity
-from secretproxy.session.frontend import Frontend
+from secretproxy.session.frontend import Attempts, Frontend
 from secretproxy.session.greeting import Greeting
 from secretproxy.session.matching import Matching
 from secretproxy.session.names import Names
-from secretproxy.session.outcomes import Outcomes
-from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Pipeline
+from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeline
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream, Framer
