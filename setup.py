@@ -44,11 +44,11 @@ COMPILED = [
     "src/secretproxy/proxy/client/session_log.py",
     "src/secretproxy/proxy/client/stage.py",
     "src/secretproxy/session/backend.py",
+    "src/secretproxy/session/call_path.py",
     "src/secretproxy/session/events.py",
     "src/secretproxy/session/frontend.py",
     "src/secretproxy/session/greeting.py",
     "src/secretproxy/session/interpreter.py",
-    "src/secretproxy/session/matching.py",
     "src/secretproxy/session/names.py",
     "src/secretproxy/session/pipeline.py",
     "src/secretproxy/session/session.py",
@@ -57,7 +57,6 @@ COMPILED = [
     "src/secretproxy/session/step.py",
     "src/secretproxy/session/stream.py",
     "src/secretproxy/session/testimony.py",
-    "src/secretproxy/session/token.py",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from secretproxy.session.testimony import MOST_CONTEXT, call_path
+from secretproxy.session.call_path import MOST_CONTEXT, call_path
 
 OWN = "PL/pgSQL function encrypted_secrets.secrets_getter(uuid,text,text) line 37 at RAISE"
 FORGED = "PL/pgSQL function payroll.monthly_run(integer) line 3 at RETURN"

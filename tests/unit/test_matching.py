@@ -10,14 +10,13 @@ from secretproxy.detect import Detector
 from secretproxy.detect.arguments import NO_VALUES
 from secretproxy.detect.string_literals import STANDARD
 from secretproxy.session.events import Identity
-from secretproxy.session.matching import Matching
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.statements import Running, Tally, resolve
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Limits, Output, Step
 from secretproxy.session.stream import BackendStream
-from secretproxy.session.token import Token
+from secretproxy.session.testimony import Matching, Token
 from tests.unit.playbook import KEYS, OWNER, PID, START, notice, ready, row, testified
 
 SETTER = "encrypted_secrets.secrets_setter(uuid,text,text)"

@@ -18,7 +18,7 @@ from secretproxy.proxy.client.relay import Life, Relay
 from secretproxy.proxy.runtime import BackendProcesses
 from secretproxy.session.session import Session, new_identity
 from secretproxy.session.step import Limits
-from secretproxy.session.token import POOLER
+from secretproxy.session.testimony import POOLER
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError
 from tests.unit.playbook import (

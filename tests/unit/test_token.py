@@ -13,8 +13,7 @@ from secretproxy.session.pipeline import Outcomes, Pipeline
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Limits, Output
 from secretproxy.session.stream import BackendStream
-from secretproxy.session.testimony import Keys
-from secretproxy.session.token import Token
+from secretproxy.session.testimony import Keys, Token
 from tests.unit.playbook import KEY, KEYS, PID, START
 
 

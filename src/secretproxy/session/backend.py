@@ -15,7 +15,7 @@ from secretproxy.session.statements import BIND, CLOSE, DESCRIBE, INJECTED, PARS
 from secretproxy.session.states import State
 from secretproxy.session.step import Output
 from secretproxy.session.stream import BackendStream, ClientStream, Framer
-from secretproxy.session.token import Token
+from secretproxy.session.testimony import Token
 from secretproxy.wire import messages
 from secretproxy.wire.types import BackendMessage, SqlState, TransactionStatus
 

@@ -11,8 +11,8 @@ from typing import Final
 from secretproxy.session.states import GreetingPhase, Phase, State
 from secretproxy.session.step import Output
 from secretproxy.session.stream import BackendStream, ClientStream, Framer
-from secretproxy.session.token import OWN_SQL as TOKEN_SQL
-from secretproxy.session.token import Token
+from secretproxy.session.testimony import OWN_SQL as TOKEN_SQL
+from secretproxy.session.testimony import Token
 from secretproxy.wire import messages
 
 # Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and

@@ -16,9 +16,9 @@ before it here:
                Pipeline    answers that are due
     frontend   Attempts    verdicts, attempts that wait for the log, refusals
                Frontend    what each message of the client's means
-    token      Token       the backend process and the session's token
+    testimony  Token       the backend process and the session's token
+               Matching    testimony, matched to attempts
     greeting   Greeting    login and greeting
-    matching   Matching    testimony, matched to attempts
     backend    Backend     what each message of the backend's means
     session    Session     chunks in, decisions out: the face, for the proxy, and the tables of messages
 """
@@ -30,18 +30,16 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from secretproxy.detect import Detector, Verdict
-from secretproxy.session import testimony
 from secretproxy.session.backend import Backend
 from secretproxy.session.events import Event, Identity
 from secretproxy.session.frontend import Attempts, Frontend
 from secretproxy.session.greeting import Greeting
-from secretproxy.session.matching import Matching
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeline
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream, Framer
-from secretproxy.session.token import POOLER, Token
+from secretproxy.session.testimony import POOLER, Keys, Matching, Token
 from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
 from secretproxy.wire.types import BackendMessage, FrontendMessage, SqlState, TransactionStatus
 
@@ -70,7 +68,7 @@ class Session:
     def __init__(
         self,
         identity: Identity,
-        keys: testimony.Keys,
+        keys: Keys,
         detector: Detector,
         limits: Limits,
         replication: str | None = None,

@@ -1,4 +1,10 @@
-"""Testimony: what a secret function says from inside the backend each time it runs, and the token of a proxied session.
+"""Testimony: reads what a secret function says from inside the backend each time it runs, matches it to the attempt
+that covers it, and keeps the session's token, for which the function says it.
+
+Keys signs and checks. Token is the backend process and whether it has the session's token: that is lost where a client
+resets it, where a transaction that set it is rolled back, and where a newer key signs, and it is made again as soon as
+the backend is ready for it. Matching takes testimony out of the backend's stream; where no attempt covers it, the
+stream waits for the log. One that is not this backend's own, or is played again, is a forgery.
 
 A testimony is a NoticeResponse with SQLSTATE SPX01 whose message is fifteen ASCII tokens, the last
 an HMAC-SHA256 over the others:
@@ -30,8 +36,21 @@ import hmac
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from secretproxy.detect.arguments import spelled_uuid
+from secretproxy.detect.functions import operation_of
+from secretproxy.session.call_path import MOST_CONTEXT, call_path
+from secretproxy.session.encodings import decoded
+from secretproxy.session.events import Event, EventKind
+from secretproxy.session.pipeline import Outcomes, Pipeline
+from secretproxy.session.statements import CallKey, Running
+from secretproxy.session.states import Phase, State
+from secretproxy.session.step import Output
+from secretproxy.session.stream import BackendStream, Framer
+from secretproxy.wire import messages
+from secretproxy.wire.errors import ProtocolViolationError
+from secretproxy.wire.types import ErrorField, SqlState, TransactionStatus
 
 SQLSTATE = b"SPX01"
 QUOTED = b"SPX2 ".hex().encode()
@@ -249,48 +268,291 @@ def _names(token: bytes) -> tuple[str | None, ...] | None:
     return tuple(None if part == b"~" else "" if part == b"_" else _text(part) for part in token.split(b","))
 
 
-# What the context lines of PL/pgSQL and of SQL functions name (plpgsql_exec_error_callback() of
-# src/pl/plpgsql/src/pl_exec.c, sql_exec_error_callback() of src/backend/executor/functions.c). A PL/pgSQL function's
-# is what format_procedure() makes of it, names quoted where they need it; an SQL function's bare name stands in
-# quotes as it is, whatever it holds.
-_NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")++")'
-_SIGNATURE = rf'{_NAME}(?:\.{_NAME})?\((?:[^()"\n]|"(?:[^"]|"")++")*+\)'
-_FRAME = re.compile(rf"PL/pgSQL[ -]\w+ (inline_code_block|{_SIGNATURE})(?: [^\"\n]*)?(?:\n|\Z)")
-_SQL_FRAME = re.compile(r'SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)(?:\n|\Z)')
-# The function that testifies. What stands before it is our own functions' text, the same for every call.
-_API = re.compile(
-    r"^PL/pgSQL[ -]\w+ (?:encrypted_secrets\.)?secrets_[a-z]+\([^()\"\n]*\)(?: [^\"\n]*)?(?:\n|\Z)", re.MULTILINE
+_SET_CONFIG: Final = 2078  # OID of pg_catalog.set_config(text, text, boolean), src/include/catalog/pg_proc.dat
+_SET_TOKEN: Final = "SET secretproxy.session TO '{token}'"  # noqa: S105
+# All SQL that this module sends; that of the greeting is in greeting.py.
+OWN_SQL: Final = (_SET_TOKEN.format(token="token"),)  # noqa: S106
+POOLER: Final = ProtocolViolationError(
+    "a connection pooler between secretproxy and PostgreSQL gives each transaction another session",
+    SqlState.FEATURE_NOT_SUPPORTED,
+    "Calls cannot be told apart so. Set pool_mode = session for this database in the pooler, or put the pooler in "
+    "front of secretproxy.",
+    "backend.hosts",
 )
-MOST_CALLERS = 20
-# Bytes of a CONTEXT that are read: the calls next to the secret function stand first.
-MOST_CONTEXT = 16_384
-# Stands for the callers that are not known.
-UNKNOWN_CALLERS = "..."
 
 
-def call_path(context: str) -> tuple[str, ...] | None:
-    """Reads the functions on the way to the call, the outermost first, out of a notice's CONTEXT.
+class Token:
+    """The session's backend process, and whether that process has the session's token."""
 
-    It ignores the texts of statements, and everything behind the first of them: they are a client's, with
-    newlines where it likes, and nothing says where they end. "..." stands for what is not known for that.
-    """
-    api = _API.search(context)
-    if api is None:
-        return (UNKNOWN_CALLERS,) if context else None
-    callers: list[str] = []
-    pos = api.end()
-    while pos < len(context) and len(callers) < MOST_CALLERS:
-        frame = _FRAME.match(context, pos)
-        if frame is None:
-            break
-        callers.append(frame[1])
-        pos = frame.end()
-    if pos < len(context):
-        # A name that anybody may give a function can hold such lines too.
-        frame = _SQL_FRAME.match(context, pos)
-        if frame is not None and len(callers) < MOST_CALLERS:
-            callers.append(frame[1])
-            pos = frame.end()
-    if pos < len(context):
-        callers.append(UNKNOWN_CALLERS)
-    return tuple(reversed(callers)) or None
+    def __init__(self, state: State, output: Output, stream: BackendStream, pipeline: Pipeline, keys: Keys) -> None:
+        self._state: Final = state
+        self._output: Final = output
+        self._stream: Final = stream
+        self._pipeline: Final = pipeline
+        self.keys: Final = keys
+        self._pid = 0
+        self._start: int | None = None
+        self._pooled = False
+        self._lost = False
+        # Whether it was set within a transaction.
+        self._inside = False
+        self._version = 0
+
+    @property
+    def pid(self) -> int:
+        """Gives the id of the backend process: from BackendKeyData, and after the greeting from the process itself."""
+        return self._pid
+
+    @property
+    def start(self) -> int | None:
+        """Gives the start time of the process, in microseconds since the Unix epoch; None until it is known."""
+        return self._start
+
+    @property
+    def pooled(self) -> bool:
+        """Says whether the two process ids differ: then a pooler is in front of the server."""
+        return self._pooled
+
+    @property
+    def value(self) -> str | None:
+        """Gives the token, None until the start time of the process is known."""
+        return None if self._start is None else self.keys.token(self._pid, self._start)
+
+    # --- whose it is ---
+
+    def promised(self, pid: int) -> None:
+        """Takes the process of BackendKeyData."""
+        self._pid = pid
+
+    def answered(self, pid: int, start: int | None) -> None:
+        """Takes what a process says of itself. Where another was promised, that was a pooler's: it is for
+        cancelling, and says nothing of who testifies."""
+        if pid != self._pid:
+            self._pooled = self._pid != 0
+            self._pid = pid
+        if start is not None:
+            self._start = start
+
+    def is_of(self, pid: int, start: int) -> bool:
+        """Tells whether a testimony is of the session's process, since that started. The first one tells the start
+        where nothing did."""
+        if pid != self._pid:
+            return False
+        if self._start is None:
+            self._start = start
+        return start == self._start
+
+    def is_of_another(self, pid: int, start: int) -> bool:
+        """Tells whether a testimony is of another process behind the pooler."""
+        return self._pooled and (pid, start) != (self._pid, self._start)
+
+    # --- whether it is there ---
+
+    def message(self, token: str) -> bytes:
+        """Gives the message that sets the token."""
+        self._version = self.keys.version
+        if self._state.logical:
+            return messages.query(_SET_TOKEN.format(token=token))
+        if self._state.transaction_status != TransactionStatus.IDLE:
+            # The client may still choose its transaction's isolation or snapshot: nothing may take one before that.
+            return messages.aside(_SET_TOKEN.format(token=token), "secretproxy token")
+        # A FunctionCall leaves the unnamed statement and portal alone, and no text of it is logged.
+        return messages.function_call(_SET_CONFIG, ["secretproxy.session", token, "f"])
+
+    def lose(self) -> None:
+        """Takes note that the backend may not have the token any more."""
+        self._lost = True
+
+    def rolled_back(self) -> None:
+        """Takes a ROLLBACK, of a transaction or to a savepoint: the setting is what it was before, which may be
+        none."""
+        if self._inside:
+            self._lost = True
+
+    def end_transaction(self) -> None:
+        """Takes the end of a transaction: what was set in it stays."""
+        self._inside = False
+
+    def renew(self, *, may_inject: bool) -> None:
+        """Sets the token again where it may be lost and the backend takes a message now."""
+        if self._version and self.keys.version != self._version:
+            self._lost = True
+        state = self._state
+        if (
+            not self._lost
+            or not self._pipeline.idle
+            or state.transaction_status == TransactionStatus.FAILED
+            or not may_inject
+            or state.phase is not Phase.READY
+        ):
+            return
+        self._lost = False
+        token = self.value
+        if token is None or state.physical:
+            return
+        self._inside = state.transaction_status == TransactionStatus.IN_TRANSACTION
+        self._pipeline.inject()
+        self._stream.see_rows(True)
+        self._output.made().inject += self.message(token)
+
+    def refuse_pooler(self) -> None:
+        """Ends the session: what its backend does, another session may see, and what another's does, this one."""
+        self._state.enter(Phase.CLOSED)
+        self._output.made().violation = POOLER
+
+
+# The SQLSTATE field of a testimony.
+_TESTIMONY: Final = bytes((ErrorField.SQLSTATE,)) + SQLSTATE + b"\0"
+
+
+class Matching:
+    """Hears what the functions say."""
+
+    def __init__(
+        self, state: State, output: Output, stream: BackendStream, outcomes: Outcomes, pipeline: Pipeline, token: Token
+    ) -> None:
+        self._state: Final = state
+        self._output: Final = output
+        self._stream: Final = stream
+        self._outcomes: Final = outcomes
+        self._pipeline: Final = pipeline
+        self._token: Final = token
+        # What the last testimony said of its time: a later one says more.
+        self._last_clock = 0
+        # Events of forgeries in the chunk under way.
+        self._forgeries: dict[tuple[int, CallKey | None], Event] = {}
+
+    @property
+    def forgeries(self) -> int:
+        """Counts the events that the forgeries of the current chunk have made."""
+        return len(self._forgeries)
+
+    def begin(self) -> None:
+        """Starts on a chunk."""
+        if self._forgeries:
+            self._forgeries = {}
+
+    def notice(self, message: Framer) -> None:
+        buffer, start = message.buffer, message.start
+        end = min(message.end, len(buffer))
+        if message.complete and buffer.find(_TESTIMONY, start, end) < 0:
+            return
+        found = messages.fields(buffer, start, end)
+        if found.get(ErrorField.SQLSTATE) != SQLSTATE:
+            return
+        said, context = found.get(ErrorField.MESSAGE), found.get(ErrorField.CONTEXT)
+        if not message.complete:
+            kind, cut = messages.begun(buffer, start, end)
+            if self._wanted(message, said, kind, cut):
+                return
+            if kind == ErrorField.CONTEXT:
+                context = cut
+        self._stream.drop()
+        told = self._token.keys.read(line(said or b"", found.get(ErrorField.CONSTRAINT_NAME, b"")))
+        running = self._pipeline.under_way()
+        if told is None or not self._is_ours(told):
+            self._not_ours(running, told)
+        else:
+            self._match(running, told, context)
+
+    def _wanted(self, message: Framer, said: bytes | None, kind: int, cut: bytes) -> bool:
+        """Decides on a notice of which only the beginning is there: False where that is enough to take it.
+
+        Severity, SQLSTATE and message stand first, in this order, and what follows them may be as long as the
+        client likes. `kind` and `cut` are the field that is cut off.
+        """
+        size = min(message.end, len(message.buffer)) - message.start
+        if kind == ErrorField.MESSAGE and may_be(cut):
+            if size >= MOST:
+                self._undecided()
+            else:
+                message.demand(min(4 * size, MOST))
+            return True
+        if may_be_direct(cut) if kind == ErrorField.MESSAGE else said is not None and said.startswith(DIRECT):
+            # Its line comes after the CONTEXT: it is read whole, or the session ends.
+            if message.end - message.start > MOST:
+                self._undecided()
+            else:
+                message.demand()
+            return True
+        if said is not None and size < HEAD and may_be(said):
+            message.demand(HEAD)
+            return True
+        return False
+
+    def _undecided(self) -> None:
+        """Ends the session where a notice may be a testimony and does not end where the longest one does: nothing
+        behind it goes on."""
+        self._stream.drop()
+        self._forged(self._pipeline.under_way(), None)
+        self._state.enter(Phase.CLOSED)
+        self._output.made().violation = ProtocolViolationError(
+            "a testimony of a secret function is too long to be checked: the session ends before its answer goes on",
+            SqlState.IO_ERROR,
+        )
+
+    def _match(self, running: Running, told: Testimony, context: bytes | None) -> None:
+        """Counts a call for the attempt that covers it; where none does, nothing more reaches the client until the
+        log has the call."""
+        self._last_clock = told.clock
+        self._state.testifies = True
+        running.calls += 1
+        tally = running.covered.get((told.function, told.owner, told.names))
+        if tally is not None and tally.takes(told.role, told.jwt_user):
+            self._stream.expect()
+            return
+        running.uncovered.add(told.function)
+        running.role = told.role
+        running.accessed_by = told.jwt_user
+        event = self._told(running, "call", told)
+        if not any(call.function == told.function for call in running.attempts):
+            self._output.made().unannounced = True
+        if context is not None:
+            event.via = call_path(decoded(context[:MOST_CONTEXT], self._state.codec))
+        self._await(event)
+
+    def _not_ours(self, running: Running, told: Testimony | None) -> None:
+        token = self._token
+        if told is not None and token.is_of_another(told.pid, told.start):
+            # Of another process behind a pooler: a call all the same, and no session that could be vouched for.
+            running.calls += 1
+            running.uncovered.add(told.function)
+            self._await(self._told(running, "call", told))
+            token.refuse_pooler()
+            return
+        self._forged(running, told)
+
+    def _told(self, running: Running, kind: EventKind, told: Testimony) -> Event:
+        event = self._outcomes.event(running, kind)
+        event.function = told.function
+        event.operation = operation_of(told.function)
+        event.owner_id = told.owner
+        event.secret_names = told.names
+        event.encoding = told.encoding if told.encoding in ("pgp", "crypt", "none") else None
+        event.role = told.role
+        event.accessed_by = told.jwt_user
+        return event
+
+    def _forged(self, running: Running, told: Testimony | None) -> None:
+        """Takes a message that is no testimony of this backend's: one event for all that a chunk holds of the same,
+        counted in `calls`.
+
+        What a genuine one says that was played again, or that a clock set back makes look so, is kept.
+        """
+        key = (running.number, None if told is None else (told.function, told.owner, told.names))
+        event = self._forgeries.get(key)
+        if event is None:
+            event = self._outcomes.event(running, "forgery") if told is None else self._told(running, "forgery", told)
+            event.calls = 0
+            self._forgeries[key] = event
+            self._await(event)
+        event.calls = (event.calls or 0) + 1
+
+    def _is_ours(self, told: Testimony) -> bool:
+        """Tells whether it was made by this backend process, since that started, and not played again."""
+        return self._token.is_of(told.pid, told.start) and told.clock > self._last_clock
+
+    def _await(self, event: Event) -> None:
+        """Lets nothing behind this message reach the client before the event is in the log."""
+        self._stream.hold()
+        self._output.made().commit.append(event)
