@@ -103,6 +103,8 @@ class BackendLogin(asyncio.Protocol):
         self._buffer = bytearray()
         self._said = bytearray()
         self._first = b""
+        # Bytes of the messages that were read.
+        self._read = 0
         self._more = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,6 +132,9 @@ class BackendLogin(asyncio.Protocol):
                 if not 5 <= length <= _ANSWER_MOST:
                     raise ProtocolViolationError("a message of an impossible length")
                 if len(buffer) >= length:
+                    self._read += length
+                    if self._read > _ANSWER_MOST:
+                        raise ProtocolViolationError("no end of messages at the login")
                     message = bytes(buffer[:length])
                     del buffer[:length]
                     return message
@@ -212,8 +217,6 @@ class BackendLogin(asyncio.Protocol):
             self._said += message
             if message[:1] == b"Z":
                 return
-            if len(self._said) > _ANSWER_MOST:
-                raise ProtocolViolationError("no end of messages at the login")
 
     def hand_over(self, protocol: asyncio.Protocol) -> bytes:
         """Gives the connection to `protocol`, and what was said from AuthenticationOk on to the caller."""
