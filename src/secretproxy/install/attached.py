@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# The original module's own default of id (a UUID function with one of three names) is not third-party code.
+# The original module's own default of id is not third-party code: a UUID function with one of three names in public.
+# One of that name in another schema is anybody's.
 # Of expressions only those count that reach past PostgreSQL itself: what they use of its own has no entry in pg_depend.
 # C functions of an extension are taken for PostgreSQL's own. `name` is what `install --accept` is given.
 _ATTACHED = """
@@ -28,7 +29,7 @@ WITH RECURSIVE t (oid) AS (
           AND a.attnum OPERATOR(pg_catalog.=) d.adnum
      WHERE a.attname OPERATOR(pg_catalog.<>) 'id'::pg_catalog.name
         OR pg_catalog.pg_get_expr(d.adbin,
-        d.adrelid) OPERATOR(pg_catalog.!~) '^([a-z0-9_]+[.])?(uuidv7|uuid_generate_v4|gen_random_uuid)[(][)]$'
+        d.adrelid) OPERATOR(pg_catalog.!~) '^(public[.])?(uuidv7|uuid_generate_v4|gen_random_uuid)[(][)]$'
     UNION ALL
     SELECT 'index', c.relname, 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, false
       FROM pg_catalog.pg_index i JOIN t ON i.indrelid OPERATOR(pg_catalog.=) t.oid

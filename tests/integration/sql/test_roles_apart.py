@@ -201,6 +201,23 @@ def test_attached_code_is_named_and_never_runs_as_whoever_installs(armed: Databa
         assert not {role for _, role in loot(admin)} & (OURS - {"secretproxy_tables"})
 
 
+def test_a_default_of_id_in_a_schema_of_the_application_is_named(armed: Database) -> None:
+    """It has the name of the original module's own, and is not that."""
+    with armed.connect() as admin:
+        for schema, name in (
+            ("app", "uuidv7"), ("app", "uuid_generate_v4"), ("app", "gen_random_uuid"), ('"public."', "uuidv7"),
+        ):  # fmt: skip
+            admin.execute(
+                f"CREATE SCHEMA IF NOT EXISTS {schema}; CREATE FUNCTION {schema}.{name}() RETURNS uuid LANGUAGE plpgsql AS "
+                "$$ BEGIN PERFORM public.try('default'); RETURN pg_catalog.gen_random_uuid(); END $$;"
+                f"ALTER TABLE {TABLE} ALTER COLUMN id SET DEFAULT {schema}.{name}()"
+            )
+            with pytest.raises(InstallError, match=r"attached to .*default id"):
+                armed.install()
+    told = asyncio.run(verify(armed.dsn(), armed.backend.key_file))
+    assert f"code of others on {TABLE} that was not accepted: default id" in told
+
+
 # The types of a client's own table with a trigger function of ours, each with code of the client's in it.
 TYPES = {
     "composite with casts": (
