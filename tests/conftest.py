@@ -134,7 +134,7 @@ def values_of_the_module(request: pytest.FixtureRequest, no_value_is_left_anywhe
     common = request.session.stash.get(_COMMON, None)
     mine = (item for item in request.session.items if item.nodeid.startswith(request.node.nodeid))
     if common is not None and any("proxy" in getattr(item, "fixturenames", ()) for item in mine):
-        assert canaries.leave_values(common), "the common proxy let no session in"
+        assert canaries.leave_values(common, 60), "the common proxy let no session in"
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_kills_while_writing(postgres: Backend, tmp_path: Path) -> None:
                     if select.select([reader], [], [], 0.002)[0]:
                         answer += os.read(reader, 65536)
                 child.kill()
-                child.join(30)
+                child.join(60)
                 while part := os.read(reader, 65536):
                     answer += part
             finally:
@@ -88,7 +88,7 @@ def test_kills_while_writing(postgres: Backend, tmp_path: Path) -> None:
             select.select([reader], [], [], 0.01)
             os.read(reader, 65536)
         child.kill()
-        child.join(30)
+        child.join(60)
         os.close(reader)
         rows = admin.execute("SELECT secret_names[1], count(*) FROM secretproxy.access_log GROUP BY 1").fetchall()
     counted = dict(rows)

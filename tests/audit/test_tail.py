@@ -48,7 +48,7 @@ def test_outcomes_and_filters(postgres: Backend, proxy: Proxy) -> None:
                 sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'fine')", (owner,))
             with pytest.raises(psycopg.Error):
                 sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'bad', 'value', 'rot13')", (owner,))
-        row = json.loads(lines.get(timeout=30))
+        row = json.loads(lines.get(timeout=60))
         assert (row["outcome"], row["sqlstate"], row["secret_names"], row["owner_id"]) == (
             "error",
             "22023",
@@ -63,7 +63,7 @@ def test_what_takes_long_is_shown_running_and_when_it_has_ended(postgres: Backen
     with following(postgres, "--owner", owner, "--wait", "0.2") as lines:
         with psycopg.connect(proxy.dsn(), autocommit=True, application_name="slow one") as sql:
             sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'slow'), pg_sleep(3)", (owner,))
-        running, ended = lines.get(timeout=30), lines.get(timeout=30)
+        running, ended = lines.get(timeout=60), lines.get(timeout=60)
     for line in (running, ended):
         assert "slow one" in line and f"slow of {owner}" in line and "session " in line and "127.0.0.1" in line
     assert "  running  " in running and "  ok  " in ended

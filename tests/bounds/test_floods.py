@@ -26,7 +26,7 @@ SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 CANCEL_REQUEST = struct.pack("!iiii", 16, 80877102, 1, 1)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

@@ -104,7 +104,7 @@ def test_a_statement_on_its_way_loses_no_last_words(proxy: Proxy, postgres: Back
         finally:
             os.kill(proxy.pid, signal.SIGCONT)
         assert client.last_words()[:2] == [b"SFATAL", b"C57P01"]
-        sending.join(20)
+        sending.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_shutdown_and_crash(own: tuple[PrivateServer, Proxy], tmp_path: Path) ->
 
 def _once_asleep(server: PrivateServer, pid: int) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
         while connection.execute(asleep, (pid,)).fetchone() != (1,):
             assert time.monotonic() < deadline

@@ -34,7 +34,7 @@ def modules() -> Path:
 def run(way: Way, modules: Path, script: str, name: str, **environment: str) -> Any:
     done = subprocess.run(
         ["node", "--unhandled-rejections=strict", str(SCRIPTS / f"{script}.js"), name],
-        capture_output=True, text=True, timeout=30, check=False, cwd=way.directory,
+        capture_output=True, text=True, timeout=120, check=False, cwd=way.directory,
         env={
             "PATH": os.environ["PATH"], "NODE_PATH": str(modules), "TZ": "UTC",
             "SCENARIO_URL": way.dsn(), "SCENARIO_SUPERUSER_URL": way.dsn("postgres"),

@@ -115,11 +115,11 @@ def test_control_c_in_a_script(both: Both) -> None:
             asleep = (
                 "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(61)' AND wait_event = 'PgSleep'"
             )
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while connection.execute(asleep).fetchone() != (1,):
                 assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
-        return process.communicate(timeout=20), process.returncode
+        return process.communicate(timeout=60), process.returncode
 
     assert "canceling statement" in str(both.same(scenario))
 
@@ -234,7 +234,7 @@ def test_base_backup(both: Both) -> None:
 
 
 def _until(process: subprocess.Popen[str], found: Path, enough: int) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while not found.exists() or found.stat().st_size < enough:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -283,7 +283,7 @@ def test_receiving_wal(both: Both) -> None:
                 stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             try:
-                deadline = time.monotonic() + 40
+                deadline = time.monotonic() + 60
                 while connection.execute(
                     "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg_receivewal'"
                 ).fetchone() != (1,):
@@ -297,7 +297,7 @@ def test_receiving_wal(both: Both) -> None:
                 _until(process, way.directory / name[0], 16 * 1024 * 1024)
             finally:
                 process.send_signal(signal.SIGINT)
-                _, errors = process.communicate(timeout=20)
+                _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors
             for path in way.directory.iterdir():
                 path.unlink()

@@ -132,7 +132,7 @@ def test_cancelling_and_notifications(both: Both) -> None:
             connection.execute("LISTEN news")
             for n in range(5):
                 other.execute("SELECT pg_notify('news', %s)", (str(n),))
-            found.append([note.payload for note in connection.notifies(timeout=10, stop_after=5)])
+            found.append([note.payload for note in connection.notifies(timeout=60, stop_after=5)])
         return found
 
     assert len(both.same(scenario)) == 3

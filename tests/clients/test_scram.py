@@ -233,7 +233,7 @@ class Middleman(threading.Thread):
             back = threading.Thread(target=self.pump, args=(theirs, ours), daemon=True)
             back.start()
             self.pump(ours, theirs)
-            back.join(20)
+            back.join(60)
 
     @staticmethod
     def pump(one: ssl.SSLSocket, other: ssl.SSLSocket) -> None:

@@ -147,7 +147,7 @@ class Client:
         self.socket.close()
 
 
-def until(done: object, seconds: float = 20) -> None:
+def until(done: object, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not done():  # type: ignore[operator]
         assert time.monotonic() < deadline

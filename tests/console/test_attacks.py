@@ -532,4 +532,4 @@ def test_tls_makes_the_cookie_secure(postgres: Backend, site: ConsoleSite, tmp_p
         )
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)

@@ -81,7 +81,7 @@ def answers(sql: psycopg.Connection[Any], statement: str) -> bool:
     return True
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Waits for a condition that something else brings about."""
     deadline = time.monotonic() + seconds
     while not condition():

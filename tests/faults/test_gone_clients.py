@@ -153,7 +153,7 @@ def test_the_proxy_leaves_while_a_statement_runs(separate: Separate) -> None:
         thread.start()
         until(lambda: separate.calls(owner))
         assert separate.proxy.halt(signal.SIGTERM) == 0
-        thread.join(10)
+        thread.join(60)
         until(lambda: not separate.running(str(owner)))
         assert failed and separate.loot(owner) == 0
         assert "could not be written" not in separate.proxy.text()

@@ -32,13 +32,13 @@ class Watched:
 
     def ask(self, path: str) -> tuple[int, dict[str, Any]]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy.health_port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy.health_port}{path}", timeout=30) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy.health_port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy.health_port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
@@ -156,7 +156,7 @@ def test_without_looks_a_session_finds_out(postgres: Backend, tmp_path: Path) ->
     proxy.config.write_text(proxy.config.read_text().replace("[health]", "[health]\nprobe_interval = 0"))
     proxy.start()
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/readyz", timeout=30) as answer:
             assert json.load(answer)["status"] == "ready"
     finally:
         proxy.stop()

@@ -114,7 +114,7 @@ def test_kills_lose_and_double_nothing(site: Site) -> None:
         killed[victim] += 1
     site.stop.set()
     for thread in clients:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
     site.proxy.wait_for_text("access log can be written")
     assert site.proxy.halt() == 0

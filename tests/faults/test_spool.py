@@ -198,7 +198,7 @@ def test_kills_of_both_sides_at_random(apart: Apart) -> None:
             apart.server.start()
     stop.set()
     for thread in clients:
-        thread.join(30)
+        thread.join(60)
     if not apart.server.running:
         apart.server.start()
     assert apart.proxy.halt() == 0

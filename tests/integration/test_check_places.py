@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import Backend
 from tests.support.command import run
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, short
 
 from secretproxy.config import AuditSettings, ListenSettings, Settings
 from secretproxy.proxy.listeners import preflight
@@ -52,7 +52,7 @@ def taken() -> Iterator[int]:
 
 
 def test_what_is_well_is_not_told_of(postgres: Backend, tmp_path: Path) -> None:
-    sections = f'[listen]\nport = 0\nunix_socket_dir = "{tmp_path}"\n[audit]\non_outage = "spool"\nspool_dir = "{tmp_path}/made/later"'
+    sections = f'[listen]\nport = 0\nunix_socket_dir = "{short(tmp_path)}"\n[audit]\non_outage = "spool"\nspool_dir = "{tmp_path}/made/later"'
     assert faults(postgres, tmp_path, sections) == {}
 
 

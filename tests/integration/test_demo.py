@@ -98,7 +98,7 @@ def test_it_stays_up_until_a_signal_and_cleans_up(temporary: Path, number: int) 
     if number == signal.SIGTERM:
         the_console_shows_it("".join(said))
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert list(temporary.iterdir()) == []
     assert children_of(temporary) == []
@@ -111,8 +111,8 @@ def test_killed_it_takes_its_children_with_it(temporary: Path) -> None:
         if "until Ctrl-C" in line:
             break
     process.kill()
-    process.communicate(timeout=30)
-    deadline = time.monotonic() + 20
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
     while children_of(temporary):
         assert time.monotonic() < deadline, children_of(temporary)
         time.sleep(0.05)
@@ -121,6 +121,6 @@ def test_killed_it_takes_its_children_with_it(temporary: Path) -> None:
 def test_a_port_in_use_is_one_clear_line(temporary: Path, proxy: object) -> None:
     port = proxy.port  # type: ignore[attr-defined]
     process = demo(temporary, "--once", "--port", str(port))
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert output.strip() == f"secretproxy: port {port} is in use: choose another one with --port"

@@ -225,7 +225,7 @@ def test_a_condition_is_found_and_what_the_finding_says_mends_it(patient: Patien
 
 def eventually(look: Callable[[], list[Finding]], wanted: Callable[[list[Finding]], bool]) -> list[Finding]:
     """A reload takes the server a moment."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not wanted(now := look()):
         assert time.monotonic() < deadline, now
     return now

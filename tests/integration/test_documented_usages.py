@@ -58,7 +58,7 @@ def _inlined(sql: str, values: Sequence[Any]) -> str:
 def psql(dsn: str, sql: str, values: Sequence[Any], *, program: str = "psql") -> Any:
     done = subprocess.run(
         [program, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", dsn], input=_inlined(sql, values),
-        capture_output=True, text=True, check=True, timeout=30,
+        capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     assert done.stderr == ""
     text = done.stdout.rstrip("\n")

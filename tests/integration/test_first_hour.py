@@ -65,7 +65,7 @@ def variables(server: PrivateServer, directory: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def ended(pid: int, seconds: float = 20) -> bool:
+def ended(pid: int, seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

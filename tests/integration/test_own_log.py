@@ -151,7 +151,7 @@ def forwarder(port: int, there: int) -> Iterator[None]:
 
 def ready(proxy: Proxy) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/readyz", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

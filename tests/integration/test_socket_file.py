@@ -45,12 +45,12 @@ def whole(proxy: Proxy) -> Proxy:
 
 
 def file_of(proxy: Proxy) -> Path:
-    return proxy.directory / f".s.PGSQL.{proxy.port}"
+    return proxy.sockets / f".s.PGSQL.{proxy.port}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_goes(own: Proxy, number: signal.Signals) -> None:
-    with psycopg.connect(f"host={own.directory} port={own.port} user=app_user dbname=app") as sql:
+    with psycopg.connect(f"host={own.sockets} port={own.port} user=app_user dbname=app") as sql:
         assert sql.execute("SELECT 1").fetchone() == (1,)
     assert own.halt(number) == 0
     assert not file_of(own).exists()

@@ -206,7 +206,7 @@ class Site:
         assert row is not None
         return int(row["seq"])
 
-    def rows(self, database: str, mark: int, seconds: float = 10) -> list[dict[str, Any]]:
+    def rows(self, database: str, mark: int, seconds: float = 60) -> list[dict[str, Any]]:
         """The proxy's rows on a database, once every statement in them has its outcome."""
         deadline = time.monotonic() + seconds
         while True:

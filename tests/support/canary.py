@@ -114,12 +114,12 @@ def _statements(value: str) -> Iterator[tuple[str, tuple[object, ...] | None]]:
     yield f"NOTIFY canary, '{value}'", None
 
 
-def leave_values(proxy: Proxy) -> bool:
+def leave_values(proxy: Proxy, seconds: int = 3) -> bool:
     """Runs such a session through a proxy. False where it does not let one in."""
     global sessions
     value = f"{MARKER}-value"
     try:
-        connection = psycopg.connect(f"{proxy.dsn()}?connect_timeout=3", autocommit=True)
+        connection = psycopg.connect(f"{proxy.dsn()}?connect_timeout={seconds}", autocommit=True)
     except psycopg.Error:
         return False
     with contextlib.suppress(psycopg.Error), connection:
@@ -153,7 +153,7 @@ def search_process(proxy: Proxy) -> None:
     with contextlib.suppress(urllib.error.URLError, OSError):
         for page in ("metrics", "readyz", "healthz"):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/{page}", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/{page}", timeout=30) as answer:
                     content = answer.read()
             except urllib.error.HTTPError as error:
                 content = error.read()

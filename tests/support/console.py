@@ -158,4 +158,4 @@ def running(dsn: str, settings: Settings, config: Path | None = None) -> Iterato
         yield ConsoleSite(console, port, clock)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)

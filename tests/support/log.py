@@ -35,7 +35,7 @@ class AccessLog:
             self._since, application, application,
         )  # fmt: skip
 
-    def settled(self, application: str | None = None, seconds: float = 10) -> list[Row]:
+    def settled(self, application: str | None = None, seconds: float = 60) -> list[Row]:
         """Gives the rows since the mark, once every statement in them has its outcome: outcomes are written after the
         answer.
         """

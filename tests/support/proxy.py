@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 from secretproxy.demo.postgres import die_with_parent, free_port
 from tests.support import canary
 from tests.support.cli import Forked
+
+# Bytes of a socket's path (sun_path), less those of `/.s.PGSQL.65535.lock`.
+_LONGEST = 107 - 20
+
+
+def short(directory: Path) -> Path:
+    """Gives a directory for sockets: this one, or one of a shorter path, wherever the tests' own directories are."""
+    if len(os.fsencode(directory)) <= _LONGEST:
+        return directory
+    made = Path(tempfile.mkdtemp(prefix="secretproxy-", dir="/tmp"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 class Proxy:
@@ -29,13 +44,14 @@ class Proxy:
         self.directory = directory
         self.port = free_port()
         self.health_port = free_port()
+        self.sockets = short(directory)
         self.config = directory / "secretproxy.toml"
         self.output = directory / "output.log"
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self.config.write_text(
             f'[backend]\nhosts = ["{backend}"]\n[audit]\ndsn = "{log_dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{key_file}"\n'
             f"[monitor]\ncatalog_refresh = {catalog}\n[health]\nport = {self.health_port}\n[log]\nlevel = 'debug'\n[listen]\nport = {self.port}\n"
-            f'unix_socket_dir = "{directory}"\ndrain_timeout = 5.0\n{extra}'
+            f'unix_socket_dir = "{self.sockets}"\ndrain_timeout = 5.0\n{extra}'
         )
 
     @property
@@ -70,7 +86,7 @@ class Proxy:
         self.wait_for_text("listening", before + 1)
         return self
 
-    def wait_for_text(self, text: str, count: int = 1, seconds: float = 20) -> None:
+    def wait_for_text(self, text: str, count: int = 1, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while self.text().count(text) < count:
             assert self.running, f"the proxy ended: {self.text()[-1000:]}"

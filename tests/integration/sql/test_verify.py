@@ -140,7 +140,7 @@ def test_a_standby_answers_and_upgrades_nothing(database: Database) -> None:
         sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'v', 'a value')", (OWNER,))
         written = sql.execute("SELECT pg_current_wal_lsn()::text").fetchone()
         with Standby(server) as other, psycopg.connect(other.dsn(database.name), autocommit=True) as reader:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while reader.execute("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", written).fetchone() == (True,):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
