@@ -3,6 +3,7 @@ the public key alone."""
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import uuid
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +22,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from secretproxy.audit import chain as hashing
-from secretproxy.audit import chains, evidence, exporting, exports
+from secretproxy.audit import chains, evidence, exporting, exports, subjects
 from secretproxy.audit.checkpoints import END, Signer
 from secretproxy.audit.columns import STORED
 from secretproxy.audit.masking import NameMask
@@ -145,7 +147,7 @@ def test_a_checkpoint_that_nobody_signed_is_wrong(auditor: Browser, made: dict[s
 def verified(auditor: Browser) -> str:
     assert auditor.send("POST", "/integrity/verify", {"csrf": auditor.csrf()}).location == "/integrity"
     while 'http-equiv="refresh"' in (text := auditor.get("/integrity").text):
-        assert "<progress" in text
+        assert "<progress" in text or 'id="damages"' in text
     return text
 
 
@@ -317,6 +319,19 @@ def test_the_command_makes_the_same(
         other = tmp_path / "other.zip"
         assert isinstance(CliRunner().invoke(app, [*command, "--to", str(other), *wrong]).exception, ConfigError)
         assert not other.exists()
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "a\n=1", "\uff1d1", "'=1"])
+def test_a_spreadsheet_runs_nothing_of_an_incident(text: str) -> None:
+    one = subjects.Touched(uuid.UUID(int=7), text, Counter(), NOW, NOW, None, [text], NOW, text)
+    found = subjects.Incident(text, NOW, None, [one])
+    (row,) = csv.DictReader(io.StringIO(evidence.rotation_list(found, "csv"), newline=""))
+    for name in ("secret", "last_writer"):
+        assert row[name].replace("'", "") == text.replace("'", "")
+        assert not re.search(r"(^|\n)\s*[=+\-@\uff1d]", row[name])
+    assert json.loads(evidence.rotation_list(found, "jsonl"))["secret"] == text
+    # What a README says is escaped, a line alone.
+    assert all(line.isprintable() and line.isascii() for line in found.words())
 
 
 class InBytes:

@@ -134,7 +134,44 @@ def test_a_session_is_a_story(auditor: Browser, owner: str) -> None:
     assert "secrets_verify" in story and "error <code>" in story
 
 
-def test_an_incident_names_what_to_rotate_first(auditor: Browser, postgres: Backend, proxy: Proxy) -> None:
+def incident_archives(auditor: Browser, postgres: Backend, text: str, owner: str, folder: Path) -> None:
+    """What the page shows is what its downloads and the command say, in this order; each archive is proven offline."""
+    key = postgres.key_file.with_name("console.pem.pub")
+    links = [html.unescape(link) for link in re.findall(r'href="(/incident/download[^"]*)"', text)]
+    assert len(links) == 2
+    command = ["audit", "incident", "--user", "incident_thief", "--since", "1h", "--dsn", postgres.dsn("auditor")]
+    given = secretproxy([*command, "--csv", "--to", str(folder / "given.zip"), "--public-key", str(key)])
+    assert given.returncode == 0, given.stderr
+    bodies = [auditor.get(link).body for link in links] + [(folder / "given.zip").read_bytes()]
+    for number, (body, form) in enumerate(zip(bodies, ("csv", "jsonl", "csv"), strict=True)):
+        place = folder / str(number)
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            assert archive.testzip() is None
+            archive.extractall(place)
+        place /= "incident"
+        said = (place / f"rotate.{form}").read_text()
+        rows: list[Any] = (
+            [json.loads(line) for line in said.splitlines()]
+            if form == "jsonl"
+            else list(csv.DictReader(io.StringIO(said)))
+        )
+        assert [row["secret"] for row in rows] == ["shared", "own", "rotated"]
+        assert [int(row["read"]) for row in rows] == [1, 1, 1] and {row["owner_id"] for row in rows} == {owner}
+        assert [bool(row["written_by_another_since"]) for row in rows] == [False, False, True]
+        done = secretproxy(["audit", "verify", "--file", str(place / "log.jsonl"), "--public-key", str(key)])
+        assert done.returncode == 0 and ("proven: the file is whole" in done.stdout) == (number < 2), done.stdout
+        assert 'Login "incident_thief"' in (place / "README.txt").read_text()
+        (place / f"rotate.{form}").write_text(said.replace("shared", "Shared"))
+        assert secretproxy(["audit", "verify", "--file", str(place / "log.jsonl")]).returncode == 1
+    told = [json.loads(line) for line in secretproxy([*command, "--json"]).stdout.splitlines()]
+    assert [(one["name"], one["last_writer"]) for one in told] == [
+        ("shared", "incident_thief"), ("own", "incident_thief"), ("rotated", "incident_other")
+    ]  # fmt: skip
+
+
+def test_an_incident_names_what_to_rotate_first(
+    auditor: Browser, postgres: Backend, proxy: Proxy, tmp_path: Path
+) -> None:
     owner = "1c1d7e20-5a4b-4c3d-9e8f-7a6b5c4d3e2f"
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         admin.execute(
@@ -157,6 +194,11 @@ def test_an_incident_names_what_to_rotate_first(auditor: Browser, postgres: Back
         assert [name for name, _ in lines] == ["shared", "own", "rotated"]
         assert [bool("not written by another since" in rest) for _, rest in lines] == [True, True, False]
         assert "also used by incident_other" in lines[0][1] and "used by no other login" in lines[1][1]
+        # The thief wrote `own` last, which is said and is no rotation.
+        assert [re.search(r"last written .*? by (\w+)", rest)[1] for _, rest in lines] == [  # type: ignore[index]
+            "incident_thief", "incident_thief", "incident_other"
+        ]  # fmt: skip
+        incident_archives(auditor, postgres, text, owner, tmp_path)
         later = auditor.get("/incident", {"user": "incident_thief", "since": "1h", "until": "30m"}).text
         assert "touched no secret in that time" in later
     finally:

@@ -1,5 +1,5 @@
-"""Makes the evidence of a month: one archive with the rows of that month, their signed manifest, the public key, the
-report of a verification of the whole log, and how to verify all of it offline.
+"""Makes archives that prove what they say, and say how: the evidence of a month with the report of a verification of
+the whole log, and what to rotate after an incident. Each has rows of the log, their signed manifest and the public key.
 
 For the command and for the console: takes a connection and gives the archive in parts. Writes no file, prints nothing.
 """
@@ -12,7 +12,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import AsyncIterator, Awaitable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -22,12 +23,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import exporting, exports, review
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.filters import Filter
+from secretproxy.audit.filters import OPERATIONS, Filter
 from secretproxy.audit.records import writer_to
+from secretproxy.audit.subjects import Incident, Touched
 from secretproxy.audit.verify import Report
 from secretproxy.config import ConfigError
 
 ROWS, KEY, REPORT, README = "log.jsonl", "checkpoint.pub", "verification.json", "README.txt"
+INCIDENT = "rotate"
+_NEVER = datetime.fromtimestamp(0, UTC)
 # Rows that are written at once.
 _CHUNK = 500
 
@@ -105,25 +109,28 @@ class Verification:
         return json.dumps(self.record(), indent=1) + "\n"
 
 
-async def archive(
-    connection: Any,
-    month: Month,
-    signer: Signer | None,
-    key: Ed25519PublicKey | None,
-    verification: Awaitable[Verification],
-) -> AsyncIterator[bytes]:
-    """Gives the archive in parts, in the order of its bytes. Raises ConfigError.
+# What else is in an archive: texts by the names of their files, made of the manifest of its rows.
+Beside = Callable[[dict[str, Any]], Awaitable[dict[str, str]]]
 
-    Awaits `verification` once the rows are there. Whoever stops in between has no archive: a zip ends with its index.
+
+async def packed(
+    connection: Any,
+    folder: str,
+    wanted: Filter,
+    filters: dict[str, str],
+    signer: Signer | None,
+    beside: Beside,
+) -> AsyncIterator[bytes]:
+    """Gives an archive in parts, in the order of its bytes: rows, their manifest, and files that the manifest covers.
+
+    `wanted`: the rows; `filters`: how the manifest names them. Whoever stops in between has no archive: a zip ends with
+    its index. Raises ConfigError.
     """
-    folder, made_at = f"evidence-{month}", datetime.now(UTC)
-    public = signer.public if signer is not None else key
     parcel, tally, text = Parcel(), exports.ExportTally(), io.StringIO()
-    write = writer_to(text, as_csv=False)
+    write, made_at = writer_to(text, as_csv=False), datetime.now(UTC)
     # A typing of IO[bytes] asks for more than a zip that is only written needs.
     with zipfile.ZipFile(cast("Any", parcel), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
         with made.open(f"{folder}/{ROWS}", "w", force_zip64=True) as file:
-            wanted = Filter(since=month.since, until=month.until)
             async for row in exporting.tallied(review.rows(connection, wanted), tally):
                 write(row)
                 if tally.rows % _CHUNK == 0:
@@ -133,20 +140,83 @@ async def archive(
                     yield parcel.taken()
             file.write(text.getvalue().encode())
         yield parcel.taken()
-        filters = {"since": str(month.since), "until": str(month.until)}
         manifest = await exporting.manifest_of(connection, tally, filters, "jsonl", made_at, None)
-        found = await verification
-        beside = {REPORT: found.text()}
-        if public is not None:
-            beside[KEY] = pem(public).decode()
-        beside[README] = readme(month, manifest, found, public, signed=signer is not None)
-        manifest["files"] = {name: hashlib.sha256(given.encode()).hexdigest() for name, given in beside.items()}
+        files = await beside(manifest)
+        manifest["files"] = {name: hashlib.sha256(given.encode()).hexdigest() for name, given in files.items()}
         if signer is not None:
             exports.sign(manifest, signer)
-        beside[ROWS + exports.SUFFIX] = json.dumps(manifest, indent=1) + "\n"
-        for name, given in beside.items():
+        for name, given in (files | {ROWS + exports.SUFFIX: json.dumps(manifest, indent=1) + "\n"}).items():
             made.writestr(f"{folder}/{name}", given)
     yield parcel.taken()
+
+
+def archive(
+    connection: Any,
+    month: Month,
+    signer: Signer | None,
+    key: Ed25519PublicKey | None,
+    verification: Awaitable[Verification],
+) -> AsyncIterator[bytes]:
+    """Gives the evidence of a month in parts. Awaits `verification` once the rows are there. Raises ConfigError."""
+    public = signer.public if signer is not None else key
+
+    async def beside(manifest: dict[str, Any]) -> dict[str, str]:
+        found = await verification
+        files = {REPORT: found.text()} | _key_file(public)
+        lines = _about_month(month, manifest, found) + _how(files, public, signed=signer is not None)
+        lines += ["", f"The rows of a month are a part: {REPORT} says whether a row is missing before them."]
+        return files | {README: "\n".join(lines) + "\n"}
+
+    filters = {"since": str(month.since), "until": str(month.until)}
+    wanted = Filter(since=month.since, until=month.until)
+    return packed(connection, f"evidence-{month}", wanted, filters, signer, beside)
+
+
+def incident_archive(
+    connection: Any,
+    incident: Incident,
+    form: str,
+    read_as: str,
+    signer: Signer | None,
+    key: Ed25519PublicKey | None,
+) -> AsyncIterator[bytes]:
+    """Gives an incident in parts: what to rotate as CSV or JSON lines, and the rows of the login as proof. Raises
+    ConfigError."""
+    public = signer.public if signer is not None else key
+    name = f"{INCIDENT}.{form}"
+
+    async def beside(manifest: dict[str, Any]) -> dict[str, str]:
+        files = {name: rotation_list(incident, form)} | _key_file(public)
+        lines = [
+            "What to rotate after a login was compromised", "",
+            *incident.words(), f"Made at {manifest['made_at']}, read as {read_as}.", "",
+            f"{name} has a line for each secret, the ones to rotate first at the top. {ROWS} has the rows of the log",
+            "that it was made of: those of this login in this time.", "",
+        ]  # fmt: skip
+        return files | {README: "\n".join(lines + _how(files, public, signed=signer is not None)) + "\n"}
+
+    filters = {"user": incident.user, "since": str(incident.since)}
+    if incident.until is not None:
+        filters["until"] = str(incident.until)
+    wanted = Filter(user=incident.user, since=incident.since, until=incident.until)
+    return packed(connection, "incident", wanted, filters, signer, beside)
+
+
+def rotation_list(incident: Incident, form: str) -> str:
+    """Gives the secrets of an incident, the ones to rotate first at the top, as CSV or JSON lines."""
+    out = io.StringIO()
+    write = writer_to(out, form == "csv")
+    for place, one in enumerate(incident.touched, 1):
+        write(one.cells(place))
+    if incident.unknown:
+        # Accesses that do not name their secret, as the last line.
+        none = dict.fromkeys(Touched(None, "", Counter(), _NEVER, _NEVER).cells(0))
+        write(none | {kind: incident.nameless[kind] for kind in (*OPERATIONS, "unknown")})
+    return out.getvalue()
+
+
+def _key_file(public: Ed25519PublicKey | None) -> dict[str, str]:
+    return {} if public is None else {KEY: pem(public).decode()}
 
 
 def pem(key: Ed25519PublicKey) -> bytes:
@@ -159,44 +229,41 @@ def fingerprint(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def readme(
-    month: Month, manifest: dict[str, Any], found: Verification, public: Ed25519PublicKey | None, *, signed: bool
-) -> str:
-    """Says what the archive has and how to verify it offline."""
+def _about_month(month: Month, manifest: dict[str, Any], found: Verification) -> list[str]:
     lines = [
-        f"Access log of secretproxy, {month} (UTC)",
-        "",
+        f"Access log of secretproxy, {month} (UTC)", "",
         f"Made at {manifest['made_at']}, read as {found.read_as}.",
         f"{ROWS} has {manifest['rows']:,} rows of {len(manifest['chains']):,} chains, {manifest['direct']:,} of them",
         "direct calls, which stand outside the chains.",
-    ]
+    ]  # fmt: skip
     if month.until > datetime.fromisoformat(manifest["made_at"]):
         lines.append("THE MONTH WAS NOT OVER: later rows of it are not here.")
-    lines += ["", *_verified(found), ""]
-    lines += [
-        "Verify the rows without the database, in this folder:", "",
+    return [*lines, "", *_verified(found), ""]
+
+
+def _how(files: Iterable[str], public: Ed25519PublicKey | None, *, signed: bool) -> list[str]:
+    """Says how to verify an archive offline, and what that needs from elsewhere."""
+    lines = [
+        "Verify this without the database, in this folder:", "",
         f"    secretproxy audit verify --file {ROWS}{'' if public is None else f' --public-key {KEY}'}", "",
-        f"This recomputes every hash, and compares rows, {REPORT} and this text with",
-        f"{ROWS}{exports.SUFFIX}. Its exit status is 0 if all is as it was, and 1 if anything was changed.", "",
+        f"It recomputes every hash, and compares the rows, {', '.join(files)} and this",
+        f"text with {ROWS}{exports.SUFFIX}. Its exit status is 0 if all is as it was, and 1 if anything was",
+        "changed.", "",
     ]  # fmt: skip
     if public is None:
-        lines += [
+        return [
+            *lines,
             "NOT SIGNED: no checkpoint key was at hand (audit.checkpoint_key_file). Whoever had this archive could",
             "have changed rows and manifest together.",
         ]
-    else:
-        if not signed:
-            lines.append("THE MANIFEST IS NOT SIGNED: only the public key was at hand, for the checkpoints.")
-        lines += [
-            f"{KEY} came with the archive, so whoever made the archive chose it. Compare it with the public key that",
-            "you have from elsewhere. SHA-256 of the key (openssl pkey -pubin -in checkpoint.pub -outform DER |",
-            "sha256sum):", "", f"    {fingerprint(public)}",
-        ]  # fmt: skip
-    lines += [
-        "",
-        f"The rows of a month are a part: that no row is missing before them is what {REPORT} says of the whole log.",
-    ]
-    return "\n".join(lines) + "\n"
+    if not signed:
+        lines.append("THE MANIFEST IS NOT SIGNED: only the public key was at hand, for the checkpoints.")
+    return [
+        *lines,
+        f"{KEY} came with the archive, so whoever made the archive chose it. Compare it with the public key that",
+        "you have from elsewhere. SHA-256 of the key (openssl pkey -pubin -in checkpoint.pub -outform DER |",
+        "sha256sum):", "", f"    {fingerprint(public)}",
+    ]  # fmt: skip
 
 
 def _verified(found: Verification) -> list[str]:

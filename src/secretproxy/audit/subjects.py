@@ -6,6 +6,8 @@ Functions take a connection and a Filter and give rows; they print nothing. May 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from secretproxy.audit.counting import Accesses, looked_at, settle, stretch
-from secretproxy.audit.filters import EQUAL, OUTCOME, Filter, spellings
+from secretproxy.audit.filters import EQUAL, OPERATIONS, OUTCOME, Filter, spellings
+from secretproxy.audit.records import plain
 from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, resolved
 
 _SPAN = "pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"
@@ -137,7 +140,7 @@ async def timeline(
 @dataclass(slots=True)
 class Touched:
     """One secret of an incident. `written`: when somebody else wrote it with success after it was touched last; None:
-    nobody has."""
+    nobody has. `last_write`: when anybody wrote it last, and `last_writer`, who."""
 
     owner_id: Any
     name: str
@@ -146,6 +149,26 @@ class Touched:
     last: datetime
     written: datetime | None = None
     others: list[str] = field(default_factory=list)
+    last_write: datetime | None = None
+    last_writer: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Gives it as JSON has it."""
+        return {one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}
+
+    def cells(self, place: int) -> dict[str, Any]:
+        """Gives it as a line of a table. `place`: in the order in which to rotate, from 1."""
+        return {
+            "order": place, "secret": self.name, "owner_id": str(self.owner_id),
+            **{kind: self.counts[kind] for kind in (*OPERATIONS, "unknown")},
+            "first": self.first.isoformat(), "last": self.last.isoformat(),
+            "written_by_another_since": _plain(self.written),
+            "last_write": _plain(self.last_write), "last_writer": self.last_writer, "other_logins": self.others,
+        }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else plain(value)
 
 
 @dataclass(slots=True)
@@ -155,9 +178,27 @@ class Incident:
     `nameless`: accesses without a known secret, by operation; `left_out`: secrets beyond the most that were asked for.
     """
 
+    user: str
+    since: datetime
+    until: datetime | None
     touched: list[Touched]
-    nameless: Counter[str]
-    left_out: int
+    nameless: Counter[str] = field(default_factory=Counter)
+    left_out: int = 0
+
+    def words(self) -> list[str]:
+        """Says what it is of, and what is not in the list. A login's name is shown with everything escaped."""
+        end = "now" if self.until is None else self.until.astimezone(UTC).isoformat()
+        words = [
+            f"Login {json.dumps(self.user)}, from {self.since.astimezone(UTC).isoformat()} until {end}:",
+            f"{len(self.touched):,} secrets.",
+        ]
+        if self.unknown:
+            words.append(
+                f"{self.unknown:,} accesses do not name their secret: each may have been to any secret of this login."
+            )
+        if self.left_out:
+            words.append(f"{self.left_out:,} MORE SECRETS, touched earlier, are left out: choose a shorter time.")
+        return words
 
     @property
     def unknown(self) -> int:
@@ -166,12 +207,22 @@ class Incident:
 
 _OF_SECRETS = f"""a.owner_id {EQUAL} ANY ($1::pg_catalog.uuid[])
 AND a.secret_names OPERATOR(pg_catalog.&&) $2::pg_catalog.text[]
-   AND {ACCESS_EVENTS} AND a.db_user OPERATOR(pg_catalog.<>) $3"""
+   AND {ACCESS_EVENTS}"""
 _OTHERS = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
- WHERE {_OF_SECRETS} AND a.event OPERATOR(pg_catalog.<>) 'refusal' GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
-_WRITTEN = f"""SELECT a.owner_id, a.secret_names, pg_catalog.max(a.at) AS at FROM {LOG} {OUTCOME_OF}
- WHERE {_OF_SECRETS} AND a.at OPERATOR(pg_catalog.>) $4 AND a.operation {EQUAL} 'write' AND {OUTCOME} {EQUAL} 'ok'
- GROUP BY 1, 2"""  # noqa: S608 - constant text
+ WHERE {_OF_SECRETS} AND a.db_user OPERATOR(pg_catalog.<>) ALL ($3::pg_catalog.text[])
+   AND a.event OPERATOR(pg_catalog.<>) 'refusal' GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
+_WRITTEN = f"""SELECT a.owner_id, a.secret_names, a.db_user, pg_catalog.max(a.at) AS at FROM {LOG} {OUTCOME_OF}
+ WHERE {_OF_SECRETS} AND a.operation {EQUAL} 'write' AND {OUTCOME} {EQUAL} 'ok'
+ GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
+
+
+def _take_write(found: Touched, row: Any, *, own: bool) -> None:
+    """Takes a successful write of a secret. One of the login itself is no rotation."""
+    at = row["at"]
+    if found.last_write is None or at > found.last_write:
+        found.last_write, found.last_writer = at, row["db_user"]
+    if not own and at > found.last and (found.written is None or at > found.written):
+        found.written = at
 
 
 async def incident(
@@ -205,29 +256,25 @@ async def incident(
     if left_out:
         latest = sorted(touched.values(), key=lambda one: one.last, reverse=True)[:most]
         touched = {(one.owner_id, one.name): one for one in latest}
-    places = sorted(touched)
+    places, logins = sorted(touched), spellings(user, wanted.encoding)
     for start in range(0, len(places), MOST_TOUCHED):
         part = places[start : start + MOST_TOUCHED]
         owners: list[uuid.UUID] = sorted({owner for owner, _ in part})
-        keys = [owners, sorted({name for _, name in part}), user]
+        keys = [owners, sorted({name for _, name in part}), logins]
         for row in await connection.fetch(_OTHERS, *keys):
             for name in row["secret_names"]:
                 found = touched.get((row["owner_id"], name))
                 if found is not None and row["db_user"] not in found.others:
                     found.others.append(row["db_user"])
-        for row in await connection.fetch(_WRITTEN, *keys, since):
+        for row in await connection.fetch(_WRITTEN, *keys[:2]):
             for name in row["secret_names"]:
                 found = touched.get((row["owner_id"], name))
-                if (
-                    found is not None
-                    and row["at"] > found.last
-                    and (found.written is None or row["at"] > found.written)
-                ):
-                    found.written = row["at"]
+                if found is not None:
+                    _take_write(found, row, own=row["db_user"] in logins)
     for one in touched.values():
         one.others.sort()
     order = sorted(
         touched.values(),
         key=lambda one: (one.written is not None, -len(one.others), one.last, str(one.owner_id), one.name),
     )
-    return Incident(order, nameless, left_out)
+    return Incident(user, since, until, order, nameless, left_out)

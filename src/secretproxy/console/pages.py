@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from secretproxy.audit import chains, counting, exporting, exports, review, reviews, subjects, usual
 from secretproxy.audit.checkpoints import public_key_of
-from secretproxy.audit.evidence import Month, Parcel, archive
+from secretproxy.audit.evidence import Month, Parcel, archive, incident_archive
 from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
 from secretproxy.audit.log_state import log_state
 from secretproxy.audit.paging import Cursor, newest
@@ -332,22 +332,56 @@ async def incident(visit: Visit) -> Response:
     """Shows what to rotate after a login was compromised: every secret it touched, ordered by how much depends on
     it."""
     query = visit.query
-    given = {name: query.get(name, "") for name in ("user", "since", "until")}
+    given = {name: query.get(name, "") for name in _INCIDENT}
     parts = {}
     if given["user"] and given["since"]:
-        since = moment("since", given["since"])
-        until = moment("until", given["until"]) if given["until"] else None
-        waits = await _waits(visit, Filter(user=given["user"], since=since, until=until))
+        user, since, until = _compromised(given)
+        waits = await _waits(visit, Filter(user=user, since=since, until=until))
+        given["since"] = since.astimezone(UTC).isoformat()
+        if until is not None:
+            given["until"] = until.astimezone(UTC).isoformat()
 
         async def touched() -> dict[str, Any]:
             async with visit.reader.connection() as connection:
-                return {"found": await subjects.incident(connection, given["user"], since, until)}
+                found = await subjects.incident(connection, user, since, until)
+                where = await review.place(connection)
+            return {"found": found, "given": given, "where": str(where), "now": datetime.now(UTC)}
 
         parts["touched"] = Part("incident-touched.html", waits, touched)
-        given["since"] = since.astimezone(UTC).isoformat(timespec="seconds")
-        if until is not None:
-            given["until"] = until.astimezone(UTC).isoformat(timespec="seconds")
     return await visit.stream("incident.html", parts, title="Incident", given=given, asked=bool(parts))
+
+
+_INCIDENT = ("user", "since", "until")
+
+
+def _compromised(given: Mapping[str, str]) -> tuple[str, datetime, datetime | None]:
+    """Reads who was compromised, and from when until when. Raises ConfigError."""
+    user, since, until = (given.get(name, "") for name in _INCIDENT)
+    if not user or not since:
+        raise ConfigError("an incident has a user and a time: /incident?user=...&since=...")
+    return user, _whole("since", since), _whole("until", until) if until else None
+
+
+def _whole(name: str, text: str) -> datetime:
+    """Reads a time; one that is told by how long ago it was is a whole second, which the page's address can name."""
+    found = moment(name, text)
+    return found if "-" in text else found.replace(microsecond=0)
+
+
+async def rotation(visit: Visit) -> Response:
+    """Sends what to rotate, with the rows of the log that say so, their manifest and how to verify them offline."""
+    form = visit.query.get("format", "csv")
+    if form not in _DOWNLOADS:
+        raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
+    key_file = visit.console.settings.audit.checkpoint_key_file
+    signer, key = exporting.signer_at_hand(key_file), public_key_of(None, key_file)
+    async with visit.reader.connection() as connection:
+        found = await subjects.incident(connection, *_compromised(visit.query), None)
+
+    def parts(connection: Any) -> AsyncIterator[bytes]:
+        return incident_archive(connection, found, form, visit.session.user, signer, key)
+
+    return _archived(visit, parts, f"incident-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
 
 
 async def findings(visit: Visit) -> Response:
@@ -496,17 +530,33 @@ async def integrity(visit: Visit) -> Response:
     audit = visit.console.settings.audit
     check, (_, until, step) = visit.session.check, steps_since(since)
     key = public_key_of(None, audit.checkpoint_key_file)
-    async with visit.reader.connection() as connection:
-        state = await log_state(connection)
-        found, more = await chains.chains(connection, since, step, ROWS, key)
-        gaps = await chains.gaps(connection, [] if check is None or check.report is None else check.report.findings)
-    states = {chain.instance: chain.state(until, audit.checkpoint_seconds) for chain in found}
+
+    async def standing() -> dict[str, Any]:
+        report = None if check is None or check.running else check.report
+        async with visit.reader.connection() as connection:
+            gaps = await chains.gaps(connection, [] if report is None else report.findings)
+            return {"state": await log_state(connection), "check": check, "report": report, "gaps": gaps}
+
+    async def drawn() -> dict[str, Any]:
+        report = None if check is None or check.running else check.report
+        async with visit.reader.connection() as connection:
+            found, more = await chains.chains(connection, since, step, ROWS, key)
+            gaps = await chains.gaps(connection, [] if report is None else report.findings)
+        states = {chain.instance: chain.state(until, audit.checkpoint_seconds) for chain in found}
+        meanings = {name: text for name, text in chains.MEANING.items() if name in states.values()}
+        return {
+            "chains": found, "more": more, "states": states, "meanings": meanings, "checked": key is not None,
+            "chart": _chains(found, states, gaps, since, until),
+        }  # fmt: skip
+
+    parts = {
+        "standing": Part("integrity-standing.html", "Reading the log's ends …", standing),
+        "chains": Part("integrity-chains.html", "Reading the ends of each chain …", drawn),
+    }
     last_month = until.replace(day=1) - timedelta(days=1)
-    return visit.show(
-        "integrity.html", title="Integrity", state=state, check=check, span=span, spans=SPANS, chains=found, more=more,
-        states=states, meanings={name: text for name, text in chains.MEANING.items() if name in states.values()},
-        chart=_chains(found, states, gaps, since, until), gaps=gaps, checked=key is not None,
-        month=f"{last_month:%Y-%m}", this_month=f"{until:%Y-%m}",
+    return await visit.stream(
+        "integrity.html", parts, title="Integrity", running=check is not None and check.running, span=span,
+        spans=SPANS, month=f"{last_month:%Y-%m}", this_month=f"{until:%Y-%m}",
     )  # fmt: skip
 
 
@@ -584,15 +634,24 @@ async def evidence(visit: Visit) -> Response:
     signer, key = exporting.signer_at_hand(key_file), public_key_of(None, key_file)
     check = _check(visit)
 
+    def parts(connection: Any) -> AsyncIterator[bytes]:
+        return archive(connection, month, signer, key, check.verification(visit.session.user))
+
+    return _archived(visit, parts, f"evidence-{month}.zip")
+
+
+def _archived(visit: Visit, made: Callable[[Any], AsyncIterator[bytes]], name: str) -> Response:
+    """Sends an archive as it is made, on a connection of its own. The name is one of ours."""
+
     async def parts() -> AsyncIterator[bytes]:
         async with visit.reader.connection(keep=False) as connection:
-            made = archive(connection, month, signer, key, check.verification(visit.session.user))
-            async for part in made:
+            async for part in made(connection):
                 if visit.console.sessions.over(visit.session):
+                    # An archive that is not whole must not look so.
                     raise ConnectionError("the session has ended")
                 yield part
 
-    return StreamingResponse(parts(), media_type="application/zip", headers=_attached(f"evidence-{month}.zip"))
+    return StreamingResponse(parts(), media_type="application/zip", headers=_attached(name))
 
 
 def _attached(name: str) -> dict[str, str]:
@@ -626,7 +685,8 @@ PAGES = [
     Entry("GET", "/secret", secret, "secret", ("owner", "name")),
     Entry("GET", "/who/{kind}", subject, "who", ("kind", "name", "span")),
     Entry("GET", "/session/{session}", session, "session", ("session",)),
-    Entry("GET", "/incident", incident, "incident", ("user", "since", "until")),
+    Entry("GET", "/incident", incident, "incident", _INCIDENT),
+    Entry("GET", "/incident/download", rotation, "incident download", ("format", *_INCIDENT)),
     Entry("GET", "/findings", findings, "findings", ("span",)),
     Entry("GET", "/compare", compare, "compare", ("by", *(f"{side}_{name}" for side in ("a", "b") for name in _SIDE))),
     Entry("POST", "/findings/acknowledge", acknowledge, None),

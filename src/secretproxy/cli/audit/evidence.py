@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,8 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
-from secretproxy.config import ConfigError, load_settings, review_database
+from secretproxy.cli.audit.files import new_file
+from secretproxy.config import load_settings, review_database
 
 
 def evidence(
@@ -55,7 +53,7 @@ def evidence(
             async def given() -> Any:
                 return found
 
-            with _written(to) as write:
+            with new_file("--to", to) as write:
                 async for part in evidences.archive(connection, wanted, signer, key, given()):
                     write(part)
             return found.report
@@ -72,31 +70,3 @@ def evidence(
         file=sys.stderr,
     )
     raise typer.Exit(0 if report.sound else 1)
-
-
-@contextlib.contextmanager
-def _written(place: Path) -> Iterator[Callable[[bytes], None]]:
-    """Makes a file that only its owner reads, and removes it again unless all of it was written. Raises ConfigError."""
-    try:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError(f"--to {place}: there is a file already; evidence is not overwritten") from None
-    except OSError as error:
-        raise ConfigError(f"--to {place}: cannot be written: {error.strerror}") from None
-
-    def write(part: bytes) -> None:
-        # Not with a buffer: what closing it could not write would be said too late.
-        view = memoryview(part)
-        try:
-            while view:
-                view = view[os.write(descriptor, view) :]
-        except OSError as error:
-            raise ConfigError(f"--to {place}: cannot be written: {error.strerror}") from None
-
-    try:
-        yield write
-    except BaseException:
-        place.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,20 @@ from typing import Any
 
 import typer
 
-from secretproxy.cli.audit.options import APPLICATION, CONFIG, DSN, JSON_LINES, OWNER, SINCE, UNTIL, filtered, run
+from secretproxy.cli.audit.files import new_file
+from secretproxy.cli.audit.options import (
+    APPLICATION,
+    CONFIG,
+    CSV,
+    DSN,
+    JSON_LINES,
+    OWNER,
+    PUBLIC_KEY,
+    SINCE,
+    UNTIL,
+    filtered,
+    run,
+)
 from secretproxy.cli.audit.showing import (
     Column,
     Layout,
@@ -28,7 +41,7 @@ from secretproxy.cli.audit.showing import (
     tell_place,
     zone,
 )
-from secretproxy.config import ConfigError, review_database
+from secretproxy.config import ConfigError, load_settings, review_database
 
 _N = Column("accesses", lambda row: f"{row['n']:,}", right=True)
 _FIRST = Column("first", lambda row: in_full(row["first"]))
@@ -156,6 +169,11 @@ def incident(
     ),
     until: str | None = UNTIL,
     as_json: bool = JSON_LINES,
+    as_csv: bool = CSV,
+    to: Path | None = typer.Option(
+        None, "--to", metavar="FILE", help="Archive to write: the list, the log's rows and their manifest."
+    ),
+    public_key: Path | None = PUBLIC_KEY,
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:
@@ -163,32 +181,42 @@ def incident(
 
     Those that should be rotated first come first.
     """
-    from secretproxy.audit import review, subjects
+    from secretproxy.audit import evidence, exporting, review, subjects
+    from secretproxy.audit.checkpoints import public_key_of
 
     wanted = filtered(user=user, since=since, until=until)
     if wanted.since is None:
         raise ConfigError("--since: give the earliest possible beginning")
     began = wanted.since
     database = review_database(dsn, config)
+    key_file = load_settings(config).audit.checkpoint_key_file
+    form = "csv" if as_csv else "jsonl"
+
+    async def keep(connection: Any, found: Any, to: Path) -> None:
+        signer, key = exporting.signer_at_hand(key_file), public_key_of(public_key, key_file)
+        read_as = (await review.place(connection)).user
+        with new_file("--to", to) as write:
+            async for part in evidence.incident_archive(connection, found, form, read_as, signer, key):
+                write(part)
 
     async def work() -> None:
         async with review.reading(database) as connection:
             found = await subjects.incident(connection, user, began, wanted.until, None)
-            if as_json:
+            if to is not None:
+                await keep(connection, found, to)
+            elif as_json:
                 for one in found.touched:
-                    print(
-                        json.dumps({field.name: _json(getattr(one, field.name)) for field in dataclasses.fields(one)})
-                    )
+                    print(json.dumps(one.record()))
                 if found.unknown:
                     nameless = dict.fromkeys(field.name for field in dataclasses.fields(subjects.Touched))
                     print(json.dumps({**nameless, "counts": dict(found.nameless)}))
+            elif as_csv:
+                print(evidence.rotation_list(found, form), end="")
             elif not found.touched:
                 await _tell_none(connection, user, "this login touched no secret in that time, as far as this log goes")
             else:
-                rows = [
-                    {name: getattr(one, name) for name in ("name", "owner_id", "counts", "last", "written", "others")}
-                    for one in found.touched
-                ]
+                names = ("name", "owner_id", "counts", "last", "written", "others", "last_write", "last_writer")
+                rows = [{name: getattr(one, name) for name in names} for one in found.touched]
                 _show(
                     [
                         Column("secret", lambda row: quoted(row["name"]), least=10),
@@ -196,6 +224,7 @@ def incident(
                         Column("touched by", lambda row: _counted(row["counts"].items())),
                         _LAST,
                         Column("written by another since", lambda row: _moment_or_no(row["written"])),
+                        Column("last written", _last_write),
                         Column("other logins that use it", lambda row: _others(row["others"]), least=10),
                     ],
                     rows,
@@ -216,8 +245,8 @@ def _counted(counts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in counts)
 
 
-def _json(value: Any) -> Any:
-    return dict(value) if isinstance(value, dict) else plain(value)
+def _last_write(row: dict[str, Any]) -> str:
+    return "not in the log" if row["last_write"] is None else f"{in_full(row['last_write'])} {safe(row['last_writer'])}"
 
 
 def _moment_or_no(at: datetime | None) -> str:
