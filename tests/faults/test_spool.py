@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
 import uuid
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from tests.support.proxy import Proxy
 
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Line, Lines
-from secretproxy.audit.spool import KIND, Spool, SpoolDamagedError, SpoolFullError, left_behind, read
+from secretproxy.audit.spool import KIND, Spool, SpoolDamagedError, SpoolFullError, left_behind, read, strange
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer
 from secretproxy.session.events import Event, Identity
@@ -239,6 +241,85 @@ def test_a_torn_record_is_not_read_and_a_damaged_one_is_named(tmp_path: Path) ->
         torn.write_bytes(damaged)
         with pytest.raises(SpoolDamagedError):
             rows_of(torn)
+
+
+def test_a_damaged_length_is_no_torn_end(tmp_path: Path) -> None:
+    """A length that reaches behind the end of the file hides what stands behind it."""
+    rows = [made_row(uuid.uuid4(), number) for number in range(1, 6)]
+    spool = Spool(tmp_path, uuid.uuid4(), 1 << 20)
+    spool.write(rows)
+    ((path, size),) = spool.seal()
+    content = path.read_bytes()
+    starts = [len(KIND)]
+    for row in rows:
+        starts.append(starts[-1] + 8 + len(row.stored()))
+    damaged = tmp_path / "damaged"
+    for number in range(4):
+        for length in (size, 1 << 30, 0xFFFFFFFF):
+            damaged.write_bytes(content[: starts[number]] + length.to_bytes(4, "big") + content[starts[number] + 4 :])
+            with damaged.open("rb") as file, pytest.raises(SpoolDamagedError):
+                list(read(file))
+    # Of the last one nobody can tell, unless it is known that all of it was durable.
+    damaged.write_bytes(content[: starts[4]] + size.to_bytes(4, "big") + content[starts[4] + 4 :])
+    assert rows_of(damaged) == rows[:4]
+    for content_ in (damaged.read_bytes(), content[:-1], content[: starts[4]], content[: starts[4] + 3], b"", KIND[:3]):
+        damaged.write_bytes(content_)
+        with damaged.open("rb") as file, pytest.raises(SpoolDamagedError):
+            list(read(file, size))
+
+
+@pytest.mark.parametrize("payload", [b"x", b"no\trow\t\\x\t\\x", b"not-a-uuid\t1\ta\t\\x00\t\\x00"])
+def test_a_record_that_is_no_row_is_damage(tmp_path: Path, payload: bytes) -> None:
+    path = tmp_path / "odd.spool"
+    path.write_bytes(KIND + len(payload).to_bytes(4, "big") + zlib.crc32(payload).to_bytes(4, "big") + payload)
+    with pytest.raises(SpoolDamagedError):
+        rows_of(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_what_is_not_ones_own_is_not_replayed(tmp_path: Path) -> None:
+    """A chain of it would be signed by the proxy."""
+    for name in ("own.spool", "outside", "foreign.spool"):
+        (tmp_path / name).write_bytes(KIND)
+    (tmp_path / "link.spool").symlink_to(tmp_path / "outside")
+    os.mkfifo(tmp_path / "pipe.spool")
+    os.chown(tmp_path / "foreign.spool", 65534, 65534)
+    assert [path.name for path in strange(tmp_path)] == ["foreign.spool", "link.spool", "pipe.spool"]
+    assert [path.name for found in left_behind(tmp_path) for path, _ in found] == ["own.spool"]
+
+
+def test_a_link_in_the_spool_is_not_written_through(tmp_path: Path) -> None:
+    instance, victim = uuid.uuid4(), tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / f"{instance}.00000000.new").symlink_to(victim)
+    Spool(tmp_path, instance, 1 << 20).write([made_row(instance, 1)])
+    assert victim.read_text() == "kept"
+
+
+def test_a_damaged_segment_of_its_own_does_not_close_the_log(apart: Apart) -> None:
+    """What it held is a gap that a verification names; the rest goes on."""
+    with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
+        call(sql, "before")
+        for round_, damage in enumerate(("length", "gone"), 1):
+            apart.server.kill()
+            for number in range(3):
+                call(sql, f"{damage} {number}")
+            (path,) = apart.spool.glob("*.spool")
+            if damage == "length":
+                content = path.read_bytes()
+                start, wanted = len(KIND), content.index(b"length 1")
+                while (end := start + 8 + int.from_bytes(content[start : start + 4], "big")) < wanted:
+                    start = end
+                path.write_bytes(content[:start] + b"\x7f" + content[start + 1 :])
+            else:
+                path.unlink()
+            apart.server.start()
+            apart.proxy.wait_for_text("spool replayed", round_)
+            call(sql, f"after {damage}")
+    assert apart.proxy.halt() == 0
+    assert apart.names() == ["after gone", "after length", "before", "length 0"]
+    report = asyncio.run(verify_database(apart.dsn, [], None, lambda done, total: None))
+    assert report.findings and len(list(apart.spool.glob("*.damaged"))) == 1
 
 
 def test_segments_are_sealed_dropped_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

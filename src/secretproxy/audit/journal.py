@@ -29,7 +29,15 @@ from secretproxy.audit.errors import describe, task_is_cancelled
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, joined
-from secretproxy.audit.spool import Spool, SpoolDamagedError, SpoolFullError, left_behind, read
+from secretproxy.audit.spool import (
+    Spool,
+    SpoolDamagedError,
+    SpoolFullError,
+    left_behind,
+    read,
+    strange,
+    up_to_damage,
+)
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
 from secretproxy.session.events import Event, Identity
 
@@ -577,10 +585,20 @@ class Journal:
                     self._up()
                     return
             for path, size in sealed:
-                with path.open("rb") as file:
-                    last, before = await self._replay(read(file, size), before, left=False)
+                damage: list[SpoolDamagedError] = []
+                last: Line | None = None
+                try:
+                    with path.open("rb") as file:
+                        lines = up_to_damage(read(file, size), damage)
+                        last, before = await self._replay(lines, before, left=False)
+                except FileNotFoundError:
+                    damage.append(SpoolDamagedError("it is not there any more"))
                 if last is not None:
                     self._housekeeping.wrote(last.seq, last.row_hash)
+                if damage:
+                    # The log would stay closed for ever: it has a gap where these rows were.
+                    _set_aside(path, damage[0])
+                    before = None
                 if before is None:
                     spool.drop(path)
                 else:
@@ -598,20 +616,22 @@ class Journal:
 
     async def _replay_left(self, spool: Spool) -> None:
         """Writes what processes that are gone left in their spools."""
+        for path in strange(spool.directory):
+            log.error(
+                "a file in the spool is not this user's own and is not replayed",
+                file=path.name,
+                setting="audit.spool_dir",
+            )
         for segments in left_behind(spool.directory):
             last = None
             before: bytes | None = None
             written: list[Path] = []
             for path, file in segments:
-                try:
-                    found, before = await self._replay(read(file), before, left=True)
-                    last = found or last
-                except SpoolDamagedError as error:
-                    kept = path.with_suffix(".damaged")
-                    path.rename(kept)
-                    log.error(
-                        "the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error)
-                    )
+                damage: list[SpoolDamagedError] = []
+                found, before = await self._replay(up_to_damage(read(file), damage), before, left=True)
+                last = found or last
+                if damage:
+                    _set_aside(path, damage[0])
                     continue
                 written.append(path)
                 log.info("spool of a process that is gone replayed", file=path.name)
@@ -734,6 +754,14 @@ class Journal:
             await self._spill_now(self._spool, closing=True)
         await self._housekeeping.close(timeout, ended=not self.backlog)
         return len(self._rows)
+
+
+def _set_aside(path: Path, error: SpoolDamagedError) -> None:
+    """Keeps a damaged segment under another name, and says so."""
+    kept = path.with_suffix(".damaged")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(kept)
+    log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error))
 
 
 def _tell(waiters: list[Waiter], fault: str | None) -> None:

@@ -3,10 +3,11 @@
 
 A segment `<instance>.<number>.spool` is a line of its kind and then records: length and CRC-32 of the payload (four
 bytes each, big-endian), and the row as COPY takes it. A record counts once it is fsynced; a torn one at the end was
-never relied on. A segment that could not be written is given up for a new one, and is cut back to what was durable. The
-writer holds a lock on its segments, so that another process knows which were left behind by one that is gone; those are
-replayed and removed. Rows keep their instance and number: the log's unique key keeps each single, however often it is
-replayed. Blocking: the journal calls it in a thread.
+never relied on, unless a whole one stands behind it. A segment that could not be written is given up for a new one,
+and is cut back to what was durable. The writer holds a lock on its segments, so that another process knows which were
+left behind by one that is gone; those are replayed and removed. A file of another user is not: whoever may write into
+the directory could have anything signed. Rows keep their instance and number: the log's unique key keeps each single,
+however often it is replayed. Blocking: the journal calls it in a thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import stat
 import struct
 import uuid
 import zlib
@@ -27,6 +30,8 @@ KIND = b"secretproxy spool 2\n"
 SUFFIX = ".spool"
 SEGMENT = 16 * 1024 * 1024
 _HEAD = struct.Struct("!II")
+# How the payload of each record begins: an instance and a number.
+_BEGINNING = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\t[0-9]+\t")
 
 
 class SpoolFullError(Exception):
@@ -86,7 +91,8 @@ class Spool:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.directory / f"{self._instance}.{self._number:08}{SUFFIX}"
         fresh = path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Locked before it has the name that others search for.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,22 +135,48 @@ def _record(line: Line) -> bytes:
 
 
 def read(file: BinaryIO, most: int | None = None) -> Iterator[Line]:
-    """Reads the lines of a segment up to `most` bytes, its end, or a torn record. Raises SpoolDamagedError."""
+    """Reads the lines of a segment, up to a torn record at its end. `most`: as many bytes are known to be durable, and
+    all of them are read. Raises SpoolDamagedError."""
     kind = file.read(len(KIND))
     if kind != KIND:
-        if KIND.startswith(kind):
+        if KIND.startswith(kind) and most is None:
             return
         raise SpoolDamagedError("not a spool of secretproxy")
-    while (most is None or file.tell() < most) and (head := file.read(_HEAD.size)):
-        if len(head) < _HEAD.size:
-            return
-        length, checksum = _HEAD.unpack(head)
+    while most is None or file.tell() < most:
+        head = file.read(_HEAD.size)
+        length, checksum = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
         payload = file.read(length)
-        if len(payload) < length:
+        if len(head) < _HEAD.size or len(payload) < length:
+            if most is not None or _holds_a_record(payload):
+                raise SpoolDamagedError(f"a damaged record before byte {file.tell()}")
             return
         if not length or zlib.crc32(payload) != checksum:
             raise SpoolDamagedError(f"a damaged record before byte {file.tell()}")
-        yield stored_line(payload)
+        try:
+            line = stored_line(payload)
+            line.instance  # noqa: B018
+        except (ValueError, IndexError):
+            raise SpoolDamagedError(f"a record that is no row before byte {file.tell()}") from None
+        yield line
+
+
+def up_to_damage(lines: Iterator[Line], damage: list[SpoolDamagedError]) -> Iterator[Line]:
+    """Gives the lines that come before a damaged record, and puts the error into `damage`."""
+    try:
+        yield from lines
+    except SpoolDamagedError as error:
+        damage.append(error)
+
+
+def _holds_a_record(data: bytes) -> bool:
+    """Tells whether a whole record stands somewhere in what seemed to be the beginning of one: then that one's length
+    is damaged, and it is not the torn end of the segment."""
+    for found in _BEGINNING.finditer(data, _HEAD.size):
+        begin = found.start()
+        length, checksum = _HEAD.unpack_from(data, begin - _HEAD.size)
+        if length and begin + length <= len(data) and zlib.crc32(data[begin : begin + length]) == checksum:
+            return True
+    return False
 
 
 def segments(directory: Path) -> list[Path]:
@@ -162,13 +194,31 @@ def left_behind(directory: Path) -> Iterator[list[tuple[Path, BinaryIO]]]:
             found: list[tuple[Path, BinaryIO]] = []
             try:
                 for path in paths:
-                    file = held.enter_context(path.open("rb"))
+                    file = held.enter_context(_own_file(path))
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     found.append((path, file))
             except OSError:
-                # Its writer lives, or another process is at it.
+                # Its writer lives, another process is at it, or it is somebody else's.
                 continue
             yield found
+
+
+def strange(directory: Path) -> list[Path]:
+    """Lists what looks like a segment and is no file of this user's own."""
+    return [path for path in segments(directory) if not _is_own(path.lstat())]
+
+
+def _is_own(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _own_file(path: Path) -> BinaryIO:
+    """Opens a file of this user's own. Raises OSError, for a link, a pipe and the file of another user too."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not _is_own(os.fstat(file.fileno())):
+        file.close()
+        raise PermissionError(f"{path.name} is not this user's own file")
+    return file
 
 
 def _sync_directory(directory: Path) -> None:
