@@ -173,7 +173,7 @@ async def test_a_checkpoint_is_signed_again_until_the_standby_has_it(
         # Whatever is signed now waits, and is cancelled.
         before = kept.read_text()
         journal._housekeeping._signed = 0
-        journal._housekeeping._news.set()
+        journal._housekeeping._woken.set()
         query = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%checkpoints%'"
         for _ in range(2):
             async with asyncio.timeout(10):

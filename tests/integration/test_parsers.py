@@ -208,7 +208,7 @@ def test_short_texts_wait_for_their_turn_in_order() -> None:
         loop = asyncio.get_running_loop()
         detector = Detector(allowance=Allowance(loop.call_soon))
         text = f"SELECT {CALL}{' ,1' * 60}"
-        while detector.may_now(text.encode()):
+        while detector.may_analyse_now(text.encode()):
             pass
 
         async def one(name: str) -> None:
@@ -216,7 +216,7 @@ def test_short_texts_wait_for_their_turn_in_order() -> None:
             turns.append(name)
 
         await asyncio.gather(*(one(name) for name in "abcd"))
-        assert detector.may_now(b"SELECT 1")
+        assert detector.may_analyse_now(b"SELECT 1")
 
     with_parsers(work)
     assert turns == list("abcd")

@@ -64,7 +64,7 @@ class ToClient:
     def write(self, data: bytes) -> None:
         self._effects.send_to_client(data)
 
-    def write_soon(self, data: bytes) -> None:
+    def write_coalesced(self, data: bytes) -> None:
         self._effects.send_to_client_soon(data)
 
     def pause(self, paused: bool) -> None:
@@ -83,7 +83,7 @@ class ToBackend:
     def write(self, data: bytes) -> None:
         self._effects.send_to_backend(data)
 
-    def write_soon(self, data: bytes) -> None:
+    def write_coalesced(self, data: bytes) -> None:
         raise AssertionError("a backend is not kept waiting")
 
     def pause(self, paused: bool) -> None:

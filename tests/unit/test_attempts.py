@@ -117,7 +117,7 @@ def test_what_the_log_cannot_take_fails_in_the_backend_and_covers_nothing() -> N
 def test_a_refusal_takes_the_place_of_its_message() -> None:
     scene = Scene()
     scene.reports(query("SELECT 'long'") + FLUSH)
-    scene.attempts.refuse_here(TOO_LONG)
+    scene.attempts.refuse_message(TOO_LONG)
     assert scene.stream.framer.next()
     out = scene.stream.finish()
     assert (

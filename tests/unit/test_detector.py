@@ -372,16 +372,16 @@ def test_a_turn_of_the_event_loop_has_its_share() -> None:
     allowance = Allowance(later.append)
     one, other = Detector(allowance=allowance), Detector(allowance=allowance)
     text = b"SELECT 1" + b",1" * 100
-    taken = [detector.may_now(text) for detector in (one, other) for _ in range(5)]
+    taken = [detector.may_analyse_now(text) for detector in (one, other) for _ in range(5)]
     assert taken.count(True) == taken.index(False) > 0
     assert len(later) == 1
     later[0]()
-    assert one.may_now(text)
+    assert one.may_analyse_now(text)
     # Too many signs for the event loop, whatever is left; and nobody overtakes those that wait.
-    assert not Detector().may_now(b"," * 1000)
+    assert not Detector().may_analyse_now(b"," * 1000)
     later[-1]()
     allowance.queue = 1
-    assert not one.may_now(text)
+    assert not one.may_analyse_now(text)
     assert allowance.take(10, queued=True)
 
 

@@ -99,7 +99,7 @@ def test_what_an_error_skips_has_failed_with_it(scene: Scene) -> None:
     pipeline.failed(head, "42601", fatal=False)
     assert scene.ended == [(1, "error", "42601")] and not pipeline.skipping
     assert pipeline.ready() and pipeline.due == 1
-    assert pipeline.heard()
+    assert pipeline.answer_part()
     pipeline.completed()
     assert scene.ended == [], "a Query may have more results"
     assert pipeline.ready()
@@ -181,7 +181,7 @@ def test_answers_to_the_proxys_own_are_told(scene: Scene) -> None:
     pipeline = scene.pipeline
     pipeline.inject()
     assert pipeline.head() == INJECTED
-    assert not pipeline.heard() and not pipeline.answered(DESCRIBE) and not pipeline.ready() and pipeline.idle
+    assert not pipeline.answer_part() and not pipeline.answered(DESCRIBE) and not pipeline.ready() and pipeline.idle
     assert pipeline.ready(), "nobody's but the client's, if it comes"
 
 
@@ -189,7 +189,7 @@ def test_what_is_called_between_statements_counts_with_the_one_before(scene: Sce
     pipeline = scene.pipeline
     pipeline.push_statement(UNKNOWN)
     pipeline.sync()
-    pipeline.heard()
+    pipeline.answer_part()
     pipeline.completed()
     running = pipeline.under_way()
     running.calls = 1
@@ -223,4 +223,4 @@ def test_a_harmless_query_is_a_running_only_where_something_is_told_of_it(scene:
     pipeline.push_statement(b"SELECT 2")
     running = pipeline.under_way()
     assert (running.number, running.text, running.verdict) == (1, b"SELECT 1", HARMLESS) and pipeline.head() is running
-    assert pipeline.at_statement and not pipeline.alone
+    assert pipeline.at_statement and not pipeline.nothing_else_due

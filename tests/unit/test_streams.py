@@ -80,7 +80,7 @@ def test_what_comes_too_early_waits_whole() -> None:
     assert reported(stream) == FLUSH
     assert reported(stream) == query("a")
     stream.framer.unread()
-    assert stream.too_early() == FLUSH
+    assert stream.keep_early() == FLUSH
     stream.keep(query("b"))
     assert stream.waits and stream.waiting_bytes == len(query("a") + query("b")) and not stream.at_rest
     stream.begin(query("c"))
@@ -138,6 +138,6 @@ def test_rows_are_seen_where_they_answer_the_proxys_own() -> None:
     stream = backend()
     stream.begin(row("value") + ready())
     assert reported(stream) == ready()
-    stream.see_rows(True)
+    stream.report_rows(True)
     stream.begin(row("value") + ready())
     assert reported(stream) == row("value")

@@ -92,7 +92,7 @@ def test_it_waits_until_the_backend_takes_a_message() -> None:
     scene.state.transaction_status = "I"
     scene.pipeline.push_statement(b"")
     assert scene.renewed() == b""
-    assert scene.pipeline.heard() and scene.pipeline.ready()
+    assert scene.pipeline.answer_part() and scene.pipeline.ready()
     assert scene.renewed() != b""
 
 

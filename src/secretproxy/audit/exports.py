@@ -349,8 +349,8 @@ def _checks(
 
 
 def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> None:
-    told = {str(one.get("instance")): one for one in manifest["chains"]}
-    for name, one in told.items():
+    by_instance = {str(one.get("instance")): one for one in manifest["chains"]}
+    for name, one in by_instance.items():
         found = tally.chains.get(name)
         if found is None:
             report.add(
@@ -382,7 +382,7 @@ def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> No
             )
         elif (found.first_prev_hash, found.last_row_hash) != (one.get("first_prev_hash"), one.get("last_row_hash")):
             report.add(name, found.last_seq, "changed", "the hashes at the ends are not those of the manifest")
-    for name in tally.chains.keys() - told.keys():
+    for name in tally.chains.keys() - by_instance.keys():
         report.add(name, None, "inserted", "a chain that the manifest does not name")
     if tally.direct != manifest.get("direct"):
         report.add(

@@ -61,7 +61,7 @@ class Follower:
 
     def __init__(self) -> None:
         self._seen: dict[uuid.UUID, int] = {}
-        self._lively: dict[uuid.UUID, float] = {}
+        self._writing: dict[uuid.UUID, float] = {}
         self._everything_due = 0.0
         # (a time, the number that the next transaction would have had then)
         self._marks: deque[tuple[datetime, int]] = deque()
@@ -78,17 +78,17 @@ class Follower:
         self._everything_due = 0.0
 
     async def new_accesses(
-        self, connection: Any, told: Iterable[uuid.UUID] = (), *, everywhere: bool = True
+        self, connection: Any, instances: Iterable[uuid.UUID] = (), *, everywhere: bool = True
     ) -> list[Any]:
         """Gives the new accesses in time order, with their outcomes as far as they are known.
 
-        Only those of instances that are `told`, or of all with `everywhere`.
+        Only those of these `instances`, or of all with `everywhere`.
         """
-        looked_at = set(told)
+        looked_at = set(instances)
         if not everywhere:
             return _sorted(await self._new_of(connection, looked_at))
         now = time.monotonic()
-        looked_at.update(instance for instance, at in self._lively.items() if now - at < QUIET_AFTER)
+        looked_at.update(instance for instance, at in self._writing.items() if now - at < QUIET_AFTER)
         if now >= self._everything_due:
             self._everything_due = now + EVERYTHING_EVERY
             for row in await connection.fetch(INSTANCES):
@@ -110,7 +110,7 @@ class Follower:
                 # A call may have several outcomes.
                 counts[instance] += row["id"] != last
                 self._seen[instance] = max(self._seen.get(instance, 0), row["seq"])
-                self._lively[instance] = time.monotonic()
+                self._writing[instance] = time.monotonic()
                 if row["is_access"] and row["id"] != last:
                     found.append(row)
                 last = row["id"]

@@ -63,15 +63,15 @@ class Housekeeping:
         self._connection: Any = None
         self._warnings: Warnings | None = None
         self._fault: str | None = None
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
         self._seq = 0
         self._hash = chain.GENESIS
         # Chains whose beginning is in the log with a signature: one that none of our keys began shows.
         self._begun: set[uuid.UUID] = set()
         # Whether the beginning of the own chain is still to be signed, because that failed before its first row.
-        self._unborn = False
-        self._told = 0
-        self._tell_due = 0.0
+        self._beginning_unsigned = False
+        self._notified = 0
+        self._notify_due = 0.0
         self._signed = 0
         self._sign_due = time.monotonic() + checkpoint_seconds
         self._partitions_due = time.monotonic() + PARTITIONS_EVERY
@@ -103,31 +103,31 @@ class Housekeeping:
             except asyncpg.PostgresError:
                 await connection.execute("ROLLBACK")
                 if instance == self._instance:
-                    self._unborn = True
-                    self._news.set()
+                    self._beginning_unsigned = True
+                    self._woken.set()
                 return
         self._begun.add(instance)
         if instance == self._instance:
-            self._unborn = False
+            self._beginning_unsigned = False
         self._keep_outside(self._signer, made)
 
     def wrote(self, seq: int, row_hash: bytes) -> None:
         """Notes that the log has everything up to this row."""
         # Where something is unsaid already, a later row makes nothing due before that but a checkpoint.
-        unsaid = self._told < self._seq
+        unsaid = self._notified < self._seq
         self._seq, self._hash = seq, row_hash
         if not unsaid or (self._signer is not None and seq - self._signed >= self._every):
-            self._news.set()
+            self._woken.set()
 
     def sign_soon(self) -> None:
         """Has what the log holds by now signed without waiting for more rows or time."""
         self._sign_due = 0.0
-        self._news.set()
+        self._woken.set()
 
     def replayed(self, instance: uuid.UUID, seq: int, row_hash: bytes) -> None:
         """Notes that the log has a row that another instance left in its spool."""
         self._replayed.append((instance, seq, row_hash))
-        self._news.set()
+        self._woken.set()
 
     def partitions_failed(self) -> None:
         self._partitions_due = time.monotonic() + PARTITIONS_AGAIN
@@ -138,14 +138,14 @@ class Housekeeping:
         if self._task is None:
             return
         self._closing = True
-        self._news.set()
+        self._woken.set()
         self._again.set()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._task)
-                if self._told < self._seq or self._replayed or (self._signer is not None and self._seq):
+                if self._notified < self._seq or self._replayed or (self._signer is not None and self._seq):
                     await self._connected()
-                    self._tell_due = 0.0
+                    self._notify_due = 0.0
                     await self._tell()
                     await self._sign_replayed()
                     if self._signer is not None and self._seq:
@@ -187,11 +187,11 @@ class Housekeeping:
     async def _something_is_due(self) -> bool:
         """Waits for it; False at the end."""
         while not self._closing:
-            self._news.clear()
+            self._woken.clear()
             due = [self._partitions_due]
-            if self._told < self._seq:
-                due.append(self._tell_due)
-            if self._replayed or self._unborn:
+            if self._notified < self._seq:
+                due.append(self._notify_due)
+            if self._replayed or self._beginning_unsigned:
                 due.append(0.0)
             if self._signer is not None and self._signed < self._seq and not self._to_keep:
                 due.append(0.0 if self._seq - self._signed >= self._every else self._sign_due)
@@ -199,7 +199,7 @@ class Housekeeping:
             if left <= 0:
                 return True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), left)
+                await asyncio.wait_for(self._woken.wait(), left)
         return False
 
     async def _connected(self) -> None:
@@ -215,10 +215,10 @@ class Housekeeping:
 
     async def _tell(self) -> None:
         moment = time.monotonic()
-        if self._told < self._seq and moment >= self._tell_due:
+        if self._notified < self._seq and moment >= self._notify_due:
             seq = self._seq
             await self._execute(_NOTIFY.format(channel=CHANNEL, instance=self._instance))
-            self._told, self._tell_due = seq, moment + NOTIFY_EVERY
+            self._notified, self._notify_due = seq, moment + NOTIFY_EVERY
 
     async def _make_partitions(self) -> None:
         if time.monotonic() >= self._partitions_due:
@@ -237,10 +237,10 @@ class Housekeeping:
     async def _sign_as_due(self) -> None:
         if self._signer is None:
             return
-        if self._unborn:
+        if self._beginning_unsigned:
             await self._keep(self._signer, self._signer.sign(self._instance, 0, chain.GENESIS))
             self._begun.add(self._instance)
-            self._unborn = False
+            self._beginning_unsigned = False
         if self._signed >= self._seq or self._to_keep:
             return
         if self._seq - self._signed >= self._every or time.monotonic() >= self._sign_due:
@@ -272,7 +272,7 @@ class Housekeeping:
                 cause = os.strerror(error.errno) if error.errno else type(error).__name__
                 log.error("checkpoint not kept", setting="audit.checkpoint_file, audit.checkpoint_command", cause=cause)
             self._to_keep.popleft()
-        self._news.set()
+        self._woken.set()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

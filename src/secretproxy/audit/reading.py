@@ -160,9 +160,9 @@ async def connect(
         await connection.execute(AS_AUDITOR)
         await prepare(connection)
     except FAILURES as error:
-        told = await explained_on(connection, error)
+        cause = await explained_on(connection, error)
         connection.terminate()
-        raise told from None
+        raise cause from None
     return connection
 
 

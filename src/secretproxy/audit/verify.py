@@ -134,8 +134,8 @@ class ChainVerifier:
         self._previous = chain.GENESIS
         self._before = chain.GENESIS
         # Where two processes wrote as one instance: further rows before the expected one that fit.
-        self._twins: list[bytes] = []
-        self._twins_before: list[bytes] = []
+        self._rivals: list[bytes] = []
+        self._rivals_before: list[bytes] = []
         self._forked = False
         self._checks: dict[int, bytes] = {}
         self._last_signed = 0
@@ -176,7 +176,7 @@ class ChainVerifier:
         """Names the hash that a row is to have; before the first line."""
         self._expect.setdefault(str(instance), {})[seq] = row_hash
 
-    def _excused(self, instance: str, first: int, last: int, before: bytes, after: bytes | None) -> bool:
+    def _was_removed(self, instance: str, first: int, last: int, before: bytes, after: bytes | None) -> bool:
         """Says whether retention has signed that it removed these rows.
 
         They stood between these hashes (None: at the end).
@@ -200,7 +200,7 @@ class ChainVerifier:
         sha256 = hashlib.sha256
         expected, before, previous = self._expected, self._before, self._previous
         instance = self._instance.encode()
-        checks, twins, beyond = self._checks, self._twins, self._beyond
+        checks, rivals, beyond = self._checks, self._rivals, self._beyond
         last_at = self._last_at
         count = 0
         for line in block.split(b"\n"):
@@ -218,7 +218,7 @@ class ChainVerifier:
                 and seq_text == b"%d" % expected
                 and expected not in checks
                 and expected != beyond
-                and not twins
+                and not rivals
             ):
                 found = sha256(previous + (chain.covered(body) if ADDED else body)).digest()
                 if row_hash[3:] == found.hex().encode() and prev_hash[3:] == previous.hex().encode():
@@ -229,7 +229,7 @@ class ChainVerifier:
             self._last_at = at
             self._step(name, seq_text, body, prev_hash, row_hash)
             expected, before, previous = self._expected, self._before, self._previous
-            instance, checks, twins, beyond = self._instance.encode(), self._checks, self._twins, self._beyond
+            instance, checks, rivals, beyond = self._instance.encode(), self._checks, self._rivals, self._beyond
         self._expected, self._before, self._previous = expected, before, previous
         self._last_at = last_at
         self.report.rows += count
@@ -252,8 +252,8 @@ class ChainVerifier:
             return
         if row.seq > self._expected:
             self._missing(row)
-        if prev_hash in self._twins:
-            self._previous, self._twins[self._twins.index(prev_hash)] = prev_hash, self._previous
+        if prev_hash in self._rivals:
+            self._previous, self._rivals[self._rivals.index(prev_hash)] = prev_hash, self._previous
         if row.seq == self._beyond:
             self._damage(row.seq, "inserted", "a row after the end that its process signed")
         if prev_hash != self._previous:
@@ -265,7 +265,7 @@ class ChainVerifier:
         )
         self._made_anew(row)
         self._before, self._previous = self._previous, row_hash or b""
-        self._twins_before, self._twins = self._twins, []
+        self._rivals_before, self._rivals = self._rivals, []
         self._expected = row.seq + 1
 
     def _damage(self, seq: int, kind: str, text: str) -> None:
@@ -279,7 +279,7 @@ class ChainVerifier:
             self._damage(row.seq, "inserted", "a row where the chain has none")
         elif self._suspect is not None and row.fits_itself and row.prev_hash == self._suspect[0]:
             self._takes_place_of(self._suspect[1], row)
-        elif row.fits_itself and (row.prev_hash == self._before or row.prev_hash in self._twins_before):
+        elif row.fits_itself and (row.prev_hash == self._before or row.prev_hash in self._rivals_before):
             self._second_writer(row)
         else:
             self._damage(row.seq, "inserted", _SECOND)
@@ -297,7 +297,7 @@ class ChainVerifier:
 
     def _second_writer(self, row: _Row) -> None:
         """Reports, once per instance, a second row of one number that continues the chain."""
-        self._twins.append(row.row_hash or b"")
+        self._rivals.append(row.row_hash or b"")
         if not self._forked:
             self._forked = True
             text = (
@@ -311,7 +311,7 @@ class ChainVerifier:
         The chain goes on with this row.
         """
         first, last = self._expected, row.seq - 1
-        if not self._excused(self._instance, first, last, self._previous, row.prev_hash or b""):
+        if not self._was_removed(self._instance, first, last, self._previous, row.prev_hash or b""):
             missing = f"row {first} is" if first == last else f"rows {first} to {last} are"
             claimed = ""
             if self._claimed.get(self._instance, 0) >= last:
@@ -345,7 +345,7 @@ class ChainVerifier:
         self._instance = instance
         self._suspect = None
         self._expected, self._before, self._previous = 1, chain.GENESIS, chain.GENESIS
-        self._twins, self._twins_before, self._forked = [], [], False
+        self._rivals, self._rivals_before, self._forked = [], [], False
         self._first_at = self._last_at
         self._checks = self._signed.get(instance, {})
         self._last_signed = max(self._checks, default=0)
@@ -371,7 +371,7 @@ class ChainVerifier:
                 "made it up"
             )
             self.report.add(self._instance, None, "unsigned", text)
-        if self._last_signed > last and not self._excused(
+        if self._last_signed > last and not self._was_removed(
             self._instance, last + 1, self._last_signed, self._previous, None
         ):
             self.report.add(
@@ -386,7 +386,7 @@ class ChainVerifier:
         self._end_instance()
         for instance, signed in self._signed.items():
             most = max(signed)
-            if instance not in self._done and most and not self._excused(instance, 1, most, chain.GENESIS, None):
+            if instance not in self._done and most and not self._was_removed(instance, 1, most, chain.GENESIS, None):
                 self.report.add(
                     instance, None, "truncated", f"checkpoints signed {most} rows, none of which is in the log"
                 )

@@ -19,8 +19,8 @@ class Wake:
     EVERYWHERE = 1.0
 
     def __init__(self) -> None:
-        self._told: set[uuid.UUID] = set()
-        self._news = asyncio.Event()
+        self._written: set[uuid.UUID] = set()
+        self._woken = asyncio.Event()
         self._due = 0.0
 
     @classmethod
@@ -34,8 +34,8 @@ class Wake:
     def __call__(self, *notice: Any) -> None:
         with contextlib.suppress(ValueError, IndexError):
             # Anybody may send a notice: what is in it is a hint where to look.
-            self._told.add(uuid.UUID(notice[3]))
-        self._news.set()
+            self._written.add(uuid.UUID(notice[3]))
+        self._woken.set()
 
     async def wait(self, at_most: float | None = None) -> tuple[set[uuid.UUID], bool]:
         """Instances to look at, and whether it is time to look everywhere; waits no longer than `at_most` seconds for
@@ -44,13 +44,13 @@ class Wake:
         self._due = self._due or clock() + self.EVERYWHERE
         left = self._due - clock()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), max(0.0, left if at_most is None else min(left, at_most)))
-        self._news.clear()
-        told, self._told = self._told, set()
+            await asyncio.wait_for(self._woken.wait(), max(0.0, left if at_most is None else min(left, at_most)))
+        self._woken.clear()
+        written, self._written = self._written, set()
         everywhere = clock() >= self._due
         if everywhere:
             self._due = clock() + self.EVERYWHERE
-        return told, everywhere
+        return written, everywhere
 
 
 async def arrivals(
@@ -59,8 +59,8 @@ async def arrivals(
     """Yields the accesses to show now, often none, each time something is told or is due, until the connection has
     ended or it is `over`.
     """
-    told: set[uuid.UUID] = set()
+    written: set[uuid.UUID] = set()
     everywhere = True
     while not connection.is_closed() and not over():
-        yield await endings.of(connection, await follower.new_accesses(connection, told, everywhere=everywhere))
-        told, everywhere = await wake.wait(endings.due())
+        yield await endings.of(connection, await follower.new_accesses(connection, written, everywhere=everywhere))
+        written, everywhere = await wake.wait(endings.due())

@@ -45,12 +45,12 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
     ring, stored = _run(keys.status(dsn))
     testimony = _run(keys.testimony_status(dsn))
     if as_json:
-        told = {
+        report = {
             "keys": [dataclasses.asdict(key) for key in ring],
             "stored": [dataclasses.asdict(item) for item in stored],
             "testimony": [dataclasses.asdict(key) for key in testimony],
         }
-        typer.echo(json.dumps(told, default=str))
+        typer.echo(json.dumps(report, default=str))
         return
     console = Console(highlight=False)
     table = Table("version", "created", "retired", "values", box=None, pad_edge=False)

@@ -94,7 +94,7 @@ class Conninfo:
         """Gives the value of a parameter, None if it is unset or empty."""
         return self._given.get(name) or None
 
-    def told(self, error: ConninfoError) -> ConninfoError:
+    def with_variable(self, error: ConninfoError) -> ConninfoError:
         """Gives the same error with the environment variable that its parameter comes from."""
         text = str(error)
         name = re.match(r"\w*", text)
@@ -209,7 +209,7 @@ def read(text: str | None) -> Conninfo:
     try:
         _check(conninfo)
     except ConninfoError as error:
-        raise conninfo.told(error) from None
+        raise conninfo.with_variable(error) from None
     return conninfo
 
 

@@ -160,7 +160,7 @@ async def connect(
                     connection_class,
                 )
             except ConninfoError as error:
-                failures[str(place)] = known.told(error)
+                failures[str(place)] = known.with_variable(error)
             except Exception as error:
                 failures[str(place)] = error
     by_default = (
@@ -179,10 +179,10 @@ def _failed(
         # Sockets that are not there say nothing where another was: libpq has one default, here there are several.
         failures = {name: one for name, one in failures.items() if not isinstance(one, FileNotFoundError)} or failures
         cause = next(iter(failures.values()))
-    told: dict[str, list[str]] = {}
+    with_variable: dict[str, list[str]] = {}
     for name, one in failures.items():
-        told.setdefault(words(one) if not isinstance(one, _UnsuitableError) else str(one), []).append(name)
-    ways = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in told.items())
+        with_variable.setdefault(words(one) if not isinstance(one, _UnsuitableError) else str(one), []).append(name)
+    ways = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in with_variable.items())
     text = f"cannot connect as user {_printable(user)} to database {_printable(database)} at {ways}"
     ignored = known.ignored_password_file
     if ignored is not None:

@@ -28,27 +28,29 @@ _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 _Result = TypeVar("_Result")
 
 
-class _Ear(selectors.DefaultSelector):
+class _CountingSelector(selectors.DefaultSelector):
     """Counts how often something came that the loop waits for."""
 
-    heard = 0
+    ready = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         found: list[Any] = super().select(timeout)
-        self.heard += bool(found)
+        self.ready += bool(found)
         return found
 
 
 def run(work: Coroutine[Any, Any, _Result], tell: Callable[[str], None]) -> _Result:
     """Runs a command's work to its end and returns its result. `tell` gets a line for a person where it waits for
     long."""
-    ear = _Ear()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(ear)) as runner:
-        return runner.run(_watched(work, ear, tell))
+    selector = _CountingSelector()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        return runner.run(_watched(work, selector, tell))
 
 
-async def _watched(work: Coroutine[Any, Any, _Result], ear: _Ear, tell: Callable[[str], None]) -> _Result:
-    watch = asyncio.ensure_future(_watch(ear, tell))
+async def _watched(
+    work: Coroutine[Any, Any, _Result], selector: _CountingSelector, tell: Callable[[str], None]
+) -> _Result:
+    watch = asyncio.ensure_future(_watch(selector, tell))
     working = asyncio.ensure_future(work)
     try:
         # Shielded: asyncpg ends a cancelled statement only once the server has acknowledged it.
@@ -69,25 +71,25 @@ async def _watched(work: Coroutine[Any, Any, _Result], ear: _Ear, tell: Callable
             await watch
 
 
-async def _watch(ear: _Ear, tell: Callable[[str], None]) -> None:
-    heard, quiet, said, unanswered = ear.heard, 0, QUIET, 0
+async def _watch(selector: _CountingSelector, tell: Callable[[str], None]) -> None:
+    ready, quiet, tell_at, unanswered = selector.ready, 0, QUIET, 0
     while True:
         # Seconds in which the loop ran: those in which a reader of the output holds it up are nobody's silence.
         await asyncio.sleep(1)
         waiting = [connection for connection in open_connections if not connection.is_closed()]
-        if ear.heard != heard or not waiting:
-            heard, quiet, said, unanswered = ear.heard, 0, QUIET, 0
+        if selector.ready != ready or not waiting:
+            ready, quiet, tell_at, unanswered = selector.ready, 0, QUIET, 0
             continue
         quiet += 1
-        if quiet >= said:
-            said *= _AGAIN
+        if quiet >= tell_at:
+            tell_at *= _AGAIN
             tell(_line(quiet, waiting))
         if quiet % QUIET and not unanswered:
             continue
         silent = [one for one in waiting if not await answers(one.server, one.patience)]
         if any(one.is_closed() for one in waiting):
             continue
-        heard = ear.heard
+        ready = selector.ready
         unanswered = unanswered + 1 if silent else 0
         if unanswered >= _UNANSWERED:
             for connection in silent:

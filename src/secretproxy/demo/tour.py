@@ -62,7 +62,7 @@ END $$;
 """
 
 
-class Stopped(BaseException):
+class TourStoppedError(BaseException):
     """SIGTERM or SIGINT: leave, and clean up on the way."""
 
 
@@ -73,7 +73,7 @@ def run(port: int, *, once: bool, echo: Callable[[str], None], console_port: int
         binaries = find_postgres()
     except PostgresNotFoundError as error:
         raise ConfigError(str(error)) from None
-    with _stop_by_signal(), contextlib.suppress(Stopped), contextlib.ExitStack() as stack:
+    with _stop_by_signal(), contextlib.suppress(TourStoppedError), contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secretproxy-demo-")))
         echo(f"Starting a private PostgreSQL {binaries.version} ...")
         try:
@@ -120,7 +120,7 @@ def _stop_by_signal() -> Iterator[None]:
         # Cleaning up is not to be broken off by a second Ctrl-C.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped
+        raise TourStoppedError
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -124,7 +124,7 @@ class Detector:
             + r")(?![\w$])",
             re.IGNORECASE,
         )
-        self._led = False
+        self._has_dependencies = False
         self._harmless: set[bytes] = set()
         self._cache: dict[tuple[bytes, str, int], Verdict] = {}
         self._cached_bytes = 0
@@ -132,11 +132,11 @@ class Detector:
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
         """Looks quickly at a text. `remembered`: lower-case names of statements and cursors that lead to a secret
         call."""
-        if self._led and not remembered:
-            return self._may_be_led(text)
+        if self._has_dependencies and not remembered:
+            return self._may_name_a_dependency(text)
         return self._may_concern(text.lower(), remembered)
 
-    def _may_be_led(self, text: bytes) -> bool:
+    def _may_name_a_dependency(self, text: bytes) -> bool:
         """Searches a text for the many names of a catalog; results for recurring texts are cached."""
         if text in self._harmless:
             return False
@@ -153,7 +153,9 @@ class Detector:
             return True
         if remembered and any(word in lowered for word in _NAMING) and any(name in lowered for name in remembered):
             return True
-        return self._led and (len(lowered) > _MOST_LOOKED or self.monitored.dependencies.may_concern(lowered))
+        return self._has_dependencies and (
+            len(lowered) > _MOST_LOOKED or self.monitored.dependencies.may_concern(lowered)
+        )
 
     def _has_needle(self, lowered: bytes) -> bool:
         for needle in self._needles:  # noqa: SIM110 (on the way of each text)
@@ -163,14 +165,14 @@ class Detector:
 
     def _is_harmless(self, text: bytes) -> bool:
         """Finishes the quick look at a text that was too long for it."""
-        if not self._led or len(text) <= _MOST_LOOKED:
+        if not self._has_dependencies or len(text) <= _MOST_LOOKED:
             return False
         lowered = text.lower()
         if self._has_needle(lowered) or any(word in lowered for word in _NAMING):
             return False
         return not self.monitored.dependencies.may_concern(lowered)
 
-    def may_now(self, text: bytes) -> bool:
+    def may_analyse_now(self, text: bytes) -> bool:
         """Says whether the text may be analysed on the event loop at once."""
         work = weight(text)
         return work <= LIGHT and self.allowance.take(work)
@@ -178,13 +180,13 @@ class Detector:
     def learn(self, dependencies: Dependencies) -> None:
         """Takes what the catalog says leads to a secret function; verdicts of before are forgotten."""
         self.monitored = replace(self.monitored, dependencies=dependencies)
-        self._led = bool(dependencies)
+        self._has_dependencies = bool(dependencies)
         self._cache.clear()
         self._cached_bytes = 0
         self._harmless.clear()
 
     def verdict(
-        self, text: bytes, encoding: str, remembered: Collection[bytes] = (), strings: int = STANDARD
+        self, text: bytes, encoding: str, remembered: Collection[bytes] = (), conforming_strings: int = STANDARD
     ) -> Verdict:
         """Gives the verdict on a text as it came over the wire; `encoding` is Python's name of the client's.
 
@@ -192,15 +194,15 @@ class Detector:
         """
         if not self.may_concern(text, remembered):
             return HARMLESS
-        cached = self.cached(text, encoding, strings)
+        cached = self.cached(text, encoding, conforming_strings)
         if cached is not None:
             return cached
-        return self.store(text, encoding, self.analyse(text, encoding, strings), strings)
+        return self.store(text, encoding, self.analyse(text, encoding, conforming_strings), conforming_strings)
 
-    def cached(self, text: bytes, encoding: str, strings: int = STANDARD) -> Verdict | None:
-        return self._cache.get((text, encoding, strings)) if len(text) <= CACHE_TEXT_BYTES else None
+    def cached(self, text: bytes, encoding: str, conforming_strings: int = STANDARD) -> Verdict | None:
+        return self._cache.get((text, encoding, conforming_strings)) if len(text) <= CACHE_TEXT_BYTES else None
 
-    def store(self, text: bytes, encoding: str, verdict: Verdict, strings: int = STANDARD) -> Verdict:
+    def store(self, text: bytes, encoding: str, verdict: Verdict, conforming_strings: int = STANDARD) -> Verdict:
         if len(text) <= CACHE_TEXT_BYTES:
             if len(self._cache) >= CACHE_ENTRIES or self._cached_bytes > CACHE_BYTES:
                 # The oldest half goes: dictionaries keep the order of insertion.
@@ -208,10 +210,10 @@ class Detector:
                     del self._cache[key]
                 self._cached_bytes = sum(len(key[0]) for key in self._cache)
             self._cached_bytes += len(text)
-            self._cache[text, encoding, strings] = verdict
+            self._cache[text, encoding, conforming_strings] = verdict
         return verdict
 
-    def analyse(self, text: bytes, encoding: str, strings: int = STANDARD) -> Verdict:
+    def analyse(self, text: bytes, encoding: str, conforming_strings: int = STANDARD) -> Verdict:
         """Parses and walks, in both readings where the session may have either. Pure: it may run in another process."""
         if self._is_harmless(text):
             return HARMLESS
@@ -223,10 +225,10 @@ class Detector:
                 return self._by_words(sql)
         if too_hard(text):
             return self._by_words(sql)
-        if strings == STANDARD or "\\" not in sql:
+        if conforming_strings == STANDARD or "\\" not in sql:
             return self._read(sql)
         escaped = self._read(as_standard(sql))
-        if strings == ESCAPES:
+        if conforming_strings == ESCAPES:
             return escaped
         standard = self._read(sql)
         # What does not parse does not run.

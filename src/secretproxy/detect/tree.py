@@ -197,7 +197,7 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
             look = _NODES.get(kind)
             if look is None:
                 if knows_more:
-                    _led(kind, body, monitored, found)
+                    _find_dependency(kind, body, monitored, found)
             elif not look(kind, body, scope, monitored, found):
                 continue
             pending.append((body, scope))
@@ -205,7 +205,7 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
 
 def _of_no_kind(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
     if monitored.dependencies:
-        _led(kind, body, monitored, found)
+        _find_dependency(kind, body, monitored, found)
     return True
 
 
@@ -287,7 +287,7 @@ def _relation(body: Node, uses: int, scope: frozenset[str], monitored: Monitored
         found.calls += monitored.dependencies.relation([name] if schema is None else [schema, name], uses)
 
 
-def _led(kind: str, body: Any, monitored: Monitored, found: Found) -> None:
+def _find_dependency(kind: str, body: Any, monitored: Monitored, found: Found) -> None:
     """Finds what leads to a secret function from a node that is not a call of one.
 
     These are relations written to, operators, types, row.function.

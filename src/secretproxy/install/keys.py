@@ -19,7 +19,7 @@ import asyncpg
 from secretproxy.install.errors import InstallError
 from secretproxy.install.keyfile import KEY_BYTES, load_key_file, write_key_file
 from secretproxy.install.rights import borrowed
-from secretproxy.install.runner import session, told
+from secretproxy.install.runner import server_message, session
 from secretproxy.wire.types import SqlState
 
 BATCH = 500
@@ -263,10 +263,10 @@ def _explained(error: Exception) -> Exception:
         raise error
     if error.sqlstate in (SqlState.UNDEFINED_TABLE, SqlState.UNDEFINED_FUNCTION, SqlState.INVALID_SCHEMA_NAME):
         return InstallError(
-            f"the backend half is not installed here, or is older ({told(error)}): run `secretproxy install`"
+            f"the backend half is not installed here, or is older ({server_message(error)}): run `secretproxy install`"
         )
     if error.sqlstate == SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(
-            f"keys are for their owner ({told(error)}): connect as a superuser or a member of secretproxy_keys (--dsn)"
+            f"keys are for their owner ({server_message(error)}): connect as a superuser or a member of secretproxy_keys (--dsn)"
         )
-    return InstallError(told(error))
+    return InstallError(server_message(error))

@@ -53,7 +53,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
+class _Login:
     """A login of the log: the setting that names it, a name to begin with, the role that it must be a member of."""
 
     setting: str
@@ -70,10 +70,10 @@ async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
     If the configuration puts the log into another database, only an installation there checks the log's logins.
     """
     async with session(dsn, lock=False) as connection:
-        here = _Here(read(dsn))
+        here = _Cluster(read(dsn))
         needs = [
-            _Need("audit.dsn", setup.audit_dsn, "journal", "secretproxy_writer", "writes", "writes the log"),
-            _Need("audit.review_dsn", setup.review_dsn, "auditor", "secretproxy_auditor", "reviews", "reads the log"),
+            _Login("audit.dsn", setup.audit_dsn, "journal", "secretproxy_writer", "writes", "writes the log"),
+            _Login("audit.review_dsn", setup.review_dsn, "auditor", "secretproxy_auditor", "reviews", "reads the log"),
         ]
         named = [name for need in needs if (name := here.login(need.dsn)) is not None]
         member = "SET" if connection.get_server_version() >= (16,) else "MEMBER"
@@ -103,7 +103,7 @@ async def next_steps(dsn: str | None, setup: Setup) -> list[str]:
     return steps
 
 
-def _of_login(need: _Need, here: _Here, known: dict[str, Any]) -> list[str]:
+def _of_login(need: _Login, here: _Cluster, known: dict[str, Any]) -> list[str]:
     """Says what the login of a setting lacks."""
     name = here.login(need.dsn)
     if name is None:
@@ -121,7 +121,7 @@ def _of_login(need: _Need, here: _Here, known: dict[str, Any]) -> list[str]:
     return steps if found[need.column] else [*steps, f"{what}: GRANT {need.role} TO {quoted};"]
 
 
-class _Here:
+class _Cluster:
     """The database that was installed into."""
 
     def __init__(self, conninfo: Conninfo) -> None:

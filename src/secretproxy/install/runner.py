@@ -252,7 +252,7 @@ async def _deploy(connection: Any, change: Change) -> None:
             )
     except asyncpg.PostgresError as error:
         raise InstallError(
-            f"change {change.name} failed and left nothing behind: {told(error)}; {connection.where}"
+            f"change {change.name} failed and left nothing behind: {server_message(error)}; {connection.where}"
         ) from None
 
 
@@ -458,7 +458,7 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
                     await connection.execute(change.statements("revert"))
             except asyncpg.PostgresError as error:
                 raise InstallError(
-                    f"change {change.name} was not reverted: {told(error)}; {connection.where}"
+                    f"change {change.name} was not reverted: {server_message(error)}; {connection.where}"
                 ) from None
             reverted.append(change.name)
             progress(change.name, "reverted")
@@ -526,7 +526,7 @@ async def _known(connection: Any) -> dict[str, str]:
     }
 
 
-def told(error: asyncpg.PostgresError) -> str:
+def server_message(error: asyncpg.PostgresError) -> str:
     """Gives a server's message without DETAIL and CONTEXT, which can contain rows."""
     return f"{getattr(error, 'message', None) or type(error).__name__} (SQLSTATE {error.sqlstate})"
 
@@ -534,4 +534,4 @@ def told(error: asyncpg.PostgresError) -> str:
 def _meaning(error: asyncpg.PostgresError) -> str:
     if error.sqlstate == SqlState.DIVISION_BY_ZERO:
         return "something it made is missing or was changed"
-    return told(error)
+    return server_message(error)

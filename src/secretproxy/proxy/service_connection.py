@@ -110,13 +110,13 @@ async def log_fault(settings: Settings, keys: dict[int, bytes]) -> str | None:
         except asyncpg.PostgresError as error:
             if broken(connection, error):
                 raise
-            return f"months of the log cannot be made: {_told(error)}"
+            return f"months of the log cannot be made: {_cause(error)}"
         try:
             await _insert(connection, Lines(mask, uuid.uuid4()))
         except asyncpg.PostgresError as error:
             if broken(connection, error):
                 raise
-            return f"a row cannot be written: {_told(error)}"
+            return f"a row cannot be written: {_cause(error)}"
     except Exception as error:
         return broke(connection) if broken(connection, error) else describe(error)
     finally:
@@ -141,7 +141,7 @@ async def _leads_here(settings: Settings) -> bool:
     return False
 
 
-def _told(error: asyncpg.PostgresError) -> str:
+def _cause(error: asyncpg.PostgresError) -> str:
     state = str(getattr(error, "sqlstate", None))
     if state == SqlState.CHECK_VIOLATION:
         # The error of a row without a partition differs from that of a CHECK only by the constraint.

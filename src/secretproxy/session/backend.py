@@ -50,7 +50,7 @@ class Backend:
 
     def passed(self, message: Framer) -> None:
         """Takes what goes on as it came."""
-        if message.kind != BackendMessage.NOTIFICATION_RESPONSE and not self._pipeline.heard():
+        if message.kind != BackendMessage.NOTIFICATION_RESPONSE and not self._pipeline.answer_part():
             self._stream.drop()
 
     def parameter_status(self, message: Framer) -> None:
@@ -93,7 +93,7 @@ class Backend:
 
     def complete(self, message: Framer) -> None:
         """Takes a CommandComplete or EmptyQueryResponse."""
-        if not self._pipeline.heard():
+        if not self._pipeline.answer_part():
             self._stream.drop()
             return
         if message.kind == BackendMessage.COMMAND_COMPLETE and message.end - message.start > 5:
@@ -112,7 +112,7 @@ class Backend:
             self._defined = True
         if tag == b"ROLLBACK":
             self._token.rolled_back()
-        elif tag == b"DISCARD ALL" and self._pipeline.alone:
+        elif tag == b"DISCARD ALL" and self._pipeline.nothing_else_due:
             # With more under way, names may be new ones already.
             self._names.discard_all()
 
@@ -145,7 +145,7 @@ class Backend:
         self._state.transaction_status = status
         if not self._pipeline.ready():
             self._stream.drop()
-            self._stream.see_rows(False)
+            self._stream.report_rows(False)
             return
         if status == TransactionStatus.IDLE:
             if self._defined:

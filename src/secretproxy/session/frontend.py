@@ -95,18 +95,20 @@ class Attempts:
         if supplied is not None and supplied[0] == text:
             self._supplied = None
             return supplied[1]
-        strings = STANDARD
+        conforming_strings = STANDARD
         if b"\\" in text:
             # Something under way may change the setting before the backend reads this.
             off = state.parameters.get("standard_conforming_strings") == "off"
-            strings = EITHER if self._pipeline.due else ESCAPES if off else STANDARD
-        known = detector.cached(text, state.codec, strings)
+            conforming_strings = EITHER if self._pipeline.due else ESCAPES if off else STANDARD
+        known = detector.cached(text, state.codec, conforming_strings)
         if known is not None:
             return known
-        if len(text) <= state.limits.parse_thread_bytes and detector.may_now(text):
-            return detector.store(text, state.codec, detector.analyse(text, state.codec, strings), strings)
+        if len(text) <= state.limits.parse_thread_bytes and detector.may_analyse_now(text):
+            return detector.store(
+                text, state.codec, detector.analyse(text, state.codec, conforming_strings), conforming_strings
+            )
         self._stream.framer.unread()
-        self._output.made().parse = (text, state.codec, strings)
+        self._output.made().parse = (text, state.codec, conforming_strings)
         return None
 
     def supply(self, text: bytes, verdict: Verdict) -> None:
@@ -140,7 +142,7 @@ class Attempts:
             attempts = tuple(map(in_bytes, attempts))
         if len(attempts) > 1:
             # The same call twice is one access, counted.
-            attempts = tuple(dict.fromkeys(_weighed(attempts)))
+            attempts = tuple(dict.fromkeys(_within_limit(attempts)))
         running.attempts = attempts
         running.covered = {(call.function, call.owner, call.names): Tally() for call in attempts if call.exact}
         running.number = self._pipeline.started + 1
@@ -164,14 +166,14 @@ class Attempts:
 
     # --- refusals ---
 
-    def refuse_here(self, refusal: Refusal) -> None:
+    def refuse_message(self, refusal: Refusal) -> None:
         """Replaces the message just reported by one that fails in the backend; what is still to come of it is
         swallowed."""
         step = self._output.made()
         simple = self._stream.framer.kind == FrontendMessage.QUERY
         running = Running("simple" if simple else "extended", HARMLESS)
         running.refused = refusal
-        self._stream.replace(_failing(simple))
+        self._stream.replace(_failing_message(simple))
         self._pipeline.push_statement(running)
         step.record.append(self._refused(running, refusal.sqlstate))
 
@@ -193,7 +195,7 @@ class Attempts:
             running.refused = _LOG_REFUSES
             # Should it run after all, nothing in the log covers it.
             running.covered = {}
-            out.append(_failing(running.protocol == "simple"))
+            out.append(_failing_message(running.protocol == "simple"))
             if taken:
                 continue
             for call in running.attempts:
@@ -214,7 +216,7 @@ class Attempts:
         return event
 
 
-def _weighed(attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
+def _within_limit(attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
     """Gives the attempts with as many names as one statement may have in the log before it runs. What the rest
     was, testimony tells."""
     weight = 0
@@ -225,7 +227,7 @@ def _weighed(attempts: tuple[ResolvedCall, ...]) -> list[ResolvedCall]:
     return kept
 
 
-def _failing(simple: bool) -> bytes:
+def _failing_message(simple: bool) -> bytes:
     """Makes a message that the backend answers with an error: what it names does not exist."""
     name = f"{_REFUSED_NAME} {uuid.uuid4().hex[:20]}"
     return messages.query(f'EXECUTE "{name}"') if simple else messages.execute(name)
@@ -258,7 +260,7 @@ class Frontend:
 
     def query(self, message: Framer) -> None:
         if not message.complete:
-            if not self._waited_for_or_refused(message):
+            if not self._demand_or_refuse(message):
                 self._pipeline.push_statement(b"")
             return
         if message.end - message.start < 6:
@@ -271,7 +273,7 @@ class Frontend:
             self._pipeline.push_statement(text if self._may_keep(text) else b"")
             return
         if self._names.too_many(verdict):
-            self._attempts.refuse_here(TOO_MANY)
+            self._attempts.refuse_message(TOO_MANY)
             return
         running = Running("simple", verdict, text if len(text) <= self._state.limits.parse_thread_bytes else None)
         self._attempts.attempt(running, resolve(verdict.calls, NO_VALUES), NO_VALUES, message.start, message.end)
@@ -279,13 +281,13 @@ class Frontend:
     def function_call(self, message: Framer) -> None:
         self._pipeline.push_statement(Running("fastpath", HARMLESS))
 
-    def _waited_for_or_refused(self, message: Framer) -> bool:
+    def _demand_or_refuse(self, message: Framer) -> bool:
         """Decides on a statement of which only the beginning is there: False where it is to go on unread."""
         limits = self._state.limits
         if message.end - message.start <= limits.max_statement_memory:
             message.demand()
         elif limits.refuse_large:
-            self._attempts.refuse_here(TOO_LONG)
+            self._attempts.refuse_message(TOO_LONG)
         else:
             return False
         return True
@@ -299,7 +301,7 @@ class Frontend:
 
     def parse(self, message: Framer) -> None:
         if not message.complete:
-            if not self._waited_for_or_refused(message):
+            if not self._demand_or_refuse(message):
                 self._parsed(_name(message, message.start + 5)[0], UNKNOWN)
             return
         name, pos = _name(message, message.start + 5)
@@ -312,7 +314,7 @@ class Frontend:
             self._parsed(name, Prepared(verdict, kept))
             return
         if self._names.statements_full(name):
-            self._attempts.refuse_here(TOO_MANY)
+            self._attempts.refuse_message(TOO_MANY)
             return
         try:
             types = messages.read_parse_types(message.buffer, pos, message.end)
@@ -348,7 +350,7 @@ class Frontend:
             return
         # A longer one than may be kept: its arguments stay unknown, its calls do not.
         if self._names.portals_full(portal):
-            self._attempts.refuse_here(TOO_MANY)
+            self._attempts.refuse_message(TOO_MANY)
             return
         self._bound(portal, self._portal(statement, others, values))
 

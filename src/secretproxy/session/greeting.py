@@ -95,7 +95,7 @@ class Greeting:
             self._enter_ready()
             return
         self._state.enter(Phase.GREETING)
-        self._stream.see_rows(True)
+        self._stream.report_rows(True)
         self._ready_for_query = message.buffer[message.start : message.end]
         self._stream.drop()
         self._ask(GreetingPhase.START, messages.query(_ASK_START))
@@ -121,7 +121,7 @@ class Greeting:
         elif phase is GreetingPhase.STILL_THERE and not self._kept_token:
             self._token.refuse_pooler()
         else:
-            self._stream.let_on(self._ready_for_query)
+            self._stream.forward_data(self._ready_for_query)
             self._enter_ready()
 
     def row(self, message: Framer) -> None:
@@ -153,7 +153,7 @@ class Greeting:
         _, fatal = messages.read_error(message.buffer, message.start, message.end)
         if fatal:
             self._stream.release(message.start)
-            self._stream.let_on(self._ready_for_query)
+            self._stream.forward_data(self._ready_for_query)
             self._state.enter(Phase.CLOSED)
             return
         self._stream.drop()
@@ -162,5 +162,5 @@ class Greeting:
 
     def _enter_ready(self) -> None:
         self._state.enter(Phase.READY)
-        self._stream.see_rows(False)
+        self._stream.report_rows(False)
         self._output.made().ready = True

@@ -63,7 +63,7 @@ class Connection(Protocol):
     def write(self, data: bytes) -> None:
         """Sends bytes to the peer."""
 
-    def write_soon(self, data: bytes) -> None:
+    def write_coalesced(self, data: bytes) -> None:
         """Does the same, but may wait a moment to send them with what is written next."""
 
     def pause(self, paused: bool) -> None:
@@ -97,7 +97,7 @@ class Effects(Protocol):
         """Sends a Flush: answers may lie in the backend's buffer, and the client is not read from before they
         come."""
 
-    def parse(self, text: bytes, codec: str, strings: int) -> None:
+    def parse(self, text: bytes, codec: str, conforming_strings: int) -> None:
         """Finds a verdict elsewhere; parsed() is called with it."""
 
     def continue_later(self) -> None:
@@ -143,7 +143,7 @@ class NoEffects(Effects):
     def flush_backend(self) -> None:
         pass
 
-    def parse(self, text: bytes, codec: str, strings: int) -> None:
+    def parse(self, text: bytes, codec: str, conforming_strings: int) -> None:
         pass
 
     def continue_later(self) -> None:
@@ -186,7 +186,7 @@ class Nobody(Connection):
     def write(self, data: bytes) -> None:
         pass
 
-    def write_soon(self, data: bytes) -> None:
+    def write_coalesced(self, data: bytes) -> None:
         pass
 
     def pause(self, paused: bool) -> None:
@@ -326,8 +326,8 @@ class Interpreter:
         if step.parse is not None:
             self._client_waits = _VERDICT
             self._client.pause(True)
-            text, codec, strings = step.parse
-            effects.parse(text, codec, strings)
+            text, codec, conforming_strings = step.parse
+            effects.parse(text, codec, conforming_strings)
         elif step.violation is not None:
             effects.end_by_client(step.violation)
         elif step.again and not self._session.above_high_water:
@@ -416,7 +416,7 @@ class Interpreter:
                 return
         if step.forward:
             if step.more:
-                self._client.write_soon(step.forward)
+                self._client.write_coalesced(step.forward)
             else:
                 self._client.write(step.forward)
         if step.inject:

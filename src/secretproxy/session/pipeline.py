@@ -138,8 +138,10 @@ class Outcomes:
         if tally is None:
             # Which of the calls of its function was this one?
             name = call.function.partition("(")[0]
-            heard = any(function.partition("(")[0] == name for function in running.uncovered)
-            if heard or any(key[0].partition("(")[0] == name and tally.calls for key, tally in running.covered.items()):
+            others = any(function.partition("(")[0] == name for function in running.uncovered)
+            if others or any(
+                key[0].partition("(")[0] == name and tally.calls for key, tally in running.covered.items()
+            ):
                 return None, None, None
         return 0, None, None
 
@@ -157,7 +159,7 @@ class Pipeline:
         self._copying = False
         self._overlooked = False
         # Whether it has said anything since the last ReadyForQuery that answers one of the client's messages.
-        self._heard = False
+        self._answer_begun = False
         self._started = 0
         self._ended = 0
         # What called something at Parse, Bind or the commit of a Sync.
@@ -179,7 +181,7 @@ class Pipeline:
         return not self._due
 
     @property
-    def alone(self) -> bool:
+    def nothing_else_due(self) -> bool:
         """Says whether nothing is due except the current answer and that to its Sync."""
         due = len(self._due) - 1
         return due <= 0 or (due == 1 and _is(self._due[1], SYNC))
@@ -320,14 +322,14 @@ class Pipeline:
         head = self.head()
         return head.statement if isinstance(head, Describing) else None
 
-    def heard(self) -> bool:
+    def answer_part(self) -> bool:
         """Takes an answer that ends nothing: False where it is one to the proxy's own message."""
-        self._heard = True
+        self._answer_begun = True
         return not _is(self.head(), INJECTED)
 
     def answered(self, kind: int) -> bool:
         """Takes the end of a Parse, Bind, Describe or Close: False where it is an answer to the proxy's own message."""
-        self._heard = True
+        self._answer_begun = True
         head = self.head()
         if _is(head, INJECTED):
             return False
@@ -360,7 +362,7 @@ class Pipeline:
 
     def suspended(self) -> None:
         """Takes a PortalSuspended: the execution may go on with another Execute."""
-        self._heard = True
+        self._answer_begun = True
         head = self.head()
         if isinstance(head, Prepared):
             self._due.popleft()
@@ -379,7 +381,7 @@ class Pipeline:
     def copy_in(self) -> None:
         """Takes a CopyInResponse: until CopyDone or CopyFail the backend overlooks Sync and Flush (CopyGetData,
         copyfromparse.c)."""
-        self._heard = True
+        self._answer_begun = True
         if self.head() is None:
             return
         due = self._due
@@ -405,7 +407,7 @@ class Pipeline:
 
     def failing(self) -> Entry | None:
         """Takes an error: gives the entry that it answers."""
-        self._heard = True
+        self._answer_begun = True
         self._copying = False
         return self.head()
 
@@ -425,14 +427,14 @@ class Pipeline:
         """Takes a ReadyForQuery, which ends all up to its Query or Sync: False where it answers the proxy's own
         message."""
         head = self.head()
-        heard, self._heard = self._heard, False
+        begun, self._answer_begun = self._answer_begun, False
         if _is(head, INJECTED):
             self._due.popleft()
             return False
         self._copying = False
         # An error has been seen and no Sync is left: this answers one that seemed skipped during COPY.
         self.skipping = False
-        if heard or _is(head, SYNC):
+        if begun or _is(head, SYNC):
             self._pop_cycle()
         if self._between is not None:
             self._end(self._between, "ok")

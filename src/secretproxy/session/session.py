@@ -271,8 +271,8 @@ class Session:
                 return early
         except MalformedError:
             if state.at(_LOGIN) and framer.buffer[framer.cut] not in self._client_login:
-                return stream.too_early()
-            framer.let_head_go()
+                return stream.keep_early()
+            framer.forward_header()
             state.enter(_CLOSED)
         except ProtocolViolationError as violation:
             if framer.cut == 0:
@@ -292,7 +292,7 @@ class Session:
                 if state.phase is _LOGIN:
                     # A client that does not wait to be let in: as the backend would, read it once it is ready.
                     framer.unread()
-                    return stream.too_early()
+                    return stream.keep_early()
                 # The backend's to answer: it ends the session there and reads no further.
                 state.enter(_CLOSED)
                 return None

@@ -169,7 +169,7 @@ class Framer:
         self._skip = 0
         return rest
 
-    def let_head_go(self) -> None:
+    def forward_header(self) -> None:
         """Counts the head of the message that `next` called malformed among what may go on."""
         self.cut += 5
 
@@ -231,12 +231,12 @@ _LONGEST_LENGTH: Final = 0x7FFFFFFF
 
 
 class Stream:
-    """One direction. Of the chunk under way, `_kept_from` is where the bytes begin that nothing was decided on yet."""
+    """One direction. `_undecided_from` is where the bytes of this chunk begin that nothing was decided on yet."""
 
     def __init__(self, framer: Framer, output: Output) -> None:
         self.framer = framer
         self._output: Final = output
-        self._kept_from = 0
+        self._undecided_from = 0
         # Whether what goes on waits for the log.
         self._holding = False
 
@@ -249,10 +249,10 @@ class Stream:
         """Takes the next chunk."""
         self.framer.push(data)
         self._output.begin()
-        self._kept_from = 0
+        self._undecided_from = 0
         self._holding = False
 
-    def let_on(self, data: bytes) -> None:
+    def forward_data(self, data: bytes) -> None:
         """Lets data go on in its place in the stream: at once, or behind what waits."""
         step = self._output.made()
         if not self._holding:
@@ -262,8 +262,8 @@ class Stream:
 
     def release(self, upto: int) -> None:
         """Forwards the buffer up to here."""
-        self.let_on(self.framer.buffer[self._kept_from : upto])
-        self._kept_from = upto
+        self.forward_data(self.framer.buffer[self._undecided_from : upto])
+        self._undecided_from = upto
 
     def finish(self) -> bytes | Step:
         """Ends the chunk: gives the bytes to forward, or the Step if there is more to do."""
@@ -285,7 +285,7 @@ class ClientStream(Stream):
         self._max_message: Final = max_message
         self._waiting = bytearray()
         # Bytes of a message that was replaced, still to come.
-        self._swallow = 0
+        self._replaced_left = 0
 
     @property
     def waits(self) -> bool:
@@ -299,7 +299,7 @@ class ClientStream(Stream):
     @property
     def at_rest(self) -> bool:
         """Says whether nothing waits and no message is half sent."""
-        return self.framer.at_boundary and not self._waiting and not self._swallow
+        return self.framer.at_boundary and not self._waiting and not self._replaced_left
 
     def keep(self, data: bytes) -> None:
         """Keeps bytes until they may be read."""
@@ -316,9 +316,9 @@ class ClientStream(Stream):
         if self._waiting:
             self._waiting += data
             data = self.take_waiting()
-        if self._swallow:
-            gone = min(self._swallow, len(data))
-            self._swallow -= gone
+        if self._replaced_left:
+            gone = min(self._replaced_left, len(data))
+            self._replaced_left -= gone
             data = data[gone:]
         Stream.begin(self, data)
 
@@ -327,15 +327,15 @@ class ClientStream(Stream):
         self.release(start)
         self._holding = True
         self._output.made().held.append(Held(self.framer.buffer[start:end], running))
-        self._kept_from = end
+        self._undecided_from = end
 
     def replace(self, message: bytes) -> None:
         """Replaces the message just reported by another one; drops the rest of it when it comes."""
         framer = self.framer
-        self.let_on(framer.buffer[self._kept_from : framer.start] + message)
-        self._kept_from = framer.cut
+        self.forward_data(framer.buffer[self._undecided_from : framer.start] + message)
+        self._undecided_from = framer.cut
         if not framer.complete:
-            self._swallow = framer.discard()
+            self._replaced_left = framer.discard()
 
     def keep_rest(self) -> None:
         """Keeps the rest of the chunk behind the message just reported, to be read in a later turn."""
@@ -343,7 +343,7 @@ class ClientStream(Stream):
         self._waiting += framer.buffer[framer.cut :]
         framer.buffer = framer.buffer[: framer.cut]
 
-    def too_early(self) -> bytes:
+    def keep_early(self) -> bytes:
         """Keeps what the client sent before it was let in; gives the bytes before that."""
         framer = self.framer
         before, rest = framer.buffer[: framer.cut], framer.buffer[framer.cut :]
@@ -369,7 +369,7 @@ class BackendStream(Stream):
         if self._dropping:
             framer = self.framer
             self._output.made()
-            self._kept_from = framer.cut
+            self._undecided_from = framer.cut
             self._dropping = framer.streaming
 
     def hold(self) -> None:
@@ -380,12 +380,12 @@ class BackendStream(Stream):
         """Keeps the message just reported from the client, and what of it has not come yet."""
         framer = self.framer
         self.release(framer.start)
-        self._kept_from = min(framer.end, len(framer.buffer))
+        self._undecided_from = min(framer.end, len(framer.buffer))
         self._dropping = not framer.complete
 
     def expect(self) -> None:
         """Takes note that the backend is about to say more behind the message just dropped."""
-        self._more_at = self._kept_from
+        self._more_at = self._undecided_from
 
     def finish(self) -> bytes | Step:
         step = self._output.step
@@ -396,8 +396,8 @@ class BackendStream(Stream):
     def replace(self, message: bytes) -> None:
         """Replaces the message just reported by another one."""
         self.drop()
-        self.let_on(message)
+        self.forward_data(message)
 
-    def see_rows(self, wanted: bool) -> None:
+    def report_rows(self, wanted: bool) -> None:
         """Has rows reported, which otherwise pass unseen."""
         self.framer.actions = FROM_BACKEND_OWN if wanted else FROM_BACKEND

@@ -200,8 +200,8 @@ class Keys:
         )  # fmt: skip
 
     def _quoted(self, message: bytes) -> Testimony | None:
-        told = binascii.unhexlify(message)
-        signed, mac = told[:-MAC_SIZE], told[-MAC_SIZE:]
+        raw = binascii.unhexlify(message)
+        signed, mac = raw[:-MAC_SIZE], raw[-MAC_SIZE:]
         parts = signed.split(b" ", 8)
         if len(parts) != 9 or not self._signed(parts[1], signed, mac):
             return None
@@ -295,7 +295,7 @@ class Token:
         self._pooled = False
         self._lost = False
         # Whether it was set within a transaction.
-        self._inside = False
+        self._set_in_transaction = False
         self._version = 0
 
     @property
@@ -366,12 +366,12 @@ class Token:
     def rolled_back(self) -> None:
         """Takes a ROLLBACK, of a transaction or to a savepoint: the setting is what it was before, which may be
         none."""
-        if self._inside:
+        if self._set_in_transaction:
             self._lost = True
 
     def end_transaction(self) -> None:
         """Takes the end of a transaction: what was set in it stays."""
-        self._inside = False
+        self._set_in_transaction = False
 
     def renew(self, *, may_inject: bool) -> None:
         """Sets the token again where it may be lost and the backend takes a message now."""
@@ -390,9 +390,9 @@ class Token:
         token = self.value
         if token is None or state.physical:
             return
-        self._inside = state.transaction_status == TransactionStatus.IN_TRANSACTION
+        self._set_in_transaction = state.transaction_status == TransactionStatus.IN_TRANSACTION
         self._pipeline.inject()
-        self._stream.see_rows(True)
+        self._stream.report_rows(True)
         self._output.made().inject += self.message(token)
 
     def refuse_pooler(self) -> None:
@@ -440,22 +440,22 @@ class Matching:
         found = messages.fields(buffer, start, end)
         if found.get(ErrorField.SQLSTATE) != SQLSTATE:
             return
-        said, context = found.get(ErrorField.MESSAGE), found.get(ErrorField.CONTEXT)
+        text, context = found.get(ErrorField.MESSAGE), found.get(ErrorField.CONTEXT)
         if not message.complete:
             kind, cut = messages.begun(buffer, start, end)
-            if self._wanted(message, said, kind, cut):
+            if self._needs_more(message, text, kind, cut):
                 return
             if kind == ErrorField.CONTEXT:
                 context = cut
         self._stream.drop()
-        told = self._token.keys.read(line(said or b"", found.get(ErrorField.CONSTRAINT_NAME, b"")))
+        testimony = self._token.keys.read(line(text or b"", found.get(ErrorField.CONSTRAINT_NAME, b"")))
         running = self._pipeline.under_way()
-        if told is None or not self._is_ours(told):
-            self._not_ours(running, told)
+        if testimony is None or not self._is_ours(testimony):
+            self._take_foreign(running, testimony)
         else:
-            self._match(running, told, context)
+            self._match(running, testimony, context)
 
-    def _wanted(self, message: Framer, said: bytes | None, kind: int, cut: bytes) -> bool:
+    def _needs_more(self, message: Framer, text: bytes | None, kind: int, cut: bytes) -> bool:
         """Decides on a notice of which only the beginning is there: False where that is enough to take it.
 
         Severity, SQLSTATE and message stand first, in this order, and what follows them may be as long as the
@@ -464,23 +464,23 @@ class Matching:
         size = min(message.end, len(message.buffer)) - message.start
         if kind == ErrorField.MESSAGE and may_be(cut):
             if size >= MOST:
-                self._undecided()
+                self._end_undecided()
             else:
                 message.demand(min(4 * size, MOST))
             return True
-        if may_be_direct(cut) if kind == ErrorField.MESSAGE else said is not None and said.startswith(DIRECT):
+        if may_be_direct(cut) if kind == ErrorField.MESSAGE else text is not None and text.startswith(DIRECT):
             # Its line comes after the CONTEXT: it is read whole, or the session ends.
             if message.end - message.start > MOST:
-                self._undecided()
+                self._end_undecided()
             else:
                 message.demand()
             return True
-        if said is not None and size < HEAD and may_be(said):
+        if text is not None and size < HEAD and may_be(text):
             message.demand(HEAD)
             return True
         return False
 
-    def _undecided(self) -> None:
+    def _end_undecided(self) -> None:
         """Ends the session where a notice may be a testimony and does not end where the longest one does: nothing
         behind it goes on."""
         self._stream.drop()
@@ -491,68 +491,72 @@ class Matching:
             SqlState.IO_ERROR,
         )
 
-    def _match(self, running: Running, told: Testimony, context: bytes | None) -> None:
+    def _match(self, running: Running, testimony: Testimony, context: bytes | None) -> None:
         """Counts a call for the attempt that covers it; where none does, nothing more reaches the client until the
         log has the call."""
-        self._last_clock = told.clock
+        self._last_clock = testimony.clock
         self._state.testifies = True
         running.calls += 1
-        tally = running.covered.get((told.function, told.owner, told.names))
-        if tally is not None and tally.takes(told.role, told.jwt_user):
+        tally = running.covered.get((testimony.function, testimony.owner, testimony.names))
+        if tally is not None and tally.takes(testimony.role, testimony.jwt_user):
             self._stream.expect()
             return
-        running.uncovered.add(told.function)
-        running.role = told.role
-        running.accessed_by = told.jwt_user
-        event = self._told(running, "call", told)
-        if not any(call.function == told.function for call in running.attempts):
+        running.uncovered.add(testimony.function)
+        running.role = testimony.role
+        running.accessed_by = testimony.jwt_user
+        event = self._event_of(running, "call", testimony)
+        if not any(call.function == testimony.function for call in running.attempts):
             self._output.made().unannounced = True
         if context is not None:
             event.via = call_path(decoded(context[:MOST_CONTEXT], self._state.codec))
-        self._await(event)
+        self._hold_for(event)
 
-    def _not_ours(self, running: Running, told: Testimony | None) -> None:
+    def _take_foreign(self, running: Running, testimony: Testimony | None) -> None:
         token = self._token
-        if told is not None and token.is_of_another(told.pid, told.start):
+        if testimony is not None and token.is_of_another(testimony.pid, testimony.start):
             # Of another process behind a pooler: a call all the same, and no session that could be vouched for.
             running.calls += 1
-            running.uncovered.add(told.function)
-            self._await(self._told(running, "call", told))
+            running.uncovered.add(testimony.function)
+            self._hold_for(self._event_of(running, "call", testimony))
             token.refuse_pooler()
             return
-        self._forged(running, told)
+        self._forged(running, testimony)
 
-    def _told(self, running: Running, kind: EventKind, told: Testimony) -> Event:
+    def _event_of(self, running: Running, kind: EventKind, testimony: Testimony) -> Event:
         event = self._outcomes.event(running, kind)
-        event.function = told.function
-        event.operation = operation_of(told.function)
-        event.owner_id = told.owner
-        event.secret_names = told.names
-        event.encoding = told.encoding if told.encoding in ("pgp", "crypt", "none") else None
-        event.role = told.role
-        event.accessed_by = told.jwt_user
+        event.function = testimony.function
+        event.operation = operation_of(testimony.function)
+        event.owner_id = testimony.owner
+        event.secret_names = testimony.names
+        event.encoding = testimony.encoding if testimony.encoding in ("pgp", "crypt", "none") else None
+        event.role = testimony.role
+        event.accessed_by = testimony.jwt_user
         return event
 
-    def _forged(self, running: Running, told: Testimony | None) -> None:
+    def _forged(self, running: Running, testimony: Testimony | None) -> None:
         """Takes a message that is no testimony of this backend's: one event for all that a chunk holds of the same,
         counted in `calls`.
 
         What a genuine one says that was played again, or that a clock set back makes look so, is kept.
         """
-        key = (running.number, None if told is None else (told.function, told.owner, told.names))
+        key = (running.number, None if testimony is None else (testimony.function, testimony.owner, testimony.names))
         event = self._forgeries.get(key)
         if event is None:
-            event = self._outcomes.event(running, "forgery") if told is None else self._told(running, "forgery", told)
+            event = (
+                self._outcomes.event(running, "forgery")
+                if testimony is None
+                else self._event_of(running, "forgery", testimony)
+            )
             event.calls = 0
             self._forgeries[key] = event
-            self._await(event)
+            self._hold_for(event)
         event.calls = (event.calls or 0) + 1
 
-    def _is_ours(self, told: Testimony) -> bool:
+    def _is_ours(self, testimony: Testimony) -> bool:
         """Tells whether it was made by this backend process, since that started, and not played again."""
-        return self._token.is_of(told.pid, told.start) and told.clock > self._last_clock
+        return self._token.is_of(testimony.pid, testimony.start) and testimony.clock > self._last_clock
 
-    def _await(self, event: Event) -> None:
+    def _hold_for(self, event: Event) -> None:
         """Lets nothing behind this message reach the client before the event is in the log."""
         self._stream.hold()
         self._output.made().commit.append(event)

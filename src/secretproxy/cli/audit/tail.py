@@ -60,7 +60,7 @@ def tail(
                     first, connected = False, True
                     async for rows in arrivals(connection, wake, follower, endings):
                         for row in rows:
-                            _told(row, as_json)
+                            _print_row(row, as_json)
                         sys.stdout.flush()
             except review.UnreachedError:
                 if first:
@@ -73,7 +73,7 @@ def tail(
     opt.run(work())
 
 
-def _told(row: Any, as_json: bool) -> None:
+def _print_row(row: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(record_of(row)))
         return

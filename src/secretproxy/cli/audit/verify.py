@@ -55,11 +55,11 @@ def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) 
     from secretproxy.audit import exports
     from secretproxy.audit.verify import verify_whole
 
-    beside = manifest or exports.manifest_file(file)
+    place = manifest or exports.manifest_file(file)
     try:
-        if manifest is not None or beside.exists():
-            told = exports.read_manifest(beside)
-            proof = exports.verify_part(exports.records(file), told, outside, key, beside.parent)
+        if manifest is not None or place.exists():
+            content = exports.read_manifest(place)
+            proof = exports.verify_part(exports.records(file), content, outside, key, place.parent)
             return proof.report, proof.words
         report = verify_whole(exports.records(file), outside, key)
     except OSError as error:
@@ -67,8 +67,7 @@ def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) 
     except UnicodeDecodeError:
         raise ConfigError(f"--file {file}: not an export") from None
     return report, [
-        f"not proven: that the file is whole, for it has no manifest ({beside.name}); rows cut off at an end do not "
-        "show"
+        f"not proven: that the file is whole, for it has no manifest ({place.name}); rows cut off at an end do not show"
     ]
 
 

@@ -366,13 +366,13 @@ class _Backends:
         self._causes: list[str] = []
         self._current: BackendLogin | None = None
         self._opened: tuple[BackendLogin, Target] | None = None
-        self._told: bytes | None = None
+        self._negotiation: bytes | None = None
 
     async def open_early(self) -> bytes:
         """Opens the first connection and gives the backend's answer about the protocol, which the client gets now."""
         self._opened = await self._open_next()
-        self._told = self._opened[0].negotiation
-        return self._told
+        self._negotiation = self._opened[0].negotiation
+        return self._negotiation
 
     def abandon(self) -> None:
         if self._current is not None:
@@ -474,7 +474,7 @@ class _Backends:
                 f"the login at the backend failed: {error}",
                 hint="See backend.hosts of secretproxy.",
             ) from None
-        if self._told is not None and login.negotiation != self._told:
+        if self._negotiation is not None and login.negotiation != self._negotiation:
             with contextlib.suppress(OSError):
                 login.leave()
             return f"{target}: it speaks another version of the protocol than the server before it"

@@ -21,7 +21,7 @@ log: Any = structlog.get_logger("secretproxy.session")
 _AT_ONCE = 64
 
 
-class _Carrier(asyncio.Protocol):
+class _CancelConnection(asyncio.Protocol):
     """A connection that carries one CancelRequest."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Cancels:
         async with self._room:
             known = self._targets.get(packet[8:])
             targets = [known[0]] if known is not None else (await self._hosts.addresses())[0]
-            reached = await asyncio.gather(*(self._carry(packet, target) for target in targets))
+            reached = await asyncio.gather(*(self._send_to(packet, target) for target in targets))
         if not any(reached):
             log.warning(
                 "cancel request did not reach the backend",
@@ -80,9 +80,9 @@ class Cancels:
                 setting="backend.hosts",
             )
 
-    async def _carry(self, packet: bytes, target: Target) -> bool:
+    async def _send_to(self, packet: bytes, target: Target) -> bool:
         try:
-            carrier, _ = await connect(_Carrier, [target], self._timeout, self._tls)
+            carrier, _ = await connect(_CancelConnection, [target], self._timeout, self._tls)
         except BackendUnreachableError:
             return False
         try:

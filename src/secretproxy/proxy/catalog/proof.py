@@ -194,11 +194,11 @@ class Proofs:
         self._keys = keys
         self._connect = connect
         self._spawn = spawn
-        self._home = home(settings)
+        self._main_database = home(settings)
         # Whether the catalog's reader brings a proof along.
-        self._brought = settings.monitor.catalog_refresh > 0
+        self._catalog_is_watched = settings.monitor.catalog_refresh > 0
         # Later than the reader, which is there while a database has sessions.
-        self._every = min(EVERY, 1.5 * settings.monitor.catalog_refresh + 1.0) if self._brought else EVERY
+        self._every = min(EVERY, 1.5 * settings.monitor.catalog_refresh + 1.0) if self._catalog_is_watched else EVERY
         self._all: dict[str, _Known] = {}
         # Many databases at once are asked a few at a time.
         self._turn = asyncio.Semaphore(2)
@@ -206,9 +206,9 @@ class Proofs:
     async def start(self) -> None:
         """Looks at the database of audit.dsn, so that what is wrong is known before a session begins, where it answers
         soon."""
-        if self._home is not None:
+        if self._main_database is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._ask(self._watch(self._home))), START)
+                await asyncio.wait_for(asyncio.shield(self._ask(self._watch(self._main_database))), START)
 
     @property
     def errors(self) -> list[str]:
@@ -233,11 +233,11 @@ class Proofs:
         database = session.identity.database
         if database is None or session.physical:
             return
-        known = self._watch(database, urgent=not self._brought)
+        known = self._watch(database, urgent=not self._catalog_is_watched)
         old = not known.sessions and time.monotonic() - known.at > 2 * self._every
         known.sessions.add(session)
         session.expect_silence(NAMES if known.proof is None or old else known.proof.silent)
-        if old and not self._brought:
+        if old and not self._catalog_is_watched:
             known.urgent = True
             known.wake.set()
 
@@ -251,7 +251,7 @@ class Proofs:
     def changed(self, session: Session) -> None:
         """Notes that a session has defined something: a function may be another one now."""
         known = self._all.get(session.identity.database or "")
-        if known is not None and not self._brought:
+        if known is not None and not self._catalog_is_watched:
             known.urgent = True
             known.wake.set()
 
@@ -316,7 +316,7 @@ class Proofs:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(known.wake.wait(), due if due > 0 else self._every)
                 known.wake.clear()
-                wanted = known.sessions or known.database == self._home
+                wanted = known.sessions or known.database == self._main_database
                 if known.urgent or (wanted and time.monotonic() - known.at >= self._every):
                     known.urgent = False
                     await self._ask(known)

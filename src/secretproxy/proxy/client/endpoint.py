@@ -23,8 +23,8 @@ from secretproxy.proxy.transport.unread import unread
 # Seconds that a peer gets to take what was written to it last before its connection is cut.
 _LINGER: Final = 5.0
 # Seconds that bytes may wait for those that come next, and how many may.
-_MOMENT: Final = 0.002
-_MOST_SOON: Final = 16_384
+_COALESCING_SECONDS: Final = 0.002
+_MOST_COALESCED: Final = 16_384
 # Seconds that a client which was logged in may take to hang up once its session is over.
 _HANG_UP: Final = 2.0
 
@@ -67,7 +67,7 @@ class Receiver:
         raise NotImplementedError
 
 
-class _Late:
+class _Flusher:
     """Endpoints whose bytes wait for those that come next; one timer for all of them."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class _Late:
         if self._loop is not loop or not self._endpoints:
             self._loop = loop
             self._endpoints = []
-            loop.call_later(_MOMENT, self.write)
+            loop.call_later(_COALESCING_SECONDS, self.write)
         self._endpoints.append(endpoint)
 
     def write(self) -> None:
@@ -88,13 +88,13 @@ class _Late:
         endpoints, self._endpoints = self._endpoints, []
         for endpoint in endpoints:
             try:
-                endpoint.write_late()
+                endpoint.flush()
             except Exception:
                 # A session that hears nothing more of its answer must not be left standing, nor the others.
                 endpoint.abort()
 
 
-_late: Final = _Late()
+_flusher: Final = _Flusher()
 
 
 class Endpoint:
@@ -112,8 +112,8 @@ class Endpoint:
         self._reading = True
         self._timer: asyncio.TimerHandle | None = None
         # What waits for the bytes that come next, and whether the timer knows of it.
-        self._soon = b""
-        self._is_late = False
+        self._coalesced = b""
+        self._flush_is_due = False
         # Whether the connection is closed.
         self.is_lost = False
 
@@ -198,24 +198,24 @@ class Endpoint:
 
     # --- writing and ending ---
 
-    def write_soon(self, data: bytes) -> None:
+    def write_coalesced(self, data: bytes) -> None:
         """Writes with what is written next, or in a moment: two small writes wake the peer twice."""
-        self._soon += data
-        if len(self._soon) > _MOST_SOON:
+        self._coalesced += data
+        if len(self._coalesced) > _MOST_COALESCED:
             self.write(b"")
-        elif not self._is_late:
-            self._is_late = True
-            _late.add(self)
+        elif not self._flush_is_due:
+            self._flush_is_due = True
+            _flusher.add(self)
 
-    def write_late(self) -> None:
+    def flush(self) -> None:
         """Writes what has waited long enough."""
-        self._is_late = False
+        self._flush_is_due = False
         self.write(b"")
 
     def write(self, data: bytes) -> None:
-        if self._soon:
-            data = self._soon + data
-            self._soon = b""
+        if self._coalesced:
+            data = self._coalesced + data
+            self._coalesced = b""
         if data and self._writes() and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 

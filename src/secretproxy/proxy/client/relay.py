@@ -171,15 +171,15 @@ class Relay(ClientStage, Effects):
 
     # --- effects: verdicts and the catalog ---
 
-    def parse(self, text: bytes, codec: str, strings: int) -> None:
-        self._runtime.spawn(self.attend(self._parse(text, codec, strings)))
+    def parse(self, text: bytes, codec: str, conforming_strings: int) -> None:
+        self._runtime.spawn(self.attend(self._parse(text, codec, conforming_strings)))
 
-    async def _parse(self, text: bytes, codec: str, strings: int) -> None:
+    async def _parse(self, text: bytes, codec: str, conforming_strings: int) -> None:
         detector = self.session.detector
         known = detector.monitored
-        verdict = await self._runtime.parsers.verdict(detector, text, codec, strings, self._parsing)
+        verdict = await self._runtime.parsers.verdict(detector, text, codec, conforming_strings, self._parsing)
         if detector.monitored is known:
-            detector.store(text, codec, verdict, strings)
+            detector.store(text, codec, verdict, conforming_strings)
         self.interpreter.parsed(text, verdict)
 
     def unannounced(self) -> None:
@@ -194,7 +194,7 @@ class Relay(ClientStage, Effects):
     def login_may_proceed(self) -> bool:
         session = self.session
         if session.login_refusal:
-            self._note_refusal(session)
+            self._log_refusal(session)
             session.login_refusal = ""
         if session.phase is Phase.LOGIN:
             return True
@@ -218,7 +218,7 @@ class Relay(ClientStage, Effects):
         )
         return False
 
-    def _note_refusal(self, session: Session) -> None:
+    def _log_refusal(self, session: Session) -> None:
         """Counts a login that the backend refused for its user's sake, and says so."""
         runtime, sqlstate = self._runtime, session.login_refusal
         if sqlstate not in (SqlState.INVALID_PASSWORD, SqlState.INVALID_AUTHORIZATION_SPECIFICATION):
@@ -246,13 +246,13 @@ class Relay(ClientStage, Effects):
     def ready(self) -> None:
         self.life = _READY
         if self._runtime.settings.log.sessions:
-            self._say_login()
+            self._log_login()
         self._runtime.catalogs.join(self.session)
         self._runtime.proofs.join(self.session)
         if self._login_timer is not None:
             self._login_timer.cancel()
 
-    def _say_login(self) -> None:
+    def _log_login(self) -> None:
         self._logged_in_at = time.monotonic()
         identity, mask = self.session.identity, self._runtime.mask
         log.info(
@@ -294,10 +294,10 @@ class Relay(ClientStage, Effects):
     def terminate(self, sqlstate: str, text: str, hint: str | None = None, detail: str | None = None) -> None:
         """Ends the session with a FATAL error to the client; the backend rolls back and ends."""
         if not self._is_over:
-            self._say_last(messages.error_response("FATAL", sqlstate, text, hint=hint, detail=detail))
+            self._send_last(messages.error_response("FATAL", sqlstate, text, hint=hint, detail=detail))
             self._close(cancel=True)
 
-    def _say_last(self, last_word: bytes) -> None:
+    def _send_last(self, last_word: bytes) -> None:
         """Sends the session's last message, where the client is not in the middle of another one."""
         if not self.interpreter.backend_is_free or not self.session.answer_is_cut:
             self.client.write(last_word)
@@ -312,7 +312,7 @@ class Relay(ClientStage, Effects):
     def shut_down(self) -> None:
         if self._is_over:
             return
-        self._say_last(messages.error_response("FATAL", SqlState.ADMIN_SHUTDOWN, SHUTTING_DOWN))
+        self._send_last(messages.error_response("FATAL", SqlState.ADMIN_SHUTDOWN, SHUTTING_DOWN))
         if self.session.quiet:
             self.backend.write(messages.TERMINATE)
         self._close(cancel=True)

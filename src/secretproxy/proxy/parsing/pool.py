@@ -71,18 +71,20 @@ class Parsers:
         self._logins: dict[str, tuple[float, float]] = {}
         self._turn = asyncio.Lock()
 
-    async def verdict(self, detector: Detector, text: bytes, encoding: str, strings: int, account: Account) -> Verdict:
+    async def verdict(
+        self, detector: Detector, text: bytes, encoding: str, conforming_strings: int, account: Account
+    ) -> Verdict:
         """Gives the verdict on a text that the session could not have at once."""
         if len(text) <= self._longest and weight(text) <= LIGHT:
             await self._wait_for_turn(detector.allowance, weight(text))
-            return detector.analyse(text, encoding, strings)
+            return detector.analyse(text, encoding, conforming_strings)
         parser = await self._take(account)
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             for words in (False, True):
                 try:
-                    return await parser.ask(detector, (text, encoding, strings, words), self.timeout)
+                    return await parser.ask(detector, (text, encoding, conforming_strings, words), self.timeout)
                 except ParserError as error:
                     about = {} if account.session is None else {"session": account.session}
                     log.warning(

@@ -66,9 +66,11 @@ def main() -> None:
         elif kind == "forget":
             detectors.pop(rest[0], None)
         else:
-            number, text, encoding, strings, words = rest
+            number, text, encoding, conforming_strings, words = rest
             detector = detectors[number]
-            verdict = detector.by_words(text, encoding) if words else detector.analyse(text, encoding, strings)
+            verdict = (
+                detector.by_words(text, encoding) if words else detector.analyse(text, encoding, conforming_strings)
+            )
             if not _answer(answers, pack(verdict)):
                 return
 

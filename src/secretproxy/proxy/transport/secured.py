@@ -32,7 +32,7 @@ class Directions(ssl.SSLObject):
 
     on_end: Callable[[], object] | None = None
     _outgoing: ssl.MemoryBIO
-    _told = False
+    _end_reported = False
     # What was read before its turn.
     _kept = b""
 
@@ -57,8 +57,8 @@ class Directions(ssl.SSLObject):
             found = b""
         if found or self.on_end is None:
             return found
-        if not self._told:
-            self._told = True
+        if not self._end_reported:
+            self._end_reported = True
             self.on_end()
         raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the peer writes no more")
 
@@ -108,14 +108,14 @@ class Secured(asyncio.Transport):
         self._secured = secured
         self._loop = asyncio.get_running_loop()
         self._inner: Any = raw.get_protocol()
-        self._ended = self._end_told = self._end_waits = self._raw_ended = self._finished = False
+        self._ended = self._end_reported = self._end_waits = self._raw_ended = self._finished = False
         self._paused = False
         for name in (
             "write", "writelines", "is_closing", "get_extra_info", "set_protocol", "get_protocol",
             "get_write_buffer_size", "get_write_buffer_limits", "set_write_buffer_limits",
         ):  # fmt: skip
             setattr(self, name, getattr(secured, name))
-        self._object.on_end = lambda: self._loop.call_soon(self._tell_end)
+        self._object.on_end = lambda: self._loop.call_soon(self._report_end)
         raw.set_protocol(_Between(self._inner, self._stream_ended, self))
 
     @property
@@ -132,7 +132,7 @@ class Secured(asyncio.Transport):
         if self._end_waits:
             # Behind what the TLS layer still has, which it hands on in a callback too.
             self._end_waits = False
-            self._loop.call_soon(self._tell_end)
+            self._loop.call_soon(self._report_end)
 
     def is_reading(self) -> bool:
         return not self._paused
@@ -151,16 +151,16 @@ class Secured(asyncio.Transport):
         if self._secured.is_closing():
             self._finish()
         else:
-            self._tell_end()
+            self._report_end()
         return True
 
-    def _tell_end(self) -> None:
-        if self._end_told or self._secured.is_closing():
+    def _report_end(self) -> None:
+        if self._end_reported or self._secured.is_closing():
             return
         if self._paused:
             self._end_waits = True
             return
-        self._end_told = True
+        self._end_reported = True
         protocol = cast(asyncio.Protocol, self._secured.get_protocol())
         if not protocol.eof_received():
             self.close()
