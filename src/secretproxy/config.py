@@ -367,6 +367,62 @@ class HealthSettings(Section):
     )
 
 
+class ConsoleSettings(Section):
+    url: str | None = Field(
+        None, description="Address at which browsers reach the console, such as https://log.example:6480; for OIDC"
+    )
+    oidc_issuer: str | None = Field(
+        None, description="OpenID Connect provider at which auditors sign in; unset: with a password alone"
+    )
+    oidc_client_id: str | None = Field(None, description="Name of the console at the provider")
+    oidc_client_secret: SecretStr | None = Field(None, description="Secret of the console at the provider")
+    oidc_scope: str = Field("openid email", description="What the provider is asked for")
+    oidc_claim: str = Field(
+        "email", description="Claim that says who somebody is; email counts only if the provider has verified it"
+    )
+    oidc_logins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Who may sign in at the provider, and the PostgreSQL login of each: claim=login",
+    )
+    oidc_dsn: SecretStr | None = Field(
+        None,
+        description="The log's database, with a login without INHERIT that was granted each of these logins, and "
+        "reads as the one who signed in",
+    )
+
+    @field_validator("oidc_logins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _comma_list(value)
+
+    @field_validator("oidc_logins")
+    @classmethod
+    def _pairs(cls, value: list[str]) -> list[str]:
+        known = set()
+        for pair in value:
+            claim, _, login = pair.rpartition("=")
+            if not claim or not login or len(login.encode()) > 63:
+                raise ValueError(f"{pair!r} is not claim=login")
+            if claim in known:
+                raise ValueError(f"{claim!r} is mapped twice")
+            known.add(claim)
+        return value
+
+    @field_validator("url", "oidc_issuer")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"https://[^/?#@\s]+(/[^?#\s]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[^?#\s]*)?", value
+        ):
+            raise ValueError("it must be an address with https, or with http on this machine")
+        return value
+
+    @property
+    def logins(self) -> dict[str, str]:
+        """Gives the PostgreSQL login of each claim."""
+        return {claim: login for claim, _, login in (pair.rpartition("=") for pair in self.oidc_logins)}
+
+
 class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
@@ -393,6 +449,7 @@ class Settings(BaseSettings):
     testimony: TestimonySettings = Field(default_factory=lambda: TestimonySettings())  # type: ignore[call-arg]
     limits: LimitSettings = Field(default_factory=lambda: LimitSettings())  # type: ignore[call-arg]
     health: HealthSettings = Field(default_factory=lambda: HealthSettings())  # type: ignore[call-arg]
+    console: ConsoleSettings = Field(default_factory=lambda: ConsoleSettings())  # type: ignore[call-arg]
     log: LogSettings = Field(default_factory=lambda: LogSettings())  # type: ignore[call-arg]
 
     @classmethod
@@ -419,6 +476,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "auth.mode is scram: name the users with auth.users_file, or where to look them up with auth.lookup_dsn"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_its_provider(self) -> Settings:
+        console = self.console
+        needed = ("url", "oidc_client_id", "oidc_client_secret", "oidc_logins", "oidc_dsn")
+        missing = [f"console.{name}" for name in needed if not getattr(console, name)]
+        if console.oidc_issuer is not None and missing:
+            raise ValueError(f"console.oidc_issuer is set: set {', '.join(missing)} too")
         return self
 
     @model_validator(mode="after")

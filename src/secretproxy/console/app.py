@@ -29,11 +29,12 @@ from starlette.types import ASGIApp
 from secretproxy import __version__
 from secretproxy.audit.recorder import Recorder, UnrecordedError
 from secretproxy.audit.review import UnreachedError
-from secretproxy.config import ConfigError, Settings
-from secretproxy.connections import Conninfo
+from secretproxy.config import ConfigError, ConsoleSettings, Settings, revealed
+from secretproxy.connections import Conninfo, ConninfoError, read
 from secretproxy.console import view
+from secretproxy.console.oidc import PATIENCE, Provider
 from secretproxy.console.parts import Part, in_parts
-from secretproxy.console.reading import PAGE_SECONDS, LogReader, SignInError, UnavailableError, prove
+from secretproxy.console.reading import PAGE_SECONDS, LogReader, SignInError, UnavailableError, assume, prove
 from secretproxy.console.recording import identity_of
 from secretproxy.console.security import Guard, Throttle, from_elsewhere, same
 from secretproxy.console.sessions import Sessions, SignedIn
@@ -48,6 +49,8 @@ FAILURES_OF_ADDRESS, FAILURES_OF_NAME = 10, 20
 SIGN_INS_AT_ONCE = 4
 # A login's name is as long as PostgreSQL keeps it.
 MOST_NAME, MOST_PASSWORD = 63, 1024
+# Bytes of what a provider's redirect brings.
+MOST_QUERY = 8192
 _STATIC = {
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
@@ -158,7 +161,7 @@ class Console:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes `conninfo`: the log's database, whose login is never used; `tls`: whether browsers reach the console by
-        TLS.
+        TLS. Raises ConfigError.
         """
         self.settings = settings
         self.config = config
@@ -172,6 +175,8 @@ class Console:
         self._by_name = Throttle(FAILURES_OF_NAME, 60, clock)
         self._signing_in = asyncio.Semaphore(SIGN_INS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._provider = None if settings.console.oidc_issuer is None else Provider(settings.console, clock)
+        self._oidc = None if self._provider is None else _database_of(settings.console)
 
     def render(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(version=__version__, **values)
@@ -187,6 +192,8 @@ class Console:
         routes = [
             Route("/sign-in", self._sign_in, methods=["GET", "POST"]),
             Route("/sign-out", self._page(Entry("POST", "/sign-out", self._sign_out, None)), methods=["POST"]),
+            Route("/oidc/begin", self._oidc_begin, methods=["GET"]),
+            Route("/oidc/callback", self._oidc_callback, methods=["GET"]),
             Route("/static/{name}", self._static),
             *(Route(entry.path, self._page(entry), methods=[entry.method]) for entry in pages),
         ]
@@ -294,18 +301,72 @@ class Console:
             return self._form(to, f"Not signed in: {error}.", status=403 if error.known else 503)
         self._by_address.went_well(source)
         self._by_name.went_well(user)
+        answer = RedirectResponse(to, status_code=303)
+        self._begin(request, answer, user, reader)
+        return answer
+
+    def _begin(self, request: Request, answer: Response, user: str, reader: LogReader) -> None:
+        """Begins a session, and gives its cookie with the answer."""
         # A token that was there before signing in is never one after it.
         old = self.find(request)
         if old is not None:
             self.sessions.end(old)
         token = self.sessions.begin(user, reader)
-        log.info("signed in to the console", user=user, client=source)
-        answer = RedirectResponse(to, status_code=303)
+        log.info("signed in to the console", user=user, client=source_of(request))
         answer.set_cookie(self._cookie, token, path="/", secure=self._tls, httponly=True, samesite="strict")
+
+    async def _oidc_begin(self, request: Request) -> Response:
+        """Sends the browser to the provider."""
+        to = local_path(request.query_params.get("to"))
+        if self._provider is None:
+            raise HTTPException(404)
+        if from_elsewhere(request.headers):
+            return self._form(to, "Another site's page led here. Sign in from this page.", status=403)
+        if not self._by_address.begin(source_of(request)):
+            return self._form(to, "Too many failed sign-ins from this address. Wait a minute.", status=429)
+        try:
+            address, browser = await self._provider.begin(to)
+        except SignInError as error:
+            return self._form(to, f"Not signed in: {error}.", status=503)
+        answer = RedirectResponse(address, status_code=303)
+        # The provider's redirect comes from another site, which a strict cookie does not go along with.
+        answer.set_cookie(
+            f"{self._cookie}-oidc", browser, max_age=int(PATIENCE), path="/", secure=self._tls, httponly=True,
+            samesite="lax",
+        )  # fmt: skip
+        return answer
+
+    async def _oidc_callback(self, request: Request) -> Response:
+        """Signs in whom the provider has vouched for."""
+        if self._provider is None or self._oidc is None:
+            raise HTTPException(404)
+        source, to = source_of(request), "/"
+        try:
+            if len(request.url.query) > MOST_QUERY:
+                raise SignInError("what the provider sent is too long")
+            query = dict(request.query_params)
+            user, to = await self._provider.finish(query, request.cookies.get(f"{self._cookie}-oidc"))
+            async with self._signing_in:
+                reader = await assume(self._oidc, user)
+        except SignInError as error:
+            log.warning("console sign-in failed", client=source)
+            answer = self._form(to, f"Not signed in: {error}.", status=403 if error.known else 503)
+        else:
+            self._by_address.went_well(source)
+            # A page of the console's own goes on: with a redirect, the browser would still come from the provider.
+            answer = HTMLResponse(self.render("signed-in.html", title="Signed in", to=to))
+            self._begin(request, answer, user, reader)
+        answer.delete_cookie(f"{self._cookie}-oidc", path="/", secure=self._tls, httponly=True, samesite="lax")
         return answer
 
     def _form(self, to: str, problem: str = "", status: int = 200) -> Response:
-        text = self.render("sign-in.html", title="Sign in", problem=problem, to=to if to != "/" else "")
+        text = self.render(
+            "sign-in.html",
+            title="Sign in",
+            problem=problem,
+            to=to if to != "/" else "",
+            provider=self._provider and self._provider.name,
+        )
         return HTMLResponse(text, status_code=status)
 
     async def _sign_out(self, visit: Visit) -> Response:
@@ -326,6 +387,14 @@ class Console:
         said = "There is no such page." if error.status_code in (404, 405) else str(error.detail)
         text = self.render("bare.html", title=titles.get(error.status_code, "Refused"), said=said)
         return HTMLResponse(text, status_code=error.status_code)
+
+
+def _database_of(settings: ConsoleSettings) -> Conninfo:
+    """Gives the log's database as console.oidc_dsn names it. Raises ConfigError."""
+    try:
+        return read(revealed(settings.oidc_dsn))
+    except ConninfoError as error:
+        raise ConfigError(f"console.oidc_dsn: {error}") from None
 
 
 class Told(NamedTuple):

@@ -613,6 +613,7 @@ def _check(visit: Visit) -> Check:
 
 async def verify(visit: Visit) -> Response:
     """Begins a verification."""
+    await visit.reader.reach()
     _check(visit)
     return RedirectResponse("/integrity", status_code=303)
 
@@ -632,6 +633,7 @@ async def evidence(visit: Visit) -> Response:
     month = Month.read("month", visit.query.get("month", ""))
     key_file = visit.console.settings.audit.checkpoint_key_file
     signer, key = exporting.signer_at_hand(key_file), public_key_of(None, key_file)
+    await visit.reader.reach()
     check = _check(visit)
 
     def parts(connection: Any) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import structlog
 
-from secretproxy.audit.reading import connect, explained_on
+from secretproxy.audit.reading import AS_AUDITOR, connect, explained_on
 from secretproxy.config import ConfigError
 from secretproxy.connections import FAILURES, READING, ConnectError, Conninfo, cause_of
 from secretproxy.connections import connect as service_connection
@@ -94,11 +94,45 @@ async def prove(conninfo: Conninfo, user: str, password: str) -> LogReader:
     )
 
 
-class LogReader:
-    """The connections of one person."""
+# Who may be read as, at every use of a connection: an auditor who may still log in, and no role with wider rights.
+_STANDS = """SELECT r.rolcanlogin AND NOT (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
+           OR r.rolbypassrls) AND pg_catalog.pg_has_role(r.oid, a.oid, 'MEMBER')
+           AND pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER') AND NOT s.rolsuper
+           AND NOT pg_catalog.pg_has_role(session_user, r.oid, 'USAGE')
+  FROM pg_catalog.pg_roles r, pg_catalog.pg_roles a, pg_catalog.pg_roles s
+ WHERE r.rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name AND s.rolname OPERATOR(pg_catalog.=) session_user
+   AND a.rolname OPERATOR(pg_catalog.=) 'secretproxy_auditor'::pg_catalog.name"""
+_BECOME = "SELECT pg_catalog.set_config('role', $1::pg_catalog.text, false)"
 
-    def __init__(self, conninfo: Conninfo) -> None:
+
+async def assume(conninfo: Conninfo, person: str) -> LogReader:
+    """Gives the connections of somebody whom a provider has vouched for: of the console's login, in the role of theirs.
+
+    Raises SignInError.
+    """
+    reader = LogReader(conninfo, person)
+    try:
+        await reader.reach()
+    except NotAuditorError as error:
+        reader.close()
+        raise SignInError(str(error)) from None
+    except (UnavailableError, ConfigError, *FAILURES) as error:
+        reader.close()
+        log.warning("the log cannot be read for a sign-in", reason=cause_of(error.__context__ or error))
+        raise SignInError("the log cannot be read now; the console's own log says why", known=False) from None
+    return reader
+
+
+class NotAuditorError(UnavailableError):
+    """A login is not, or no longer, one that the console may read as."""
+
+
+class LogReader:
+    """The connections of one person; with `person`, those of another login in the role of this one."""
+
+    def __init__(self, conninfo: Conninfo, person: str | None = None) -> None:
         self.conninfo = conninfo
+        self.person = person
         # Whether the server has turned the login away.
         self.refused = False
         self._idle: list[Any] = []
@@ -108,11 +142,24 @@ class LogReader:
 
     async def _open(self) -> Any:
         try:
-            return await connect(self.conninfo, APPLICATION, _TIMES)
+            made = await connect(self.conninfo, APPLICATION, _TIMES)
         except ConfigError as error:
             cause = error.__context__
             self.refused = isinstance(cause, ConnectError) and cause.sqlstate in _WRONG_PASSWORD
             raise UnavailableError(str(error)) from cause
+        return made
+
+    async def _become(self, connection: Any) -> None:
+        """Takes the person's role, if that is still one to read as. Raises NotAuditorError."""
+        if self.person is None:
+            return
+        if not await connection.fetchval(_STANDS, self.person):
+            raise NotAuditorError(
+                f"the console may not read as {self.person}: that has to be a login, a member of secretproxy_auditor "
+                "and no superuser or the like, granted to the login of console.oidc_dsn, which has to be NOINHERIT"
+            )
+        await connection.fetchval(_BECOME, self.person)
+        await connection.execute(AS_AUDITOR)
 
     @contextlib.asynccontextmanager
     async def connection(self, *, keep: bool = True) -> AsyncIterator[Any]:
@@ -128,8 +175,9 @@ class LogReader:
             if found is None:
                 found = await self._open()
             try:
+                await self._become(found)
                 yield found
-            except (ConfigError, asyncpg.QueryCanceledError, asyncpg.DataError):
+            except (ConfigError, NotAuditorError, asyncpg.QueryCanceledError, asyncpg.DataError):
                 self._take_back(found, keep)
                 raise
             except FAILURES as error:
