@@ -1,4 +1,5 @@
-"""Session and framer under atheris, which looks for bytes that reach code not reached before. Run by test_atheris.py.
+"""Runs session and framer under atheris, which looks for bytes that reach code not reached before. Run by
+test_atheris.py.
 
 Works on a copy of the sources without shared objects: only Python code can be watched.
 """

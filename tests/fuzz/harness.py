@@ -1,4 +1,4 @@
-"""A session between a client that says anything and a model of a backend, driven step by step, checked at each.
+"""Drives a session between a client that says anything and a model of a backend, step by step, and checks each.
 
 What must hold, whatever the order in which the network and the log move:
 - what the client says reaches the backend whole and in order, nothing before its attempts are in the log;
@@ -145,20 +145,20 @@ class Harness(SocketEffects):
         self.unsent += piece
 
     def send(self, size: int) -> None:
-        """The client's next bytes arrive."""
+        """Lets the client's next bytes arrive."""
         chunk, self.unsent = self.unsent[:size], self.unsent[size:]
         if chunk:
             self.interpreter.from_client(chunk)
         self._turn()
 
     def _turn(self) -> None:
-        """What was left for a later turn of the event loop."""
+        """Does what was left for a later turn of the event loop."""
         while self._later:
             self._later = False
             self.interpreter.resume_client()
 
     def run(self, size: int) -> None:
-        """The backend reads on, up to so many bytes."""
+        """Lets the backend read on, up to so many bytes."""
         while self._to_backend and size > 0 and not self.backend.ended:
             data, injected = self._to_backend.popleft()
             if not injected and len(data) > size:
@@ -168,7 +168,7 @@ class Harness(SocketEffects):
             size -= len(data)
 
     def deliver(self, size: int) -> None:
-        """The backend's next bytes arrive."""
+        """Lets the backend's next bytes arrive."""
         chunk = bytes(self.backend.out[:size])
         del self.backend.out[:size]
         if chunk:
@@ -176,7 +176,7 @@ class Harness(SocketEffects):
         self._turn()
 
     def log(self, which: int) -> None:
-        """The log has taken what one side waits for."""
+        """Lets the log take what one side waits for."""
         if which % 2 and self._client_waits is not None:
             step, self._client_waits = self._client_waits, None
             self.events += step.commit  # type: ignore[attr-defined]
@@ -251,7 +251,7 @@ class Harness(SocketEffects):
         )  # fmt: skip
 
     def finish(self) -> None:
-        """The client ends its pipeline and waits for the answers: everything must have come to its end."""
+        """Ends the client's pipeline and waits for the answers: everything must have come to its end."""
         self.say(SYNC)
         self._drain()
         if self.backend.copying and not self.backend.ended:
@@ -302,7 +302,7 @@ class Harness(SocketEffects):
 
     @property
     def log_lines(self) -> list[tuple[object, ...]]:
-        """What the log has of the statements that made calls, whatever the order of the moves."""
+        """Gives what the log has of the statements that made calls, whatever the order of the moves."""
         return sorted(
             (e.statement_no, str(e.outcome), e.calls)
             for e in self.events
@@ -310,7 +310,7 @@ class Harness(SocketEffects):
         )
 
     def play(self, data: bytes) -> None:
-        """Moves told by bytes: three each."""
+        """Makes the moves that these bytes tell: three each."""
         for start in range(0, len(data) - 2, 3):
             move, number, size = data[start : start + 3]
             if move % 8 < 2:

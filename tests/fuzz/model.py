@@ -1,5 +1,5 @@
-"""A model of PostgreSQL's backend as far as the order of its answers goes: pipelines, errors, portals, transactions,
-COPY, testimony.
+"""Provides a model of PostgreSQL's backend as far as the order of its answers goes: pipelines, errors, portals,
+transactions, COPY, testimony.
 
 It is fed the bytes that a session lets through and says what a backend would. Sources: src/backend/tcop/postgres.c
 (PostgresMain, exec_simple_query, exec_parse_message, exec_bind_message, exec_execute_message),
@@ -83,12 +83,12 @@ class Backend:
 
     @property
     def copying(self) -> bool:
-        """Whether it reads the data of a COPY."""
+        """Tells whether it reads the data of a COPY."""
         return bool(self._copying)
 
     @property
     def token(self) -> bool:
-        """Whether the session's token is set."""
+        """Tells whether the session's token is set."""
         return self._token
 
     def feed(self, data: bytes, *, injected: bool = False) -> None:
@@ -192,7 +192,7 @@ class Backend:
             self._run(Portal(part), 0)
 
     def _check(self, text: str) -> None:
-        """What Parse and Bind refuse."""
+        """Gives what Parse and Bind refuse."""
         if text == "broken":
             raise ModelError("42601")
         if self.transaction == "E" and text not in LEAVES and text:
@@ -347,7 +347,7 @@ class Backend:
         self._say(complete(first))
 
     def _named(self, text: str, first: str) -> None:
-        """SQL's own prepared statements and cursors, in one space of names with the protocol's."""
+        """Runs SQL's own prepared statements and cursors, in one space of names with the protocol's."""
         name = text.split()[1]
         if first == "PREPARE":
             if name in self._sql or name in self._statements:

@@ -1,4 +1,4 @@
-"""The same sources twice in one process: as they are installed, compiled where that could be done, and as pure
+"""Loads the same sources twice in one process: as they are installed, compiled where that could be done, and as pure
 Python."""
 
 from __future__ import annotations

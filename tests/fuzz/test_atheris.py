@@ -1,4 +1,4 @@
-"""Atheris for a third of the time, if there is one for this Python."""
+"""Runs atheris for a third of the time, if there is one for this Python."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The framer under hypothesis: any bytes, any chunks, compiled and pure; nothing is lost, and nothing else than its
-error is raised."""
+"""Runs the framer under hypothesis: any bytes, any chunks, compiled and pure; nothing is lost, and nothing else than
+its error is raised."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def frame(code: SimpleNamespace, chunks: list[bytes], choices: list[str], most: int = 1 << 30) -> dict[str, Any]:
-    """What came out, the messages that were reported, what was discarded, and how it ended."""
+    """Gives what came out, the messages that were reported, what was discarded, and how it ended."""
     framer = code.Framer(code.actions(MARK, WHOLE, 0), most)
     out, seen, discarded, owed, asked = b"", [], 0, 0, 0
     for pushed in chunks:

@@ -1,4 +1,4 @@
-"""The session under hypothesis: any client, any backend's answers, any order of moves."""
+"""Runs the session under hypothesis: any client, any backend's answers, any order of moves."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_any_order_of_moves() -> None:
 @settings(FUZZ, max_examples=EXAMPLES)
 @given(st.lists(PIECES, max_size=25), st.lists(st.tuples(st.integers(0, 3), SIZES), max_size=80))
 def test_chunks_and_delays_change_nothing(sayings: list[bytes], moves: list[tuple[int, int]]) -> None:
-    """A client that waits for every answer, and one that sends all at once, in pieces, with everything late: one
-    log."""
+    """A client that waits for every answer, and one that sends all at once, in pieces, with everything late, leave the
+    same log."""
     patient, hasty = Harness(INSTALLED), Harness(INSTALLED)
     for piece in sayings:
         hasty.say(piece)

@@ -1,4 +1,4 @@
-"""One scenario of a client, run directly and through the proxy, each time in a schema of its own that is new; what it
+"""Runs one scenario of a client directly and through the proxy, each time in a schema of its own that is new; what it
 gives must be equal."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Values with a unique marker, a session that puts them wherever a client can, and the search for them everywhere the
-proxy could leave one."""
+"""Provides values with a unique marker, a session that puts them wherever a client can, and the search for them
+everywhere the proxy could leave one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates for a test: an authority, and pairs that it signed."""
+"""Makes certificates for a test: an authority, and pairs that it signed."""
 
 from __future__ import annotations
 

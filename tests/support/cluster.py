@@ -1,5 +1,5 @@
-"""Servers of the tests begin as a copy of one data directory: initdb takes half a second of CPU, and is run once a process
-for each way of logging in."""
+"""Lets servers of the tests begin as a copy of one data directory: initdb takes half a second of CPU, and is run once a
+process for each way of logging in."""
 
 from __future__ import annotations
 

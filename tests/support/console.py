@@ -1,5 +1,5 @@
-"""A console that runs in this process, on a clock that a test can turn, and a browser without a screen: raw requests
-and a cookie."""
+"""Provides a console that runs in this process, on a clock that a test can turn, and a browser without a screen: raw
+requests and a cookie."""
 
 from __future__ import annotations
 

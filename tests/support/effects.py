@@ -1,5 +1,5 @@
-"""What a session without sockets gives its interpreter (secretproxy.session.interpreter): all of it written to one
-object, a method for each thing that the proxy would do."""
+"""Provides what a session without sockets gives its interpreter (secretproxy.session.interpreter): all of it written to
+one object, a method for each thing that the proxy would do."""
 
 from __future__ import annotations
 
@@ -113,5 +113,5 @@ class ToLog:
 
 
 def given(effects: Any) -> tuple[Any, Any, Any, Any]:
-    """Client, backend, log and effects for an Interpreter: all of it one object."""
+    """Gives client, backend, log and effects for an Interpreter: all of it one object."""
     return ToClient(effects), ToBackend(effects), ToLog(effects), effects

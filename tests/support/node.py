@@ -1,4 +1,4 @@
-"""Packages of npm's that tests need, pinned by a lock file and installed once outside the source tree."""
+"""Installs packages of npm's that tests need, pinned by a lock file and installed once outside the source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oldest Python that is promised: `make test` makes an environment of it, .oldest, where the machine has one
+"""Finds the oldest Python that is promised: `make test` makes an environment of it, .oldest, where the machine has one
 (scripts/oldest.sh)."""
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _IS_IT = f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{OLDEST}')"
 
 
 def oldest_python() -> str:
-    """The oldest Python that is promised, with the packages that the proxy needs. Skips the test if there is none."""
+    """Gives the oldest Python that is promised, with the packages that the proxy needs. Skips the test if there is
+    none."""
     found = (
         sys.executable
         if f"{sys.version_info[0]}.{sys.version_info[1]}" == OLDEST

@@ -1,4 +1,4 @@
-"""The original modules as their own tools deploy them: a change for each object, in the order of their plan.
+"""Provides the original modules as their own tools deploy them: a change for each object, in the order of their plan.
 
 Written from what the newest version does, for the tests that install over it. The newest id is uuidv7(), which
 PostgreSQL has from version 18 on; before that a module of theirs makes it. Older deployments have uuid_generate_v4().

@@ -1,4 +1,4 @@
-"""A secretproxy of the tests' own: a child process with a temporary configuration, its output kept in a file."""
+"""Runs a secretproxy of the tests' own: a child process with a temporary configuration, its output kept in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that speaks the protocol by hand, over a plain socket, and keeps every message it is sent.
+"""Provides a client that speaks the protocol by hand, over a plain socket, and keeps every message it is sent.
 
 Nothing is interpreted but the frame: a test says which messages go out, in which order and in how many pieces, and
 compares what came back byte for byte. Authentication is `trust` alone."""
@@ -154,7 +154,7 @@ def cancel_request(key: bytes) -> bytes:
 
 
 def extended(text: str | bytes, values: Sequence[bytes | str | None] = (), types: Sequence[int] = ()) -> bytes:
-    """Parse, Bind, Describe and Execute of the unnamed statement, without Sync."""
+    """Makes Parse, Bind, Describe and Execute of the unnamed statement, without Sync."""
     return parse(text, types=types) + bind(values) + describe() + execute()
 
 
@@ -242,7 +242,7 @@ class Raw:
     async def extended(
         self, text: str | bytes, values: Sequence[bytes | str | None] = (), types: Sequence[int] = ()
     ) -> list[Message]:
-        """Parse to Sync of the unnamed statement and the whole answer."""
+        """Sends Parse to Sync of the unnamed statement and reads the whole answer."""
         await self.send(extended(text, values, types), SYNC)
         return await self.ready()
 

@@ -1,5 +1,5 @@
-"""Texts of any length that a client can send to make detection work: one function a shape, from a size in bytes to a
-statement.
+"""Makes texts of any length that a client can send to make detection work: one function a shape, from a size in bytes
+to a statement.
 
 Each holds a needle of the detector's, so that no cheap look lets it by. Shared by the unit test of the cost a byte, by
 the test of other sessions' delay and by the benchmark."""
@@ -41,7 +41,7 @@ def _nested(
 
 
 def _mixed(seed: int) -> Callable[[int], str]:
-    """Pieces of all kinds in an order drawn at random, the same for one seed."""
+    """Makes pieces of all kinds in an order drawn at random, the same for one seed."""
     pieces = [
         "'", "''", '"', "$a$", "$$", "/*", "*/", "--", "\n", "\\", "E'", "U&'", "U&\"", "(", ")", "[", "]", "{", "}", ",", ";", "+", "-", "@", "=", ":=",
         "::text", " a", " 1", ".", " SELECT ", " FROM t ", " WHERE ", " AND ", " NOT ", " IN (", " CASE WHEN ", " END", " execute p", "secrets_getter(", "\u00fc",
@@ -61,7 +61,7 @@ def _mixed(seed: int) -> Callable[[int], str]:
 
 
 def _levels(size: int, inner: str) -> str:
-    """Blocks in blocks, each under a tag of its own."""
+    """Makes blocks in blocks, each under a tag of its own."""
     number = 0
     while len(inner) < size - 40:
         inner = f"DO $t{number}$BEGIN {inner} END$t{number}$;"

@@ -1,4 +1,4 @@
-"""A standby of a private server: its base backup, streaming from it, promoted as a cluster manager would."""
+"""Provides a standby of a private server: its base backup, streaming from it, promoted as a cluster manager would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that speaks TLS and asks one login for a password, certificates, and proxies before it."""
+"""Provides a server that speaks TLS and asks one login for a password, certificates, and proxies before it."""
 
 from __future__ import annotations
 

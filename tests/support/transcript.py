@@ -1,4 +1,5 @@
-"""Transcripts in the docs: blocks of `console` whose commands are run and whose output is compared word for word.
+"""Compares transcripts in the docs: blocks of `console` whose commands are run and whose output is compared word for
+word.
 
 After a wanted change, TEST_WRITE_TRANSCRIPTS=1 writes the output anew; read the difference.
 """
@@ -16,7 +17,7 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def programs(directory: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables with which the command `secretproxy` is this source, and few other things are set."""
+    """Gives variables with which the command `secretproxy` is this source, and few other things are set."""
     made = directory / ".programs"
     made.mkdir()
     program = made / "secretproxy"

@@ -1,4 +1,4 @@
-"""Transcripts of the wire: what each side says, line by line, and what the session decides.
+"""Plays transcripts of the wire: what each side says, line by line, and what the session decides.
 
     play = Playbook().logged_in()
     play >> query("SELECT 1")            # the client says it; by default all of it goes on
@@ -132,7 +132,7 @@ def testified(
     name: str = "key", *, owner: uuid.UUID | None = OWNER, function: str = GETTER, clock: int = START + 1, pid: int = PID,
     start: int = START, key: bytes = KEY, jwt: uuid.UUID | None = None,
 ) -> bytes:  # fmt: skip
-    """A signed INFO of a function."""
+    """Makes a signed INFO of a function."""
     signed = f"SPX1 1 {pid} {start} {clock:016x} {function} {owner or '-'} {name.encode().hex() or '_'} - {b'app'.hex()} - {jwt or '-'} p -"
     return notice(sign(signed, key), "SPX01", "INFO")
 
@@ -141,7 +141,7 @@ def quoted(
     name: str = "key", *, owner: object = OWNER, clock: int = START + 1, pid: int = PID, start: int = START, key: bytes = KEY,
     texts: str | None = None,
 ) -> bytes:  # fmt: skip
-    """The same in the form that a getter has for it; `texts` in the place of the name, the user and the role."""
+    """Makes the same in the form that a getter has for it; `texts` in the place of the name, the user and the role."""
     quoted_texts = texts or "'" + name.replace("'", "''") + "' 'app' 'none'"
     said = f"SPX2 1 {pid} {start} {clock:016x} {GETTER} {owner}  {quoted_texts}"
     return notice((said.encode() + hmac.digest(key, said.encode(), "sha256")).hex(), "SPX01", "INFO")
@@ -175,7 +175,7 @@ class Playbook(SocketEffects):
         self.to_client = b""
 
     def logged_in(self) -> Playbook:
-        """Through the login and the greeting."""
+        """Plays the login and the greeting."""
         self << AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready()
         self << complete("SET") + ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready()
         self << message(b"V", struct.pack("!i", -1)) + ready()
@@ -233,7 +233,7 @@ class Playbook(SocketEffects):
     # --- what became of it ---
 
     def take(self) -> tuple[bytes, bytes]:
-        """(to the backend, to the client) since the last look; everything else is forgotten."""
+        """Gives (to the backend, to the client) since the last look; everything else is forgotten."""
         taken = self.to_backend, self.to_client
         self.to_backend = self.to_client = self.injected = self.held = b""
         self.committed, self.recorded, self.refusals = [], [], []
@@ -241,6 +241,6 @@ class Playbook(SocketEffects):
 
     @property
     def said(self) -> list[tuple[object, ...]]:
-        """Every event so far, briefly: kind, statement, names, outcome, sqlstate, calls."""
+        """Gives every event so far, briefly: kind, statement, names, outcome, sqlstate, calls."""
         events = [*self.committed, *self.refusals, *self.recorded]
         return [(e.event, e.statement_no, e.secret_names, e.outcome, e.sqlstate, e.calls) for e in events]

@@ -1,4 +1,4 @@
-"""Connections and sessions are counted until their sockets are closed."""
+"""Checks that connections and sessions are counted until their sockets are closed."""
 
 from __future__ import annotations
 

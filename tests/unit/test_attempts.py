@@ -1,4 +1,4 @@
-"""Attempts: a verdict at once or from elsewhere, what waits for the log, and what goes in the place of what is
+"""Checks attempts: a verdict at once or from elsewhere, what waits for the log, and what goes in the place of what is
 refused."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Scene:
         self.attempts = Attempts(self.state, self.output, self.stream, self.names, self.pipeline, outcomes)
 
     def reports(self, chunk: bytes) -> bytes:
-        """The text of a Query that has come in."""
+        """Gives the text of a Query that has come in."""
         self.stream.begin(chunk)
         framer = self.stream.framer
         assert framer.next()

@@ -1,5 +1,5 @@
-"""Each row of a statement says what that row's call did, and each count of the protocol is read as the server reads
-it."""
+"""Checks that each row of a statement says what that row's call did, and each count of the protocol is read as the
+server reads it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def play_of(sql: str, told: Iterable[bytes], answer: bytes = b"") -> Playbook:
 
 
 def done(play: Playbook) -> list[tuple[tuple[str | None, ...] | None, int | None]]:
-    """Of each outcome: the names that it names, and what it says was done."""
+    """Gives of each outcome the names that it names, and what it says was done."""
     return [(event.secret_names, event.calls) for event in play.recorded if event.event == "outcome"]
 
 

@@ -1,4 +1,4 @@
-"""A login at a backend that says more than a login can be: nothing of it is kept without end."""
+"""Checks a login at a backend that says more than a login can be: nothing of it is kept without end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the CONTEXT of a testimony gives away: functions, as far as no text of a client's could say so, and never a
-statement's text."""
+"""Checks what the CONTEXT of a testimony gives away: functions, as far as no text of a client's could say so, and never
+a statement's text."""
 
 from __future__ import annotations
 

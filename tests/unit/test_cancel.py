@@ -1,5 +1,5 @@
-"""Cancel requests: which server a key leads to, whatever backends say of their keys, and that none leaves a connection
-behind."""
+"""Checks cancel requests: which server a key leads to, whatever backends say of their keys, and that none leaves a
+connection behind."""
 
 from __future__ import annotations
 

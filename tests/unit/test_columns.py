@@ -1,5 +1,5 @@
-"""The log's columns: what derives from their table says the same, and one more entry is all that a new column needs in
-Python."""
+"""Checks the log's columns: what derives from their table says the same, and one more entry is all that a new column
+needs in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mypyc compiles follows its rules where breaking them shows only when the compiled code runs."""
+"""Checks that what mypyc compiles follows its rules where breaking them shows only when the compiled code runs."""
 
 from __future__ import annotations
 

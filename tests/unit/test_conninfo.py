@@ -1,4 +1,4 @@
-"""Connection strings are read as libpq reads them: libpq itself is asked, string by string."""
+"""Checks that connection strings are read as libpq reads them: libpq itself is asked, string by string."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a client has prepared, bound and declared costs the same for each message, however much of it there is: eight
-times as much may take three times eight times as long, not sixty-four times."""
+"""Checks that what a client has prepared, bound and declared costs the same for each message, however much of it there
+is: eight times as much may take three times eight times as long, not sixty-four times."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def prepared(count: int) -> Playbook:
 
 
 def given_again(count: int) -> Callable[[], object]:
-    """Names that are given again, one by one."""
+    """Gives names that are given again, one by one."""
     play = prepared(count)
     return lambda: take(play, parses(count))
 
 
 def a_pipeline_that_failed(count: int) -> Callable[[], object]:
-    """Names to be taken back, while a later pipeline has given as many others."""
+    """Gives names to be taken back, while a later pipeline has given as many others."""
     play = Playbook().logged_in()
     take(play, bind(statement="missing") + parses(count) + SYNC + parses(count, "t"))
     return lambda: play << error("26000") + ready()
 
 
 def names_in_doubt(count: int) -> Callable[[], object]:
-    """Names that an earlier pipeline may or may not have closed."""
+    """Gives names that an earlier pipeline may or may not have closed."""
     play = prepared(count)
     take(play, parse("SELECT 1") + b"".join(close("S", f"s{number}") for number in range(count)) + SYNC)
     return lambda: take(play, (bind(statement="other") + execute("other")) * count)
@@ -83,7 +83,7 @@ def long_portals(count: int) -> Callable[[], object]:
 
 
 def prepares_that_fail(count: int) -> Callable[[], object]:
-    """The first of two statements that make the same ones."""
+    """Gives the first of two statements that make the same ones."""
     play = Playbook().logged_in()
     play >> query(prepares(count)) >> query(prepares(count))
     return lambda: play << complete("PREPARE") + error("42P05") + ready()

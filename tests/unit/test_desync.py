@@ -1,4 +1,4 @@
-"""Transcripts in which the session's idea of what the backend is at could part from the backend's: errors in the
+"""Plays transcripts in which the session's idea of what the backend is at could part from the backend's: errors in the
 middle, names that are undone, portals that outlive their Bind, COPY and Sync, answers nobody asked for. An attempt must
 be made in each, and ended once."""
 
@@ -56,7 +56,7 @@ def play() -> Playbook:
 
 
 def prepared(play: Playbook, name: str = "s") -> Playbook:
-    """With a prepared statement that calls a secret function."""
+    """Gives a session with a prepared statement that calls a secret function."""
     play >> parse(SECRET, name) + SYNC
     play << PARSE_COMPLETE + ready()
     play.take()
@@ -68,7 +68,7 @@ def attempts(play: Playbook) -> list[object]:
 
 
 def still_in_step(play: Playbook) -> None:
-    """The next secret statement is attempted, covered and ended once, and nothing is left over."""
+    """Checks that the next secret statement is attempted, covered and ended once, and nothing is left over."""
     play.take()
     play >> query(SECRET)
     play << testified(clock=START + 1_000_000) + complete() + ready()

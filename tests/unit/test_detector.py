@@ -1,5 +1,5 @@
-"""Detection: every place where the grammar lets a function stand, arguments as far as the text shows them, and no
-look-alike."""
+"""Checks detection: every place where the grammar lets a function stand, arguments as far as the text shows them, and
+no look-alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the documents say has a test that exists, and their links lead somewhere. Nothing here runs those tests."""
+"""Checks that what the documents say has a test that exists, and their links lead somewhere. Nothing here runs those
+tests."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 @cache
 def functions(path: Path) -> frozenset[str]:
-    """Name the test functions of a module, those of its classes too."""
+    """Names the test functions of a module, those of its classes too."""
     tree = ast.parse(path.read_text())
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def missing(text: str) -> list[str]:
-    """List the tests that a text names and that are not there."""
+    """Lists the tests that a text names and that are not there."""
     wrong = []
     for place, function in _TEST.findall(text):
         path = ROOT / place
@@ -42,7 +43,7 @@ def missing(text: str) -> list[str]:
 
 
 def rows(text: str) -> list[str]:
-    """Give the rows of all tables, without their heads."""
+    """Gives the rows of all tables, without their heads."""
     lines = text.splitlines()
     under = [*lines[1:], ""]
     return [
@@ -53,12 +54,12 @@ def rows(text: str) -> list[str]:
 
 
 def items(text: str) -> list[str]:
-    """Give the items of all lists, each with the lines that go on with it."""
+    """Gives the items of all lists, each with the lines that go on with it."""
     return [re.sub(r"\n\s+", " ", item) for item in re.findall(r"^\* .*(?:\n  .*)*", text, re.MULTILINE)]
 
 
 def prose(text: str) -> list[tuple[int, str]]:
-    """Give the numbered lines that are neither table nor code nor heading."""
+    """Gives the numbered lines that are neither table nor code nor heading."""
     found, fenced = [], False
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("```"):
@@ -69,7 +70,7 @@ def prose(text: str) -> list[tuple[int, str]]:
 
 
 def anchors(path: Path) -> set[str]:
-    """Name the headings of a page as GitHub makes anchors of them."""
+    """Names the headings of a page as GitHub makes anchors of them."""
     heads = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
@@ -136,7 +137,8 @@ def test_the_files_that_the_architecture_names_exist() -> None:
 
 
 def test_the_places_that_the_architecture_names_are_in_their_files() -> None:
-    """Those written `name` (`file`), `name` in `file`, `name` of `file` and `file`, `name`."""
+    """Gives the names with their files: those written `name` (`file`), `name` in `file`, `name` of `file` and `file`,
+    `name`."""
     places = [
         *re.findall(r"`([\w.]+)` (?:\(|in |of )`([\w/]+\.py)`", ARCHITECTURE),
         *((name, path) for path, name in re.findall(r"`([\w/]+\.py)`,\s+`([\w.]+)`", ARCHITECTURE)),

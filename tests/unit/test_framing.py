@@ -1,4 +1,5 @@
-"""Framing: every cut of a stream gives the same messages, lengths are checked, long messages pass or are demanded."""
+"""Checks framing: every cut of a stream gives the same messages, lengths are checked, long messages pass or are
+demanded."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ streams = st.lists(st.tuples(st.sampled_from([b"D", b"d", b"1", b"C", b"N", b"S"
 
 
 def frames(stream: bytes, sizes: list[int], *, demanding: bool) -> tuple[list[tuple[int, int]], bytes]:
-    """The messages reported, by type and size, and everything that was let go on."""
+    """Gives the messages reported, by type and size, and everything that was let go on."""
     framer = Framer(ACTIONS, 1 << 30)
     seen, passed, pos, turn = [], b"", 0, 0
     while pos < len(stream):

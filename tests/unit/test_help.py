@@ -1,4 +1,4 @@
-"""What `--help` prints: whole sentences, within a terminal of 80 columns, of every command."""
+"""Checks what `--help` prints: whole sentences, within a terminal of 80 columns, of every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The order in which the interpreter carries out what a session decides: Steps made by hand, effects written down.
+"""Checks the order in which the interpreter carries out what a session decides: Steps made by hand, effects written
+down.
 
 Pure Python, as a compiled interpreter takes no other session than a real one; the playbook's runs as it is installed.
 """

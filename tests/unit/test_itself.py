@@ -1,4 +1,4 @@
-"""A proxy knows its own address under every name of it, and no other server for its own."""
+"""Checks that a proxy knows its own address under every name of it, and no other server for its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secretproxy.session.testimony import Keys
 
 
 def own_address() -> str:
-    """An address of this machine that others reach it by, if it has one."""
+    """Gives an address of this machine that others reach it by, if it has one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))

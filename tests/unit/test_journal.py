@@ -1,4 +1,4 @@
-"""The journal against a log that comes and goes, and the chain that it makes."""
+"""Checks the journal against a log that comes and goes, and the chain that it makes."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ async def test_refusals_of_an_outage_are_written_later_and_above_a_number_only_c
 
 
 async def test_the_time_of_a_statement_begins_with_its_first_event(log: Log) -> None:
-    """What no attempt showed before it went on begins with its first call, and has no other time."""
+    """A statement that no attempt showed begins with its first call, and has no other time."""
     journal = await started(log)
     timing = Timing()
     call = Event("call", WHO, statement_no=1, function="f(uuid)", timing=timing)
@@ -445,7 +445,7 @@ async def test_a_checkpoint_command_that_hangs_holds_up_nothing(log: Log, tmp_pa
 
 @pytest.fixture
 def signed_before(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[object]]]:
-    """The instance of each row that went to the log, and the instances whose beginning was signed by then."""
+    """Gives the instance of each row that went to the log, and the instances whose beginning was signed by then."""
     found: list[tuple[str, set[object]]] = []
     store = Connection._store
 
@@ -461,7 +461,7 @@ def signed_before(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[object
 async def test_a_chain_is_begun_with_a_signature_before_its_first_row(
     log: Log, tmp_path: Path, signed_before: list[tuple[str, set[object]]]
 ) -> None:
-    """Killed at any moment, a process leaves no chain that nobody vouches for."""
+    """Checks that a process that is killed at any moment leaves no chain that nobody vouches for."""
     signer = Signer(tmp_path / "key", tmp_path / "file")
     journal = Journal(log.connect, MASK, timeout=0.5, signer=signer)
     await journal.start()
@@ -760,7 +760,8 @@ async def test_a_glitch_of_the_clock_does_not_freeze_it(
 
 
 async def test_a_link_local_address_is_what_inet_takes(log: Log) -> None:
-    """A zone, and IPv4 in IPv6: the log would refuse the one, and show the other in another way than was hashed."""
+    """An address may have a zone, or be IPv4 in IPv6: the log would refuse the one, and show the other in another way
+    than was hashed."""
     journal = await started(log)
     for address in ("fe80::1%eth0", "::ffff:192.0.2.7", "2001:db8::7", "192.0.2.7"):
         await journal.keep([Event("call", Identity(uuid.uuid4(), client_addr=ip_address(address)))])

@@ -1,4 +1,4 @@
-"""What the proxy prints of its own errors: their kind, never their text."""
+"""Checks what the proxy prints of its own errors: their kind, never their text."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ OF_NO_SESSION = {
 
 
 def calls_of_log(path: Path) -> Iterator[tuple[int, str | None, set[str | None]]]:
-    """Line, the event where it is a constant, and the fields of each call of the log."""
+    """Gives line, the event where it is a constant, and the fields of each call of the log."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.IfExp):
             functions = [node.func.body, node.func.orelse] if isinstance(node.func, ast.IfExp) else [node.func]
@@ -102,7 +102,7 @@ def calls_of_log(path: Path) -> Iterator[tuple[int, str | None, set[str | None]]
     "path", sorted(Path(proxy.__file__).parent.rglob("*.py")), ids=lambda path: f"{path.parent.name}/{path.name}"
 )
 def test_every_line_of_a_session_has_its_id(path: Path) -> None:
-    """In the package where sessions are: a line has `session`, or is one of those that stand here, or gets both (None:
+    """In the package where sessions are, a line has `session`, or is one of those that stand here, or gets both (None:
     **fields)."""
     for line, event, fields in calls_of_log(path):
         assert "session" in fields or event in OF_NO_SESSION or None in fields, f"{path.name}:{line}: {event}"

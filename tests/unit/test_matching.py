@@ -1,4 +1,4 @@
-"""Testimony against attempts: what is covered, what the log must have first, what is forged."""
+"""Checks testimony against attempts: what is covered, what the log must have first, what is forged."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Metrics of several workers are one set of numbers, whichever of them is asked, and Prometheus's own check finds
-nothing wrong with them."""
+"""Checks that metrics of several workers are one set of numbers, whichever of them is asked, and Prometheus's own check
+finds nothing wrong with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of statements, portals and cursors: what leads to a secret call, what is bounded, what is in doubt."""
+"""Checks names of statements, portals and cursors: what leads to a secret call, what is bounded, what is in doubt."""
 
 from __future__ import annotations
 

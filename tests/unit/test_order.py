@@ -1,5 +1,5 @@
-"""What the log has first: no testimony is covered by an attempt that the log has not got yet, however far a client has
-got the session from what the backend is at."""
+"""Checks what the log has first: no testimony is covered by an attempt that the log has not got yet, however far a
+client has got the session from what the backend is at."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def held_for_a_call(play: SlowLog, statement: int) -> None:
 
 
 def test_a_sync_that_a_failed_copy_had_not_read(play: SlowLog) -> None:
-    """All of it sent at once: the backend ends the COPY before the Sync, runs what follows, and overlooks the
+    """All of it is sent at once: the backend ends the COPY before the Sync, runs what follows, and overlooks the
     CopyDone."""
     play >> COPY + COPY_DATA + SYNC + query(HIDDEN) + COPY_DONE + SYNC + query(SECRET)
     play << COPYING + FAILED + ANSWER
@@ -87,7 +87,7 @@ def test_the_end_of_a_copy_behind_very_many_messages(play: SlowLog) -> None:
 
 
 def test_an_answer_too_many(play: SlowLog) -> None:
-    """Whatever it is that makes the session believe a statement ended: what waits for the log has not been sent."""
+    """Whatever makes the session believe that a statement ended, what waits for the log has not been sent."""
     play >> query(HIDDEN) + query(SECRET)
     play << complete("DO") + ready() + ANSWER
     held_for_a_call(play, 1)
@@ -153,7 +153,7 @@ def test_the_same_where_the_copy_was_a_query() -> None:
 @pytest.mark.parametrize("before", [b"", query("SELECT 1"), query("DISCARD ALL"), COPY + COPY_DATA])
 @pytest.mark.parametrize("content", [b"x", b"\0", b"x" * 100_000])
 def test_a_flush_with_content_ends_the_session(before: bytes, content: bytes) -> None:
-    """The backend passes over all that follows, or over nothing: what it is at, nobody could tell."""
+    """The backend passes over all that follows, or over nothing. Nobody could tell what it is at."""
     play = Playbook().logged_in()
     with pytest.raises(ProtocolViolationError):
         play >> before + FLUSH + message(b"H", content) + query(SECRET)

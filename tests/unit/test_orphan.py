@@ -1,4 +1,4 @@
-"""How a backend is told that its client has gone, and that it is read to its end."""
+"""Checks how a backend is told that its client has gone, and that it is read to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes: what the log hears of a statement's end, one row for all its attempts or one for each."""
+"""Checks outcomes: what the log hears of a statement's end, one row for all its attempts or one for each."""
 
 from __future__ import annotations
 

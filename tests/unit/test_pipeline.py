@@ -1,5 +1,5 @@
-"""The pipeline: which answers are due, what the backend skips and overlooks, which number a statement has and how
-it ends."""
+"""Checks the pipeline: which answers are due, what the backend skips and overlooks, which number a statement has and
+how it ends."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Scene:
         self.pipeline = Pipeline(self.names, Outcomes(state, self.output))
 
     def secret(self, protocol: Protocol = "extended", portal: Portal | None = None) -> Running:
-        """An execution that the log knows of."""
+        """Gives an execution that the log knows of."""
         running = Running(protocol, SECRET.verdict, None, portal)
         running.attempts = resolve(SECRET.verdict.calls, NO_VALUES)
         return running
 
     @property
     def ended(self) -> list[tuple[int | None, str | None, str | None]]:
-        """Number, outcome and SQLSTATE of what has ended since the last look."""
+        """Gives number, outcome and SQLSTATE of what has ended since the last look."""
         step = self.output.take()
         return [] if step is None else [(event.statement_no, event.outcome, event.sqlstate) for event in step.record]
 

@@ -1,4 +1,4 @@
-"""How the proxy is put together: no circle, no part that touches what is another's, none that cannot be kept in
+"""Checks how the proxy is put together: no circle, no part that touches what is another's, none that cannot be kept in
 mind."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the relay does with the effects of its session's interpreter: no socket, a journal that answers when it is
-told."""
+"""Checks what the relay does with the effects of its session's interpreter: no socket, a journal that answers when it
+is told."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Scene:
 
     @property
     def fatal(self) -> bytes:
-        """The SQLSTATE of the error that the client was told last."""
+        """Gives the SQLSTATE of the error that the client was told last."""
         said = self.to_client.take()
         return messages.field(said, 0, len(said), 0x43) if said[:1] == b"E" else b""
 
@@ -370,7 +370,7 @@ async def test_an_error_ends_the_session_and_is_told_by_its_kind() -> None:
 
 
 async def test_a_violation_names_the_setting_that_rules_it() -> None:
-    """Or none: no setting makes a testimony shorter."""
+    """A violation may name none: no setting makes a testimony shorter."""
     for violation, setting in ((POOLER, "backend.hosts"), (ProtocolViolationError("too long", "58030"), None)):
         scene = Scene().logged_in()
         with capture_logs() as said:
@@ -421,7 +421,7 @@ async def test_a_client_far_ahead_has_its_answers_flushed() -> None:
 
 
 async def called_in(scene: Scene, *, behind: bytes = b"") -> None:
-    """A call whose attempt is written, and the beginning of its answer with the testimony at its end."""
+    """Plays a call whose attempt is written, and the beginning of its answer with the testimony at its end."""
     scene.client.data_received(query(SECRET))
     await scene.journal.write()
     scene.backend.data_received(ROW_DESCRIPTION + testified("key", clock=START + 2) + behind)

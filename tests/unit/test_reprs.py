@@ -1,4 +1,4 @@
-"""Nothing that the pure layers hold shows a value when it is printed, however deep it is found."""
+"""Checks that nothing that the pure layers hold shows a value when it is printed, however deep it is found."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ GETTER = f"encrypted_secrets.secrets_getter('{OWNER}', 'k', '{CANARY}')"
 
 
 def everything(root: object) -> Iterator[object]:
-    """Every object of the package that can be reached from one, through attributes, slots, lists and dictionaries."""
+    """Gives every object of the package that can be reached from one, through attributes, slots, lists and
+    dictionaries."""
     seen: set[int] = set()
     waiting: list[Any] = [root]
     while waiting:
@@ -76,7 +77,7 @@ def everything(root: object) -> Iterator[object]:
 
 
 def filled() -> Playbook:
-    """A session in the middle of everything, with the value in all its places."""
+    """Gives a session in the middle of everything, with the value in all its places."""
     play = Playbook().logged_in()
     play << parameter("application_name", CANARY)
     play >> query(f"SELECT {GETTER}; SELECT '{CANARY}' -- {CANARY}")

@@ -1,5 +1,5 @@
-"""Both halves of the exchange, against RFC 7677's example, against another implementation, and against messages that
-lie."""
+"""Checks both halves of the exchange, against RFC 7677's example, against another implementation, and against messages
+that lie."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_example_of_rfc_7677_and_the_key_that_its_proof_gives_away() -> None
 def exchanged(
     client: scramp.ScramClient, server: ServerExchange, known: Verifier, *, doomed: bool = False
 ) -> LoginKeys:
-    """An exchange of another implementation's client with ours."""
+    """Plays an exchange of another implementation's client with ours."""
     server.first(client.get_client_first().encode())
     client.set_server_first(server.challenge(known, doomed=doomed).decode())
     answer, keys = server.final(client.get_client_final().encode())

@@ -1,4 +1,4 @@
-"""The session, as transcripts of the wire: who says what, what goes on, what waits, what the log hears."""
+"""Checks the session, as transcripts of the wire: who says what, what goes on, what waits, what the log hears."""
 
 from __future__ import annotations
 
@@ -386,7 +386,7 @@ def test_testimony_of_a_trigger_under_copy_in(play: Playbook) -> None:
 
 
 def refused(sent: bytes) -> bytes:
-    """The SQLSTATE of the one error in what the client got."""
+    """Gives the SQLSTATE of the one error in what the client got."""
     return sent[sent.index(b"\0C") + 2 : sent.index(b"\0C") + 7]
 
 
@@ -570,7 +570,8 @@ def test_after_the_backends_clock_was_set_back_a_true_testimony_is_a_forgery(pla
 
 
 def test_an_encoding_counts_for_texts_that_come_after_the_backend_reported_it(play: Playbook) -> None:
-    """A text before that is read in the old one, and its name is another: the call is then a row of its own."""
+    """A text that comes before that is read in the old one, and its name is another: the call is then a row of its
+    own."""
     secret = message(b"Q", f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'caf\u00e9')".encode() + b"\0")
     meant = "caf\u00c3\u00a9"  # the same bytes in LATIN1
     play >> query("SET client_encoding = 'LATIN1'") + secret

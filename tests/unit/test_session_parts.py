@@ -1,4 +1,4 @@
-"""How a session is put together: small parts, each the only one that touches what is its own."""
+"""Checks how a session is put together: small parts, each the only one that touches what is its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _is_self(node: ast.expr) -> bool:
 
 
 def _fields(made: ast.ClassDef) -> set[str]:
-    """The attributes that a class sets on itself."""
+    """Gives the attributes that a class sets on itself."""
     return {
         node.attr
         for node in ast.walk(made)

@@ -1,4 +1,5 @@
-"""What the settings say of themselves: where a wrong one comes from, what `init` writes, and which version this is."""
+"""Checks what the settings say of themselves: where a wrong one comes from, what `init` writes, and which version this
+is."""
 
 from __future__ import annotations
 

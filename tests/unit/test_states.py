@@ -1,4 +1,4 @@
-"""The state of a session: which phase follows which, and what the backend reports."""
+"""Checks the state of a session: which phase follows which, and what the backend reports."""
 
 from __future__ import annotations
 

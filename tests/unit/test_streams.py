@@ -1,4 +1,5 @@
-"""The two directions of a session: bytes go on, are held, dropped, replaced or wait, and none changes its place."""
+"""Checks the two directions of a session: bytes go on, are held, dropped, replaced or wait, and none changes its
+place."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def reported(stream: Stream) -> bytes:
 
 
 def parts(out: bytes | Step) -> tuple[bytes, list[bytes]]:
-    """What goes on at once, and what is held."""
+    """Gives what goes on at once, and what is held."""
     return (out, []) if isinstance(out, bytes) else (out.forward, [held.data for held in out.held])
 
 

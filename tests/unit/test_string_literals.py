@@ -1,4 +1,4 @@
-"""Strings as standard_conforming_strings = off reads them, and texts that the session may read in either way."""
+"""Checks strings as standard_conforming_strings = off reads them, and texts that the session may read in either way."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A genuine testimony is never dropped, cut or taken for a forgery, whatever stands around it in its notice or before
-it in the stream."""
+"""Checks that a genuine testimony is never dropped, cut or taken for a forgery, whatever stands around it in its notice
+or before it in the stream."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SIGNED = f"SPX1 1 {PID} {START} {START + 1:016x} {GETTER} {OWNER} {b'hidden'.hex
 
 
 def told(signed: str = SIGNED, **fields: bytes) -> bytes:
-    """A testimony as PostgreSQL sends it, with more fields behind its message (send_message_to_frontend() of
+    """Makes a testimony as PostgreSQL sends it, with more fields behind its message (send_message_to_frontend() of
     elog.c)."""
     body = b"S" + text("INFO") + b"V" + text("INFO") + b"C" + text("SPX01") + b"M" + text(sign(signed))
     body += b"".join(kind.encode() + content + b"\0" for kind, content in fields.items())
@@ -47,7 +47,7 @@ def told(signed: str = SIGNED, **fields: bytes) -> bytes:
 
 
 def chunks(stream: bytes, sizes: list[int]) -> list[bytes]:
-    """The stream cut into parts of these sizes, the last size over and over."""
+    """Gives the stream cut into parts of these sizes, the last size over and over."""
     parts, pos, turn = [], 0, 0
     while pos < len(stream):
         size = sizes[min(turn, len(sizes) - 1)]
@@ -212,7 +212,7 @@ def test_without_a_pooler_another_process_is_a_forger() -> None:
 
 
 def raw_session(client_encoding: str) -> Playbook:
-    """A session of a server of SQL_ASCII."""
+    """Gives a session of a server of SQL_ASCII."""
     play = Playbook().logged_in()
     play << message(b"S", text("server_encoding") + text("SQL_ASCII")) + message(
         b"S", text("client_encoding") + text(client_encoding)

@@ -1,4 +1,4 @@
-"""The session's token: which backend process it is of, when it is set again, and by which message."""
+"""Checks the session's token: which backend process it is of, when it is set again, and by which message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scene:
         self.token.answered(PID, START)
 
     def renewed(self, *, may_inject: bool = True) -> bytes:
-        """What the token has the proxy say to the backend now."""
+        """Gives what the token has the proxy say to the backend now."""
         self.token.renew(may_inject=may_inject)
         step = self.output.take()
         return b"" if step is None else step.inject

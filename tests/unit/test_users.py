@@ -1,4 +1,5 @@
-"""Users files, the table of failures: what is taken, what is refused, and that no line of a file is ever quoted."""
+"""Checks users files and the table of failures: what is taken, what is refused, and that no line of a file is ever
+quoted."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def test_no_limit() -> None:
 
 
 def test_many_addresses_take_no_more_memory_and_disturb_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand attackers at their limit: who else is taken for one of them."""
+    """A thousand attackers are at their limit: who else is taken for one of them."""
     failures = LoginThrottle(per_address=20, per_user=0)
     for place in range(1000):
         for _ in range(20):
