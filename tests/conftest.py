@@ -1,4 +1,4 @@
-"""A private PostgreSQL with the backend half installed, a proxy before it, the log, and canary values.
+"""Provides a private PostgreSQL with the backend half installed, a proxy before it, the log, and canary values.
 
 `TEST_BACKEND=testcontainers` takes the server from a container where an engine answers; otherwise it is a local one.
 """
@@ -41,7 +41,7 @@ copy_data_directories()
 
 @dataclass(frozen=True)
 class Backend:
-    """A server with the database `app`, in which the backend half is installed."""
+    """Gives a server with the database `app`, in which the backend half is installed."""
 
     host: str
     port: int
@@ -112,7 +112,7 @@ def proxy(
 
 @pytest.fixture(scope="session", autouse=True)
 def no_value_is_left_anywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whatever the tests did: no table of a log, no file, metric or process holds one of their values."""
+    """Checks that, whatever the tests did, no table of a log, no file, metric or process holds one of their values."""
     stop = PrivateServer.stop
 
     def search_and_stop(server: PrivateServer) -> None:
@@ -129,7 +129,7 @@ def no_value_is_left_anywhere(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module", autouse=True)
 def values_of_the_module(request: pytest.FixtureRequest, no_value_is_left_anywhere: None) -> Iterator[None]:
-    """A session of each module that uses the common proxy leaves values in it."""
+    """Has a session of each module that uses the common proxy leave values in it."""
     yield
     common = request.session.stash.get(_COMMON, None)
     mine = (item for item in request.session.items if item.nodeid.startswith(request.node.nodeid))
@@ -144,7 +144,7 @@ def log(postgres: Backend) -> AccessLog:
 
 @pytest.fixture
 def canary(postgres: Backend, proxy: Proxy) -> Iterator[Canary]:
-    """Values whose marker must be nowhere once the test is over."""
+    """Gives values whose marker must be nowhere once the test is over."""
     values = Canary()
     yield values
     places = found_in(values, AccessLog(postgres.dsn()), proxy)

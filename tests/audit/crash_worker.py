@@ -1,5 +1,5 @@
-"""A journal in a process of its own that is there to be killed: it logs one name after the other and says which are
-durable."""
+"""Runs a journal in a process of its own that is there to be killed: it logs one name after the other and says which
+are durable."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every way to ask for accesses gives the same ones: pages, streams, filters, counts and the view, over a log of every
-kind of row."""
+"""Checks that every way to ask for accesses gives the same ones: pages, streams, filters, counts and the view, over a
+log of every kind of row."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ READ, VERIFY = "encrypted_secrets.secrets_getter(uuid,text,text)", "encrypted_se
 
 
 def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
-    """A log: plain statements, vague attempts with their calls, outcomes that name an attempt, open and refused ones,
-    direct calls."""
+    """Makes a log: plain statements, vague attempts with their calls, outcomes that name an attempt, open and refused
+    ones, direct calls."""
     rows: list[dict[str, Any]] = []
     owners = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(5)]
     users = [uuid.UUID(int=draw.getrandbits(128)) for _ in range(3)]
@@ -328,7 +328,8 @@ async def test_bursts_are_those_of_a_plain_count(log: Any, monkeypatch: pytest.M
 
 
 async def test_bursts_of_different_secrets(postgres: Backend, log: Any, database: str) -> None:
-    """Thirty secrets within four minutes, across the border between two stretches; reading one secret often is none."""
+    """A burst is thirty secrets within four minutes, also across the border between two stretches; reading one secret
+    often is none."""
     name = database.rpartition("/")[2]
     began = START + timedelta(days=40)
     with psycopg.connect(postgres.dsn(database=name), autocommit=True) as sql:

@@ -1,5 +1,5 @@
-"""Killed at random points while it writes log, spool and checkpoints: the log verifies, and what was durable is there,
-once.
+"""Kills a journal at random points while it writes log, spool and checkpoints: the log verifies, and what was durable
+is there, once.
 
 Eight kills; `make crashes` does two hundred (TEST_CRASHES).
 """

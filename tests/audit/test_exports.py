@@ -1,5 +1,5 @@
-"""A part of the log that was exported is proven as that part, in every form, without the database; a cut or a change is
-named."""
+"""Checks that a part of the log that was exported is proven as that part, in every form, without the database; a cut or
+a change is named."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Site:
         assert ("signed" in done.stderr) and (("not signed" in done.stderr) != signed)
 
     def verify(self, file: Path, *arguments: str, key: bool = True) -> Result:
-        """Offline, with the public key alone."""
+        """The verification works offline, with the public key alone."""
         public = ["--public-key", str(self.directory / "sign.key.pub")] if key else []
         return CliRunner().invoke(
             app, ["audit", "verify", "--file", str(file), "--config", str(self.keyless), *public, *arguments]

@@ -1,5 +1,5 @@
-"""Following the log: no row is missed and none comes twice, whoever writes it, however late it commits, whatever its
-time says."""
+"""Checks that who follows the log misses no row and sees none twice, whoever writes it, however late it commits,
+whatever its time says."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A name is found by what people know it as, and by what stands in the log for it, by every command and in every
-encoding of the log."""
+"""Checks that a name is found by what people know it as, and by what stands in the log for it, by every command and in
+every encoding of the log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(postgres: Backend, *arguments: str | bytes, database: str = "app") -> su
 
 
 def found(postgres: Backend, database: str = "app", **given: str) -> list[str]:
-    """The first names of the accesses, by the way that the commands take."""
+    """Gives the first names of the accesses, by the way that the commands take."""
 
     async def work() -> list[str]:
         connection = await review.connect(postgres.dsn("auditor", database))
@@ -52,7 +52,8 @@ def found(postgres: Backend, database: str = "app", **given: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def owner(postgres: Backend, proxy: Proxy) -> Iterator[str]:
-    """Each name read by a session whose application has that name too, and two of them deleted in one call."""
+    """Makes accesses: each name read by a session whose application has that name too, and two of them deleted in one
+    call."""
     made = str(uuid.uuid4())
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         admin.execute('CREATE ROLE "masked:login" LOGIN; GRANT authenticated TO "masked:login"')
@@ -147,7 +148,8 @@ def test_what_is_looked_for_is_what_the_journal_writes(encoding: str, name: str)
 
 
 def test_a_log_of_another_encoding_is_asked_in_its_own(postgres: Backend) -> None:
-    """A name that it has no character for, bytes that are no UTF-8 and a name that it can hold; nothing is an error."""
+    """The log takes a name that it has no character for, bytes that are no UTF-8 and a name that it can hold; nothing
+    is an error."""
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {LATIN} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
         try:

@@ -1,4 +1,5 @@
-"""Old months go, what stays verifies, and rows that vanish without a signed end do not pass for retention."""
+"""Checks that old months go, what stays verifies, and rows that vanish without a signed end do not pass for
+retention."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ OLD, CROSSING, NEW = (uuid.UUID(int=number) for number in (1, 2, 3))
 
 @pytest.fixture
 def months(postgres: Backend, tmp_path: Path) -> tuple[str, Path]:
-    """A database whose log has rows of three months; one instance ended in the first, one goes on into the third."""
+    """Makes a database whose log has rows of three months; one instance ended in the first, one goes on into the
+    third."""
     name = f"months_{uuid.uuid4().hex[:6]}"
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
@@ -326,7 +328,7 @@ def test_retention_refuses_rows_that_change_while_it_verifies(
 def test_without_a_public_key_no_row_says_that_others_may_be_gone(
     months: tuple[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    """Whoever may write the log may write this too."""
+    """Whoever may write the log may write a signed end without a signature, too."""
     (tmp_path / "keyless.toml").write_text(f'[testimony]\nkey_file = "{tmp_path}/none"\n')
     keyless = (months[0], tmp_path / "keyless.toml")
     as_owner(

@@ -1,5 +1,5 @@
-"""Reviewing as a newcomer does it: commands in a terminal of 80 columns and in pipes, against accesses made through the
-proxy."""
+"""Checks reviewing as a newcomer does it: commands in a terminal of 80 columns and in pipes, against accesses made
+through the proxy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
 
 
 def in_terminal(columns: int, *command: str) -> str:
-    """What a command prints to a terminal of that width."""
+    """Gives what a command prints to a terminal of that width."""
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm-256color"}
     with subprocess.Popen(
@@ -65,7 +65,7 @@ def in_terminal(columns: int, *command: str) -> str:
 
 @pytest.fixture(scope="module")
 def owner(postgres: Backend, proxy: Proxy) -> str:
-    """An owner with a story: writes, reads, a verify, a read of nothing, an error, hostile and long names."""
+    """Makes an owner with a story: writes, reads, a verify, a read of nothing, an error, hostile and long names."""
     made = str(uuid.uuid4())
     with psycopg.connect(proxy.dsn(), autocommit=True, application_name="review test") as sql:
         for name in ("stripe", LONG, HOSTILE):

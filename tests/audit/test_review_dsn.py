@@ -1,4 +1,5 @@
-"""Commands that review find their database in the configuration; --dsn comes before it, and PG* variables after it."""
+"""Checks that commands that review find their database in the configuration; --dsn comes before it, and PG* variables
+after it."""
 
 from __future__ import annotations
 
@@ -44,12 +45,12 @@ def login(command: Sequence[str]) -> str:
 
 
 def reached(done: subprocess.CompletedProcess[str]) -> bool:
-    """Whether a database with the log answered, whatever was found in it."""
+    """Tells whether a database with the log answered, whatever was found in it."""
     return done.returncode != 2 and "cannot connect" not in done.stderr
 
 
 def test_every_command_of_a_reviewer_is_tried() -> None:
-    """But those that follow or that are the owner's, which have tests of their own."""
+    """Lists the commands that review, but those that follow or that are the owner's, which have tests of their own."""
     tried = {command[1] for command in COMMANDS if command[0] == "audit"}
     assert tried == {str(one.name) for one in audit.registered_commands} - {"tail", "retention"}
 

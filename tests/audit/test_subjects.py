@@ -1,4 +1,5 @@
-"""`audit secret`, `audit user` and `audit incident` say what the console's pages say: they ask the same questions."""
+"""Checks that `audit secret`, `audit user` and `audit incident` say what the console's pages say: they ask the same
+questions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`audit tail` shows how an access ended, takes the filters of `audit list`, and shows what takes long twice: running,
-and ended."""
+"""Checks that `audit tail` shows how an access ended, takes the filters of `audit list`, and shows what takes long
+twice: running, and ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Alterations that a superuser makes with the triggers off: each is found and named, and an untouched log is sound."""
+"""Checks that each alteration that a superuser makes with the triggers off is found and named, and an untouched log is
+sound."""
 
 from __future__ import annotations
 
@@ -158,7 +159,7 @@ def events(who: Identity) -> list[Event]:
 
 
 async def fill(site: Site) -> None:
-    """Three instances with sixty rows each, checkpoints at every twenty and at the end; and two direct calls."""
+    """Makes three instances with sixty rows each, checkpoints at every twenty and at the end; and two direct calls."""
     signer = Signer(site.directory / "sign.key", site.signed_file)
 
     async def connect() -> Any:
@@ -253,7 +254,7 @@ def rehash(site: Site, database: str, first: int, last: int) -> None:
 
 
 def fork(site: Site, database: str, first: int, last: int) -> None:
-    """Rows of a second process that continues A's chain as well, each with hashes that fit."""
+    """Writes rows of a second process that continues A's chain as well, each with hashes that fit."""
     with psycopg.connect(site.postgres.dsn(database=database), autocommit=True) as admin:
         admin.execute("SET session_replication_role = replica; SET search_path = secretproxy")
         for name, value in chain.SETTINGS.items():
@@ -501,7 +502,7 @@ async def verify_as(site: Site, database: str, user: str) -> Report:
 
 
 def test_rows_that_a_policy_hides_are_an_error_and_not_gone(site: Site, copy: str) -> None:
-    """For an auditor whom the policy is for."""
+    """An auditor from whom a policy hides rows gets an error."""
     with psycopg.connect(site.postgres.dsn(database=copy), autocommit=True) as admin:
         admin.execute("ALTER TABLE secretproxy.access_log ENABLE ROW LEVEL SECURITY")
         admin.execute("CREATE POLICY p ON secretproxy.access_log FOR SELECT USING (db_user <> 'x')")
@@ -513,7 +514,7 @@ def test_rows_that_a_policy_hides_are_an_error_and_not_gone(site: Site, copy: st
 
 
 def stranger(site: Site, database: str, at: str, *, rows: int = 3, instance: uuid.UUID | None = None) -> str:
-    """A chain, sound in itself, of an instance that never was, put in by somebody who may insert."""
+    """Puts in a chain, sound in itself, of an instance that never was, put in by somebody who may insert."""
     name = str(instance or uuid.uuid4())
     with psycopg.connect(site.postgres.dsn("journal", database), autocommit=True) as sql:
         moment = sql.execute(f"SELECT {at}").fetchone()

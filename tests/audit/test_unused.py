@@ -1,5 +1,5 @@
-"""Secrets that nobody uses are named, in the log's own form, to auditors alone; a log that was altered is told from one
-that may not be read."""
+"""Checks that secrets that nobody uses are named, in the log's own form, to auditors alone; a log that was altered is
+told from one that may not be read."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Nothing that a reviewing command prints is cut without a word, no two names look alike, and every text of the log
-comes through."""
+"""Checks that nothing that a reviewing command prints is cut without a word, no two names look alike, and every text of
+the log comes through."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_what_a_person_sees_says_how_much_more_there_is(postgres: Backend, datab
 
 
 def test_names_that_differ_look_different(postgres: Backend, database: str) -> None:
-    """Also where a column has room for half of them."""
+    """This holds also where a column has room for half of them."""
     heading, *lines = screen(postgres, database, "list", width=80)
     place = heading.split().index("secret")
     assert len({line.split()[place] for line in lines if "login_" in line}) == 2
@@ -265,7 +265,7 @@ def test_a_filter_takes_several_outcomes() -> None:
 
 
 def test_no_two_lists_of_names_are_shown_alike() -> None:
-    """Not one name and several, none and one that is called so, a sign and its escape."""
+    """These differ: one name and several, none and one that is called so, a sign and its escape."""
     names = [
         "a",
         "b",

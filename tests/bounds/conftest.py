@@ -1,4 +1,4 @@
-"""A proxy that does nothing but what a test of bounds does, so that its memory is that test's."""
+"""Gives a proxy that does nothing but what a test of bounds does, so that its memory is that test's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Connections that are too many, say nothing, are cut off or never end: those that behave notice nothing."""
+"""Checks that connections that are too many, say nothing, are cut off or never end disturb nobody: those that behave
+notice nothing."""
 
 from __future__ import annotations
 
@@ -194,7 +195,7 @@ def test_the_same_request_twice(quiet: Proxy) -> None:
 
 
 def test_cut_off_in_the_middle(quiet: Proxy, postgres: Backend) -> None:
-    """Clients that are reset while they are written to, while they write, and half closed."""
+    """The proxy survives clients that are reset while they are written to, while they write, and half closed."""
     bystander = Bystander(quiet)
     before = descriptors(quiet.pid)
     for _ in range(10):
@@ -284,8 +285,8 @@ def test_keepalive_on_both_sides(postgres: Backend, tmp_path: Path) -> None:
 
 
 def _timers(listen: int, backend: int) -> tuple[bool, bool]:
-    """Whether the proxy's connections to clients wait for the seconds that were set, and those to the backend for the
-    default."""
+    """Tells whether the proxy's connections to clients wait for the seconds that were set, and those to the backend for
+    the default."""
     shown = subprocess.run(["ss", "-tnoH"], capture_output=True, text=True, check=True).stdout.splitlines()
     clients = [line for line in shown if line.split()[3].endswith(f":{listen}")]
     backends = [line for line in shown if line.split()[4].endswith(f":{backend}")]

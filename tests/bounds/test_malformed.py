@@ -1,5 +1,5 @@
-"""Streams that no client should send, at a live proxy with fifty well-behaved sessions beside them: none of those is
-disturbed."""
+"""Sends streams that no client should send to a live proxy, with fifty well-behaved sessions beside them: none of those
+is disturbed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXTS = [
 
 
 def a_message(dice: random.Random) -> bytes:
-    """Something like a message: well formed, cut, padded, with a length that lies, or mere bytes."""
+    """Draws something like a message: well formed, cut, padded, with a length that lies, or mere bytes."""
     text, name = dice.choice(TEXTS), dice.choice(["", "a", "b" * 70, "\u00e9"])
     good = dice.choice(
         [
@@ -56,7 +56,7 @@ def a_message(dice: random.Random) -> bytes:
 
 
 async def misbehave(port: int, dice: random.Random) -> None:
-    """One connection: perhaps a login, then a stream, read or not, and an end of one kind or another."""
+    """Plays one connection: perhaps a login, then a stream, read or not, and an end of one kind or another."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:

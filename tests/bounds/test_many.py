@@ -1,4 +1,5 @@
-"""Many sessions at once, many one after the other, and a long time: descriptors and memory stay where they were.
+"""Opens many sessions at once, many one after the other, and for a long time: descriptors and memory stay where they
+were.
 
 `make bounds` runs the full size: 2,000 idle sessions beside 100 busy ones, 10,000 connects, ten minutes.
 """
@@ -32,7 +33,7 @@ OWNER = "5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f3a44"
 
 @pytest.fixture(scope="module")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy before a server that takes so many connections."""
+    """Gives a proxy before a server that takes so many connections."""
     directory = tmp_path_factory.mktemp("roomy")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * (IDLE + BUSY) + 200
@@ -53,7 +54,7 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 async def connected(proxy: Proxy, count: int) -> list[Raw]:
-    """So many sessions, fifty at a time."""
+    """Opens so many sessions, fifty at a time."""
     address = Address("127.0.0.1", proxy.port, "app")
     sessions: list[Raw] = []
     for start in range(0, count, 50):
@@ -130,7 +131,7 @@ def settled(proxy: Proxy) -> None:
 
 
 def test_a_soak_leaves_memory_flat(roomy: Proxy, tmp_path: Path) -> None:
-    """Sessions that come, work and go. Of the second half of the time, the memory's slope is next to nothing."""
+    """Sessions come, work and go. Of the second half of the time, the memory's slope is next to nothing."""
     samples: list[tuple[float, int, int]] = []
     began = time.monotonic()
     number = 0
@@ -155,7 +156,7 @@ def test_a_soak_leaves_memory_flat(roomy: Proxy, tmp_path: Path) -> None:
 
 
 def _slope(points: list[tuple[float, int]]) -> float:
-    """Least squares: bytes a second."""
+    """Fits a line by least squares, in bytes a second."""
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)

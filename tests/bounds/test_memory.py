@@ -1,4 +1,4 @@
-"""Whatever passes through a session, the proxy's memory grows by less than a megabyte for it.
+"""Checks that, whatever passes through a session, the proxy's memory grows by less than a megabyte for it.
 
 Sizes are those of `make test` times BOUNDS_SCALE: with `make bounds` rows and parameters are of 500 MB, COPY of 10 GB.
 """
@@ -62,7 +62,7 @@ def one_copy_message(client: Client) -> None:
 
 
 def large_statement(client: Client) -> None:
-    """A statement of 50 MB: longer than what is parsed."""
+    """A statement of 50 MB is longer than what is parsed."""
     client.send_large(b"Q", b"SELECT length('", 50_000_000, b"x", b"')\0")
     client.until_ready()
 
@@ -81,7 +81,7 @@ def large_parameter(client: Client) -> None:
 
 
 def large_secret_parameter(client: Client) -> None:
-    """A Bind longer than what is read, of a statement with a secret call."""
+    """A Bind may be longer than what is read, of a statement with a secret call."""
     client.send(raw.parse("SELECT encrypted_secrets.secrets_verify(gen_random_uuid(), 'bounds', $1)"))
     client.send_large(b"B", b"\0\0\0\0\0\1" + struct.pack("!i", 50_000_000), 50_000_000, b"x", b"\0\0")
     client.send(raw.execute() + SYNC)
@@ -97,7 +97,7 @@ def read_beside(client: Client, sent: Callable[[], None], count: int) -> None:
 
 
 def pipeline(client: Client) -> None:
-    """With BOUNDS_SCALE=10 two million messages without a Sync."""
+    """With BOUNDS_SCALE=10 it sends two million messages without a Sync."""
     part = (raw.bind(name="one") + raw.execute()) * 1000
     client.send(raw.parse("SELECT 1", "one"))
 
@@ -110,7 +110,7 @@ def pipeline(client: Client) -> None:
 
 
 def queries(client: Client) -> None:
-    """Queries far ahead of their answers."""
+    """The client sends queries far ahead of their answers."""
     part = raw.query("SELECT 1 -- " + "x" * 50) * 1000
 
     def send() -> None:
@@ -121,7 +121,8 @@ def queries(client: Client) -> None:
 
 
 def names(client: Client) -> None:
-    """Prepared statements under ten thousand names (times BOUNDS_SCALE), and portals under five thousand."""
+    """The client makes prepared statements under ten thousand names (times BOUNDS_SCALE), and portals under five
+    thousand."""
 
     def send() -> None:
         for start in range(0, 10_000 * SCALE, 1000):

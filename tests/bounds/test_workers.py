@@ -1,5 +1,5 @@
-"""Several workers on one port: they share the sessions and the limit of them, one that dies is replaced, all of them
-drain."""
+"""Checks that several workers on one port share the sessions and the limit of them, one that dies is replaced, all of
+them drain."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def spread(proxy: Proxy) -> list[int]:
-    """The clients of each worker."""
+    """Gives the clients of each worker."""
     return [accepted(pid, proxy.port) for pid in workers(proxy.pid)]
 
 
@@ -148,7 +148,7 @@ async def test_four_workers_under_load_reload_and_shut_down(several: Proxy, post
 
 
 def test_every_scrape_tells_the_sum_of_all_workers(several: Proxy) -> None:
-    """Whichever worker answers: the same sessions, calls and events, and no counter goes back when a worker is
+    """Whichever worker answers, it shows the same sessions, calls and events, and no counter goes back when a worker is
     replaced."""
     sessions = [psycopg.connect(several.dsn(), autocommit=True) for _ in range(8)]
     for session in sessions:

@@ -1,4 +1,4 @@
-"""A blocking client and a backend of bytes, for what no driver would send or leave unread."""
+"""Provides a blocking client and a backend of bytes, for what no driver would send or leave unread."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Client:
         self.socket.sendall(data)
 
     def send_large(self, kind: bytes, head: bytes, size: int, fill: bytes, tail: bytes) -> None:
-        """A message with `size` bytes of `fill` in it, made as it is sent."""
+        """Gives a message with `size` bytes of `fill` in it, made as it is sent."""
         self.send(kind + struct.pack("!I", 4 + len(head) + size + len(tail)) + head)
         piece = fill * CHUNK
         for start in range(0, size, CHUNK):

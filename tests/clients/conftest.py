@@ -1,4 +1,4 @@
-"""Both ways to the backend, for scenarios of other people's clients."""
+"""Provides both ways to the backend, for scenarios of other people's clients."""
 
 from __future__ import annotations
 

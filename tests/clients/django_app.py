@@ -1,4 +1,5 @@
-"""A small Django project: migrations, queries, transactions, cursors on the server. Prints what it found as JSON."""
+"""Runs a small Django project: migrations, queries, transactions, cursors on the server. Prints what it found as
+JSON."""
 
 from __future__ import annotations
 

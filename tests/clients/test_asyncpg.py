@@ -1,4 +1,4 @@
-"""asyncpg and its pool."""
+"""Checks asyncpg and its pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""psycopg2, pg8000, SQLAlchemy and Django."""
+"""Checks psycopg2, pg8000, SQLAlchemy and Django."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_sqlalchemy(both: Both, driver: str) -> None:
 
 
 def test_django(both: Both) -> None:
-    """A process of its own, since Django has one set of settings a process."""
+    """Django runs in a process of its own, since Django has one set of settings a process."""
 
     def scenario(way: Way) -> Any:
         done = subprocess.run(

@@ -1,5 +1,5 @@
-"""How sessions end that the client did not end: it hears PostgreSQL's own words, then the end of the connection, never
-a reset."""
+"""Checks how sessions end that the client did not end: it hears PostgreSQL's own words, then the end of the connection,
+never a reset."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Client:
             self.socket.sendall(data)
 
     def last_words(self) -> list[bytes]:
-        """Everything up to the end: the fields S, C and M of each message, without a trace of a reset."""
+        """Reads everything up to the end: the fields S, C and M of each message, without a trace of a reset."""
         received = b""
         while data := self.socket.recv(65536):
             received += data
@@ -109,7 +109,7 @@ def test_a_statement_on_its_way_loses_no_last_words(proxy: Proxy, postgres: Back
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateServer, Proxy]]:
-    """A server that may be stopped, and a proxy before it."""
+    """Gives a server that may be stopped, and a proxy before it."""
     directory = tmp_path_factory.mktemp("ends")
     with PrivateServer() as server:
         backend = prepare(server.host, server.port, directory)
@@ -148,7 +148,7 @@ def _once_asleep(server: PrivateServer, pid: int) -> None:
 
 
 def _when_up(port: int) -> Client:
-    """A client, once the server has recovered from a crash."""
+    """Gives a client, once the server has recovered from a crash."""
     dsn = f"postgresql://app_user@127.0.0.1:{port}/app?connect_timeout=5"
     for _ in range(200):
         try:

@@ -1,5 +1,5 @@
-"""Several servers: a primary and its standby, asked by target_session_attrs, changing places under connections; names
-with addresses."""
+"""Checks several servers: a primary and its standby, asked by target_session_attrs, changing places under connections;
+names with addresses."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 def port_of(proxy: Proxy, user: str = "with_password") -> int:
-    """The server behind a new session."""
+    """Gives the server behind a new session."""
     with psycopg.connect(dsn(proxy, user), autocommit=True) as session:
         row = session.execute("SELECT inet_server_port()").fetchone()
     assert row is not None
@@ -112,7 +112,7 @@ def test_kinds_are_taken_as_libpq_takes_them(kind: Kind, suited: set[str]) -> No
 async def test_a_transaction_timeout_that_a_login_is_given_ends_no_connection_of_the_proxys_own(
     pair: Pair, whose: str, attrs: str
 ) -> None:
-    """A millisecond: neither a login nor the statement that pins the settings is done in that time."""
+    """The time is a millisecond: neither a login nor the statement that pins the settings is done in that time."""
     with psycopg.connect(pair.backend.dsn(database="postgres"), autocommit=True) as admin:
         if admin.info.server_version < 170000:
             pytest.skip("transaction_timeout is of PostgreSQL 17")
@@ -238,7 +238,7 @@ def cancelled(proxy: Proxy, times: int) -> None:
 
 
 def first_session(proxy: Proxy, seconds: float) -> tuple[int, float]:
-    """The server of the first session that comes about, and how long it took."""
+    """Gives the server of the first session that comes about, and how long it took."""
     began = time.monotonic()
     while True:
         try:
@@ -302,7 +302,7 @@ def secret_call_when_the_log_is_back(proxy: Proxy, seconds: float) -> None:
 
 
 def connect_until_known(proxy: Proxy) -> None:
-    """Two workers, each of which may have to learn it."""
+    """There are two workers, each of which may have to learn it."""
     for _ in range(20):
         try:
             psycopg.connect(dsn(proxy)).close()

@@ -1,5 +1,5 @@
-"""pgjdbc, the driver in Debian's libpostgresql-jdbc-java: the scenarios of `jdbc/Scenarios.java`, all in one Java
-process each way."""
+"""Checks pgjdbc, the driver in Debian's libpostgresql-jdbc-java: the scenarios of `jdbc/Scenarios.java`, all in one
+Java process each way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JAR = Path("/usr/share/java/postgresql.jar")
 
 @pytest.fixture(scope="module")
 def java() -> list[str]:
-    """The command that compiles and runs the source."""
+    """Gives the command that compiles and runs the source."""
     needs_command("java")
     if not JAR.exists():
         pytest.skip(f"this machine has no {JAR} (Debian: apt-get install libpostgresql-jdbc-java)")
@@ -53,8 +53,8 @@ CALLS: list[tuple[str, list[str], int, str | None]] = [
 
 
 def test_jdbc(both: Both, java: list[str], log: AccessLog, canary: Canary) -> None:
-    """The secrets by statements, calls, fetched portals and batches: the log names them, and the functions in a direct
-    session say the same."""
+    """Secrets are read by statements, calls, fetched portals and batches: the log names them, and the functions in a
+    direct session say the same."""
     owner, value = uuid.uuid4(), canary.value()
     both.same(lambda way: list(run(way, java, f"jdbc {way.name}", owner, value).items()))
     for mode, protocol in (("1", "extended"), ("simple", "simple")):

@@ -1,5 +1,5 @@
-"""node-postgres with its cursors, streams and COPY, and postgres.js, which pipelines: the scenarios of `node/`, both
-ways."""
+"""Checks node-postgres with its cursors, streams and COPY, and postgres.js, which pipelines: the scenarios of `node/`,
+both ways."""
 
 from __future__ import annotations
 

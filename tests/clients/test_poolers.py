@@ -1,5 +1,5 @@
-"""pgbouncer in front of the proxy, and between it and PostgreSQL: each call is in the log once, or the session is
-refused."""
+"""Checks pgbouncer in front of the proxy, and between it and PostgreSQL: each call is in the log once, or the session
+is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="no pgbouncer
 
 @pytest.fixture
 def pooler(tmp_path: Path) -> Iterator[Pooler]:
-    """Starts one before a port, in a mode; gives its own port."""
+    """Starts a pooler before a port, in a mode; gives its own port."""
     with contextlib.ExitStack() as stack:
 
         def start(before: int, mode: str) -> int:
@@ -63,7 +63,7 @@ def dsn(port: int) -> str:
 
 @pytest.fixture
 def behind(postgres: Backend, pooler: Pooler, tmp_path: Path) -> Iterator[Callable[[str], Proxy]]:
-    """A proxy whose backend is a pooler of a mode."""
+    """Gives a proxy whose backend is a pooler of a mode."""
     with contextlib.ExitStack() as stack:
 
         def start(mode: str) -> Proxy:

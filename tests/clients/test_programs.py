@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs: psql in all its ways, dumps with large objects, pgbench, base backups, replication,
+"""Checks PostgreSQL's own programs: psql in all its ways, dumps with large objects, pgbench, base backups, replication,
 foreign servers."""
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_control_c_in_a_script(both: Both) -> None:
 
 @pytest.fixture(scope="module")
 def filled() -> str:
-    """What a dump is made of."""
+    """Makes what a dump is made of."""
     return (
         "CREATE TABLE a (id int PRIMARY KEY, b bytea, c text COMPRESSION pglz); CREATE TABLE b (id int REFERENCES a); CREATE VIEW v AS SELECT * FROM a;"
         "INSERT INTO a SELECT n, decode(md5(n::text), 'hex'), repeat('long ', n) FROM generate_series(1, 1000) n; INSERT INTO b SELECT id FROM a;"
@@ -137,7 +137,7 @@ def filled() -> str:
 
 
 def _database(way: Way, name: str, text: str | None) -> None:
-    """A new database, made through the way under test."""
+    """Gives a new database, made through the way under test."""
     with psycopg.connect(way.plain("postgres", "postgres"), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[arg-type]
         connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""psycopg 3: pipelines with errors in the middle, its pool, cursors on the server, COPY, notifications, cancelling,
-two-phase commit."""
+"""Checks psycopg 3: pipelines with errors in the middle, its pool, cursors on the server, COPY, notifications,
+cancelling, two-phase commit."""
 
 from __future__ import annotations
 

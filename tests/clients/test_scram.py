@@ -1,5 +1,5 @@
-"""auth.mode = scram against a real PostgreSQL: who gets in, what the others are told, and what neither of them can find
-out."""
+"""Checks auth.mode = scram against a real PostgreSQL: who gets in, what the others are told, and what neither of them
+can find out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def proxy(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """TLS on both sides, users looked up, two workers."""
+    """Gives a site with TLS on both sides, users looked up, two workers."""
     extra = "login_timeout = 4.0\n"
     auth = site.scram(lookup_cache=0)
     with proxied(
@@ -132,7 +132,7 @@ class Login:
         return self.read()
 
     def log_in(self, password: str = PASSWORD) -> tuple[bytes, bytes]:
-        """The whole exchange; gives the message that answers the proof."""
+        """Plays the whole exchange; gives the message that answers the proof."""
         kind, body = self.read()
         assert (kind, body[:4]) == (b"R", b"\0\0\0\n"), body
         client = scramp.ScramClient(["SCRAM-SHA-256"], "anything", password)
@@ -146,7 +146,7 @@ class Login:
 
 
 def fields(body: bytes) -> dict[str, str]:
-    """An ErrorResponse without its place in the source."""
+    """Gives an ErrorResponse without its place in the source."""
     parts = [part.decode() for part in body.split(b"\0") if part]
     return {part[0]: part[1:] for part in parts if part[0] not in "FLR"}
 
@@ -295,7 +295,7 @@ def needs_protocol_3_2(site: Site) -> None:
 
 
 def test_protocol_3_2_and_cancelling_with_its_long_key(site: Site, proxy: Proxy) -> None:
-    """From whichever worker the request comes to."""
+    """A cancel request works from whichever worker it comes to."""
     needs_protocol_3_2(site)
     with psycopg.connect(dsn(proxy, sslmode="require", min_protocol_version="3.2"), autocommit=True) as session:
         assert session.pgconn.full_protocol_version == 30002
@@ -348,7 +348,8 @@ def test_a_name_that_nobody_has_is_not_logged_and_neither_is_anything_of_an_exch
 
 
 def test_an_unknown_users_exchange_is_that_of_a_known_one(site: Site, tmp_path: Path) -> None:
-    """The same steps, the same kind of challenge at every try, over workers and restarts, and the same time."""
+    """An unknown user meets the same steps, the same kind of challenge at every try, over workers and restarts, and the
+    same time."""
     with proxied(site, tmp_path, site.scram(failure_delay=0), workers=2) as proxy:
         challenges = {}
         for user in (USER, "nobody", "nobody else"):
@@ -444,7 +445,7 @@ def test_a_client_that_says_nothing_or_nonsense(site: Site, proxy: Proxy) -> Non
 
 
 def test_pieces_and_early_queries(site: Site, proxy: Proxy) -> None:
-    """A login that trickles in, with its first query behind its proof."""
+    """A login may trickle in, with its first query behind its proof."""
     with Login(proxy.port, USER) as login:
         login.read()
         client = scramp.ScramClient(["SCRAM-SHA-256"], "x", PASSWORD)
@@ -496,7 +497,7 @@ def test_guesses_from_many_addresses_do_not_lock_the_user_out(limited: Proxy) ->
 
 
 def test_many_guesses_at_once_are_counted(limited: Proxy) -> None:
-    """Exchanges that are all begun before the first fails; workers may judge one each at the same moment."""
+    """All exchanges are begun before the first fails; workers may judge one each at the same moment."""
     with contextlib.ExitStack() as stack:
         begun = []
         for _ in range(20):

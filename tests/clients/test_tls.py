@@ -1,4 +1,4 @@
-"""TLS on both sides, with libpq, psql and a client made of sockets; every combination has a kept result.
+"""Checks TLS on both sides, with libpq, psql and a client made of sockets; every combination has a kept result.
 
 The table is tls_matrix.txt; TEST_WRITE_TLS_MATRIX=1 writes it anew, by the rules: what is found is compared with it and
 never kept."""
@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def attempt(site: Site, proxy: Proxy, user: str, sslmode: str, negotiation: str, binding: str) -> str:
-    """`ok` and what the session is wrapped in, or what kind of refusal came."""
+    """Gives `ok` and what the session is wrapped in, or what kind of refusal came."""
     try:
         with psycopg.connect(
             host="127.0.0.1", port=proxy.port, dbname="app", user=user, password=PASSWORD, sslmode=sslmode, sslnegotiation=negotiation,
@@ -86,7 +86,7 @@ class Cell:
         )
 
     def expected(self) -> str:
-        """What comes of it by the rules of libpq, of PostgreSQL and of the settings, and by nothing that was ever
+        """Tells what comes of it by the rules of libpq, of PostgreSQL and of the settings, and by nothing that was ever
         measured."""
         if self.negotiation == "direct" and self.sslmode in ("disable", "prefer"):
             return "refused by libpq: direct negotiation needs sslmode=require or more"
@@ -226,7 +226,7 @@ def test_a_cancel_reaches_its_backend_through_both(site: Site, secured: Proxy) -
 
 
 def test_direct_negotiation_in_pieces(site: Site, secured: Proxy) -> None:
-    """A ClientHello that comes in small pieces, and one with the startup packet right behind the handshake."""
+    """A ClientHello may come in small pieces, and one with the startup packet right behind the handshake."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context(site).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     with socket.create_connection(("127.0.0.1", secured.port), timeout=20) as sock:
@@ -425,7 +425,7 @@ def test_certificates_that_cannot_be_used_are_said(site: Site, tmp_path: Path, t
 
 
 def test_check_tells_of_logins_that_two_legs_of_tls_would_break(site: Site, tmp_path: Path) -> None:
-    """What `check` says is what libpq meets: SCRAM by one TLS connection does not pass through two."""
+    """`check` says what libpq meets: SCRAM by one TLS connection does not pass through two."""
 
     def told(directory: str, **settings: str) -> str | None:
         proxy = site.proxy(tmp_path / directory, "allow", "require", **settings)

@@ -1,5 +1,5 @@
-"""TLS as it is used: servers that answer an SSLRequest in strange ways, names, certificates of both kinds, bulk, and
-many connections."""
+"""Checks TLS as it is used: servers that answer an SSLRequest in strange ways, names, certificates of both kinds, bulk,
+and many connections."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def secured(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """TLS on both sides, and a certificate of the proxy's own towards the backend, which asks by_cert for it."""
+    """Gives a site with TLS on both sides, and a certificate of the proxy's own towards the backend, which asks by_cert
+    for it."""
     made = site.proxy(tmp_path_factory.mktemp("secured"), "allow", "verify-full", auth=site.scram())
     made.stop()
     certificate, key = site.authority.pair("by_cert", None)
@@ -177,8 +178,8 @@ def test_the_proxys_own_certificate_logs_in_where_the_backend_asks_for_one(site:
 
 @pytest.fixture(scope="module")
 def legs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Proxy]]:
-    """Proxies that take clients in TLS and in clear text, and go on in one of the two; in TLS with a certificate of
-    by_cert's name."""
+    """Gives proxies that take clients in TLS and in clear text, and go on in one of the two; in TLS with a certificate
+    of by_cert's name."""
     made = {leg: site.proxy(tmp_path_factory.mktemp(leg), "allow", leg) for leg in ("off", "require")}
     tls = made["require"]
     tls.stop()
@@ -193,7 +194,7 @@ def legs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
 
 
 def own_leg(proxy: Proxy, user: str, sslmode: str, **more: str) -> tuple[object, ...]:
-    """What the server sees of a session, and what the log says of how its client came."""
+    """Gives what the server sees of a session, and what the log says of how its client came."""
     with psycopg.connect(dsn(proxy, user, sslmode=sslmode, **more), autocommit=True) as session:
         assert session.pgconn.ssl_in_use == (sslmode != "disable")
         row = session.execute(
@@ -317,7 +318,8 @@ def served(site: Site, proxy: Proxy) -> object:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_no_session_is_resumed(site: Site, secured: Proxy, version: ssl.TLSVersion) -> None:
-    """As with PostgreSQL: a ticket would let a certificate be used after its authority was taken away."""
+    """There are no session tickets, as with PostgreSQL: a ticket would let a certificate be used after its authority
+    was taken away."""
     body = b"user\0app_user\0database\0app\0\0"
     with wrapped(site, secured, version) as sock:
         sock.sendall(struct.pack("!II", len(body) + 8, 196608) + body)
@@ -336,7 +338,7 @@ def test_no_session_is_resumed(site: Site, secured: Proxy, version: ssl.TLSVersi
 
 @pytest.mark.parametrize("negotiation", ["postgres", "direct"])
 def test_bulk_both_ways_is_what_was_sent(site: Site, secured: Proxy, negotiation: str) -> None:
-    """COPY out and in with rows of a kilobyte, and a reader that dawdles."""
+    """COPY runs out and in with rows of a kilobyte, and a reader that dawdles."""
     if psycopg.pq.version() < 170000 and negotiation == "direct":
         pytest.skip(f"libpq {psycopg.pq.version()} knows no direct negotiation")
     with psycopg.connect(
@@ -383,8 +385,8 @@ def test_many_connections_leave_nothing_behind(site: Site, secured: Proxy) -> No
 
 
 def test_a_client_that_says_no_more_still_gets_its_answers(site: Site, tmp_path: Path) -> None:
-    """Half a connection closed in clear, TLS behind: the backend, which cannot be told so by TLS, ends after what it
-    was asked."""
+    """Half a connection is closed in clear, with TLS behind: the backend, which cannot be told so by TLS, ends after
+    what it was asked."""
     made = site.proxy(tmp_path, "off", "verify-full")
     body = b"user\0app_user\0database\0app\0\0"
     try:

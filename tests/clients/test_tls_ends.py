@@ -1,5 +1,5 @@
-"""A client that leaves, or ends its own direction alone, is served as over plain TCP, whichever of the two ways is in
-TLS.
+"""Checks that a client that leaves, or ends its own direction alone, is served as over plain TCP, whichever of the two
+ways is in TLS.
 
 Every case runs directly too, in clear and in TLS: what PostgreSQL itself does is what is asked of the proxy.
 """
@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def ports(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bool | None, int]]:
-    """The port that leads to the backend in clear, in TLS, and without a proxy."""
+    """Gives the port that leads to the backend in clear, in TLS, and without a proxy."""
     proxies: dict[bool, Proxy] = {
         tls: site.proxy(tmp_path_factory.mktemp("proxy"), listen="allow", backend="require" if tls else "off")
         for tls in (False, True)
@@ -97,7 +97,7 @@ class Client:
             self._flush()
 
     def read(self) -> bytes:
-        """What comes next; nothing at the end of the stream or behind a close_notify."""
+        """Reads what comes next; nothing at the end of the stream or behind a close_notify."""
         while self._tls is not None:
             try:
                 return self._tls.read(65536)
@@ -119,7 +119,7 @@ class Client:
         return received
 
     def rest(self) -> bytes:
-        """Everything up to the end."""
+        """Reads everything up to the end."""
         received = bytearray()
         with contextlib.suppress(ConnectionError):
             while data := self.read():
@@ -136,7 +136,7 @@ class Client:
             self.socket.shutdown(socket.SHUT_WR)
 
     def leave(self, how: str) -> None:
-        """Is gone."""
+        """Leaves by a reset, a Terminate, a close_notify, or by closing the socket alone."""
         if how == "reset":
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif how == "terminate":
@@ -167,7 +167,7 @@ def copied(site: Site, run: str) -> int:
 
 
 def kinds(data: bytes) -> bytes:
-    """The kinds of the messages, without what the backend says of its settings."""
+    """Gives the kinds of the messages, without what the backend says of its settings."""
     found, position = bytearray(), 0
     while position < len(data):
         found += data[position : position + 1]
@@ -240,7 +240,8 @@ def test_a_copy_that_breaks_off_is_undone_and_its_client_is_told(site: Site, por
 @pytest.mark.parametrize("how", ["notify", "fin", "notify, fin"])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_was_asked_before_the_end_is_answered(port: int, way: str, how: str) -> None:
-    """Five queries, the first of which gives 8 MB that the client takes only once it has ended its direction."""
+    """The client sends five queries, the first of which gives 8 MB that the client takes only once it has ended its
+    direction."""
     client = Client(port, WAYS[way][0], "asked")
     with contextlib.suppress(ConnectionError):
         client.send(

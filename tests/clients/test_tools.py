@@ -1,4 +1,4 @@
-"""PostgreSQL's own tools through the proxy give what they give directly."""
+"""Checks that PostgreSQL's own tools through the proxy give what they give directly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def psql(backend: Backend, dsn: str, *commands: str) -> str:
 
 
 def memory(proxy: Proxy) -> int:
-    """Bytes that the proxy has in memory."""
+    """Counts bytes that the proxy has in memory."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{proxy.pid}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

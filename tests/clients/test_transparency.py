@@ -1,4 +1,4 @@
-"""More than three hundred sessions, played directly and through the proxy: the client is told the same, byte for byte.
+"""Plays more than three hundred sessions directly and through the proxy: the client is told the same, byte for byte.
 
 What must differ is made equal: the key and process id of a cancel request and of a notification, OIDs of tables that
 the session made itself. A startup packet that the proxy refuses without asking the backend has no file and line of
@@ -27,7 +27,7 @@ PATIENCE = 20
 
 @pytest.fixture(scope="module")
 def addresses(postgres: Backend, proxy: Proxy) -> tuple[Address, Address]:
-    """Direct, and through the proxy."""
+    """Gives both addresses: direct, and through the proxy."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
         connection.execute(SETUP)
     return Address(postgres.host, postgres.port, "app"), Address("127.0.0.1", proxy.port, "app")
@@ -61,7 +61,7 @@ async def _go_through(played: Played, raw: Raw, pieces: random.Random | None) ->
 
 
 def told(seen: list[Message], played: Played) -> list[bytes]:
-    """As comparable bytes, one a message."""
+    """Gives what was seen as comparable bytes, one a message."""
     out = [part for part in answer([seen]) if part]
     out += [b"K %d" % len(found.body) for found in seen if found.kind == b"K"]
     return [_without_source(part) if played.raw and part[:1] == b"E" else part for part in out]

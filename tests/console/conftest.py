@@ -1,4 +1,5 @@
-"""One console for all tests of a module, and accesses for it to show, with names as hostile as names can be."""
+"""Provides one console for all tests of a module, and accesses for it to show, with names as hostile as names can
+be."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ APPLICATION = "<b onmouseover=alert(2)>app</b>"
 
 
 def settings_of(postgres: Backend) -> Settings:
-    """What a console needs to record who reads."""
+    """Makes what a console needs to record who reads."""
     return Settings.model_validate(
         {
             "audit": {"dsn": postgres.dsn(WRITER), "checkpoint_key_file": postgres.key_file.with_name("console.pem")},
@@ -41,7 +42,7 @@ def site(postgres: Backend, proxy: Proxy) -> Iterator[ConsoleSite]:
 
 @pytest.fixture(scope="module")
 def owner(postgres: Backend, proxy: Proxy) -> str:
-    """An owner with a story: writes, reads, a verify, an error, hostile names, a direct call."""
+    """Makes an owner with a story: writes, reads, a verify, an error, hostile names, a direct call."""
     made = str(uuid.uuid4())
     with psycopg.connect(proxy.dsn(), autocommit=True, application_name=APPLICATION) as sql:
         for name in ("stripe", *HOSTILE):

@@ -1,4 +1,4 @@
-"""What an attacker tries on the console: each is refused, whoever tries it."""
+"""Tries what an attacker tries on the console: each is refused, whoever tries it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_who_does_not_get_in(site: ConsoleSite, user: str, password: str, status
 def test_a_password_of_the_process_is_nobodys(
     site: ConsoleSite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What libpq would take from the environment or a file lets nobody in."""
+    """Nobody gets in by what libpq would take from the environment or a file."""
     site.clock.ahead += 61
     kept = tmp_path / "pgpass"
     kept.write_text(f"*:*:*:*:{PASSWORD}\n")
@@ -340,7 +340,8 @@ def recorded(postgres: Backend, login: str) -> list[tuple[str, list[str] | None]
 def test_what_cannot_be_recorded_is_not_shown(
     site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str
 ) -> None:
-    """Each page that is recorded; the others and the way out go on, and everything comes back by itself."""
+    """Each page that is recorded says that it cannot be shown; the others and the way out go on, and everything comes
+    back by itself."""
     form = {"csrf": auditor.csrf(), "kind": "direct", "finding": "0" * 32, "note": "x", "span": "7d", "up_to": "1h"}
     before = recorded(postgres, "console_auditor")
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
@@ -370,7 +371,8 @@ def test_what_cannot_be_recorded_is_not_shown(
 
 @pytest.mark.parametrize("login", ["console_auditor", "console_outsider", "app_user"])
 def test_no_login_of_a_reader_writes_a_review(site: ConsoleSite, postgres: Backend, login: str) -> None:
-    """A row in another's name, or one's own taken away: the log is written by the console's login alone."""
+    """Nobody writes a row in another's name or takes away their own: the log is written by the console's login
+    alone."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         sql.execute(f"SET SESSION AUTHORIZATION {login}")
         for statement in (
@@ -418,7 +420,8 @@ def test_a_review_says_nothing_that_the_reader_made_up(site: ConsoleSite, audito
 
 
 def test_another_sites_page_makes_nobody_a_reader(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
-    """A link or a form elsewhere, also on another port of this machine, whose requests carry the cookie."""
+    """An attacker has a link or a form elsewhere, also on another port of this machine, whose requests carry the
+    cookie."""
     csrf = auditor.csrf()
     before = recorded(postgres, "console_auditor")
     for site_of in ("same-site", "cross-site", "nonsense"):
@@ -436,8 +439,8 @@ def test_another_sites_page_makes_nobody_a_reader(site: ConsoleSite, auditor: Br
 
 
 def test_nobody_signs_in_anothers_name(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
-    """By a form of another site, another person's token, a field or a header of the form; nor ahead of time, nor
-    without a note."""
+    """Nobody signs off by a form of another site, another person's token, a field or a header of the form; nor ahead of
+    time, nor without a note."""
     colleague = site.browser()
     site.clock.ahead += 61
     assert colleague.sign_in("console_colleague").status == 303

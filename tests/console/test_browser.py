@@ -1,5 +1,5 @@
-"""The console in a real browser: nothing is blocked or fails, rows come by themselves, pages fit a telephone, keys
-work."""
+"""Checks the console in a real browser: nothing is blocked or fails, rows come by themselves, pages fit a telephone,
+keys work."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_filters_keys_and_rows_that_come_by_themselves(person: Person, proxy: Pr
 
 
 def test_no_page_has_an_accessibility_fault(person: Person, owner: str) -> None:
-    """What axe-core calls serious or critical: on every page, narrow, and where colours are, dark."""
+    """Nothing is what axe-core calls serious or critical: on every page, narrow, and where colours are, dark."""
     axe = (node_modules() / "axe-core" / "axe.min.js").read_text()
     person.open("/")
     person.sign_in()

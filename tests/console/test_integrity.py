@@ -1,5 +1,5 @@
-"""Chains are drawn as the log has them, gaps are named to the row, and the evidence of a month is verified offline with
-the public key alone."""
+"""Checks that chains are drawn as the log has them, gaps are named to the row, and the evidence of a month is verified
+offline with the public key alone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def signer(postgres: Backend, site: ConsoleSite) -> Signer:
 
 @pytest.fixture(scope="module")
 def made(postgres: Backend, signer: Signer) -> Iterator[dict[str, Made]]:
-    """Chains in each state, that are taken away again: other tests verify this log as well."""
+    """Writes chains in each state, which are taken away again: other tests verify this log as well."""
     start = NOW - timedelta(days=2)
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         found = {
@@ -199,7 +199,7 @@ def unpacked(body: bytes, folder: Path) -> Path:
 
 
 def offline(folder: Path) -> Result:
-    """As the README says: in the folder, without a configuration or a database."""
+    """The archive verifies as its README says: in the folder, without a configuration or a database."""
     said = (folder / "README.txt").read_text()
     command = re.search(r"^ +secretproxy (.*)$", said, re.MULTILINE)[1].split()  # type: ignore[index]
     before = Path.cwd()

@@ -1,5 +1,5 @@
-"""Each page of the console shows what the log holds, whole and inert; a download is what is filtered; rows come by
-themselves."""
+"""Checks that each page of the console shows what the log holds, whole and inert; a download is what is filtered; rows
+come by themselves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def rows_of(text: str) -> list[str]:
 
 
 def test_every_page_that_is_linked_is_there(auditor: Browser, owner: str) -> None:
-    """Followed from the overview on, as a reader clicks, three steps deep; nothing fails and nothing is a dead end."""
+    """Links are followed from the overview on, as a reader clicks, three steps deep; nothing fails and nothing is a
+    dead end."""
     seen: dict[str, int] = {}
     wanted = ["/"]
     for _ in range(3):
@@ -94,8 +95,7 @@ def test_a_filter_and_its_downloads_say_the_same(
 
 
 def test_pages_go_on_where_the_one_before_ended(auditor: Browser, postgres: Backend) -> None:
-    """Direct calls of one transaction, three pages of them: each access once, none left out, whatever comes
-    meanwhile."""
+    """Direct calls of one transaction fill three pages: each access once, none left out, whatever comes meanwhile."""
     with psycopg.connect(postgres.dsn("app_user"), autocommit=True) as sql:
         sql.execute(
             "SELECT encrypted_secrets.secrets_getter('c0de3a51-0b6e-4f1c-8d2a-6b1f3a9e7c10', 'n' || n) FROM generate_series(1, 120) n"
@@ -135,7 +135,7 @@ def test_a_session_is_a_story(auditor: Browser, owner: str) -> None:
 
 
 def incident_archives(auditor: Browser, postgres: Backend, text: str, owner: str, folder: Path) -> None:
-    """What the page shows is what its downloads and the command say, in this order; each archive is proven offline."""
+    """The page shows what its downloads and the command say, in this order; each archive is proven offline."""
     key = postgres.key_file.with_name("console.pem.pub")
     links = [html.unescape(link) for link in re.findall(r'href="(/incident/download[^"]*)"', text)]
     assert len(links) == 2
@@ -282,7 +282,7 @@ def stream(browser: Browser, path: str) -> http.client.HTTPResponse:
 
 
 def events(answer: http.client.HTTPResponse) -> list[tuple[str, str]]:
-    """The next event of a stream, as a list of one; comments are passed over."""
+    """Gives the next event of a stream, as a list of one; comments are passed over."""
     kind, data = "", []
     while True:
         line = answer.readline().decode().rstrip("\n")
@@ -325,7 +325,7 @@ def test_an_access_appears_by_itself_and_none_is_left_out(
 
 
 def reviews(postgres: Backend, session: uuid.UUID) -> list[tuple[Any, ...]]:
-    """What the log says that a session asked for, in the order of its pages: page, filter, who, from where."""
+    """Gives what the log says that a session asked for, in the order of its pages: page, filter, who, from where."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         return sql.execute(
             "SELECT function, via, db_user, application_name, host(client_addr), statement_no, database"
@@ -337,7 +337,7 @@ def reviews(postgres: Backend, session: uuid.UUID) -> list[tuple[Any, ...]]:
 def test_whoever_reads_is_recorded_with_the_filter_alone(
     site: ConsoleSite, auditor: Browser, postgres: Backend, owner: str
 ) -> None:
-    """Before the page is shown, in a chain that verifies; twice the same question is two rows."""
+    """The row is written before the page is shown, in a chain that verifies; twice the same question is two rows."""
     session = next(one for one in site.console.sessions.all() if one.user == "console_auditor")
     asked = {
         "/": ("overview", None),
@@ -389,8 +389,8 @@ def signed_off(postgres: Backend) -> list[tuple[Any, ...]]:
 def test_the_log_is_signed_off_by_name_and_what_came_since_is_left(
     auditor: Browser, postgres: Backend, proxy: Proxy, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the console and by the command; the sign-off is covered by a checkpoint of its chain, and says which rows it
-    is of."""
+    """A sign-off is made in the console and by the command; it sign-off is covered by a checkpoint of its chain, and
+    says which rows it is of."""
     monkeypatch.setattr(reviews_module, "SETTLED", timedelta(0))
     before = signed_off(postgres)
     assert ("Nobody has signed this log off" in auditor.get("/reviews").text) == (before == [])
@@ -508,7 +508,7 @@ def test_a_finding_is_acknowledged_and_its_note_is_kept(auditor: Browser, postgr
 
 
 def test_what_is_unusual_is_so_for_that_login(auditor: Browser, postgres: Backend) -> None:
-    """A job that reads sixty secrets every night is not; a person's five, and their hour at night, are."""
+    """A job that reads sixty secrets every night is not unusual; a person's five, and their hour at night, are."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         made = (
             "INSERT INTO secretproxy.access_log (at, event, function, operation, owner_id, secret_names, db_user)"

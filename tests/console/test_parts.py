@@ -1,5 +1,5 @@
-"""A page comes at once and its parts when they are counted: what waits says so, what fails says so in its place, and
-what nobody waits for is cancelled.
+"""Checks that a page comes at once and its parts when they are counted: what waits says so, what fails says so in its
+place, and what nobody waits for is cancelled.
 
 A lock on the checkpoints, which the overview's first part reads, makes that part wait as a count of many rows does."""
 
@@ -61,7 +61,7 @@ def test_the_page_is_there_before_its_parts(auditor: Browser, postgres: Backend,
 
 
 def test_a_question_of_a_reader_who_left_is_cancelled(auditor: Browser, postgres: Backend) -> None:
-    """While the server works on it, not when it is through."""
+    """The question is cancelled while the server works on it, not when it is through."""
     with held(postgres):
         for _ in range(2):
             answer = stream(auditor, "/")

@@ -1,4 +1,4 @@
-"""A backend whose log stands on a server of its own, so that the one can fail without the other."""
+"""Gives a backend whose log stands on a server of its own, so that the one can fail without the other."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Separate:
         return len(self.log.query("SELECT FROM secretproxy.access_log WHERE event = 'call' AND owner_id = %s", owner))
 
     def running(self, marker: str) -> int:
-        """Statements of the backend that hold this text and run now."""
+        """Gives statements of the backend that hold this text and run now."""
         with psycopg.connect(self.backend.dsn(), autocommit=True) as sql:
             found = sql.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%%' || %s || '%%' AND pid <> pg_backend_pid()",
@@ -121,7 +121,7 @@ def separate_server(postgres: Backend, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def separate(separate_server: Separate) -> Separate:
-    """The same for every test of the folder: each leaves the log able to be written."""
+    """Gives the server of the folder to a test, with the log able to be written."""
     if not separate_server.proxy.running:
         separate_server.proxy.start()
     separate_server.until_up()

@@ -1,5 +1,5 @@
-"""One proxy in this process whose every `await`, and every call of the session and the journal, can be made to fail: a
-campaign.
+"""Runs one proxy in this process whose every `await`, and every call of the session and the journal, can be made to
+fail: a campaign.
 
 Run as a program: BACKEND LOG_DSN KEY_FILE DIRECTORY MARKER SHARE SEED prints a JSON report. The modules are compiled
 once more with each await put through `_await` and each of those calls through `_call`; nothing of this is in the
@@ -270,7 +270,7 @@ class Client:
         await client.terminate()
 
     async def probe(self) -> bool:
-        """Whether the proxy serves on: another statement at once, a call when the log has come back."""
+        """Tells whether the proxy serves on: another statement at once, a call when the log has come back."""
         from tests.support.raw import query
 
         deadline = time.monotonic() + PATIENCE
@@ -289,7 +289,7 @@ class Client:
 
 
 async def round_of(settings: Any, keys: dict[int, bytes], prefix: str, marker: str) -> dict[str, Any]:
-    """A proxy from its start to its end, with one failure somewhere between."""
+    """Runs a proxy from its start to its end, with one failure somewhere between."""
 
     from secretproxy.ops.metrics import Metrics
     from secretproxy.proxy.authentication.throttle import LoginThrottle

@@ -1,5 +1,5 @@
-"""Each command with its connection cut at any message, under a time limit, and as a login without rights: one line,
-exit status 2."""
+"""Runs each command with its connection cut at any message, under a time limit, and as a login without rights: it says
+one line, exit status 2."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def relay(postgres: Backend) -> Iterator[Cutting]:
 
 
 def settings(command: Sequence[str], config: str) -> list[str]:
-    """Commands that know no configuration are given none."""
+    """Gives the arguments of a command; one that knows no configuration is given none."""
     return [] if command[0] == "keys" and "--testimony" not in command else ["--config", config]
 
 
 def places(total: int, slow: bool) -> list[int]:
-    """At which messages to cut. TEST_CUTS=all: at each."""
+    """Gives the messages at which to cut. TEST_CUTS=all: at each."""
     if os.environ.get("TEST_CUTS") == "all":
         return list(range(1, total))
     first = [4] if slow else [2, 4, 7]
@@ -189,7 +189,7 @@ def test_check_with_the_log_cut_at_any_message(
     ],
 )
 def test_what_a_server_says_at_the_login_is_repeated(state: str, message: str, advice: str) -> None:
-    """Each with words of its own; nothing is to be installed for it, and nobody to be made a member."""
+    """Each failure has words of its own; nothing is to be installed for it, and nobody to be made a member."""
     fields = b"".join(
         letter + text.encode() + b"\0"
         for letter, text in ((b"S", "FATAL"), (b"V", "FATAL"), (b"C", state), (b"M", message))
@@ -231,7 +231,7 @@ def test_what_a_server_says_at_the_login_is_repeated(state: str, message: str, a
 
 
 def test_advice_fits_the_cause(postgres: Backend, database: str, config: str) -> None:
-    """What is installed is not to be installed, and a member is not to be made one."""
+    """Nobody is told to install what is installed, or to make a member of one who is."""
 
     def told(dsn: str, *command: str) -> str:
         said = run(*(command or ("audit", "list")), "--dsn", dsn)

@@ -1,5 +1,5 @@
-"""A client that is gone, or is put out, leaves a statement behind that runs on: what it calls is in the log all the
-same."""
+"""Checks that a client that is gone, or is put out, may leave a statement behind that runs on: what it calls is in the
+log all the same."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What /healthz, /readyz, /logz and the metrics say is known before anybody makes a call: the log or the backend is
-away or hangs."""
+"""Checks that /healthz, /readyz, /logz and the metrics know of a fault before anybody makes a call: the log or the
+backend is away or hangs."""
 
 from __future__ import annotations
 

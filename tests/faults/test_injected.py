@@ -1,5 +1,5 @@
-"""Each await of the proxy, and each call of its session and journal, fails once, with an error whose text is a value:
-nothing leaks, nothing hangs, the proxy serves on, and no client got a value that the log knows nothing of.
+"""Makes each await of the proxy, and each call of its session and journal, fail once, with an error whose text is a
+value: nothing leaks, nothing hangs, the proxy serves on, and no client got a value that the log knows nothing of.
 
 INJECT=all tries every error at every point (`make inject`), INJECT=relay. at those whose names begin so; otherwise
 INJECT pairs of point and error are drawn, and INJECT_SEED, which is printed, draws the same again."""

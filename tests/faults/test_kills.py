@@ -1,5 +1,5 @@
-"""Backend, log and proxy are killed in turn under sixteen clients: no call that the backend committed is missing, none
-is there twice.
+"""Kills backend, log and proxy in turn under sixteen clients: no call that the backend committed is missing, none is
+there twice.
 
 SOAK_SECONDS=300 is what `make soak` runs.
 """
@@ -65,8 +65,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def client(site: Site, number: int) -> None:
-    """Calls, one a transaction, each with a name of its own that the transaction also notes; connects again when it is
-    cut off."""
+    """Makes calls, one a transaction, each with a name of its own that the transaction also notes; connects again when
+    it is cut off."""
     names = (f"{number}-{count}-{uuid.uuid4().hex[:8]}" for count in itertools.count())
     connection: psycopg.Connection[tuple[object, ...]] | None = None
     while not site.stop.is_set():

@@ -1,5 +1,5 @@
-"""Every way in which the log can fail: calls of secret functions are refused, everything else goes on, and nothing is
-lost or doubled."""
+"""Tries every way in which the log can fail: calls of secret functions are refused, everything else goes on, and
+nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_refused_while_the_log_fails_and_nothing_else(separate: Separate, failur
 
 
 def whole(site: Separate) -> None:
-    """The chains have no gap and no number twice."""
+    """Checks that the chains have no gap and no number twice."""
     found = site.log.query(
         "SELECT instance FROM secretproxy.access_log WHERE instance IS NOT NULL"
         " GROUP BY instance HAVING count(*) <> max(seq) OR count(DISTINCT seq) <> count(*)"

@@ -1,4 +1,5 @@
-"""The log's database goes and comes back: secret calls are refused, everything else goes on, nothing is lost."""
+"""Checks that, while the log's database goes and comes back, secret calls are refused, everything else goes on, nothing
+is lost."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One row that the log does not take never takes the log down: it goes in reduced, in its place, once; an outage costs
-no row a column."""
+"""Checks that one row that the log does not take never takes the log down: it goes in reduced, in its place, once; an
+outage costs no row a column."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ async def sound(server: Backend, journal: Journal) -> None:
 
 
 def as_told(rows: list[Any], told: list[Event], poison: Event) -> None:
-    """Every event once and in order, all whole but the poisoned one, which says that it is not."""
+    """Checks that the log has every event once and in order, all whole but the poisoned one, which says that it is
+    not."""
     assert [row["seq"] for row in rows] == list(range(1, len(told) + 1))
     for row, event in zip(rows, told, strict=True):
         assert row["session_id"] == event.who.session_id
@@ -167,7 +168,7 @@ async def test_a_poisoned_row_goes_in_reduced(server: Backend, name: str) -> Non
 
 
 async def test_what_the_row_still_says(server: Backend) -> None:
-    """Only as much is left out as must be."""
+    """The row leaves out only as much as it must."""
     journal = journal_of(server)
     await journal.start()
     async with altered(server, POISONS["a CHECK on names"][0]) as admin:
@@ -227,7 +228,7 @@ async def test_an_outage_costs_no_row_a_column(server: Backend, name: str) -> No
 
 
 async def test_an_outage_with_a_poisoned_row_in_the_middle(server: Backend) -> None:
-    """A lock that makes everything wait, then rows of which one is poisoned."""
+    """A lock makes everything wait, then come rows of which one is poisoned."""
     journal = journal_of(server)
     await journal.start()
     poison = bad()
@@ -268,7 +269,7 @@ async def test_a_poisoned_row_in_a_spool(server: Backend, tmp_path: Path) -> Non
 
 
 async def test_a_poisoned_row_in_the_spool_of_a_process_that_is_gone(server: Backend, tmp_path: Path) -> None:
-    """Also where the one that replayed it was itself killed in the middle."""
+    """This holds also where the one that replayed it was itself killed in the middle."""
 
     async def nowhere() -> Any:
         raise ConnectionRefusedError
@@ -305,7 +306,8 @@ async def test_a_poisoned_row_in_the_spool_of_a_process_that_is_gone(server: Bac
 
 
 async def test_names_are_bounded_by_row_statement_and_group(server: Backend) -> None:
-    """Sixty rows of eight megabytes each, as `prepare ... secrets_delete($1, $2), ...` and one parameter make them."""
+    """Sixty rows have eight megabytes each, as `prepare ... secrets_delete($1, $2), ...` and one parameter make
+    them."""
     names = tuple(f"name-{number:07}" for number in range(600_000))
     journal = journal_of(server, timeout=5.0)
     await journal.start()

@@ -1,5 +1,5 @@
-"""A server that is stopped, or whose cable is cut, in the middle of a statement: each command says what it waits for,
-gives it up and ends."""
+"""Stops a server, or cuts its cable, in the middle of a statement: each command says what it waits for, gives it up and
+ends."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
 
 
 def interrupted(words: list[str], when: object, directory: Path | None = None) -> tuple[int, str, str]:
-    """What a command in a process of its own says that is sent SIGINT once `when` returns."""
+    """Gives what a command in a process of its own says that is sent SIGINT once `when` returns."""
     process = subprocess.Popen(
         [sys.executable, "-m", "secretproxy", *words], cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=os.environ | ({"PYTHONPATH": str(directory)} if directory else {}),

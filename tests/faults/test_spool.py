@@ -1,5 +1,5 @@
-"""audit.on_outage = "spool": calls go on while the log is down, and each is in the log once when it is back, whoever
-was killed meanwhile."""
+"""Checks audit.on_outage = "spool": calls go on while the log is down, and each is in the log once when it is back,
+whoever was killed meanwhile."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_full_spool_refuses(apart: Apart) -> None:
 
 
 def test_kills_of_both_sides_at_random(apart: Apart) -> None:
-    """Sessions that call all the time, the log and the proxy killed six times: what was answered is in the log,
+    """Sessions call all the time, and the log and the proxy are killed six times: what was answered is in the log,
     once."""
     answered: set[str] = set()
     stop = threading.Event()
@@ -278,7 +278,7 @@ def test_a_record_that_is_no_row_is_damage(tmp_path: Path, payload: bytes) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
 def test_what_is_not_ones_own_is_not_replayed(tmp_path: Path) -> None:
-    """A chain of it would be signed by the proxy."""
+    """A file that is not ours is refused: a chain of it would be signed by the proxy."""
     for name in ("own.spool", "outside", "foreign.spool"):
         (tmp_path / name).write_bytes(KIND)
     (tmp_path / "link.spool").symlink_to(tmp_path / "outside")
@@ -297,7 +297,7 @@ def test_a_link_in_the_spool_is_not_written_through(tmp_path: Path) -> None:
 
 
 def test_a_damaged_segment_of_its_own_does_not_close_the_log(apart: Apart) -> None:
-    """What it held is a gap that a verification names; the rest goes on."""
+    """A verification names what it held as a gap; the rest goes on."""
     with psycopg.connect(apart.proxy.dsn(), autocommit=True) as sql:
         call(sql, "before")
         for round_, damage in enumerate(("length", "gone"), 1):

@@ -1,5 +1,5 @@
-"""A row counts when the synchronous standby has it: a wait that is cancelled, ended or timed out is none, and a second
-try waits again."""
+"""Checks that a row counts when the synchronous standby has it: a wait that is cancelled, ended or timed out is none,
+and a second try waits again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateServ
 
 @asynccontextmanager
 async def without_its_standby(backend: Backend) -> AsyncIterator[Any]:
-    """Every commit waits for a standby, and there is none."""
+    """Makes every commit wait for a standby, and there is none."""
     admin = await asyncpg.connect(backend.dsn(), server_settings={"synchronous_commit": "local"})
     await admin.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
     await admin.execute("SELECT pg_reload_conf()")
@@ -69,7 +69,7 @@ def event(name: str) -> Event:
 
 
 async def waiting(admin: Any, known: set[Any]) -> int:
-    """The journal's backend that waits for the standby, in another transaction than those that are known."""
+    """Gives the journal's backend that waits for the standby, in another transaction than those that are known."""
     async with asyncio.timeout(10):
         while True:
             for row in await admin.fetch(WAITING):

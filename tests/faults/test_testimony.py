@@ -1,5 +1,5 @@
-"""What a backend testifies to: however much of it, wherever it comes, whatever is forged between. And what a hold costs
-whom."""
+"""Checks what a backend testifies to: however much of it, wherever it comes, whatever is forged between. And what a
+hold costs whom."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIB = 1024 * 1024
 
 
 def resident(proxy_pid: int) -> int:
-    """Bytes of memory that a process holds now."""
+    """Counts bytes of memory that a process holds now."""
     with open(f"/proc/{proxy_pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -161,8 +161,8 @@ def test_forgeries_of_any_form_are_dropped_and_the_session_goes_on(
 
 
 def test_testimony_of_another_session_is_a_forgery_that_keeps_what_it_says(separate: Separate) -> None:
-    """Signed with the right key by another backend process: what a direct session was told, said again through the
-    proxy."""
+    """The testimony is signed with the right key by another backend process: what a direct session was told, said again
+    through the proxy."""
     owner = uuid.uuid4()
     told: list[str] = []
     with psycopg.connect(separate.backend.dsn("app_user"), autocommit=True) as direct:

@@ -1,5 +1,5 @@
-"""Bytes that no client should send, settings that cannot be, a backend that is none: one clear error, and nobody else
-notices."""
+"""Tries bytes that no client should send, settings that cannot be, a backend that is none: one clear error, and nobody
+else notices."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Raw:
         return self
 
     def everything(self) -> bytes:
-        """What comes until the end of the connection."""
+        """Reads what comes until the end of the connection."""
         received = b""
         while data := self.socket.recv(65536):
             received += data
@@ -59,7 +59,7 @@ class Raw:
 
 
 def fatal(received: bytes) -> tuple[str, str]:
-    """SQLSTATE and message of the one ErrorResponse in what was received."""
+    """Gives SQLSTATE and message of the one ErrorResponse in what was received."""
     assert received[:1] == b"E" and struct.unpack("!i", received[1:5])[0] == len(received) - 1, received
     fields = {part[:1]: part[1:].decode() for part in received[5:].split(b"\0") if part}
     assert fields[b"S"] == "FATAL"
@@ -68,7 +68,7 @@ def fatal(received: bytes) -> tuple[str, str]:
 
 @pytest.fixture
 def bystander(proxy: Proxy) -> Iterator[None]:
-    """A well-behaved session that must not notice."""
+    """Opens a well-behaved session that must not notice."""
     with psycopg.connect(proxy.dsn(), autocommit=True) as connection:
         connection.execute("SET application_name = 'bystander'")
         yield
@@ -94,7 +94,7 @@ def test_startup(proxy: Proxy, bystander: None, data: bytes, sqlstate: str, word
     "data", [b"\0\0\0\3", b"\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n", struct.pack("!ii", 8, 80877102)]
 )
 def test_what_is_no_startup_packet_gets_no_answer(proxy: Proxy, bystander: None, data: bytes) -> None:
-    """As from PostgreSQL."""
+    """Like PostgreSQL, the proxy gives no answer."""
     before = proxy.text().count("malformed startup packet")
     assert Raw(proxy).send(data).everything() == b""
     proxy.wait_for_text("malformed startup packet", before + 1)
@@ -119,7 +119,7 @@ def direct(postgres: Backend) -> Raw:
 def test_what_ends_a_session_is_answered_by_the_backend(
     proxy: Proxy, postgres: Backend, bystander: None, data: bytes
 ) -> None:
-    """Also what came before it in the same bytes."""
+    """What came before it in the same bytes is answered, too."""
     before = message(b"Q", b"SELECT 1\0")
     through = Raw(proxy).log_in().send(before + data).everything()
     assert through == direct(postgres).send(before + data).everything()
@@ -181,7 +181,8 @@ def test_one_session_too_many(postgres: Backend, tmp_path: Path) -> None:
 
 
 def serve(answer: bytes) -> int:
-    """A server that gives each connection an answer and hangs up: the proxy looks at its backends by itself, too."""
+    """Runs a server that gives each connection an answer and hangs up: the proxy looks at its backends by itself,
+    too."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def run() -> None:

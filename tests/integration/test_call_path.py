@@ -1,4 +1,5 @@
-"""A call that only testimony shows is logged with the functions that led to it, and with no text of theirs."""
+"""Checks that a call that only testimony shows is logged with the functions that led to it, and with no text of
+theirs."""
 
 from __future__ import annotations
 

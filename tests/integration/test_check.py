@@ -1,5 +1,5 @@
-"""`secretproxy check` writes rows to the log as the journal does, takes them back, and says what keeps them out and
-which setting rules it."""
+"""Checks that `secretproxy check` writes rows to the log as the journal does, takes them back, and says what keeps them
+out and which setting rules it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def database(postgres: Backend) -> Iterator[str]:
 
 
 def checked(backend: Backend, directory: Path, dsn: str) -> tuple[int, str | None]:
-    """The exit status, and what is said of the log."""
+    """Gives the exit status, and what is said of the log."""
     config = directory / "check.toml"
     config.write_text(
         f'[backend]\nhosts = ["{backend.address}"]\n[audit]\ndsn = "{dsn}"\ntimeout = 2.0\n[testimony]\nkey_file = "{backend.key_file}"\n'

@@ -1,5 +1,5 @@
-"""`check` finds what would keep the proxy from listening and writing: directories, addresses, ports, each with its
-setting."""
+"""Checks that `check` finds what would keep the proxy from listening and writing: directories, addresses, ports, each
+with its setting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secretproxy.proxy.listeners import preflight
 
 
 def faults(backend: Backend, directory: Path, sections: str) -> dict[str, str]:
-    """What `check` says is wrong; `sections` stand before the section audit."""
+    """Gives what `check` says is wrong; `sections` stand before the section audit."""
     config = directory / "places.toml"
     audit = "" if "[audit]" in sections else "[audit]\n"
     config.write_text(
@@ -36,7 +36,7 @@ def faults(backend: Backend, directory: Path, sections: str) -> dict[str, str]:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which something listens that is not a proxy."""
+    """Gives a port on which something listens that is not a proxy."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def close_each() -> None:
@@ -100,7 +100,7 @@ def test_directories(postgres: Backend, tmp_path: Path) -> None:
 
 
 def as_nobody(settings: Settings) -> str:
-    """What a user who is nobody finds of the settings' places, or the error that ended the look."""
+    """Gives what a user who is nobody finds of the settings' places, or the error that ended the look."""
     # What it imports is imported by whoever may read the interpreter's own files.
     list(preflight.places(settings))
     reading, writing = os.pipe()
@@ -123,7 +123,7 @@ def as_nobody(settings: Settings) -> str:
 
 @pytest.fixture
 def reached() -> Iterator[Path]:
-    """A directory that everybody may reach, whatever the test run's own directory allows."""
+    """Gives a directory that everybody may reach, whatever the test run's own directory allows."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Two hundred sessions at once: no event lost, none doubled, none of another session's."""
+"""Runs two hundred sessions at once: no event is lost, none doubled, none of another session's."""
 
 from __future__ import annotations
 

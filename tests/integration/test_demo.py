@@ -1,4 +1,4 @@
-"""`secretproxy demo`: the tour, and that it cleans up however it ends."""
+"""Checks `secretproxy demo`: the tour, and that it cleans up however it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from secretproxy.demo.postgres import free_port
 
 
 def children_of(directory: Path) -> list[str]:
-    """Processes that have the directory in their command line."""
+    """Lists processes that have the directory in their command line."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

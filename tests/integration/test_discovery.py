@@ -1,4 +1,4 @@
-"""Where a PostgreSQL is looked for, and that a private server leaves nothing."""
+"""Checks where a PostgreSQL is looked for, and that a private server leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Each finding of the doctor: its condition is made, found, mended by what the finding says where that is SQL, and
-gone."""
+"""Checks each finding of the doctor: its condition is made, found, mended by what the finding says where that is SQL,
+and gone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Condition:
 
 
 def setting(name: str, value: str, *more: str) -> list[Condition]:
-    """Set for the database, for a role in it, for a role, and for the server."""
+    """A setting may be set for the database, for a role in it, for a role, and for the server."""
     places = {
         "DATABASE doctor": "database doctor",
         "ROLE app_user IN DATABASE doctor": "app_user",

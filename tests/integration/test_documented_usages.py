@@ -1,5 +1,5 @@
-"""Each documented usage, through each client: it works as it does directly, leaves exactly its rows, and its value
-nowhere."""
+"""Checks each documented usage, through each client: it works as it does directly, leaves exactly its rows, and its
+value nowhere."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def owner() -> uuid.UUID:
 
 
 def about(rows: list[Row]) -> list[tuple[Any, ...]]:
-    """What each row says, without where and when."""
+    """Gives what each row says, without where and when."""
     return [
         (row["event"], row["function"], row["owner_id"], row["secret_names"], row["outcome"], row["calls"])
         for row in rows

@@ -1,5 +1,5 @@
-"""The first hour with a real server, where each login has a password: the README's lines, the docs' transcript, what
-`install` says is missing."""
+"""Walks through the first hour with a real server, where each login has a password: the README's lines, the docs'
+transcript, what `install` says is missing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server() -> Iterator[PrivateServer]:
 
 @pytest.fixture
 def fresh(server: PrivateServer) -> Iterator[PrivateServer]:
-    """A database and a login of an application; what a test makes beside them goes at its end."""
+    """Gives a database and a login of an application; what a test makes beside them goes at its end."""
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
         admin.execute("CREATE DATABASE app")
@@ -55,7 +55,7 @@ def fresh(server: PrivateServer) -> Iterator[PrivateServer]:
 
 
 def variables(server: PrivateServer, directory: Path) -> dict[str, str]:
-    """What the pages say is set, and a port of the proxy that nobody else has."""
+    """Gives what the pages say is set, and a port of the proxy that nobody else has."""
     passwords = directory / ".pgpass"
     passwords.write_text(f"*:*:*:postgres:of-postgres\n*:*:*:app:{PASSWORD}\n")
     passwords.chmod(0o600)
@@ -86,7 +86,7 @@ def lines_of_readme() -> list[str]:
 
 
 def shell(text: str, directory: Path, environment: Mapping[str, str], output: Path) -> subprocess.Popen[bytes]:
-    """A shell with these lines, which writes down each command that fails."""
+    """Gives a shell with these lines, which writes down each command that fails."""
     watched = f"trap 'echo \"$BASH_COMMAND\" >> failed' ERR\n{text}"
     with output.open("wb") as out:
         return subprocess.Popen(

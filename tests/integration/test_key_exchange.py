@@ -1,5 +1,5 @@
-"""Testimony keys are exchanged under running sessions: no call is taken for a direct one or a forgery, and none is
-missed."""
+"""Checks that testimony keys are exchanged under running sessions: no call is taken for a direct one or a forgery, and
+none is missed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'exchanged', 'noth
 
 @pytest.fixture
 def own_proxy(postgres: Backend, tmp_path: Path) -> Iterator[Proxy]:
-    """A proxy before a database with keys of its own."""
+    """Gives a proxy before a database with keys of its own."""
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute("CREATE DATABASE exchange")
     key_file = tmp_path / "own.key"

@@ -1,5 +1,5 @@
-"""The key is proven to be the database's, and functions that do not testify are found: by check, at the start, in
-readiness and in the log."""
+"""Checks that the key is proven to be the database's, and functions that do not testify are found: by check, at the
+start, in readiness and in the log."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_wrong_key_is_told_with_its_version_and_what_to_do(
 
 
 def test_keys_of_an_exchange_that_is_under_way_are_right(site: Site) -> None:
-    """A key that is known and does not sign yet, and one that signs and that older sessions do not know."""
+    """One key is known and does not sign yet; one signs, and older sessions do not know it."""
     both = site.keys("both", {1: KEY, 2: OTHER})
     with site.admin() as admin:
         try:
@@ -282,7 +282,7 @@ def test_functions_that_do_not_testify_are_told(site: Site, statement: str, word
 
 
 def outcome(site: Site, proxy: Proxy, call: str) -> int | None:
-    """What the outcome of a call says of how often it ran."""
+    """Gives what the outcome of a call says of how often it ran."""
     log = AccessLog(site.backend.dsn(database=DATABASE))
     log.mark()
     # The original runs as its caller, who must be let to the table.

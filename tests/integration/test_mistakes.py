@@ -1,5 +1,5 @@
-"""Mistakes of a new operator: what a command says to each, which setting it names and how it ends; docs/mistakes.md
-word for word.
+"""Makes the mistakes of a new operator: what a command says to each, which setting it names and how it ends;
+docs/mistakes.md word for word.
 
 After a wanted change, TEST_WRITE_TRANSCRIPTS=1 writes the table anew; read the difference.
 """
@@ -111,7 +111,7 @@ class Site:
         return config
 
     def plain(self, text: str, *ports: int) -> str:
-        """What differs from run to run is as a reader would have it."""
+        """Replaces what differs from run to run by what a reader would have."""
         # PostgreSQL 16 has other words for it.
         text = text.replace("WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", "WITH ADMIN OPTION")
         text = text.replace(str(self.backend.key_file), "secretproxy.key").replace(f"{self.directory}/", "")
@@ -145,7 +145,7 @@ def site(postgres: Backend, tmp_path: Path) -> Iterator[Site]:
 
 
 def said(site: Site, mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """The exit status and what is said, without what is well."""
+    """Gives the exit status and what is said, without what is well."""
     config = site.write(mistake)
     arguments = mistake.command.split(" ")
     for name in list(os.environ):
@@ -191,7 +191,8 @@ def test_mistakes_are_told_with_what_mends_them(site: Site, proxy: Proxy, monkey
 
 
 def test_a_variable_is_named_whatever_the_file_says(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each kind of setting: a number, a list, a choice, a file's own setting next to it that is right."""
+    """This holds for each kind of setting: a number, a list, a choice, a file's own setting next to it that is
+    right."""
     for variable, value in {
         "SECRETPROXY_LIMITS_MAX_MESSAGE": "1k",
         "SECRETPROXY_BACKEND_HOSTS": "::bad::",

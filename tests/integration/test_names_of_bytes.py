@@ -1,5 +1,5 @@
-"""Names that are no UTF-8, in a database that takes any bytes: one call is one access, by the name that it really
-had."""
+"""Checks names that are no UTF-8, in a database that takes any bytes: one call is one access, by the name that it
+really had."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRITTEN = ["escaped:\\xff", "escaped:\\xfe", "escaped:caf\\xe9", "café", "\ufff
 
 @pytest.fixture(scope="module")
 def bytes_proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy with a log of its own, so that no other test reads of a database that is gone."""
+    """Gives a proxy with a log of its own, so that no other test reads of a database that is gone."""
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {DATABASE} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
         admin.execute(f"CREATE DATABASE {LOG}")

@@ -1,4 +1,4 @@
-"""On the oldest Python that is promised: every module is there, the checks of the command line run, and Ctrl-C ends
+"""Checks the oldest Python that is promised: every module is there, the checks of the command line run, and Ctrl-C ends
 it."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an operator reads: sessions by their id, limits by their setting and a count, and a proxy that is its own
+"""Checks what an operator reads: sessions by their id, limits by their setting and a count, and a proxy that is its own
 backend."""
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def ready(proxy: Proxy) -> tuple[int, str]:
 
 @pytest.mark.parametrize("way", ["directly", "by another name", "through a forwarder"])
 def test_a_proxy_that_is_its_own_backend_refuses_and_says_why(postgres: Backend, tmp_path: Path, way: str) -> None:
-    """Directly and by name no session is opened at all; behind a forwarder it is the proxy's own mark that comes
-    back."""
+    """No session is opened at all where the backend is the proxy directly or by name; behind a forwarder it is the
+    proxy's own mark that comes back."""
     proxy = Proxy(tmp_path, "127.0.0.1:1", postgres.dsn("journal"), postgres.key_file)
     front = free_port() if way == "through a forwarder" else proxy.port
     name = "localhost" if way == "by another name" else "127.0.0.1"

@@ -1,5 +1,5 @@
-"""The processes that parse: what they answer is what the proxy would find itself; they are ended where a text takes too
-long."""
+"""Checks the processes that parse: what they answer is what the proxy would find itself; they are ended where a text
+takes too long."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def order(*asking: tuple[Account, str, float]) -> list[str]:
 
 
 def test_a_login_is_served_by_what_all_its_sessions_took() -> None:
-    """Somebody with a hundred sessions has each of them ask once, and takes new ones then."""
+    """One login with a hundred sessions has each of them ask once, and takes new ones then."""
     flood = [(Account(f"s{number}", "mallory"), "mallory", 2.0) for number in range(100)]
     alice = Account("a", "alice")
     alice.seconds = 0.5

@@ -1,5 +1,5 @@
-"""Own connections do not take what roles, databases and poolers would give them: every setting that a login can have,
-set to something hostile."""
+"""Checks that own connections do not take what roles, databases and poolers would give them: every setting that a login
+can have, set to something hostile."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ LOGINS = ("hostile_journal", "hostile_auditor", "hostile_owner")
 
 
 def hostile(postgres: Backend) -> dict[str, str]:
-    """Another value than what there is for every setting that a user may set."""
+    """Gives another value than what there is for every setting that a user may set."""
     found = {}
     with psycopg.connect(postgres.dsn()) as connection:
         rows = connection.execute(

@@ -1,5 +1,5 @@
-"""The file of the Unix socket goes with the proxy that made it, on every Python that is promised, and another's
-stays."""
+"""Checks that the file of the Unix socket goes with the proxy that made it, on every Python that is promised, and
+another's stays."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture(params=["this", "oldest"])
 def python(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The Python that the tests run on, and the oldest one: what becomes of a socket's file was left to asyncio, which
-    differs."""
+    """Gives the Python that the tests run on, and the oldest one: what becomes of a socket's file was left to asyncio,
+    which differs."""
     if request.param == "this":
         return sys.executable
     found = oldest_python()
@@ -39,7 +39,7 @@ def own(postgres: Backend, tmp_path: Path, request: pytest.FixtureRequest, pytho
 
 
 def whole(proxy: Proxy) -> Proxy:
-    """All workers listen: each says so in a line with its process id."""
+    """Waits until all workers listen: each says so in a line with its process id."""
     proxy.wait_for_text("listening", 2 if "workers = 2" in proxy.config.read_text() else 1)
     return proxy
 
@@ -57,7 +57,7 @@ def test_it_goes(own: Proxy, number: signal.Signals) -> None:
 
 
 def test_one_that_was_left_behind_is_taken_over(own: Proxy) -> None:
-    """By a proxy that was killed: nobody listens there any more."""
+    """A proxy that was killed left the file: nobody listens there any more."""
     assert own.halt(signal.SIGTERM) == 0
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(file_of(own)))

@@ -1,4 +1,5 @@
-"""What a direct session is told, and that a proxied one gains nothing by making its functions take it for such."""
+"""Checks what a direct session is told, and that a proxied one gains nothing by making its functions take it for
+such."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ LONG = "DO $do$ BEGIN EXECUTE 'DO $$ BEGIN PERFORM encrypted_secrets.secrets_get
 
 @pytest.fixture
 def logged(postgres: Backend) -> Iterator[None]:
-    """Direct calls are let through: in these a refusal would hide what is said."""
+    """Gives a proxy with direct calls let through: in these a refusal would hide what is said."""
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         (before,) = admin.execute("SELECT direct_calls FROM secretproxy.settings").fetchone() or ("log",)
         admin.execute("UPDATE secretproxy.settings SET direct_calls = 'log'")
@@ -66,8 +67,8 @@ def test_a_session_that_spoils_its_token_is_heard(
 def test_a_testimony_that_a_client_hides_behind_its_own_text_ends_the_session(
     proxy: Proxy, log: AccessLog, logged: None
 ) -> None:
-    """Behind a CONTEXT that is longer than what is kept of a notice: the value goes nowhere, and that something was
-    said is recorded."""
+    """The testimony stands behind a CONTEXT that is longer than what is kept of a notice: the value goes nowhere, and
+    that something was said is recorded."""
     owner = uuid.uuid4()
     with psycopg.connect(proxy.dsn("app_user"), autocommit=True) as sql:
         sql.execute(SPOIL["set by a function"])

@@ -1,4 +1,4 @@
-"""The battery's table: how many evasions of each mechanism were tried, and how many left what they should in the
+"""Prints the battery's table: how many evasions of each mechanism were tried, and how many left what they should in the
 log."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""An evasion: what a file of tests/security/evasions says, how it is run, and what the log must show afterwards.
+"""Defines an evasion: what a file of tests/security/evasions says, how it is run, and what the log must show
+afterwards.
 
 A `.sql` file begins with comment lines `-- key: value`:
 

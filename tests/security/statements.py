@@ -59,7 +59,7 @@ def _nodes(node: Any) -> Iterator[Any]:
 
 
 def in_statement(text: str, functions: bool = True) -> list[Found]:
-    """What is unqualified in one or more statements. Raises pglast's ParseError."""
+    """Gives what is unqualified in one or more statements. Raises pglast's ParseError."""
     found: list[Found] = []
     raw = text.encode()
     for statement in pglast.parse_sql(text):
@@ -205,7 +205,7 @@ def _plpgsql(text: str, body: str) -> Iterator[Found]:
 
 
 def _known_schemas(text: str, body: str) -> str:
-    """The same with every type in a schema that the parser knows, which it is right for there."""
+    """Gives the same with every type in a schema that the parser knows, which it is right for there."""
     start = text.find(body)
     schemas = re.compile(r"\b(?:secretproxy|secrets_schema|encrypted_secrets|jwt_public)\.(?=\w)")
     sections = re.sub(r"\bDECLARE\b.*?\bBEGIN\b", lambda found: schemas.sub("public.", found[0]), body, flags=re.DOTALL)
@@ -223,7 +223,7 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def in_fragment(query: str) -> list[Found]:
-    """A statement, an expression or an assignment of PL/pgSQL, with the SQL that its texts hold for EXECUTE."""
+    """Reads a statement, an expression or an assignment of PL/pgSQL, with the SQL that its texts hold for EXECUTE."""
     if re.fullmatch(r"\s*[\w.\"]+\s*", query):
         return []
     for prefix, rest in ((0, query), (1, "SELECT " + query), (2, re.sub(r"^[^:=]*:?=", "SELECT ", query, count=1))):
@@ -248,7 +248,7 @@ def _texts(query: str) -> list[str]:
 
 
 def in_dynamic(text: str) -> list[Found]:
-    """A text that EXECUTE or format() makes a statement of."""
+    """Reads a text that EXECUTE or format() makes a statement of."""
     if not _STARTS.match(text):
         return []
     filled = re.sub(r"%(?:\d+\$)?[Is]", HOLE, re.sub(r"%(?:\d+\$)?L", f"'{HOLE}'", text)).replace("%%", "%")
@@ -278,7 +278,8 @@ class Text:
 
 
 def texts(path: Path) -> Iterator[Text]:
-    """Every text of a module that is a statement or a condition, with what constants of the module put into it."""
+    """Gives every text of a module that is a statement or a condition, with what constants of the module put into
+    it."""
     module_name = "secretproxy." + ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
     known = {
         name: value for name, value in vars(importlib.import_module(module_name)).items() if isinstance(value, str)
@@ -324,14 +325,14 @@ def _piece(part: ast.expr, known: dict[str, str]) -> str:
 
 
 def _is_sql(text: str) -> bool:
-    """English sentences begin with such words as well."""
+    """Tells whether a text is SQL: English sentences begin with such words as well."""
     if re.match(r"\s*WITH (?!RECURSIVE\b|\w+\s*(?:\([^)]*\))?\s*AS\b)", text):
         return False
     return bool(re.search(r"[A-Z]{3}", text.lstrip()[:8]))
 
 
 def in_python(text: Text) -> list[Found]:
-    """What is unqualified in a text of a Python module."""
+    """Gives what is unqualified in a text of a Python module."""
     candidate = re.sub(r"\?", "NULL", text.text) if text.fragment else text.text
     candidate = candidate.replace(f"${HOLE}", "$1").replace(f"OPERATOR(pg_catalog.{HOLE})", "OPERATOR(pg_catalog.=)")
     tries = [candidate]
@@ -352,7 +353,7 @@ def in_python(text: Text) -> list[Found]:
 
 
 def _filled(text: str) -> Iterator[str]:
-    """The same, and then with other texts for what is put in at run time: nothing, a query, a number."""
+    """Gives the same, and then with other texts for what is put in at run time: nothing, a query, a number."""
     yield text
     parts = text.split(HOLE)
     if 1 < len(parts) <= 8:

@@ -1,4 +1,5 @@
-"""The values' search can fail: it finds a value in each of the places where it looks, in whatever spelling."""
+"""Checks that the values' search can fail: it finds a value in each of the places where it looks, in whatever
+spelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What leads to a secret function without its name being said is an attempt, committed before the statement runs.
+"""Checks that what leads to a secret function without its name being said is an attempt, committed before the statement
+runs.
 
 One database holds an object of every kind that can lead to a secret function; the proxy reads its catalog by itself.
 """
@@ -39,7 +40,7 @@ def database(postgres: Backend) -> str:
 
 @pytest.fixture(scope="module")
 def watched(postgres: Backend, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy that has read the catalog and will not look again by itself."""
+    """Gives a proxy that has read the catalog and will not look again by itself."""
     directory = tmp_path_factory.mktemp("watched")
     proxy = Proxy(directory, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=3600)
     proxy.start()
@@ -51,7 +52,7 @@ def watched(postgres: Backend, database: str, tmp_path_factory: pytest.TempPathF
 
 
 def attempts(log: AccessLog) -> list[dict[str, Any]]:
-    """The attempts since the mark; every call of a statement stands behind them."""
+    """Gives the attempts since the mark; every call of a statement stands behind them."""
     rows = log.settled()
     found = [dict(row) for row in rows if row["event"] == "attempt"]
     for attempt in found:
@@ -265,7 +266,7 @@ def test_a_catalog_that_cannot_be_read_is_said_once_and_testimony_covers(
 async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
     postgres: Backend, database: str
 ) -> None:
-    """A function dropped between two questions, and one whose definition the server cannot make any more."""
+    """One function is dropped between two questions, and the server cannot make the definition of another any more."""
     import asyncpg
 
     from secretproxy.connections import connect

@@ -1,4 +1,5 @@
-"""What a text costs detection: the time a byte is bounded, whatever the text says, and grows with its length alone.
+"""Measures what a text costs detection: the time a byte is bounded, whatever the text says, and grows with its length
+alone.
 
 Each shape in a process of its own, so that one that never ends is a failure and not a test that hangs. Times are the
 process's CPU time, against that of a plain long list measured in the same run."""
@@ -26,7 +27,7 @@ SECONDS = 20
 
 
 def cost(name: str) -> list[float]:
-    """The best CPU time of each size, in seconds; of no more sizes where the process did not end in time."""
+    """Gives the best CPU time of each size, in seconds; of no more sizes where the process did not end in time."""
     receiving, sending = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -57,7 +58,7 @@ def _measure(name: str, sending: int) -> None:
 
 @pytest.fixture(scope="module")
 def reference() -> float:
-    """Seconds a byte of the plain long list."""
+    """Gives seconds a byte of the plain long list."""
     return cost(REFERENCE)[-1] / SIZES[-1]
 
 

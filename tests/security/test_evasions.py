@@ -1,4 +1,4 @@
-"""The battery: no way of calling a secret function leaves it out of the log, and none leaves a value in it.
+"""Runs the battery: no way of calling a secret function leaves it out of the log, and none leaves a value in it.
 
 Each file of evasions/ runs twice, in two copies of one database: past the proxy and through it. What runs is known
 three ways, which must agree: from the file's own header, from the testimony that the direct session sees, and from the
@@ -170,7 +170,7 @@ class Site:
     pair: Pair | None = None
 
     def databases(self) -> Pair:
-        """The two copies, as they were at first."""
+        """Gives the two copies, as they were at first."""
         if self.pair is None:
             self.made += 1
             self.pair = Pair(*(self._copy(f"evasion_{kind}_{self.made:03}") for kind in ("proxied", "direct")))
@@ -199,7 +199,7 @@ class Site:
             self.admin.execute(f"DROP DATABASE {copy.name} WITH (FORCE)")
 
     def mark(self, database: str) -> int:
-        """The number of the last row that the log has of a database."""
+        """Gives the number of the last row that the log has of a database."""
         row = self.auditor.execute(
             "SELECT coalesce(max(seq), 0) AS seq FROM secretproxy.access_log WHERE database = %s", (database,)
         ).fetchone()
@@ -207,7 +207,7 @@ class Site:
         return int(row["seq"])
 
     def rows(self, database: str, mark: int, seconds: float = 60) -> list[dict[str, Any]]:
-        """The proxy's rows on a database, once every statement in them has its outcome."""
+        """Gives the proxy's rows on a database, once every statement in them has its outcome."""
         deadline = time.monotonic() + seconds
         while True:
             rows = self.auditor.execute(
@@ -280,7 +280,7 @@ async def play(evasion: Evasion, protocol: str, address: Address) -> list[list[M
 
 
 def state(copy: Copy) -> dict[str, Any]:
-    """What stands in a database, but for the log and for what is random in a sealed value."""
+    """Gives what stands in a database, but for the log and for what is random in a sealed value."""
     connection = copy.connection
     found: dict[str, Any] = {"functions": connection.execute(FUNCTIONS).fetchall()}
     found["large objects"] = connection.execute(LARGE_OBJECTS).fetchall()
@@ -298,14 +298,14 @@ def state(copy: Copy) -> dict[str, Any]:
 
 
 def direct_rows(copy: Copy, since: Any) -> list[dict[str, Any]]:
-    """What the functions themselves wrote into the database's own log."""
+    """Gives what the functions themselves wrote into the database's own log."""
     return copy.auditor.execute(
         "SELECT * FROM secretproxy.access_log WHERE event = 'direct' AND at > %s ORDER BY at", (since,)
     ).fetchall()
 
 
 def told(site: Site, family: list[list[Message]]) -> Counter[Key]:
-    """The calls that a direct session saw testimony of."""
+    """Gives the calls that a direct session saw testimony of."""
     count: Counter[Key] = Counter()
     seen: set[bytes] = set()
     for message in (message for messages in family for message in messages if message.testimony):
@@ -323,7 +323,7 @@ def key_of(row: dict[str, Any]) -> Key:
 
 
 def check_truth(evasion: Evasion, true: Counter[Key]) -> None:
-    """The header tells what the direct session did."""
+    """Checks that the header tells what the direct session did."""
     left = Counter(true)
     for expect in evasion.expects:
         if expect.direct or expect.calls == 0:
@@ -339,7 +339,7 @@ def check_truth(evasion: Evasion, true: Counter[Key]) -> None:
 
 
 def masked(expect: Expect, key: Key) -> bool:
-    """A name that the log masks cannot be told in the header but by a wildcard."""
+    """Compares a name of the header with one of the log: one that is masked can be given by a wildcard alone."""
     return key[:2] == expect.key[:2] and any("*" in (name or "") for name in expect.names or ())
 
 

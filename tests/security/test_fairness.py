@@ -1,5 +1,5 @@
-"""No client's text delays another session's `select 1`: measured while others send every shape of text, against the
-same idle.
+"""Checks that no client's text delays another session's `select 1`: measured while others send every shape of text,
+against the same idle.
 
 What delays it is the proxy's event loop, and on a busy machine also the backends that the others keep busy: bounds are
 wide enough for these and far below what a text costs that is looked into on the event loop. `benchmarks/stalls.py`
@@ -109,5 +109,5 @@ def test_a_short_secret_call_does_not_wait_behind_others_texts(address: Address)
 
 
 def test_very_many_statements_at_a_time_that_need_no_look(address: Address) -> None:
-    """One attacker: so many of them are a load, which more workers share."""
+    """There is one attacker: so many of them are a load, which more workers share."""
     check_the_proxy(address, ["SELECT 1", ""], 4000, attackers=1)

@@ -1,5 +1,5 @@
-"""Statements that nobody wrote: a secret call, or something that only looks like one, in places of the grammar drawn at
-random.
+"""Draws statements that nobody wrote: a secret call, or something that only looks like one, in places of the grammar
+drawn at random.
 
 A counter inside the function knows how often it ran; the log must know the same number, and nothing of a look-alike.
 TEST_STATEMENTS=20000 is a night's run.
@@ -75,7 +75,7 @@ function = st.sampled_from(["secrets_getter", '"secrets_getter"', "SECRETS_GETTE
 
 @st.composite
 def secret(draw: st.DrawFn) -> str:
-    """A call that gives a text."""
+    """Draws a call that gives a text."""
     called, name = draw(schema) + draw(function), draw(names)
     return draw(
         st.sampled_from(
@@ -194,8 +194,8 @@ class Bench:
         self.runner.run(self.raw.extended(text, values) if extended else self.raw.query(text))
 
     def logged(self, log: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows since the last time, up to a call of a name that only this one has: what the log has before that is
-        complete."""
+        """Gives the rows since the last time, up to a call of a name that only this one has: what the log has before
+        that is complete."""
         mark = f"mark {next(self.marks)}"
         self.play(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', '{mark}')", extended=False)
         while True:
@@ -213,8 +213,8 @@ class Bench:
 
 
 def executions(rows: list[dict[str, Any]]) -> int:
-    """How often the log says that something ran: each call's row is one, each attempt has its own count in the outcome
-    that speaks of it."""
+    """Counts how often the log says that something ran: each call's row is one, each attempt has its own count in the
+    outcome that speaks of it."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["session_id"], row["statement_no"]

@@ -1,4 +1,5 @@
-"""Nobody's operator, function, type or relation runs in a statement of our own, whatever path a login is given.
+"""Checks that nobody's operator, function, type or relation runs in a statement of our own, whatever path a login is
+given.
 
 A database where every name has a double of somebody else's: in a schema that stands first in every login's path, and in
 public, where a better fit wins. Every command and service is run there. What runs tells the server's log, so neither a
@@ -81,7 +82,7 @@ class Site:
         return dsn + ("?options=-csearch_path%3D" + PATH.replace(", ", "%2C") if self.way == "options" else "")
 
     def ran(self) -> list[str]:
-        """What of the attacker's has run since the last question."""
+        """Gives what of the attacker's has run since the last question."""
         text = self.server.log.read_text(errors="replace")
         new, self._read = text[self._read :], len(text)
         return re.findall(r"HIJACKED (.*)", new)
@@ -95,7 +96,7 @@ class Site:
         return path
 
     def command(self, user: str, *arguments: str) -> tuple[int, str]:
-        """Runs a command in this process; its exit status, and what it said."""
+        """Runs a command in this process; gives its exit status, and what it said."""
         given = [] if arguments[0] == "check" else ["--dsn", self.login(user)]
         variables = {name: None for name in os.environ if name.startswith(("PG", "SECRETPROXY_"))}
         result = CliRunner().invoke(
@@ -125,7 +126,7 @@ def site(server: PrivateServer, tmp_path: Path, request: pytest.FixtureRequest) 
 
 
 def _clean(site: Site) -> None:
-    """Roles are the cluster's: the next database finds it as this one did."""
+    """Drops what belongs to the cluster, such as roles: the next database finds it as this one did."""
     with site.admin("postgres") as admin:
         admin.execute(f"DROP DATABASE {site.database} WITH (FORCE)")
         for login in ("postgres", "journal", "auditor", "deployer", "app_user"):
@@ -163,7 +164,7 @@ IN_PUBLIC = [
 
 
 def test_the_traps_are_live(server: PrivateServer, tmp_path: Path) -> None:
-    """Else nothing else here would show anything."""
+    """The attacker's objects run where they may: else nothing here would show anything."""
     site = Site(server, tmp_path)
     for way in WAYS:
         site.prepare(way, "postgres")
@@ -210,7 +211,7 @@ def all_run(site: Site, user: str, commands: list[tuple[str, ...]], session: str
 
 
 def test_every_command_of_a_reviewer_is_tried() -> None:
-    """But those that follow (which `services` tries) or that are the owner's."""
+    """Lists the commands, but those that follow (which `services` tries) or that are the owner's."""
     tried = {command[1] for command in AS_AUDITOR if command[0] == "audit"}
     assert tried == {str(one.name) for one in audit.registered_commands} - {"tail", "retention"}
 
@@ -245,8 +246,8 @@ def test_nothing_of_others_runs_in_a_command_or_service(site: Site) -> None:
 
 
 def services(site: Site) -> list[str]:
-    """The proxy with its greeting, journal, checkpoints, catalog reader and questions to hosts, `audit tail`, a look-up
-    of users."""
+    """Runs the proxy with its greeting, journal, checkpoints, catalog reader and questions to hosts, `audit tail`, a
+    look-up of users."""
     wrong = []
     proxy = Proxy(
         site.directory, f"{site.server.host}:{site.server.port}", site.login("journal"), site.key_file, catalog=0.2
@@ -282,7 +283,7 @@ def services(site: Site) -> list[str]:
 
 
 def client(site: Site, proxy: Proxy) -> list[str]:
-    """A session that brings its own path, and makes doubles in pg_temp; each statement of its own is qualified."""
+    """A session brings its own path, and makes doubles in pg_temp; each statement of its own is qualified."""
     wrong = []
     with psycopg.connect(
         proxy.dsn(database=site.database), autocommit=True, options=f"-c search_path={PATH.replace(' ', '')}", cursor_factory=psycopg.ClientCursor

@@ -1,5 +1,5 @@
-"""No statement that the package can send holds a name that PostgreSQL would look up through search_path, and every own
-connection is pinned."""
+"""Checks that no statement that the package can send holds a name that PostgreSQL would look up through search_path,
+and every own connection is pinned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def named(path: Path) -> str:
 
 
 def left(path: Path) -> list[str]:
-    """What can be resolved elsewhere, as file:line: name (kind)."""
+    """Gives what can be resolved elsewhere, as file:line: name (kind)."""
     found = []
     known = BOUND_WHEN_MADE.get(named(path), set())
     if path.suffix == ".sql":

@@ -1,4 +1,4 @@
-"""The ways round the log that remain, walked to their end, and what shows that somebody did."""
+"""Checks the ways round the log that remain, walked to their end, and what shows that somebody did."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_reader_of_all_data_leaves_a_table_event(
     ],
 )
 def test_a_changed_function_is_found_by_verify(postgres: Backend, name: str) -> None:
-    """One that no longer testifies, put in place by somebody who may."""
+    """A function that no longer testifies was put in place by somebody who may."""
     bare = name.partition("(")[0].partition(".")[2]
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         before = sql.execute("SELECT pg_get_functiondef(%s::regprocedure)", (name,)).fetchone()

@@ -1,4 +1,4 @@
-"""Sessions of the protocol, to be played directly and through the proxy.
+"""Lists sessions of the protocol, to be played directly and through the proxy.
 
 Tables and functions that they use stand in SETUP; whatever a session changes in them it takes back.
 """
@@ -28,7 +28,7 @@ CREATE FUNCTION adds(a int, b int) RETURNS int LANGUAGE sql IMMUTABLE STRICT AS 
 
 
 def sessions() -> list[Played]:
-    """All of them."""
+    """Gives all sessions."""
     found = [
         *statements.simple(), *statements.prepared(), *statements.errors(), *statements.pipelines(), *statements.portals(),
         *streams.copies(), *streams.functions(), *streams.settings(), *streams.told(),

@@ -1,4 +1,4 @@
-"""What no client should say, startup packets good and bad, and walsenders."""
+"""Lists what no client should say, startup packets good and bad, and walsenders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.raw import (
 # fmt: off
 
 def violations() -> Iterator[Played]:
-    """What no client should say; the answer is PostgreSQL's."""
+    """Gives what no client should say; the answer is PostgreSQL's."""
     before = query("SELECT 1")
     said = {
         "unknown message": message(b"!"),
@@ -62,7 +62,7 @@ def violations() -> Iterator[Played]:
 
 
 def startups() -> Iterator[Played]:
-    """Startup packets, good and bad."""
+    """Gives startup packets, good and bad."""
     who = {"user": "app_user", "database": "app"}
     good = {
         "nothing but a user": {"user": "postgres"},
@@ -114,7 +114,7 @@ def startups() -> Iterator[Played]:
 
 
 def replication() -> Iterator[Played]:
-    """Connections of walsenders."""
+    """Gives connections of walsenders."""
     logical, physical = {"replication": "database"}, {"replication": "true"}
     for name, parameters in (("logical", logical), ("physical", physical)):
         yield Played(f"replication, {name}: settings", (query("SHOW wal_level"), Z(), query("SHOW nothing_there"), Z()), parameters, "postgres")

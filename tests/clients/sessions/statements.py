@@ -1,4 +1,4 @@
-"""Queries, the extended protocol, errors at every stage of it, pipelines and portals."""
+"""Lists queries, the extended protocol, errors at every stage of it, pipelines and portals."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def prepared() -> Iterator[Played]:
 
 
 def errors() -> Iterator[Played]:
-    """An error at every stage, first alone, then with more behind it up to the Sync, then within a transaction."""
+    """Gives an error at every stage, first alone, then with more behind it up to the Sync, then within a
+    transaction."""
     stages = {
         "parse": parse("SELEC 1", "e"),
         "parse, statement exists": parse("SELECT 1", "twice") + parse("SELECT 1", "twice"),

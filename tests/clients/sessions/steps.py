@@ -1,5 +1,5 @@
-"""What a session of the protocol is made of: what a client says, and how much of the answer it waits for before it goes
-on.
+"""Defines the steps of a session of the protocol: what a client says, and how much of the answer it waits for before it
+goes on.
 
 A step is bytes to send, `Z(n)` (wait for so many ReadyForQuery), `Until(kinds)` (wait for a message of one of these
 kinds), `Byte()` or END (wait for the end of the connection). A session that does not say how it ends says Terminate.

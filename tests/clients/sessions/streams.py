@@ -1,4 +1,4 @@
-"""COPY, FunctionCall, settings and what is told of them, notices and notifications."""
+"""Lists COPY, FunctionCall, settings and what is told of them, notices and notifications."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def copies() -> Iterator[Played]:
 
 
 def functions() -> Iterator[Played]:
-    """FunctionCall: built-in functions by their numbers."""
+    """Gives FunctionCalls: built-in functions by their numbers."""
     add, upper, divide, sleep = 177, 871, 154, 2626
     four = struct.pack("!i", 4)
     yield Played("function: text", (function_call(add, ["1", "2"]), Z()))
@@ -77,7 +77,7 @@ def functions() -> Iterator[Played]:
 
 
 def settings() -> Iterator[Played]:
-    """What tells the client of settings, and what forgets them."""
+    """Gives what tells the client of settings, and what forgets them."""
     texts = {
         "DateStyle": "SET DateStyle = 'German'; RESET DateStyle",
         "zone": "SET TimeZone = 'Asia/Tokyo'; BEGIN; SET TimeZone = 'UTC'; ROLLBACK",
@@ -109,7 +109,7 @@ def settings() -> Iterator[Played]:
 
 
 def told() -> Iterator[Played]:
-    """Notices and notifications."""
+    """Gives notices and notifications."""
     for level in ("debug", "log", "info", "notice", "warning", "error"):
         for least in ("debug1", "notice", "error"):
             yield Played(f"told: {level} where {least} is least", (query(f"SET client_min_messages = '{least}'"), Z(), query(f"SELECT says('{level}', 'hello')"), Z(), extended(f"SELECT says('{level}', 'hello')") + SYNC, Z()))

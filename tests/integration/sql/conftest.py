@@ -1,4 +1,4 @@
-"""Databases of their own for the tests of the backend half, spoken to without the proxy."""
+"""Provides databases of their own for the tests of the backend half, spoken to without the proxy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Database:
         return psycopg.connect(self.dsn(user), autocommit=True)
 
     def install(self, direct_calls: str | None = "log", accepting: tuple[str, ...] = ()) -> list[str]:
-        """Most tests here call the functions directly, which only a migration allows."""
+        """Installs the backend half, with direct calls let through as a migration allows: most tests here make them."""
         return asyncio.run(install(self.dsn(), self.backend.key_file, direct_calls=direct_calls, accepting=accepting))
 
 
@@ -60,7 +60,7 @@ def fresh(empty: Database) -> Database:
 
 @pytest.fixture(scope="module")
 def installed(postgres: Backend) -> Iterator[Database]:
-    """One for the whole module, with cheap passwords."""
+    """Gives a database for the whole module, with cheap passwords."""
     with ExitStack() as stack:
         made = stack.enter_context(database(postgres))
         made.install()

@@ -1,4 +1,4 @@
-"""Installed over the original modules: every row answers as before, grants and OIDs stay, and a revert gives it all
+"""Installs over the original modules: every row answers as before, grants and OIDs stay, and a revert gives it all
 back."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def facts(sql: psycopg.Connection[Any]) -> dict[str, list[Any]]:
 
 
 def answers(sql: psycopg.Connection[Any], secrets: list[tuple[uuid.UUID, str]]) -> list[tuple[Any, ...]]:
-    """What getter and verify say of every secret."""
+    """Gives what getter and verify say of every secret."""
     return sql.execute(
         "SELECT encrypted_secrets.secrets_getter(o, n, 'default'), encrypted_secrets.secrets_verify(o, n, v), encrypted_secrets.secrets_verify(o, n, 'wrong') "
         "FROM unnest(%s::uuid[], %s::text[], %s::text[]) WITH ORDINALITY AS s (o, n, v, i) ORDER BY i",
@@ -174,8 +174,8 @@ UNION ALL SELECT 0, col_description('secrets_schema.secrets_table'::regclass, 3)
 
 
 def test_what_an_application_built_on_it_goes_on(empty: Database) -> None:
-    """Views, functions, triggers, keys, indexes and grants of its own: the same objects before, under and after an
-    installation."""
+    """Gives views, functions, triggers, keys, indexes and grants of its own: the same objects before, under and after
+    an installation."""
 
     def use(sql: psycopg.Connection[Any], round_: int) -> list[Any]:
         account = uuid.UUID(int=1000 + round_)

@@ -1,4 +1,5 @@
-"""What a client that may call the functions can do to them from its own session: settings, shadows, forged state."""
+"""Tries what a client that may call the functions can do to them from its own session: settings, shadows, forged
+state."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def keys_of(admin: psycopg.Connection[Any]) -> list[bytes]:
 
 
 def as_printed(key: bytes) -> str:
-    """A part of a key as nodes are printed: signed decimal bytes."""
+    """Gives a part of a key as nodes are printed: signed decimal bytes."""
     return " ".join(str(byte - 256 if byte > 127 else byte) for byte in key[4:28])
 
 
@@ -232,8 +233,8 @@ def test_names_of_any_form_are_deleted_and_told(stored: Database, names: str, go
     [("LATIN1", "caf\u00e9 \\ \u00ff"), ("SQL_ASCII", "caf\u00e9 \U0001f511"), ("WIN1250", "\u017e\u2026")],
 )
 def test_databases_of_other_encodings(stored: Database, encoding: str, value: str) -> None:
-    """Names and values of their characters; format 1 there is in their bytes; what they cannot hold is an error, not
-    another value."""
+    """Names and values consist of their characters; format 1 there is in their bytes; what they cannot hold is an
+    error, not another value."""
     name = f"encoded_{encoding.lower()}"
     with stored.connect() as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")

@@ -1,4 +1,4 @@
-"""Processes that are nobody's session: autovacuum, an apply worker of logical replication, a parallel worker, a
+"""Checks processes that are nobody's session: autovacuum, an apply worker of logical replication, a parallel worker, a
 walsender. None gets a value.
 
 What calls swallows the error, and writes down what came of it: nothing did.
@@ -122,8 +122,8 @@ def test_autovacuum_gets_nothing(stored: Database, busy_autovacuum: None) -> Non
 
 
 def test_a_process_that_the_settings_name_is_let_through_and_logged(stored: Database, busy_autovacuum: None) -> None:
-    """Also where other direct calls are refused; and no other kind of process is. What it undoes itself leaves no
-    row."""
+    """This holds also where other direct calls are refused; and no other kind of process is. What it undoes itself
+    leaves no row."""
     del busy_autovacuum
     with stored.connect() as admin, stored.connect("app_user") as app:
         admin.execute("CREATE OR REPLACE FUNCTION public.pure(i int, place text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "

@@ -1,5 +1,5 @@
-"""Default privileges of whoever installs give nobody a key, a function that opens values, the log, or a place to make
-objects."""
+"""Checks that default privileges of whoever installs give nobody a key, a function that opens values, the log, or a
+place to make objects."""
 
 from __future__ import annotations
 

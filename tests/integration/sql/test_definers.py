@@ -1,5 +1,5 @@
-"""Every function that runs as a role of ours: who owns it, who may call it, what types it meets, and why nothing in it
-is the caller's to define.
+"""Lists every function that runs as a role of ours: who owns it, who may call it, what types it meets, and why nothing
+in it is the caller's to define.
 
 The entries stand here; a function that is added without one fails, and so does one whose owner, grants, types or body
 leave what was argued for."""
@@ -96,7 +96,7 @@ SELECT p.oid::regprocedure::text AS signature, pg_get_userbyid(p.proowner) AS ow
 
 
 def written() -> set[tuple[str, str]]:
-    """The names of the functions that the scripts make SECURITY DEFINER."""
+    """Gives the names of the functions that the scripts make SECURITY DEFINER."""
     found = set()
     for change in changes():
         for raw in parse_sql(change.script("deploy")):
@@ -154,7 +154,7 @@ def test_no_type_and_no_statement_is_the_callers(functions: dict[str, Any]) -> N
 
 
 def test_every_definer_runs_under_a_pinned_path(functions: dict[str, Any]) -> None:
-    """Its own, or that of the only role that may call it, each of whose functions has one."""
+    """The path names its own schema, or that of the only role that may call it, each of whose functions has one."""
     inner = {"secretproxy.stored_secret(uuid,text)", "secretproxy.read_secret(uuid,text,text,bytea)"}
     for signature, row in functions.items():
         pinned = any(one.startswith("search_path=pg_catalog, pg_temp") for one in row["config"] or ())

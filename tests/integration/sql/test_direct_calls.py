@@ -1,5 +1,5 @@
-"""Calls that come by no proxy: logged by the function itself or refused; the owner check; helper functions of the
-original module."""
+"""Checks calls that come by no proxy: the function itself logs or refuses them; the owner check; helper functions of
+the original module."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_more_names_than_can_be_told_are_refused(stored: Database) -> None:
 
 
 def test_a_call_in_a_parallel_worker_is_an_error(stored: Database) -> None:
-    """A function that says it is parallel safe and calls one that is not: a worker's testimony would be nobody's."""
+    """A function may say that it is parallel safe and call one that is not: a worker's testimony would be nobody's."""
     with stored.connect() as admin:
         admin.execute(
             "CREATE FUNCTION public.mislabelled(n int) RETURNS text LANGUAGE plpgsql PARALLEL SAFE AS"

@@ -1,4 +1,4 @@
-"""install, verify, revert: again, two at once, over damage, after a failure, and by the stock sqitch."""
+"""Checks install, verify, revert: again, two at once, over damage, after a failure, and by the stock sqitch."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ HARMLESS = (
 
 
 def test_verify_names_what_differs(fresh: Database) -> None:
-    """Every alteration alone, in a copy of one installation."""
+    """Every alteration is found alone, in a copy of one installation."""
     told: dict[str, list[str]] = {}
     with psycopg.connect(fresh.backend.dsn(), autocommit=True) as admin:
         for damage in (*DAMAGE, *HARMLESS):

@@ -1,4 +1,4 @@
-"""Ring keys: a new one seals from now on, and sealing everything again survives kills and writers."""
+"""Checks ring keys: a new one seals from now on, and sealing everything again survives kills and writers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_no_installation_is_told(empty: Database) -> None:
 
 
 def test_killed_again_and_again_with_writers(fresh: Database) -> None:
-    """Every name ends with the value that its writer wrote last, all under the new key."""
+    """Checks that every name ends with the value that its writer wrote last, all under the new key."""
     chance = random.Random(7)
     stop = threading.Event()
     written: list[dict[str, str | None]] = [{} for _ in range(WRITERS)]

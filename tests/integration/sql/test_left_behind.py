@@ -1,5 +1,5 @@
-"""Code that is attached to the table of secrets leaves something behind for later, when it does not run as the tables'
-owner any more.
+"""Checks that code that is attached to the table of secrets leaves something behind for later, when it does not run as
+the tables' owner any more.
 
 A deferred trigger runs at the commit, a cursor WITH HOLD is read at the commit, a prepared statement runs when the
 client next names it: all of them as whoever has the session, who may be a superuser."""

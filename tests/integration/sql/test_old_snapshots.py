@@ -1,5 +1,5 @@
-"""A transaction that sees the database as it was: it neither calls without testimony, nor signs with a key that nobody
-knows, nor changes a secret that it has not named."""
+"""Checks a transaction that sees the database as it was: it neither calls without testimony, nor signs with a key that
+nobody knows, nor changes a secret that it has not named."""
 
 from __future__ import annotations
 

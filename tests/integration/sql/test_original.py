@@ -1,5 +1,5 @@
-"""The newest original module, deployed as its own tools do it: adopted, used, reverted, deployed once more, deployed
-later."""
+"""Checks the newest original module, deployed as its own tools do it: adopted, used, reverted, deployed once more,
+deployed later."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def fill(sql: psycopg.Connection[Any], owner: uuid.UUID) -> None:
 
 
 def uses(sql: psycopg.Connection[Any], owner: uuid.UUID) -> dict[str, Any]:
-    """What every function that answers says of the secrets of `fill`."""
+    """Gives what every function that answers says of the secrets of `fill`."""
     one = {"o": owner, "only": uuid.uuid5(owner, "only")}
     sql.execute("SELECT encrypted_secrets.secrets_upsert(%(only)s, 'n', 'alone')", one)
     asked = {
@@ -136,7 +136,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("adopted", [True, False])
 def test_what_replaced_ours_is_replaced_by_ours_again(empty: Database, adopted: bool) -> None:
-    """A deployment of the original over an installation: install finds it by itself and verify names the command."""
+    """The original is deployed over an installation: install finds it by itself and verify names the command."""
     owner, other = uuid.uuid4(), uuid.uuid4()
     with empty.connect() as sql:
         if adopted:
@@ -171,7 +171,8 @@ def findings(database: Database) -> list[str]:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_the_log_of_the_readme_goes_on(empty: Database, before: bool) -> None:
-    """A table of the short view's name and the getter that writes it, made before an installation or after it."""
+    """There is a table of the short view's name and the getter that writes it, made before an installation or after
+    it."""
     owner = uuid.uuid4()
 
     def read(sql: psycopg.Connection[Any]) -> None:
@@ -229,8 +230,8 @@ def test_the_short_view_is_in_public_where_somebody_asks(empty: Database) -> Non
 
 
 def test_nothing_is_sealed_twice(empty: Database) -> None:
-    """Our upsert over the original's trigger function, which would seal what is sealed: it finds no pgcrypto where ours
-    run."""
+    """Our upsert runs over the original's trigger function, which would seal what is sealed: it finds no pgcrypto where
+    ours run."""
     owner = uuid.uuid4()
     with empty.connect() as sql:
         sql.execute(original.script(sql.info.server_version // 10000))

@@ -1,5 +1,5 @@
-"""Who may do what: every operation on every object of ours is tried by every kind of login, and compared with a kept
-table.
+"""Checks who may do what: every operation on every object of ours is tried by every kind of login, and compared with a
+kept table.
 
 The table is privileges.txt. After a wanted change, TEST_WRITE_PRIVILEGES=1 writes it anew; read the difference.
 """
@@ -64,7 +64,7 @@ VIEWS = {
 
 
 def allowed(sql: psycopg.Connection[tuple[object, ...]], statement: str) -> bool:
-    """Whether PostgreSQL gets past the question of privileges."""
+    """Tells whether PostgreSQL gets past the question of privileges."""
     sql.execute("BEGIN")
     try:
         sql.execute(statement)

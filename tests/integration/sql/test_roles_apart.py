@@ -1,5 +1,5 @@
-"""Code that somebody attaches to the table of secrets, or brings along in a type: whatever it runs as, it opens, seals,
-reads and writes nothing.
+"""Checks code that somebody attaches to the table of secrets, or brings along in a type: whatever it runs as, it opens,
+seals, reads and writes nothing.
 
 One function tries everything and writes down what it ran as and what came of it. It is hung up in every place that
 PostgreSQL runs code from, and then every function of the API is called, by a login, and every command of the owner."""
@@ -130,7 +130,7 @@ def arm(admin: psycopg.Connection[Any]) -> None:
 
 
 def attach(database: Database, *places: str) -> None:
-    """As a superuser."""
+    """Runs statements as a superuser."""
     for place in places:
         with database.connect() as admin:
             admin.execute(PLACES[place])
@@ -149,7 +149,7 @@ def call(sql: psycopg.Connection[Any]) -> None:
 
 
 def loot(admin: psycopg.Connection[Any]) -> dict[tuple[str, str], set[str]]:
-    """By place and role, what succeeded."""
+    """Gives by place and role what succeeded."""
     found: dict[tuple[str, str], set[str]] = {}
     for place, role, attempt, outcome in admin.execute(
         "SELECT DISTINCT place, role, attempt, outcome FROM public.loot"
@@ -265,8 +265,8 @@ def test_the_type_of_a_column_brings_no_code_to_a_role_of_ours(armed: Database, 
 
 
 def test_a_trigger_function_that_seals_is_nobodys(armed: Database) -> None:
-    """Not a client's, not even where a superuser put it on another table; and it looks at no column whose type was
-    changed."""
+    """Our trigger function is not a client's, not even where a superuser put it on another table; and it looks at no
+    column whose type was changed."""
     on_own = "CREATE TEMP TABLE t (LIKE secrets_schema.secrets_table); CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION secrets_schema.tg_hash_secrets()"
     with armed.connect() as admin, armed.connect("app_user") as app:
         for role in ("", "SET ROLE secretproxy_tables"):

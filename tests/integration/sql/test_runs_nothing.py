@@ -1,4 +1,4 @@
-"""A command of the owner runs nothing that an application put where something of ours is, or was."""
+"""Checks that a command of the owner runs nothing that an application put where something of ours is, or was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes in comes out, nothing else does, and no row means anything under another owner or name."""
+"""Checks that what goes in comes out, nothing else does, and no row means anything under another owner or name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a function tells of itself in a session that is known to be proxied, read by the proxy's own reader."""
+"""Checks what a function tells of itself in a session that is known to be proxied, read by the proxy's own reader."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Session:
         return found
 
     def get(self, name: str) -> testimony.Testimony:
-        """The testimony of one call, which gives the secret's name as its value."""
+        """Gives the testimony of one call, which gives the secret's name as its value."""
         self.messages.clear()
         assert self.ask(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', %s)", name) == (name,)
         (message,) = self.messages
@@ -60,7 +60,7 @@ class Session:
 
     @property
     def form(self) -> str:
-        """How the last call told it."""
+        """Gives the form of the last call's testimony."""
         return "SPX1" if self.messages[0].startswith("SPX1 ") else bytes.fromhex(self.messages[0])[:4].decode()
 
 

@@ -1,5 +1,5 @@
-"""The original modules' own way of being deployed, with the stock sqitch: before an installation and after it, and the
-docs' transcript of it."""
+"""Checks the original modules' own way of being deployed, with the stock sqitch: before an installation and after it,
+and the docs' transcript of it."""
 
 from __future__ import annotations
 

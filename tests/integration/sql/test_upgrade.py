@@ -1,4 +1,4 @@
-"""Installed over the first version of this project: nothing is lost, nothing stale is left, the log is still sound."""
+"""Installs over the first version of this project: nothing is lost, nothing stale is left, the log is still sound."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def log_something(dsn: str) -> None:
 
 @pytest.fixture
 def older(empty: Database) -> Database:
-    """With values in every encoding, a log with a chain, a proxy's key and a second ring key."""
+    """Gives a database with values in every encoding, a log with a chain, a proxy's key and a second ring key."""
     with empty.connect() as sql:
         sql.execute(OLDER)
         key = create_key_file(empty.backend.key_file)
@@ -77,7 +77,7 @@ def older(empty: Database) -> Database:
 
 
 def everything(sql: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
-    """What getter and verify say of every secret, right and wrong."""
+    """Gives what getter and verify say of every secret, right and wrong."""
     told = []
     for round_ in range(2):
         for name, value in VALUES.items():

@@ -1,4 +1,4 @@
-"""secrets_verify: how long an answer takes, and what becomes of a password of format 1."""
+"""Checks secrets_verify: how long an answer takes, and what becomes of a password of format 1."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERIFY = "SELECT encrypted_secrets.secrets_verify(%s, %s, %s)"
 
 
 def older(sql: psycopg.Connection[Any], name: str, cost: int = COST) -> bytes:
-    """A password as the original module wrote it; the trigger would seal it again."""
+    """Stores a password as the original module wrote it; the trigger would seal it again."""
     sql.execute(OLDER, {"o": OWNER, "n": name, "c": cost})
     sql.execute("ALTER TABLE secrets_schema.secrets_table DISABLE TRIGGER USER")
     sql.execute("UPDATE secrets_schema.secrets_table SET secrets_enc_field = 'crypt' WHERE name = %s", (name,))
@@ -53,8 +53,8 @@ def database(fresh: Database) -> Database:
 
 
 def test_no_answer_of_false_tells_by_its_time_whether_a_secret_is_there(database: Database) -> None:
-    """Of each kind the processor time that the backend spends, in turns; the medians differ by little and a bcrypt more
-    would double them."""
+    """Gives of each kind the processor time that the backend spends, in turns; the medians differ by little and a
+    bcrypt more would double them."""
     cases: dict[str, tuple[str, str | None]] = {
         "missing": ("nothing of the kind", "x"),
         "wrong password": ("password", "x"),

@@ -1,4 +1,4 @@
-"""install, verify, keys and revert by a role that owns the database and may make roles, and is no superuser: what
+"""Runs install, verify, keys and revert by a role that owns the database and may make roles, and is no superuser: what
 managed PostgreSQL gives."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SELECT n.nspname, x.grantee::regrole::text FROM pg_namespace n, aclexplode(n.nsp
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """A server that nobody has installed anything on: roles belong to the cluster."""
+    """Gives a server that nobody has installed anything on: roles belong to the cluster."""
     with PrivateServer(find_postgres()) as server:
         yield Backend(server.host, server.port, tmp_path_factory.mktemp("managed") / "keys", server)
 
@@ -47,7 +47,7 @@ def managed(cluster: Backend) -> Iterator[Database]:
 
 
 def provided(cluster: Backend) -> Iterator[Database]:
-    """A database of `deployer`, as a provider hands it over."""
+    """Gives a database of `deployer`, as a provider hands it over."""
     made = Database(cluster, "managed")
     with psycopg.connect(cluster.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute("CREATE ROLE deployer LOGIN CREATEROLE CREATEDB")
@@ -159,7 +159,7 @@ def could(managed: Database, owner: uuid.UUID) -> dict[tuple[str, str], bool]:
 
 
 def test_over_the_original(managed: Database) -> None:
-    """Deployed, built upon, adopted and given back by the same role: everybody can do what they could."""
+    """One role deploys, builds upon, adopts and gives back: everybody can do what they could."""
     owner = uuid.uuid4()
     told: dict[str, str] = {}
     with managed.connect() as admin, managed.connect("deployer") as sql:
@@ -193,7 +193,7 @@ def test_over_the_original(managed: Database) -> None:
 
 
 def dump(managed: Database, role: str) -> None:
-    """pg_dump by a role that reads none of our schema, with the secrets' rows."""
+    """A role that reads none of our schema runs pg_dump, with the secrets' rows."""
     server = managed.backend.server
     if server is None or not server.binaries.has("pg_dump"):
         return
@@ -204,7 +204,7 @@ def dump(managed: Database, role: str) -> None:
 
 
 def test_a_role_can_be_given_what_an_owner_had(managed: Database) -> None:
-    """Where another role than the deploying one goes on: `--owner`."""
+    """Another role than the deploying one goes on with `--owner`."""
     owner = uuid.uuid4()
     with managed.connect() as admin, managed.connect("deployer") as sql:
         sql.execute("CREATE ROLE other LOGIN")
@@ -253,7 +253,7 @@ def test_what_is_missing_is_said_as_a_statement_to_run(managed: Database) -> Non
 
 
 def test_an_older_version_of_a_superuser_is_brought_up(managed: Database) -> None:
-    """What it says that it lacks is what it needs, until it can."""
+    """The command names what it lacks, and goes on once it has that."""
     owner = uuid.uuid4()
     with managed.connect() as admin:
         admin.execute(OLDER)

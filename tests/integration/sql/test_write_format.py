@@ -1,4 +1,4 @@
-"""write_format: applications that read secrets_value_field themselves, with format 2 and with format 1."""
+"""Checks write_format: applications that read secrets_value_field themselves, with format 2 and with format 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES = {"pgp": "a value", "crypt": "a password", "none": "as it is"}
 
 
 def fill(sql: psycopg.Connection[Any], owner: uuid.UUID) -> None:
-    """A secret of each encoding by the function, and one of each inserted directly."""
+    """Writes a secret of each encoding by the function, and one of each inserted directly."""
     for encoding, value in VALUES.items():
         sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, %s, %s)", (owner, encoding, value, encoding))
         sql.execute(
@@ -38,7 +38,7 @@ def fill(sql: psycopg.Connection[Any], owner: uuid.UUID) -> None:
 
 
 def opened(sql: psycopg.Connection[Any], owner: uuid.UUID, name: str) -> bool:
-    """Whether an application that opens the column itself gets the value."""
+    """Tells whether an application that opens the column itself gets the value."""
     try:
         return sql.execute(OPEN, (owner, name)).fetchone() == (VALUES["pgp"],)
     except psycopg.errors.ExternalRoutineInvocationException:
@@ -46,7 +46,7 @@ def opened(sql: psycopg.Connection[Any], owner: uuid.UUID, name: str) -> bool:
 
 
 def checked(sql: psycopg.Connection[Any], owner: uuid.UUID, name: str) -> bool | None:
-    """Whether an application that checks the hash itself finds the password right."""
+    """Tells whether an application that checks the hash itself finds the password right."""
     try:
         row = sql.execute(CHECK, (VALUES["crypt"], owner, name)).fetchone()
     except (psycopg.errors.InvalidParameterValue, psycopg.errors.CharacterNotInRepertoire):
@@ -56,7 +56,7 @@ def checked(sql: psycopg.Connection[Any], owner: uuid.UUID, name: str) -> bool |
 
 
 def functions(sql: psycopg.Connection[Any], owner: uuid.UUID) -> list[Any]:
-    """What the functions say of every secret."""
+    """Gives what the functions say of every secret."""
     told: list[Any] = []
     for encoding, value in VALUES.items():
         for name in (encoding, f"direct {encoding}"):
