@@ -168,6 +168,8 @@ DAMAGES: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
     "a row twice": (lambda lines: [*lines[:6], *lines[5:]], "reordered"),
     "a direct call left out": (lambda lines: [line for line in lines if '"=f()"' not in line], "truncated"),
     "a direct call changed": (lambda lines: [line.replace('"=f()"', '"g()"') for line in lines], "changed"),
+    "an id changed": (lambda lines: [json.dumps(json.loads(line) | {"id": str(uuid.UUID(int=7))}) if n == 3 else line for n, line in enumerate(lines)], "changed"),
+    "ids exchanged": (lambda lines: [*lines[:3], *(json.dumps(json.loads(lines[a]) | {"id": json.loads(lines[b])["id"]}) for a, b in ((3, 4), (4, 3))), *lines[5:]], "changed"),
     "nothing left": (lambda lines: [], "truncated"),
 }  # fmt: skip
 
@@ -237,6 +239,36 @@ def test_a_table_may_be_opened_by_a_spreadsheet_and_is_proven_all_the_same(site:
         cells = [cell for row in csv.DictReader(table) for cell in row.values()]
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
     assert site.verify(file).exit_code == 0
+
+
+def test_what_other_readers_would_read_is_refused(site: Site, tmp_path: Path) -> None:
+    """A name that comes twice, a column that no export has, a value of another type: what is verified is what any
+    reader is shown."""
+    file = tmp_path / "log.jsonl"
+    site.export(file)
+    lines = file.read_text().splitlines()
+    row = json.loads(lines[4])
+    forged = [
+        '{"db_user": "nobody", ' + lines[4][1:],
+        lines[4][:-1] + ', "note": "approved"}',
+        json.dumps(row | {"secret_names": "{" + ",".join(str(name) for name in row["secret_names"]) + "}"}),
+        json.dumps(row | {"seq": float(row["seq"])}),
+        json.dumps(row | {"db_user": [row["db_user"]]}),
+    ]
+    for text in forged:
+        file.write_text("\n".join([*lines[:4], text, *lines[5:]]) + "\n")
+        assert isinstance(site.verify(file).exception, ConfigError), text
+    beside = tmp_path / "log.jsonl.manifest.json"
+    file.write_text("\n".join(lines) + "\n")
+    told = beside.read_text()
+    beside.write_text('{"filters": {"owner": "all"}, ' + told[1:])
+    assert isinstance(site.verify(file).exception, ConfigError)
+    table = tmp_path / "log.csv"
+    site.export(table, "--format", "csv")
+    head, *rest = table.read_text().splitlines(keepends=True)
+    for name in ("db_user", "note"):
+        table.write_text(head.rstrip("\r\n") + f",{name}\r\n" + "".join(one.rstrip("\r\n") + ",x\r\n" for one in rest))
+        assert isinstance(site.verify(table).exception, ConfigError), name
 
 
 def test_files_that_are_no_export_are_refused(site: Site, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secret
 _MAY_BE_EMPTY = tuple(column.name for column in TABLE if column.may_be_empty)
 # What an export of before does not have: its rows had no such value.
 _ADDED = dict.fromkeys(column.name for column in ADDED)
+# What a column of an export is read as, so that it is not read as something else that is written alike.
+_READ_AS = {"text": str, "text[]": list, "int8": int, "int4": int, "bool": bool}
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 # A file beside an export.
@@ -52,6 +54,8 @@ def value_of(name: str, value: Any) -> Any:
     if value is None:
         return None
     kind = TYPES[name]
+    if type(value) is not _READ_AS.get(kind, type(value)):
+        raise ValueError(name)
     if kind == "timestamptz":
         return value if isinstance(value, datetime) else datetime.fromisoformat(value)
     if kind == "uuid":
@@ -92,10 +96,16 @@ class ExportTally:
         self.chains: dict[str, Chain] = {}
         self.rows = self.direct = 0
         self._digest = hashlib.sha256()
+        # The column id is in no chain and no hash of a row.
+        self._ids = hashlib.sha256()
 
     @property
     def digest(self) -> str:
         return self._digest.hexdigest()
+
+    @property
+    def ids(self) -> str:
+        return self._ids.hexdigest()
 
     def take(self, record: Record, body: bytes) -> None:
         self.rows += 1
@@ -104,6 +114,7 @@ class ExportTally:
             # An empty text is NULL in CSV.
             body = b"\t".join([part or b"\\N" for part in body.split(b"\t")])
         self._digest.update(body + b"\n")
+        self._ids.update(uuid.UUID(str(record["id"])).bytes)
         if is_direct(record) or record["instance"] is None or record["seq"] is None:
             return
         name, seq = str(record["instance"]), int(record["seq"])
@@ -130,7 +141,7 @@ class ExportTally:
         return {
             "kind": KIND, "version": 1, "made_at": made_at.isoformat(), "format": form, "filters": filters,
             "rows": self.rows,
-            "direct": self.direct, "digest": self.digest, "chains": chains,
+            "direct": self.direct, "digest": self.digest, "ids": self.ids, "chains": chains,
         }  # fmt: skip
 
 
@@ -151,7 +162,7 @@ def manifest_file(export: Path) -> Path:
 def read_manifest(path: Path) -> dict[str, Any]:
     """Raises ConfigError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
         if found["kind"] != KIND or not isinstance(found["chains"], list):
             raise ValueError
         return dict(found)
@@ -159,6 +170,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--manifest {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"--manifest {path}: not the manifest of an export") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of JSON. Raises ValueError for a name that comes twice: other readers take the other value."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name twice")
+    return found
+
+
+def _whole(record: Record) -> Record:
+    """Gives a row with the columns that an export of before does not have. Raises ValueError for one that no export
+    has: whoever reads it would take it for proven."""
+    found = _ADDED | record
+    if found.keys() != set(NAMES):
+        raise ValueError("columns")
+    return found
 
 
 def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
@@ -180,14 +208,17 @@ def _jsonl(path: Path) -> Iterator[tuple[Record, bytes]]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.strip():
-                record = _ADDED | json.loads(line)
+                record = _whole(json.loads(line, object_pairs_hook=_object))
                 yield record, body_of(record)
 
 
 def _csv(path: Path) -> Iterator[tuple[Record, bytes]]:
     """Chooses, of the values that a cell may stand for, the one that matches the row's hash."""
     with path.open(encoding="utf-8", newline="") as file:
-        for cells in csv.DictReader(file):
+        reader = csv.DictReader(file)
+        if len(set(reader.fieldnames or ())) != len(reader.fieldnames or ()):
+            raise ValueError("columns")
+        for cells in reader:
             if cells.keys() | _ADDED.keys() != set(NAMES) or None in cells.values():
                 raise ValueError("columns")
             tried = [_of_cells(cells, quoted) for quoted in (True, False)]
@@ -232,10 +263,8 @@ def _parquet(path: Path) -> Iterator[tuple[Record, bytes]]:
         raise ConfigError("--file: parquet needs pyarrow: run `pip install pyarrow`") from None
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(10_000):
         for row in batch.to_pylist():
-            record = (
-                _ADDED
-                | row
-                | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
+            record = _whole(
+                row | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
             )
             yield record, body_of(record)
 
@@ -393,6 +422,8 @@ def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> No
         )
     if not report.findings and (tally.digest != manifest.get("digest") or tally.rows != manifest.get("rows")):
         report.add("-", None, "changed", "the rows are not those that the manifest was made of")
+    if not report.findings and tally.ids != manifest.get("ids", tally.ids):
+        report.add("-", None, "changed", "the column id is not that of the rows that the manifest was made of")
 
 
 def _words(
