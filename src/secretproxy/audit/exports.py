@@ -41,7 +41,7 @@ _MAY_BE_EMPTY = tuple(column.name for column in TABLE if column.may_be_empty)
 # What an export of before does not have: its rows had no such value.
 _ADDED = dict.fromkeys(column.name for column in ADDED)
 # What a column of an export is read as, so that it is not read as something else that is written alike.
-_READ_AS = {"text": str, "text[]": list, "int8": int, "int4": int, "bool": bool}
+_READ_AS: dict[str, Any] = {"text": str, "text[]": list, "int8": int, "int4": int, "bool": bool}
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 # A file beside an export.
@@ -54,7 +54,7 @@ def value_of(name: str, value: Any) -> Any:
     if value is None:
         return None
     kind = TYPES[name]
-    if type(value) is not _READ_AS.get(kind, type(value)):
+    if kind in _READ_AS and type(value) is not _READ_AS[kind]:
         raise ValueError(name)
     if kind == "timestamptz":
         return value if isinstance(value, datetime) else datetime.fromisoformat(value)
