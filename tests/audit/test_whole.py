@@ -303,3 +303,47 @@ def test_a_reader_that_goes_away_is_told_from_something_that_was_found(
     done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writing)
     assert (done.returncode, "Traceback" in done.stderr) == (141, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list", "--json"), ("list", "--csv"), ("events", "--json"), ("stats", "--json"), ("bursts", "--json"),
+        ("compare", "--since", "1d", "--with-until", "1d", "--json"), ("unused", "--json"), ("export", "-"),
+        ("secret", "stripe_key", "--json"), ("user", "login_1", "--json"), ("review", "--json"), ("verify", "--json"),
+        ("incident", "--user", "login_1", "--since", "1d", "--json"),
+    ],
+    ids=lambda command: command[0] + command[-1],
+)  # fmt: skip
+def test_machine_output_too_says_on_standard_error_where_it_looked(
+    postgres: Backend, database: str, command: tuple[str, ...]
+) -> None:
+    """Who files it must learn that the calls that came by no proxy to another database are not in it."""
+    done = run(postgres, *command, database=database)
+    assert f"looked in the log in database {database} at 127.0.0.1" in done.stderr, done.stderr
+    assert "calls that came by no proxy to app are in the access log of that database" in done.stderr
+    assert "looked in the log" not in done.stdout.replace('"looked_in": "the log', "")
+
+
+STREAMS = {
+    "standard output closed": (">&-", 2, "standard output is closed: send it to /dev/null where nobody reads it"),
+    "standard error closed": ("2>&-", 0, ""),
+    "standard error full": ("2>/dev/full", 2, ""),
+    "standard output full": (">/dev/full", 2, "No space left on device"),
+    "standard input closed": ("<&-", 0, "looked in the log"),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_standard_stream_that_cannot_be_used_is_no_traceback(postgres: Backend, database: str, stream: str) -> None:
+    """Notes for a person are never among the rows, not even where there is no standard error."""
+    redirected, status, said = STREAMS[stream]
+    program = f'exec "{sys.executable}" -m secretproxy audit list --json --limit 3 --dsn "$DSN" {redirected}'
+    done = subprocess.run(
+        ["sh", "-c", program], env={**os.environ, "DSN": postgres.dsn("auditor", database)}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == status and "Traceback" not in done.stderr and said in done.stderr, done
+    assert [set(json.loads(line)) > {"at", "db_user"} for line in done.stdout.splitlines()] == [True] * (
+        0 if redirected.startswith(">") else 3
+    )

@@ -21,6 +21,7 @@ from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, ge
 from secretproxy.audit.columns import ADDED, STORED
 from secretproxy.audit.intact import altered
 from secretproxy.audit.reading import AS_AUDITOR, explained_on
+from secretproxy.audit.review import place as log_place
 from secretproxy.connections import READING, Conninfo, connect, held
 
 MOST_FINDINGS = 100
@@ -65,7 +66,8 @@ class Report:
 
     `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because
     their process runs or was killed: rows cut off there would not show. `direct` rows stand outside the chains: nothing
-    vouches for them. `steps_back`: how often a row's time is before that of the row before it.
+    vouches for them. `steps_back`: how often a row's time is before that of the row before it. `looked_in`: the log
+    that was read; `elsewhere`: other databases whose calls past the proxy are in their own log.
     """
 
     rows: int = 0
@@ -77,6 +79,8 @@ class Report:
     steps_back: int = 0
     findings: list[Damage] = field(default_factory=list)
     more_findings: int = 0
+    looked_in: str | None = None
+    elsewhere: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
@@ -433,6 +437,8 @@ async def verify_database(
                 verifier.report.add("-", None, "altered", what)
             for instance, seq, row_hash in expected:
                 verifier.expect(instance, seq, row_hash)
+            where = await log_place(connection)
+            verifier.report.looked_in, verifier.report.elsewhere = str(where), list(where.others)
             await _take_checkpoints(connection, verifier, outside)
             total = await connection.fetchval(_ESTIMATE)
             rest = bytearray()

@@ -5,7 +5,9 @@ May import every command; commands import nothing of it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import platform
 import sys
 
@@ -50,21 +52,44 @@ for _name in GROUPS:
     app.add_typer(importlib.import_module(f"secretproxy.cli.{_name}").app, name=_name)
 
 
+def _open_standard_streams() -> None:
+    """Puts the null device where the caller closed a standard stream. Raises ConfigError for standard output.
+
+    A socket would get the free number, and Python would print to standard output what is meant for standard error.
+    """
+    closed = sys.stdout is None
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115 - stays open
+    if closed:
+        raise ConfigError("standard output is closed: send it to /dev/null where nobody reads it")
+
+
+def _end(said: str) -> None:
+    """Ends the command with a line on standard error, where that can be written, and exit status 2."""
+    with contextlib.suppress(OSError):
+        print(f"secretproxy: {said}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """Runs the command line; a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2.
 
     A reader of the output that went away, as `head` does, ends a command with what SIGPIPE would: 1 says that something
     was found."""
     try:
+        _open_standard_streams()
         app(prog_name="secretproxy")
     except SystemExit as ended:
         if isinstance(ended.__context__, BrokenPipeError):
             ended.code = _READER_GONE
         raise
     except ConfigError as error:
-        print(f"secretproxy: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error))
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
-        print(f"secretproxy: {named}{error.strerror or type(error).__name__}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"{named}{error.strerror or type(error).__name__}")

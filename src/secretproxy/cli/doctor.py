@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from secretproxy.cli.audit.showing import safe
 from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, config_file, load_settings, review_database
 
@@ -29,8 +30,9 @@ def doctor(
     from secretproxy.ops.doctor import examine
 
     settings = load_settings(config)
+    places: list[str] = []
     try:
-        found = finish(examine(review_database(dsn, config), settings, config_file(config)))
+        found = finish(examine(review_database(dsn, config), settings, config_file(config), places.append))
     except InstallError as error:
         raise ConfigError(str(error)) from None
     grave = {finding.severity for finding in found}
@@ -38,6 +40,8 @@ def doctor(
         print(json.dumps([dataclasses.asdict(finding) for finding in found]))
     else:
         _print(found)
+    for place in places:
+        print(f"looked in {safe(place)}", file=sys.stderr)
     raise typer.Exit(3 if "error" in grave else 1 if "warning" in grave else 0)
 
 

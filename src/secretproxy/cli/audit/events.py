@@ -65,6 +65,7 @@ def events(
                 write = writer_to(sys.stdout, as_csv, raw)
                 async for row in review.events(connection, found, kinds, most):
                     write(row)
+                await tell_place(connection)
                 return
             cut = await table.show(review.events(connection, found, kinds, None if most is None else most + 1), most)
             if not table.shown:

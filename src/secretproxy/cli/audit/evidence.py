@@ -11,6 +11,7 @@ import typer
 
 from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.files import new_file
+from secretproxy.cli.audit.showing import tell_place
 from secretproxy.config import load_settings, review_database
 
 
@@ -56,6 +57,7 @@ def evidence(
             with new_file("--to", to) as write:
                 async for part in evidences.archive(connection, wanted, signer, key, given()):
                     write(part)
+            await tell_place(connection)
             return found.report
 
     report = opt.run(work())

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
-from secretproxy.cli.audit.showing import writer_to
+from secretproxy.cli.audit.showing import tell_place, writer_to
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -57,6 +57,7 @@ def export(
             if place is not None:
                 made = await exporting.manifest_of(connection, tally, filters, form, made_at, signer)
                 _write(place, made)
+            await tell_place(connection)
 
     opt.run(work())
     print(f"{tally.rows} rows", file=sys.stderr)

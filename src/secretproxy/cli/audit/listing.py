@@ -177,6 +177,7 @@ def list_(
                 write = writer_to(sys.stdout, as_csv, raw)
                 async for row in rows:
                     write(row)
+                await tell_place(connection)
                 return
             cut = await table.show(review.accesses(connection, found, None if most is None else most + 1), most)
             if not table.shown:

@@ -67,6 +67,7 @@ def review(
             state = await reviews.reviewed(connection, most, key)
             if as_json:
                 print(json.dumps(_record(state)))
+                await tell_place(connection)
                 return
             console = console_of()
             for one, now in state.sign_offs:

@@ -234,9 +234,14 @@ async def tell_place(connection: Any, what: str = "looked in {}") -> None:
     from secretproxy.audit import review
 
     where = await review.place(connection)
-    print(safe(what.format(where)), file=sys.stderr, flush=True)
-    if where.others:
-        names = safe(", ".join(where.others))
+    say_place(what.format(where), where.others)
+
+
+def say_place(looked: str, others: Sequence[str]) -> None:
+    """Prints which database was read, and in which others there are calls that it does not have."""
+    print(safe(looked), file=sys.stderr, flush=True)
+    if others:
+        names = safe(", ".join(others))
         print(
             f"calls that came by no proxy to {names} are in the access log of that database itself: give it with --dsn",
             file=sys.stderr,
@@ -260,5 +265,5 @@ def say_more(line: str | None) -> None:
 __all__ = [
     "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain",
         "print_line", "quoted", "record_of",
-    "safe", "say_more", "shortened", "tell_more", "tell_place", "who", "writer_to", "zone",
+    "safe", "say_more", "say_place", "shortened", "tell_more", "tell_place", "who", "writer_to", "zone",
 ]  # fmt: skip

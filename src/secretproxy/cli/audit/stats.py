@@ -93,6 +93,7 @@ def stats(
                 )
             if as_json:
                 print(json.dumps({name: [_record(row) for row in table.rows] for name, table in answers.items()}))
+                await tell_place(connection)
                 return
             if not answers["outcomes"].rows:
                 print("the log is empty" if await review.is_empty(connection) else "no access matches")
@@ -132,6 +133,7 @@ def bursts(
                 )
             if as_json:
                 print(json.dumps([_record(row) for row in table.rows]))
+                await tell_place(connection)
                 return
             if not table.rows:
                 print(f"no login used {at_least} different secrets within {window}")
@@ -190,6 +192,7 @@ def compare(
                 )
             if as_json:
                 print(json.dumps([_record(row) for row in table.rows]))
+                await tell_place(connection)
                 return
             if not table.rows:
                 print("no access matches either")

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
+from secretproxy.cli.audit.showing import say_place
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -47,6 +48,8 @@ def verify(
         print(json.dumps({"sound": report.sound, **dataclasses.asdict(report), "words": words}))
     else:
         _tell(report, words if file is not None else [_signed(report, key is not None)])
+    if report.looked_in is not None:
+        say_place(f"looked in {report.looked_in}", report.elsewhere)
     raise typer.Exit(0 if report.sound else 1)
 
 

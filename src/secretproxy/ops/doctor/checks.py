@@ -17,9 +17,22 @@ from secretproxy.install.runner import explained, not_connected
 from secretproxy.ops.doctor import backend, calls, local, logging, privileges
 from secretproxy.ops.doctor.findings import SEVERITIES, Finding
 
+_PLACE = """
+SELECT session_user::pg_catalog.text AS login, pg_catalog.current_database()::pg_catalog.text AS database,
+       pg_catalog.inet_server_addr() AS address, pg_catalog.inet_server_port() AS port
+"""
 
-async def examine(dsn: str | Conninfo | None, settings: Settings, config: Path | None) -> list[Finding]:
-    """Gives every finding, the most severe first. Raises InstallError if the backend cannot be reached."""
+
+async def examine(
+    dsn: str | Conninfo | None,
+    settings: Settings,
+    config: Path | None,
+    tell: Callable[[str], None] = lambda place: None,
+) -> list[Finding]:
+    """Gives every finding, the most severe first. Tells which database it looks in, and as whom.
+
+    Raises InstallError if the backend cannot be reached.
+    """
     found = local.examine(settings, config)
     try:
         connection = await connect(dsn, "secretproxy doctor", timeout=15, settings=READING)
@@ -41,7 +54,10 @@ async def examine(dsn: str | Conninfo | None, settings: Settings, config: Path |
                 missing.append(topic)
             except (asyncpg.InsufficientPrivilegeError, calls.MayNotLookError):
                 hidden.append(topic)
-        login = await connection.fetchval("SELECT session_user")
+        row = await connection.fetchrow(_PLACE)
+    login = row["login"]
+    address = "a Unix socket" if row["address"] is None else f"{row['address']}:{row['port']}"
+    tell(f"database {row['database']} at {address}, as {login}")
     if missing:
         found.append(backend.not_installed(missing))
     else:
