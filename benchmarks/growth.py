@@ -46,14 +46,14 @@ SELECT gen_random_uuid(), now() - n * interval '1 ms', 'attempt', '{instance}', 
 
 
 class Round(Protocol):
-    """What one run of pgbench gave."""
+    """The figures of one run of pgbench."""
 
     tps: float
     cpu: float
 
 
 class Bench(Protocol):
-    """What run.py offers."""
+    """The figures that run.py offers."""
 
     server: PrivateServer
     directory: Path

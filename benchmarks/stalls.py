@@ -1,4 +1,4 @@
-"""How long another session's `select 1` takes while four others send one shape of text: median and 95 in a hundred, in
+"""Measures how long another session's `select 1` takes while four others send one shape of text: median and 95 in a hundred, in
 ms.
 
 `python -m benchmarks.stalls [--direct] [--seconds N] [WORD ...]`: a PostgreSQL and a proxy of its own; shapes whose

@@ -331,7 +331,7 @@ def test_without_its_end_a_chain_is_open_and_what_came_last_is_unsigned(site: Si
 
 
 def test_every_kind_of_event_with_every_kind_of_text_verifies(site: Site, copy: str) -> None:
-    """What the journal hashes is what PostgreSQL prints, whatever stands in a row."""
+    """The journal hashes what PostgreSQL prints, whatever stands in a row."""
     odd = ["", "NULL", "null", "\\N", "\\.", "\\", '"', "{}", "{a,b}", ",", " ", "\t", "\r\n", "\x1b[2J", "\x7f", "\u202e", "\u00a0", "\u2028", "e\u0301", "\U0001f511", "\ud800", "a\0b", "\b\f\v", "x" * 300]  # fmt: skip
     draw = random.Random(11)
 

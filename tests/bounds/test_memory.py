@@ -148,7 +148,7 @@ def large_notice(client: Client) -> None:
 
 
 def forged_notice(client: Client) -> None:
-    """What looks like testimony is kept to be checked, but not fifty megabytes of it."""
+    """A message that looks like testimony is kept to be checked, but not fifty megabytes of it."""
     client.query("DO $$ BEGIN RAISE INFO USING ERRCODE = 'SPX01', MESSAGE = repeat('x', 50000000); END $$")
 
 

@@ -388,7 +388,7 @@ def test_no_login_of_a_reader_writes_a_review(site: ConsoleSite, postgres: Backe
 
 
 def test_a_review_says_nothing_that_the_reader_made_up(site: ConsoleSite, auditor: Browser, postgres: Backend) -> None:
-    """Who, from where and in which session are the console's own; a filter is one text, whatever stands in it."""
+    """The console fills in who asks, from where and in which session; a filter is one text, whatever stands in it."""
     texts = (
         "x\tconsole_colleague",
         'a","user","b',

@@ -154,7 +154,7 @@ def _right(provider: FakeProvider) -> None:
 
 
 def begun(site: ConsoleSite, provider: FakeProvider, browser: Browser, to: str = "/findings") -> dict[str, str]:
-    """What the provider is asked for somebody; a code `c` is worth it."""
+    """Gives what the provider is asked for somebody; a code `c` is worth it."""
     site.clock.ahead += 61
     answer = browser.get("/oidc/begin", {"to": to})
     assert answer.status == 303 and answer.location.startswith(f"{provider.issuer}/authorize?"), answer.text

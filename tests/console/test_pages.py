@@ -221,7 +221,7 @@ def test_names_are_inert_and_whole(auditor: Browser, owner: str) -> None:
 
 
 class Tags(html.parser.HTMLParser):
-    """What of a page could run or load something."""
+    """The parts of a page that could run or load something."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ OWNER = "11111111-2222-4333-8444-555555555555"
 
 
 class Points:
-    """Where something can be made to fail, which one is armed with what, and which were reached."""
+    """The points at which something can be made to fail, which one is armed with what, and which were reached."""
 
     def __init__(self) -> None:
         self.all: dict[str, str] = {}
@@ -155,7 +155,7 @@ def instrument() -> None:
 
 
 class Client:
-    """What the clients of a round got: values with the names they were asked under, and whether anything hung."""
+    """The clients of a round, and what they got: values with the names they were asked under, and whether anything hung."""
 
     def __init__(self, port: int, prefix: str, marker: str) -> None:
         self.port = port

@@ -119,7 +119,7 @@ def direct(postgres: Backend) -> Raw:
 def test_what_ends_a_session_is_answered_by_the_backend(
     proxy: Proxy, postgres: Backend, bystander: None, data: bytes
 ) -> None:
-    """What came before it in the same bytes is answered, too."""
+    """The message that came before it in the same bytes is answered, too."""
     before = message(b"Q", b"SELECT 1\0")
     through = Raw(proxy).log_in().send(before + data).everything()
     assert through == direct(postgres).send(before + data).everything()

@@ -38,7 +38,7 @@ LATER = "SET session_replication_role = replica; UPDATE secretproxy.access_log S
 
 @dataclass
 class Condition:
-    """What brings a finding about, in SQL; `since`: the oldest PostgreSQL that can; `cure`: where no statement mends
+    """The SQL that brings a finding about; `since`: the oldest PostgreSQL that can; `cure`: where no statement mends
     it."""
 
     name: str

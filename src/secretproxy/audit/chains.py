@@ -103,7 +103,7 @@ MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Where a damage is: the rows of its chain before and from there on, as (number, time), if there are any."""
+    """The place of a damage: the rows of its chain before and from there on, as (number, time), if there are any."""
 
     damage: Damage
     before: tuple[int, datetime] | None = None

@@ -88,7 +88,7 @@ class Log(Protocol):
 
 
 class Effects(Protocol):
-    """What is rare and neither a chunk nor an event. No method may block; an error goes to the interpreter's caller."""
+    """The rare rest, neither a chunk nor an event. No method may block; an error goes to the interpreter's caller."""
 
     def inject(self, data: bytes) -> None:
         """Sends the backend a message of the proxy's own."""
