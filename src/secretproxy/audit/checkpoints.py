@@ -97,6 +97,8 @@ class Signer:
                 os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640))
             except OSError as error:
                 raise ConfigError(f"audit.checkpoint_file {file}: cannot be written: {error.strerror}") from None
+        # Whether the file ends within a line.
+        self._is_torn = file is not None and not _ends_with_a_line(file)
 
     def __repr__(self) -> str:
         return "Signer(<redacted>)"
@@ -118,14 +120,22 @@ class Signer:
     def keep(self, checkpoint: Checkpoint) -> None:
         """Appends to the file, durable when it returns, and hands the line to the command. Blocks. Raises OSError."""
         if self._file is not None:
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            try:
-                os.write(descriptor, (checkpoint.line() + "\n").encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            self._append(self._file, (checkpoint.line() + "\n").encode())
         if self._command is not None:
             self._hand_over(self._command, checkpoint.line() + "\n")
+
+    def _append(self, path: Path, line: bytes) -> None:
+        """Appends a line whole, behind what a full disk or a kill may have left of one."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        try:
+            view = memoryview(b"\n" + line if self._is_torn else line)
+            self._is_torn = True
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+            self._is_torn = False
+        finally:
+            os.close(descriptor)
 
     @staticmethod
     def _hand_over(command: list[str], line: str) -> None:
@@ -147,6 +157,15 @@ class Signer:
                 ) from None
         if process.returncode:
             raise OSError(errno.EIO, f"audit.checkpoint_command ended with status {process.returncode}")
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    """Tells whether a file is empty or ends with a newline; of one that this user may not read, True."""
+    try:
+        with path.open("rb") as file:
+            return not file.seek(0, os.SEEK_END) or file.seek(-1, os.SEEK_END) < 0 or file.read(1) == b"\n"
+    except OSError:
+        return True
 
 
 def _load_or_make(path: Path) -> Ed25519PrivateKey:
