@@ -38,6 +38,8 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
         if number % 10 == 0:
             session, login = uuid.UUID(int=draw.getrandbits(128)), draw.choice(["app", "batch", "admin"])
             application, client = draw.choice(["billing", "web", None]), draw.choice(["10.0.0.7", "10.1.0.9", None])
+            # In such a session each access has an outcome of its own, which names nobody.
+            calm = draw.random() < 0.4
         moment += timedelta(seconds=draw.choice([1, 5, 300, 4000]))
 
         who = {"db_user": login, "database": "app", "application_name": application, "client_addr": client}
@@ -55,7 +57,7 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
 
         def secret() -> dict[str, Any]:
             function, operation = draw.choice([(READ, "read"), (READ, "read"), (VERIFY, "verify")])
-            names = draw.choice([["a"], ["b"], ["a", "b"], ["c", None]])
+            names = draw.choice([["a"], ["b"], ["a", "b"], ["c", None], ["", ""], [None]])
             return {
                 "function": function,
                 "operation": operation,
@@ -82,6 +84,9 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
         )
         ended = {"outcome": draw.choice(["ok", "ok", "ok", "error", "cancelled", "lost"]), "duration": 0.01, "calls": 1}
         ended |= {"role": "reader" if number % 4 == 0 else None, "accessed_by": draw.choice([None, *users])}
+        if calm:
+            kind = draw.choice(["plain", "plain", "vague alone", "call", "direct"])
+            ended |= {"role": None, "accessed_by": None}
         first = secret()
         match kind:
             case "plain":
@@ -277,6 +282,48 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
         for table in ("secrets", "users", "first_time", "at_night"):
             assert cut[table].rows == answers[table].rows[:2], (name, table)
             assert cut[table].count.number == len(answers[table].rows), (name, table)
+
+
+async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain sessions are counted by their accesses alone; open, vague and refused ones, outcomes that name an attempt or
+    a user, and what falls apart at the edge of the time are joined."""
+    monkeypatch.setattr(counting, "_MOST_PLAIN", 0)
+    everything = await all_of(log, Filter())
+    edges = [everything[len(everything) * part // 5]["at"] for part in range(1, 5)]
+    joined: list[str] = []
+    by_join = counting._joined_cube
+
+    async def noted(connection: Any, source: counting.Accesses, some: str = "") -> list[Any]:
+        joined.append(some)
+        return await by_join(connection, source, some)
+
+    def summed(cube: list[Any], *names: str) -> dict[tuple[Any, ...], tuple[int, datetime]]:
+        return counting._summed(cube, lambda group: tuple(getattr(group, name) for name in names))
+
+    def counted(cube: list[Any]) -> dict[tuple[Any, ...], int]:
+        groups = summed(cube, "db_user", "role", "accessed_by", "operation", "outcome", "hour")
+        return {key: n for key, (n, _) in groups.items()}
+
+    monkeypatch.setattr(counting, "_joined_cube", noted)
+    for since, until in (
+        (None, None),
+        *((edge, None) for edge in edges),
+        *((None, edge) for edge in edges),
+        edges[1:3],
+    ):
+        wanted = Filter(since=since, until=until)
+        async with log.transaction(isolation="repeatable_read"):
+            source = await counting.looked_at(log, wanted)
+            await counting.settle(log, source)
+            found = await counting._cube_of_sessions(log, source)
+            expected = await by_join(log, await counting.looked_at(log, wanted))
+        assert found is not None and counted(found) == counted(expected), wanted
+        users = "db_user", "role", "accessed_by"
+        assert summed(found, *users) == summed(expected, *users), wanted
+        sessions = {str(row["session_id"]) for row in everything if row["session_id"] and wanted.fits(row)}
+        looked_up = " ".join(some for some in joined if "NOT" not in some)
+        assert 0 < sum(session in looked_up for session in sessions) < len(sessions), wanted
+        joined.clear()
 
 
 @pytest.mark.parametrize("many", [0, 1_000_000], ids=["read once", "looked up"])

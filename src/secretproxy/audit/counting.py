@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -42,6 +42,9 @@ SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
 SELECT pg_catalog.set_config('max_parallel_workers_per_gather',
            greatest(pg_catalog.current_setting('max_parallel_workers_per_gather')::int, 2)::pg_catalog.text, true)"""
 _HASHED = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
+_LOOKED_UP = "SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on"
+# Every second row is an outcome: one comparison leaves it out, not four.
+_NO_OUTCOME = "a.event OPERATOR(pg_catalog.<>) 'outcome' AND "
 NAMES = "pg_catalog.array_to_string(secret_names, ', ', '(null)')"
 Progress = Callable[[str], None]
 
@@ -101,7 +104,7 @@ class Accesses:
                             text += f" AND o.at OPERATOR(pg_catalog.{operator}) ${len(values)}"
                 where, more = conditions_of(conditions, len(values))
                 values += more
-                text += f" WHERE {ACCESS_EVENTS}{where}{only}"
+                text += f" WHERE {_NO_OUTCOME}{ACCESS_EVENTS}{where}{only}"
                 if one == "clear":
                     text += f" AND NOT {VAGUE}"
                 elif one == "vague":
@@ -142,13 +145,13 @@ async def set_zone(connection: Any) -> None:
         await connection.execute(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
 
 
-# What has few values as bits of a number, whoever it was as an array, both made below an OFFSET, which the planner does
+# What has few values as bits of a number, whoever it was as a text, both made below an OFFSET, which the planner does
 # not take apart: of each of the two it expects 200, so that every process puts its own groups together. Of plain
 # columns it would expect a group a row. As a bigint, for what has to be cast looks to it like a part of the rows, which
-# cannot be shared out.
+# cannot be shared out. A text is quicker to group than an array: mostly there is a login and nothing else.
 _APART = "OFFSET '0'::bigint"
 _HOUR = "pg_catalog.date_part('hour', a.at)::int"
-_NAMED, _VAGUE, _OPERATION, _OUTCOME = 1 << 5, 1 << 6, 7, 10
+_NAMED, _VAGUE, _OPERATION, _OUTCOME, _NOT_LOGIN_ALONE = 1 << 5, 1 << 6, 7, 10, 1 << 13
 
 
 def _coded(text: str, kinds: tuple[str, ...], shift: int) -> str:
@@ -157,13 +160,24 @@ def _coded(text: str, kinds: tuple[str, ...], shift: int) -> str:
     return f"CASE {places} ELSE 0 END"
 
 
-_ONE = f"""a.id, a.at,
-    CASE WHEN {ROLE} IS NULL AND {ACCESSED_BY} IS NULL THEN ARRAY[a.db_user]
-         ELSE ARRAY[a.db_user, {ROLE}, ({ACCESSED_BY})::pg_catalog.text] END AS who,
-    {_HOUR} OPERATOR(pg_catalog.+) CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END
+_WHO = f"""CASE WHEN (g.bits OPERATOR(pg_catalog.&) {_NOT_LOGIN_ALONE}) {EQUAL} 0 THEN ARRAY[g.who]
+     ELSE g.who::pg_catalog.text[] END AS who"""
+
+
+def _one(outcome: str, role: str, accessed_by: str, named: str) -> str:
+    """Gives SQL for what is counted of an access: who it was, and the bits."""
+    alone = f"{role} IS NULL AND {accessed_by} IS NULL"
+    return f"""a.id, a.at,
+    CASE WHEN {alone} THEN a.db_user
+         ELSE (ARRAY[a.db_user, {role}, ({accessed_by})::pg_catalog.text])::pg_catalog.text END AS who,
+    {_HOUR} OPERATOR(pg_catalog.+) {named}
+    OPERATOR(pg_catalog.+) CASE WHEN {alone} THEN 0 ELSE {_NOT_LOGIN_ALONE} END
     OPERATOR(pg_catalog.+) CASE WHEN {VAGUE} THEN {_VAGUE} ELSE 0 END
     OPERATOR(pg_catalog.+) {_coded("a.operation", OPERATIONS, _OPERATION)}
-    OPERATOR(pg_catalog.+) {_coded(OUTCOME, OUTCOMES, _OUTCOME)} AS bits"""
+    OPERATOR(pg_catalog.+) {_coded(outcome, OUTCOMES, _OUTCOME)} AS bits"""
+
+
+_ONE = _one(OUTCOME, ROLE, ACCESSED_BY, f"CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END")
 _COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(g.at) AS latest"
 
 
@@ -179,10 +193,13 @@ class _Group:
     latest: datetime
 
 
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
 def _group(row: Any) -> _Group:
     user, role, jwt = row["who"] if len(row["who"]) > 1 else (row["who"][0], None, None)
     bits = row["bits"]
-    operation, outcome = (bits >> _OPERATION) & 7, OUTCOMES[(bits >> _OUTCOME) - 1]
+    operation, outcome = (bits >> _OPERATION) & 7, OUTCOMES[((bits >> _OUTCOME) & 7) - 1]
     return _Group(
         user, role, None if jwt is None else uuid.UUID(jwt), OPERATIONS[operation - 1] if operation else None, outcome,
         bits & 31, row["n"], row["latest"],
@@ -190,18 +207,27 @@ def _group(row: Any) -> _Group:
 
 
 async def _cube(connection: Any, source: Accesses) -> list[_Group]:
-    """Accesses by user, operation, outcome and hour, those left out that a call stands for.
+    """Accesses by user, operation, outcome and hour, those left out that a call stands for."""
+    if source.many and source.wanted.but(since=None, until=None, encoding="UTF8") == Filter():
+        found = await _cube_of_sessions(connection, source)
+        if found is not None:
+            return found
+    return await _joined_cube(connection, source)
+
+
+async def _joined_cube(connection: Any, source: Accesses, some: str = "") -> list[_Group]:
+    """Gives the same, of `some` accesses, by joining each with its outcome.
 
     The log is read once, and once more for vague attempts and for calls that several outcomes speak for, if there are
     some."""
 
-    async def rows_of(counted: str = _COUNTED, **how: str) -> list[Any]:
-        asked = source.query(_ONE, outcomes=True, **how)
-        query = f"SELECT g.who, g.bits, {counted} FROM ({asked.sql} {_APART}) g GROUP BY 1, 2"  # noqa: S608
+    async def rows_of(counted: str = _COUNTED, only: str = "", **how: str) -> list[Any]:
+        asked = source.query(_ONE, outcomes=True, only=some + only, **how)
+        query = f"SELECT {_WHO}, g.bits, {counted} FROM ({asked.sql} {_APART}) g GROUP BY g.who, g.bits"  # noqa: S608
         return list(await connection.fetch(query, *asked.values))
 
     rows = await rows_of(kind="any")
-    source.vague = any(row["bits"] & _VAGUE for row in rows)
+    source.vague = source.vague or any(row["bits"] & _VAGUE for row in rows)
     found = [_group(row) for row in rows if not row["bits"] & (_NAMED | _VAGUE)]
     if source.vague:
         found += [_group(row) for row in await rows_of(kind="vague") if not row["bits"] & _NAMED]
@@ -211,8 +237,78 @@ async def _cube(connection: Any, source: Accesses) -> list[_Group]:
     if source.ends_before is not None and any(group.outcome == "unknown" for group in found):
         # A statement may have ended later than was looked for.
         source.ends_before = None
-        return await _cube(connection, source)
+        return await _joined_cube(connection, source, some)
     return found
+
+
+# A plain outcome says nothing of its statement but how it ended. In nearly every session of most logs each access has
+# one and each such outcome has one access, which two sums show: the numbers of the statements, hashed, are the same on
+# both sides. Such a session is counted without joining its rows, and what did not end well is corrected; every other
+# session is joined. Other numbers with the same sum are as improbable as two uuids that are the same.
+_PLAIN = "a.function IS NULL AND a.role IS NULL AND a.accessed_by IS NULL AND a.outcome IS NOT NULL"
+_NUMBER = "pg_catalog.hashint8extended(a.statement_no, '0'::bigint)"
+_OF_STATEMENT = f"a.event {EQUAL} ANY (ARRAY['outcome', 'attempt', 'call', 'refusal']::pg_catalog.text[])"
+_IN_SESSION = "a.session_id IS NOT NULL AND a.statement_no IS NOT NULL"
+_UNEQUAL = f"""pg_catalog.sum(CASE WHEN a.event OPERATOR(pg_catalog.<>) 'outcome'
+        THEN OPERATOR(pg_catalog.-) {_NUMBER} WHEN {_PLAIN} THEN {_NUMBER} ELSE 1 END) OPERATOR(pg_catalog.<>) 0"""
+# Without plain outcomes in the newest ones, or with more sessions than this to join, everything is joined.
+_LOOKED_AT, _MOST_PLAIN, _MOST_SESSIONS = 500, 0.9, 5000
+_AN_OUTCOME = f"CASE WHEN a.event {EQUAL} 'direct' OR ({_IN_SESSION}) THEN 'ok' ELSE coalesce(a.outcome, 'unknown') END"
+_OF_ROW = "CASE WHEN a.event {EQUAL} 'attempt' THEN NULL ELSE a.{column} END"
+_ONE_ALONE = _one(
+    _AN_OUTCOME, _OF_ROW.format(EQUAL=EQUAL, column="role"), _OF_ROW.format(EQUAL=EQUAL, column="accessed_by"), "0"
+)
+
+
+async def _cube_of_sessions(connection: Any, source: Accesses) -> list[_Group] | None:
+    """Gives the cube of all accesses of a time without joining most of them; None if too few sessions are plain."""
+    where, values = conditions_of(source.wanted.conditions(), 0)
+    newest = f"""SELECT pg_catalog.avg(CASE WHEN {_PLAIN} THEN 1 ELSE 0 END)::pg_catalog.float8
+      FROM (SELECT a.* FROM {LOG} WHERE a.event {EQUAL} 'outcome'{where} ORDER BY a.at DESC LIMIT {_LOOKED_AT:d}) a"""  # noqa: S608 - constant text
+    if (await connection.fetchval(newest, *values) or 0) < _MOST_PLAIN:
+        return None
+    # Apart, for to come to so many earlier the planner would read the log by an index of sessions.
+    unequal = f"""WITH u AS MATERIALIZED (SELECT a.session_id FROM {LOG} WHERE {_OF_STATEMENT} AND {_IN_SESSION}{where}
+GROUP BY a.session_id HAVING {_UNEQUAL}) SELECT u.session_id FROM u LIMIT {_MOST_SESSIONS + 1:d}"""  # noqa: S608 - constant text
+    sessions = [row["session_id"] for row in await connection.fetch(unequal, *values)]
+    if len(sessions) > _MOST_SESSIONS:
+        return None
+    joined = f"a.session_id {EQUAL} ANY ({_uuids(sessions)})"
+    # As this is written, the server hashes the sessions; NOT (...) it did not before PostgreSQL 15.
+    other = f" AND ({joined}) IS NOT TRUE" if sessions else ""
+    asked = source.query(_ONE_ALONE, only=other, kind="any")
+    query = f"SELECT {_WHO}, g.bits, {_COUNTED} FROM ({asked.sql} {_APART}) g GROUP BY g.who, g.bits"  # noqa: S608
+    rows = await connection.fetch(query, *asked.values)
+    source.vague = source.vague or any(row["bits"] & _VAGUE for row in rows)
+    found = [_group(row) for row in rows if not row["bits"] & _VAGUE]
+    await connection.execute(_LOOKED_UP)
+    found = await _with_failures(connection, source, found, other)
+    await settle(connection, source)
+    if source.vague:
+        # A call may stand for one, so that outcomes of its session were joined; if not, it has an outcome of its own.
+        found += await _joined_cube(connection, source, f"{other} AND {VAGUE}")
+    if sessions:
+        await connection.execute(_LOOKED_UP)
+        found += await _joined_cube(connection, source, f" AND {joined}")
+        await settle(connection, source)
+    return found
+
+
+async def _with_failures(connection: Any, source: Accesses, found: list[_Group], only: str) -> list[_Group]:
+    """Corrects what was counted as if it had ended well."""
+    failed = f" AND o.outcome OPERATOR(pg_catalog.<>) 'ok' AND NOT {VAGUE}{only}"
+    asked = source.query(_ONE, outcomes=True, only=failed, kind="any")
+    query = f"SELECT {_WHO}, g.bits, {_COUNTED} FROM ({asked.sql} {_APART}) g GROUP BY g.who, g.bits"  # noqa: S608
+    failures = [_group(row) for row in await connection.fetch(query, *asked.values)]
+    less = Counter[Any]()
+    for group in failures:
+        less[replace(group, outcome="ok", n=0, latest=_NEVER)] += group.n
+    counted = []
+    for group in found:
+        n = group.n - less.pop(replace(group, n=0, latest=_NEVER), 0)
+        if n:
+            counted.append(replace(group, n=n))
+    return counted + failures
 
 
 def _summed(
@@ -278,16 +374,21 @@ async def stats(
     return answers
 
 
-# Nearly all name one secret, and a text is quicker to group than an array.
-_IS_ONE = f"pg_catalog.cardinality(a.secret_names) {EQUAL} 1"
-_ONE_NAME = f"CASE WHEN {_IS_ONE} THEN a.secret_names[1] END"
-_OTHER_NAMES = f"CASE WHEN {_IS_ONE} AND a.secret_names[1] IS NOT NULL THEN NULL ELSE a.secret_names END"
+# Nearly all name one secret, and a text is quicker to group than an array: grouped are the first name, and all of them
+# where there are others. No names at all have an array here that no first name goes with but NULL.
+_FIRST = "a.secret_names[1]"
+_NONE = "ARRAY['', '']::pg_catalog.text[]"
+_ALL = f"""CASE WHEN pg_catalog.cardinality(a.secret_names) {EQUAL} 1 THEN NULL
+    ELSE coalesce(a.secret_names, {_NONE}) END"""
+# The names of such a group `x`.
+_NAMES_AGAIN = f"""CASE WHEN x.names IS NULL THEN ARRAY[x.name]
+    WHEN x.name IS NULL AND x.names {EQUAL} {_NONE} THEN NULL ELSE x.names END"""
 
 
 async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tuple[Table, Table]:
     """Accesses by secret, and secrets that a user used for the first time, as far as the log goes back."""
     columns = (
-        f"a.owner_id, {_ONE_NAME} AS name, {_OTHER_NAMES} AS names, a.db_user,"
+        f"a.owner_id, {_FIRST} AS name, {_ALL} AS names, a.db_user,"
         " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
     )
     # Without vague ones there is nothing to leave out, and only the beginning of other rows has to be read.
@@ -306,30 +407,32 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
             WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct']::pg_catalog.text[]) AND a.owner_id IS NOT NULL
               AND a.secret_names IS NOT NULL
               AND a.at OPERATOR(pg_catalog.<) {since}{where} GROUP BY 1, 2, 3)"""  # noqa: S608
-    same = " AND ".join(f"e.{name} {EQUAL} g.{name}" for name in ("owner_id", "secret_names", "db_user"))
-    new = "g.owner_id IS NOT NULL AND g.secret_names IS NOT NULL" + (
+    same = " AND ".join(f"e.{name} {EQUAL} x.{name}" for name in ("owner_id", "db_user"))
+    same += f" AND e.secret_names {EQUAL} {_NAMES_AGAIN}"
+    named = f"(x.names IS NULL OR x.name IS NOT NULL OR x.names OPERATOR(pg_catalog.<>) {_NONE})"
+    new = f"x.owner_id IS NOT NULL AND {named}" + (
         f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})" if earlier else ""
     )
     # What several ways to the rows have found is put together.
-    first_of, again = "SELECT owner_id, secret_names, db_user, n, first", ""
+    first_of, again = "SELECT x.owner_id, x.name, x.names, x.db_user, x.n, x.first", ""
     if " UNION ALL " in groups:
         first_of = (
-            "SELECT owner_id, secret_names, db_user, pg_catalog.sum(n)::bigint AS n, pg_catalog.min(first) AS first"
+            "SELECT x.owner_id, x.name, x.names, x.db_user, pg_catalog.sum(x.n)::bigint AS n,"
+            " pg_catalog.min(x.first) AS first"
         )
-        again = " GROUP BY 1, 2, 3"
+        again = " GROUP BY 1, 2, 3, 4"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     query = f"""
-    WITH g AS MATERIALIZED (SELECT s.owner_id, CASE WHEN s.name IS NULL THEN s.names
-        ELSE ARRAY[s.name] END AS secret_names,
-                                   s.db_user, s.n, s.latest, s.first FROM ({groups}) s){earlier},
-         secrets AS MATERIALIZED (SELECT owner_id, secret_names, pg_catalog.sum(n)::bigint AS n,
-             pg_catalog.max(latest) AS latest
-                                   FROM g GROUP BY 1, 2),
-         new AS MATERIALIZED ({first_of} FROM g WHERE {new}{again})
-    (SELECT 1 AS part, owner_id, secret_names, NULL AS db_user, n, latest AS at FROM secrets ORDER BY n DESC,
-        secret_names, owner_id{limited})
-    UNION ALL (SELECT 2, owner_id, secret_names, db_user, n, first FROM new ORDER BY first DESC, db_user,
-        secret_names{limited})
+    WITH g AS MATERIALIZED (SELECT s.owner_id, s.name, s.names, s.db_user, s.n, s.latest, s.first
+             FROM ({groups}) s){earlier},
+         secrets AS MATERIALIZED (SELECT g.owner_id, g.name, g.names, pg_catalog.sum(g.n)::bigint AS n,
+             pg_catalog.max(g.latest) AS latest
+                                   FROM g GROUP BY 1, 2, 3),
+         new AS MATERIALIZED ({first_of} FROM g x WHERE {new}{again})
+    (SELECT 1 AS part, x.owner_id, {_NAMES_AGAIN} AS secret_names, NULL AS db_user, x.n, x.latest AS at
+       FROM secrets x ORDER BY n DESC, secret_names, owner_id{limited})
+    UNION ALL (SELECT 2, x.owner_id, {_NAMES_AGAIN} AS secret_names, x.db_user, x.n, x.first
+       FROM new x ORDER BY first DESC, db_user, secret_names{limited})
     UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
     UNION ALL (SELECT 4, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM new)
     """  # noqa: S608 - columns of ours
@@ -366,7 +469,7 @@ async def _at_night(
     columns = "a.at, a.seq, a.db_user, a.owner_id, a.secret_names"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     # The newest are at the end of the index of times.
-    await connection.execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on")
+    await connection.execute(_LOOKED_UP)
     asked = source.query(columns, only=only)
     query = f"SELECT at, db_user, owner_id, secret_names FROM ({asked.sql}) a ORDER BY at DESC, seq DESC{limited}"  # noqa: S608
     rows = [dict(row) for row in await connection.fetch(query, *asked.values)]
@@ -375,7 +478,6 @@ async def _at_night(
 
 
 _VERIFIES = f" AND a.operation {EQUAL} 'verify'"
-_OWNER = "coalesce(a.owner_id, '00000000-0000-0000-0000-000000000000'::pg_catalog.uuid)"
 # Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into
 # one.
 _STRETCH = stretch(300)
@@ -388,7 +490,7 @@ async def _verified_often(connection: Any, source: Accesses) -> list[Any] | None
     many to tell."""
     asked = source.query("a.db_user, a.owner_id, a.at", only=_VERIFIES, kind="any")
     query = f"""SELECT DISTINCT owner
-FROM (SELECT {_OWNER} AS owner FROM ({asked.sql}) a GROUP BY {_OWNER}, a.db_user, {_STRETCH}
+FROM (SELECT a.owner_id AS owner FROM ({asked.sql}) a GROUP BY a.owner_id, a.db_user, {_STRETCH}
                 HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) 3) s LIMIT {_MOST_OWNERS + 1:d}"""  # noqa: S608 - constant text
     owners = [row["owner"] for row in await connection.fetch(query, *asked.values)]
     return owners if len(owners) <= _MOST_OWNERS else None
@@ -397,6 +499,13 @@ FROM (SELECT {_OWNER} AS owner FROM ({asked.sql}) a GROUP BY {_OWNER}, a.db_user
 def _uuids(values: list[Any]) -> str:
     """Uuids as a constant, which the planner can count."""
     return f"ARRAY[{', '.join(repr(str(uuid.UUID(str(value)))) for value in values)}]::pg_catalog.uuid[]"
+
+
+def _of_owners(owners: list[Any]) -> str:
+    """Gives SQL for secrets of these owners, NULL among them or not: as a constant, which the planner can count, and
+    for which it can use the index of owners."""
+    found = f"a.owner_id {EQUAL} ANY ({_uuids([owner for owner in owners if owner is not None])})"
+    return f"({found} OR a.owner_id IS NULL)" if None in owners else found
 
 
 async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -> Table:
@@ -410,10 +519,8 @@ async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -
         if owners == []:
             return Table([], Count(0))
         if owners is not None:
-            asked = source.query(
-                columns, outcomes=True, only=f"{_VERIFIES} AND {_OWNER} {EQUAL} ANY ({_uuids(owners)})"
-            )
-            await connection.execute("SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on")
+            asked = source.query(columns, outcomes=True, only=f"{_VERIFIES} AND {_of_owners(owners)}")
+            await connection.execute(_LOOKED_UP)
     verifies = f"SELECT DISTINCT ON (x.id) x.* FROM ({asked.sql}) x"  # noqa: S608 - a call may have several outcomes
     window = "WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)"
     limited = "" if limit is None else f" LIMIT {limit:d}"
