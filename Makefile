@@ -75,5 +75,5 @@ clean: ## Everything that make made
 	find src -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.stamp: requirements/dev.lock requirements/fuzz.lock requirements/browser.lock pyproject.toml setup.py scripts/bootstrap.sh $(COMPILED)
+.venv/.stamp: requirements/dev.lock requirements/fuzz.lock requirements/browser.lock requirements/parquet.lock pyproject.toml setup.py scripts/bootstrap.sh $(COMPILED)
 	@scripts/bootstrap.sh

@@ -45,6 +45,10 @@ echo "bootstrap: installing the locked packages"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/fuzz.lock >/dev/null 2>&1 ||
     echo "bootstrap: no wheel of atheris for this Python and machine: make fuzz goes without"
 
+# The extra `parquet`. Wheels alone: where there is none, Parquet is refused as where it was not installed.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/parquet.lock >/dev/null 2>&1 ||
+    echo "bootstrap: no wheel of pyarrow for this Python and machine: Parquet is not tested"
+
 # The console's tests in a browser: only where there is one.
 if command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r requirements/browser.lock >/dev/null 2>&1 ||

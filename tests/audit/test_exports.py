@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import csv
 import importlib.util
+import ipaddress
 import json
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +20,11 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from secretproxy.audit import chain
+from secretproxy.audit import chain, exports, forms
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.columns import STORED
+from secretproxy.audit.columns import NAMES as NAMES_OF_ROWS
+from secretproxy.audit.columns import STORED, TYPES
+from secretproxy.audit.forms import rows_file
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Lines
 from secretproxy.cli.app import app
@@ -279,3 +283,152 @@ def test_files_that_are_no_export_are_refused(site: Site, tmp_path: Path) -> Non
     file.write_text("")
     (tmp_path / "m").write_text("{}")
     assert isinstance(site.verify(file, "--manifest", str(tmp_path / "m")).exception, ConfigError)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_columns_that_nothing_proves_are_refused(site: Site, tmp_path: Path, form: str) -> None:
+    file = tmp_path / "log"
+    site.export(file, "--format", form)
+    if form == "parquet":
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import pyarrow.parquet as parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+        table = parquet.read_table(file)
+        note = pyarrow.array(["all fine"] * len(table))
+        made = [table.append_column("note", note), table.drop_columns(["tls"]), table.append_column("db_user", note)]
+        for one in made:
+            parquet.write_table(one, file)
+            assert isinstance(site.verify(file).exception, ConfigError)
+        return
+    lines = file.read_text().split("\n")
+    if form == "csv":
+        changes = [[lines[0] + ",note", *lines[1:]]]
+    else:
+        changes = [[lines[0].replace("{", '{"note": "all fine", ', 1), *lines[1:]]]
+        changes.append([json.dumps({k: v for k, v in json.loads(lines[0]).items() if k != "tls"}), *lines[1:]])
+    for change in changes:
+        file.write_text("\n".join(change))
+        assert isinstance(site.verify(file).exception, ConfigError)
+
+
+@pytest.mark.skipif("parquet" not in FORMS, reason="pyarrow is not installed")
+def test_parquet_that_is_broken_is_refused(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "log.parquet"
+    site.export(file, "--format", "parquet", *PARTS["day 4"])
+    whole = file.read_bytes()
+    for broken in (whole[:4], whole[:-9], whole[:200] + whole[220:], b"PAR1" + b"\0" * 40 + b"PAR1"):
+        file.write_bytes(broken)
+        found = site.verify(file)
+        assert found.exit_code == 1 and isinstance(found.exception, ConfigError | SystemExit), found.exception
+    # What is in it is proven as in any other form.
+    file.write_bytes(whole)
+    import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import pyarrow.parquet as parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    table = parquet.read_table(file)
+    users = pyarrow.array(["nobody"] * len(table))
+    for changed in (
+        table.set_column(table.schema.get_field_index("db_user"), "db_user", users),
+        table.slice(1),
+        table.slice(0, len(table) - 1),
+    ):
+        parquet.write_table(changed, file)
+        assert site.verify(file).exit_code == 1
+
+
+def test_where_pyarrow_is_missing_it_is_named(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "log.parquet"
+    monkeypatch.setattr(forms, "has_parquet", lambda: False)
+    command = ["audit", "export", str(file), "--dsn", site.dsn, "--config", str(site.keyless), "--format", "parquet"]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, ConfigError) and "secretproxy[parquet]" in str(done.exception)
+    assert not file.exists()
+    file.write_bytes(b"PAR1")
+    done = site.verify(file)
+    assert isinstance(done.exception, ConfigError) and "secretproxy[parquet]" in str(done.exception)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_back_what_was_logged(form: str, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 and NULs, as the log writes them; NULL and an empty text; both ends of every number."""
+    mask = NameMask(200, (), b"k")
+    texts = [
+        None,
+        "",
+        "'",
+        "=1",
+        "\\N",
+        "a\tb\r\nc",
+        "\u2028\ufeff",
+        "\U0001f511",
+        "nul\0in",
+        "\udcff\udc00 bytes",
+        "masked:x",
+        "x" * 150,
+    ]
+    lines = Lines(mask, uuid.UUID(int=9))
+    file = rows_file("--format", form, NAMES_OF_ROWS)
+    expected = []
+    for number, text in enumerate(texts):
+        name = None if text is None else mask(text)
+        who = Identity(
+            uuid.UUID(int=number),
+            text or "u",
+            "app",
+            text,
+            ipaddress.ip_address("::1" if number % 2 else "10.0.0.1"),
+            65535,
+            tls=bool(number % 2),
+        )
+        event = Event(
+            "call", who, 2**63 - 1 - number, "f()" if number else "", "read", OWNERS[0], (text, None), via=(text,) if number else (), calls=0
+        )  # fmt: skip
+        line = lines.add(event, number * 10**15, 0.1 + number)
+        row = row_of(line.stored())
+        expected.append(line.row_hash)
+        assert row["secret_names"] == [name, None]
+        file.write(row)
+    place = tmp_path / f"log.{form}"
+    place.write_bytes(file.close())
+    found = [
+        (record["row_hash"], chain.link(bytes.fromhex(record["prev_hash"]), body))
+        for _, record, body in exports.records(place)
+    ]
+    assert found == [(row_hash.hex(), row_hash) for row_hash in expected]
+
+
+def row_of(stored: bytes) -> dict[str, Any]:
+    """What a driver makes of a line of COPY."""
+    row: dict[str, Any] = {}
+    for name, cell in zip(STORED, stored.split(b"\t"), strict=True):
+        kind = TYPES[name]
+        text = None if cell == b"\\N" else _ESCAPES.sub(lambda found: _TEXTS[found[1]], cell.decode())
+        value: Any = text
+        if text is None:
+            pass
+        elif kind == "bytea":
+            value = bytes.fromhex(text[2:])
+        elif kind in ("int8", "int4"):
+            value = int(text)
+        elif kind == "float8":
+            value = float(text)
+        elif kind == "bool":
+            value = text == "t"
+        elif kind == "timestamptz":
+            value = datetime.fromisoformat(text)
+        elif kind == "text[]":
+            value = elements(text)
+        row[name] = value
+    return {name: row[name] for name in NAMES_OF_ROWS}
+
+
+_ESCAPES = re.compile(r"\\(.)", re.DOTALL)
+_TEXTS = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
+
+
+def elements(text: str) -> list[str | None]:
+    """What a text of an array has."""
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"|([^,{}]+)', text, re.DOTALL)
+    return [
+        None if bare == "NULL" else bare or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, bare in found
+    ]

@@ -293,7 +293,7 @@ def test_an_export_says_the_same_in_every_form(postgres: Backend, owner: str, tm
     ]
     done = run(postgres, "export", str(columns), "--owner", owner, "--format", "parquet")
     if importlib.util.find_spec("pyarrow") is None:
-        assert done.returncode == 2 and "pip install pyarrow" in done.stderr and not columns.exists()
+        assert done.returncode == 2 and "secretproxy[parquet]" in done.stderr and not columns.exists()
         return
     import pyarrow.parquet  # type: ignore[import-not-found,unused-ignore]
 

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from secretproxy.audit import forms, usual
 from secretproxy.audit import reviews as reviews_module
-from secretproxy.audit import usual
 from secretproxy.audit.review import reading
 from secretproxy.audit.verify import verify_database
 from tests.conftest import Backend
@@ -558,7 +558,37 @@ def test_usual_hours_are_a_circle_and_need_days() -> None:
     assert not any(unusual(used(9, days=4), hour) for hour in range(24))
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv"])
+@pytest.mark.skipif(not forms.has_parquet(), reason="pyarrow is not installed")
+def test_parquet_has_what_json_lines_have(auditor: Browser, owner: str) -> None:
+    import pyarrow.parquet as parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    assert "format=parquet" in auditor.get("/accesses").text
+    answer = auditor.get("/download", {"format": "parquet", "owner": owner, "outcome": "ok,error"})
+    assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+    assert re.fullmatch(r'attachment; filename="accesses-\w+\.parquet"', answer.headers["content-disposition"])
+    rows = parquet.read_table(io.BytesIO(answer.body)).to_pylist()
+    lines = auditor.get("/download", {"format": "jsonl", "owner": owner, "outcome": "ok,error"}).text.splitlines()
+    assert [plain(row) for row in rows] == [plain(json.loads(line)) for line in lines] and len(rows) == 13
+    # Nothing is a file too.
+    empty = auditor.get("/download", {"format": "parquet", "user": "nobody at all"})
+    assert len(parquet.read_table(io.BytesIO(empty.body))) == 0
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its time as a text, as JSON has it."""
+    at = row["at"]
+    return row | {"at": at if isinstance(at, str) else at.isoformat()}
+
+
+def test_where_pyarrow_is_missing_the_console_says_so(auditor: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms.importlib.util, "find_spec", lambda name: None)
+    assert "format=parquet" not in auditor.get("/accesses").text
+    for path in ("/download", "/export"):
+        answer = auditor.get(path, {"format": "parquet"})
+        assert answer.status == 400 and "secretproxy[parquet]" in answer.text
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", *(["parquet"] if forms.has_parquet() else [])])
 def test_a_download_with_proof_is_verified_offline(
     auditor: Browser, site: ConsoleSite, postgres: Backend, owner: str, tmp_path: Path, form: str
 ) -> None:
@@ -578,9 +608,9 @@ def test_a_download_with_proof_is_verified_offline(
     with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
         query = "SELECT count(*) FROM secretproxy.access_log WHERE owner_id = %s AND operation = 'read'"
         assert sql.execute(query, (owner,)).fetchone() == (manifest["rows"],)
-    text = rows.read_text()
-    for wrong in (text.replace("app_user", "somebody", 1), "\n".join(text.split("\n")[:-2]) + "\n"):
-        rows.write_text(wrong)
+    text = rows.read_bytes()
+    for wrong in (text.replace(b"app_user", b"somebody", 1), b"\n".join(text.split(b"\n")[:-2]) + b"\n"):
+        rows.write_bytes(wrong)
         assert secretproxy(verify).returncode != 0
     assert auditor.get("/export", {"format": "zip"}).status == 400
     assert auditor.get("/export", {"outcome": "ok"}).status == 400

@@ -23,7 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import exporting, exports, review
 from secretproxy.audit.checkpoints import Signer
+from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import OPERATIONS, Filter
+from secretproxy.audit.forms import RowsFile, rows_file
 from secretproxy.audit.records import writer_to
 from secretproxy.audit.subjects import Incident, Touched
 from secretproxy.audit.verify import Report
@@ -115,39 +117,45 @@ Beside = Callable[[dict[str, Any]], Awaitable[dict[str, str]]]
 
 async def packed(
     connection: Any,
-    folder: str,
+    place: str,
+    file: RowsFile,
+    form: str,
     wanted: Filter,
     filters: dict[str, str],
     signer: Signer | None,
-    beside: Beside,
+    beside: Beside | None = None,
 ) -> AsyncIterator[bytes]:
     """Gives an archive in parts, in the order of its bytes: rows, their manifest, and files that the manifest covers.
 
-    `wanted`: the rows; `filters`: how the manifest names them. Whoever stops in between has no archive: a zip ends with
-    its index. Raises ConfigError.
+    `place`: of the rows in the archive; `file`: in which form they are made; `filters`: how the manifest names
+    `wanted`. Whoever stops in between has no archive: a zip ends with its index. Raises ConfigError.
     """
-    parcel, tally, text = Parcel(), exports.ExportTally(), io.StringIO()
-    write, made_at = writer_to(text, as_csv=False), datetime.now(UTC)
+    parcel, tally, made_at = Parcel(), exports.ExportTally(), datetime.now(UTC)
+    folder = place.rpartition("/")[0]
     # A typing of IO[bytes] asks for more than a zip that is only written needs.
     with zipfile.ZipFile(cast("Any", parcel), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
-        with made.open(f"{folder}/{ROWS}", "w", force_zip64=True) as file:
+        with made.open(place, "w", force_zip64=True) as member:
             async for row in exporting.tallied(review.rows(connection, wanted), tally):
-                write(row)
+                file.write(row)
                 if tally.rows % _CHUNK == 0:
-                    file.write(text.getvalue().encode())
-                    text.seek(0)
-                    text.truncate()
+                    member.write(file.taken())
                     yield parcel.taken()
-            file.write(text.getvalue().encode())
+            member.write(file.close())
         yield parcel.taken()
-        manifest = await exporting.manifest_of(connection, tally, filters, "jsonl", made_at, None)
-        files = await beside(manifest)
-        manifest["files"] = {name: hashlib.sha256(given.encode()).hexdigest() for name, given in files.items()}
+        manifest = await exporting.manifest_of(connection, tally, filters, form, made_at, None)
+        files = {} if beside is None else await beside(manifest)
+        if files:
+            manifest["files"] = {name: hashlib.sha256(given.encode()).hexdigest() for name, given in files.items()}
         if signer is not None:
             exports.sign(manifest, signer)
-        for name, given in (files | {ROWS + exports.SUFFIX: json.dumps(manifest, indent=1) + "\n"}).items():
+        for name, given in files.items():
             made.writestr(f"{folder}/{name}", given)
+        made.writestr(place + exports.SUFFIX, json.dumps(manifest, indent=1) + "\n")
     yield parcel.taken()
+
+
+def _lines() -> RowsFile:
+    return rows_file("format", "jsonl", NAMES)
 
 
 def archive(
@@ -169,7 +177,7 @@ def archive(
 
     filters = {"since": str(month.since), "until": str(month.until)}
     wanted = Filter(since=month.since, until=month.until)
-    return packed(connection, f"evidence-{month}", wanted, filters, signer, beside)
+    return packed(connection, f"evidence-{month}/{ROWS}", _lines(), "jsonl", wanted, filters, signer, beside)
 
 
 def incident_archive(
@@ -199,7 +207,7 @@ def incident_archive(
     if incident.until is not None:
         filters["until"] = str(incident.until)
     wanted = Filter(user=incident.user, since=incident.since, until=incident.until)
-    return packed(connection, "incident", wanted, filters, signer, beside)
+    return packed(connection, f"incident/{ROWS}", _lines(), "jsonl", wanted, filters, signer, beside)
 
 
 def rotation_list(incident: Incident, form: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from secretproxy.audit import chain
+from secretproxy.audit import chain, forms
 from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, TABLE, TYPES
 from secretproxy.audit.verify import Report
@@ -44,6 +44,7 @@ _ADDED = dict.fromkeys(column.name for column in ADDED)
 _READ_AS: dict[str, Any] = {"text": str, "text[]": list, "int8": int, "int4": int, "bool": bool}
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
+_HASHES = ("prev_hash", "row_hash")
 # A file beside an export.
 _BESIDE = re.compile(r"[A-Za-z][A-Za-z0-9-]*\.[a-z]+")
 Record = dict[str, Any]
@@ -257,16 +258,22 @@ def _with_blanks(record: Record) -> Iterator[Record]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[Record, bytes]]:
+    if not forms.has_parquet():
+        raise ConfigError(f"--file: {forms.MISSING}")
+    import pyarrow
+    import pyarrow.parquet
+
     try:
-        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise ConfigError("--file: parquet needs pyarrow: run `pip install pyarrow`") from None
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(10_000):
-        for row in batch.to_pylist():
-            record = _whole(
-                row | {name: row[name].hex() if row[name] is not None else None for name in ("prev_hash", "row_hash")}
-            )
-            yield record, body_of(record)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if len(set(file.schema_arrow.names)) != len(file.schema_arrow.names):
+                raise ValueError("columns")
+            for batch in file.iter_batches(forms.GROUP):
+                for row in batch.to_pylist():
+                    hashes = {name: None if row[name] is None else row[name].hex() for name in _HASHES}
+                    record = _whole(row | hashes)
+                    yield record, body_of(record)
+    except pyarrow.ArrowException:
+        raise ValueError("parquet") from None
 
 
 def _fits(record: Record, body: bytes) -> bool:

@@ -60,6 +60,12 @@ SELECT a.at, a.db_user, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
        a.encoding, a.via, a.event AS how, o.duration, a.session_id, a.statement_no, a.protocol, a.fingerprint, a.id,
        a.instance, a.seq
 """
+# Their names, in this order.
+ACCESS_NAMES = (
+    "at", "db_user", "role", "accessed_by", "operation", "function", "owner_id", "secret_names", "outcome", "sqlstate",
+    "calls", "client_addr", "client_port", "application_name", "database", "encoding", "via", "how", "duration",
+    "session_id", "statement_no", "protocol", "fingerprint", "id", "instance", "seq",
+)  # fmt: skip
 # What is looked up by the time of it walks the index of times, row by row: so all outcomes that fit are taken, of which
 # a call may have several.
 OUTCOME_OF = f" LEFT JOIN secretproxy.access_log o ON {OWN_OUTCOME}"

@@ -3,25 +3,23 @@ template."""
 
 from __future__ import annotations
 
-import io
-import json
 import re
-import zipfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from secretproxy.audit import chains, counting, exporting, exports, review, reviews, subjects, usual
+from secretproxy.audit import chains, counting, exporting, review, reviews, subjects, usual
 from secretproxy.audit.checkpoints import public_key_of
-from secretproxy.audit.evidence import Month, Parcel, archive, incident_archive
+from secretproxy.audit.columns import NAMES
+from secretproxy.audit.evidence import Month, archive, incident_archive, packed
 from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
+from secretproxy.audit.forms import MEDIA, has_parquet, rows_file
 from secretproxy.audit.log_state import log_state
 from secretproxy.audit.paging import Cursor, newest
-from secretproxy.audit.records import writer_to
 from secretproxy.config import ConfigError
 from secretproxy.console import charts, view
 from secretproxy.console.app import Entry, Visit
@@ -41,7 +39,6 @@ CHOICES = {"operation": OPERATIONS, "outcome": OUTCOMES}
 KINDS = (*review.UNUSUAL, "direct")
 # What each side of a comparison is chosen by.
 _SIDE = ("since", "until", "application", "user")
-_DOWNLOADS = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 # Rows of a download that are written at once.
 _CHUNK = 500
 
@@ -136,83 +133,52 @@ async def accesses(visit: Visit) -> Response:
         }  # fmt: skip
 
     parts = {"rows": Part("accesses-rows.html", "Looking for accesses that match …", rows)}
-    return await visit.stream("accesses.html", parts, title="Accesses", query=query, fields=FIELDS, choices=CHOICES)
+    return await visit.stream(
+        "accesses.html", parts, title="Accesses", query=query, fields=FIELDS, choices=CHOICES, parquet=has_parquet()
+    )
 
 
 async def download(visit: Visit) -> Response:
-    """Sends every access of the filter, as CSV or as JSON lines, in time order."""
+    """Sends every access of the filter, as CSV, JSON lines or Parquet, in time order."""
     kind = visit.query.get("format", "csv")
-    if kind not in _DOWNLOADS:
-        raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
     wanted = filter_of(query_of(visit.query))
+    file = rows_file("format", kind, review.ACCESS_NAMES)
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, wanted)
 
-    async def lines() -> AsyncIterator[bytes]:
-        out = io.StringIO()
-        write = writer_to(out, kind == "csv")
+    async def parts(connection: Any) -> AsyncIterator[bytes]:
         waiting = 0
-        async with visit.reader.connection(keep=False) as connection:
-            async for row in review.accesses(connection, wanted):
-                write(row)
-                waiting += 1
-                if waiting == _CHUNK:
-                    if visit.console.sessions.over(visit.session):
-                        # A download that is not whole must not look so.
-                        raise ConnectionError("the session has ended")
-                    yield out.getvalue().encode()
-                    out.seek(0)
-                    out.truncate()
-                    waiting = 0
-        yield out.getvalue().encode()
+        async for row in review.accesses(connection, wanted):
+            file.write(row)
+            waiting += 1
+            if waiting == _CHUNK:
+                yield file.taken()
+                waiting = 0
+        yield file.close()
 
-    name = f"accesses-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
-    return StreamingResponse(
-        lines(), media_type=_DOWNLOADS[kind], headers={"Content-Disposition": f'attachment; filename="{name}"'}
-    )
+    return _sent(visit, parts, f"accesses-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}", MEDIA[kind])
 
 
 async def proven(visit: Visit) -> Response:
     """Downloads the log's own rows of a filter with their manifest, as `audit export` makes both, in a zip."""
     kind = visit.query.get("format", "jsonl")
-    if kind not in _DOWNLOADS:
-        raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
     query = query_of(visit.query)
     wanted = filter_of(query)
     if wanted.needs_outcome:
         raise ConfigError(
             "a download with proof takes whole rows of the log, which have no outcome: leave out outcome and jwt user"
         )
+    file = rows_file("format", kind, NAMES)
     filters = {name: str(getattr(wanted, name)) for name in query}
     signer = exporting.signer_at_hand(visit.console.settings.audit.checkpoint_key_file)
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, wanted)
-    made_at = datetime.now(UTC)
-    name = f"log-{made_at:%Y%m%dT%H%M%SZ}.{kind}"
+    name = f"log-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
 
-    async def parts() -> AsyncIterator[bytes]:
-        parcel, tally, text = Parcel(), exports.ExportTally(), io.StringIO()
-        write = writer_to(text, kind == "csv")
-        # A typing of IO[bytes] asks for more than a zip that is only written needs.
-        with zipfile.ZipFile(cast("Any", parcel), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            async with visit.reader.connection(keep=False) as connection:
-                with archive.open(name, "w", force_zip64=True) as file:
-                    async for row in exporting.tallied(review.rows(connection, wanted), tally):
-                        write(row)
-                        if tally.rows % _CHUNK == 0:
-                            if visit.console.sessions.over(visit.session):
-                                raise ConnectionError("the session has ended")
-                            file.write(text.getvalue().encode())
-                            text.seek(0)
-                            text.truncate()
-                            yield parcel.taken()
-                    file.write(text.getvalue().encode())
-                made = await exporting.manifest_of(connection, tally, filters, kind, made_at, signer)
-            archive.writestr(name + exports.SUFFIX, json.dumps(made, indent=1) + "\n")
-        yield parcel.taken()
+    def parts(connection: Any) -> AsyncIterator[bytes]:
+        return packed(connection, name, file, kind, wanted, filters, signer)
 
-    headers = {"Content-Disposition": f'attachment; filename="{name}.zip"'}
-    return StreamingResponse(parts(), media_type="application/zip", headers=headers)
+    return _sent(visit, parts, f"{name}.zip")
 
 
 async def secret(visit: Visit) -> Response:
@@ -371,8 +337,8 @@ def _whole(name: str, text: str) -> datetime:
 async def rotation(visit: Visit) -> Response:
     """Sends what to rotate, with the rows of the log that say so, their manifest and how to verify them offline."""
     form = visit.query.get("format", "csv")
-    if form not in _DOWNLOADS:
-        raise ConfigError(f"format: one of {', '.join(_DOWNLOADS)}")
+    if form not in ("csv", "jsonl"):
+        raise ConfigError("format: one of csv, jsonl")
     key_file = visit.console.settings.audit.checkpoint_key_file
     signer, key = exporting.signer_at_hand(key_file), public_key_of(None, key_file)
     async with visit.reader.connection() as connection:
@@ -381,7 +347,7 @@ async def rotation(visit: Visit) -> Response:
     def parts(connection: Any) -> AsyncIterator[bytes]:
         return incident_archive(connection, found, form, visit.session.user, signer, key)
 
-    return _archived(visit, parts, f"incident-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
+    return _sent(visit, parts, f"incident-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
 
 
 async def findings(visit: Visit) -> Response:
@@ -639,21 +605,23 @@ async def evidence(visit: Visit) -> Response:
     def parts(connection: Any) -> AsyncIterator[bytes]:
         return archive(connection, month, signer, key, check.verification(visit.session.user))
 
-    return _archived(visit, parts, f"evidence-{month}.zip")
+    return _sent(visit, parts, f"evidence-{month}.zip")
 
 
-def _archived(visit: Visit, made: Callable[[Any], AsyncIterator[bytes]], name: str) -> Response:
-    """Sends an archive as it is made, on a connection of its own. The name is one of ours."""
+def _sent(
+    visit: Visit, made: Callable[[Any], AsyncIterator[bytes]], name: str, media: str = "application/zip"
+) -> Response:
+    """Sends a file as it is made, on a connection of its own. The name is one of ours."""
 
     async def parts() -> AsyncIterator[bytes]:
         async with visit.reader.connection(keep=False) as connection:
             async for part in made(connection):
                 if visit.console.sessions.over(visit.session):
-                    # An archive that is not whole must not look so.
+                    # A download that is not whole must not look so.
                     raise ConnectionError("the session has ended")
                 yield part
 
-    return StreamingResponse(parts(), media_type="application/zip", headers=_attached(name))
+    return StreamingResponse(parts(), media_type=media, headers=_attached(name))
 
 
 def _attached(name: str) -> dict[str, str]:

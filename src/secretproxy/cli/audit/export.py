@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from datetime import UTC, datetime
@@ -11,8 +12,11 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
-from secretproxy.cli.audit.showing import tell_place, writer_to
+from secretproxy.cli.audit.showing import tell_place
 from secretproxy.config import ConfigError, load_settings, review_database
+
+# Rows that are written at once.
+_CHUNK = 500
 
 
 def export(
@@ -31,12 +35,12 @@ def export(
 
     A manifest next to the file describes its content, so that a part can be verified and a cut is detected. It is
     signed where audit.checkpoint_key_file is there."""
-    from secretproxy.audit import exporting, exports, review
+    from secretproxy.audit import exporting, exports, forms, review
+    from secretproxy.audit.columns import NAMES
 
-    if form not in ("jsonl", "csv", "parquet"):
-        raise ConfigError("--format: one of jsonl, csv, parquet")
-    if form == "parquet":
-        _check_parquet(output)
+    if form == "parquet" and str(output) == "-":
+        raise ConfigError("--format parquet needs a file")
+    file = forms.rows_file("--format", form, NAMES, raw=raw)
     given = {"since": since, "until": until, "owner": owner, "secret": secret, "user": user, "operation": operation,
              "client": client, "session": session}  # fmt: skip
     wanted = opt.filtered(**given)
@@ -50,10 +54,7 @@ def export(
     async def work() -> None:
         async with review.reading(database) as connection:
             rows = exporting.tallied(review.rows(connection, wanted), tally)
-            if form == "parquet":
-                await _parquet(rows, output)
-            else:
-                await _text(rows, output, form == "csv", raw)
+            await _write_rows(rows, output, file)
             if place is not None:
                 made = await exporting.manifest_of(connection, tally, filters, form, made_at, signer)
                 _write(place, made)
@@ -62,16 +63,6 @@ def export(
     opt.run(work())
     print(f"{tally.rows} rows", file=sys.stderr)
     print(_proven(place, signed=signer is not None), file=sys.stderr)
-
-
-def _check_parquet(output: Path) -> None:
-    """Raises ConfigError if no parquet file can be written there."""
-    try:
-        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: F401
-    except ImportError:
-        raise ConfigError("--format parquet needs pyarrow: run `pip install pyarrow`, or take jsonl") from None
-    if str(output) == "-":
-        raise ConfigError("--format parquet needs a file")
 
 
 def _proven(place: Path | None, *, signed: bool) -> str:
@@ -92,45 +83,22 @@ def _write(place: Path, made: dict[str, Any]) -> None:
         raise ConfigError(f"--manifest {place}: cannot be written: {error.strerror}") from None
 
 
-async def _text(rows: Any, output: Path, as_csv: bool, raw: bool) -> None:
-    file: Any = sys.stdout
-    if str(output) != "-":
-        try:
-            file = output.open("w", encoding="utf-8", newline="")
-        except OSError as error:
-            raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
-    try:
-        write = writer_to(file, as_csv, raw)
+async def _write_rows(rows: Any, output: Path, made: Any) -> None:
+    """Writes rows in the form of `made`. Raises ConfigError."""
+    with contextlib.ExitStack() as stack:
+        if str(output) == "-":
+            file: Any = sys.stdout.buffer
+            sys.stdout.flush()
+        else:
+            try:
+                file = stack.enter_context(output.open("wb"))
+            except OSError as error:
+                raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
+        count = 0
         async for row in rows:
-            write(row)
-    finally:
-        if file is not sys.stdout:
-            file.close()
-
-
-async def _parquet(rows: Any, output: Path) -> None:
-    import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    from secretproxy.audit.columns import NAMES, TABLE
-
-    # What parquet has no type for is a text.
-    types = {
-        "timestamptz": pyarrow.timestamp("us", tz="UTC"), "int8": pyarrow.int64(), "int4": pyarrow.int32(),
-        "bool": pyarrow.bool_(),
-        "float8": pyarrow.float64(), "bytea": pyarrow.binary(), "text[]": pyarrow.list_(pyarrow.string()),
-    }  # fmt: skip
-    kinds = {column.name: types[column.type] for column in TABLE if column.type in types}
-    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in NAMES])
-    with pyarrow.parquet.ParquetWriter(output, schema) as writer:
-        batch: list[dict[str, Any]] = []
-
-        def flush() -> None:
-            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
-            batch.clear()
-
-        async for row in rows:
-            batch.append({name: row[name] if name in kinds or row[name] is None else str(row[name]) for name in NAMES})
-            if len(batch) == 10_000:
-                flush()
-        flush()
+            made.write(row)
+            count += 1
+            if count % _CHUNK == 0:
+                file.write(made.taken())
+        file.write(made.close())
+        file.flush()
