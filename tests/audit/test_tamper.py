@@ -12,20 +12,23 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from secretproxy.audit import chain
-from secretproxy.audit.checkpoints import Signer, genuine, load_public, public_file, read_file
+from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine, load_public, public_file, read_file
 from secretproxy.audit.columns import CHAINED, STORED
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Lines
 from secretproxy.audit.verify import Report, verify_database
+from secretproxy.cli.app import app
 from secretproxy.config import ConfigError
 from secretproxy.install import install
 from secretproxy.session.events import Event, Identity
@@ -317,6 +320,39 @@ def test_without_checkpoints_in_the_table_those_of_the_file_tell(site: Site, cop
     assert site.verify(copy, signed_within=3600).sound
     report = site.verify(copy, with_file=True)
     assert [(finding.kind, finding.seq) for finding in report.findings] == [("truncated", 31)]
+
+
+def test_an_older_state_of_the_checkpoints_says_from_when_it_is(site: Site, copy: str, tmp_path: Path) -> None:
+    """Log, table and file of an earlier day fit each other: only the time tells."""
+    kept = [(line, Checkpoint.read(line)) for line in site.signed_file.read_text().splitlines()]
+    old = tmp_path / "old"
+    old.write_text("".join(line + "\n" for line, one in kept if one.instance == A and one.seq <= 20))
+    key = str(public_file(site.directory / "sign.key"))
+    alter(site, copy, f"DELETE FROM checkpoints WHERE instance <> '{A}' OR seq > 40")
+    alter(site, copy, f"DELETE FROM access_log WHERE instance <> '{A}' OR seq > 40")
+
+    def told(file: Path) -> str:
+        arguments = ["--dsn", site.postgres.dsn("auditor", copy), "--public-key", key, "--checkpoints", str(file)]
+        return CliRunner().invoke(app, ["audit", "verify", *arguments, "--config", str(config)]).output
+
+    config = tmp_path / "config.toml"
+    config.write_text(f'[testimony]\nkey_file = "{tmp_path}/none"\n')
+    times = {one.seq: one.at.astimezone(UTC).isoformat(timespec="seconds") for _, one in kept if one.instance == A}
+    found = told(old)
+    assert "nothing was altered" in found
+    assert f"the newest checkpoint is of {times[40]}: rows cut off since then would not show" in found
+    if times[20] != times[40]:
+        assert f"in the file of checkpoints: {times[20]}; later ones are those of the table alone" in found
+    old.write_text("")
+    assert f"the newest checkpoint is of {times[40]}" in told(old)
+    old.write_text(Signer(tmp_path / "other").sign(A, 20, bytes(32)).line() + "\n")
+    assert "in the file of checkpoints: none of this key" in told(old)
+    whole = told(site.signed_file)
+    assert (
+        f"the newest checkpoint is of {max(one.at for _, one in kept).astimezone(UTC).isoformat(timespec='seconds')}"
+        in whole
+    )
+    assert "truncated" in whole and "the table alone" not in whole
 
 
 def test_without_its_end_a_chain_is_open_and_what_came_last_is_unsigned(site: Site, copy: str) -> None:

@@ -77,6 +77,7 @@ class Report:
     unsigned: int = 0
     open: int = 0
     steps_back: int = 0
+    newest_checkpoint: str | None = None
     findings: list[Damage] = field(default_factory=list)
     more_findings: int = 0
     looked_in: str | None = None
@@ -122,6 +123,7 @@ class ChainVerifier:
         self._signed_before = b"" if signed_before is None else chain.field(signed_before).encode()
         self._now = chain.field(datetime.now(UTC) + timedelta(seconds=LATENESS)).encode()
         self._accept_unsigned = accept_unsigned
+        self._newest: datetime | None = None
         self._first_at = b""
         self._last_at = b""
         self._claimed: dict[str, int] = {}
@@ -162,6 +164,8 @@ class ChainVerifier:
         elif not genuine(checkpoint, self._key):
             self.report.add(checkpoint.instance, checkpoint.seq, "checkpoint", "the signature of a checkpoint is wrong")
             return
+        else:
+            self._newest = max(self._newest or checkpoint.at, checkpoint.at)
         if checkpoint.kind == BEFORE:
             self._before_retention[name, checkpoint.at] = (checkpoint.seq, checkpoint.row_hash)
         elif checkpoint.kind == RETENTION:
@@ -395,6 +399,8 @@ class ChainVerifier:
                     instance, None, "truncated", f"checkpoints signed {most} rows, none of which is in the log"
                 )
         self._instance = ""
+        if self._newest is not None:
+            self.report.newest_checkpoint = self._newest.astimezone(UTC).isoformat(timespec="seconds")
         return self.report
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def verify(
     if as_json:
         print(json.dumps({"sound": report.sound, **dataclasses.asdict(report), "words": words}))
     else:
-        _tell(report, words if file is not None else [_signed(report, key is not None)])
+        _tell(report, words if file is not None else [_signed(report, key is not None), *_newest(report, outside, key)])
     if report.looked_in is not None:
         say_place(f"looked in {report.looked_in}", report.elsewhere)
     raise typer.Exit(0 if report.sound else 1)
@@ -133,3 +134,21 @@ def _signed(report: Any, with_key: bool) -> str:
         f"{report.checkpoints} checkpoints; {report.unsigned} rows came after the last one of their instance, "
         f"{report.open} instances have no signed end (running, or killed)"
     )
+
+
+def _newest(report: Any, outside: list[Any], key: Any) -> list[str]:
+    """Says from when the newest checkpoints are: a file or a table that was put back to an older state has none since
+    then."""
+    from secretproxy.audit.checkpoints import genuine
+
+    if key is None or report.newest_checkpoint is None:
+        return []
+    words = [f"the newest checkpoint is of {report.newest_checkpoint}: rows cut off since then would not show"]
+    kept = [checkpoint.at for checkpoint in outside if genuine(checkpoint, key)]
+    if outside:
+        newest = max(kept).astimezone(UTC).isoformat(timespec="seconds") if kept else "none of this key"
+        if newest != report.newest_checkpoint:
+            words.append(
+                f"the newest one in the file of checkpoints: {newest}; later ones are those of the table alone"
+            )
+    return words
