@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import struct
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.command import run
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
@@ -409,18 +409,11 @@ def test_a_backend_whose_certificate_does_not_verify(site: Site, tmp_path: Path)
     ],
 )
 def test_certificates_that_cannot_be_used_are_said(site: Site, tmp_path: Path, toml: str, setting: str) -> None:
-    import sys
-
     config = tmp_path / "secretproxy.toml"
     config.write_text(
         f'[testimony]\nkey_file = "{site.backend.key_file}"\n[listen]\nport = 0\n{toml.format(site.authority.file)}\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "run", "--config", str(config)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = secretproxy(["run", "--config", str(config)])
     assert done.returncode == 2 and setting in done.stderr and "Traceback" not in done.stderr
 
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import threading
 import uuid
 import zlib
@@ -18,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.conftest import Backend, prepare
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 from secretproxy.audit.masking import NameMask
@@ -90,12 +89,7 @@ def test_calls_go_on_and_are_in_the_log_once(apart: Apart) -> None:
             call(sql, f"during {number:02}")
         sql.execute("SELECT public.spooled('during hidden')")
         assert apart.rows_wait() >= 21
-        listed = subprocess.run(
-            [sys.executable, "-m", "secretproxy", "audit", "list", "--json", "--spool", str(apart.spool)],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        listed = secretproxy(["audit", "list", "--json", "--spool", str(apart.spool)])
         assert {"during 00", "during hidden"} <= {
             (json.loads(line)["secret_names"] or [""])[0] for line in listed.stdout.splitlines()
         }

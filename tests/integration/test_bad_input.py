@@ -8,8 +8,6 @@ import os
 import re
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 from secretproxy.demo.postgres import free_port
@@ -260,10 +259,7 @@ def test_settings(tmp_path: Path, text: str, setting: str) -> None:
     config = tmp_path / "bad.toml"
     config.write_text(text)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SECRETPROXY_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "run", "--config", str(config)],
-        capture_output=True, text=True, timeout=120, env=environment, check=False,
-    )  # fmt: skip
+    done = secretproxy(["run", "--config", str(config)], env=environment)
     assert done.returncode == 2
     assert setting in done.stderr
     assert re.fullmatch(r"secretproxy: [^\n]*\n", done.stderr), done.stderr
@@ -271,8 +267,5 @@ def test_settings(tmp_path: Path, text: str, setting: str) -> None:
 
 
 def test_an_unknown_variable(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "run"], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
-        env=os.environ | {"SECRETPROXY_LISTEN_PROT": "1"},
-    )  # fmt: skip
+    done = secretproxy(["run"], cwd=tmp_path, env=os.environ | {"SECRETPROXY_LISTEN_PROT": "1"})
     assert done.returncode == 2 and "listen.prot" in done.stderr

@@ -9,8 +9,6 @@ import hmac
 import json
 import os
 import re
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -24,6 +22,7 @@ import psycopg
 import pytest
 from tests.conftest import Backend
 from tests.faults.conftest import until
+from tests.support.cli import secretproxy
 from tests.support.log import AccessLog
 from tests.support.original import GETTER
 from tests.support.proxy import Proxy
@@ -156,10 +155,7 @@ def test_keys_of_an_exchange_that_is_under_way_are_right(site: Site) -> None:
 
 def test_check_fails_and_names_the_setting(site: Site) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "SECRETPROXY_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "secretproxy", "check", "--config", str(site.config(site.keys("wrong", {1: OTHER})))],
-        capture_output=True, text=True, timeout=60, env=environment, check=False,
-    )  # fmt: skip
+    done = secretproxy(["check", "--config", str(site.config(site.keys("wrong", {1: OTHER})))], env=environment)
     assert done.returncode == 1
     assert re.search(r"^FAIL  testimony\.key_file: version 1 is another key", done.stdout, re.M), done.stdout
 

@@ -54,12 +54,9 @@ class Site:
         self.way = way
         self.database = f"{way} {owner}".replace(" ", "_")
         with self.admin("postgres") as admin:
-            admin.execute(f"CREATE DATABASE {self.database} OWNER {owner}")
+            admin.execute(f"CREATE DATABASE {self.database} TEMPLATE hostile OWNER {owner}")
         with self.admin() as admin:
-            admin.execute(
-                f"GRANT CREATE ON DATABASE {self.database} TO mallory; GRANT CREATE ON SCHEMA public TO mallory"
-            )
-            admin.execute(HOSTILE.encode())
+            admin.execute(f"GRANT CREATE ON DATABASE {self.database} TO mallory")
             logins = ("postgres", "journal", "auditor", "deployer", "app_user")
             for login in logins:
                 admin.execute(f"ALTER ROLE {login} RESET ALL")
@@ -83,9 +80,11 @@ class Site:
 
     def ran(self) -> list[str]:
         """Gives what of the attacker's has run since the last question."""
-        text = self.server.log.read_text(errors="replace")
-        new, self._read = text[self._read :], len(text)
-        return re.findall(r"HIJACKED (.*)", new)
+        with self.server.log.open("rb") as log:
+            log.seek(self._read)
+            new = log.read()
+            self._read = log.tell()
+        return re.findall(r"HIJACKED (.*)", new.decode(errors="replace"))
 
     def config(self) -> Path:
         path = self.directory / "secretproxy.toml"
@@ -114,6 +113,12 @@ def server() -> Iterator[PrivateServer]:
             admin.execute(LOGINS)
             if admin.info.server_version >= 160000:
                 admin.execute("GRANT pg_read_all_stats TO deployer WITH ADMIN OPTION")
+            # Its thousand doubles are made once; each site is a copy.
+            admin.execute("CREATE DATABASE hostile")
+            admin.execute("GRANT CREATE ON DATABASE hostile TO mallory")
+        with psycopg.connect(server.dsn("hostile"), autocommit=True, options="-c search_path=pg_catalog") as admin:
+            admin.execute("GRANT CREATE ON SCHEMA public TO mallory")
+            psycopg.ClientCursor(admin).execute(HOSTILE.encode())
         yield server
 
 
