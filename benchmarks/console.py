@@ -93,6 +93,9 @@ def cases(one: Sample) -> dict[str, list[Case]]:
         ],
         "/session/{session}": [Case("one session", f"/session/{one.session}", whole=NEXT)],
         "/incident": [Case("a week of a user", f"/incident?{urlencode({'user': 'user_7', 'since': week})}")],
+        "/incident/download": [
+            Case("a week of a user", f"/incident/download?{urlencode({'user': 'user_7', 'since': week})}", b"PK")
+        ],
         "/findings": [Case("a week", "/findings"), Case("a month", "/findings?span=30d")],
         "/compare": [Case("a week and a day", f"/compare?{sides}")],
         "/reviews": [Case("what is not signed off", "/reviews")],
@@ -101,8 +104,9 @@ def cases(one: Sample) -> dict[str, list[Case]]:
     }  # fmt: skip
 
 
+FILES = ("/download", "/export", "/incident/download")
 # What is not waited for to its end: it goes on, or is as long as what it holds.
-ENDLESS = ("/live", "/download", "/export")
+ENDLESS = ("/live", *FILES)
 # Both rest on a verification of the whole log, which `audit verify` is the figure of.
 NOT_PAGES = {"/integrity/report", "/integrity/evidence"}
 
@@ -188,7 +192,7 @@ class Measuring:
         note = f"all of it after {statistics.median(wholes):.2f} s, {max(wholes):.2f} s at most" if wholes else ""
         if len(wholes) > 1 and slow:
             note += f", of {len(wholes)}"
-        if path in ("/download", "/export"):
+        if path in FILES:
             self.table.add(work, f"{statistics.median(firsts):.0f} ms", "a file, not a page")
         else:
             self.table.goal(work, statistics.median(firsts), FIRST * 1000, least=False, digits=0, unit=" ms", note=note)

@@ -20,11 +20,14 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from markupsafe import escape
 
 from secretproxy.audit import forms, usual
 from secretproxy.audit import reviews as reviews_module
 from secretproxy.audit.review import reading
+from secretproxy.audit.texts import quoted, safe
 from secretproxy.audit.verify import verify_database
+from secretproxy.console import view
 from tests.conftest import Backend
 from tests.console.conftest import APPLICATION, EMOJI, HIDDEN, LONG, MARKUP
 from tests.support.cli import secretproxy
@@ -218,6 +221,55 @@ def test_names_are_inert_and_whole(auditor: Browser, owner: str) -> None:
     assert html.escape(MARKUP, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
     assert "pay\\u202egnp.exe\\u200b\\u2066\\x1b[2J\\r\\n\\u2028end" in text
     assert EMOJI in text and LONG in text
+
+
+NAMES = (
+    "plain",
+    "a,b",
+    "a, b",
+    '"a',
+    '"a"',
+    "",
+    " ",
+    "a ",
+    "?",
+    "(null)",
+    "\\u202e",
+    "a\u00a0b",
+    "\u3000",
+    "n\u0303",
+    "\\",
+    "\n",
+)
+
+
+def test_names_are_shown_as_in_the_terminal(auditor: Browser, postgres: Backend, proxy: Proxy) -> None:
+    """In a cell of several, in titles and headings, in the filter of a review; no two of them alike."""
+    owner = "5e7c0de1-93a4-4c1b-8f7e-2d1c0b9a8f7e"
+    with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+        for name in NAMES:
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (owner, name))
+    text = auditor.get("/accesses", {"owner": owner}).text
+    cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r'<td class="names">(.*?)</td>', text, re.DOTALL)]
+    shown = [html.unescape(cell) for cell in cells][::-1]
+    assert shown == [quoted(name) for name in NAMES] and len(set(shown)) == len(NAMES)
+    said = secretproxy(["audit", "list", "--owner", owner, "--dsn", postgres.dsn("auditor")]).stdout
+    assert all(f" {name} " in said for name in shown)
+    for name in NAMES[1:]:
+        page = auditor.get("/secret", {"owner": owner, "name": name}) if name else None
+        assert page is None or f"<dd>{escape(quoted(name))}</dd>" in page.text
+    found = auditor.get("/reviews").text
+    assert f"name: {escape(quoted('a, b'))}" in found and f"name: {escape(quoted('(null)'))}" in found
+
+
+def test_what_is_shortened_is_whole_on_a_click(auditor: Browser, owner: str) -> None:
+    for value in (LONG, HIDDEN * 2, MARKUP * 2):
+        assert str(view.folded(value)) == (
+            f'<details class="cut"><summary>{escape(view.shortened(value))}</summary>{escape(safe(value))}</details>'
+        )
+    assert view.folded("short") == "short" and view.folded(None) == ""
+    long = "x" * 60 + "<b>"
+    assert f"<dd>{escape(long)}</dd>" in auditor.get("/who/application", {"name": long}).text
 
 
 class Tags(html.parser.HTMLParser):

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from secretproxy.audit import chains, counting, exporting, review, reviews, subjects, usual
+from secretproxy.audit import chains, counting, exporting, review, reviews, subjects, texts, usual
 from secretproxy.audit.checkpoints import public_key_of
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.evidence import Month, archive, incident_archive, packed
@@ -228,7 +228,7 @@ async def secret(visit: Visit) -> Response:
         "latest": Part("secret-latest.html", "Looking for its latest accesses …", latest),
     }
     return await visit.stream(
-        "secret.html", parts, title=f"Secret {view.shortened(name)}",
+        "secret.html", parts, title=f"Secret {view.shortened(texts.quoted(name))}",
         query=query_of({"owner": owner or "", "secret": name}),
     )  # fmt: skip
 
@@ -274,8 +274,9 @@ async def subject(visit: Visit) -> Response:
         "hours": Part("hours.html", waits, hours),
         "latest": Part("latest.html", "Looking for its latest accesses …", latest),
     }
+    called = kind.replace("-", " ").capitalize()
     return await visit.stream(
-        "subject.html", parts, title=f"{kind.replace('-', ' ').capitalize()} {view.shortened(value)}", value=value,
+        "subject.html", parts, title=f"{called} {view.shortened(value)}", kind=called, value=value,
         span=span, spans=SPANS, path_of=f"/who/{kind}", query={SUBJECTS[kind]: value}, incident=kind == "user",
     )  # fmt: skip
 
@@ -550,7 +551,7 @@ def _chains(
             for at, count in chain.marks
         ]
         damaged = [
-            (place(near[1]), f"{gap.damage.kind} at row {gap.damage.seq}: {view.visible(gap.damage.text)}")
+            (place(near[1]), f"{gap.damage.kind} at row {gap.damage.seq}: {texts.safe(gap.damage.text)}")
             for gap in gaps
             if gap.damage.instance == name and (near := gap.before or gap.after) is not None
         ]

@@ -1,11 +1,11 @@
 """Shows values of the log on pages, and loads the templates that show them.
 
-Jinja2 escapes every value. What a client chose reaches a page through `visible` alone: a character that would hide or
-turn text round is shown as its escape. Times carry both zones; owners and names are whole in the title."""
+Jinja2 escapes every value. What a client chose reaches a page through `audit.texts` alone, as it reaches a terminal: a
+character that would hide or turn text round is shown as its escape. Times carry both zones; what is shortened is whole
+on a click."""
 
 from __future__ import annotations
 
-import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -14,30 +14,28 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from secretproxy.audit.records import pairs
+from secretproxy.audit.texts import listed, quoted, safe
 from secretproxy.console import charts
 from secretproxy.console.parts import place
 
-# Categories of characters that are not seen or that change what is seen: controls, formats such as RTL marks,
-# surrogates, private use, line and paragraph separators.
-_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _SHORT = 48
-
-
-def visible(value: Any) -> str:
-    """Shows a client's text with everything invisible as an escape."""
-    text = "" if value is None else str(value)
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char for char in text
-    )
 
 
 def shortened(value: Any) -> str:
     """Shows the same without its middle if it is long, so that two names that differ at either end look different."""
-    text = visible(value)
+    text = safe(value)
     return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}…{text[-_SHORT // 2 + 1 :]}"
+
+
+def folded(value: Any) -> Markup:
+    """Shows a text, a long one shortened, and whole on a click."""
+    text, short = safe(value), shortened(value)
+    if text == short:
+        return escape(text)
+    return Markup('<details class="cut"><summary>{}</summary>{}</details>').format(short, text)
 
 
 def names(value: Iterable[str | None] | None) -> list[str | None]:
@@ -71,8 +69,8 @@ def whole(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, list | tuple):
-        return ", ".join("null" if item is None else visible(item) for item in value)
-    return visible(value)
+        return listed(None if item is None else str(item) for item in value)
+    return safe(value)
 
 
 def brief(value: uuid.UUID | None) -> str:
@@ -113,7 +111,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        visible=visible, whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant,
+        visible=safe, quoted=quoted, listed=listed, folded=folded,
+        whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant,
         brief=brief, origin=origin,
         number=number,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import typer
 
 from secretproxy.audit.records import pairs
 from secretproxy.cli.audit import options as opt
-from secretproxy.cli.audit.showing import console_of, in_full, names_of, record_of, safe, tell_place, zone
+from secretproxy.cli.audit.showing import console_of, in_full, names_of, quoted, record_of, safe, tell_place, zone
 from secretproxy.config import review_database
 from secretproxy.wire.types import SqlState
 
@@ -91,7 +91,7 @@ def _done(row: Any, *, short: bool) -> str:
     if row["event"] == "review":
         return (
             f"review {function} "
-            f"{', '.join(f'{safe(name)}: {safe(value)}' for name, value in pairs(row['via']).items())}"
+            f"{', '.join(f'{safe(name)}: {quoted(value)}' for name, value in pairs(row['via']).items())}"
         )
     if short:
         owner = owner if len(owner) < 9 else owner[:8] + "…"

@@ -1,7 +1,7 @@
 """Prints rows for the `secretproxy audit` commands: as a table for a person, as JSON and as CSV.
 
-What a client has chosen reaches a terminal through `safe` alone. In a terminal a cell may be shortened, in its middle,
-so that two different texts stay different; what a table leaves out it names below itself. In a pipe nothing is
+What a client has chosen reaches a terminal through `audit.texts` alone. In a terminal a cell may be shortened, in its
+middle, so that two different texts stay different; what a table leaves out it names below itself. In a pipe nothing is
 shortened, coloured or left out.
 """
 
@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from secretproxy.audit.records import cell_of, plain, record_of, writer_to
+from secretproxy.audit.texts import listed, quoted, safe
 from secretproxy.wire.types import SqlState
 
 # Cells of a text that are given room before uuids are.
@@ -25,26 +26,8 @@ CHUNK = 1000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def safe(value: Any) -> str:
-    """Makes a client's text safe for the terminal: shows as an escape what would move the cursor or hide text."""
-    text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 def names_of(row: Any) -> str:
-    names = row["secret_names"]
-    return "?" if names is None else ", ".join(map(quoted, names))
-
-
-def quoted(name: str | None) -> str:
-    """A name for a person so that no two look alike: in quotes where it could be read as several, as none or as an
-    escape."""
-    if name is None:
-        return "(null)"
-    plain = name.isprintable() and "," not in name and name == name.strip() and not name.startswith('"')
-    if plain and name not in ("", "?", "(null)"):
-        return name
-    return '"' + safe(name.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    return listed(row["secret_names"])
 
 
 def who(row: Any) -> str:

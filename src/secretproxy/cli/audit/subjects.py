@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from secretproxy.audit.texts import listed
 from secretproxy.cli.audit.files import new_file
 from secretproxy.cli.audit.options import (
     APPLICATION,
@@ -254,4 +255,4 @@ def _moment_or_no(at: datetime | None) -> str:
 
 
 def _others(names: Sequence[str]) -> str:
-    return safe(", ".join(names)) or "none"
+    return listed(names) or "none"
