@@ -3,6 +3,7 @@ told from one that may not be read."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from secretproxy.audit import unused as unused_module
 from tests.audit.test_review import run
 from tests.audit.test_whole import dropped, made
 from tests.conftest import Backend
@@ -105,3 +107,32 @@ def test_a_row_policy_on_the_log_is_named(
     done = run(postgres, *(str(tmp_path / "out.jsonl") if one == "FILE" else one for one in command), database=database)
     assert done.returncode == 2 and "has the policy hides" in done.stderr, done.stderr
     assert "make it a member" not in done.stderr
+
+
+@dataclasses.dataclass
+class LogOf:
+    """A connection to a log of that encoding."""
+
+    server_encoding: str
+
+    @property
+    def raw(self) -> bool:
+        return self.server_encoding == "SQL_ASCII"
+
+    def get_settings(self) -> LogOf:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("stored", "in_bytes", "encoding", "logged"),
+    [
+        ("plain", False, "UTF8", "plain"), ("caf\u20ac", False, "LATIN1", r"escaped:caf\u20ac"),
+        (r"caf\xe9", True, "UTF8", r"escaped:caf\xe9"), (r"caf\xe9", True, "SQL_ASCII", r"escaped:caf\\xe9"),
+        (r"a\\b", True, "UTF8", r"a\b"), (r"a\b", False, "SQL_ASCII", r"a\\b"), ("masked:x", False, "UTF8", "name:masked:x"),
+    ],
+)  # fmt: skip
+def test_a_stored_name_is_known_in_a_log_of_another_encoding(
+    stored: str, in_bytes: bool, encoding: str, logged: str
+) -> None:
+    """Else a secret that is used every day is listed as unused."""
+    assert logged in unused_module._forms(stored, in_bytes, LogOf(encoding))

@@ -4,11 +4,14 @@ really had."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from tests.conftest import Backend
+from tests.support.cli import secretproxy
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 from tests.support.raw import SYNC, Address, Raw, bind, execute, parse, query
@@ -37,6 +40,68 @@ def bytes_proxy(postgres: Backend, tmp_path_factory: pytest.TempPathFactory) -> 
         proxy.stop()
         for database in (DATABASE, LOG):
             admin.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def reviewed(postgres: Backend, bytes_proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Accesses in a log that is in SQL_ASCII itself, written by a proxy, of secrets that are stored there."""
+    del bytes_proxy
+    dsn = postgres.dsn("journal", DATABASE)
+    proxy = Proxy(tmp_path_factory.mktemp("log"), postgres.address, dsn, postgres.key_file)
+    proxy.start()
+    try:
+        with psycopg.connect(proxy.dsn(database=DATABASE), client_encoding="SQL_ASCII", autocommit=True) as sql:
+            for name in [*NAMES, b"a\\xff"]:
+                for function, value in ((b"upsert", b", 'v'"), (b"getter", b"")):
+                    text = b"SELECT encrypted_secrets.secrets_%s('%s', '%s'%s)"
+                    sql.execute(text % (function, OWNER.encode(), name, value))  # type: ignore[arg-type]
+    finally:
+        proxy.stop()
+    return postgres.dsn("auditor", DATABASE)
+
+
+def audit(dsn: str, *arguments: str) -> str:
+    done = secretproxy(["audit", *arguments, "--dsn", dsn])
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done
+    return done.stdout
+
+
+# As the commands show them.
+SHOWN = [r"\xff", r"\xfe", r"caf\xe9", "café", "\ufffd", r"\x83\\", r"a\\xff"]
+
+
+def test_a_name_in_a_log_of_bytes_is_found_as_it_is_shown(reviewed: str) -> None:
+    for name in SHOWN:
+        found = [json.loads(line) for line in audit(reviewed, "list", "--secret", name, "--json").splitlines()]
+        assert [row["operation"] for row in found] == ["write", "read"], name
+        # As the log has it is right as well, in what the commands show of that and in what psql shows.
+        as_logged = found[0]["secret_names"][0]
+        for form in {as_logged, as_logged.replace("\\\\", "\\") if as_logged.startswith("escaped:") else as_logged}:
+            assert len(audit(reviewed, "list", "--secret", form, "--json").splitlines()) == 2, form
+        assert json.loads(audit(reviewed, "secret", name, "--json").splitlines()[0])["n"] == 2
+    assert audit(reviewed, "unused") == "each stored secret was used in the last 90 days\n"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_an_export_of_a_log_of_bytes_is_proven(reviewed: str, tmp_path: Path, form: str) -> None:
+    """The hashes are of the bytes, the file has them in their visible form; with a manifest and without."""
+    export = tmp_path / f"log.{form}"
+    audit(reviewed, "export", str(export), "--format", form)
+    verify = ["audit", "verify", "--file", str(export)]
+    done = secretproxy(verify)
+    assert done.returncode == 0 and "nothing was altered" in done.stdout, done
+    manifest = export.with_name(f"{export.name}.manifest.json")
+    whole, told = export.read_text(), manifest.read_text()
+    for text, other in (("caf", "kaf"), ("xe9", "xe8"), ("xff", "xfe")):
+        assert text in whole
+        export.write_text(whole.replace(text, other, 1))
+        assert secretproxy(verify).returncode == 1
+        manifest.unlink()
+        assert secretproxy(verify).returncode == 1
+        manifest.write_text(told)
+    export.write_text(whole)
+    manifest.unlink()
+    assert secretproxy(verify).returncode == 0
 
 
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "SQL_ASCII"])

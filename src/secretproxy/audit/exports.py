@@ -27,10 +27,13 @@ from secretproxy.audit import chain, forms
 from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, TABLE, TYPES
 from secretproxy.audit.verify import Report
+from secretproxy.audit.visible import logged
 from secretproxy.config import ConfigError
 
 KIND = "secretproxy export"
 SUFFIX = ".manifest.json"
+# The form of texts from a log in SQL_ASCII, whose rows' hashes cover the bytes themselves.
+VISIBLE = "visible"
 # The checkpoints of these instances, in their order.
 CHECKPOINTS = """
 SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secretproxy.checkpoints AS c
@@ -69,6 +72,12 @@ def value_of(name: str, value: Any) -> Any:
 def body_of(record: Record) -> bytes:
     """Gives the line that a row's hash covers. Raises KeyError, TypeError, ValueError."""
     return chain.covered(b"\t".join([chain.encode([value_of(name, record[name])]) for name in CHAINED]))
+
+
+def logged_body(record: Record) -> bytes:
+    """Gives the same for a row whose texts are in their visible form."""
+    texts = {name: logged(record[name]) for name in CHAINED if TYPES[name] in ("text", "text[]")}
+    return body_of(record | texts)
 
 
 def is_direct(record: Record) -> bool:
@@ -190,6 +199,12 @@ def _whole(record: Record) -> Record:
     return found
 
 
+def with_logged_texts(rows: Iterator[tuple[int, Record, bytes]]) -> Iterator[tuple[int, Record, bytes]]:
+    """Gives rows whose texts are in their visible form, each with the line that its hash covers."""
+    for number, record, _ in rows:
+        yield number, record, logged_body(record)
+
+
 def records(path: Path) -> Iterator[tuple[int, Record, bytes]]:
     """Reads the rows of an export in any format, each with its number and line. Raises ConfigError, OSError."""
     with path.open("rb") as file:
@@ -225,7 +240,7 @@ def _csv(path: Path) -> Iterator[tuple[Record, bytes]]:
             tried = [_of_cells(cells, quoted) for quoted in (True, False)]
             for record in itertools.chain.from_iterable(map(_with_blanks, tried)):
                 body = body_of(record)
-                if is_direct(record) or _fits(record, body):
+                if is_direct(record) or _fits(record, body) or _fits(record, logged_body(record)):
                     break
             else:
                 record, body = tried[0], body_of(tried[0])
@@ -314,6 +329,7 @@ def verify_part(
         except (InvalidSignature, ValueError):
             report.add("-", None, "manifest", "the signature of the manifest is wrong")
     checks = _checks(manifest, outside, key, report)
+    visible = manifest.get("texts") == VISIBLE
     tally = ExportTally()
     last: dict[str, tuple[int, str]] = {}
     past_at: dict[str, str] = {}
@@ -325,7 +341,7 @@ def verify_part(
         if record["instance"] is None or seq is None:
             report.add("-", None, "inserted", "a row that is not marked direct belongs to no chain")
             continue
-        if not _fits(record, body):
+        if not _fits(record, logged_body(record) if visible else body):
             report.add(name, seq, "changed", "a column of this row was changed: its hash does not fit")
         before = last.get(name)
         if before is not None and seq <= before[0]:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from secretproxy.audit.masking import RESERVED, NameMask, name_bytes
+from secretproxy.audit.visible import logged, shown_bytes
 from secretproxy.config import ConfigError
 from secretproxy.session.encodings import codec
 
@@ -197,17 +198,20 @@ def spellings(name: str, encoding: str = "UTF8") -> list[str]:
     Accepts the name itself and the log's form of it. `masked:x` may be the log's form, or a name that the log writes as
     `name:masked:x`.
     """
-    if name.isascii() and not name.startswith(RESERVED):
-        return [name]
     mask = NameMask(_UNMASKED, (), b"")
     mask.stored_in(encoding)
-    stored = mask(name) or ""
     if encoding == "SQL_ASCII":
-        # Texts are looked for in the form in which such a log's are shown: see reading.LogConnection.
-        if stored.startswith("escaped:"):
-            stored = stored.replace("\\", "\\\\")
-        name = _shown_bytes(name)
-    elif not _storable(name, encoding):
+        # Texts are looked for in the form in which such a log's are shown: see reading.LogConnection. A direct call
+        # wrote the bytes themselves, the proxy their escapes.
+        visible = _shown_bytes(name)
+        forms = [visible, shown_bytes(name_bytes(mask(logged(visible)) or ""))]
+        if name.startswith("escaped:"):
+            forms.append(shown_bytes(name_bytes(name)))
+        return list(dict.fromkeys(forms))
+    if name.isascii() and not name.startswith(RESERVED):
+        return [name]
+    stored = mask(name) or ""
+    if not _storable(name, encoding):
         return [stored]
     return [name] if stored == name else [name, stored]
 
@@ -216,7 +220,7 @@ def _shown_bytes(name: str) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        return name_bytes(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+        return shown_bytes(name_bytes(name))
     return name
 
 

@@ -9,13 +9,14 @@ asyncpg; prints nothing.
 from __future__ import annotations
 
 import contextlib
-import re
+import json
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import asyncpg
 
 from secretproxy.audit.intact import altered
+from secretproxy.audit.visible import given, shown
 from secretproxy.config import ConfigError
 from secretproxy.connections import (
     FAILURES,
@@ -31,8 +32,6 @@ from secretproxy.connections import (
 )
 from secretproxy.connections import connect as service_connection
 from secretproxy.wire.types import SqlState
-
-_ESCAPED = re.compile(rb"\\(?:x([0-9a-f]{2})|\\)")
 
 
 class LogConnection(ServiceConnection):
@@ -55,6 +54,11 @@ class LogConnection(ServiceConnection):
     async def fetchval(self, query: str, *values: Any, **options: Any) -> Any:
         found = await self._told(super().fetchval(query, *self._given(values), **options))
         return _shown_value(found) if self.raw else found
+
+    async def expected(self, query: str, *values: Any) -> int:
+        """Gives how many rows the planner expects of a query."""
+        plan = await self._told(super().fetchval(f"EXPLAIN (FORMAT JSON) {query}", *self._given(values)))
+        return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
 
     async def each(self, query: str, *values: Any) -> Any:
         """Yields rows one by one, in a transaction, for any number of rows. Plans for all of them, not for the
@@ -103,18 +107,6 @@ class LogConnection(ServiceConnection):
 
     def _given(self, values: tuple[Any, ...]) -> list[Any]:
         return [_given_value(value) for value in values] if self.raw else list(values)
-
-
-def shown(text: str) -> str:
-    """Gives the visible form of bytes, each a character of LATIN1."""
-    return text.encode("latin-1").replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-
-
-def given(text: str) -> str:
-    """Gives the bytes of a visible form, each a character of LATIN1."""
-    return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", text.encode()).decode(
-        "latin-1"
-    )
 
 
 def _shown_value(value: Any) -> Any:

@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from secretproxy.audit.counting import fetch_counted
-from secretproxy.audit.filters import EQUAL
+from secretproxy.audit.filters import EQUAL, spellings
+from secretproxy.audit.masking import name_bytes
+from secretproxy.audit.visible import logged, shown_bytes
 from secretproxy.connections import unkept
 
 USES = ("read", "verify", "write")
@@ -65,7 +67,7 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
         stored = await secrets.fetch(_STORED)
     rows = []
     for row in stored:
-        forms = {row["name"], *row["masks"]}
+        forms = {row["name"], *row["masks"], *_forms(row["name"], secrets.raw, log)}
         seen = [latest.get((row["owner"], form)) for form in forms] + [of_owner.get(row["owner"])]
         last = max((at for at in seen if at is not None), default=None)
         if last is None or last < before:
@@ -79,6 +81,14 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
         )
     )
     return UnusedSecrets(rows, len(stored), str(database), await log.fetchval(_FIRST), of_owner.get(None))
+
+
+def _forms(name: str, raw: bool, log: Any) -> list[str]:
+    """Gives the forms that a proxy may have written a stored name in, in a log that may have another encoding. `raw`:
+    the name is in its visible form."""
+    text = logged(name) if raw else name
+    encoding = log.get_settings().server_encoding
+    return spellings(shown_bytes(name_bytes(text)) if log.raw else text, encoding)
 
 
 def _later(known: dict[Any, datetime], key: Any, at: datetime) -> None:
