@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from markupsafe import escape
 
-from secretproxy.audit import forms, usual
+from secretproxy.audit import forms, review, usual
 from secretproxy.audit import reviews as reviews_module
 from secretproxy.audit.review import reading
 from secretproxy.audit.texts import quoted, safe
@@ -123,6 +123,72 @@ def test_a_secret_tells_who_used_it(auditor: Browser, owner: str) -> None:
     assert "not in this log" in unknown and "Nobody, as far as this log goes back." in unknown
 
 
+def test_writes_are_marked_and_who_still_reads_is_named(auditor: Browser, owner: str, proxy: Proxy) -> None:
+    secret = {"owner": owner, "name": "rotated twice"}
+    with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+        for _ in range(2):
+            sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'rotated twice', 'value')", (owner,))
+            text = auditor.get("/secret", secret).text
+            assert "Nobody has used it since it was written last" in text
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'rotated twice')", (owner,))
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'rotated twice')", (owner,))
+        text = auditor.get("/secret", secret).text
+        said = re.sub("<[^>]*>", "", text[text.index("Read after its last write") :].partition("</p>")[0])
+        assert said == "Read after its last write: app_user 2 times."
+        assert len(re.findall(r'class="rotation"[^>]*><title>written [\d: -]+ UTC by app_user</title>', text)) == 2
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'rotated twice', 'value')", (owner,))
+        sql.execute("SELECT encrypted_secrets.secrets_verify(%s, 'rotated twice', 'value')", (owner,))
+    assert "Nobody has read it since it was written last." in auditor.get("/secret", secret).text
+
+
+def test_a_burst_of_different_secrets_is_drawn(auditor: Browser, proxy: Proxy) -> None:
+    made = str(uuid.uuid4())
+    with psycopg.connect(proxy.dsn(), autocommit=True, application_name=f"burst {made}") as sql:
+        for name in ("a", "b", "a", "c"):
+            sql.execute("SELECT encrypted_secrets.secrets_getter(%s, %s)", (made, name))
+    text = auditor.get("/who/application", {"name": f"burst {made}"}).text
+    drawn = text.partition('aria-label="Different secrets used over time, UTC"')[2].partition("</svg>")[0]
+    counts = [int(count) for count in re.findall(r": (\d+) secrets</title>", drawn)]
+    # At the turn of a step they are in two.
+    assert counts == [3] or len(counts) == 2
+
+
+def test_the_path_of_a_call_is_drawn_and_inert(auditor: Browser, owner: str) -> None:
+    row = {"via": [MARKUP, HIDDEN, None], "function": LONG, "event": "attempt"}
+    drawn = str(view.environment().get_template("table.html").make_module({}).path_of(row))  # type: ignore[attr-defined]
+    steps = re.findall(r"<li[^>]*>(.*?)</li>", drawn)
+    assert steps == ["the statement", *map(str, map(view.folded, (MARKUP, HIDDEN, None, LONG)))]
+    assert "<script" not in drawn and "\u202e" not in drawn and LONG in drawn
+
+
+def test_both_sides_of_a_comparison_say_what_they_are(auditor: Browser, owner: str) -> None:
+    text = auditor.get("/compare", {"by": "user", "a_since": "14d", "b_since": "7d"}).text
+    assert "7.00 days" in text and "14.00 days" in text and "overlap" in text
+    text = auditor.get("/compare", {"by": "user", "a_since": "14d", "a_until": "7d", "b_since": "7d"}).text
+    assert text.count("7.00 days") == 2 and "overlap" not in text
+    text = auditor.get("/compare", {"a_since": "7d", "b_since": "7d", "a_application": "a", "b_application": "b"}).text
+    assert "overlap" not in text
+    assert [view.rate(value) for value in (0, 0.0312, 3.14159, 1234.5)] == ["0", "0.0312", "3.14", "1,234"]
+
+
+def test_the_overview_counts_what_is_unusual_and_says_what_is_verified(site: ConsoleSite, owner: str) -> None:
+    site.clock.ahead += 61
+    browser = site.browser()
+    assert browser.sign_in("console_colleague").status == 303
+    text = browser.get("/").text
+    assert "You have not verified this since you signed in" in text
+    assert re.search(r"<dt>direct calls</dt><dd>[1-9]", text) and "<dt>forgeries</dt>" in text
+    browser.send("POST", "/integrity/verify", {"csrf": browser.csrf()})
+    while 'http-equiv="refresh"' in browser.get("/integrity").text:
+        pass
+    assert "You verified it at" in browser.get("/").text
+
+
+def test_a_forgery_has_a_likely_cause() -> None:
+    assert "another key" in review.forgery_cause({"function": None})
+    assert "played back" in review.forgery_cause({"function": "f()"})
+
+
 def test_a_user_an_application_and_a_client_tell_what_they_used(auditor: Browser, owner: str) -> None:
     for kind, value in (("user", "app_user"), ("application", APPLICATION), ("client", "127.0.0.1")):
         text = auditor.get(f"/who/{kind}", {"name": value}).text
@@ -134,6 +200,9 @@ def test_a_session_is_a_story(auditor: Browser, owner: str) -> None:
     story = auditor.get(re.search(r'href="(/session/[^"]*)"', text)[1]).text  # type: ignore[index]
     events = re.findall(r'<li class="(\w+)">', story)
     assert events.count("attempt") == events.count("outcome") == 12
+    drawn = story.partition('aria-label="Statements of this session over time, UTC"')[2].partition("</svg>")[0]
+    assert drawn.count('class="shut"') == 12 and drawn.count('class="chain wrong"') == 1
+    assert re.search(r"<title>statement \d+: encrypted_secrets.secrets_verify[^<]*, ok</title>", drawn)
     assert "secrets_verify" in story and "error <code>" in story
 
 

@@ -431,6 +431,19 @@ async def events(
         yield row
 
 
+def forgery_cause(row: Any) -> str:
+    """Gives the likely causes of a forgery, by what its row says."""
+    if row["function"] is None:
+        return (
+            "Its signature is wrong: somebody imitated testimony, or the proxy has another key than the database "
+            "(secretproxy keys status) or is of an older version."
+        )
+    return (
+        "Its signature is right, but this backend did not make it then: somebody played back what another call said, "
+        "or the server's clock was set back."
+    )
+
+
 async def how_many_events(connection: Any, wanted: Filter, kinds: tuple[str, ...], known: int) -> Count:
     return await how_many(connection, _events(wanted, kinds), known)
 

@@ -137,6 +137,23 @@ async def timeline(
     ]
 
 
+async def distinct_secrets(
+    connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta
+) -> list[tuple[datetime, int]]:
+    """Gives how many different secrets these accesses were of, in steps of time. Raises ConfigError."""
+    seconds = int(step.total_seconds())
+    columns = f"{stretch(seconds)} AS bucket, a.owner_id, a.secret_names, pg_catalog.count(*) AS n"
+    found: dict[int, set[tuple[Any, Any]]] = {}
+    for row in await _asked(connection, wanted.but(since=since, until=until), columns, 3):
+        names = row["secret_names"]
+        if row["owner_id"] is not None and names is not None:
+            found.setdefault(row["bucket"], set()).update((row["owner_id"], name) for name in names)
+    first, last = int(since.timestamp()) // seconds, int(until.timestamp()) // seconds
+    return [
+        (datetime.fromtimestamp(number * seconds, UTC), len(found.get(number, ()))) for number in range(first, last + 1)
+    ]
+
+
 @dataclass(slots=True)
 class Touched:
     """One secret of an incident. `written`: when somebody else wrote it with success after it was touched last; None:

@@ -14,8 +14,14 @@ _LEFT, _BOTTOM, _TOP = 44, 20, 8
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequence[str]) -> str:
-    """Draws stacked bars: `steps` are labels with a count for each of `kinds`, the lowest first."""
+def bars(
+    title: str,
+    steps: Sequence[tuple[str, Mapping[str, int]]],
+    kinds: Sequence[str],
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Draws stacked bars: `steps` are labels with a count for each of `kinds`, the lowest first. `marks`: shares of the
+    whole time, 0 to 1, with what the pointer shows."""
     most = max((sum(counts.values()) for _, counts in steps), default=0)
     top = ceiling(most)
     inner_width, inner_height = WIDTH - _LEFT - 4, HEIGHT - _BOTTOM - _TOP
@@ -45,6 +51,12 @@ def bars(title: str, steps: Sequence[tuple[str, Mapping[str, int]]], kinds: Sequ
                 f'<text class="tick" x="{x + width / 2:.1f}" y="{HEIGHT - 5}" '
                 f'text-anchor="middle">{escape(label)}</text>'
             )
+    for at, text in marks:
+        x = _LEFT + inner_width * _within(at)
+        out.append(
+            f'<path class="rotation" d="M{x:.1f} {_TOP}v{inner_height}l-4 -7h8l-4 7z">'
+            f"<title>{escape(text)}</title></path>"
+        )
     return "".join(out) + "</svg>"
 
 

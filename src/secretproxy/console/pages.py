@@ -4,7 +4,8 @@ template."""
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,9 +59,9 @@ def steps_since(since: datetime) -> tuple[datetime, datetime, timedelta]:
     return since, end, timedelta(minutes=step)
 
 
-def _timeline(steps: list[subjects.TimelineStep]) -> Markup:
+def _timeline(steps: list[subjects.TimelineStep], marks: Sequence[tuple[float, str]] = ()) -> Markup:
     labels = [(f"{step.at:%m-%d %H:%M}", step.counts) for step in steps]
-    return Markup(charts.bars("Accesses by operation over time, UTC", labels, _kinds(steps)))  # noqa: S704 - escaped where it is drawn
+    return Markup(charts.bars("Accesses by operation over time, UTC", labels, _kinds(steps), marks))  # noqa: S704 - escaped where it is drawn
 
 
 def _hours(counts: Mapping[tuple[int, int], int]) -> Markup:
@@ -91,7 +92,9 @@ async def overview(visit: Visit) -> Response:
     async def standing() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
             unusual = [row async for row in review.events(connection, wanted, KINDS, limit=TOP)]
-            return {"unusual": unusual, "state": await log_state(connection), "span": span}
+            many = {kind: await review.how_many_events(connection, wanted, (kind,), 0) for kind in KINDS}
+            state = await log_state(connection)
+        return {"unusual": unusual, "many": many, "state": state, "span": span, "check": visit.session.check}
 
     async def times() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
@@ -207,9 +210,25 @@ async def secret(visit: Visit) -> Response:
         async with visit.reader.connection() as connection:
             found = await subjects.users_of(connection, wanted)
             latest = next((at for at, _ in await last_writes(connection)), None)
+            still = [] if latest is None else await _readers(connection, wanted.but(since=latest))
         unread = latest is not None and not any(user["last"] > latest for user in found)
         left_out = max(0, len(found) - MOST_LINES)
-        return {"users": found[:MOST_LINES], "left_out": left_out, "latest": latest, "unread": unread}
+        return {
+            "users": found[:MOST_LINES], "left_out": left_out, "latest": latest, "unread": unread, "still": still,
+        }  # fmt: skip
+
+    async def times() -> dict[str, Any]:
+        since, until, step = steps_since(datetime.now(UTC) - timedelta(days=90))
+        async with visit.reader.connection() as connection:
+            steps = await subjects.timeline(connection, wanted, since, until, step)
+            page = await newest(connection, wanted.but(operation="write", outcome=("ok",), since=since), ROWS)
+        begin = steps[0].at
+        whole = steps[-1].at + step - begin
+        marks = [
+            ((row["at"] - begin) / whole, f"written {view.utc(row['at'])} UTC by {texts.safe(row['db_user'])}")
+            for row in page.rows
+        ]
+        return {"chart": _timeline(steps, marks), "steps": steps, "operations": _kinds(steps)}
 
     async def hours() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
@@ -224,6 +243,7 @@ async def secret(visit: Visit) -> Response:
     parts = {
         "facts": Part("secret-facts.html", waits, facts),
         "users": Part("secret-users.html", waits, users),
+        "times": Part("secret-times.html", waits, times),
         "hours": Part("hours.html", waits, hours),
         "latest": Part("secret-latest.html", "Looking for its latest accesses …", latest),
     }
@@ -231,6 +251,14 @@ async def secret(visit: Visit) -> Response:
         "secret.html", parts, title=f"Secret {view.shortened(texts.quoted(name))}",
         query=query_of({"owner": owner or "", "secret": name}),
     )  # fmt: skip
+
+
+async def _readers(connection: Any, wanted: Filter) -> list[tuple[str, int]]:
+    """Gives which logins read, and how often, the most first."""
+    found: Counter[str] = Counter()
+    for row in await subjects.users_of(connection, wanted.but(operation="read")):
+        found[row["db_user"]] += row["n"]
+    return found.most_common()
 
 
 # What a page of its own turns round: the filter's field, and what it is called.
@@ -254,6 +282,13 @@ async def subject(visit: Visit) -> Response:
             steps = await subjects.timeline(connection, wanted, *steps_since(since))
         return {"chart": _timeline(steps), "steps": steps, "operations": _kinds(steps)}
 
+    async def bursts() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            steps = await subjects.distinct_secrets(connection, wanted, *steps_since(since))
+        labels = [(f"{at:%m-%d %H:%M}", {"secrets": count}) for at, count in steps]
+        drawn = charts.bars("Different secrets used over time, UTC", labels, ("secrets",))
+        return {"chart": Markup(drawn), "steps": steps}  # noqa: S704 - escaped where it is drawn
+
     async def secrets() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
             found = await subjects.secrets_of(connection, wanted)
@@ -270,6 +305,7 @@ async def subject(visit: Visit) -> Response:
 
     parts = {
         "times": Part("overview-times.html", waits, times),
+        "bursts": Part("subject-bursts.html", waits, bursts),
         "secrets": Part("subject-secrets.html", waits, secrets),
         "hours": Part("hours.html", waits, hours),
         "latest": Part("latest.html", "Looking for its latest accesses …", latest),
@@ -292,7 +328,41 @@ async def session(visit: Visit) -> Response:
                 more = True
                 break
             rows.append(dict(row))
-    return visit.show("session.html", title=f"Session {str(found)[:8]}", session=found, rows=rows, more=more)
+    return visit.show(
+        "session.html", title=f"Session {str(found)[:8]}", session=found, rows=rows, more=more, chart=_story(rows)
+    )
+
+
+def _story(rows: list[dict[str, Any]]) -> Markup | None:
+    """Draws the statements of a session that have secret calls: from their attempt to their outcome, with the calls
+    that were held until the log had them."""
+    begin, end = (min((row["at"] for row in rows), default=None), max((row["at"] for row in rows), default=None))
+    statements: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["event"] != "review" and row["statement_no"] is not None:
+            statements.setdefault((row["instance"], row["statement_no"]), []).append(row)
+    if begin is None or end is None or not statements:
+        return None
+    whole = max(end - begin, timedelta(milliseconds=1))
+    lines = []
+    for (_, number), events in [*statements.items()][:ROWS]:
+        first, last = events[0]["at"], events[-1]["at"]
+        outcome = next((row["outcome"] for row in events if row["outcome"] is not None), None)
+        names = ", ".join(dict.fromkeys(view.shortened(row["function"]) for row in events if row["function"]))
+        marks = [
+            ((row["at"] - begin) / whole, f"{row['event']}: {view.shortened(row['function'])}")
+            for row in events
+            if row["event"] not in ("attempt", "outcome")
+        ]
+        lines.append(
+            charts.Line(
+                f"statement {number}", f"statement {number}: {names}, {outcome or 'running'}",
+                {"ok": "ended", None: "quiet"}.get(outcome, "wrong"), (first - begin) / whole, (last - begin) / whole,
+                outcome is not None, marks,
+            )
+        )  # fmt: skip
+    ticks = [f"{(begin + whole * part / 4).astimezone(UTC):%H:%M:%S}" for part in range(4)]
+    return Markup(charts.lines("Statements of this session over time, UTC", ticks, lines))  # noqa: S704 - escaped where it is drawn
 
 
 async def incident(visit: Visit) -> Response:
@@ -482,7 +552,13 @@ async def compare(visit: Visit) -> Response:
 
         async def compared() -> dict[str, Any]:
             async with visit.reader.connection() as connection:
-                return {"table": await counting.compare(connection, one, other, by, MOST_LINES)}
+                table = await counting.compare(connection, one, other, by, MOST_LINES)
+            now = datetime.now(UTC)
+            sides = [(side.since or now, side.until or now) for side in (one, other)]
+            days = [max((until - since) / timedelta(days=1), 0.0) for since, until in sides]
+            overlap = sides[0][0] < sides[1][1] and sides[1][0] < sides[0][1]
+            alike = (one.user, one.application) == (other.user, other.application)
+            return {"table": table, "sides": sides, "days": days, "twice": overlap and alike}
 
         parts["table"] = Part("compare-table.html", f"Counting about {rows:,} rows …", compared)
     return await visit.stream(

@@ -17,6 +17,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoesca
 from markupsafe import Markup, escape
 
 from secretproxy.audit.records import pairs
+from secretproxy.audit.review import forgery_cause
 from secretproxy.audit.texts import listed, quoted, safe
 from secretproxy.console import charts
 from secretproxy.console.parts import place
@@ -92,6 +93,10 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _share(value: int, most: int) -> Markup:
     return Markup(charts.share(value, most))  # noqa: S704 - drawn of numbers alone
 
@@ -114,7 +119,7 @@ def environment() -> Environment:
         visible=safe, quoted=quoted, listed=listed, folded=folded,
         whole=whole, shortened=shortened, names=names, utc=utc, local=local, instant=instant,
         brief=brief, origin=origin,
-        number=number,
+        number=number, rate=rate, forgery_cause=forgery_cause,
     )  # fmt: skip
     made.globals.update(link=link, share=_share, pairs=pairs, part=place)
     return made
