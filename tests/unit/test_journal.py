@@ -574,6 +574,37 @@ async def test_spooled_events_leave_memory_and_come_back_in_order(log: Log, tmp_
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+async def test_calls_that_never_pause_do_not_keep_the_log_closed(log: Log, tmp_path: Path) -> None:
+    """While the spool is replayed they spool more, which is replayed while they spool more."""
+    journal = Journal(log.connect, MASK, timeout=5, spool_dir=tmp_path / "spool")
+    await journal.start()
+    log.down = True
+    await journal.keep([attempt("first")])
+    ended = asyncio.Event()
+
+    async def calls(caller: int) -> int:
+        for number in itertools.count(1):
+            await journal.keep([attempt(f"{caller} {number}")])
+            if ended.is_set():
+                return number
+        raise AssertionError
+
+    running = [asyncio.create_task(calls(caller)) for caller in range(3)]
+    # A write takes longer than to spool a call.
+    log.gate = SimpleNamespace(wait=lambda: asyncio.sleep(0.03))  # type: ignore[assignment]
+    log.down = False
+    try:
+        async with asyncio.timeout(10):
+            while journal.fault is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        ended.set()
+        made = sum(await asyncio.gather(*running))
+    assert await journal.close() == 0
+    assert len(log.rows) == made + 1
+    assert_chain(log)
+
+
 AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 

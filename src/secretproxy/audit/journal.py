@@ -55,6 +55,8 @@ KEPT_IN_OUTAGE, KEPT_BYTES = 20_000, 64 * 1024 * 1024
 CLOCK_STEP = 1_000_000
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5
 SPOOL_AGAIN = 1.0
+# Bytes of the spool that are written while calls wait for it, instead of being spooled meanwhile.
+SPOOL_REST = 64 * 1024
 # Shows that a row could be inserted and committed now: a lock that INSERT takes, and a record of nothing that its
 # commit makes durable.
 PROOF = (
@@ -571,9 +573,13 @@ class Journal:
         """Writes what this process spooled; when the last of it is in the log, the log takes events again."""
         before: bytes | None = None
         written: set[Path] = set()
-        while True:
+        for turn in itertools.count():
             async with self._spool_lock:
                 sealed = [found for found in spool.seal() if found[0] not in written]
+                # Calls that go on spool more while this writes: a short rest is written while they wait.
+                if turn and sum(size for _, size in sealed) <= SPOOL_REST:
+                    before = await self._replay_sealed(spool, sealed, before, written)
+                    sealed = []
                 if not sealed:
                     if self._spooled or self._spool_is_broken:
                         log.info("spool replayed")
@@ -584,26 +590,35 @@ class Journal:
                     self._spooled, self._spool_is_broken, self._spool_again = 0, False, 0.0
                     self._up()
                     return
-            for path, size in sealed:
-                damage: list[SpoolDamagedError] = []
-                last: Line | None = None
-                try:
-                    with path.open("rb") as file:
-                        lines = up_to_damage(read(file, size), damage)
-                        last, before = await self._replay(lines, before, left=False)
-                except FileNotFoundError:
-                    damage.append(SpoolDamagedError("it is not there any more"))
-                if last is not None:
-                    self._housekeeping.wrote(last.seq, last.row_hash)
-                if damage:
-                    # The log would stay closed for ever: it has a gap where these rows were.
-                    _set_aside(path, damage[0])
-                    before = None
-                if before is None:
-                    spool.drop(path)
-                else:
-                    # The rows of later ones do not follow the hashes that they name. Whoever starts again must see why.
-                    written.add(path)
+            before = await self._replay_sealed(spool, sealed, before, written)
+
+    async def _replay_sealed(
+        self, spool: Spool, sealed: list[tuple[Path, int]], before: bytes | None, written: set[Path]
+    ) -> bytes | None:
+        """Writes segments of this process. `before` and what is given: the hash that the next row follows, if it is not
+        the one that it was spooled with; `written` takes the segments that must be kept until the end.
+        """
+        for path, size in sealed:
+            damage: list[SpoolDamagedError] = []
+            last: Line | None = None
+            try:
+                with path.open("rb") as file:
+                    lines = up_to_damage(read(file, size), damage)
+                    last, before = await self._replay(lines, before, left=False)
+            except FileNotFoundError:
+                damage.append(SpoolDamagedError("it is not there any more"))
+            if last is not None:
+                self._housekeeping.wrote(last.seq, last.row_hash)
+            if damage:
+                # The log would stay closed for ever: it has a gap where these rows were.
+                _set_aside(path, damage[0])
+                before = None
+            if before is None:
+                spool.drop(path)
+            else:
+                # The rows of later ones do not follow the hashes that they name. Whoever starts again must see why.
+                written.add(path)
+        return before
 
     def _relink(self, before: bytes) -> None:
         """Links the waiting rows to this hash."""
