@@ -1,0 +1,8 @@
+-- mechanism: roles
+-- expect: function=encrypted_secrets.secrets_getter(uuid,text,text), owner=00000000-0000-4000-8000-00000000000a, names=alpha, operation=read
+-- role: postgres
+
+-- @run
+SET SESSION AUTHORIZATION app_user
+
+SELECT encrypted_secrets.secrets_getter('00000000-0000-4000-8000-00000000000a', 'alpha')
