@@ -14,10 +14,13 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from secretproxy.console import live, reading
 from secretproxy.console.parts import Part, in_parts, place
 from tests.conftest import Backend
-from tests.console.test_pages import stream
-from tests.support.console import Browser, ConsoleSite
+from tests.console.conftest import settings_of
+from tests.console.test_pages import events, stream
+from tests.support.console import Browser, ConsoleSite, running
+from tests.support.silent import Silent
 
 _WAITING = """SELECT count(*) FROM pg_stat_activity WHERE usename = 'console_auditor' AND wait_event_type = 'Lock'
  AND query LIKE '%checkpoints%'"""
@@ -109,6 +112,37 @@ def test_nothing_more_comes_of_a_session_that_has_ended(site: ConsoleSite, postg
         lock.rollback()
         rest = answer.read().decode()
     assert rest.count("Your session has ended") == 3 and "Last row" not in rest and "stripe" not in rest
+
+
+def test_a_network_that_is_cut_without_a_word_is_said_and_comes_back(
+    site: ConsoleSite, postgres: Backend, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that waits, a live page and a page on kept connections: no byte tells any of them."""
+    monkeypatch.setattr(reading, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(reading, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(live, "SILENT", 1.5)
+    with Silent(postgres.host, postgres.port) as relay:
+        dsn = postgres.dsn("nobody").replace(str(postgres.port), str(relay.port))
+        with running(f"{dsn}?connect_timeout=1", settings_of(postgres)) as cut:
+            reader = cut.browser()
+            assert reader.sign_in().status == 303 and reader.get("/accesses").status == 200
+            tail = stream(reader, "/live?known=2026-11-24")
+            while events(tail)[0][0] != "there":
+                pass
+            with held(postgres):
+                answer = stream(reader, "/")
+                read_to(answer, 'class="waiting"')
+                until_waiting(postgres, 1)
+                relay.hush()
+                text = read_to(answer, 'class="problem"')
+                assert "Last row" not in text
+                answer.close()
+            assert events(tail)[0][0] == "lost"
+            assert (away := reader.get("/accesses")).status == 503 and "The log did not answer" in away.text
+            relay.speak()
+            assert events(tail)[0][0] == "there"
+            assert reader.get("/accesses").status == 200
+            tail.close()
 
 
 async def test_parts_come_in_the_order_of_the_page() -> None:

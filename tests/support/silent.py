@@ -28,6 +28,11 @@ class Silent:
         if not after:
             self.hushed.set()
 
+    def speak(self) -> None:
+        """Lets bytes pass again; those of meanwhile are lost, as with a cable that was cut."""
+        self._left = None
+        self.hushed.clear()
+
     def __enter__(self) -> Silent:
         started = threading.Event()
         threading.Thread(target=self._run, args=(started,), daemon=True).start()

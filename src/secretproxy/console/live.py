@@ -24,7 +24,7 @@ from secretproxy.audit.wake import Wake, arrivals
 from secretproxy.config import ConfigError
 from secretproxy.console.app import Visit
 from secretproxy.console.query import filter_of, query_of
-from secretproxy.console.reading import UnavailableError
+from secretproxy.console.reading import UnavailableError, Watch
 
 # Live pages of one person.
 MOST_TAILS = 3
@@ -34,6 +34,8 @@ MOST_AGAIN = 500
 WAIT = 2.0
 # Rows that are committed late have an earlier time than ones that were seen.
 LATE = timedelta(seconds=30)
+# Seconds without an answer of the log's server after which the page is told that it is lost.
+SILENT = 15.0
 # Seconds of silence after which the browser gets a sign of life.
 QUIET = 10.0
 
@@ -74,24 +76,31 @@ async def _stream(visit: Visit, wanted: Filter, since: datetime) -> AsyncIterato
     while not sessions.over(visit.session):
         try:
             async with visit.reader.connection(keep=False) as connection:
-                wake = await Wake.of(connection)
-                await follower.begin(connection)
-                if first:
-                    page = await newest(connection, wanted.but(since=max(since, wanted.since or since)), MOST_AGAIN)
-                    if page.next is not None:
-                        yield event("gap", "")
-                    for row in reversed(page.rows):
-                        yield _row(visit, row)
-                    first = False
-                yield event("there", "")
-                lost = False
-                async for rows in arrivals(connection, wake, follower, endings, lambda: sessions.over(visit.session)):
-                    for row in rows:
-                        yield _row(visit, row)
-                        told_at = clock()
-                    if clock() - told_at > QUIET:
-                        yield b": nothing new\n\n"
-                        told_at = clock()
+                with Watch(connection) as watch:
+                    watch.begin()
+                    wake = await Wake.of(connection)
+                    await follower.begin(connection)
+                    if first:
+                        page = await newest(connection, wanted.but(since=max(since, wanted.since or since)), MOST_AGAIN)
+                        if page.next is not None:
+                            yield event("gap", "")
+                        for row in reversed(page.rows):
+                            yield _row(visit, row)
+                        first = False
+                    yield event("there", "")
+                    lost = False
+                    # The log is asked each second, whether something is told or not.
+                    watch.begin(SILENT)
+                    async for rows in arrivals(
+                        connection, wake, follower, endings, lambda: sessions.over(visit.session)
+                    ):
+                        watch.begin(SILENT)
+                        for row in rows:
+                            yield _row(visit, row)
+                            told_at = clock()
+                        if clock() - told_at > QUIET:
+                            yield b": nothing new\n\n"
+                            told_at = clock()
         except (UnavailableError, UnreachedError):
             if not lost:
                 yield event("lost", "")

@@ -30,6 +30,10 @@ KEPT = 2
 APPLICATION = "secretproxy console"
 # A page that takes longer than this is not worth waiting for.
 PAGE_SECONDS = 60
+# A server that sends nothing for this long while a page waits has gone without a word: longer than it works on one.
+SILENT_SECONDS = PAGE_SECONDS + 15.0
+# What a kept connection may take to answer before a page gets another one.
+ANSWER_SECONDS = 5.0
 # How long the server has to cancel what nobody waits for.
 _CANCEL_SECONDS = 5
 _TIMES = {"statement_timeout": f"{PAGE_SECONDS}s", "idle_in_transaction_session_timeout": "15min"}
@@ -123,6 +127,35 @@ async def assume(conninfo: Conninfo, person: str) -> LogReader:
     return reader
 
 
+class Watch:
+    """Ends a connection whose server sends nothing: nobody else would, where a cable is cut.
+
+    Watches from `begin` until `end`, or until its block ends.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._ends: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+    def begin(self, seconds: float | None = None) -> None:
+        """Gives the server that long from now on."""
+        self.end()
+        loop = asyncio.get_running_loop()
+        self._ends = loop.call_later(SILENT_SECONDS if seconds is None else seconds, self._connection.terminate)
+
+    def end(self) -> None:
+        """Lets the connection wait as long as it likes."""
+        if self._ends is not None:
+            self._ends.cancel()
+            self._ends = None
+
+
 class NotAuditorError(UnavailableError):
     """A login is not, or no longer, one that the console may read as."""
 
@@ -163,20 +196,25 @@ class LogReader:
 
     @contextlib.asynccontextmanager
     async def connection(self, *, keep: bool = True) -> AsyncIterator[Any]:
-        """Opens a connection for one page; without `keep`, for this use alone. Raises UnavailableError."""
+        """Opens a connection for one page; without `keep`, for this use alone, which watches over it by itself.
+
+        Raises UnavailableError.
+        """
         async with self._free:
             if self._closed:
                 raise UnavailableError("the session has ended")
             found = None
             while keep and self._idle and found is None:
-                found = self._idle.pop()
-                if found.is_closed():
-                    found = None
+                found = await self._answering(self._idle.pop())
             if found is None:
                 found = await self._open()
             try:
-                await self._become(found)
-                yield found
+                with Watch(found) as watch:
+                    watch.begin()
+                    await self._become(found)
+                    if not keep:
+                        watch.end()
+                    yield found
             except (ConfigError, NotAuditorError, asyncpg.QueryCanceledError, asyncpg.DataError):
                 self._take_back(found, keep)
                 raise
@@ -189,6 +227,20 @@ class LogReader:
                 self._abandon(found)
                 raise
             self._take_back(found, keep)
+
+    async def _answering(self, connection: Any) -> Any:
+        """Gives a connection that was kept, if the server still answers on it; None if not."""
+        try:
+            with Watch(connection) as watch:
+                watch.begin(ANSWER_SECONDS)
+                await connection.fetchval("SELECT 1")
+        except FAILURES:
+            connection.terminate()
+            return None
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def reach(self) -> None:
         """Reads one row, or raises UnavailableError, which says why none can be read."""
