@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import http.client
+import itertools
 import os
 import re
 import statistics
@@ -20,26 +21,33 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
+import asyncpg
 import psycopg
 import results
 from review import CORES, ROWS, SERVER, load
 
+from secretproxy.audit.journal import Journal
+from secretproxy.audit.masking import NameMask
 from secretproxy.connections import read
 from secretproxy.console.pages import PAGES
 from secretproxy.demo.postgres import PrivateServer, find_postgres, free_port
 from secretproxy.install import install
+from secretproxy.session.events import Event, Identity
 
 # Seconds to a page's first content, and to the end of one that goes on where another ended.
 FIRST, NEXT = 0.5, 0.5
 AUDITORS, TAILS_OF_ONE = 17, 3
 PASSWORD = "benchmark"
 HEADING = b"</h1>"
+NAME = re.compile(rb">live-(\d+)-live<")
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,11 @@ class Reader:
 class Measuring:
     """Measures pages, and holds the table of them."""
 
-    def __init__(self, port: int, only: str | None, times: int) -> None:
+    def __init__(self, log: str, port: int, only: str | None, times: int) -> None:
+        self.log = log
+        # When each access was committed, and after how many seconds each page had it.
+        self.written: dict[int, float] = {}
+        self.taken: list[float] = []
         self.reader = Reader(port, auditor(0))
         self.only = only
         self.times = times
@@ -211,8 +223,10 @@ class Measuring:
         def follow(reader: Reader) -> None:
             with contextlib.suppress(OSError, http.client.HTTPException), reader.ask(path) as answer:
                 there.release()
-                while not ended.is_set() and answer.readline():
-                    pass
+                while not ended.is_set() and (line := answer.readline()):
+                    found = NAME.search(line)
+                    if found is not None:
+                        self.taken.append(time.perf_counter() - self.written[int(found[1])])
 
         there = threading.Semaphore(0)
         threads = []
@@ -224,7 +238,9 @@ class Measuring:
         for _ in threads:
             if not there.acquire(timeout=60):
                 raise SystemExit("a live page did not begin")
-        time.sleep(min(30.0, seconds / 4))
+        writing = threading.Thread(target=asyncio.run, args=(write(self.log, ended, self.written),), daemon=True)
+        writing.start()
+        time.sleep(min(60.0, seconds / 3))
         sizes = [memory(pid)]
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -232,11 +248,41 @@ class Measuring:
             sizes.append(memory(pid))
         open_now = sum(thread.is_alive() for thread in threads)
         ended.set()
+        writing.join(30)
         if open_now != count:
             raise SystemExit(f"{count - open_now} live pages ended")
         grown = sizes[-1] - sizes[0]
         note = f"{sizes[0]:.1f} MB, after {seconds:.0f} s {sizes[-1]:.1f} MB, {max(sizes):.1f} MB at most"
         self.table.goal(work, grown, 2.0, least=False, digits=1, unit=" MB more", note=note)
+        note = f"{max(self.taken) * 1000:.0f} ms at most, {len(self.written)} accesses on {count} pages"
+        median = statistics.median(self.taken) * 1000
+        self.table.goal(
+            "a live row, from its writing to the browser", median, 1000, least=False, digits=0, unit=" ms", note=note
+        )
+
+
+async def write(dsn: str, ended: threading.Event, written: dict[int, float]) -> None:
+    """Writes two accesses a second."""
+
+    async def connect() -> Any:
+        return await asyncpg.connect(dsn)
+
+    journal = Journal(connect, NameMask(200, (), b"k" * 32))
+    await journal.start()
+    who = Identity(uuid.uuid4(), "user", "app")
+    try:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            call = Event("call", who, number, "f()", "read", uuid.uuid4(), (f"live-{number}-live",))
+            future = journal.append([call, Event("outcome", who, number, outcome="ok")], wait=True)
+            assert future is not None
+            # From before it is committed: a page may have it before this process knows that it is.
+            written[number] = time.perf_counter()
+            await future
+            await asyncio.sleep(0.5)
+    finally:
+        await journal.close()
 
 
 def memory(pid: int) -> float:
@@ -340,7 +386,7 @@ def main() -> None:
         prepare(dsn)
         found = sample(dsn)
         with console(dsn, Path(name)) as (pid, port):
-            measuring = Measuring(port, arguments.only, arguments.times)
+            measuring = Measuring(dsn, port, arguments.only, arguments.times)
             for path, some in cases(found).items():
                 for case in some:
                     measuring.page(path, case)

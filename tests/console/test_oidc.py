@@ -92,6 +92,9 @@ def provider() -> Iterator[FakeProvider]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if made.metadata.get("issuer") == "no HTTP":
+                self.wfile.write(b"no HTTP\r\n\r\n")
+                return
             length = int(self.headers.get("content-length", "0"))
             form = {name: value[0] for name, value in parse_qs(self.rfile.read(length).decode()).items()}
             try:
@@ -317,7 +320,7 @@ def test_what_the_provider_refuses_is_said_without_its_words(site: ConsoleSite, 
     [
         {"issuer": "http://127.0.0.1:1/realm"}, {"token_endpoint": "http://evil.example/token"}, {"jwks_uri": "file:///etc/passwd"},
         {"authorization_endpoint": None}, {"token_endpoint": "http://127.0.0.1@evil.example/"},
-        {"authorization_endpoint": "javascript:alert(1)"},
+        {"authorization_endpoint": "javascript:alert(1)"}, {"issuer": "no HTTP"},
     ],
     ids=str,
 )  # fmt: skip

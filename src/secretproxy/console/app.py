@@ -34,6 +34,7 @@ from secretproxy.connections import Conninfo, ConninfoError, read
 from secretproxy.console import view
 from secretproxy.console.oidc import PATIENCE, Provider
 from secretproxy.console.parts import Part, in_parts
+from secretproxy.console.proxy_state import ProxyState
 from secretproxy.console.reading import PAGE_SECONDS, LogReader, SignInError, UnavailableError, assume, prove
 from secretproxy.console.recording import identity_of
 from secretproxy.console.security import Guard, Throttle, from_elsewhere, same
@@ -95,7 +96,13 @@ class Visit:
 
     def _frame(self, template: str, values: Mapping[str, Any]) -> str:
         return self.console.render(
-            template, menu=MENU, path=self.request.url.path, user=self.session.user, csrf=self.session.csrf, **values
+            template,
+            menu=MENU,
+            path=self.request.url.path,
+            user=self.session.user,
+            csrf=self.session.csrf,
+            proxy=self.console.proxy,
+            **values,
         )
 
     def show(self, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
@@ -175,6 +182,7 @@ class Console:
         self._by_name = Throttle(FAILURES_OF_NAME, 60, clock)
         self._signing_in = asyncio.Semaphore(SIGN_INS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.proxy = ProxyState(settings.health)
         self._provider = None if settings.console.oidc_issuer is None else Provider(settings.console, clock)
         self._oidc = None if self._provider is None else _database_of(settings.console)
 
@@ -205,6 +213,7 @@ class Console:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         await self.recorder.start()
         self.begin(self._sweep())
+        self.begin(self.proxy.run())
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
 import importlib.util
 import json
 import re
@@ -74,7 +75,7 @@ def _fetch(url: str, form: Mapping[str, str] | None, headers: Mapping[str, str])
     except urllib.error.HTTPError as error:
         error.close()
         raise _NotThisError(f"it answered {error.code}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise _NotThisError(f"it cannot be reached ({type(getattr(error, 'reason', error)).__name__})") from None
     if len(text) > MOST_ANSWER:
         raise _NotThisError("its answer is too long")
