@@ -347,3 +347,12 @@ def test_a_standard_stream_that_cannot_be_used_is_no_traceback(postgres: Backend
     assert [set(json.loads(line)) > {"at", "db_user"} for line in done.stdout.splitlines()] == [True] * (
         0 if redirected.startswith(">") else 3
     )
+
+
+@pytest.mark.parametrize("width", [60, 80, 99, 120])
+def test_a_bar_is_never_shortened(postgres: Backend, database: str, width: int) -> None:
+    """One that lost its middle is as long as another of a smaller number."""
+    lines = screen(postgres, database, "stats", width=width)
+    bars = [re.search("█[^ ]*$", line) for line in lines]
+    longest = max(len(bar[0]) for bar in bars if bar)
+    assert not any("…" in bar[0] for bar in bars if bar) and longest == (20 if width >= 100 else 10)

@@ -46,7 +46,8 @@ from secretproxy.cli.audit.showing import (
 from secretproxy.config import review_database
 
 IN_A_TERMINAL = 10
-BAR = 20
+# Cells of the longest bar, in a terminal of at least so many columns; half as many in a narrower one.
+BAR, WIDE = 20, 100
 
 
 def stats(
@@ -280,7 +281,9 @@ def print_counts(console: Any, title: str, table: Any) -> None:
 
     columns = [column(name) for name in table.rows[0]]
     if most:
-        columns.append(Column("", lambda row: "█" * max(1, round(BAR * row["n"] / most)), least=1))
+        # A bar is never shortened: then it would be as long as another.
+        bar = BAR if not terminal or console.width >= WIDE else BAR // 2
+        columns.append(Column("", lambda row: "█" * max(1, round(bar * row["n"] / most))))
     layout = Layout(columns, console.width if terminal else None)
     cells = layout.take(table.rows)
     print_line(console, layout.heading(), "dim")
