@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import secrets
 import urllib.error
 import urllib.request
@@ -48,6 +49,7 @@ class Canary:
         return spellings()
 
 
+@functools.cache
 def spellings() -> list[bytes]:
     """Gives the markers in the forms in which they may be written: plain, upper case, hexadecimal, base64 at each of
     its three offsets.
@@ -183,7 +185,9 @@ def search_server(server: PrivateServer) -> None:
 
 
 def search_database(dsn: str) -> list[str]:
-    pattern = "|".join(spelling.decode().replace("+", "\\+") for spelling in spellings())
+    # One search after the other in a text that is made once costs a sixth of one regular expression for all.
+    forms = [spelling.decode() for spelling in spellings()]
+    found = " OR ".join(["strpos(line, %s) > 0"] * len(forms))
     with psycopg.connect(dsn, autocommit=True) as sql:
         tables = sql.execute(
             "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -193,7 +197,10 @@ def search_database(dsn: str) -> list[str]:
         return [
             name
             for (name,) in tables
-            if sql.execute(f"SELECT FROM {name} t WHERE t::text ~ %s LIMIT 1", (pattern,)).fetchone() is not None
+            if sql.execute(
+                f"SELECT FROM (SELECT t::text AS line FROM {name} t OFFSET 0) lines WHERE {found} LIMIT 1", forms
+            ).fetchone()
+            is not None
         ]
 
 
