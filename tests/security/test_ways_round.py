@@ -98,3 +98,42 @@ def test_a_changed_function_is_found_by_verify(postgres: Backend, name: str) -> 
         finally:
             sql.execute(before[0])
         assert not any(bare in str(problem) for problem in asyncio.run(verify(postgres.dsn())))
+
+
+@pytest.fixture
+def maker(postgres: Backend) -> Iterator[str]:
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        sql.execute("CREATE ROLE maker LOGIN; GRANT CREATE, USAGE ON SCHEMA encrypted_secrets TO maker")
+        yield "maker"
+        sql.execute("DROP OWNED BY maker CASCADE; DROP ROLE maker")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "returns", "call"),
+    [
+        ("secrets_upsert", "text, text, text", "boolean", "secrets_upsert(%s, %s, %s)"),
+        ("secrets_verify", "text, text, text", "boolean", "secrets_verify(%s, %s, %s)"),
+        ("secrets_verify", "uuid, varchar, varchar", "boolean",
+         "secrets_verify(%s::uuid, %s::varchar, %s::varchar)"),
+    ],
+)  # fmt: skip
+def test_a_function_of_the_same_name_that_literals_go_to_is_an_attempt_and_found_by_verify(
+    postgres: Backend, proxy: Proxy, log: AccessLog, maker: str, canary: Canary,
+    name: str, arguments: str, returns: str, call: str,
+) -> None:  # fmt: skip
+    """It is handed what a call passes. The log has the attempt, whose `calls` is not 1."""
+    owner, value = uuid.uuid4(), canary.value()
+    log.mark()
+    with psycopg.connect(postgres.dsn(maker), autocommit=True) as sql:
+        sql.execute(
+            f"CREATE FUNCTION encrypted_secrets.{name}({arguments}) RETURNS {returns} LANGUAGE sql AS 'SELECT true'"
+        )
+    with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+        found = psycopg.ClientCursor(sql).execute(f"SELECT encrypted_secrets.{call}", (str(owner), "key", value))
+        assert found.fetchone() == (True,)
+    rows = [row for row in log.settled() if row["owner_id"] == owner]
+    assert [(row["event"], row["secret_names"]) for row in rows] == [("attempt", ["key"])]
+    assert rows[0]["calls"] != 1
+    told = asyncio.run(verify(postgres.dsn(), postgres.key_file))
+    signature = f"encrypted_secrets.{name}({arguments.split(',')[0]}"
+    assert any(signature in line and "was not there" in line for line in told)

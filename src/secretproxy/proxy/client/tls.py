@@ -33,16 +33,20 @@ class ClientTls:
 
     def __init__(self, settings: ListenSettings) -> None:
         self._settings = settings
+        # The problem that was logged last: any client of TLS 1.2 has a new context made.
+        self._problem = ""
         self.context, self.binding = listen_context(settings), listen_binding(settings)
 
-    def renew(self) -> None:
+    def renew(self, *, asked: bool = True) -> None:
         """Makes a new context: with the certificate as it is now, and without the sessions that clients of TLS 1.2
-        could resume."""
+        could resume. `asked`: somebody waits to hear of a problem, whether or not it was logged already."""
         try:
             secured, binding = listen_context(self._settings), listen_binding(self._settings)
-            self.context, self.binding = secured, binding
+            self.context, self.binding, self._problem = secured, binding, ""
         except ConfigError as error:
-            log.error("certificate not read again, the old one stays", problem=str(error))
+            if asked or str(error) != self._problem:
+                self._problem = str(error)
+                log.error("certificate not read again, the old one stays", problem=self._problem)
 
 
 def listen_context(settings: ListenSettings) -> ssl.SSLContext | None:
