@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from secretproxy.detect.functions import NAMES
 from secretproxy.ops.doctor.findings import Finding
 from secretproxy.ops.doctor.logging import identifier
 
@@ -128,8 +129,8 @@ async def _of_everybody(connection: Any) -> list[Finding]:
         pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
             WHERE p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('encrypted_secrets')
                 AND a.grantee OPERATOR(pg_catalog.=) 0
-              AND p.proname OPERATOR(pg_catalog.=) ANY (ARRAY['secrets_getter', 'secrets_upsert', 'secrets_verify',
-              'secrets_delete']) ORDER BY 1"""
+              AND p.proname OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.name[]) ORDER BY 1""",
+        sorted(NAMES),
     ):
         found.append(
             Finding(
