@@ -60,5 +60,5 @@ find src -name '*.so' -delete
 rm -rf build
 echo "bootstrap: installing secretproxy"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-.venv/bin/python -c 'from secretproxy.wire.framing import compiled; print("bootstrap: hot path", "compiled" if compiled() else "in pure Python")'
+.venv/bin/python -c 'from secretproxy.session.stream import compiled; print("bootstrap: hot path", "compiled" if compiled() else "in pure Python")'
 touch .venv/.stamp
