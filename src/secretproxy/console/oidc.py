@@ -7,6 +7,7 @@ login: no token is. Imports authlib only where OIDC is configured."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import http.client
 import importlib.util
@@ -62,15 +63,20 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follows nothing: an answer comes from the address that was asked."""
 
 
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    """Makes what opens addresses, once: it reads the certificates of all authorities."""
+    return urllib.request.build_opener(_NoRedirect)
+
+
 def _fetch(url: str, form: Mapping[str, str] | None, headers: Mapping[str, str]) -> Any:
     request = urllib.request.Request(  # noqa: S310 - `_trusted` has seen the address
         url,
         None if form is None else urlencode(form).encode(),
         {"Accept": "application/json", **headers},
     )
-    opener = urllib.request.build_opener(_NoRedirect)
     try:
-        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
+        with _opener().open(request, timeout=ANSWER_SECONDS) as answer:
             text = answer.read(MOST_ANSWER + 1)
     except urllib.error.HTTPError as error:
         error.close()

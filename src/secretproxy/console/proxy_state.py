@@ -27,6 +27,8 @@ class ProxyState:
     def __init__(self, settings: HealthSettings) -> None:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - not listened on
         self._address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+        # Not by a proxy of the environment: it is on this machine or near it.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.asked = settings.port != 0
         self.problem = ""
         self.waiting: int | None = None
@@ -47,10 +49,8 @@ class ProxyState:
         return " ".join(problems), waiting if isinstance(waiting, int) else None
 
     def _get(self, what: str) -> tuple[int, dict[str, Any]]:
-        # Not by a proxy of the environment: it is on this machine or near it.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{self._address}/{what}", timeout=ANSWER) as answer:
+            with self._opener.open(f"http://{self._address}/{what}", timeout=ANSWER) as answer:
                 status, text = answer.status, answer.read(_MOST)
         except urllib.error.HTTPError as error:
             with error:
