@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -354,24 +355,39 @@ async def test_two_sets_are_compared_by_everything(log: Any, monkeypatch: pytest
         assert all(row["difference"] == row["other"] - row["one"] for row in table.rows)
 
 
-@pytest.mark.parametrize("many", [0, 1_000_000], ids=["hashed", "looked up"])
-async def test_bursts_are_those_of_a_plain_count(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+@pytest.mark.parametrize(
+    ("many", "slices"), [(0, 64), (0, 5), (1_000_000, 1)], ids=["in short slices", "in slices", "looked up"]
+)
+async def test_bursts_are_those_of_a_plain_count(
+    log: Any, monkeypatch: pytest.MonkeyPatch, many: int, slices: int
+) -> None:
     monkeypatch.setattr(counting, "MANY", many)
+    monkeypatch.setattr(counting, "SLICE", 1)
+    monkeypatch.setattr(counting, "MOST_SLICES", slices)
     half, at_least = 3600, 3
-    halves: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in await all_of(log, Filter()):
-        halves.setdefault((row["db_user"], int(row["at"].timestamp() // half)), []).append(row)
-    expected = set()
-    for (user, bucket), first in halves.items():
-        rows = first + halves.get((user, bucket + 1), [])
-        secrets = {(row["owner_id"], str(row["secret_names"])) for row in rows}
-        if len(secrets) >= at_least:
-            times = [row["at"] for row in rows]
-            expected.add((user, min(times), max(times), len(secrets), len(rows)))
-    assert len(expected) > 20
-    found = await counting.bursts(log, Filter(), window=timedelta(seconds=2 * half), at_least=at_least, limit=None)
-    assert {(row["db_user"], row["at"], row["until"], row["secrets"], row["n"]) for row in found.rows} == expected
-    assert found.count.number == len(found.rows) == len(expected)
+    everything = await all_of(log, Filter())
+    edges = [everything[len(everything) * part // 3]["at"] for part in (1, 2)]
+    for wanted in (Filter(), Filter(since=edges[0]), Filter(until=edges[0]), Filter(since=edges[0], until=edges[1])):
+        halves: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for row in everything:
+            if wanted.fits(row):
+                halves.setdefault((row["db_user"], int(row["at"].timestamp() // half)), []).append(row)
+        in_halves: dict[str, list[int]] = {}
+        for (user, _), rows in halves.items():
+            in_halves.setdefault(user, []).append(len({(row["owner_id"], str(row["secret_names"])) for row in rows}))
+        expected = set()
+        for (user, bucket), first in halves.items():
+            rows = first + halves.get((user, bucket + 1), [])
+            secrets = {(row["owner_id"], str(row["secret_names"])) for row in rows}
+            if len(secrets) >= at_least:
+                times = [row["at"] for row in rows]
+                usual = statistics.median(in_halves[user])
+                expected.add((user, min(times), max(times), len(secrets), len(rows), usual))
+        assert len(expected) > 10
+        found = await counting.bursts(log, wanted, window=timedelta(seconds=2 * half), at_least=at_least, limit=None)
+        columns = "db_user", "at", "until", "secrets", "n", "usual"
+        assert {tuple(row[column] for column in columns) for row in found.rows} == expected, wanted
+        assert found.count.number == len(found.rows) == len(expected)
 
 
 async def test_bursts_of_different_secrets(postgres: Backend, log: Any, database: str) -> None:

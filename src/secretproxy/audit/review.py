@@ -241,12 +241,13 @@ def question(wanted: Filter, limit: int | None, columns: str = "a.*") -> Questio
     parts: list[str] = []
     values: list[Any] = []
     for part in questions(wanted, limit, columns):
-        parts.append(f"({_renumbered(part.sql, len(values))})")
+        parts.append(f"({renumbered(part.sql, len(values))})")
         values += part.values
     return Question(" UNION ALL ".join(parts), values)
 
 
-def _renumbered(sql: str, given: int) -> str:
+def renumbered(sql: str, given: int) -> str:
+    """Gives the query with its parameters after `given` others."""
     return re.sub(r"\$(\d+)", lambda found: f"${int(found[1]) + given}", sql)
 
 

@@ -128,10 +128,10 @@ def bursts(
     async def work() -> None:
         async with review.reading(database) as connection:
             with CountProgress() as progress:
-                progress("secrets by login and time")
                 table = await counting.bursts(
-                    connection, await review.resolved(connection, wanted), window=length, at_least=at_least, limit=most
-                )
+                    connection, await review.resolved(connection, wanted), window=length, at_least=at_least, limit=most,
+                    progress=progress,
+                )  # fmt: skip
             if as_json:
                 print(json.dumps([_record(row) for row in table.rows]))
                 await tell_place(connection)
