@@ -160,6 +160,7 @@ def cases(one: Sample) -> dict[str, list[Case]]:
         "one session": ["--session", one.session], "one operation": ["--operation", "delete"], "anything": [],
     }  # fmt: skip
     export = str(one.directory / "day.jsonl")
+    month = ["--month", (datetime.now(UTC) - timedelta(days=30)).strftime("%Y-%m")]
     return {
         "list": [
             *(Case(f"{name}, 100 rows", [*how, "--limit", "100"], 1.5) for name, how in pages.items()),
@@ -183,6 +184,7 @@ def cases(one: Sample) -> dict[str, list[Case]]:
         "verify": [
             Case("an export of a day", ["--file", export, "--accept-unsigned"]), Case("everything", ["--accept-unsigned"], None, rows=True),
         ],
+        "evidence": [Case("the month of the first rows, after everything was verified", [*month, "--to", str(one.directory / "evidence.zip")], None)],
         "retention": [Case("--dry-run", ["--keep", "20 days", "--dry-run"])],
         "review": [Case("what is not signed off", [])],
         "tail": [],
