@@ -22,6 +22,7 @@ SHOTS = (
     ("overview", "/", 1280, 900, "light"),
     ("overview", "/", 1280, 900, "dark"),
     ("overview", "/", 390, 780, "dark"),
+    ("integrity", "/integrity?span=30d", 1280, 900, "light"),
     ("secret", "/secret?owner=5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f0000&name=stripe_key", 390, 780, "light"),
 )
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from secretproxy.audit.chain import GENESIS
 from secretproxy.audit.checkpoints import END, Checkpoint, genuine
 from secretproxy.audit.counting import stretch
 from secretproxy.audit.filters import AT_LEAST, EQUAL
@@ -115,7 +116,7 @@ async def chains(
 ) -> tuple[list[Chain], bool]:
     """Gives the chains that go beyond `since`, the newest first, and whether there are more.
 
-    Checkpoints of one `step` are one mark.
+    Checkpoints of one `step` are one mark, at the time of the last of them.
     """
     rows = await connection.fetch(_CHAINS, since, limit + 1)
     found = {
@@ -138,19 +139,21 @@ async def chains(
         if chain.covered is not None and one.seq < chain.covered:
             continue
         chain.covered, chain.checkpoint = one.seq, one.at
-        if key is not None and chain.signed is not False and chain.first_seq <= one.seq:
+        if key is not None and chain.signed is not False and one.seq == 0:
+            chain.signed = one.row_hash == GENESIS
+        elif key is not None and chain.signed is not False and chain.first_seq <= one.seq:
             place = (chain.instance, one.seq)
             row_hash = hashes[place] if place in hashes else await connection.fetchval(_HASH, *place)
             chain.signed = row_hash == one.row_hash
     marks = f"""
-SELECT a.instance, {stretch(step.total_seconds())} AS bucket, pg_catalog.count(*) AS n
+SELECT a.instance, {stretch(step.total_seconds())} AS bucket, pg_catalog.count(*) AS n,
+       pg_catalog.max(a.at) AS at
   FROM ONLY secretproxy.checkpoints AS a
  WHERE a.instance {EQUAL} ANY ($1::pg_catalog.uuid[]) AND a.at {AT_LEAST} $2
    AND a.kind {EQUAL} ANY (ARRAY['checkpoint', 'end']::pg_catalog.text[])
  GROUP BY 1, 2 ORDER BY 1, 2"""  # noqa: S608 - constant text
     for row in await connection.fetch(marks, list(found), since):
-        at = datetime.fromtimestamp(row["bucket"] * step.total_seconds(), UTC)
-        found[row["instance"]].marks.append((at, row["n"]))
+        found[row["instance"]].marks.append((row["at"], row["n"]))
     return list(found.values()), len(rows) > limit
 
 

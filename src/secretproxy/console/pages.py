@@ -623,7 +623,7 @@ def _chains(
             f"{view.utc(chain.last)} UTC, {state}"
         )
         marks = [
-            (place(at), f"{count:,} checkpoint{'' if count == 1 else 's'} from {view.utc(at)} UTC on")
+            (place(at), f"{count:,} checkpoint{'' if count == 1 else 's'} up to {view.utc(at)} UTC")
             for at, count in chain.marks
         ]
         damaged = [
