@@ -130,6 +130,7 @@ def test_refused_while_the_log_fails_and_nothing_else(separate: Separate, failur
         failing = breaks(separate)
         next(failing)
         try:
+            took: list[float] = []
             for number in range(3):
                 began = time.monotonic()
                 with pytest.raises(psycopg.errors.IoError) as refused:
@@ -139,7 +140,9 @@ def test_refused_while_the_log_fails_and_nothing_else(separate: Separate, failur
                 # Others and other statements do not wait for the log.
                 began = time.monotonic()
                 assert other.execute("SELECT 1").fetchone() == (1,) and sql.execute("SELECT 2").fetchone() == (2,)
-                assert time.monotonic() - began < 1
+                took.append(time.monotonic() - began)
+            # One of them may be slow on a busy machine.
+            assert sorted(took)[1] < 1, took
         finally:
             for _ in failing:
                 pass
