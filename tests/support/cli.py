@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -139,6 +140,10 @@ def _serve(descriptor: int) -> None:
     importlib.import_module("rich.console")
     importlib.import_module("rich.progress")
     importlib.import_module("rich.table")
+    # Made of the functions' signatures at each start, which takes as long as many a command.
+    typer = importlib.import_module("typer.main")
+    typer.get_command = functools.cache(typer.get_command)
+    typer.get_command(importlib.import_module("secretproxy.cli.app").app)
     # What is here already is no garbage: a command's collector need not look at it.
     gc.collect()
     gc.freeze()
