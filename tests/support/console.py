@@ -4,6 +4,7 @@ requests and a cookie."""
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -74,7 +75,10 @@ class Browser:
         sent |= headers or {}
         connection.request(method, path, body, {name: value for name, value in sent.items() if value})
         got = connection.getresponse()
-        answer = Answer(got.status, got.headers, got.read())
+        body = got.read()
+        # A part of a page that failed is as bad as the page: it says the status that a page of its own would have.
+        parts = [int(number) for number in re.findall(rb'<p class="problem" role="alert" data-status="(\d+)">', body)]
+        answer = Answer(max([got.status, *parts]), got.headers, body)
         connection.close()
         for line in got.headers.get_all("set-cookie") or []:
             name, _, value = line.partition(";")[0].partition("=")

@@ -126,12 +126,12 @@ class Visit:
                 values = {} if self.console.sessions.over(session) else await part.values()
             if not self.console.sessions.over(session):
                 return self._frame(part.template, values)
-            said, again = "Your session has ended. Sign in again.", True
+            found = Told("Signed out", 401, "Your session has ended. Sign in again.")
         except TimeoutError:
-            _, _, said, again = told(asyncpg.QueryCanceledError(), path)
+            found = told(asyncpg.QueryCanceledError(), path)
         except Exception as error:
-            _, _, said, again = told(error, path)
-        return self.console.render("part-failed.html", said=said, again=again)
+            found = told(error, path)
+        return self.console.render("part-failed.html", said=found.said, status=found.status, again=found.again)
 
     def _waiting(self, part: Part, begun: bool) -> str:
         said = part.waits if begun else f"Your other pages are counted first. {part.waits}"
