@@ -230,9 +230,10 @@ def runs_of(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
     return found
 
 
-@pytest.mark.parametrize("many", [0, 1_000_000], ids=["hashed", "looked up"])
-async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+@pytest.mark.parametrize(("many", "few"), [(0, 0), (1_000_000, 1_000_000)], ids=["hashed", "looked up"])
+async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch, many: int, few: int) -> None:
     monkeypatch.setattr(counting, "MANY", many)
+    monkeypatch.setattr(counting, "_FEW", few)
     monkeypatch.setenv("TZ", "UTC")
     everything = await all_of(log, Filter())
     for name, wanted in filters(everything).items():
@@ -283,6 +284,31 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
         for table in ("secrets", "users", "first_time", "at_night"):
             assert cut[table].rows == answers[table].rows[:2], (name, table)
             assert cut[table].count.number == len(answers[table].rows), (name, table)
+
+
+async def test_earlier_uses_are_read_where_looking_them_up_takes_long(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = await all_of(log, Filter())
+    wanted = Filter(since=everything[len(everything) // 2]["at"])
+    monkeypatch.setattr(counting, "_FEW", 0)
+    expected = await counting.stats(log, wanted, limit=None, evening=22, morning=6)
+    asked: list[str] = []
+    lines = counting._of_secrets
+
+    def slow(source: counting.Accesses, limit: int | None, *, looked_up: bool) -> review.Question:
+        found = lines(source, limit, looked_up=looked_up)
+        asked.append(f"looked up: {looked_up}")
+        waiting = f"{found.sql} UNION ALL SELECT 5, NULL, NULL, pg_catalog.pg_sleep(9)::pg_catalog.text, 0, NULL"
+        return review.Question(waiting, found.values) if looked_up else found
+
+    monkeypatch.setattr(counting, "_FEW", 1_000_000)
+    monkeypatch.setattr(counting, "_LOOKING_UP_MS", 20)
+    monkeypatch.setattr(counting, "_of_secrets", slow)
+    found = await counting.stats(log, wanted, limit=None, evening=22, morning=6)
+    assert asked == ["looked up: True", "looked up: False"]
+    assert found == expected
+    assert await log.fetchval("SHOW statement_timeout") == "0"
 
 
 async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:

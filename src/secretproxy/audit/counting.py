@@ -392,8 +392,35 @@ _NAMES_AGAIN = f"""CASE WHEN x.names IS NULL THEN ARRAY[x.name]
     WHEN x.name IS NULL AND x.names {EQUAL} {_NONE} THEN NULL ELSE x.names END"""
 
 
+# Of so few rows, earlier uses of their secrets are looked up one by one; all earlier rows are read where that takes too
+# long, as for an owner of millions of rows.
+_FEW, _LOOKING_UP_MS = 5000, 1000
+
+
 async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tuple[Table, Table]:
     """Accesses by secret, and secrets that a user used for the first time, as far as the log goes back."""
+    if source.wanted.since is None or source.rows > _FEW:
+        asked = _of_secrets(source, limit, looked_up=False)
+        return _secret_tables(await connection.fetch(asked.sql, *asked.values))
+    before = await connection.fetchval("SELECT pg_catalog.current_setting('statement_timeout')")
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
+                f" SET LOCAL statement_timeout = {_LOOKING_UP_MS:d}"
+            )
+            asked = _of_secrets(source, limit, looked_up=True)
+            tables = _secret_tables(await connection.fetch(asked.sql, *asked.values))
+            await connection.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+            await connection.execute(f"SET LOCAL statement_timeout = '{before}'")
+            return tables
+    except asyncpg.QueryCanceledError:
+        asked = _of_secrets(source, limit, looked_up=False)
+        return _secret_tables(await connection.fetch(asked.sql, *asked.values))
+
+
+def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Question:
+    """Gives the query for the lines of both tables: earlier uses are looked up one by one, or all of them read."""
     columns = (
         f"a.owner_id, {_FIRST} AS name, {_ALL} AS names, a.db_user,"
         " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
@@ -410,16 +437,19 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
         where, more = conditions_of(keys.conditions(), len(values))
         since = f"${len(values)}"
         values += more
-        earlier = f""", earlier AS MATERIALIZED (SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
+        earlier = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
             WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct']::pg_catalog.text[]) AND a.owner_id IS NOT NULL
               AND a.secret_names IS NOT NULL
-              AND a.at OPERATOR(pg_catalog.<) {since}{where} GROUP BY 1, 2, 3)"""  # noqa: S608
-    same = " AND ".join(f"e.{name} {EQUAL} x.{name}" for name in ("owner_id", "db_user"))
-    same += f" AND e.secret_names {EQUAL} {_NAMES_AGAIN}"
+              AND a.at OPERATOR(pg_catalog.<) {since}{where}"""  # noqa: S608
+    of = "a" if looked_up else "e"
+    same = f"{of}.owner_id {EQUAL} x.owner_id AND {of}.db_user {EQUAL} x.db_user"
+    same += f" AND {of}.secret_names {EQUAL} {_NAMES_AGAIN}"
+    used = f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})"
+    if looked_up:
+        used = f" AND NOT EXISTS ({earlier} AND {same})"
     named = f"(x.names IS NULL OR x.name IS NOT NULL OR x.names OPERATOR(pg_catalog.<>) {_NONE})"
-    new = f"x.owner_id IS NOT NULL AND {named}" + (
-        f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})" if earlier else ""
-    )
+    new = f"x.owner_id IS NOT NULL AND {named}{used if earlier else ''}"
+    before = f", earlier AS MATERIALIZED ({earlier} GROUP BY 1, 2, 3)" if earlier and not looked_up else ""
     # What several ways to the rows have found is put together.
     first_of, again = "SELECT x.owner_id, x.name, x.names, x.db_user, x.n, x.first", ""
     if " UNION ALL " in groups:
@@ -431,7 +461,7 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
     limited = "" if limit is None else f" LIMIT {limit:d}"
     query = f"""
     WITH g AS MATERIALIZED (SELECT s.owner_id, s.name, s.names, s.db_user, s.n, s.latest, s.first
-             FROM ({groups}) s){earlier},
+             FROM ({groups}) s){before},
          secrets AS MATERIALIZED (SELECT g.owner_id, g.name, g.names, pg_catalog.sum(g.n)::bigint AS n,
              pg_catalog.max(g.latest) AS latest
                                    FROM g GROUP BY 1, 2, 3),
@@ -443,7 +473,10 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
     UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
     UNION ALL (SELECT 4, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM new)
     """  # noqa: S608 - columns of ours
-    rows = await connection.fetch(query, *values)
+    return Question(query, values)
+
+
+def _secret_tables(rows: list[Any]) -> tuple[Table, Table]:
     secrets = [
         {"owner_id": row["owner_id"], "secret_names": row["secret_names"], "n": row["n"], "latest": row["at"]}
         for row in rows
