@@ -7,6 +7,7 @@ DO $do$
 DECLARE
     v_function pg_catalog.text;
     a record;
+    v_definition pg_catalog.text;
     v_schemas pg_catalog.text[];
     v_rights pg_catalog.text[];
     g record;
@@ -25,13 +26,23 @@ BEGIN
                 EXECUTE pg_catalog.format('GRANT %s ON SCHEMA %I TO %I', v_rights[i], v_schemas[i], a.owner);
             END LOOP;
             EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', v_function, a.owner);
+            -- LEAKPROOF is a superuser's to say, whoever the function belongs to.
+            v_definition := CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) a.owner) THEN a.definition
+                                 ELSE pg_catalog.regexp_replace(a.definition, E'(\\n LANGUAGE [^\\n]+\\n[^\\n]*) LEAKPROOF', E'\\1') END;
             EXECUTE pg_catalog.format(
                 'CREATE FUNCTION secretproxy.define() RETURNS int LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET check_function_bodies = off AS %L',
-                pg_catalog.format('BEGIN EXECUTE %L; RETURN 1; END', a.definition));
+                pg_catalog.format('BEGIN EXECUTE %L; RETURN 1; END', v_definition));
             EXECUTE pg_catalog.format('ALTER FUNCTION secretproxy.define() OWNER TO %I', a.owner);
             EXECUTE 'CREATE MATERIALIZED VIEW secretproxy.defined AS SELECT secretproxy.define() AS done';
             EXECUTE 'DROP MATERIALIZED VIEW secretproxy.defined';
             EXECUTE 'DROP FUNCTION secretproxy.define()';
+            IF v_definition OPERATOR(pg_catalog.<>) a.definition THEN
+                IF (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) CURRENT_USER) THEN
+                    EXECUTE pg_catalog.format('ALTER FUNCTION %s LEAKPROOF', v_function);
+                ELSE
+                    RAISE WARNING '% was LEAKPROOF, which only a superuser may set again', v_function;
+                END IF;
+            END IF;
             FOR i IN 1..pg_catalog.cardinality(v_schemas) LOOP
                 EXECUTE pg_catalog.format('REVOKE %s ON SCHEMA %I FROM %I', v_rights[i], v_schemas[i], a.owner);
             END LOOP;
