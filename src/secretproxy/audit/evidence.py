@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -124,7 +124,7 @@ async def packed(
     filters: dict[str, str],
     signer: Signer | None,
     beside: Beside | None = None,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Gives an archive in parts, in the order of its bytes: rows, their manifest, and files that the manifest covers.
 
     `place`: of the rows in the archive; `file`: in which form they are made; `filters`: how the manifest names
@@ -164,7 +164,7 @@ def archive(
     signer: Signer | None,
     key: Ed25519PublicKey | None,
     verification: Awaitable[Verification],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Gives the evidence of a month in parts. Awaits `verification` once the rows are there. Raises ConfigError."""
     public = signer.public if signer is not None else key
 
@@ -187,7 +187,7 @@ def incident_archive(
     read_as: str,
     signer: Signer | None,
     key: Ed25519PublicKey | None,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Gives an incident in parts: what to rotate as CSV or JSON lines, and the rows of the login as proof. Raises
     ConfigError."""
     public = signer.public if signer is not None else key

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,11 +29,14 @@ from secretproxy.console.integrity import MOST_AT_ONCE, Check
 from secretproxy.console.live import live
 from secretproxy.console.parts import Part
 from secretproxy.console.query import FIELDS, filter_of, query_of
+from secretproxy.console.reading import Watch
 from secretproxy.install import InstallError
 from secretproxy.ops.doctor import examine
 
 ROWS = 50
 TOP = 10
+# Seconds that the server may take for the next rows of a download: it sorts them all before the first.
+DOWNLOAD_SECONDS = 600
 # Lines of a table that has no second page.
 MOST_LINES = 200
 SPANS = (("1h", "hour"), ("24h", "day"), ("7d", "week"), ("30d", "month"), ("90d", "quarter"))
@@ -149,7 +153,7 @@ async def download(visit: Visit) -> Response:
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, wanted)
 
-    async def parts(connection: Any) -> AsyncIterator[bytes]:
+    async def parts(connection: Any) -> AsyncGenerator[bytes]:
         waiting = 0
         async for row in review.accesses(connection, wanted):
             file.write(row)
@@ -178,7 +182,7 @@ async def proven(visit: Visit) -> Response:
         wanted = await review.resolved(connection, wanted)
     name = f"log-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
 
-    def parts(connection: Any) -> AsyncIterator[bytes]:
+    def parts(connection: Any) -> AsyncGenerator[bytes]:
         return packed(connection, name, file, kind, wanted, filters, signer)
 
     return _sent(visit, parts, f"{name}.zip")
@@ -415,7 +419,7 @@ async def rotation(visit: Visit) -> Response:
     async with visit.reader.connection() as connection:
         found = await subjects.incident(connection, *_compromised(visit.query), None)
 
-    def parts(connection: Any) -> AsyncIterator[bytes]:
+    def parts(connection: Any) -> AsyncGenerator[bytes]:
         return incident_archive(connection, found, form, visit.session.user, signer, key)
 
     return _sent(visit, parts, f"incident-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
@@ -679,24 +683,33 @@ async def evidence(visit: Visit) -> Response:
     await visit.reader.reach()
     check = _check(visit)
 
-    def parts(connection: Any) -> AsyncIterator[bytes]:
+    def parts(connection: Any) -> AsyncGenerator[bytes]:
         return archive(connection, month, signer, key, check.verification(visit.session.user))
 
     return _sent(visit, parts, f"evidence-{month}.zip")
 
 
 def _sent(
-    visit: Visit, made: Callable[[Any], AsyncIterator[bytes]], name: str, media: str = "application/zip"
+    visit: Visit, made: Callable[[Any], AsyncGenerator[bytes]], name: str, media: str = "application/zip"
 ) -> Response:
     """Sends a file as it is made, on a connection of its own. The name is one of ours."""
 
     async def parts() -> AsyncIterator[bytes]:
-        async with visit.reader.connection(keep=False) as connection:
-            async for part in made(connection):
-                if visit.console.sessions.over(visit.session):
-                    # A download that is not whole must not look so.
-                    raise ConnectionError("the session has ended")
-                yield part
+        async with visit.reader.connection(keep=False) as connection, aclosing(made(connection)) as given:
+            with Watch(connection) as watch:
+                watch.begin()
+                await connection.execute(f"SET statement_timeout TO '{DOWNLOAD_SECONDS}s'")
+                # How long a client takes is not the server's silence.
+                while True:
+                    watch.begin(DOWNLOAD_SECONDS + 15.0)
+                    part = await anext(given, None)
+                    watch.end()
+                    if visit.console.sessions.over(visit.session):
+                        # A download that is not whole must not look so.
+                        raise ConnectionError("the session has ended")
+                    if part is None:
+                        break
+                    yield part
 
     return StreamingResponse(parts(), media_type=media, headers=_attached(name))
 
