@@ -257,6 +257,10 @@ def test_what_is_missing_is_said(months: tuple[str, Path]) -> None:
     assert done.returncode == 2 and "audit.checkpoint_key_file" in done.stderr
     months[1].write_text(text)
     assert run("retention", months, "--keep", "a while").returncode == 2
+    # PostgreSQL reads a number as seconds, and m as minutes: every month but this one would be removed.
+    for short, said in (("400", "write '400 days'"), ("400 m", "at least a day"), ("23 hours", "at least a day")):
+        refused = run("retention", months, "--keep", short)
+        assert refused.returncode == 2 and said in refused.stderr, refused.stderr
 
 
 # --- what may not be believed ----------------------------------------------------------------------------------------

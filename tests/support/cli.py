@@ -120,7 +120,9 @@ def _connected() -> socket.socket:
     if _server is None or _server[0] != os.getpid() or _server[1].poll() is not None:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, "-c", "from tests.support.cli import _serve; _serve(0)"], stdin=theirs
+            [sys.executable, "-c", "from tests.support.cli import _serve; _serve(0)"],
+            stdin=theirs,
+            cwd=Path(__file__).parents[2],
         )
         theirs.close()
         atexit.register(ours.close)

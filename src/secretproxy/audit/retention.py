@@ -15,11 +15,14 @@ from typing import Any
 from secretproxy.audit.checkpoints import BEFORE, RETENTION, Signer
 from secretproxy.audit.durable import Warnings
 from secretproxy.audit.housekeeping import CHECKPOINT_INSERT
+from secretproxy.config import ConfigError
 
 _BOUND = (
     "(pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), "
     r"'TO \(''([^'']+)''\)'::pg_catalog.text))[1]::pg_catalog.timestamptz"
 )
+_TOO_SHORT = """SELECT $1::pg_catalog.text::pg_catalog.interval
+       OPERATOR(pg_catalog.<) '1 day'::pg_catalog.interval"""
 _OLD = f"""
 SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS partition, {_BOUND} AS upto
   FROM pg_catalog.pg_inherits AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid
@@ -98,7 +101,11 @@ class ChangedError(Exception):
 
 
 async def old(connection: Any, keep: str) -> list[Partition]:
-    """Partitions that end before `keep` (an interval of PostgreSQL's) ago, oldest first. Raises asyncpg's errors."""
+    """Partitions that end before `keep` (an interval of PostgreSQL's) ago, oldest first.
+
+    Raises ConfigError for less than a day; asyncpg's errors."""
+    if await connection.fetchval(_TOO_SHORT, keep):
+        raise ConfigError("a log is kept for at least a day: m and min are minutes, mon and months are months")
     found = []
     for row in await connection.fetch(_OLD, keep):
         rows = int(await connection.fetchval(f"SELECT pg_catalog.count(*) FROM ONLY {row['partition']}"))  # noqa: S608 - of the catalog

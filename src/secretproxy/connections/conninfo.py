@@ -196,6 +196,7 @@ def read(text: str | None) -> Conninfo:
     """Reads a URI, a keyword string, or None or an empty text for service files and variables. Raises ConninfoError."""
     text = text or ""
     given = dict(_pairs(text))
+    _check_signs(text)
     _add_service(given)
     variables = {}
     for name, variable in PARAMETERS.items():
@@ -211,6 +212,17 @@ def read(text: str | None) -> Conninfo:
     except ConninfoError as error:
         raise conninfo.with_variable(error) from None
     return conninfo
+
+
+def _check_signs(text: str) -> None:
+    """Raises ConninfoError for a URI with a further @, which libpq takes as a part of the server's name or of the
+    database's: what stands before it is a piece of a password as a rule, and would be shown with these."""
+    rest = text.partition("://")[2].partition("?")[0] if text.startswith(("postgresql://", "postgres://")) else ""
+    if "@" in re.sub(r"^[^@/]*@", "", rest):
+        raise ConninfoError(
+            "there is an @ behind the login's: in a user, a password, a server or a database @ / : ? # are written as "
+            "%40 %2F %3A %3F %23"
+        )
 
 
 def _check(conninfo: Conninfo) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secretproxy.audit.filters import Filter, moment
+from secretproxy.config import ConfigError
 
 FIELDS = ("user", "secret", "owner", "operation", "outcome", "application", "client", "function", "jwt_user", "session")
 
@@ -18,6 +19,8 @@ def filter_of(query: Mapping[str, str]) -> Filter:
     for name in ("since", "until"):
         given[name] = moment(name, query[name]) if query.get(name) else None
     wanted = Filter(**given)
+    if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
+        raise ConfigError("since, until: the first is not before the second, so that no time is between them")
     wanted.conditions()
     return wanted
 

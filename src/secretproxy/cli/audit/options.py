@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import typer
 
 from secretproxy.cli.work import finish
+from secretproxy.config import ConfigError
 
 DSN = typer.Option(
     None,
@@ -94,6 +95,9 @@ def filtered(**given: Any) -> Any:
     for option in ("since", "until"):
         if given.get(option) is not None:
             given[option] = moment(f"--{option}", given[option])
+    begin, end = given.get("since"), given.get("until")
+    if begin is not None and end is not None and begin >= end:
+        raise ConfigError("--since, --until: the first is not before the second, so that no time is between them")
     given["outcome"] = tuple(
         kind.strip() for several in given.get("outcome") or () for kind in several.split(",") if kind.strip()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,13 @@ def retention(
     from secretproxy.audit.checkpoints import Signer, kept_outside, load_public
 
     audit = load_settings(config).audit
+    named = "--keep" if keep else "audit.retention"
     keep = keep or audit.retention
     if keep is None:
         raise ConfigError("no time to keep the log is set: give --keep, or set audit.retention")
+    if re.fullmatch(r"\s*[\d.]+\s*", keep):
+        # PostgreSQL reads it as seconds.
+        raise ConfigError(f"{named}: {keep} has no unit; write '{keep.strip()} days'")
     if audit.checkpoint_key_file is None:
         raise ConfigError(
             "audit.checkpoint_key_file is unset: without a signed end nobody could tell retention from a theft of rows"
