@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from secretproxy.config import HealthSettings, Settings
-from secretproxy.console import live, proxy_state, reading
+from secretproxy.console import app, live, proxy_state, reading
 from secretproxy.console.parts import Part, in_parts, place
 from secretproxy.console.proxy_state import ProxyState
 from secretproxy.demo.postgres import free_port
@@ -105,6 +105,23 @@ def test_at_most_two_parts_of_one_reader_are_made_at_once(auditor: Browser, post
             until_waiting(postgres, min(number + 1, 2))
         lock.rollback()
         assert all("Last row" in answer.read().decode() for answer in answers)
+
+
+def test_a_page_that_gets_no_connection_gives_up(
+    site: ConsoleSite, auditor: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live pages and downloads of the same reader may hold all of them."""
+    monkeypatch.setattr(app, "REQUEST_SECONDS", 0.2)
+    session = next(one for one in site.console.sessions.all() if one.user == "console_auditor")
+    for _ in range(reading.MOST_CONNECTIONS):
+        # One by one, as nobody waits for it.
+        assert not session.reader._free.locked()
+        session.reader._free._value -= 1
+    answer = auditor.get("/accesses")
+    assert answer.status == 503 and "There was no answer in time" in answer.text
+    session.reader._free._value += reading.MOST_CONNECTIONS
+    monkeypatch.undo()
+    assert auditor.get("/accesses").status == 200
 
 
 def test_nothing_more_comes_of_a_session_that_has_ended(site: ConsoleSite, postgres: Backend, owner: str) -> None:

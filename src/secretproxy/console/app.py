@@ -44,6 +44,8 @@ from secretproxy.session.events import Identity
 log: Any = structlog.get_logger("secretproxy.console")
 
 IDLE, LIFETIME = 15 * 60.0, 8 * 3600.0
+# Until a page begins: it may wait for other pages of the same person, who may have as many connections as are let.
+REQUEST_SECONDS = PAGE_SECONDS + 30.0
 # Failed sign-ins in a minute: of one address, and for one name.
 FAILURES_OF_ADDRESS, FAILURES_OF_NAME = 10, 20
 # Sign-ins that are tried at once; more wait.
@@ -272,7 +274,8 @@ class Console:
                 return visit.show("elsewhere.html", title="Opened from elsewhere", status=403, said=said, there=there)
             try:
                 await self._recorded(visit, entry)
-                return await entry.page(visit)
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    return await entry.page(visit)
             except HTTPException:
                 raise
             except Exception as error:
