@@ -19,13 +19,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from typer.testing import CliRunner
 
-from secretproxy.cli.app import app
 from secretproxy.cli.audit import app as audit
 from secretproxy.config import AuthSettings
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.proxy.authentication.verifiers import users_of
+from tests.support.cli import secretproxy
 from tests.support.proxy import Proxy
 
 HOSTILE = (Path(__file__).parent / "hostile.sql").read_text()
@@ -97,13 +96,9 @@ class Site:
     def command(self, user: str, *arguments: str) -> tuple[int, str]:
         """Runs a command in this process; gives its exit status, and what it said."""
         given = [] if arguments[0] == "check" else ["--dsn", self.login(user)]
-        variables = {name: None for name in os.environ if name.startswith(("PG", "SECRETPROXY_"))}
-        result = CliRunner().invoke(
-            app, [*arguments, *given], env=variables | {"SECRETPROXY_CONFIG": str(self.config())}
-        )
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            return 2, f"{type(result.exception).__name__}: {result.exception}"
-        return result.exit_code, result.output
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "SECRETPROXY_"))}
+        done = secretproxy([*arguments, *given], env=environment | {"SECRETPROXY_CONFIG": str(self.config())})
+        return done.returncode, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

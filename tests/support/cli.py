@@ -146,6 +146,10 @@ def _serve(descriptor: int) -> None:
     typer = importlib.import_module("typer.main")
     typer.get_command = functools.cache(typer.get_command)
     typer.get_command(importlib.import_module("secretproxy.cli.app").app)
+    # As are the package's own scripts, which are parsed once a process.
+    project = importlib.import_module("secretproxy.install.project")
+    project.function_bodies()
+    project.testifying_bodies()
     # What is here already is no garbage: a command's collector need not look at it.
     gc.collect()
     gc.freeze()
