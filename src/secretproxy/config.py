@@ -70,6 +70,9 @@ class Host(Section):
         Raises ValueError.
         """
         match = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?", text)
+        if not text.startswith("/") and ("@" in text or "://" in text):
+            # It may have a password.
+            raise ValueError("a server is host:port, [ipv6]:port or a socket directory: no URI, and without a login")
         if match is None:
             raise ValueError(f"{text!r} is not host:port, [ipv6]:port or a socket directory")
         port = int(match["port"] or 5432)

@@ -94,7 +94,7 @@ class Site:
             Mistake("Nothing says where the log is", "audit list", "--dsn", 2, variables={"PGHOST": "127.0.0.1", "PGPORT": "1", "PGUSER": "auditor", "PGDATABASE": "app"}),
             Mistake("A password has an @ that is not written as %40", "check", "audit.dsn", 1, {"audit": [f'dsn = "{self.dsn("journal", password="pass@wrong")}"']}),
             Mistake("A password has a / that is not written as %2F", "check", "audit.dsn", 1, {"audit": [f'dsn = "{self.dsn("journal", password="12/wrong")}"']}),
-            Mistake("A server is given as a URI", "check", "backend.hosts", 2, {"backend": ['hosts = ["postgresql://127.0.0.1:5432"]']}),
+            Mistake("A server is given as a URI", "check", "backend.hosts", 2, {"backend": ['hosts = ["postgresql://app:wrong@127.0.0.1:5432"]']}),
             Mistake("The time that the log is kept has no unit", "audit retention --keep 400", "--keep", 2, {"audit": [f'checkpoint_key_file = "{here}/sign.pem"']}),
             Mistake("The end of a time span is before its beginning", f"audit list --since 2h --until 3h --dsn {self.dsn('auditor')}", "--since", 2),
             Mistake("Who reviews logs in as who writes the log", f"audit list --dsn {self.dsn('journal')}", "--dsn", 2),

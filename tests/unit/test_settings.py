@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from secretproxy import __version__
 from secretproxy.cli.app import app
-from secretproxy.config import ConfigError, Settings, example, load_settings
+from secretproxy.config import ConfigError, Host, Settings, example, load_settings
 from secretproxy.ops.metrics import compiled
 
 SETTINGS = [
@@ -189,3 +189,13 @@ def test_what_it_says_is_what_runs() -> None:
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True
     ).stdout.split()
     assert (said == "compiled") == (not file.endswith(".py"))
+
+
+@pytest.mark.parametrize(
+    "text", ["postgresql://app:pw@h:5432/x", "app:pw@h:5432", "pw@h", "postgres://h", "[app:pw@h]"]
+)
+def test_a_server_that_may_have_a_password_is_not_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match="no URI, and without a login") as refused:
+        Host.parse(text)
+    assert "pw" not in str(refused.value)
+    assert Host.parse("/tmp/a@b").is_unix
