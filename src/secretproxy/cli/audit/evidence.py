@@ -22,9 +22,10 @@ def evidence(
     dsn: str | None = opt.DSN,
     config: Path | None = opt.CONFIG,
 ) -> None:
-    """Write the evidence of a month: its rows, their signed manifest, a verification, and how to verify it offline.
+    """Write the evidence of a month to one archive.
 
-    Verifies the whole log first. Exit status 1 where something in it was altered; the archive is written all the
+    The archive has the month's rows, their signed manifest, a verification, and how to verify it offline. The command
+    verifies the whole log first. Exit status 1 where something in it was altered; the archive is written all the
     same."""
     from secretproxy.audit import evidence as evidences
     from secretproxy.audit import exporting, review
