@@ -190,6 +190,25 @@ def _failed(
     return ConnectError(text, cause)
 
 
+def _of_driver(known: Conninfo, place: Place, tls: Any) -> dict[str, Any]:
+    """Gives the driver's arguments for a server, but for the login and times."""
+    arguments: dict[str, Any] = {
+        "host": place.address or place.host, "port": place.port, "target_session_attrs": "any",
+        # The driver reads no password file: `known` has, and says which one others may read.
+        "passfile": _NO_FILE, "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
+        # A statement that is kept under a name could be another by the time it is named again: whatever code runs in
+        # the session may DEALLOCATE and PREPARE.
+        "statement_cache_size": 0,
+    }  # fmt: skip
+    if place.host.startswith("/"):
+        arguments["ssl"] = False
+        return arguments
+    arguments |= {"ssl": tls} if tls is not None else _tls(known, place)
+    if known.get("sslnegotiation") is not None:
+        arguments["direct_tls"] = known.get("sslnegotiation") == "direct"
+    return arguments
+
+
 async def _one(
     known: Conninfo, place: Place, user: str, database: str, application_name: str, timeout: float,
     command_timeout: float | None,
@@ -202,24 +221,10 @@ async def _one(
     options = known.get("options")
     if options is not None:
         extra["options"] = options
-    is_unix = place.host.startswith("/")
     arguments: dict[str, Any] = {
-        "host": place.address or place.host, "port": place.port, "user": user, "password": known.password(place),
-            "database": database,
-        "timeout": seconds, "command_timeout": command_timeout, "target_session_attrs": "any",
-        "connection_class": connection_class,
-        # The driver reads no password file: `known` has, and says which one others may read.
-        "passfile": _NO_FILE, "krbsrvname": known.get("krbsrvname"), "gsslib": known.get("gsslib"),
-        # A statement that is kept under a name could be another by the time it is named again: whatever code runs in
-        # the session may DEALLOCATE and PREPARE.
-        "statement_cache_size": 0,
+        "user": user, "password": known.password(place), "database": database, "timeout": seconds,
+        "command_timeout": command_timeout, "connection_class": connection_class, **_of_driver(known, place, tls),
     }  # fmt: skip
-    if not is_unix:
-        arguments |= {"ssl": tls} if tls is not None else _tls(known, place)
-        if known.get("sslnegotiation") is not None:
-            arguments["direct_tls"] = known.get("sslnegotiation") == "direct"
-    else:
-        arguments["ssl"] = False
     statement = pinned.statement(settings, left)
 
     async def opened(**sent: str) -> Any:

@@ -261,6 +261,10 @@ class Detector:
         finally:
             if collected:
                 gc.enable()
+        return self._verdict(found, sql)
+
+    def _verdict(self, found: Found, sql: str) -> Verdict:
+        """Makes the verdict of what was found in a text."""
         if not any(
             (
                 found.calls,
@@ -278,7 +282,7 @@ class Detector:
         calls = once(found.calls)
         if len({execute.name for execute in found.executes} | set(found.fetches)) > MOST_EXECUTES:
             # What so many names lead to is not looked up one by one.
-            calls += tuple(Call(schema, "*", opaque=True) for schema in monitored.schemas)
+            calls += tuple(Call(schema, "*", opaque=True) for schema in self.monitored.schemas)
             found.executes, found.fetches = [], []
         return Verdict(
             calls,

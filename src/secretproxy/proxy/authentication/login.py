@@ -448,8 +448,7 @@ class _Backends:
                 SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
                 "the backend holds another password for this user than secretproxy does",
                 hint="auth.users_file or auth.lookup_dsn of secretproxy must give the backend's own rolpassword, salt "
-                "and iterations "
-                "included.",
+                "and iterations included.",
             ) from None
         except NotTheBackendError:
             log.error(
@@ -474,13 +473,17 @@ class _Backends:
                 f"the login at the backend failed: {error}",
                 hint="See backend.hosts of secretproxy.",
             ) from None
-        if self._negotiation is not None and login.negotiation != self._negotiation:
+        reason = self._unsuitable(login, target, attrs)
+        if reason is not None:
             with contextlib.suppress(OSError):
                 login.leave()
+        return reason
+
+    def _unsuitable(self, login: BackendLogin, target: Target, attrs: str) -> str | None:
+        """Gives the reason why a server that let the client in does not suit, None if it does."""
+        if self._negotiation is not None and login.negotiation != self._negotiation:
             return f"{target}: it speaks another version of the protocol than the server before it"
         kind = Kind.reported(login.parameters)
         if kind is not None and not kind.suits(attrs):
-            with contextlib.suppress(OSError):
-                login.leave()
             return f"{target}: {kind} (backend.target_session_attrs = {attrs})"
         return None

@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
 
 import structlog
 import uvloop
@@ -86,38 +87,26 @@ def _supervise(
     workers: dict[int, tuple[int, float]] = {}
     stopping = False
 
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-        for pid in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
     def reload(number: int, frame: object) -> None:
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        reload(number, frame)
+
     def start(place: int) -> None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-            status = 1
-            try:
-                metrics = Metrics(board, place)
-                uvloop.run(_serve(settings, keys, capacity.share(place), metrics, sockets, health_socket, throttle))
-                status = 0
-            except BaseException as error:
-                log.error("worker failed", kind=type(error).__name__)
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
+            _work(
+                parent,
+                lambda: _serve(
+                    settings, keys, capacity.share(place), Metrics(board, place), sockets, health_socket, throttle
+                ),
+            )
         workers[pid] = (place, time.monotonic())
 
     signal.signal(signal.SIGTERM, stop)
@@ -139,6 +128,25 @@ def _supervise(
         if not stopping:
             start(place)
     return 0
+
+
+def _work(parent: int, serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Runs a worker in a process that was just forked; ends the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+    status = 1
+    try:
+        uvloop.run(serve())
+        status = 0
+    except BaseException as error:
+        log.error("worker failed", kind=type(error).__name__)
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _keep_memory_private() -> None:
