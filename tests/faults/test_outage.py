@@ -165,6 +165,12 @@ def test_a_call_that_only_testimony_shows_ends_its_session_and_rolls_back(apart:
 def test_a_held_answer_goes_on_when_the_log_comes_back(apart: Apart, postgres: Backend) -> None:
     hidden_function(postgres)
     owner = uuid.uuid4()
+    # A server may take long to start.
+    config = apart.proxy.config
+    apart.proxy.halt()
+    config.write_text(config.read_text().replace("hold_timeout = 2.0", "hold_timeout = 60.0"))
+    apart.proxy.start()
+    apart.proxy.wait_for_text("access log can be written", 2)
     with psycopg.connect(apart.proxy.dsn(), autocommit=True) as connection:
         apart.log_server.halt()
         # Its children die with the thread that started them, so the server is started from here.
