@@ -17,7 +17,7 @@ from tests.support.proxy import Proxy
 
 from secretproxy.demo.postgres import PrivateServer
 
-HOLD = 2.0
+HOLD = 4.0
 FUNCTIONS = """
 CREATE TABLE IF NOT EXISTS public.loot (owner uuid, n int, value text);
 GRANT ALL ON public.loot TO PUBLIC;
