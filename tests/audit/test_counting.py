@@ -80,6 +80,9 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
                 "call",
                 "late",
                 "event",
+                "access",
+                "access",
+                "not told",
                 *(["guesses"] if number % 9 == 0 else []),
             ]
         )
@@ -93,6 +96,12 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
             case "plain":
                 add("attempt", **first)
                 add("outcome", **ended)
+            case "access":
+                add("access", **first | ended)
+            case "not told":
+                # The log could not be written in time, or the client had gone.
+                add("access", **first | ended | {"outcome": "ok"})
+                add("outcome", outcome=draw.choice(["refused", "lost"]), sqlstate="58030", duration=0.02)
             case "late":
                 add("attempt", **first)
                 add("outcome", **ended, at=moment + timedelta(days=3))

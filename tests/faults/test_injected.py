@@ -99,7 +99,7 @@ def test_no_client_got_a_value_that_the_log_knows_nothing_of(campaign: dict[str,
         logged = Counter(
             row[0]
             for row in sql.execute(
-                "SELECT unnest(secret_names) FROM secretproxy.access_log WHERE event IN ('attempt', 'call')"
+                "SELECT unnest(secret_names) FROM secretproxy.access_log WHERE event IN ('attempt', 'access', 'call')"
                 " AND owner_id = '11111111-2222-4333-8444-555555555555'"
             ).fetchall()
         )

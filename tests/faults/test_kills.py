@@ -123,7 +123,7 @@ def test_kills_lose_and_double_nothing(site: Site) -> None:
         committed = {row[0] for row in sql.execute("SELECT name FROM committed").fetchall()}
     with psycopg.connect(site.log.dsn("app")) as sql:
         rows = sql.execute(
-            "SELECT secret_names[1], event, count(*) FROM secretproxy.access_log WHERE event IN ('attempt', 'call') GROUP BY 1, 2"
+            "SELECT secret_names[1], event, count(*) FROM secretproxy.access_log WHERE event IN ('attempt', 'access', 'call') GROUP BY 1, 2"
         ).fetchall()
         twice = sql.execute(
             "SELECT count(*) FROM (SELECT FROM secretproxy.access_log GROUP BY instance, seq HAVING count(*) > 1) d"

@@ -40,7 +40,7 @@ class Apart:
     def names(self) -> list[str]:
         with psycopg.connect(self.dsn) as sql:
             rows = sql.execute(
-                "SELECT secret_names[1] FROM secretproxy.access_log WHERE event IN ('attempt', 'call') AND owner_id = %s",
+                "SELECT secret_names[1] FROM secretproxy.access_log WHERE event IN ('attempt', 'access', 'call') AND owner_id = %s",
                 (OWNER,),
             )
             return sorted(row[0] for row in rows.fetchall())

@@ -1,7 +1,9 @@
 """Drives a session between a client that says anything and a model of a backend, step by step, and checks each.
 
 What must hold, whatever the order in which the network and the log move:
-- what the client says reaches the backend whole and in order, nothing before its attempts are in the log;
+- what the client says reaches the backend whole and in order, nothing before its attempts are in the log but a
+  statement that only reads;
+- no row of a secret's answer reaches the client before the log has its call, as attempt, call or access;
 - what the backend says reaches the client but for testimony and for answers to the proxy's own messages;
 - each testimony is counted in exactly one outcome; one of a statement that names its function needs no event of its
 own;
@@ -50,6 +52,7 @@ STATEMENTS = ["", "a", "b"]
 PORTALS = ["", "p", "c"]
 COPY_FAIL = message(b"f", b"no\0")
 COPY = "COPY t FROM STDIN"
+SECRET_ROW = row("value")
 
 
 def copied(bad: bool) -> bytes:
@@ -111,18 +114,22 @@ class Harness(SocketEffects):
     """`code`: the modules of a session, compiled or pure (see pure.py). `strict`: a name in a statement's text must
     have been attempted."""
 
-    def __init__(self, code: SimpleNamespace, *, strict: bool = True) -> None:
+    def __init__(self, code: SimpleNamespace, *, strict: bool = True, takes_accesses: bool = True) -> None:
         self.code = code
         self.strict = strict
         self.session = code.Session(
-            code.Identity(uuid.UUID(int=1), "app", "app"), code.Keys({1: KEY}), code.Detector(), code.Limits()
-        )
+            code.Identity(uuid.UUID(int=1), "app", "app"), code.Keys({1: KEY}), code.Detector(), code.Limits(), None,
+            code.LogState(),
+        )  # fmt: skip
+        self.session.state.log.takes_accesses = takes_accesses
         self.said = b""
         self.unsent = b""
         self.forwarded = b""
         self.received = b""
         self.backend = Backend()
         self.events: list[object] = []
+        # Names of secrets in the log.
+        self.logged: set[str] = set()
         self._to_backend: deque[tuple[bytes, bool]] = deque()
         # What the log has not taken yet.
         self._client_waits: object | None = None
@@ -179,11 +186,11 @@ class Harness(SocketEffects):
         """Lets the log take what one side waits for."""
         if which % 2 and self._client_waits is not None:
             step, self._client_waits = self._client_waits, None
-            self.events += step.commit  # type: ignore[attr-defined]
+            self._written(step.commit)  # type: ignore[attr-defined]
             self.interpreter.attempts_committed()
         elif not which % 2 and self._backend_waits is not None:
             step, self._backend_waits = self._backend_waits, None
-            self.events += step.commit  # type: ignore[attr-defined]
+            self._written(step.commit)  # type: ignore[attr-defined]
             self.interpreter.testimony_committed()
         self._turn()
 
@@ -202,6 +209,8 @@ class Harness(SocketEffects):
         if self.interpreter.ready:
             self.received += data
             assert self.backend.visible.startswith(self.received)
+            rows = self.received.count(SECRET_ROW)
+            assert set(self.backend.answered[:rows]) <= self.logged, "an answer went on before the log had its call"
 
     def inject(self, data: bytes) -> None:
         if self.interpreter.ready:
@@ -211,7 +220,12 @@ class Harness(SocketEffects):
         self._to_backend.append((FLUSH, True))
 
     def record(self, events: list[object]) -> None:
+        self._written(events)
+
+    def _written(self, events: list[object]) -> None:
+        """The log has these."""
         self.events += events
+        self.logged.update(name for event in events for name in event.secret_names or ())  # type: ignore[attr-defined]
 
     def commit_attempts(self, step: object) -> None:
         assert isinstance(step, self.code.Step) and step.violation is None and step.parse is None
@@ -220,6 +234,13 @@ class Harness(SocketEffects):
     def commit_testimony(self, step: object) -> None:
         assert isinstance(step, self.code.Step)
         self._backend_waits = step
+
+    def commit_access(self, step: object) -> None:
+        self.commit_testimony(step)
+
+    def take_long(self) -> None:
+        """An answer that is kept has been kept for too long."""
+        self.interpreter.unseal()
 
     def continue_later(self) -> None:
         self._later = True
@@ -232,7 +253,8 @@ class Harness(SocketEffects):
 
     # --- the end -----------------------------------------------------------------------------------------------
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """The client waits for the answers to all that it has said."""
         for _ in range(10_000):
             before = self._state()
             self.send(1 << 20)
@@ -253,14 +275,14 @@ class Harness(SocketEffects):
     def finish(self) -> None:
         """Ends the client's pipeline and waits for the answers: everything must have come to its end."""
         self.say(SYNC)
-        self._drain()
+        self.drain()
         if self.backend.copying and not self.backend.ended:
             # That Sync was overlooked: a COPY still waits for its data.
             self.say(COPY_FAIL + SYNC)
-            self._drain()
+            self.drain()
         if self.backend.transaction != "I" and not self.backend.ended:
             self.say(query("ROLLBACK"))
-            self._drain()
+            self.drain()
         if not self.backend.ended:
             assert self.forwarded == self.said and self.session.quiet, self.session
             assert self.session.idle
@@ -273,7 +295,7 @@ class Harness(SocketEffects):
         by_kind: dict[str, list[object]] = {}
         for event in self.events:
             by_kind.setdefault(event.event, []).append(event)  # type: ignore[attr-defined]
-        assert set(by_kind) <= {"attempt", "call", "outcome"}, set(by_kind)
+        assert set(by_kind) <= {"attempt", "call", "outcome", "access"}, set(by_kind)
         calls = sorted(event.secret_names[0] for event in by_kind.get("call", []))  # type: ignore[attr-defined]
         backend = self.backend
         for name in backend.hidden:
@@ -295,9 +317,13 @@ class Harness(SocketEffects):
         counted = sum(ends[key] if key in ends else ends[key[0], None, None, None] for key in covered) + len(
             by_kind.get("call", [])
         )
+        counted += sum(event.calls or 0 for event in by_kind.get("access", []))  # type: ignore[attr-defined]
         assert counted == len(backend.told) + len(backend.hidden) + len(backend.either), counted
-        started = {event.statement_no for event in self.events if event.event != "outcome"}  # type: ignore[attr-defined]
+        whole = [event.statement_no for event in by_kind.get("access", [])]  # type: ignore[attr-defined]
+        assert len(set(whole)) == len(whole), "an access is told once"
+        started = {event.statement_no for event in self.events if event.event not in ("outcome", "access")}  # type: ignore[attr-defined]
         ended = [event.statement_no for event in by_kind.get("outcome", [])]  # type: ignore[attr-defined]
+        assert not started & set(whole), "a statement is an access in one row, or in several"
         assert started == set(ended), (started, ended)
 
     @property
@@ -306,7 +332,7 @@ class Harness(SocketEffects):
         return sorted(
             (e.statement_no, str(e.outcome), e.calls)
             for e in self.events
-            if e.event == "outcome" and e.calls  # type: ignore[attr-defined]
+            if e.event in ("outcome", "access") and e.calls  # type: ignore[attr-defined]
         )
 
     def play(self, data: bytes) -> None:
@@ -323,5 +349,9 @@ class Harness(SocketEffects):
                 self.run(number + 1)
             elif move % 8 == 5:
                 self.deliver(number + 1)
+            elif move == 255:
+                self.take_long()
+            elif move >= 246:
+                self.drain()
             else:
                 self.log(move)

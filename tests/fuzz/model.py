@@ -63,6 +63,8 @@ class Backend:
         self.hidden: list[str] = []
         # Testified to by a name prepared or declared in SQL: known as an attempt or by testimony.
         self.either: list[str] = []
+        # Names of the rows of secrets that it has sent, in order.
+        self.answered: list[str] = []
         self.renewals = 0
         self.transaction = "I"
         self._clock = START
@@ -295,6 +297,7 @@ class Backend:
             count = min(limit or portal.rows, portal.rows)
             for _ in range(count):
                 self._testify(name, where)
+                self.answered.append(name)
                 self._say(row("value"))
             portal.rows -= count
             self._say(SUSPENDED if limit and count == limit else complete())

@@ -36,7 +36,7 @@ class _Sources(importlib.abc.MetaPathFinder):
 
 def _collect() -> SimpleNamespace:
     names = {
-        "session.session": ("Session", "Step", "Limits"), "session.events": ("Event", "Identity"), "session.interpreter": ("Interpreter", "Wait"), "session.step": ("Held",), "session.testimony": ("Keys",),
+        "session.session": ("Session", "Step", "Limits"), "session.events": ("Event", "Identity", "LogState"), "session.interpreter": ("Interpreter", "Wait"), "session.step": ("Held",), "session.testimony": ("Keys",),
         "detect": ("Detector",), "session.stream": ("Framer", "actions", "compiled"), "wire.errors": ("ProtocolViolationError",),
         "wire": ("messages",),
     }  # fmt: skip

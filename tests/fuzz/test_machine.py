@@ -35,6 +35,14 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.harness = Harness(INSTALLED)
 
+    @rule()
+    def waits(self) -> None:
+        self.harness.drain()
+
+    @rule()
+    def takes_long(self) -> None:
+        self.harness.take_long()
+
     @rule(piece=PIECES)
     def says(self, piece: bytes) -> None:
         self.harness.say(piece)
@@ -79,7 +87,9 @@ def test_chunks_and_delays_change_nothing(sayings: list[bytes], moves: list[tupl
         hasty.say(piece)
     for move, size in moves:
         (hasty.send, hasty.run, hasty.deliver, hasty.log)[move](size)
-    patient.say(b"".join(sayings))
+    for piece in sayings:
+        patient.say(piece)
+        patient.drain()
     for harness in (hasty, patient):
         harness.finish()
     assert hasty.log_lines == patient.log_lines

@@ -22,6 +22,7 @@ from psycopg.rows import dict_row
 
 from secretproxy.install import install
 from tests.conftest import Backend
+from tests.support.log import as_told
 from tests.support.proxy import Proxy
 from tests.support.raw import Address, Raw
 
@@ -199,10 +200,11 @@ class Bench:
         mark = f"mark {next(self.marks)}"
         self.play(f"SELECT encrypted_secrets.secrets_getter('{OWNER}', '{mark}')", extended=False)
         while True:
-            rows = log.execute(
+            written = log.execute(
                 "SELECT * FROM secretproxy.access_log WHERE database = %s AND event <> 'direct' AND seq > %s ORDER BY seq",
                 (DATABASE, self.seen),
             ).fetchall()
+            rows: list[Any] = list(as_told(written))
             mine = [row for row in rows if row["secret_names"] == [mark]]
             ended = mine and any(
                 row["event"] == "outcome" and row["statement_no"] == mine[0]["statement_no"] for row in rows

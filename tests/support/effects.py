@@ -108,6 +108,12 @@ class ToLog:
     def commit_testimony(self, step: object, interpreter: object) -> None:
         self._effects.commit_testimony(step)
 
+    def seal(self, running: object, interpreter: object) -> None:
+        pass
+
+    def commit_access(self, step: object, interpreter: object) -> None:
+        self._effects.commit_access(step)
+
     def refused(self, events: list[Any], attempts: int) -> None:
         self._effects.refused(events, attempts)
 

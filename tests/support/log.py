@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -28,7 +28,11 @@ class AccessLog:
         self._since = self.query("SELECT clock_timestamp() AS now")[0]["now"]
 
     def rows(self, application: str | None = None) -> list[Row]:
-        """Gives the rows since the mark, in the order of their chain."""
+        """Gives the rows since the mark, in the order of their chain, as `as_told` tells them."""
+        return as_told(self.written(application))
+
+    def written(self, application: str | None = None) -> list[Row]:
+        """Gives the rows since the mark as they are."""
         return self.query(
             "SELECT * FROM secretproxy.access_log WHERE at >= %s AND (%s::text IS NULL OR application_name = %s)"
             " ORDER BY instance, seq, at",
@@ -52,6 +56,42 @@ class AccessLog:
                 return rows
             assert time.monotonic() < deadline, f"no outcome for {len(begun - ended)} statements within {seconds} s"
             time.sleep(0.02)
+
+
+_OF_THE_END = ("outcome", "sqlstate", "duration", "calls", "role", "accessed_by")
+_OF_THE_CALL = ("function", "operation", "owner_id", "secret_names", "encoding", "via")
+
+
+def as_told(rows: Sequence[Row]) -> list[Row]:
+    """Tells an event `access` as the attempt and the outcome that it stands for, in their places.
+
+    Whether a statement that only reads is written in one row or in two depends on what the proxy knew when it came:
+    whether the log could be written, what ran before it, how long it took.
+    """
+    several: dict[Any, set[Any]] = {}
+    ended = {(row["session_id"], row["statement_no"]) for row in rows if row["event"] == "outcome"}
+    for row in rows:
+        if row["event"] == "access":
+            done = several.setdefault((row["session_id"], row["statement_no"]), set())
+            done.add(tuple(row.get(name) for name in ("calls", "role", "accessed_by")))
+    told: list[Row] = []
+    for row in rows:
+        if row["event"] != "access":
+            told.append(row)
+            continue
+        assert row["outcome"] is not None, "an access has its outcome"
+        told.append({**row, "event": "attempt"} | {name: None for name in _OF_THE_END if name in row})
+        statement = (row["session_id"], row["statement_no"])
+        if statement in ended:
+            # Its client was not told how it ended, or was told something else: that outcome counts.
+            continue
+        end = {**row, "event": "outcome"}
+        told.append(end)
+        if len(several[statement]) == 1:
+            end |= {name: None for name in _OF_THE_CALL if name in row}
+            ended.add(statement)
+        told[-1] = end
+    return told
 
 
 def outcome_of(attempt: Row, rows: list[Row]) -> Row:

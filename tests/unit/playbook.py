@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable
 
 from secretproxy.detect import Detector
-from secretproxy.session.events import Event, Identity
+from secretproxy.session.events import Event, Identity, LogState
 from secretproxy.session.interpreter import Interpreter
 from secretproxy.session.session import Limits, Session, Step
 from secretproxy.session.testimony import Keys
@@ -159,10 +159,14 @@ class Playbook(SocketEffects):
     It is the peers, the log and the Effects of session/interpreter.py: the same interpreter runs the proxy.
     """
 
-    def __init__(self, *, limits: Limits | None = None, replication: str | None = None) -> None:
+    def __init__(
+        self, *, limits: Limits | None = None, replication: str | None = None, takes_accesses: bool = False
+    ) -> None:
         self.detector = Detector()
+        self.log = LogState()
+        self.log.takes_accesses = takes_accesses
         self.session = Session(
-            Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication
+            Identity(uuid.uuid4(), "app", "app"), KEYS, self.detector, limits or Limits(), replication, self.log
         )
         self.interpreter = Interpreter(self.session, *given(self))
         self.refusing = False
@@ -220,6 +224,14 @@ class Playbook(SocketEffects):
         self.committed += step.commit
         self.held += b"".join(part.data for part in step.held)
         self.interpreter.testimony_committed()
+
+    def commit_access(self, step: Step) -> None:
+        self.committed += step.commit
+        self.held += b"".join(part.data for part in step.held)
+        if self.refusing:
+            self.interpreter.withhold()
+        else:
+            self.interpreter.testimony_committed()
 
     def refused(self, events: list[Event], attempts: int) -> None:
         self.refusals += events

@@ -13,10 +13,11 @@ from secretproxy.session.events import Identity
 from secretproxy.session.frontend import TOO_LONG, Attempts
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import Outcomes, Pipeline
+from secretproxy.session.sealing import Sealing
 from secretproxy.session.statements import Running, resolve
 from secretproxy.session.states import State
 from secretproxy.session.step import Limits, Output, Step
-from secretproxy.session.stream import ClientStream
+from secretproxy.session.stream import BackendStream, ClientStream
 from tests.unit.playbook import FLUSH, OWNER, query
 
 GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'key')"
@@ -32,7 +33,8 @@ class Scene:
         self.stream, self.names = ClientStream(limits.max_message, self.output), Names(self.state)
         outcomes = Outcomes(self.state, self.output)
         self.pipeline = Pipeline(self.names, outcomes)
-        self.attempts = Attempts(self.state, self.output, self.stream, self.names, self.pipeline, outcomes)
+        sealing = Sealing(self.state, BackendStream(self.output), outcomes, self.pipeline)
+        self.attempts = Attempts(self.state, self.output, self.stream, self.names, self.pipeline, outcomes, sealing)
 
     def reports(self, chunk: bytes) -> bytes:
         """Gives the text of a Query that has come in."""

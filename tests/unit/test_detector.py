@@ -15,6 +15,7 @@ from secretproxy.detect.arguments import Array, Constant, Values, array_literal
 from secretproxy.detect.detector import CACHE_ENTRIES, Allowance, fingerprint
 from secretproxy.detect.graph import Body, Object, calls_of
 from secretproxy.detect.plpgsql import MOST_VARIABLES
+from secretproxy.detect.string_literals import EITHER
 from secretproxy.detect.verdict import MOST_CALLS
 from secretproxy.wire import messages
 from secretproxy.wire.errors import UnreadableError
@@ -408,3 +409,76 @@ def test_counts_of_a_bind_that_run_past_its_end_do_not_read_the_next_message(bod
     whole = b"B" + (16).to_bytes(4) + b"\0\0\0\x01\0\x01\0\x01\xff\xff\xff\xff"
     bound = messages.read_bind(whole, 0, len(whole))
     assert (bound.formats, [value.reveal() for value in bound.values]) == ((1,), [None])
+
+
+ONLY_READS = [
+    "SELECT encrypted_secrets.secrets_getter($1,$2)",
+    "select encrypted_secrets.secrets_getter('a'::uuid, secret_name => 'x'::text) as v, 1, $1",
+    "SELECT encrypted_secrets.secrets_getter($1::uuid,$2::varchar)",
+    "SELECT * FROM encrypted_secrets.secrets_getter($1,$2)",
+    "SELECT x FROM encrypted_secrets.secrets_getter($1,$2) AS x",
+    "SELECT x FROM encrypted_secrets.secrets_getter($1,$2) AS x(a)",
+    "SELECT encrypted_secrets.secrets_getter(uuid 'a','b')",
+    "SELECT encrypted_secrets.secrets_getter($1,-1)",
+    "SELECT encrypted_secrets.secrets_getter($1,NULL)",
+]
+DOES_MORE = [
+    "SELECT x.f FROM encrypted_secrets.secrets_getter($1,$2) AS x",
+    "SELECT x.* FROM encrypted_secrets.secrets_getter($1,$2) AS x",
+    "SELECT x FROM encrypted_secrets.secrets_getter($1,$2) WITH ORDINALITY AS x",
+    "SELECT x FROM ROWS FROM(encrypted_secrets.secrets_getter($1,$2), now()) AS x",
+    "SELECT secrets_getter($1,$2)",
+    "SELECT encrypted_secrets.secrets_verify($1,$2,$3)",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) || 'a'",
+    "SELECT encrypted_secrets.secrets_getter($1,$2); SELECT 1",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) INTO t",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) LIMIT 1",
+    "SELECT DISTINCT encrypted_secrets.secrets_getter($1,$2)",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) ORDER BY 1",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) FOR UPDATE",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) UNION SELECT '1'",
+    "SELECT encrypted_secrets.secrets_getter(f(),$2)",
+    "SELECT encrypted_secrets.secrets_getter($1,$2::my.d)",
+    "SELECT encrypted_secrets.secrets_getter($1,$2::d)",
+    "SELECT encrypted_secrets.secrets_getter($1,$2)::d",
+    "SELECT encrypted_secrets.secrets_getter($1,$2)::text",
+    "SELECT encrypted_secrets.secrets_getter($1,VARIADIC $2)",
+    "SELECT encrypted_secrets.secrets_getter($1,'a' COLLATE x)",
+    "SELECT encrypted_secrets.secrets_getter((SELECT 1),$2)",
+    "WITH a AS (SELECT 1) SELECT encrypted_secrets.secrets_getter($1,$2)",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) WHERE true",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) OVER ()",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) FROM t",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) WINDOW w AS ()",
+    "SELECT encrypted_secrets.secrets_getter($1,$2), f()",
+    "EXPLAIN ANALYZE SELECT encrypted_secrets.secrets_getter($1,$2)",
+    "SELECT (encrypted_secrets.secrets_getter($1,$2)).x",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) GROUP BY 1",
+    "SELECT encrypted_secrets.secrets_getter($1,$2), current_user",
+    "SELECT encrypted_secrets.secrets_getter($1,$2), 'a'::regclass",
+    "SELECT encrypted_secrets.secrets_getter($1,ROW(1))",
+    "SELECT encrypted_secrets.secrets_getter($1,ARRAY[$2])",
+    "VALUES (encrypted_secrets.secrets_getter($1,$2))",
+    "SELECT app.encrypted_secrets.secrets_getter($1,$2)",
+    "SELECT x FROM encrypted_secrets.secrets_getter($1,$2) AS x(a text)",
+    "SELECT x FROM LATERAL encrypted_secrets.secrets_getter($1,$2) AS x",
+    "SELECT x FROM encrypted_secrets.secrets_getter($1,$2) AS x, t",
+    "SELECT 1 FROM encrypted_secrets.secrets_getter($1,$2)",
+    "TABLE encrypted_secrets.secrets_getter",
+    "SELECT encrypted_secrets.secrets_getter($1,$2) FETCH FIRST 1 ROWS WITH TIES",
+]
+
+
+@pytest.mark.parametrize("sql", ONLY_READS)
+def test_what_only_reads(sql: str) -> None:
+    assert Detector().analyse(sql.encode(), "utf-8").only_reads
+
+
+@pytest.mark.parametrize("sql", DOES_MORE)
+def test_what_does_more_or_may(sql: str) -> None:
+    assert not Detector().analyse(sql.encode(), "utf-8").only_reads
+
+
+def test_a_text_that_can_be_read_in_two_ways_does_not_only_read() -> None:
+    text = rb"SELECT encrypted_secrets.secrets_getter($1, 'a\b')"
+    assert not Detector().analyse(text, "utf-8", EITHER).only_reads

@@ -67,6 +67,9 @@ class Decided:
     def refuse(self, refused: Any, *, taken: bool) -> tuple[bytes, list[Any]]:
         return b"refused", [event("refusal")]
 
+    def undelivered(self, step: Any) -> list[Any]:
+        return [event("outcome") for told in step.commit if told.event == "access"]
+
     def parsed(self, text: bytes, verdict: object) -> None:
         self.taken.append(b"verdict on " + text)
 

@@ -47,8 +47,8 @@ TABLE = (
         "text",
         "event",
         "word",
-        "`attempt`, `call`, `outcome`, `definition`, `table`, `refusal`, `forgery`, `direct`, or `review`: somebody "
-        "read the log itself",
+        "`attempt`, `call`, `outcome`; `access`, which is these in one row; `definition`, `table`, `refusal`, "
+        "`forgery`, `direct`, or `review`: somebody read the log itself",
     ),
     LogColumn(
         "instance",

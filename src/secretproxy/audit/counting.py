@@ -260,7 +260,9 @@ _UNEQUAL = f"""pg_catalog.sum(CASE WHEN a.event OPERATOR(pg_catalog.<>) 'outcome
         THEN OPERATOR(pg_catalog.-) {_NUMBER} WHEN {_PLAIN} THEN {_NUMBER} ELSE 1 END) OPERATOR(pg_catalog.<>) 0"""
 # Without plain outcomes in the newest ones, or with more sessions than this to join, everything is joined.
 _LOOKED_AT, _MOST_PLAIN, _MOST_SESSIONS = 500, 0.9, 5000
-_AN_OUTCOME = f"CASE WHEN a.event {EQUAL} 'direct' OR ({_IN_SESSION}) THEN 'ok' ELSE coalesce(a.outcome, 'unknown') END"
+# An access has its own, which another outcome of its statement replaces: then the session is joined.
+_AN_OUTCOME = f"""CASE WHEN a.event OPERATOR(pg_catalog.<>) 'access' AND (a.event {EQUAL} 'direct' OR ({_IN_SESSION}))
+    THEN 'ok' ELSE coalesce(a.outcome, 'unknown') END"""
 _OF_ROW = "CASE WHEN a.event {EQUAL} 'attempt' THEN NULL ELSE a.{column} END"
 _ONE_ALONE = _one(
     _AN_OUTCOME, _OF_ROW.format(EQUAL=EQUAL, column="role"), _OF_ROW.format(EQUAL=EQUAL, column="accessed_by"), "0"
@@ -438,7 +440,8 @@ def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Ques
         since = f"${len(values)}"
         values += more
         earlier = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
-            WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct']::pg_catalog.text[]) AND a.owner_id IS NOT NULL
+            WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'access', 'call', 'direct']::pg_catalog.text[])
+              AND a.owner_id IS NOT NULL
               AND a.secret_names IS NOT NULL
               AND a.at OPERATOR(pg_catalog.<) {since}{where}"""  # noqa: S608
     of = "a" if looked_up else "e"

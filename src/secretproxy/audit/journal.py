@@ -39,7 +39,7 @@ from secretproxy.audit.spool import (
     up_to_damage,
 )
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
-from secretproxy.session.events import Event, Identity
+from secretproxy.session.events import Event, Identity, LogState
 
 # Rows and bytes of a group; a single row may have more.
 GROUP, GROUP_BYTES = 512, 2 * 1024 * 1024
@@ -63,6 +63,13 @@ PROOF = (
     "LOCK TABLE ONLY secretproxy.access_log IN ROW EXCLUSIVE MODE;"
     " SELECT pg_catalog.pg_logical_emit_message(true, 'secretproxy'::pg_catalog.text, ''::pg_catalog.text)"
 )
+# Whether the log knows an event `access`: one that an older version made does not, before it is brought up to date.
+KNOWS_ACCESS = """
+SELECT pg_catalog.strpos(pg_catalog.pg_get_constraintdef(c.oid), '''access''') OPERATOR(pg_catalog.>) 0
+  FROM pg_catalog.pg_constraint AS c
+ WHERE c.conrelid OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass
+   AND c.conname OPERATOR(pg_catalog.=) 'access_log_event_check'::pg_catalog.name
+"""
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
@@ -151,6 +158,8 @@ class Journal:
         # The single row that took too long: it is examined on the next connection.
         self._too_slow: tuple[uuid.UUID, int] | None = None
         self._fault: str | None = "not connected yet"
+        self.state = LogState()
+        self._knows_access = True
         self._task: asyncio.Task[None] | None = None
         # Whether the log is to be tried although there is nothing to write, and how much had been written when it was
         # tried last.
@@ -238,6 +247,16 @@ class Journal:
         if self._fault is not None and not self.taking:
             raise LogUnavailableError(self._fault)
         self._take(events)
+        self._waiting.append((self._lines.seq, waiter, True))
+        self._more.set()
+
+    def hold(self, events: Sequence[Event], waiter: Waiter) -> None:
+        """Takes events that have already happened, and whose answer is kept; `waiter` is told when they are durable, or
+        that an outage ended the wait. The events are kept all the same."""
+        self._take(events)
+        if self._fault is not None and not self.taking:
+            self._settle([waiter], self._fault)
+            return
         self._waiting.append((self._lines.seq, waiter, True))
         self._more.set()
 
@@ -349,6 +368,7 @@ class Journal:
                 raise
             self._housekeeping.partitions_failed()
         await asyncio.wait_for(self._connection.execute(PROOF), self._timeout)
+        await self._ask_for_access()
         await self._housekeeping.begin(self._connection, self.instance)
         if self._spool is not None:
             # What must be written meanwhile is spooled: nobody waits for the end of this.
@@ -358,6 +378,17 @@ class Journal:
         if not self._rows:
             # Otherwise the first group shows whether rows are taken.
             self._up()
+
+    async def _ask_for_access(self) -> None:
+        """Finds out whether an access may be one row."""
+        known = bool(await asyncio.wait_for(self._connection.fetchval(KNOWS_ACCESS), self._timeout))
+        if self._knows_access and not known:
+            log.warning(
+                "the access log is of an older version: a read takes two rows and waits twice until you run "
+                "`secretproxy install`",
+                setting="audit.dsn",
+            )
+        self._knows_access = known
 
     async def _write_group(self) -> None:
         began = time.monotonic()
@@ -711,6 +742,7 @@ class Journal:
             self._fault = None
             log.info("access log can be written", waiting=len(self._rows), dropped_refusals=self._dropped)
             self._dropped = 0
+        self.state.takes_accesses = self._knows_access
         self._first_try.set()
 
     def _down(self, error: BaseException) -> None:
@@ -721,6 +753,7 @@ class Journal:
             else:
                 log.error("access log cannot be written", cause=fault, setting="audit.dsn")
         self._fault = fault
+        self.state.takes_accesses = False
         self._first_try.set()
         if self._spool is not None and not self._spool_is_broken:
             self._spill.set()

@@ -1,8 +1,8 @@
 """Questions to the access log: accesses by filter, one session's story, unusual events, and where the log lies.
 
 Every answer is made of the rows of secretproxy.access_log; an access is an attempt, call, direct call or refusal with
-its outcome, as in the view secretproxy.secret_access. Functions take a connection and a Filter and give rows; they
-print nothing. May import asyncpg."""
+its outcome, or an event `access`, which has its own, as in the view secretproxy.secret_access. Functions take a
+connection and a Filter and give rows; they print nothing. May import asyncpg."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ ACCESS_COLUMNS = f"""
 SELECT a.at, a.db_user, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
        a.operation, a.function, a.owner_id, a.secret_names, {OUTCOME} AS outcome,
        coalesce(o.sqlstate, a.sqlstate) AS sqlstate,
-       CASE WHEN a.event {EQUAL} ANY (ARRAY['call', 'direct']::pg_catalog.text[]) THEN 1 ELSE o.calls END AS calls,
+       CASE WHEN a.event {EQUAL} ANY (ARRAY['call', 'direct']::pg_catalog.text[]) THEN 1
+            WHEN a.event {EQUAL} 'access' THEN a.calls ELSE o.calls END AS calls,
        a.client_addr, a.client_port, a.application_name, a.database,
-       a.encoding, a.via, a.event AS how, o.duration, a.session_id, a.statement_no, a.protocol, a.fingerprint, a.id,
+       a.encoding, a.via, a.event AS how, coalesce(o.duration, a.duration) AS duration, a.session_id, a.statement_no,
+       a.protocol, a.fingerprint, a.id,
        a.instance, a.seq
 """
 # Their names, in this order.
@@ -68,7 +70,7 @@ ACCESS_NAMES = (
 # What is looked up by the time of it walks the index of times, row by row: so all outcomes that fit are taken, of which
 # a call may have several.
 OUTCOME_OF = f" LEFT JOIN secretproxy.access_log o ON {OWN_OUTCOME}"
-ACCESS_EVENTS = f"a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct', 'refusal']::pg_catalog.text[])"
+ACCESS_EVENTS = f"a.event {EQUAL} ANY (ARRAY['attempt', 'access', 'call', 'direct', 'refusal']::pg_catalog.text[])"
 # An attempt whose owner or name the text did not show.
 VAGUE = f"(a.event {EQUAL} 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL))"
 # The row of the call, which testimony showed, replaces it.
@@ -153,7 +155,12 @@ def ways(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
 
 _WITHOUT_OUTCOME = f"NOT EXISTS (SELECT FROM secretproxy.access_log o WHERE {STATEMENT} AND {EARLIEST.format('o')})"
 # Most statements end well: found by looking each one's outcome up, which the planner would not do if it could join.
-_ENDED_WELL = f"(SELECT pg_catalog.max(o.outcome) FROM secretproxy.access_log o WHERE {STATEMENT}) {EQUAL} 'ok'"  # noqa: S608
+_ENDED_WELL = (
+    f"coalesce((SELECT pg_catalog.max(o.outcome) FROM secretproxy.access_log o WHERE {STATEMENT}), a.outcome)"  # noqa: S608
+    f" {EQUAL} 'ok'"
+)
+# An access has an outcome of its own, which one of its statement replaces.
+_ACCESS_ENDED_WELL = f"a.event {EQUAL} 'access' AND a.outcome {EQUAL} 'ok'"
 
 
 def _ended(kinds: list[str], column: str = "o.outcome") -> str:
@@ -180,6 +187,8 @@ def _outcomes(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]
                     not_direct,
                 ]
             )
+            if some == ["ok"]:
+                ways.append([_ACCESS_ENDED_WELL, _WITHOUT_OUTCOME])
     if failed:
         ways.append([_ended(failed, "a.outcome"), not_direct, _WITHOUT_OUTCOME])
     if "ok" in kinds:
@@ -229,7 +238,8 @@ def questions(wanted: Filter, limit: int | None, columns: str = "a.*") -> list[Q
         sql = f"SELECT {columns} FROM {source} WHERE {ACCESS_EVENTS}{where} AND NOT {superseded}{limited}"  # noqa: S608
         found.append(
             Question(
-                sql, values, hashed=_WITHOUT_OUTCOME in where and "a.outcome IS NULL" in where,
+                sql, values,
+                hashed=_WITHOUT_OUTCOME in where and ("a.outcome IS NULL" in where or _ACCESS_ENDED_WELL in where),
                 walked=_ENDED_WELL in where and wanted.secret is None,
             )
         )  # fmt: skip
@@ -305,11 +315,11 @@ def access_of(row: Any, ended: Outcomes) -> dict[str, Any]:
         "secret_names": row["secret_names"],
         "outcome": "ok" if event == "direct" else end.get("outcome") or row["outcome"] or "unknown",
         "sqlstate": end.get("sqlstate") or row["sqlstate"],
-        "calls": 1 if event in ("call", "direct") else end.get("calls"),
+        "calls": 1 if event in ("call", "direct") else row["calls"] if event == "access" else end.get("calls"),
         "client_addr": row["client_addr"], "client_port": row["client_port"],
         "application_name": row["application_name"],
         "database": row["database"], "encoding": row["encoding"], "via": row["via"], "how": event,
-        "duration": end.get("duration"),
+        "duration": end.get("duration") if end else row["duration"],
         "session_id": row["session_id"], "statement_no": row["statement_no"], "protocol": row["protocol"],
         "fingerprint": row["fingerprint"], "id": row["id"], "instance": row["instance"], "seq": row["seq"],
     }  # fmt: skip
@@ -324,7 +334,7 @@ def with_outcome(access: dict[str, Any], ended: Outcomes) -> dict[str, Any] | No
     return access | {
         "role": who["role"], "accessed_by": who["accessed_by"], "outcome": end["outcome"],
         "sqlstate": end["sqlstate"] or access["sqlstate"], "duration": end["duration"],
-        "calls": access["calls"] if access["how"] in ("call", "direct") else end["calls"],
+        "calls": access["calls"] if access["how"] in ("access", "call", "direct") else end["calls"],
     }  # fmt: skip
 
 

@@ -174,7 +174,7 @@ class Lines:
         for event in events:
             duration = None
             timing = event.timing
-            if event.event == "outcome":
+            if event.event == "outcome" or event.event == "access":
                 began = timing.began
                 duration = None if began is None else now - began
             elif timing.began is None:

@@ -19,7 +19,7 @@ from secretproxy.audit.spool import SpoolDamagedError, read, segments
 from secretproxy.config import ConfigError
 from secretproxy.detect.arguments import Array, Constant, array_literal
 
-_ACCESSES = ("attempt", "call", "refusal")
+_ACCESSES = ("attempt", "access", "call", "refusal")
 
 
 def accesses(directory: Path, wanted: Filter, limit: int | None) -> list[dict[str, Any]]:

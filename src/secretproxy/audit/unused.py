@@ -23,7 +23,7 @@ _STORED = "SELECT s.owner, s.name, s.masks FROM secretproxy.stored_names() AS s"
 _USED = f"""
 SELECT a.owner_id, a.secret_names, pg_catalog.max(a.at) AS at
   FROM secretproxy.access_log AS a
- WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'call', 'direct']::pg_catalog.text[])
+ WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'access', 'call', 'direct']::pg_catalog.text[])
    AND a.operation {EQUAL} ANY ($1::pg_catalog.text[])
    AND a.database {EQUAL} $2 AND (a.owner_id IS NOT NULL OR a.event OPERATOR(pg_catalog.<>) 'attempt')
    AND (a.secret_names IS NOT NULL OR a.event OPERATOR(pg_catalog.<>) 'attempt')

@@ -351,12 +351,15 @@ def _story(rows: list[dict[str, Any]]) -> Markup | None:
     lines = []
     for (_, number), events in [*statements.items()][:ROWS]:
         first, last = events[0]["at"], events[-1]["at"]
+        if events[0]["event"] == "access":
+            # In one row, written at its end.
+            first = max(begin, first - timedelta(seconds=events[0]["duration"] or 0))
         outcome = next((row["outcome"] for row in events if row["outcome"] is not None), None)
         names = ", ".join(dict.fromkeys(view.shortened(row["function"]) for row in events if row["function"]))
         marks = [
             ((row["at"] - begin) / whole, f"{row['event']}: {view.shortened(row['function'])}")
             for row in events
-            if row["event"] not in ("attempt", "outcome")
+            if row["event"] not in ("attempt", "outcome", "access")
         ]
         lines.append(
             charts.Line(

@@ -256,6 +256,7 @@ class Detector:
             statements: list[dict[str, Any]] = json.loads(document).get("stmts", [])
             for statement in statements:
                 tree.walk_statement(statement.get("stmt", {}), monitored, found)
+            found.only_reads = len(statements) == 1 and tree.only_reads(statements[0].get("stmt", {}), monitored)
         except RecursionError:
             return self._by_words(sql)
         finally:
@@ -295,6 +296,7 @@ class Detector:
             tuple(found.deallocates),
             tuple(found.closes),
             fingerprint(sql),
+            only_reads=found.only_reads,
         )
 
     def fingerprint_now(self, text: bytes, encoding: str) -> str | None:

@@ -341,6 +341,82 @@ def _call(body: Node, monitored: Monitored, found: Found) -> None:
     found.calls.append(Call(known[0], known[1], tuple(positional), tuple(named)))
 
 
+# What a statement that only reads may consist of: the keys of its nodes and the types of its casts. A type of another
+# schema that has one of these names runs its own code before the call, not with its result, and testimony shows what
+# that calls; the names of such types are among the dependencies where they lead to a secret function.
+_READING_SELECT = frozenset({"targetList", "fromClause", "limitOption", "op"})
+_READING_CALL = frozenset({"funcname", "args", "funcformat", "location"})
+_READING_TYPES = (["uuid"], ["text"], ["pg_catalog", "uuid"], ["pg_catalog", "text"], ["pg_catalog", "varchar"])
+_READER = ["encrypted_secrets", "secrets_getter"]
+# Calls of one statement that only reads.
+_MOST_READS = 16
+
+
+def only_reads(statement: Node, monitored: Monitored) -> bool:
+    """Tells whether a statement is one SELECT of nothing but readers of secrets, with constants or parameters.
+
+    Such a statement changes nothing, and runs nothing else. In doubt, it is not one.
+    """
+    select = statement.get("SelectStmt")
+    if not isinstance(select, dict) or "encrypted_secrets" not in monitored.schemas or len(statement) != 1:
+        return False
+    if not _READING_SELECT.issuperset(select) or select.get("op", "SETOP_NONE") != "SETOP_NONE":
+        return False
+    if select.get("limitOption", "LIMIT_OPTION_DEFAULT") != "LIMIT_OPTION_DEFAULT":
+        return False
+    targets = [target.get("ResTarget", {}) for target in select.get("targetList", ())]
+    if not targets or len(targets) > _MOST_READS or any("indirection" in target for target in targets):
+        return False
+    source = select.get("fromClause")
+    if source is None:
+        values = [target.get("val", {}) for target in targets]
+        return any("FuncCall" in value for value in values) and all(
+            _is_read(value) or _is_plain(value) for value in values
+        )
+    return _is_reading_source(source) and all(_is_column(target.get("val", {})) for target in targets)
+
+
+def _is_reading_source(source: list[Node]) -> bool:
+    """Tells whether a FROM has one call of a reader, and nothing else."""
+    ranged = source[0].get("RangeFunction") if len(source) == 1 else None
+    if not isinstance(ranged, dict) or not {"functions", "alias"}.issuperset(ranged):
+        return False
+    functions = ranged.get("functions", [])
+    items = functions[0].get("List", {}).get("items", []) if len(functions) == 1 else []
+    return bool(items) and _is_read(items[0]) and not any(items[1:])
+
+
+def _is_column(value: Node) -> bool:
+    """Tells whether an expression is a column without its table: with that, it may call a function."""
+    fields = value.get("ColumnRef", {}).get("fields", ())
+    return len(value) == 1 and len(fields) == 1
+
+
+def _is_read(value: Node) -> bool:
+    call = value.get("FuncCall")
+    if not isinstance(call, dict) or len(value) != 1 or not _READING_CALL.issuperset(call):
+        return False
+    return _strings(call.get("funcname", [])) == _READER and all(
+        _is_plain(argument) for argument in call.get("args", ())
+    )
+
+
+def _is_plain(value: Node) -> bool:
+    """Tells whether an expression is a constant or a parameter, with a cast to a type of PostgreSQL's or without."""
+    if len(value) != 1:
+        return False
+    if "NamedArgExpr" in value:
+        value = value["NamedArgExpr"].get("arg", {})
+    cast = value.get("TypeCast")
+    if isinstance(cast, dict):
+        named = cast.get("typeName", {})
+        plain = not (named.get("typmods") or named.get("arrayBounds") or named.get("setof") or named.get("pct_type"))
+        if not plain or _strings(named.get("names", [])) not in _READING_TYPES:
+            return False
+        value = cast.get("arg", {})
+    return len(value) == 1 and ("A_Const" in value or "ParamRef" in value)
+
+
 def _argument(node: Node) -> Argument:
     try:
         return arguments.read(node)

@@ -31,7 +31,7 @@ class Verdict:
     calls: run when the statement runs; definitions: signatures of secret functions that the statement defines something
     over; tables: monitored tables it names; prepares and cursors: the calls that a later EXECUTE or FETCH of that name
     will make; executes and fetches: those; deallocates and closes: names that end (None: all); parsed: whether
-    PostgreSQL's grammar took it.
+    PostgreSQL's grammar took it; only_reads: whether it is one statement that does nothing but read secrets.
     """
 
     calls: tuple[Call, ...] = ()
@@ -45,6 +45,7 @@ class Verdict:
     closes: tuple[str | None, ...] = ()
     fingerprint: str | None = None
     parsed: bool = True
+    only_reads: bool = False
 
     @property
     def concerns(self) -> bool:
@@ -72,6 +73,7 @@ class Found:
     deallocates: list[str | None] = field(default_factory=list)
     closes: list[str | None] = field(default_factory=list)
     level: int = 0
+    only_reads: bool = False
 
 
 # Calls of one statement that are written one by one.

@@ -68,7 +68,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "sessions_total": _Kind("secretproxy_sessions", "Sessions since the start"),
     **{f"refused {setting}": _refused(setting) for setting in _REFUSALS},
-    "attempts": _Kind("secretproxy_attempts", "Events committed before their statement went on"),
+    "attempts": _Kind("secretproxy_attempts", "Events committed before their statement went on, or its answer"),
     "uncovered": _Kind("secretproxy_uncovered_calls", "Calls that only the backend's testimony showed"),
     "refused": _Kind("secretproxy_refused", "Statements refused for want of the log"),
     "failed_logins": _Kind("secretproxy_failed_logins", "Logins with a wrong password"),
@@ -194,7 +194,7 @@ class Metrics:
             if event.event == "forgery":
                 forged = True
                 self.forgeries.inc(event.calls or 1)
-            else:
+            elif event.event == "call":
                 self.uncovered.inc()
         return forged
 

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
-EventKind = Literal["attempt", "call", "outcome", "definition", "table", "refusal", "forgery", "review"]
+EventKind = Literal["attempt", "call", "outcome", "definition", "table", "refusal", "forgery", "review", "access"]
 Outcome = Literal["ok", "error", "cancelled", "lost", "refused"]
 Protocol = Literal["simple", "extended", "fastpath"]
 
@@ -31,6 +31,16 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity({self.session_id})"
+
+
+class LogState:
+    """What the log takes now; one object for all sessions of a process, which the journal keeps up to date."""
+
+    __slots__ = ("takes_accesses",)
+
+    def __init__(self) -> None:
+        # Whether it can be written, and knows an event `access`: an access in one row.
+        self.takes_accesses = False
 
 
 class Timing:

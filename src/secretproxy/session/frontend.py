@@ -18,6 +18,7 @@ from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event
 from secretproxy.session.names import MOST_TEXTS, Names
 from secretproxy.session.pipeline import Outcomes, Pipeline
+from secretproxy.session.sealing import Sealing
 from secretproxy.session.statements import (
     BIND,
     CLOSE,
@@ -71,7 +72,14 @@ class Attempts:
     """Finds secret calls before they run."""
 
     def __init__(
-        self, state: State, output: Output, stream: ClientStream, names: Names, pipeline: Pipeline, outcomes: Outcomes
+        self,
+        state: State,
+        output: Output,
+        stream: ClientStream,
+        names: Names,
+        pipeline: Pipeline,
+        outcomes: Outcomes,
+        sealing: Sealing,
     ) -> None:
         self._state: Final = state
         self._output: Final = output
@@ -79,6 +87,7 @@ class Attempts:
         self._names: Final = names
         self._pipeline: Final = pipeline
         self._outcomes: Final = outcomes
+        self._sealing: Final = sealing
         # A text and its verdict, found elsewhere for the message that comes next.
         self._supplied: tuple[bytes, Verdict] | None = None
 
@@ -136,7 +145,8 @@ class Attempts:
         return len(calls) < 2 or len(calls) * size(values) <= self._state.limits.max_statement_memory
 
     def attempt_resolved(self, running: Running, attempts: tuple[ResolvedCall, ...], start: int, end: int) -> None:
-        """Takes a statement that makes these calls: its message waits until the log has them."""
+        """Takes a statement that makes these calls: its message waits until the log has them, or its answer does if it
+        only reads."""
         verdict, outcomes = running.verdict, self._outcomes
         if self._state.raw:
             attempts = tuple(map(in_bytes, attempts))
@@ -149,7 +159,13 @@ class Attempts:
         if not attempts and not verdict.concerns:
             self._pipeline.push_statement(running)
             return
-        events = self._output.made().commit
+        step = self._output.made()
+        events = step.commit
+        if verdict.only_reads and not events and self._sealing.may_seal(attempts):
+            self._pipeline.push_statement(running)
+            self._sealing.seal(running)
+            step.sealed = running
+            return
         for call in attempts:
             events.append(outcomes.about(running, "attempt", call))
         for signature in verdict.definitions:

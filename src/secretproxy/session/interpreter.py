@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from secretproxy.detect import Verdict
 from secretproxy.session.events import Event
 from secretproxy.session.session import Session
+from secretproxy.session.statements import Running
 from secretproxy.session.step import Step
 from secretproxy.wire.errors import ProtocolViolationError
 
@@ -82,6 +83,14 @@ class Log(Protocol):
 
     def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
         """Takes a backend's `commit`. The interpreter's testimony_committed() is called once the log has them."""
+
+    def seal(self, running: Running, interpreter: Interpreter) -> None:
+        """Takes note of a statement that the log does not have yet and whose answer is kept. The interpreter's unseal()
+        is called if that takes long."""
+
+    def commit_access(self, step: Step, interpreter: Interpreter) -> None:
+        """Takes a backend's `commit` that is replaceable. The interpreter's testimony_committed() is called once the
+        log has it, or withhold() if it cannot be written."""
 
     def refused(self, events: list[Event], attempts: int) -> None:
         """Takes note of so many attempts that were refused, and the events that say so."""
@@ -277,6 +286,8 @@ class Interpreter:
 
     def carry_out_client(self, step: Step) -> None:
         """Does what is to be done with a client's chunk, in the order that step.py states."""
+        if step.sealed is not None:
+            self._log.seal(step.sealed, self)
         if step.forward:
             self._backend.write(step.forward)
         if step.record:
@@ -424,7 +435,10 @@ class Interpreter:
         if step.commit:
             self._backend_waits = _LOG
             self._backend_step = step
-            self._log.commit_testimony(step, self)
+            if step.replaceable:
+                self._log.commit_access(step, self)
+            else:
+                self._log.commit_testimony(step, self)
         else:
             assert not step.held, "nothing is held but for the log"
             if step.record:
@@ -447,13 +461,36 @@ class Interpreter:
             self._backend_step = step
             self._effects.end_by_backend(step.violation)
             return
-        self._client.write(b"".join([held.data for held in step.held]))
+        self._answer(b"".join([held.data for held in step.held]), step.record)
+
+    def withhold(self) -> None:
+        """Sends an error in place of an answer whose access the log cannot commit, and resumes the backend."""
+        step, self._backend_step = self._backend_step, None
+        if step is not None:
+            data, events = self._session.withhold(step)
+            self._answer(data, events + step.record)
+
+    def _answer(self, data: bytes, record: list[Event]) -> None:
+        self._client.write(data)
         # How a statement ended that the client has not heard of yet is not known before it has.
-        if step.record:
-            self._log.record(step.record)
+        if record:
+            self._log.record(record)
         self._backend_waits = _NOTHING
         self._backend.pause(False)
         self.take_backlog()
+        if self._reports_idle and self._connected is _BOTH and self._is_idle():
+            self._effects.idle_reported()
+
+    def unseal(self) -> bool:
+        """Has what is kept of an answer go on once the log has the statement's attempts; False if none is kept, or
+        the log is waited for already."""
+        if self._connected is not _BOTH or self._backend_waits is not _NOTHING:
+            return False
+        step = self._session.unseal()
+        if step is None:
+            return False
+        self.carry_out_backend(step)
+        return True
 
     def take_backlog(self) -> None:
         """Takes what came from the backend meanwhile."""
@@ -484,11 +521,15 @@ class Interpreter:
 
     def _end_held(self) -> None:
         step, self._backend_step = self._backend_step, None
-        if step is not None and step.record:
-            for event in step.record:
-                if event.outcome == "ok":
-                    event.outcome = "lost"
-            self._log.record(step.record)
+        if step is None:
+            return
+        for event in step.record:
+            if event.outcome == "ok":
+                event.outcome = "lost"
+        # An access was handed over as it ended; that the client has not got its answer is one event more.
+        record = self._session.undelivered(step) + step.record
+        if record:
+            self._log.record(record)
 
     def read_orphan(self, client: Connection, backend: Connection, log: Log, effects: Effects) -> None:
         """Reads on from a backend whose client has gone, for another log and other effects; nothing is held from here

@@ -37,6 +37,7 @@ from secretproxy.wire.types import SqlState
 # Answers due from which on the client is not read from, and under which it is again.
 HIGH_WATER: Final = 1024
 LOW_WATER: Final = 512
+_FEW: Final = 16
 
 # How many calls, and the role and the jwt user that made them.
 Done = tuple[int | None, str | None, uuid.UUID | None]
@@ -94,8 +95,13 @@ class Outcomes:
         elif outcome == "ok" and self._state.client_gone:
             # It ran, and nobody was told so.
             outcome = "lost"
-        record = self._output.made().record
         attempts = running.attempts
+        if running.sealed:
+            if not running.uncovered:
+                self._access(running, outcome)
+                return
+            self._output.made().access += self.unsealed(running)
+        record = self._output.made().record
         if not attempts or running.refused is not None:
             record.append(self._outcome(running, outcome, running.calls, running.role, running.accessed_by))
             return
@@ -115,6 +121,38 @@ class Outcomes:
             event.owner_id = owner
             event.secret_names = names
             record.append(event)
+
+    def _access(self, running: Running, outcome: Outcome) -> None:
+        """Tells of attempts, their calls and the statement's outcome in a row each."""
+        access = self._output.made().access
+        for call in running.attempts:
+            event = self.about(running, "access", call)
+            event.calls, event.role, event.accessed_by = self._done(running, call)
+            event.outcome = outcome
+            event.sqlstate = running.sqlstate
+            access.append(event)
+
+    def unsealed(self, running: Running) -> list[Event]:
+        """Gives the attempts of a sealed statement, which is one like any other from here on."""
+        running.sealed = False
+        return [self.about(running, "attempt", call) for call in running.attempts]
+
+    def undelivered(self, events: list[Event], outcome: Outcome, sqlstate: str | None = None) -> list[Event]:
+        """Makes the outcome of a statement whose answer did not reach the client, of its accesses in the log."""
+        for access in events:
+            if access.event == "access" and (outcome != "lost" or access.outcome == "ok"):
+                event = Event(
+                    "outcome",
+                    access.who,
+                    statement_no=access.statement_no,
+                    protocol=access.protocol,
+                    fingerprint=access.fingerprint,
+                    timing=access.timing,
+                )
+                event.outcome = outcome
+                event.sqlstate = sqlstate
+                return [event]
+        return []
 
     def _outcome(
         self, running: Running, outcome: Outcome, calls: int | None, role: str | None, accessed_by: uuid.UUID | None
@@ -161,6 +199,10 @@ class Pipeline:
         # Whether it has said anything since the last ReadyForQuery that answers one of the client's messages.
         self._answer_begun = False
         self._started = 0
+        # The messages entered so far but for Syncs.
+        self.entered = 0
+        # The ReadyForQuery messages so far.
+        self.cycles = 0
         self._ended = 0
         # What called something at Parse, Bind or the commit of a Sync.
         self._between: Running | None = None
@@ -186,12 +228,29 @@ class Pipeline:
         due = len(self._due) - 1
         return due <= 0 or (due == 1 and _is(self._due[1], SYNC))
 
+    @property
+    def owes_sync(self) -> bool:
+        """Says whether nothing is due except the answer to a Sync."""
+        return len(self._due) == 1 and _is(self._due[0], SYNC)
+
+    @property
+    def runs_nothing(self) -> bool:
+        """Says whether nothing runs before what comes now: what is due are few messages, none a statement or a Sync."""
+        due = self._due
+        if self.skipping or self._copying or len(due) > _FEW:
+            return False
+        for entry in due:
+            if _is(entry, SYNC) or _is(entry, COPY_END) or isinstance(entry, bytes | Prepared | Running):
+                return False
+        return True
+
     # --- the client's messages ---
 
     def push(self, entry: Entry) -> None:
         """Enters a message that runs nothing."""
         if self._copying:
             self._leave_copy()
+        self.entered += 1
         if not self.skipping:
             self._due.append(entry)
 
@@ -200,6 +259,7 @@ class Pipeline:
         if self._copying:
             self._leave_copy()
         self._started += 1
+        self.entered += 1
         if isinstance(entry, Running):
             entry.number = self._started
         if self.skipping:
@@ -222,6 +282,7 @@ class Pipeline:
         """Enters a message that has changed what a name leads to. A portal that the name had before is closed."""
         if self._copying:
             self._leave_copy()
+        self.entered += 1
         before = undo.before
         if isinstance(before, Portal):
             self._close(before)
@@ -233,6 +294,7 @@ class Pipeline:
         if self._copying:
             self._leave_copy()
         self._started += 1
+        self.entered += 1
         if self.skipping:
             self._ended = self._started
             return
@@ -431,6 +493,7 @@ class Pipeline:
         if _is(head, INJECTED):
             self._due.popleft()
             return False
+        self.cycles += 1
         self._copying = False
         # An error has been seen and no Sync is left: this answers one that seemed skipped during COPY.
         self.skipping = False

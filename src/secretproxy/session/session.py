@@ -14,6 +14,7 @@ before it here:
     names      Names       statements, portals and cursors that lead to secret calls, and doubts about them
     pipeline   Outcomes    events, and how a statement ended
                Pipeline    answers that are due
+    sealing    Sealing     the answer of a statement that only reads, which waits for the log
     frontend   Attempts    verdicts, attempts that wait for the log, refusals
                Frontend    what each message of the client's means
     testimony  Token       the backend process and the session's token
@@ -31,11 +32,13 @@ from typing import Final
 
 from secretproxy.detect import Detector, Verdict
 from secretproxy.session.backend import Backend
-from secretproxy.session.events import Event, Identity
+from secretproxy.session.events import Event, Identity, LogState
 from secretproxy.session.frontend import Attempts, Frontend
 from secretproxy.session.greeting import Greeting
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeline
+from secretproxy.session.sealing import Sealing, withheld
+from secretproxy.session.statements import Running
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream, Framer
@@ -72,15 +75,17 @@ class Session:
         detector: Detector,
         limits: Limits,
         replication: str | None = None,
+        log: LogState | None = None,
     ) -> None:
-        state = self.state = State(identity, detector, limits, replication)
+        state = self.state = State(identity, detector, limits, replication, log)
         output = self._output = Output()
         client = self._client = ClientStream(limits.max_message, output)
         stream = self._backend = BackendStream(output)
         outcomes = self._outcomes = Outcomes(state, output)
         names = self.names = Names(state)
         pipeline = self.pipeline = Pipeline(names, outcomes)
-        attempts = self._attempts = Attempts(state, output, client, names, pipeline, outcomes)
+        sealing = self._sealing = Sealing(state, stream, outcomes, pipeline)
+        attempts = self._attempts = Attempts(state, output, client, names, pipeline, outcomes, sealing)
         frontend = self._frontend = Frontend(state, names, pipeline, attempts)
         token = self._token = Token(state, output, stream, pipeline, keys)
         greeting = self._greeting = Greeting(state, output, client, stream, token)
@@ -203,7 +208,7 @@ class Session:
     @property
     def answer_is_cut(self) -> bool:
         """Says whether the client has only a part of a message."""
-        return self._backend.streaming
+        return self._sealing.client_is_cut
 
     @property
     def above_high_water(self) -> bool:
@@ -324,7 +329,33 @@ class Session:
             if handler is None:
                 raise ProtocolViolationError(f"unexpected message type {framer.kind} from the backend")
             handler(framer)
-        return stream.finish()
+        out = stream.finish()
+        return out if self._sealing.running is None else self._sealing.take(out)
+
+    @property
+    def sealed(self) -> Running | None:
+        """Gives the statement whose answer is kept until the log has it."""
+        return self._sealing.running
+
+    @property
+    def keeps_answer(self) -> bool:
+        """Says whether a part of an answer is kept until the log has its statement."""
+        return self._sealing.keeps
+
+    def unseal(self) -> Step | None:
+        """Ends the keeping of an answer that takes long: gives the attempts to commit and what goes on behind them,
+        None if none is kept."""
+        return self._sealing.open()
+
+    def withhold(self, step: Step) -> tuple[bytes, list[Event]]:
+        """Gives what goes to the client instead of a replaceable Step's answer, for the log cannot commit it, and what
+        the log shall hear of that later."""
+        answer = b"".join([held.data for held in step.held])
+        return withheld(answer), self._outcomes.undelivered(step.commit, "refused", SqlState.IO_ERROR)
+
+    def undelivered(self, step: Step) -> list[Event]:
+        """Gives what the log shall hear of a backend's Step whose answer finds no client any more."""
+        return self._outcomes.undelivered(step.commit, "lost")
 
     def _other_handlers(self) -> Handlers:
         if self.state.phase is _CLOSED:
@@ -346,8 +377,9 @@ class Session:
             event.sqlstate = SqlState.CONNECTION_FAILURE
             record.append(event)
         pipeline.lost()
+        record += self._output.made().access
         self._output.begin()
-        return record
+        return self._sealing.take_ended() + record
 
 
 def _client_login(frontend: Frontend) -> Handlers:

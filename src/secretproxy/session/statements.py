@@ -73,7 +73,7 @@ class Running:
     __slots__ = (
         "accessed_by", "attempts", "calls", "covered", "failed", "fingerprint", "number", "portal", "prepared",
             "protocol",
-        "refused", "role", "sqlstate", "text", "timing", "uncovered", "verdict", "waits",
+        "refused", "role", "sealed", "sqlstate", "text", "timing", "uncovered", "verdict", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,8 @@ class Running:
         self.sqlstate: str | None = None
         # Whether it waits for the log: neither it nor anything behind it has been sent to the backend.
         self.waits = False
+        # Whether it was sent before the log had it, and its answer is kept until the log does (sealing.py).
+        self.sealed = False
         self.timing = Timing()
 
     @property

@@ -20,7 +20,7 @@ from typing import Final
 
 from secretproxy.detect import Detector
 from secretproxy.session.encodings import decoded, session_codec
-from secretproxy.session.events import Identity
+from secretproxy.session.events import Identity, LogState
 from secretproxy.session.step import Limits
 from secretproxy.wire.types import TransactionStatus
 
@@ -68,10 +68,18 @@ _TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 class State:
     """The session's identity, its phase and the encoding of its texts. One object for all parts of a session."""
 
-    def __init__(self, identity: Identity, detector: Detector, limits: Limits, replication: str | None) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        detector: Detector,
+        limits: Limits,
+        replication: str | None,
+        log: LogState | None = None,
+    ) -> None:
         self.identity = identity
         self.detector = detector
         self.limits: Final = limits
+        self.log: Final = LogState() if log is None else log
         self.phase = Phase.LOGIN
         self.transaction_status: str = TransactionStatus.IDLE
         # Whether nobody is there any more who could be told how a statement ended.

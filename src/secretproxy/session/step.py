@@ -39,14 +39,20 @@ class Step:
     - `violation`: the session ends;
     - `again`: there is more of the chunk, call from_client(b"") in a later turn of the event loop.
 
+    `sealed`: a statement of `forward` that only reads, which the log does not have yet: nothing that the backend says
+    from here on goes to the client before the log does, or before Session.unseal.
+
     Of a backend's chunk: a `violation` without a `commit` ends the session, and nothing of the chunk goes on. Else
     `forward` goes to the client and `inject` to the backend. Once the log has `commit`, `held` goes to the client and
     `record` to the log, or `violation` ends the session; nothing more of the backend's is read before. `more`: the
     chunk ends with a testimony that an attempt covers, which PostgreSQL sends ahead of what it belongs to; `forward`
-    may wait a moment for that. `unannounced`: a call was made by a function that no attempt named. `defined`: the
-    catalog may have changed. `ready`: the client's chunks that waited are taken now (from_client(b""))."""
+    may wait a moment for that. `replaceable`: `held` is the whole answer to a statement that only reads, and
+    Session.withhold gives another one where the log cannot commit it. `unannounced`: a call was made by a function
+    that no attempt named. `defined`: the catalog may have changed. `ready`: the client's chunks that waited are taken
+    now (from_client(b""))."""
 
     __slots__ = (
+        "access",
         "again",
         "commit",
         "defined",
@@ -57,6 +63,8 @@ class Step:
         "parse",
         "ready",
         "record",
+        "replaceable",
+        "sealed",
         "unannounced",
         "violation",
     )
@@ -68,6 +76,10 @@ class Step:
         self.parse: tuple[bytes, str, int] | None = None
         self.again = False
         self.commit: list[Event] = []
+        # Accesses of a sealed statement that has ended, for sealing.py alone.
+        self.access: list[Event] = []
+        self.sealed: Running | None = None
+        self.replaceable = False
         self.held: list[Held] = []
         self.record: list[Event] = []
         self.ready = False

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from tests.integration.sql.conftest import Database
 
-from secretproxy.audit.journal import Journal
+from secretproxy.audit.journal import KNOWS_ACCESS, Journal
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.verify import verify_database
 from secretproxy.install import create_key_file, revert, verify
@@ -108,6 +108,9 @@ def test_an_older_version_is_brought_up(older: Database, empty: Database) -> Non
         assert older.install() != []
         assert asyncio.run(verify(older.dsn(), older.backend.key_file)) == []
         assert everything(sql) == before
+        assert sql.execute(KNOWS_ACCESS).fetchone() == (True,)
+        rare = sql.execute("SELECT pg_get_indexdef('secretproxy.access_log_rare_idx'::regclass)").fetchone()
+        assert rare is not None and "'access'" in rare[0]
         assert (sql.execute(table).fetchall(), sql.execute(logged).fetchall()) == (rows, log)
         assert sql.execute("SELECT version, key FROM secretproxy.keyring ORDER BY 1").fetchall() == ring
         assert sql.execute("SELECT crypt_cost FROM secretproxy.settings").fetchone() == (5,)

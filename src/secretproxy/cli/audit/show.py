@@ -68,6 +68,8 @@ def _head(row: Any, console: Any) -> None:
 
 def _line(row: Any, width: int, terminal: bool) -> str:
     text = _ended(row) if row["event"] == "outcome" else _done(row, short=terminal and width < 130)
+    if row["event"] == "access":
+        text += f", {_ended(row).strip()}"
     line = f"{in_full(row['at'])} #{row['statement_no'] or '-':<4} {text}"
     if not terminal:
         return line

@@ -329,7 +329,14 @@ class Handshake(ClientStage):
         identity = new_identity(parameters.get("user"), parameters.get("database"), parameters.get("application_name"))
         address, port = client.peer()
         identity = replace(identity, session_id=client.id, client_addr=address, client_port=port, tls=client.secured)
-        session = Session(identity, runtime.keys, runtime.detector, runtime.limits, parameters.get("replication"))
+        session = Session(
+            identity,
+            runtime.keys,
+            runtime.detector,
+            runtime.limits,
+            parameters.get("replication"),
+            runtime.journal.state,
+        )
         deadline = None
         if self._timer is not None:
             deadline = self._timer.when()

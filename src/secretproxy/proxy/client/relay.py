@@ -143,6 +143,8 @@ class Relay(ClientStage, Effects):
         if self._is_over or not self.interpreter.backend_is_free:
             # Something is held for the log: it goes to the client first, or the session ends by then.
             return
+        if self.session.keeps_answer and self.interpreter.unseal():
+            return
         if not self.session.answered:
             self.terminate(
                 SqlState.CONNECTION_FAILURE, "the backend closed the connection without an answer (backend.hosts)"

@@ -20,13 +20,29 @@ from secretproxy.proxy.runtime import Runtime
 from secretproxy.session.events import Event
 from secretproxy.session.interpreter import Interpreter, Log
 from secretproxy.session.session import Session
+from secretproxy.session.statements import Running
 from secretproxy.session.step import Step
 from secretproxy.wire.types import SqlState
 
+_ANNOUNCED: Final = frozenset({"attempt", "access"})
+# Seconds for which an answer is kept that the log has nothing of; then the statement's attempts are committed.
+MOST_SEALED: Final = 0.25
 log: Any = structlog.get_logger("secretproxy.session")
 
 _LOG_LOST: Final = "session ended: a call of a secret function could not be written to the access log"
 _LOG_LOST_HINT: Final = "An open transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
+
+
+class _AnswerWaiter:
+    """Waits for the access of an answer that is kept."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, session_log: SessionLog) -> None:
+        self._log = session_log
+
+    def settled(self, fault: str | None) -> None:
+        self._log.access_settled(fault)
 
 
 class SessionLog(Log):
@@ -41,6 +57,8 @@ class SessionLog(Log):
         self._answer_sent: Final = answer_sent
         self._interpreter: Interpreter | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._answer_waiter: Final = _AnswerWaiter(self)
+        self._seal_timer: asyncio.TimerHandle | None = None
         self._held_since = 0.0
         # Whether it was said that a testimony of this session was forged.
         self._forged = False
@@ -79,10 +97,60 @@ class SessionLog(Log):
         self._runtime.metrics.refused.inc(attempts)
         self._runtime.journal.append(events, wait=False)
 
+    # --- a statement that only reads, and its answer ---
+
+    def seal(self, running: Running, interpreter: Interpreter) -> None:
+        running.timing.began = time.monotonic()
+        if self._seal_timer is None:
+            # One timer for many statements: it looks at the one that is under way then.
+            self._interpreter = interpreter
+            self._seal_timer = asyncio.get_running_loop().call_later(
+                MOST_SEALED, self._stage.guarded, self._look_at_seal
+            )
+
+    def _look_later(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._seal_timer = loop.call_later(seconds, self._stage.guarded, self._look_at_seal)
+
+    def _look_at_seal(self) -> None:
+        """Has the attempts of a statement committed that takes long."""
+        self._seal_timer = None
+        running, interpreter = self._session.sealed, self._interpreter
+        if self._closed or running is None or interpreter is None:
+            return
+        left = (running.timing.began or 0.0) + MOST_SEALED - time.monotonic()
+        if left <= 0 and not interpreter.unseal():
+            left = MOST_SEALED
+        if self._session.sealed is not None:
+            self._look_later(left)
+
+    def commit_access(self, step: Step, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self._runtime.metrics.attempts.inc(len(step.commit))
+        self._runtime.journal.hold(step.commit, self._answer_waiter)
+
+    def access_settled(self, fault: str | None) -> None:
+        """Handles the journal's answer: the log has the access, or cannot be written."""
+        interpreter = self._interpreter
+        if interpreter is None or self._closed:
+            return
+        try:
+            if fault is None:
+                interpreter.testimony_committed()
+            else:
+                self._runtime.metrics.refused.inc()
+                interpreter.withhold()
+            self._answer_sent()
+        except (Exception, asyncio.CancelledError) as error:
+            self._stage.terminate_by_error(error)
+
     # --- a backend's testimony ---
 
     def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
         self.count_testified(step.commit)
+        announced = sum([event.event in _ANNOUNCED for event in step.commit])
+        if announced:
+            self._runtime.metrics.attempts.inc(announced)
         future = self._runtime.journal.keep(step.commit)
         self._held_since = time.monotonic()
         seconds = self._runtime.settings.limits.hold_timeout
@@ -120,6 +188,9 @@ class SessionLog(Log):
     def close(self) -> None:
         """Ends the wait of what is held: the client has gone."""
         self._closed = True
+        if self._seal_timer is not None:
+            self._seal_timer.cancel()
+            self._seal_timer = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -10,7 +10,7 @@ SET LOCAL client_min_messages = warning;
 CREATE TABLE IF NOT EXISTS secretproxy.access_log (
     id pg_catalog.uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
     at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    event pg_catalog.text NOT NULL CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'outcome', 'definition', 'table', 'refusal', 'forgery', 'direct', 'review'])),
+    event pg_catalog.text NOT NULL CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'outcome', 'definition', 'table', 'refusal', 'forgery', 'direct', 'review', 'access'])),
     instance pg_catalog.uuid,
     seq bigint,
     prev_hash pg_catalog.bytea,
@@ -40,17 +40,17 @@ CREATE TABLE IF NOT EXISTS secretproxy.access_log (
     UNIQUE (instance, seq, at)
 ) PARTITION BY RANGE (at);
 ALTER TABLE secretproxy.access_log OWNER TO secretproxy_owner;
--- Older versions did not know of reviews. Looked at first: to add a constraint again reads every row.
+-- Older versions did not know of reviews, or of an access in one row. Looked at first: to add a constraint again reads every row.
 DO $do$
 BEGIN
     IF pg_catalog.strpos((SELECT pg_catalog.pg_get_constraintdef(c.oid) FROM pg_catalog.pg_constraint c
-         WHERE c.conrelid OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass AND c.conname OPERATOR(pg_catalog.=) 'access_log_event_check'), '''review''') OPERATOR(pg_catalog.>) 0
+         WHERE c.conrelid OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass AND c.conname OPERATOR(pg_catalog.=) 'access_log_event_check'), '''access''') OPERATOR(pg_catalog.>) 0
     THEN
         RETURN;
     END IF;
     ALTER TABLE secretproxy.access_log DROP CONSTRAINT IF EXISTS access_log_event_check;
     ALTER TABLE secretproxy.access_log ADD CONSTRAINT access_log_event_check
-        CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'outcome', 'definition', 'table', 'refusal', 'forgery', 'direct', 'review']));
+        CHECK (event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'outcome', 'definition', 'table', 'refusal', 'forgery', 'direct', 'review', 'access']));
 END
 $do$;
 CREATE INDEX IF NOT EXISTS access_log_at_idx ON secretproxy.access_log (at);

@@ -1,6 +1,6 @@
 -- Deploy secretproxy:access_log_views to pg
 -- requires: access_log
--- The log for people: one row a secret access, attempt, call and outcome joined.
+-- The log for people: one row a secret access. Attempt, call and outcome are joined; an event `access` is all three in one row.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -8,7 +8,8 @@ SET LOCAL client_min_messages = warning;
 
 -- Outcomes are joined, not looked up row by row, so that a count over a month can hash them. One that names no function speaks for each
 -- attempt of its statement; where they did different things, each has its own. All say alike how the statement ended, which is all that a
--- call needs of them: it has its own role and user. No order is given: whoever wants one says so, and a count does not sort first.
+-- call needs of them: it has its own role and user. An access has its own outcome too; a row of an outcome of its statement says that the client did not
+-- get the answer. No order is given: whoever wants one says so, and a count does not sort first.
 CREATE OR REPLACE VIEW secretproxy.secret_access AS
 SELECT a.at,
        a.db_user,
@@ -20,7 +21,7 @@ SELECT a.at,
        a.secret_names,
        CASE WHEN a.event OPERATOR(pg_catalog.=) 'direct' THEN 'ok' ELSE coalesce(o.outcome, n.outcome, a.outcome, 'unknown') END AS outcome,
        coalesce(o.sqlstate, n.sqlstate, a.sqlstate) AS sqlstate,
-       CASE WHEN a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'direct']) THEN 1 ELSE o.calls END AS calls,
+       CASE WHEN a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'direct']) THEN 1 WHEN a.event OPERATOR(pg_catalog.=) 'access' THEN a.calls ELSE o.calls END AS calls,
        a.client_addr,
        a.client_port,
        a.application_name,
@@ -28,7 +29,7 @@ SELECT a.at,
        a.encoding,
        a.via,
        a.event AS how,
-       coalesce(o.duration, n.duration) AS duration,
+       coalesce(o.duration, n.duration, a.duration) AS duration,
        a.session_id,
        a.statement_no,
        a.protocol,
@@ -54,7 +55,7 @@ SELECT a.at,
                    AND ROW(v.at, v.id) OPERATOR(pg_catalog.<) ROW(w.at, w.id))
        ) n ON o.id IS NULL AND a.event OPERATOR(pg_catalog.=) ANY (ARRAY['call', 'refusal'])
           AND n.session_id OPERATOR(pg_catalog.=) a.session_id AND n.statement_no OPERATOR(pg_catalog.=) a.statement_no
- WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'direct', 'refusal'])
+ WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'access', 'call', 'direct', 'refusal'])
    -- An attempt whose owner or name the text did not show gives way to the calls that testimony showed.
    AND NOT EXISTS (
         SELECT FROM secretproxy.access_log c
@@ -62,7 +63,7 @@ SELECT a.at,
            AND c.session_id OPERATOR(pg_catalog.=) a.session_id AND c.statement_no OPERATOR(pg_catalog.=) a.statement_no AND c.event OPERATOR(pg_catalog.=) 'call'
            AND pg_catalog.split_part(c.function, '(', 1) OPERATOR(pg_catalog.=) pg_catalog.split_part(a.function, '(', 1));
 COMMENT ON VIEW secretproxy.secret_access IS 'Who used which secret when, from where, and did it work: one row a secret access';
-COMMENT ON COLUMN secretproxy.secret_access.how IS 'attempt: the statement named it; call: only the backend''s testimony showed it; direct: it came by no proxy; refusal: the log could not be written';
+COMMENT ON COLUMN secretproxy.secret_access.how IS 'attempt: the statement named it; access: the same of a statement that only reads, whose answer waited for this row; call: only the backend''s testimony showed it; direct: it came by no proxy; refusal: the log could not be written';
 
 -- `accessed_by` is the user of the claim, or else the login. It was a uuid in older versions, NULL without a claim.
 DO $do$

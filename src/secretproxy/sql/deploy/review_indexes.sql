@@ -11,7 +11,15 @@ CREATE INDEX IF NOT EXISTS access_log_secret_idx ON secretproxy.access_log ((sec
 CREATE INDEX IF NOT EXISTS access_log_names_idx ON secretproxy.access_log USING gin (secret_names) WHERE pg_catalog.cardinality(secret_names) OPERATOR(pg_catalog.>) 1;
 CREATE INDEX IF NOT EXISTS access_log_user_idx ON secretproxy.access_log (db_user, at) WHERE event OPERATOR(pg_catalog.<>) 'outcome';
 -- Few rows, looked for across all time: direct calls, definitions, direct use of the table, refusals, forgeries.
-CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event, at) WHERE event OPERATOR(pg_catalog.<>) ALL (ARRAY['attempt', 'call', 'outcome']);
+-- In older versions it had no access to leave out, of which there are many.
+DO $do$
+BEGIN
+    IF pg_catalog.strpos(pg_catalog.pg_get_indexdef(pg_catalog.to_regclass('secretproxy.access_log_rare_idx')), '''access''') OPERATOR(pg_catalog.=) 0 THEN
+        DROP INDEX secretproxy.access_log_rare_idx;
+    END IF;
+END
+$do$;
+CREATE INDEX IF NOT EXISTS access_log_rare_idx ON secretproxy.access_log (event, at) WHERE event OPERATOR(pg_catalog.<>) ALL (ARRAY['attempt', 'access', 'call', 'outcome']);
 -- Few rows again: what did not end well. Every other outcome costs one comparison.
 CREATE INDEX IF NOT EXISTS access_log_failed_idx ON secretproxy.access_log (outcome, at) WHERE outcome OPERATOR(pg_catalog.<>) 'ok';
 

@@ -16,7 +16,7 @@ CREATE OR REPLACE VIEW secretproxy.accesses_by_secret AS
 SELECT g.owner_id, n.secret_name, pg_catalog.sum(g.accesses)::bigint AS accesses, pg_catalog.count(DISTINCT g.db_user) AS users, pg_catalog.max(g.latest) AS latest
   FROM (SELECT a.owner_id, a.secret_names, a.db_user, pg_catalog.count(*) AS accesses, pg_catalog.max(a.at) AS latest
           FROM secretproxy.access_log a
-         WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'direct', 'refusal'])
+         WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'access', 'call', 'direct', 'refusal'])
            AND NOT EXISTS (
                 SELECT FROM secretproxy.access_log c
                  WHERE a.event OPERATOR(pg_catalog.=) 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL)
@@ -39,7 +39,7 @@ SELECT pg_catalog.min(g.at) AS at, g.db_user, g.accessed_by, g.owner_id, n.secre
                 OR (o.function OPERATOR(pg_catalog.=) a.function
                     AND (o.owner_id OPERATOR(pg_catalog.=) a.owner_id OR (o.owner_id IS NULL AND a.owner_id IS NULL))
                     AND (o.secret_names OPERATOR(pg_catalog.=) a.secret_names OR (o.secret_names IS NULL AND a.secret_names IS NULL))))
-         WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'call', 'direct', 'refusal'])
+         WHERE a.event OPERATOR(pg_catalog.=) ANY (ARRAY['attempt', 'access', 'call', 'direct', 'refusal'])
            AND NOT EXISTS (
                 SELECT FROM secretproxy.access_log c
                  WHERE a.event OPERATOR(pg_catalog.=) 'attempt' AND (a.owner_id IS NULL OR a.secret_names IS NULL)
