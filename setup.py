@@ -51,7 +51,6 @@ COMPILED = [
     "src/secretproxy/session/interpreter.py",
     "src/secretproxy/session/names.py",
     "src/secretproxy/session/pipeline.py",
-    "src/secretproxy/session/sealing.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
     "src/secretproxy/session/states.py",

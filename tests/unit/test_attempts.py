@@ -13,11 +13,10 @@ from secretproxy.session.events import Identity
 from secretproxy.session.frontend import TOO_LONG, Attempts
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import Outcomes, Pipeline
-from secretproxy.session.sealing import Sealing
 from secretproxy.session.statements import Running, resolve
 from secretproxy.session.states import State
 from secretproxy.session.step import Limits, Output, Step
-from secretproxy.session.stream import BackendStream, ClientStream
+from secretproxy.session.stream import BackendStream, ClientStream, Sealing
 from tests.unit.playbook import FLUSH, OWNER, query
 
 GETTER = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'key')"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from secretproxy.session.interpreter import Nobody
-from secretproxy.session.sealing import MOST_KEPT
+from secretproxy.session.stream import MOST_KEPT
 from tests.support.effects import given
 from tests.unit.playbook import (
     BIND_COMPLETE,

@@ -18,7 +18,6 @@ from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event
 from secretproxy.session.names import MOST_TEXTS, Names
 from secretproxy.session.pipeline import Outcomes, Pipeline
-from secretproxy.session.sealing import Sealing
 from secretproxy.session.statements import (
     BIND,
     CLOSE,
@@ -35,7 +34,7 @@ from secretproxy.session.statements import (
 )
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output, Step
-from secretproxy.session.stream import ClientStream, Framer
+from secretproxy.session.stream import ClientStream, Framer, Sealing
 from secretproxy.session.weights import in_bytes, name_bytes, size, without_names
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError, UnreadableError

@@ -10,11 +10,11 @@ before it here:
 
     states     State       who the session is, where it stands, how its texts are written
     step       Output      the Step of the chunk under way
-    stream     *Stream     each direction's bytes: let on, held, dropped, replaced, or waiting
     names      Names       statements, portals and cursors that lead to secret calls, and doubts about them
     pipeline   Outcomes    events, and how a statement ended
                Pipeline    answers that are due
-    sealing    Sealing     the answer of a statement that only reads, which waits for the log
+    stream     *Stream     each direction's bytes: let on, held, dropped, replaced, or waiting
+               Sealing     the answer of a statement that only reads, which waits for the log
     frontend   Attempts    verdicts, attempts that wait for the log, refusals
                Frontend    what each message of the client's means
     testimony  Token       the backend process and the session's token
@@ -37,11 +37,10 @@ from secretproxy.session.frontend import Attempts, Frontend
 from secretproxy.session.greeting import Greeting
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeline
-from secretproxy.session.sealing import Sealing, withheld
 from secretproxy.session.statements import Running
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
-from secretproxy.session.stream import BackendStream, ClientStream, Framer
+from secretproxy.session.stream import BackendStream, ClientStream, Framer, Sealing, withheld
 from secretproxy.session.testimony import POOLER, Keys, Matching, Token
 from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
 from secretproxy.wire.types import BackendMessage, FrontendMessage, SqlState, TransactionStatus

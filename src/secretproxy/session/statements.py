@@ -99,7 +99,7 @@ class Running:
         self.sqlstate: str | None = None
         # Whether it waits for the log: neither it nor anything behind it has been sent to the backend.
         self.waits = False
-        # Whether it was sent before the log had it, and its answer is kept until the log does (sealing.py).
+        # Whether it was sent before the log had it, and its answer is kept until the log does (Sealing).
         self.sealed = False
         self.timing = Timing()
 

@@ -76,7 +76,7 @@ class Step:
         self.parse: tuple[bytes, str, int] | None = None
         self.again = False
         self.commit: list[Event] = []
-        # Accesses of a sealed statement that has ended, for sealing.py alone.
+        # Accesses of a sealed statement that has ended, for Sealing alone.
         self.access: list[Event] = []
         self.sealed: Running | None = None
         self.replaceable = False
