@@ -91,7 +91,7 @@ def made(postgres: Backend, signer: Signer) -> Iterator[dict[str, Made]]:
             "ended": write(sql, signer, start, 5, 5, kind=END),
             "quiet": write(sql, signer, start, 4, 4),
             "broken off": write(sql, signer, start, 9, 3),
-            "running": write(sql, signer, NOW - timedelta(minutes=3), 3, 2),
+            "running": write(sql, signer, datetime.now(UTC) - timedelta(minutes=3), 3, 2),
             "unsigned": write(sql, signer, start, 3, None),
             "begins late": write(sql, signer, start, 3, 3, lost=1),
             "wrong": write(sql, signer, start, 3, 2, kind=END),

@@ -689,7 +689,7 @@ def test_parquet_has_what_json_lines_have(auditor: Browser, owner: str) -> None:
     assert re.fullmatch(r'attachment; filename="accesses-\w+\.parquet"', answer.headers["content-disposition"])
     rows = parquet.read_table(io.BytesIO(answer.body)).to_pylist()
     lines = auditor.get("/download", {"format": "jsonl", "owner": owner, "outcome": "ok,error"}).text.splitlines()
-    assert [plain(row) for row in rows] == [plain(json.loads(line)) for line in lines] and len(rows) == 13
+    assert [plain(row) for row in rows] == [plain(json.loads(line)) for line in lines] and len(rows) >= 13
     # Nothing is a file too.
     empty = auditor.get("/download", {"format": "parquet", "user": "nobody at all"})
     assert len(parquet.read_table(io.BytesIO(empty.body))) == 0

@@ -168,6 +168,11 @@ async def reading(dsn: str | None, *, as_owner: bool = False) -> AsyncIterator[A
         yield connection
 
 
+def is_raw(connection: Any) -> bool:
+    """Says whether texts of this connection are bytes of any kind, in their visible form."""
+    return getattr(connection, "raw", False) is True
+
+
 async def prepare(connection: Any) -> None:
     """Makes every text readable that the log can hold."""
     if connection.get_settings().server_encoding == "SQL_ASCII":

@@ -13,6 +13,7 @@ from typing import Any
 from secretproxy.audit.counting import fetch_counted
 from secretproxy.audit.filters import EQUAL, spellings
 from secretproxy.audit.masking import name_bytes
+from secretproxy.audit.reading import is_raw
 from secretproxy.audit.visible import logged, shown_bytes
 from secretproxy.connections import unkept
 
@@ -67,7 +68,7 @@ async def unused(log: Any, secrets: Any, before: datetime, uses: tuple[str, ...]
         stored = await secrets.fetch(_STORED)
     rows = []
     for row in stored:
-        forms = {row["name"], *row["masks"], *_forms(row["name"], secrets.raw, log)}
+        forms = {row["name"], *row["masks"], *_forms(row["name"], is_raw(secrets), log)}
         seen = [latest.get((row["owner"], form)) for form in forms] + [of_owner.get(row["owner"])]
         last = max((at for at in seen if at is not None), default=None)
         if last is None or last < before:
@@ -88,7 +89,7 @@ def _forms(name: str, raw: bool, log: Any) -> list[str]:
     the name is in its visible form."""
     text = logged(name) if raw else name
     encoding = log.get_settings().server_encoding
-    return spellings(shown_bytes(name_bytes(text)) if log.raw else text, encoding)
+    return spellings(shown_bytes(name_bytes(text)) if is_raw(log) else text, encoding)
 
 
 def _later(known: dict[Any, datetime], key: Any, at: datetime) -> None:

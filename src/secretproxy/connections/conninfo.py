@@ -327,7 +327,8 @@ def _decoded(text: str, what: str) -> str:
 
 _PAIR = re.compile(r"\s*([^\s=]+)\s*(=?)\s*")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'(?=\s|$)", re.DOTALL)
-_BARE = re.compile(r"((?:[^\s\\]|\\.)*)", re.DOTALL)
+# A backslash at the end stands for nothing (conninfo_parse() in src/interfaces/libpq/fe-connect.c).
+_BARE = re.compile(r"((?:[^\s\\]|\\.|\\\Z)*)", re.DOTALL)
 
 
 def _keywords(text: str) -> Iterator[tuple[str, str]]:
@@ -348,7 +349,7 @@ def _keywords(text: str) -> Iterator[tuple[str, str]]:
         if value is None:
             raise ConninfoError(f"{name}: its quoted value does not end")
         position = value.end()
-        yield name, re.sub(r"\\(.)", r"\1", value[1], flags=re.DOTALL)
+        yield name, re.sub(r"\\(.|\Z)", r"\1", value[1], flags=re.DOTALL)
 
 
 def _add_service(given: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ def pack(verdict: Verdict) -> bytes:
             verdict.closes,
             verdict.fingerprint,
             verdict.parsed,
+            verdict.only_reads,
         ]
     ).encode()
 
@@ -36,9 +37,20 @@ def pack(verdict: Verdict) -> bytes:
 def unpack(data: bytes) -> Verdict:
     if not data:
         return HARMLESS
-    calls, definitions, tables, prepares, cursors, executes, fetches, deallocates, closes, fingerprint, parsed = (
-        json.loads(data)
-    )
+    (
+        calls,
+        definitions,
+        tables,
+        prepares,
+        cursors,
+        executes,
+        fetches,
+        deallocates,
+        closes,
+        fingerprint,
+        parsed,
+        only_reads,
+    ) = json.loads(data)
     return Verdict(
         _calls(calls),
         tuple(definitions),
@@ -51,6 +63,7 @@ def unpack(data: bytes) -> Verdict:
         tuple(closes),
         fingerprint,
         parsed,
+        only_reads,
     )
 
 
