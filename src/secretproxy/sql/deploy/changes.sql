@@ -1,12 +1,12 @@
 -- Deploy secretproxy:changes to pg
--- What is deployed, whichever tool did it: every deploy script records itself here with its own digest.
+-- Records what is deployed. Each deploy script enters itself with its own digest, whichever tool runs it.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
 CREATE SCHEMA IF NOT EXISTS secretproxy;
--- Where somebody else made it, tables, triggers and functions of that name may be waiting for whoever installs.
+-- Refuses a schema that somebody else made: its tables, triggers and functions may wait for the role that installs.
 DO $do$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) n.nspowner
@@ -69,7 +69,7 @@ BEGIN
                CASE WHEN x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE n.grantee::pg_catalog.regrole::pg_catalog.text END
           FROM things t, LATERAL pg_catalog.aclexplode(t.acl) x JOIN named n ON n.grantee OPERATOR(pg_catalog.=) x.grantee
          WHERE x.grantee OPERATOR(pg_catalog.<>) t.owner
-           -- What everybody may execute is each script's to say.
+           -- Each script decides what everybody may execute.
            AND NOT (x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND pg_catalog.starts_with(t.what, 'ROUTINE '))
     LOOP
         EXECUTE pg_catalog.format('REVOKE %s FROM %s CASCADE', v_what, v_role);

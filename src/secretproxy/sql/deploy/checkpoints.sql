@@ -1,6 +1,6 @@
 -- Deploy secretproxy:checkpoints to pg
 -- requires: access_log
--- How far the chain of an instance went, signed by it. Added to and read as the log is, never changed.
+-- Holds signed checkpoints: how far the chain of an instance went. Rows are added and read like the log's, and never changed.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;

@@ -2,7 +2,7 @@
 -- requires: testimony_key
 -- requires: keyring
 -- requires: settings
--- What every call needs of the settings and of the newest keys, in one row, so that one look-up serves a whole call. Triggers keep it.
+-- Holds in one row what each call needs of the settings and the newest keys, so that a call makes one look-up. Triggers keep it up to date.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -27,12 +27,12 @@ CREATE TABLE IF NOT EXISTS secretproxy.context (
     ring_inner pg_catalog.bytea NOT NULL,
     ring_outer pg_catalog.bytea NOT NULL,
     ring_prefix pg_catalog.bytea NOT NULL,
-    -- How secretproxy.stored_secret() hands over a pgp value that the newest key sealed.
+    -- The mark by which secretproxy.stored_secret() hands over a pgp value that the newest key sealed.
     ring_mark pg_catalog.bytea NOT NULL,
     direct_calls pg_catalog.text NOT NULL,
     owner_check pg_catalog.text NOT NULL,
     crypt_cost int NOT NULL,
-    -- What text is made bytes in: UTF-8, but a database in SQL_ASCII knows no characters.
+    -- The encoding in which text becomes bytes: UTF-8, except in a database in SQL_ASCII, which knows no characters.
     charset pg_catalog.name NOT NULL,
     max_name int NOT NULL,
     name_pattern pg_catalog.text NOT NULL,

@@ -8,14 +8,14 @@
 -- requires: review_views
 -- requires: unused_secrets
 -- requires: key_proof
--- What every object of ours looks like, written down when it was installed, so that `secretproxy verify` can name what differs since.
--- The last change of the plan: it writes down what the others made.
+-- Writes down the form of every object of ours at its installation, so that `secretproxy verify` can name later differences.
+-- It is the last change of the plan, because it describes what the others made.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
--- What older versions made and this one does not.
+-- Drops objects that older versions made and this one does not.
 DROP TYPE IF EXISTS secretproxy.call_context CASCADE; -- with the internal functions that take it
 DROP FUNCTION IF EXISTS secretproxy.column_text(secrets_schema.secrets_table, pg_catalog.text);
 DROP FUNCTION IF EXISTS secretproxy.current_ring(), secretproxy.own_start(int), secretproxy.testify(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text);

@@ -58,7 +58,7 @@ END
 $body$;
 COMMENT ON FUNCTION secretproxy.jwt_subject() IS 'The claim sub of request.jwt.claims, where the settings say that it counts';
 ALTER FUNCTION secretproxy.jwt_subject() OWNER TO secretproxy_owner;
--- Whoever may ask for the user may ask for this: it says what the session itself has set.
+-- Every role that may ask for the user may ask for this: it returns what the session itself has set.
 GRANT EXECUTE ON FUNCTION secretproxy.jwt_subject() TO PUBLIC;
 
 CREATE OR REPLACE FUNCTION jwt_public.current_user_id() RETURNS pg_catalog.uuid

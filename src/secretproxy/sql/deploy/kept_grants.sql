@@ -43,7 +43,7 @@ $body$;
 ALTER FUNCTION secretproxy.keep_grant(pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.text) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.keep_grant(pg_catalog.text, pg_catalog.text, pg_catalog.name, pg_catalog.text) FROM PUBLIC;
 
--- What an owner of the original modules can do, for a role that owns nothing: all but TRIGGER and REFERENCES.
+-- Grants a role that owns nothing the rights of an owner of the original modules, except TRIGGER and REFERENCES.
 CREATE OR REPLACE FUNCTION secretproxy.keep_owner_rights(role pg_catalog.name) RETURNS pg_catalog.void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -61,7 +61,7 @@ COMMENT ON FUNCTION secretproxy.keep_owner_rights(pg_catalog.name) IS 'Grants a 
 ALTER FUNCTION secretproxy.keep_owner_rights(pg_catalog.name) OWNER TO secretproxy_owner;
 REVOKE ALL ON FUNCTION secretproxy.keep_owner_rights(pg_catalog.name) FROM PUBLIC;
 
--- What the owner of a schema or of the table had, by its ACL or, where there was none, by default.
+-- Grants the former owner of a schema or of the table the rights that it had by ACL or, without one, by default.
 DO $do$
 DECLARE
     v_kind pg_catalog.text;
@@ -82,8 +82,9 @@ BEGIN
 END
 $do$;
 
--- Who could execute a function and had the rights that it needs, for the original's run as whoever calls them: USAGE of both schemas and, on
--- the table, what the function does there. Asked of every role that a grant names or that owned something; members have it through these.
+-- Finds the roles that could execute a function and had the rights that it needs, because the original's functions run as their caller:
+-- USAGE of both schemas and, on the table, what the function does there. It asks this of every role that a grant names or that owned
+-- something; members have the rights through these.
 DO $do$
 DECLARE
     v_function pg_catalog.text;

@@ -1,8 +1,8 @@
 -- Deploy secretproxy:key_proof to pg
 -- requires: testimony
 -- Proves to whoever holds a key that this database has the same: the proxy asks before it trusts what it hears, `secretproxy check` too.
--- What is signed is a number of the caller's behind words that begin no testimony, no token and no masked name, so that no answer is good
--- for anything else: an HMAC says nothing of its key, nor of what it would make of another message.
+-- The function signs a number of the caller's behind words that begin no testimony, no token and no masked name. So its answer is of no
+-- other use: an HMAC reveals neither its key nor the HMAC of another message.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;

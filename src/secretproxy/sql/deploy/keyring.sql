@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS secretproxy.keyring (
     retired_at pg_catalog.timestamptz,
     inner_pad pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 54)) STORED,
     outer_pad pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (secretproxy.hmac_pad(key, 92)) STORED,
-    -- What a value sealed with this version begins with. 0xFF begins neither text nor an OpenPGP message of format 1.
+    -- The first bytes of a value sealed with this version. 0xFF begins neither text nor an OpenPGP message of format 1.
     prefix pg_catalog.bytea NOT NULL GENERATED ALWAYS AS (pg_catalog.decode('ff535032', 'hex') OPERATOR(pg_catalog.||) pg_catalog.int4send(version)) STORED
 );
 ALTER TABLE secretproxy.keyring OWNER TO secretproxy_keys;

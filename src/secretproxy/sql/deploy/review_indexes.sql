@@ -1,6 +1,6 @@
 -- Deploy secretproxy:review_indexes to pg
 -- requires: access_log
--- What the questions of a review look up: by owner, by secret, by user, each by time. Outcomes are found by their statement.
+-- Indexes for the questions of a review: by owner, by secret, by user, each by time. Outcomes are found by their statement.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;

@@ -164,7 +164,7 @@ BEGIN
 END
 $body$;
 
--- What the API calls of these: the same, with the keys of now.
+-- Does the same with the newest keys. The API calls this one.
 CREATE OR REPLACE FUNCTION secretproxy.seal_secret(owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.bytea, field_encoding pg_catalog.text) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -240,8 +240,9 @@ END
 $body$;
 COMMENT ON FUNCTION secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS 'Testifies to a read and opens what was stored';
 
--- Whether `value` is what was stored: NULL if not, empty bytes if it is, and the bytes to store instead where a password of format 1 can
--- become one of format 2. Nothing there, a wrong password and a wrong value all take one bcrypt of the cost that passwords are stored with.
+-- Compares `value` with what is stored. Returns NULL if they differ, empty bytes if they are equal, and the bytes to store instead where a
+-- password of format 1 can become one of format 2. A missing secret, a wrong password and a wrong value each take one bcrypt of the cost
+-- that passwords are stored with.
 CREATE OR REPLACE FUNCTION secretproxy.check_secret(owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.text, stored pg_catalog.bytea) RETURNS pg_catalog.bytea
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -292,8 +293,8 @@ END
 $body$;
 COMMENT ON FUNCTION secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS 'Whether a value is the stored one, and what to store in its place';
 
--- What the newest ring key's values begin with; no secret. With write_format = 1 nothing stored begins with it, so that keys reencrypt brings
--- everything back to format 1.
+-- Returns the first bytes of the newest ring key's values, which are no secret. With write_format = 1 nothing stored begins with them, so
+-- that keys reencrypt brings everything back to format 1.
 CREATE OR REPLACE FUNCTION secretproxy.ring_prefix() RETURNS pg_catalog.bytea
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -380,7 +381,7 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER FUNCTION %s OWNER TO %I', v_function, v_owner);
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', v_function);
     END LOOP;
-    -- Who could execute the original's own trigger function could make triggers of it.
+    -- A role that could execute the original's own trigger function could make triggers of it.
     FOR v_owner IN SELECT DISTINCT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) FROM pg_catalog.pg_proc p, LATERAL pg_catalog.aclexplode(p.proacl) x
                     WHERE p.oid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND x.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND x.grantee OPERATOR(pg_catalog.<>) p.proowner LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION secrets_schema.tg_hash_secrets() FROM %s CASCADE', v_owner);

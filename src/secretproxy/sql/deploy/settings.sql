@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS secretproxy.settings (
     keyring pg_catalog.text NOT NULL DEFAULT 'internal' CHECK (keyring OPERATOR(pg_catalog.=) 'internal'),
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
--- What the proxy's limits.max_name and monitor.name_patterns are, for the rows that the functions write themselves.
+-- Adds the proxy's limits.max_name and monitor.name_patterns, for the rows that the functions write themselves.
 ALTER TABLE secretproxy.settings
     ADD COLUMN IF NOT EXISTS max_name int NOT NULL DEFAULT 200 CHECK (max_name OPERATOR(pg_catalog.>) 0),
     ADD COLUMN IF NOT EXISTS name_pattern pg_catalog.text NOT NULL
@@ -55,12 +55,13 @@ REVOKE ALL ON FUNCTION secretproxy.check_settings() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER check_settings BEFORE INSERT OR UPDATE ON secretproxy.settings
     FOR EACH ROW EXECUTE FUNCTION secretproxy.check_settings();
 
--- Where the original modules were, applications call them directly until their DSNs are changed; a new installation has none such.
+-- Over the original modules, applications call directly until their DSNs are changed. A new installation has no such applications.
 INSERT INTO secretproxy.settings (direct_calls)
 SELECT CASE WHEN EXISTS (SELECT FROM secretproxy.adopted WHERE kind OPERATOR(pg_catalog.=) 'function') THEN 'log' ELSE 'refuse' END
 ON CONFLICT DO NOTHING;
 
--- What the keys' side needs of the settings. It reads them by this function, so that nothing that is attached to the settings runs as it.
+-- Returns what the role that holds the keys needs of the settings. It reads them by this function, so that nothing attached to the
+-- settings runs as that role.
 DROP FUNCTION IF EXISTS secretproxy.settings_now(); -- another version gives other columns
 CREATE FUNCTION secretproxy.settings_now(
     OUT direct_calls pg_catalog.text, OUT owner_check pg_catalog.text, OUT crypt_cost int, OUT max_name int, OUT name_pattern pg_catalog.text, OUT backend_types pg_catalog.text[],

@@ -1,6 +1,6 @@
 -- Deploy secretproxy:stored_secrets to pg
 -- requires: secrets_table
--- What reads and writes the table of secrets, as its owner, and nothing else: it takes and gives sealed bytes. Whatever an application has
+-- Functions that read and write the table of secrets, as its owner, and do nothing else: they take and give sealed bytes. Whatever an application has
 -- attached to the table (CHECK, DEFAULT, generated column, index expression, rule, policy, trigger, foreign key) runs within these, as
 -- secretproxy_tables, which may have nothing opened, sealed or testified to. Such code can alter what that role owns, these functions
 -- included, but not their bodies (that takes CREATE on the schema): so each makes sure that it still runs as that role, for one that was

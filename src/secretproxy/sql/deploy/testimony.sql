@@ -2,8 +2,8 @@
 -- requires: context
 -- requires: jwt_public
 -- requires: access_log
--- What every API function does first: it tells the proxy that it runs, for whom and for which secret, signed; it finds out whether
--- the session is proxied.
+-- Testimony, the first step of every API function: it finds out whether the session is proxied, and tells the proxy, signed, that the
+-- function runs, for whom and for which secret.
 
 BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -26,7 +26,7 @@ RETURN coalesce(pg_catalog.encode(secretproxy.to_bytes(value), 'hex'::pg_catalog
 ALTER FUNCTION secretproxy.token(pg_catalog.text) OWNER TO secretproxy_keys;
 REVOKE ALL ON FUNCTION secretproxy.token(pg_catalog.text) FROM PUBLIC;
 
--- What a session remembers of itself: setval() makes the value that currval() gives to this session and to no other, and only the
+-- Holds what a session remembers of itself: setval() makes the value that currval() gives to this session and to no other, and only the
 -- owner may call either. The value is the session's start in microseconds since the Unix epoch, negative as long as no valid token was
 -- seen. Unlogged where PostgreSQL can (15 and later), so that nothing waits for a disk.
 DO $do$
@@ -41,7 +41,7 @@ ALTER SEQUENCE secretproxy.session_start OWNER TO secretproxy_keys;
 REVOKE ALL ON SEQUENCE secretproxy.session_start FROM PUBLIC;
 COMMENT ON SEQUENCE secretproxy.session_start IS 'Its currval is the start of the session that asks; no number is ever drawn from it';
 
--- Whoever holds keys in variables plans generically: debug_print_plan shows a client the plans that its calls make, and a plan for one
+-- A function that holds keys in variables plans generically: debug_print_plan shows a client the plans that its calls make, and a plan for one
 -- execution holds the values of its variables. No body has a backslash in a string: standard_conforming_strings is the client's to set.
 
 -- Refuses a process that is no client's session and that the settings do not name.
@@ -124,7 +124,7 @@ $body$;
 ALTER FUNCTION secretproxy.own_start(secretproxy.context) OWNER TO secretproxy_keys;
 REVOKE ALL ON FUNCTION secretproxy.own_start(secretproxy.context) FROM PUBLIC;
 
--- What testimony says of a proxied session, PID and START, as a constant of the statements that the session has planned, at no cost for
+-- Returns what testimony says of a proxied session, PID and START, as a constant of the statements that the session has planned, at no cost for
 -- each run: that is why it says it is immutable. A plan belongs to one session, as its start does. NULL in one that is not known to be
 -- proxied; a plan made before it was known says so too, and for longer than is true, never the reverse. A process that is no client's has
 -- no token and so no such constant; one that was passed a plan does not exist, for the statement that holds the constant is unsafe in parallel.
@@ -140,7 +140,7 @@ $body$;
 ALTER FUNCTION secretproxy.planned_session() OWNER TO secretproxy_keys;
 REVOKE ALL ON FUNCTION secretproxy.planned_session() FROM PUBLIC;
 
--- What a client put in the place of a name and may be a value stands in the log as a keyed digest: NameMask of the proxy does the same.
+-- Masks a name that may be a value: the log gets a keyed digest of it. NameMask of the proxy does the same.
 CREATE OR REPLACE FUNCTION secretproxy.masked(context secretproxy.context, name pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE sql STABLE
 RETURN CASE
@@ -264,7 +264,7 @@ COMMENT ON FUNCTION secretproxy.testify(secretproxy.context, pg_catalog.text, pg
 ALTER FUNCTION secretproxy.testify(secretproxy.context, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) OWNER TO secretproxy_keys;
 REVOKE ALL ON FUNCTION secretproxy.testify(secretproxy.context, pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text) FROM PUBLIC;
 
--- What the API calls.
+-- Begins a call. The API functions call this one.
 CREATE OR REPLACE FUNCTION secretproxy.begin_call(
     function_signature pg_catalog.text, function_operation pg_catalog.text, owner pg_catalog.uuid, names pg_catalog.text[], field_encoding pg_catalog.text
 ) RETURNS pg_catalog.void

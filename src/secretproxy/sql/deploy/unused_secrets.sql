@@ -1,7 +1,7 @@
 -- Deploy secretproxy:unused_secrets to pg
 -- requires: testimony
 -- requires: stored_secrets
--- Which secrets are stored, in the form in which the log has their names: `secretproxy audit unused` asks.
+-- Lists the stored secrets, with their names in the form that the log has, for `secretproxy audit unused`.
 -- No function here takes a name: the role that holds the key masks what is stored and nothing that is handed to it, so that nobody can ask
 -- which mask a guessed name has.
 
