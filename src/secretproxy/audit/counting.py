@@ -423,6 +423,7 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
 
 def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Question:
     """Gives the query for the lines of both tables: earlier uses are looked up one by one, or all of them read."""
+    # Long because it is one statement of SQL.
     columns = (
         f"a.owner_id, {_FIRST} AS name, {_ALL} AS names, a.db_user,"
         " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"

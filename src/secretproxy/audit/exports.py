@@ -318,6 +318,7 @@ def verify_part(
 
     Raises ConfigError, OSError.
     """
+    # Long because its checks fill one report, in the order in which they rest on each other.
     report = Report()
     if folder is not None:
         _verify_files(manifest, folder, report)

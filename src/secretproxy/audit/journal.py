@@ -123,6 +123,7 @@ class Journal:
         in_outage: str = "secret calls are refused",
     ) -> None:
         """Makes a journal; `in_outage`: what the process does while the log takes nothing, for its own log."""
+        # Long because the state of a journal is listed here, with what each field means.
         self.instance = instance or uuid.uuid4()
         self.written = 0
         # Told the seconds that each group took until it was durable.

@@ -190,6 +190,7 @@ class Lines:
         The columns of the first version are written out, which takes a third less time than a loop over the table; a
         test compares both.
         """
+        # Long because the columns are written out, see above.
         who = event.who
         if self._codec != self._mask.codec:
             self._codec = self._mask.codec

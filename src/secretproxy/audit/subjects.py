@@ -252,6 +252,7 @@ async def incident(
     Refused and failed accesses touched nothing; cancelled, lost and unfinished ones may have. At the top are secrets
     that nobody else has written since, and among them those that most other logins use.
     """
+    # Long because its questions add to the same secrets, one after the other.
     wanted = await resolved(connection, Filter(user=user, since=since, until=until))
     columns = f"""a.owner_id, a.secret_names, a.operation, {OUTCOME} AS outcome,
         pg_catalog.count(DISTINCT a.id) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"""

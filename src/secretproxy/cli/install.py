@@ -55,6 +55,7 @@ def install(
     ),
 ) -> None:
     """Install the backend half into a database."""
+    # Long because its options are declared here, one a line.
     from secretproxy.install import InstallError, KeyFileError
     from secretproxy.install import install as run
     from secretproxy.install.nextsteps import next_steps

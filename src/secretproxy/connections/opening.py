@@ -133,6 +133,7 @@ async def connect(
     `timeout`: seconds that a server may take, where `connect_timeout` does not say. `settings`: beside or instead of
     the pinned ones; None leaves the server's own. `places`, `database`, `tls` (asyncpg's `ssl`) and
     `target_session_attrs` come before what the string says."""
+    # Long because each way to fail has its own words.
     try:
         known = conninfo if isinstance(conninfo, Conninfo) else read(conninfo)
         user, database = known.user, database or known.database

@@ -184,6 +184,7 @@ class Provider:
 
     def _claims(self, pending: Pending, code: str) -> Mapping[str, Any]:
         """Exchanges the code for a token, and gives what the token says once it is proven. Raises _NotThisError."""
+        # Long because the exchange and its proof belong together: what is asked for is what is checked.
         from authlib.oidc.core import CodeIDToken
         from joserfc import jwt
         from joserfc.errors import JoseError

@@ -190,6 +190,7 @@ async def proven(visit: Visit) -> Response:
 
 async def secret(visit: Visit) -> Response:
     """Shows one secret: who used it, when first and last, from where, and whether anybody has since its last write."""
+    # Long because it lists the parts of the page in their order.
     name, owner = visit.query.get("name"), visit.query.get("owner")
     if name is None:
         raise ConfigError(

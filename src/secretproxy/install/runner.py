@@ -97,6 +97,7 @@ async def install(
     refusal before anything is done. `owner` is a role that is granted what an owner of the original modules can do;
     those that owned them before are in any case. Gives the names of the changes that were deployed. Raises
     InstallError, KeyFileError."""
+    # Long because it is the order of an installation, one step after the other.
     deployed = []
     async with session(dsn) as connection:
         await _check_server(connection)

@@ -39,6 +39,7 @@ def events(
     A definition is a statement that creates a view, function, trigger or the like over a secret function. Use of the
     table is any that does not go through the functions.
     """
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import filters, review
 
     wanted = opt.filtered(

@@ -27,6 +27,7 @@ def evidence(
     The archive has the month's rows, their signed manifest, a verification, and how to verify it offline. The command
     verifies the whole log first. Exit status 1 where something in it was altered; the archive is written all the
     same."""
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import evidence as evidences
     from secretproxy.audit import exporting, review
     from secretproxy.audit.checkpoints import kept_outside, public_key_of

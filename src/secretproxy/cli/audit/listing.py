@@ -153,6 +153,7 @@ def list_(
     dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import review, spool_review
 
     wanted = opt.filtered(

@@ -32,6 +32,7 @@ def retention(
     The log is verified first, with the checkpoints that are kept elsewhere, and nothing goes where it is damaged. How
     each chain in the months ended is signed, so that the rest still verifies.
     """
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
     from secretproxy.audit.checkpoints import Signer, kept_outside, load_public

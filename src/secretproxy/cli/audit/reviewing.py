@@ -29,6 +29,7 @@ def review(
 
     With --up-to and --note, sign it off in the name of your login.
     """
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import review as questions
     from secretproxy.audit import reviews
     from secretproxy.audit.checkpoints import public_key_of

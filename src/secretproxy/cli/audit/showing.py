@@ -137,6 +137,7 @@ class Layout:
 
     def take(self, rows: Sequence[Any]) -> list[list[str]]:
         """Takes the cells of rows that are printed next; the first ones fix what is shown."""
+        # Long because columns share one width: what one gets, the others lose.
         from rich.cells import cell_len
 
         cells = [[column.text(row) for column in self.columns] for row in rows]

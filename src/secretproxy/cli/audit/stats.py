@@ -63,6 +63,7 @@ def stats(
     as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import counting, review
 
     wanted = filtered(
@@ -163,6 +164,7 @@ def compare(
     limit: int | None = LINES, as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Compare the accesses of two spans, applications or logins."""
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import counting, review
     from secretproxy.config import ConfigError
 

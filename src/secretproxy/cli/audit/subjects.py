@@ -182,6 +182,7 @@ def incident(
 
     Those that should be rotated first come first.
     """
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import evidence, exporting, review, subjects
     from secretproxy.audit.checkpoints import public_key_of
 

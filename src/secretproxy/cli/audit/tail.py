@@ -27,6 +27,7 @@ def tail(
     as_json: bool = opt.JSON_LINES, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
 ) -> None:  # fmt: skip
     """Follow accesses as they happen."""
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import review
     from secretproxy.audit.follower import Endings, Follower
     from secretproxy.audit.wake import Wake, arrivals

@@ -47,6 +47,7 @@ def unused(
 
     The longest unused come first. Names are shown, never values.
     """
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import review
     from secretproxy.audit.unused import READS, USES
     from secretproxy.audit.unused import unused as unused_secrets

@@ -426,6 +426,7 @@ class _Backends:
 
     async def _try(self, login: BackendLogin, target: Target, keys: LoginKeys, attrs: str) -> str | None:
         """Gives None if this server lets the client in and suits, else the reason to try another."""
+        # Long because it follows the messages of one login in their order.
         try:
             async with asyncio.timeout(self._logins.backend.connect_timeout):
                 await login.log_in(keys)

@@ -99,6 +99,7 @@ class Server:
         self.proofs = self.runtime.proofs
 
     def _new_runtime(self, keys: dict[int, bytes], throttle: LoginThrottle, share: Share) -> Runtime:
+        # Long because it names all that the clients of a process share.
         settings, metrics = self.settings, self.metrics
         limits, monitor = settings.limits, settings.monitor
         mask = NameMask(limits.max_name, settings.monitor.name_patterns, keys[max(keys)])

@@ -84,6 +84,7 @@ def _supervise(
     throttle: LoginThrottle,
 ) -> int:
     """Forks the workers, restarts one that dies, hands SIGTERM on and waits for all."""
+    # Long because signals and ended workers are handled in one loop.
     workers: dict[int, tuple[int, float]] = {}
     stopping = False
 
