@@ -76,6 +76,22 @@ def _kinds(steps: list[subjects.TimelineStep]) -> tuple[str, ...]:
     return (*OPERATIONS, "unknown") if any("unknown" in step.counts for step in steps) else OPERATIONS
 
 
+def _times(visit: Visit, waits: str, wanted: Filter, since: datetime) -> Part:
+    """Makes the part of a page that draws accesses over time."""
+
+    async def drawn() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            steps = await subjects.timeline(connection, wanted, *steps_since(since))
+        return {"chart": _timeline(steps), "steps": steps, "operations": _kinds(steps)}
+
+    return Part("overview-times.html", waits, drawn)
+
+
+def _counting(rows: int) -> str:
+    """Says what a part waits for that counts so many rows."""
+    return f"Counting about {rows:,} rows …"
+
+
 async def _waits(visit: Visit, wanted: Filter | None = None) -> str:
     """Says what a part waits for: how many rows are counted, as the server expects.
 
@@ -84,7 +100,7 @@ async def _waits(visit: Visit, wanted: Filter | None = None) -> str:
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, wanted or Filter())
         wanted.conditions()
-        return f"Counting about {await review.expected(connection, wanted):,} rows …"
+        return _counting(await review.expected(connection, wanted))
 
 
 async def overview(visit: Visit) -> Response:
@@ -100,11 +116,6 @@ async def overview(visit: Visit) -> Response:
             state = await log_state(connection)
         return {"unusual": unusual, "many": many, "state": state, "span": span, "check": visit.session.check}
 
-    async def times() -> dict[str, Any]:
-        async with visit.reader.connection() as connection:
-            steps = await subjects.timeline(connection, wanted, *steps_since(since))
-        return {"chart": _timeline(steps), "steps": steps, "operations": _kinds(steps)}
-
     async def counted() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
             counts = await counting.stats(connection, wanted, limit=TOP, evening=22, morning=6)
@@ -113,7 +124,7 @@ async def overview(visit: Visit) -> Response:
 
     parts = {
         "standing": Part("overview-standing.html", "Reading the log's ends …", standing),
-        "times": Part("overview-times.html", waits, times),
+        "times": _times(visit, waits, wanted, since),
         "counts": Part("overview-counts.html", waits, counted),
     }
     return await visit.stream("overview.html", parts, title="Overview", span=span, spans=SPANS)
@@ -198,7 +209,7 @@ async def secret(visit: Visit) -> Response:
         )
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, Filter(owner=owner, secret=name))
-        waits = f"Counting about {await review.expected(connection, wanted):,} rows …"
+        waits = _counting(await review.expected(connection, wanted))
 
     async def last_writes(connection: Any) -> list[tuple[datetime, Any]]:
         found = await subjects.last_writes(connection, wanted)
@@ -280,12 +291,7 @@ async def subject(visit: Visit) -> Response:
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, Filter(since=since).but(**{SUBJECTS[kind]: value}))
         wanted.conditions()
-        waits = f"Counting about {await review.expected(connection, wanted):,} rows …"
-
-    async def times() -> dict[str, Any]:
-        async with visit.reader.connection() as connection:
-            steps = await subjects.timeline(connection, wanted, *steps_since(since))
-        return {"chart": _timeline(steps), "steps": steps, "operations": _kinds(steps)}
+        waits = _counting(await review.expected(connection, wanted))
 
     async def bursts() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
@@ -309,7 +315,7 @@ async def subject(visit: Visit) -> Response:
             return {"recent": (await newest(connection, wanted, TOP)).rows}
 
     parts = {
-        "times": Part("overview-times.html", waits, times),
+        "times": _times(visit, waits, wanted, since),
         "bursts": Part("subject-bursts.html", waits, bursts),
         "secrets": Part("subject-secrets.html", waits, secrets),
         "hours": Part("hours.html", waits, hours),
@@ -568,7 +574,7 @@ async def compare(visit: Visit) -> Response:
             alike = (one.user, one.application) == (other.user, other.application)
             return {"table": table, "sides": sides, "days": days, "twice": overlap and alike}
 
-        parts["table"] = Part("compare-table.html", f"Counting about {rows:,} rows …", compared)
+        parts["table"] = Part("compare-table.html", _counting(rows), compared)
     return await visit.stream(
         "compare.html", parts, title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=_SIDE,
         asked=bool(parts),
