@@ -104,9 +104,7 @@ class SessionLog(Log):
         if self._seal_timer is None:
             # One timer for many statements: it looks at the one that is under way then.
             self._interpreter = interpreter
-            self._seal_timer = asyncio.get_running_loop().call_later(
-                MOST_SEALED, self._stage.guarded, self._look_at_seal
-            )
+            self._look_later(MOST_SEALED)
 
     def _look_later(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
