@@ -15,14 +15,19 @@ from typing import Any
 import psycopg
 import pytest
 
-from secretproxy.audit import counting, review
+from secretproxy.audit import counting, exports, review
+from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import OUTCOMES, Filter
+from secretproxy.audit.records import plain
+from secretproxy.audit.verify import Report
+from secretproxy.config import ConfigError
 from secretproxy.install import install
 from tests.conftest import Backend
 
 COLUMNS = (
     "id", "at", "event", "instance", "seq", "session_id", "statement_no", "function", "operation", "owner_id", "secret_names", "db_user",
     "role", "accessed_by", "database", "application_name", "client_addr", "outcome", "sqlstate", "duration", "calls",
+    "encoding", "via", "protocol", "fingerprint", "client_port",
 )  # fmt: skip
 START = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
 READ, VERIFY = "encrypted_secrets.secrets_getter(uuid,text,text)", "encrypted_secrets.secrets_verify(uuid,text,text)"
@@ -53,6 +58,11 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
                 "at": when + timedelta(microseconds=nth),
                 "event": event,
                 "seq": nth,
+                "encoding": ("pgp", "crypt", None)[nth % 3],
+                "via": (None, ["app.f(text)", "app.g()"], ["app.g()"])[nth % 3],
+                "protocol": ("simple", "extended")[nth % 2],
+                "fingerprint": str(nth % 5),
+                "client_port": 5000 + nth % 4,
             }
             rows.append(dict.fromkeys(COLUMNS) | where | row | columns)
 
@@ -88,6 +98,8 @@ def made(draw: random.Random, statements: int) -> list[dict[str, Any]]:
         )
         ended = {"outcome": draw.choice(["ok", "ok", "ok", "error", "cancelled", "lost"]), "duration": 0.01, "calls": 1}
         ended |= {"role": "reader" if number % 4 == 0 else None, "accessed_by": draw.choice([None, *users])}
+        if ended["outcome"] == "error":
+            ended["sqlstate"] = ("42501", "22023")[number % 2]
         if calm:
             kind = draw.choice(["plain", "plain", "vague alone", "call", "direct"])
             ended |= {"role": None, "accessed_by": None}
@@ -208,6 +220,73 @@ async def test_pages_streams_and_the_test_of_a_row_agree_on_every_filter(log: An
             assert await all_of(log, wanted, limit) == expected[-limit:], (name, limit)
         counted = await review.how_many_accesses(log, wanted, 1)
         assert counted.exact and counted.number == len(expected), name
+
+
+def of_other_columns(everything: list[dict[str, Any]]) -> dict[str, Filter]:
+    """Gives a filter for each column that is asked about seldom."""
+    some = next(row for row in everything if row["role"] and row["how"] == "attempt" and row["calls"])
+    last = everything[-1]
+    return {
+        "role": Filter(role="reader"), "sqlstate": Filter(sqlstate="58030"), "calls": Filter(calls="2"), "no calls": Filter(calls="0"),
+        "duration": Filter(duration="0.015"), "database": Filter(database="app"), "stored": Filter(stored="crypt"),
+        "via": Filter(via="app.f"), "via whole": Filter(via="app.g()"), "how": Filter(how="access"),
+        "protocol": Filter(protocol="simple"), "fingerprint": Filter(fingerprint="3"), "port": Filter(port="5001"),
+        "statement": Filter(statement=str(some["statement_no"])), "instance": Filter(instance=str(some["instance"])[:12]),
+        "seq": Filter(seq=str(some["seq"])), "id": Filter(id=str(last["id"])), "beginning of an id": Filter(id=str(last["id"])[:9]),
+        "denials": Filter(outcome=("error",), sqlstate="42501"),
+        "together": Filter(role="reader", calls="1", outcome=("error", "ok"), duration="0.01", protocol="simple"),
+    }  # fmt: skip
+
+
+async def test_every_column_has_a_filter_that_agrees_with_the_test_of_a_row(log: Any) -> None:
+    everything = await all_of(log, Filter())
+    for name, wanted in of_other_columns(everything).items():
+        expected = [row for row in everything if wanted.fits(row)]
+        assert 0 < len(expected) < len(everything) or name in ("database", "instance"), name
+        assert await all_of(log, wanted) == expected, name
+        assert await all_of(log, wanted, 5) == expected[-5:], name
+    for nonsense in (
+        {"sqlstate": "42"},
+        {"calls": "-1"},
+        {"duration": "1e9"},
+        {"how": "outcome"},
+        {"port": "x"},
+        {"id": "g"},
+    ):
+        with pytest.raises(ConfigError):
+            Filter(**nonsense).conditions()  # type: ignore[arg-type]
+
+
+async def test_an_export_of_accesses_has_what_they_are_made_of(log: Any) -> None:
+    """Each access that matches with the outcomes that say so, each row once, in the order of the chains; put together
+    again they match, and one that does not is named."""
+    everything = await all_of(log, Filter())
+    asked = filters(everything) | of_other_columns(everything)
+    for name, wanted in asked.items():
+        if not wanted.needs_outcome:
+            continue
+        expected = {row["id"] for row in everything if wanted.fits(row)}
+        rows = [dict(row) async for row in review.rows(log, wanted)]
+        assert {row["id"] for row in rows if row["event"] != "outcome"} == expected, name
+        assert len({row["id"] for row in rows}) == len(rows)
+        matching = exports.Matching.of({"of": "accesses", "filters": wanted.asked(), "encoding": "UTF8"})
+        assert matching is not None
+        for row in rows:
+            matching.take({column: plain(row[column]) for column in NAMES})
+        report = Report()
+        matching.end(report)
+        assert report.sound and f"each of the {len(expected):,} accesses" in matching.words()[0], (
+            name,
+            report.findings,
+        )
+    for wanted in (Filter(outcome=("ok",)), Filter(calls="1"), Filter(role="reader"), Filter(sqlstate="42501")):
+        matching = exports.Matching.of({"of": "accesses", "filters": wanted.asked(), "encoding": "UTF8"})
+        assert matching is not None
+        async for row in review.rows(log, Filter(outcome=("lost",))):
+            matching.take({column: plain(row[column]) for column in NAMES})
+        report = Report()
+        matching.end(report)
+        assert not report.sound and matching.words() == []
 
 
 async def test_the_view_has_the_same_accesses(log: Any) -> None:

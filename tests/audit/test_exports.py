@@ -120,6 +120,8 @@ PARTS: dict[str, list[str]] = {
     "an operation": ["--operation", "write"],
     "a secret": ["--secret", "=1+1"],
     "a session": ["--session", str(uuid.UUID(int=501))],
+    "an outcome": ["--outcome", "unknown", "--user", "user1"],
+    "an outcome that none has": ["--outcome", "error,lost", "--sqlstate", "42501"],
     "a user in a month": ["--user", "user0", "--since", "2026-02-01T00:00+00:00", "--until", "2026-03-01T00:00+00:00"],
 }  # fmt: skip
 
@@ -208,6 +210,33 @@ def test_a_manifest_that_was_changed_is_named(site: Site, tmp_path: Path, what: 
     beside.write_text(json.dumps(told))
     found = site.verify(file)
     assert found.exit_code == 1 and "manifest: " in found.output
+
+
+def test_an_export_by_outcome_says_what_it_proves_and_what_not(site: Site, tmp_path: Path) -> None:
+    """Whoever changes the manifest's filter, and signs nothing, is denied by the rows; a filter of another version, or
+    of nobody's, is refused."""
+    file, beside = tmp_path / "log.jsonl", tmp_path / "log.jsonl.manifest.json"
+    site.export(file, *PARTS["an outcome"], signed=False)
+    told = json.loads(beside.read_text())
+    assert told["filters"] == {"user": "user1", "outcome": "unknown"} and told["of"] == "accesses"
+    done = site.verify(file)
+    assert f"proven: each of the {told['rows']} accesses in the file matches these filters" in done.output
+    assert "not proven: that no other access matched" in done.output
+    assert f"not proven: that the {told['rows']} accesses without an outcome had none" in done.output
+    for changed in (
+        {"outcome": "ok"},
+        {"calls": "3"},
+        {"jwt_user": str(OWNERS[0])},
+        {"user": "user0", "role": "r"},
+        {"secret": "other"},
+    ):
+        beside.write_text(json.dumps(told | {"filters": told["filters"] | changed}))
+        found = site.verify(file)
+        assert found.exit_code == 1 and "does not match the filter that the manifest names" in found.output, changed
+        assert "proven: each of" not in found.output
+    for unknown in ({"mood": "good"}, {"outcome": "fine"}, {"since": "long ago"}, {"encoding": "KLINGON"}):
+        beside.write_text(json.dumps(told | {"filters": unknown}))
+        assert isinstance(site.verify(file).exception, ConfigError), unknown
 
 
 def test_what_is_not_signed_is_said_to_be_unproven(site: Site, tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ async def packed(
                     yield parcel.taken()
             member.write(file.close())
         yield parcel.taken()
-        manifest = await exporting.manifest_of(connection, tally, filters, form, made_at, None)
+        manifest = await exporting.manifest_of(
+            connection, tally, filters, form, made_at, None, accesses=wanted.needs_outcome
+        )
         files = {} if beside is None else await beside(manifest)
         if files:
             manifest["files"] = {name: hashlib.sha256(given.encode()).hexdigest() for name, given in files.items()}

@@ -33,12 +33,19 @@ async def manifest_of(
     form: str,
     made_at: datetime,
     signer: Signer | None,
+    *,
+    accesses: bool = False,
 ) -> dict[str, Any]:
-    """Makes the manifest of rows that were all counted in, with the checkpoints of their chains."""
+    """Makes the manifest of rows that were all counted in, with the checkpoints of their chains.
+
+    `accesses`: the rows are those of the accesses that match, each with its outcomes."""
     found = [Checkpoint(*row.values()) for row in await connection.fetch(exports.CHECKPOINTS, list(tally.chains))]
     made = tally.manifest(filters, form, made_at, found)
     if getattr(connection, "raw", False):
         made["texts"] = exports.VISIBLE
+    if accesses:
+        made["of"] = exports.ACCESSES
+        made["encoding"] = connection.get_settings().server_encoding
     if signer is not None:
         exports.sign(made, signer)
     return made

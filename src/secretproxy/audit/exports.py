@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from secretproxy.audit import chain, forms
 from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, TABLE, TYPES
+from secretproxy.audit.filters import KINDS, Filter
+from secretproxy.audit.review import access_of, outcome_of
 from secretproxy.audit.verify import Report
 from secretproxy.audit.visible import logged
 from secretproxy.config import ConfigError
@@ -34,6 +36,8 @@ KIND = "secretproxy export"
 SUFFIX = ".manifest.json"
 # The form of texts from a log in SQL_ASCII, whose rows' hashes cover the bytes themselves.
 VISIBLE = "visible"
+# What the rows are, where a filter looked for how statements ended: accesses, each with the outcomes of its statement.
+ACCESSES = "accesses"
 # The checkpoints of these instances, in their order.
 CHECKPOINTS = """
 SELECT c.instance, c.seq, c.row_hash, c.at, c.signature, c.kind FROM ONLY secretproxy.checkpoints AS c
@@ -331,11 +335,14 @@ def verify_part(
             report.add("-", None, "manifest", "the signature of the manifest is wrong")
     checks = _checks(manifest, outside, key, report)
     visible = manifest.get("texts") == VISIBLE
+    matching = Matching.of(manifest)
     tally = ExportTally()
     last: dict[str, tuple[int, str]] = {}
     past_at: dict[str, str] = {}
     for _, record, body in rows:
         tally.take(record, body)
+        if matching is not None:
+            matching.take(record)
         if is_direct(record):
             continue
         name, seq = str(record["instance"]), record["seq"]
@@ -358,10 +365,95 @@ def verify_part(
     report.rows, report.direct, report.instances = tally.rows - tally.direct, tally.direct, len(tally.chains)
     report.checkpoints = sum(map(len, checks.values()))
     _compare(tally, manifest, report)
+    if matching is not None:
+        matching.end(report)
     for name, found in tally.chains.items():
         covered = max((seq for seq in checks.get(name, {}) if seq <= found.last_seq), default=0)
         report.unsigned += found.last_seq - max(found.first_seq - 1, covered)
-    return Proof(report, _words(manifest, tally, report, signed, key))
+    return Proof(report, _words(manifest, tally, report, signed, key) + ([] if matching is None else matching.words()))
+
+
+class Matching:
+    """Whether the accesses of an export match the filter that its manifest names, by what its own rows say.
+
+    An access is decided by its own row, or by the first outcome of its statement, and forgotten then: only what has not
+    ended is kept."""
+
+    def __init__(self, wanted: Filter) -> None:
+        self._wanted = wanted
+        self._open: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+        self._accesses = self._without = 0
+        self._others: list[dict[str, Any]] = []
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any]) -> Matching | None:
+        """Gives the check of a manifest; None if its rows are not accesses. Raises ConfigError."""
+        if manifest.get("of") != ACCESSES:
+            return None
+        try:
+            given: dict[str, Any] = dict(manifest["filters"])
+            for name in ("since", "until"):
+                if name in given:
+                    given[name] = datetime.fromisoformat(given[name])
+            given["outcome"] = tuple(part for part in given.get("outcome", "").split(",") if part)
+            wanted = Filter(**given, encoding=str(manifest["encoding"]))
+            wanted.conditions()
+        except (KeyError, TypeError, ValueError, AttributeError, LookupError, ConfigError):
+            raise ConfigError("--manifest: it names a filter that this version does not know") from None
+        return cls(wanted)
+
+    def take(self, record: Record) -> None:
+        """Takes a row of the export."""
+        row = {name: value_of(name, record[name]) for name in NAMES}
+        place = (row["session_id"], row["statement_no"])
+        if row["event"] == "outcome":
+            left = []
+            for one in self._open.pop(place, []):
+                ended = {place: [row]}
+                if outcome_of(one, one["event"], ended):
+                    self._decide(one, access_of(one, ended))
+                else:
+                    left.append(one)
+            if left:
+                self._open[place] = left
+        elif row["event"] not in KINDS:
+            self._others.append(row)
+        elif row["event"] in ("access", "direct") and self._wanted.fits(access_of(row, {})):
+            self._accesses += 1
+        else:
+            self._open.setdefault(place, []).append(row)
+
+    def _decide(self, row: dict[str, Any], access: dict[str, Any]) -> None:
+        self._accesses += 1
+        self._without += access["outcome"] == "unknown"
+        if not self._wanted.fits(access):
+            self._others.append(row)
+
+    def end(self, report: Report) -> None:
+        """Decides what has no outcome here, and reports what does not match."""
+        for rows in self._open.values():
+            for row in rows:
+                self._decide(row, access_of(row, {}))
+        self._open.clear()
+        for row in self._others:
+            name = "-" if row["instance"] is None else str(row["instance"])
+            report.add(name, row["seq"], "inserted", "this row does not match the filter that the manifest names")
+
+    def words(self) -> list[str]:
+        """Says what this shows and what not."""
+        if self._others:
+            return []
+        words = [
+            f"proven: each of the {self._accesses:,} accesses in the file matches these filters, by the rows that the "
+            "file has of it",
+            "not proven: that no other access matched. What the filters left out does not show; to prove that, export "
+            "the whole time, without outcome, jwt_user, role, sqlstate, calls and duration",
+        ]
+        if self._without:
+            words.append(
+                f"not proven: that the {self._without:,} accesses without an outcome had none; the file only lacks it"
+            )
+        return words
 
 
 def _verify_files(manifest: dict[str, Any], folder: Path, report: Report) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,9 +22,37 @@ from secretproxy.session.encodings import codec
 
 OPERATIONS = ("read", "write", "verify", "delete")
 OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
+# How a value is stored, how the log came to know of an access, and by which protocol its statement came.
+STORED_AS = ("pgp", "crypt", "none")
+KINDS = ("attempt", "access", "call", "direct", "refusal")
+PROTOCOLS = ("simple", "extended", "fastpath")
 EQUAL = "OPERATOR(pg_catalog.=)"
 AT_LEAST = "OPERATOR(pg_catalog.>=)"
 BELOW = "OPERATOR(pg_catalog.<)"
+# In hours: to subtract a day PostgreSQL uses the calendar, which takes longer than the rest of a join's work for a row.
+EARLIEST = "{}.at OPERATOR(pg_catalog.>=) (a.at OPERATOR(pg_catalog.-) interval '24 hours')"
+STATEMENT = f"o.session_id {EQUAL} a.session_id AND o.statement_no {EQUAL} a.statement_no AND o.event {EQUAL} 'outcome'"
+
+
+def _same(column: str) -> str:
+    return f"(o.{column} {EQUAL} a.{column} OR (o.{column} IS NULL AND a.{column} IS NULL))"
+
+
+# A statement whose attempts did different things has an outcome for each of them, which names it. All say alike how the
+# statement ended.
+OWN_OUTCOME = f"""{STATEMENT} AND {EARLIEST.format("o")}
+   AND (o.function IS NULL OR a.event OPERATOR(pg_catalog.<>) 'attempt'
+        OR (o.function {EQUAL} a.function AND {_same("owner_id")} AND {_same("secret_names")}))"""
+
+
+def _ending(column: str) -> str:
+    """Gives SQL for what the latest outcome of an access says in a column; NULL if it has none."""
+    return (
+        f"(SELECT o.{column} FROM secretproxy.access_log o WHERE {OWN_OUTCOME}"  # noqa: S608 - constant text
+        " ORDER BY o.at DESC, o.seq DESC LIMIT 1)"
+    )
+
+
 # How an access ended: `a` is its row, `o` the outcome of its statement.
 OUTCOME = f"CASE WHEN a.event {EQUAL} 'direct' THEN 'ok' ELSE coalesce(o.outcome, a.outcome, 'unknown') END"
 # An attempt's role and user are known when its calls have testified; a call, direct or not, has its own.
@@ -50,8 +78,27 @@ _SEVERAL = {
 _UNMASKED = 2**31
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _UUID = re.compile(r"[0-9a-f]{1,32}")
+_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+# What a row alone does not show: it needs the outcome of its statement.
+_ENDED = ("jwt_user", "role", "sqlstate", "calls", "duration")
 # Options that take a uuid, and their columns.
-UUIDS = {"owner": "owner_id", "jwt_user": "accessed_by", "session": "session_id"}
+UUIDS = {"owner": "owner_id", "jwt_user": "accessed_by", "session": "session_id", "instance": "instance", "id": "id"}
+# What an access itself says: the filter's field, and the column that is to be the same.
+_SAME = {
+    "database": "database", "stored": "encoding", "how": "event", "protocol": "protocol", "fingerprint": "fingerprint",
+}  # fmt: skip
+_NUMBERS = {"port": "client_port", "statement": "statement_no", "seq": "seq"}
+# What only the outcome may say of an attempt.
+_OF_ATTEMPT = f"CASE WHEN a.event {EQUAL} 'attempt' THEN {{}} ELSE a.{{}} END"
+_OUTCOME_OF_ACCESS = {
+    "role": _OF_ATTEMPT.format(_ending("role"), "role"),
+    "sqlstate": f"coalesce({_ending('sqlstate')}, a.sqlstate)",
+    "calls": (
+        f"CASE WHEN a.event {EQUAL} ANY (ARRAY['call', 'direct']::pg_catalog.text[]) THEN 1"
+        f" WHEN a.event {EQUAL} 'access' THEN a.calls ELSE {_ending('calls')} END"
+    ),
+    "duration": f"coalesce({_ending('duration')}, a.duration)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +114,8 @@ class Condition:
 class Filter:
     """The filter of a review; None matches everything.
 
-    `secret`: a name; `client`: an address or a network; uuids may be prefixes.
+    `secret`: a name; `client`: an address or a network; uuids may be prefixes; `via`: a function on the call path;
+    `duration`: seconds that it took at least; `stored`: how the value is stored; `how`: the event that it is.
 
     Names are as people know them, or as the log has them; `encoding` is that of the log's database.
     """
@@ -84,12 +132,30 @@ class Filter:
     client: str | None = None
     application: str | None = None
     session: str | None = None
+    role: str | None = None
+    sqlstate: str | None = None
+    calls: str | None = None
+    duration: str | None = None
+    database: str | None = None
+    stored: str | None = None
+    via: str | None = None
+    how: str | None = None
+    protocol: str | None = None
+    fingerprint: str | None = None
+    port: str | None = None
+    statement: str | None = None
+    instance: str | None = None
+    seq: str | None = None
+    id: str | None = None
     encoding: str = "UTF8"
 
     def conditions(self, secret: str = "") -> list[Condition]:
         """Gives what a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for
         nonsense."""
-        return [*self._of_secret(secret), *self._of_user(), *self._of_call(), *self._of_client()]
+        return [
+            *self._of_secret(secret), *self._of_user(), *self._of_call(), *self._of_client(), *self._of_row(),
+            *self._of_ending(),
+        ]  # fmt: skip
 
     def _of_secret(self, secret: str) -> list[Condition]:
         found: list[Condition] = []
@@ -138,6 +204,51 @@ class Filter:
             found += _uuid("a.session_id", "--session", self.session)
         return found
 
+    def _of_row(self) -> list[Condition]:
+        found: list[Condition] = []
+        known = {"stored": STORED_AS, "how": KINDS, "protocol": PROTOCOLS}
+        for option, column in _SAME.items():
+            value = getattr(self, option)
+            if value is None:
+                continue
+            if option in known:
+                found.append(Condition(f"a.{column} {EQUAL} ?", one_of(f"--{option}", value, known[option])))
+            else:
+                found.append(self._named(f"a.{column}", value))
+        for option, column in _NUMBERS.items():
+            value = getattr(self, option)
+            if value is not None:
+                found.append(Condition(f"a.{column} {EQUAL} ?::pg_catalog.int8", whole_number(f"--{option}", value)))
+        if self.via is not None:
+            bare = "pg_catalog.split_part(v.name, '(', 1)"
+            text = (
+                "EXISTS (SELECT FROM pg_catalog.unnest(a.via) AS v (name)"
+                f" WHERE v.name {EQUAL} ?::pg_catalog.text OR {bare} {EQUAL} ?::pg_catalog.text)"
+            )
+            found.append(Condition(text, spellings(self.via, self.encoding)[0]))
+        if self.instance is not None:
+            found += _uuid("a.instance", "--instance", self.instance)
+        if self.id is not None:
+            found += _uuid("a.id", "--id", self.id)
+        return found
+
+    def _of_ending(self) -> list[Condition]:
+        found: list[Condition] = []
+        texts = _OUTCOME_OF_ACCESS
+        if self.role is not None:
+            found.append(self._named(f"({texts['role']})", self.role))
+        if self.sqlstate is not None:
+            if not _SQLSTATE.fullmatch(self.sqlstate):
+                raise ConfigError("--sqlstate: five digits or capital letters, such as 42501")
+            found.append(Condition(f"{texts['sqlstate']} {EQUAL} ?", self.sqlstate))
+        if self.calls is not None:
+            number = whole_number("--calls", self.calls)
+            found.append(Condition(f"({texts['calls']}) {EQUAL} ?::pg_catalog.int8", number))
+        if self.duration is not None:
+            text = f"{texts['duration']} {AT_LEAST} ?::pg_catalog.float8"
+            found.append(Condition(text, _seconds("--duration", self.duration)))
+        return found
+
     def _named(self, column: str, name: str) -> Condition:
         forms = spellings(name, self.encoding)
         if len(forms) == 1:
@@ -154,7 +265,20 @@ class Filter:
     @property
     def needs_outcome(self) -> bool:
         """Says whether the row alone cannot show that it matches."""
-        return bool(self.outcome) or self.jwt_user is not None
+        return bool(self.outcome) or any(getattr(self, name) is not None for name in _ENDED)
+
+    def asked(self) -> dict[str, str]:
+        """Gives what was asked for, by the names of its fields, as a manifest names it."""
+        given = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "encoding"}
+        return {
+            name: ",".join(value) if isinstance(value, tuple) else str(value)
+            for name, value in given.items()
+            if value not in (None, ())
+        }
+
+    def before_its_end(self) -> Filter:
+        """Gives the filter without what only an outcome has to tell."""
+        return self.but(outcome=(), **dict.fromkeys(_ENDED))
 
     def but(self, **changes: Any) -> Filter:
         return dataclasses.replace(self, **changes)
@@ -163,7 +287,14 @@ class Filter:
         """Says whether an access, with its outcome, matches: the same as the conditions in SQL."""
         function = access["function"] or ""
         bare = function.partition("(")[0]
-        names = {"db_user": self.user, "application_name": self.application}
+        names = {
+            "db_user": self.user, "application_name": self.application, "database": self.database, "role": self.role,
+            "fingerprint": self.fingerprint,
+        }  # fmt: skip
+        same = {"encoding": self.stored, "how": self.how, "protocol": self.protocol, "sqlstate": self.sqlstate}
+        numbers = {
+            "client_port": self.port, "statement_no": self.statement, "seq": self.seq, "calls": self.calls,
+        }  # fmt: skip
         return (
             (self.operation is None or access["operation"] == self.operation)
             and all(name is None or access[column] in spellings(name, self.encoding) for column, name in names.items())
@@ -177,7 +308,18 @@ class Filter:
             and (self.function is None or self.function in (function, bare, bare.removeprefix("encrypted_secrets.")))
             and (not self.outcome or access["outcome"] in self.outcome)
             and (self.client is None or _within(access["client_addr"], self.client))
+            and all(value is None or access[column] == value for column, value in same.items())
+            and all(value is None or access[column] == whole_number(column, value) for column, value in numbers.items())
+            and (self.duration is None or self._took_long(access["duration"]))
+            and (self.via is None or self._went_by(access["via"] or ()))
         )
+
+    def _took_long(self, seconds: float | None) -> bool:
+        return seconds is not None and seconds >= _seconds("--duration", self.duration or "")
+
+    def _went_by(self, path: Iterable[str | None]) -> bool:
+        wanted = spellings(self.via or "", self.encoding)[0]
+        return any(name is not None and wanted in (name, name.partition("(")[0]) for name in path)
 
 
 def _uuid(column: str, option: str, text: str, *, of_outcome: bool = False) -> list[Condition]:
@@ -261,6 +403,20 @@ def uuid_range(option: str, text: str) -> tuple[uuid.UUID, uuid.UUID]:
             f"{option}: not a uuid or the beginning of one, such as 6a8f3b1e-5c0d-4b0e-9a57-0d6b1c2f3a44 or 6a8f3b1e"
         )
     return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
+
+
+def whole_number(option: str, text: str) -> int:
+    """Reads a number that a column of the log can hold. Raises ConfigError."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ConfigError(f"{option}: not a whole number")
+    return int(text)
+
+
+def _seconds(option: str, text: str) -> float:
+    """Reads a number of seconds, which may be a fraction. Raises ConfigError."""
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ConfigError(f"{option}: not a number of seconds, such as 0.25")
+    return float(text)
 
 
 def one_of(option: str, text: str, known: tuple[str, ...]) -> str:

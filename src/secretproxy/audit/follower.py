@@ -153,7 +153,7 @@ class Endings:
     def __init__(self, wanted: Filter, wait: float) -> None:
         self._wanted = wanted
         # Of an access alone: what its outcome has to tell comes later.
-        self._before = wanted.but(outcome=(), jwt_user=None)
+        self._before = wanted.before_its_end()
         self._wait = wait
         self._waiting: dict[Any, tuple[dict[str, Any], float]] = {}
         self._running: dict[Any, dict[str, Any]] = {}

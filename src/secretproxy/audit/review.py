@@ -18,11 +18,14 @@ import asyncpg
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import (
     ACCESSED_BY,
+    EARLIEST,
     EQUAL,
     FIRST_NAME,
     LATER_NAME,
     OUTCOME,
+    OWN_OUTCOME,
     ROLE,
+    STATEMENT,
     UUIDS,
     Condition,
     Filter,
@@ -36,20 +39,6 @@ from secretproxy.config import ConfigError
 
 # A statement's rows of another month are looked for in later months only; a clock that was set back is allowed for.
 SET_BACK = timedelta(days=1)
-# In hours: to subtract a day PostgreSQL uses the calendar, which takes longer than the rest of a join's work for a row.
-EARLIEST = "{}.at OPERATOR(pg_catalog.>=) (a.at OPERATOR(pg_catalog.-) interval '24 hours')"
-STATEMENT = f"o.session_id {EQUAL} a.session_id AND o.statement_no {EQUAL} a.statement_no AND o.event {EQUAL} 'outcome'"
-
-
-def _same(column: str) -> str:
-    return f"(o.{column} {EQUAL} a.{column} OR (o.{column} IS NULL AND a.{column} IS NULL))"
-
-
-# A statement whose attempts did different things has an outcome for each of them, which names it. All say alike how the
-# statement ended.
-OWN_OUTCOME = f"""{STATEMENT} AND {EARLIEST.format("o")}
-   AND (o.function IS NULL OR a.event OPERATOR(pg_catalog.<>) 'attempt'
-        OR (o.function {EQUAL} a.function AND {_same("owner_id")} AND {_same("secret_names")}))"""
 ACCESS_COLUMNS = f"""
 SELECT a.at, a.db_user, {ROLE} AS role, {ACCESSED_BY} AS accessed_by,
        a.operation, a.function, a.owner_id, a.secret_names, {OUTCOME} AS outcome,
@@ -417,7 +406,7 @@ async def story(connection: Any, session: uuid.UUID) -> AsyncIterator[Any]:
 
 
 def _events(wanted: Filter, kinds: tuple[str, ...]) -> Question:
-    if wanted.outcome or wanted.jwt_user:
+    if wanted.needs_outcome:
         raise ConfigError(
             "events have no outcome of their own: filter by time, user, function, client, application or session"
         )
@@ -460,14 +449,26 @@ async def how_many_events(connection: Any, wanted: Filter, kinds: tuple[str, ...
 
 
 async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
-    """Gives the log's rows with every column, in the order in which they are verified."""
+    """Gives the log's rows with every column, in the order in which they are verified.
+
+    A filter that a row alone does not show gives the accesses that match, each with the outcomes that say so. Raises
+    ConfigError."""
+    wanted = await resolved(connection, wanted)
+    columns = ", ".join(f"a.{name}" for name in NAMES)
     if wanted.needs_outcome:
-        raise ConfigError(
-            "an export takes whole rows: filter by time, owner, secret, user, operation, client, application or session"
-        )
-    where, values = conditions_of((await resolved(connection, wanted)).conditions(), 0)
-    query = f"SELECT {', '.join(f'a.{name}' for name in NAMES)} FROM secretproxy.access_log a"  # noqa: S608
-    async for row in connection.each(f"{query} WHERE true{where} ORDER BY a.instance, a.seq, a.at", *values):
+        found = question(wanted, None)
+        # A row of the log may come twice: an outcome is that of each access of its statement.
+        source = f"""(WITH w AS MATERIALIZED ({found.sql})
+SELECT DISTINCT ON (a.instance, a.seq, a.at, a.id) a.*
+  FROM (SELECT * FROM w UNION ALL
+        SELECT o.* FROM w AS a JOIN secretproxy.access_log AS o ON {OWN_OUTCOME}) AS a
+ ORDER BY a.instance, a.seq, a.at, a.id) AS a"""  # noqa: S608 - constant text
+        where, values = "", found.values
+    else:
+        source = LOG
+        where, values = conditions_of(wanted.conditions(), 0)
+    query = f"SELECT {columns} FROM {source} WHERE true{where} ORDER BY a.instance, a.seq, a.at"  # noqa: S608
+    async for row in connection.each(query, *values):
         yield row
 
 

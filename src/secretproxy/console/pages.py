@@ -18,7 +18,8 @@ from secretproxy.audit import chains, counting, exporting, review, reviews, subj
 from secretproxy.audit.checkpoints import public_key_of
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.evidence import Month, archive, incident_archive, packed
-from secretproxy.audit.filters import OPERATIONS, OUTCOMES, Filter, moment
+from secretproxy.audit.filters import KINDS as HOW
+from secretproxy.audit.filters import OPERATIONS, OUTCOMES, PROTOCOLS, STORED_AS, Filter, moment
 from secretproxy.audit.forms import MEDIA, has_parquet, rows_file
 from secretproxy.audit.log_state import log_state
 from secretproxy.audit.paging import Cursor, newest
@@ -28,7 +29,7 @@ from secretproxy.console.app import Entry, Visit
 from secretproxy.console.integrity import MOST_AT_ONCE, Check
 from secretproxy.console.live import live
 from secretproxy.console.parts import Part
-from secretproxy.console.query import FIELDS, filter_of, query_of
+from secretproxy.console.query import FIELDS, OFTEN, SELDOM, filter_of, query_of
 from secretproxy.console.reading import Watch
 from secretproxy.install import InstallError
 from secretproxy.ops.doctor import examine
@@ -40,7 +41,9 @@ DOWNLOAD_SECONDS = 600
 # Lines of a table that has no second page.
 MOST_LINES = 200
 SPANS = (("1h", "hour"), ("24h", "day"), ("7d", "week"), ("30d", "month"), ("90d", "quarter"))
-CHOICES = {"operation": OPERATIONS, "outcome": OUTCOMES}
+CHOICES = {
+    "operation": OPERATIONS, "outcome": OUTCOMES, "stored": STORED_AS, "how": HOW, "protocol": PROTOCOLS,
+}  # fmt: skip
 KINDS = (*review.UNUSUAL, "direct")
 # What each side of a comparison is chosen by.
 _SIDE = ("since", "until", "application", "user")
@@ -152,8 +155,9 @@ async def accesses(visit: Visit) -> Response:
 
     parts = {"rows": Part("accesses-rows.html", "Looking for accesses that match …", rows)}
     return await visit.stream(
-        "accesses.html", parts, title="Accesses", query=query, fields=FIELDS, choices=CHOICES, parquet=has_parquet()
-    )
+        "accesses.html", parts, title="Accesses", query=query, often=("since", "until", *OFTEN), seldom=SELDOM,
+        choices=CHOICES, parquet=has_parquet(),
+    )  # fmt: skip
 
 
 async def download(visit: Visit) -> Response:
@@ -180,14 +184,9 @@ async def download(visit: Visit) -> Response:
 async def proven(visit: Visit) -> Response:
     """Downloads the log's own rows of a filter with their manifest, as `audit export` makes both, in a zip."""
     kind = visit.query.get("format", "jsonl")
-    query = query_of(visit.query)
-    wanted = filter_of(query)
-    if wanted.needs_outcome:
-        raise ConfigError(
-            "a download with proof takes whole rows of the log, which have no outcome: leave out outcome and jwt user"
-        )
+    wanted = filter_of(query_of(visit.query))
     file = rows_file("format", kind, NAMES)
-    filters = {name: str(getattr(wanted, name)) for name in query}
+    filters = wanted.asked()
     signer = exporting.signer_at_hand(visit.console.settings.audit.checkpoint_key_file)
     async with visit.reader.connection() as connection:
         wanted = await review.resolved(connection, wanted)

@@ -8,7 +8,13 @@ from typing import Any
 from secretproxy.audit.filters import Filter, moment
 from secretproxy.config import ConfigError
 
-FIELDS = ("user", "secret", "owner", "operation", "outcome", "application", "client", "function", "jwt_user", "session")
+# What is asked about most, and what else an access has: a field for each column.
+OFTEN = ("user", "secret", "owner", "operation", "outcome", "application", "client", "function", "jwt_user", "session")
+SELDOM = (
+    "role", "sqlstate", "calls", "duration", "database", "stored", "via", "how", "protocol", "fingerprint", "port",
+    "statement", "instance", "seq", "id",
+)  # fmt: skip
+FIELDS = OFTEN + SELDOM
 
 
 def filter_of(query: Mapping[str, str]) -> Filter:

@@ -19,32 +19,37 @@ from secretproxy.config import ConfigError, load_settings, review_database
 _CHUNK = 500
 
 
+@opt.with_more_filters
 def export(
     output: Path = typer.Argument(..., metavar="FILE", help="File to write; - is standard output."),
     form: str = typer.Option("jsonl", "--format", "-f", metavar="FORM", help="jsonl, csv or parquet."),
     raw: bool = opt.RAW,
     since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER,
     secret: str | None = opt.SECRET,
-    user: str | None = opt.USER, operation: str | None = opt.OPERATION, client: str | None = opt.CLIENT,
-    session: str | None = opt.SESSION,
+    user: str | None = opt.USER, jwt_user: str | None = opt.JWT, function: str | None = opt.FUNCTION,
+    operation: str | None = opt.OPERATION, outcome: list[str] | None = opt.OUTCOME, client: str | None = opt.CLIENT,
+    application: str | None = opt.APPLICATION, session: str | None = opt.SESSION,
     dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
     manifest: Path | None = typer.Option(None, "--manifest", metavar="FILE", help=
         "Manifest's file; default: FILE.manifest.json."),
+    **more: str | None,
 ) -> None:  # fmt: skip
     """Write the log's rows, with their hashes, to a file.
 
     A manifest next to the file describes its content, so that a part can be verified and a cut is detected. It is
-    signed where audit.checkpoint_key_file is there."""
+    signed where audit.checkpoint_key_file is there. --outcome, --jwt-user, --role, --sqlstate, --calls and --duration
+    give the accesses that match, each with the outcomes of its statement; other filters give single rows."""
+    # Long because its options are declared here, one a line.
     from secretproxy.audit import exporting, exports, forms, review
     from secretproxy.audit.columns import NAMES
 
     if form == "parquet" and str(output) == "-":
         raise ConfigError("--format parquet needs a file")
     file = forms.rows_file("--format", form, NAMES, raw=raw)
-    given = {"since": since, "until": until, "owner": owner, "secret": secret, "user": user, "operation": operation,
-             "client": client, "session": session}  # fmt: skip
-    wanted = opt.filtered(**given)
-    filters = {name: str(getattr(wanted, name)) for name, value in given.items() if value is not None}
+    wanted = opt.filtered(
+        since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function,
+        operation=operation, outcome=outcome, client=client, application=application, session=session, **more,
+    )  # fmt: skip
     database = review_database(dsn, config)
     signer = exporting.signer_at_hand(load_settings(config).audit.checkpoint_key_file)
     place = manifest or (exports.manifest_file(output) if str(output) != "-" else None)
@@ -56,7 +61,9 @@ def export(
             rows = exporting.tallied(review.rows(connection, wanted), tally)
             await _write_rows(rows, output, file)
             if place is not None:
-                made = await exporting.manifest_of(connection, tally, filters, form, made_at, signer)
+                made = await exporting.manifest_of(
+                    connection, tally, wanted.asked(), form, made_at, signer, accesses=wanted.needs_outcome
+                )
                 _write(place, made)
             await tell_place(connection)
 

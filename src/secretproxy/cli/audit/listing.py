@@ -138,6 +138,7 @@ class Listing:
             print_line(self._console, "; ".join(part for part in (short, left) if part), "dim")
 
 
+@opt.with_more_filters
 def list_(
     since: str | None = opt.SINCE, until: str | None = opt.UNTIL, owner: str | None = opt.OWNER,
     secret: str | None = opt.SECRET,
@@ -150,7 +151,7 @@ def list_(
     as_json: bool = opt.JSON_LINES, as_csv: bool = opt.CSV, raw: bool = opt.RAW,
     spool: Path | None = typer.Option(None, "--spool", metavar="DIR", help=
         "Read the events that wait in a spool instead of the log."),
-    dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
+    dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG, **more: str | None,
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
     # Long because its options are declared here, one a line.
@@ -159,7 +160,7 @@ def list_(
     wanted = opt.filtered(
         since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function,
         operation=operation,
-        outcome=outcome, client=client, application=application, session=session,
+        outcome=outcome, client=client, application=application, session=session, **more,
     )  # fmt: skip
     if as_json and as_csv:
         raise ConfigError("--json and --csv: give one of them")

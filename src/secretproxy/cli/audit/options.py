@@ -6,8 +6,10 @@ What is imported for the work alone is imported when it is done: `--help` must n
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import typer
@@ -74,7 +76,53 @@ LINES = typer.Option(
     min=0,
     help="Lines of each table; 0: all. Default: 10 in a terminal, all elsewhere.",
 )
+# Options for the other columns of an access, by the fields of the filter.
+_MORE = {
+    "role": ("NAME", "Role that the call ran as, where it is not the login."),
+    "sqlstate": ("CODE", "SQLSTATE of an error, such as 42501."),
+    "calls": ("N", "How often the call ran."),
+    "duration": ("SECONDS", "Statements that took at least this long."),
+    "database": ("NAME", "Database of the session."),
+    "stored": ("HOW", "How the value is stored: pgp, crypt or none."),
+    "via": ("FUNCTION", "Function on the path of the call."),
+    "how": ("KIND", "attempt, access, call, direct or refusal."),
+    "protocol": ("KIND", "simple, extended or fastpath."),
+    "fingerprint": ("TEXT", "Fingerprint of the statement."),
+    "port": ("N", "Client's port."),
+    "statement": ("N", "Number of the statement in its session."),
+    "instance": ("UUID", "Chain: the process that wrote the row, or a unique prefix of it."),
+    "seq": ("N", "Number of the row in its chain."),
+    "id": ("UUID", "Row's own id."),
+}
 _Result = TypeVar("_Result")
+
+
+def with_more_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes `**more` an option for each other column of an access."""
+    more = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=typer.Option(None, f"--{name}", metavar=metavar, help=text),
+            annotation="str | None",
+        )
+        for name, (metavar, text) in _MORE.items()
+    ]
+
+    @functools.wraps(command)
+    def made(**given: Any) -> None:
+        command(**given)
+
+    signature = inspect.signature(command)
+    kept = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    made.__annotations__ = {
+        **{name: hint for name, hint in command.__annotations__.items() if name != "more"},
+        **{one.name: one.annotation for one in more},
+    }
+    made.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in kept), *more]
+    )
+    return made
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:

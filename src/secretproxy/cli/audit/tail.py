@@ -15,6 +15,7 @@ from secretproxy.cli.audit.showing import how_ended, in_full, names_of, origin, 
 from secretproxy.config import review_database
 
 
+@opt.with_more_filters
 def tail(
     owner: str | None = opt.OWNER, secret: str | None = opt.SECRET, user: str | None = opt.USER,
     jwt_user: str | None = opt.JWT,
@@ -24,7 +25,7 @@ def tail(
         2.0, "--wait", metavar="SECONDS", min=0.0,
         help="Seconds before an unfinished access is shown as running; it is shown again when it has ended.",
     ),
-    as_json: bool = opt.JSON_LINES, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG,
+    as_json: bool = opt.JSON_LINES, dsn: str | None = opt.DSN, config: Path | None = opt.CONFIG, **more: str | None,
 ) -> None:  # fmt: skip
     """Follow accesses as they happen."""
     # Long because its options are declared here, one a line.
@@ -35,7 +36,7 @@ def tail(
     wanted = opt.filtered(
         owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function, operation=operation,
         outcome=outcome,
-        client=client, application=application, session=session,
+        client=client, application=application, session=session, **more,
     )  # fmt: skip
 
     database = review_database(dsn, config)
