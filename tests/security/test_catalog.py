@@ -7,15 +7,22 @@ One database holds an object of every kind that can lead to a secret function; t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 
+from secretproxy.connections import connect
+from secretproxy.detect.dependencies import Dependencies
+from secretproxy.detect.tree import Monitored
 from secretproxy.install import install
+from secretproxy.proxy.catalog import queries, reading
+from secretproxy.proxy.catalog.reading import MOST_FAILURES, PART, Parts
 from tests.conftest import Backend
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
@@ -25,6 +32,7 @@ OWNER = "00000000-0000-4000-8000-00000000000c"
 GETTER = "encrypted_secrets.secrets_getter(uuid,text,text)"
 OBJECTS = (Path(__file__).parent / "catalog.sql").read_text()
 KNOWN = "catalog says what leads to secret functions"
+MONITORED = Monitored(("encrypted_secrets",), (("secrets_schema", "secrets_table"),))
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +246,7 @@ def test_a_catalog_that_cannot_be_read_is_said_once_and_testimony_covers(
     with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
         admin.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
         admin.execute(f"GRANT CONNECT ON DATABASE {database} TO app_user")
-        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.2)
+        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.05)
         proxy.start()
         try:
             proxy.wait_for_text("access log can be written")
@@ -267,12 +275,6 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
     postgres: Backend, database: str
 ) -> None:
     """One function is dropped between two questions, and the server cannot make the definition of another any more."""
-    import asyncpg
-
-    from secretproxy.connections import connect
-    from secretproxy.detect.tree import Monitored
-    from secretproxy.proxy.catalog import queries, reading
-
     dropped = [f"vanishing_{number}" for number in range(5)]
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
         for name in dropped:
@@ -288,27 +290,158 @@ async def test_objects_that_disappear_while_they_are_read_cost_themselves_alone(
                 return await super().fetch(query, *values, **options)
 
         connection = await connect(postgres.dsn(database=database), "test", timeout=10, connection_class=Between)
-        monitored = Monitored(("encrypted_secrets",), (("secrets_schema", "secrets_table"),))
-        leads, _ = await reading.read(connection, monitored, 1)
+        leads = (await reading.read(connection, MONITORED, 1)).leads
         await connection.close()
     assert len(leads)
 
 
-async def test_a_question_that_fails_for_one_object_is_asked_again_without_it() -> None:
-    import asyncpg
-
-    from secretproxy.proxy.catalog.reading import PART, in_parts
-
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InternalServerError("cache lookup failed for type 7"),
+        asyncpg.UndefinedObjectError("type with OID 7 does not exist"),
+        asyncpg.UndefinedTableError("relation with OID 7 does not exist"),
+        asyncpg.LockNotAvailableError("canceling statement due to lock timeout"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_question_that_fails_for_one_object_is_asked_again_without_it(error: Exception) -> None:
     asked: list[int] = []
 
     async def fetch(part: Any) -> list[Any]:
         asked.append(len(part))
         if 7 in part or 900 in part:
-            raise asyncpg.InternalServerError("cache lookup failed for type 7")
+            raise error
         return list(part)
 
-    assert await in_parts(range(1000), fetch) == [number for number in range(1000) if number not in (7, 900)]
+    parts = Parts()
+    found, more = await parts.fetch(range(1000), fetch)
+    assert found == [number for number in range(1000) if number not in (7, 900)]
+    assert (parts.left_out, more) == ([7, 900], False)
     assert max(asked) <= PART
+
+
+async def test_a_reading_is_bounded_whatever_fails_and_however_much_there_is() -> None:
+    asked = 0
+
+    async def fails(part: Any) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        raise asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
+
+    async def works(part: Any) -> list[Any]:
+        return list(part)
+
+    parts = Parts()
+    assert await parts.fetch(range(10_000), fails) == ([], False)
+    assert len(parts.left_out) == 10_000 and asked < MOST_FAILURES + 10_000 / PART + 20
+    assert await Parts().fetch(range(10_000), works, 300) == (list(range(400)), True)
+
+
+async def test_what_a_migration_has_locked_costs_itself_alone(postgres: Backend, database: str) -> None:
+    """The text of a parsed body is made under a lock on what it names."""
+    with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
+        admin.execute("CREATE TABLE public.migrated (id int)")
+        admin.execute(
+            "CREATE FUNCTION public.over_migrated() RETURNS text LANGUAGE sql "
+            "BEGIN ATOMIC SELECT public.wrapped('a') FROM public.migrated; END"
+        )
+        connection = await connect(
+            postgres.dsn(database=database), "test", timeout=10, settings={"lock_timeout": "100ms"}
+        )
+        with psycopg.connect(postgres.dsn(database=database)) as migration:
+            migration.execute("ALTER TABLE public.migrated ADD COLUMN more int")
+            meanwhile = await reading.read(connection, MONITORED, 1)
+            migration.rollback()
+        after = await reading.read(connection, MONITORED, 2)
+        await connection.close()
+        admin.execute("DROP FUNCTION public.over_migrated")
+        admin.execute("DROP TABLE public.migrated")
+    assert meanwhile.left_out == 1 and after.left_out == 0
+    # By its dependency on public.wrapped it is known all the same; what its body shows of others comes later.
+    assert {"seen", "wrapped", "over_migrated"} <= names(after.leads)
+    assert names(after.leads) - names(meanwhile.leads) <= {"over_migrated"}
+
+
+# A statement that makes an object that leads to a secret function, and those that replace, rename and drop it.
+PASSING = [
+    ("CREATE FUNCTION passing_text() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN wrapped('a'); END$$",
+     "CREATE OR REPLACE FUNCTION passing_text() RETURNS text LANGUAGE sql AS $$SELECT 'a'$$", "DROP FUNCTION passing_text"),
+    ("CREATE FUNCTION passing_parsed() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT wrapped('a'); END",
+     "ALTER FUNCTION passing_parsed() RENAME TO passed_parsed", "DROP FUNCTION passed_parsed"),
+    ("CREATE VIEW passing_view AS SELECT wrapped('a') AS v",
+     "CREATE OR REPLACE VIEW passing_view AS SELECT 'a'::text AS v", "DROP VIEW passing_view"),
+    ("CREATE RULE passing_rule AS ON UPDATE TO items DO ALSO SELECT wrapped('a')",
+     "ALTER RULE passing_rule ON items RENAME TO passed_rule", "DROP RULE passed_rule ON items"),
+    ("CREATE TRIGGER passing_trigger AFTER UPDATE ON items EXECUTE FUNCTION tell()",
+     "ALTER TRIGGER passing_trigger ON items RENAME TO passed_trigger", "DROP TRIGGER passed_trigger ON items"),
+    ("CREATE POLICY passing_policy ON policed USING (wrapped('a') IS NULL)",
+     "ALTER POLICY passing_policy ON policed USING (true)", "DROP POLICY passing_policy ON policed"),
+    ("CREATE TYPE passing_type AS (v strict_text)", "ALTER TYPE passing_type RENAME TO passed_type", "DROP TYPE passed_type"),
+    ("CREATE DOMAIN passing_domain AS text CHECK (wrapped(VALUE) IS NULL)",
+     "ALTER DOMAIN passing_domain DROP CONSTRAINT passing_domain_check", "DROP DOMAIN passing_domain"),
+    ("CREATE CAST (text_of_item AS items) WITH FUNCTION back(text_of_item)",
+     "CREATE OR REPLACE FUNCTION back(text_of_item) RETURNS items LANGUAGE sql AS 'SELECT NULL::items'",
+     "DROP CAST (text_of_item AS items)"),
+    ("CREATE OPERATOR ==>> (FUNCTION = reads, LEFTARG = uuid, RIGHTARG = text)",
+     "ALTER OPERATOR ==>> (uuid, text) SET SCHEMA other", "DROP OPERATOR other.==>> (uuid, text)"),
+    ("CREATE EVENT TRIGGER passing_event ON ddl_command_start WHEN TAG IN ('CREATE SERVER') EXECUTE FUNCTION announce()",
+     "ALTER EVENT TRIGGER passing_event DISABLE", "DROP EVENT TRIGGER passing_event"),
+    ("ALTER TABLE items ADD COLUMN passing_column text DEFAULT wrapped('a')",
+     "ALTER TABLE items ALTER passing_column SET DEFAULT 'a'", "ALTER TABLE items DROP COLUMN passing_column"),
+    ("CREATE INDEX passing_index ON items (steady(name))", "ALTER INDEX passing_index RENAME TO passed_index", "DROP INDEX passed_index"),
+    ("CREATE STATISTICS passing_statistics ON steady(name), id FROM items", "ALTER STATISTICS passing_statistics RENAME TO passed_statistics",
+     "DROP STATISTICS passed_statistics"),
+]  # fmt: skip
+
+
+async def test_whatever_changes_between_two_questions_costs_itself_alone(postgres: Backend, database: str) -> None:
+    """An object of each kind is there at the first question, is another after it and is gone after the next."""
+    with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
+        before = names((await whole(postgres.dsn(database=database))).leads)
+        admin.execute(
+            "CREATE FUNCTION back(text_of_item) RETURNS items LANGUAGE plpgsql AS 'BEGIN PERFORM wrapped(''a''); END'"
+        )
+        admin.execute(
+            "CREATE FUNCTION announce() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM wrapped(''a''); END'"
+        )
+        for at in range(8):
+            for made, *_ in PASSING:
+                admin.execute(made)
+            left = [[changed for _, changed, _ in PASSING], [dropped for *_, dropped in PASSING]]
+
+            def step(number: int, at: int = at, left: list[list[str]] = left) -> None:
+                if number >= at and left:
+                    for statement in left.pop(0):
+                        admin.execute(statement)
+
+            found = await whole(postgres.dsn(database=database), step)
+            assert before <= names(found.leads), at
+            for statements in left:
+                for statement in statements:
+                    admin.execute(statement)
+        admin.execute("DROP FUNCTION back, announce")
+        assert names((await whole(postgres.dsn(database=database))).leads) == before
+
+
+async def whole(dsn: str, between: Callable[[int], None] = lambda number: None) -> reading.Reading:
+    """Reads a catalog; calls `between` with the number of each question before it is asked."""
+    asked = itertools.count()
+
+    class Between(asyncpg.Connection):  # type: ignore[misc]
+        async def fetch(self, query: str, *values: Any, **options: Any) -> Any:
+            between(next(asked))
+            return await super().fetch(query, *values, **options)
+
+    connection = await connect(dsn, "test", timeout=10, connection_class=Between)
+    try:
+        return await reading.read(connection, MONITORED, 1)
+    finally:
+        await connection.close()
+
+
+def names(leads: Dependencies) -> set[str]:
+    return {*leads.functions, *leads.relations, *leads.operators, *leads.types}
 
 
 def test_a_physical_replication_session_makes_nobody_log_in_to_a_database(
@@ -337,10 +470,10 @@ def test_a_physical_replication_session_makes_nobody_log_in_to_a_database(
             admin.execute("DROP ROLE streamer")
 
 
-def test_a_database_that_is_dropped_is_nothing_to_warn_of(postgres: Backend, tmp_path: Path) -> None:
+def test_a_database_that_is_dropped_renamed_or_closed_is_nothing_to_warn_of(postgres: Backend, tmp_path: Path) -> None:
     with psycopg.connect(postgres.dsn(), autocommit=True) as admin:
         admin.execute("CREATE DATABASE passing")
-        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.3)
+        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.1)
         proxy.start()
         try:
             proxy.wait_for_text("access log can be written")
@@ -352,7 +485,48 @@ def test_a_database_that_is_dropped_is_nothing_to_warn_of(postgres: Backend, tmp
             admin.execute("CREATE DATABASE passing")
             with psycopg.connect(proxy.dsn("postgres", "passing"), autocommit=True) as session:
                 session.execute("SELECT 1")
-            assert proxy.text().count("not there any more") <= 1 and "catalog cannot be read" not in proxy.text()
+            admin.execute("ALTER DATABASE passing RENAME TO passed")
+            with psycopg.connect(proxy.dsn("postgres", "passed"), autocommit=True) as session:
+                # Nobody is let in any more, and who is there stays.
+                admin.execute("ALTER DATABASE passed ALLOW_CONNECTIONS false")
+                proxy.wait_for_text("the database takes no connections")
+                session.execute("CREATE TABLE changed (id int)")
+                admin.execute("ALTER DATABASE passed ALLOW_CONNECTIONS true")
+            text = proxy.text()
+            assert text.count("not there any more") <= 2 and text.count("takes no connections") == 1
+            assert "catalog cannot be read" not in text
+            assert not [line for line in text.splitlines() if "warning" in line]
         finally:
             proxy.stop()
             admin.execute("DROP DATABASE IF EXISTS passing WITH (FORCE)")
+            admin.execute("DROP DATABASE IF EXISTS passed WITH (FORCE)")
+
+
+def test_a_login_that_is_refused_is_tried_more_and_more_seldom(
+    postgres: Backend, database: str, tmp_path: Path
+) -> None:
+    """The server writes a FATAL for each; what a session defines meanwhile makes no more of them."""
+    with psycopg.connect(postgres.dsn(database="postgres"), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {database} CONNECTION LIMIT 1")
+        proxy = Proxy(tmp_path, postgres.address, postgres.dsn("journal"), postgres.key_file, catalog=0.1)
+        proxy.start()
+        try:
+            proxy.wait_for_text("access log can be written")
+            with psycopg.connect(proxy.dsn(database=database), autocommit=True) as sql:
+                proxy.wait_for_text("CONNECTION LIMIT of the database")
+                before = refusals(postgres)
+                until = time.monotonic() + 2
+                while time.monotonic() < until:
+                    sql.execute("CREATE TEMPORARY TABLE defined (id int)")
+                    sql.execute("DROP TABLE defined")
+                assert refusals(postgres) - before <= 6
+                assert proxy.text().count("catalog cannot be read") == 1
+        finally:
+            proxy.stop()
+            admin.execute(f"ALTER DATABASE {database} CONNECTION LIMIT -1")
+
+
+def refusals(postgres: Backend) -> int:
+    if postgres.server is None:
+        pytest.skip("the server's log is not here")
+    return postgres.server.log.read_text(errors="replace").count("too many connections for database")

@@ -72,7 +72,8 @@ OF_NO_SESSION = {
     "catalog says what leads to secret functions", "certificate not read again, the old one stays", "events could not be written to the access log",
     "internal error", "keys not read again, the old ones stay", "listening", "more leads to secret functions than are kept", "no backend answers",
     "reloaded", "secret functions do not testify", "secret functions testify", "server", "shutting down", "stopped",
-    "the database is not there any more: its catalog is not read", "the testimony key is not proven", "the testimony key is not the database's",
+    "the database is not there any more: its catalog is not read", "the database takes no connections: its catalog is not read",
+    "the testimony key is not proven", "the testimony key is not the database's",
     "the testimony key is the database's", "users not read again, the old ones stay", "worker died, starting another", "worker failed",
 }  # fmt: skip
 

@@ -279,7 +279,7 @@ async def _settled(connection: Any) -> list[Any]:
     """Gives the rows, once each has its outcome: outcomes are written after the answer."""
     deadline = time.monotonic() + 5
     while True:
-        rows: list[Any] = await connection.fetch("SELECT * FROM secretproxy.secret_access")
+        rows: list[Any] = await connection.fetch("SELECT * FROM secretproxy.secret_access ORDER BY at")
         if all(row["outcome"] != "unknown" for row in rows) or time.monotonic() > deadline:
             return rows
         await asyncio.sleep(0.02)

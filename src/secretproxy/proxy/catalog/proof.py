@@ -25,6 +25,7 @@ from secretproxy.install.project import testifying_bodies
 from secretproxy.proxy.backend.itself import LEADS_BACK, leading_back
 from secretproxy.proxy.backend.tls import BackendTls
 from secretproxy.proxy.catalog.reading import connect
+from secretproxy.proxy.catalog.refusal import Refusals, is_cut
 from secretproxy.session.session import Session
 from secretproxy.session.testimony import Keys
 from secretproxy.wire.types import SqlState
@@ -172,10 +173,15 @@ def _helpers(other: Mapping[tuple[str, str], bool]) -> bool:
 class _Known:
     """One database: what was found there, and its sessions."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, every: float) -> None:
+        """Takes the seconds between two proofs."""
         self.database = database
+        self.refusals = Refusals(every)
+        self._every = every
         self.proof: KeyProof | None = None
         self.failure: str | None = None
+        # Whether the last connection was ended.
+        self.cut = False
         # When it was asked last.
         self.at = 0.0
         self.urgent = True
@@ -183,6 +189,11 @@ class _Known:
         self.sessions: set[Session] = set()
         self.wake = asyncio.Event()
         self.asking: asyncio.Task[None] | None = None
+
+    @property
+    def due(self) -> float:
+        """When it is asked again, if nothing happens: later where the server refuses the login."""
+        return self.at + max(self._every, self.refusals.pause)
 
 
 class Proofs:
@@ -267,6 +278,8 @@ class Proofs:
         try:
             self._found(known, await prove(connection, self._keys, database))
         except asyncpg.PostgresError as error:
+            if is_cut(error):
+                raise
             self._failed(known, error)
 
     async def tell_forgery(self, session: Session, session_id: str) -> None:
@@ -302,7 +315,7 @@ class Proofs:
     def _watch(self, database: str, *, urgent: bool = True) -> _Known:
         known = self._all.get(database)
         if known is None:
-            known = self._all[database] = _Known(database)
+            known = self._all[database] = _Known(database, self._every)
             known.urgent = urgent
             self._spawn(self._keep(known))
         return known
@@ -312,12 +325,12 @@ class Proofs:
             while True:
                 if not known.urgent:
                     # From the last proof on, whoever made it: else the reader's last one is twice as old, and stale.
-                    due = known.at + self._every - time.monotonic()
+                    due = known.due - time.monotonic()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(known.wake.wait(), due if due > 0 else self._every)
                 known.wake.clear()
                 wanted = known.sessions or known.database == self._main_database
-                if known.urgent or (wanted and time.monotonic() - known.at >= self._every):
+                if known.urgent or (wanted and time.monotonic() >= known.due):
                     known.urgent = False
                     await self._ask(known)
                     await asyncio.sleep(GAP)
@@ -345,9 +358,16 @@ class Proofs:
 
     def _failed(self, known: _Known, error: Exception) -> None:
         known.at = time.monotonic()
-        cause = cause_of(error)
+        refused = known.refusals.add(error)
+        if refused is None and not known.cut and is_cut(error):
+            # As when somebody drops the database; the second time in a row is said.
+            known.cut = True
+            return
+        cause = refused or cause_of(error)
         if known.failure is None:
-            absent = isinstance(error, ConnectError) and error.sqlstate == SqlState.INVALID_CATALOG_NAME
+            absent = known.refusals.closed or (
+                isinstance(error, ConnectError) and error.sqlstate == SqlState.INVALID_CATALOG_NAME
+            )
             (log.info if absent else log.warning)(
                 "the testimony key is not proven", database=known.database, cause=cause, setting="audit.dsn"
             )
@@ -357,6 +377,8 @@ class Proofs:
         before, known.proof = known.proof, proof
         known.at = time.monotonic()
         known.failure = None
+        known.cut = False
+        known.refusals.clear()
         if proof.key is not None and (before is None or before.key != proof.key):
             log.error(
                 "the testimony key is not the database's",

@@ -224,13 +224,10 @@ SELECT f.ref::pg_catalog.oid AS ref, f.source, f.class::pg_catalog.oid AS class,
        name) WHERE r.schema OPERATOR(pg_catalog.=) n.nspname AND r.name OPERATOR(pg_catalog.=) c.relname)
 """  # noqa: S608 - constant
 
-BODIES = f"""
-SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid AS obj, n.nspname AS schema,
-    p.proname AS name,
-       pg_catalog.replace((pg_catalog.pg_identify_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid,
-           0)).identity, 'pg_catalog.', '') AS identity,
-       l.lanname AS language,
-       {_FUNCTION}
+# Functions that a body leads from: those whose text has one of the words, and those whose body is kept parsed. The text
+# of the latter is made from the catalog, which locks what it names: DEFINITIONS makes it for a few at a time.
+BODIES = """
+SELECT p.oid AS obj
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
       JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
  WHERE p.oid OPERATOR(pg_catalog.>=) 16384 AND p.prokind OPERATOR(pg_catalog.<>) 'a'
@@ -238,14 +235,23 @@ SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid
    AND n.nspname OPERATOR(pg_catalog.!~) '^pg_temp_'
        AND NOT (n.nspname OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.text[]))
        AND NOT (p.oid OPERATOR(pg_catalog.=) ANY ($3::pg_catalog.oid[]))
-   AND CASE WHEN p.prosqlbody IS NULL THEN pg_catalog.lower(p.prosrc)
-   ELSE pg_catalog.lower(pg_catalog.pg_get_function_sqlbody(p.oid)) END OPERATOR(pg_catalog.~) $1
- LIMIT $4
-"""  # noqa: S608 - constant
-
-DEFINITIONS = """
-SELECT a.obj, pg_catalog.pg_get_functiondef(a.obj) AS definition FROM pg_catalog.unnest($1::pg_catalog.oid[]) AS a (obj)
+   AND (p.prosqlbody IS NOT NULL OR pg_catalog.lower(p.prosrc) OPERATOR(pg_catalog.~) $1)
+ ORDER BY p.oid
 """
+
+DEFINITIONS = f"""
+SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS class, p.oid AS obj, n.nspname AS schema,
+    p.proname AS name,
+       pg_catalog.replace((pg_catalog.pg_identify_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid,
+           0)).identity, 'pg_catalog.', '') AS identity,
+       l.lanname AS language, pg_catalog.pg_get_functiondef(p.oid) AS definition,
+       {_FUNCTION}
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+      JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+ WHERE p.oid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+   AND (p.prosqlbody IS NULL
+   OR pg_catalog.lower(pg_catalog.pg_get_function_sqlbody(p.oid)) OPERATOR(pg_catalog.~) $2)
+"""  # noqa: S608 - constant
 
 
 def regular_expression(words: Iterable[str]) -> str:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -26,6 +25,8 @@ MOST_BODIES = 2000
 MOST_ROUNDS = 32
 # Objects that one question is about.
 PART = 200
+# Questions of one reading that may fail because of an object; after that, a part that fails is left out whole.
+MOST_FAILURES = 100
 # Seconds that one question to a catalog may take.
 READ_TIMEOUT = 30.0
 _EXCLUDED = ("secretproxy", "information_schema", "pg_catalog", "pg_toast")
@@ -42,25 +43,37 @@ async def connect(
     """
     addresses = settings.backend.addresses if host is None else [host]
     dsn = settings.audit.dsn
+    # The lock that a parsed body's text needs on what it names is not waited for.
     return await open_connection(
         revealed(dsn),
         "secretproxy catalog",
         timeout=settings.audit.timeout,
         command_timeout=settings.audit.timeout,
-        settings=READING | {"statement_timeout": "20s", "lock_timeout": "1s", SETTING: mark},
+        settings=READING | {"statement_timeout": "20s", "lock_timeout": "100ms", SETTING: mark},
         places=[Place(address.host, None, address.port) for address in addresses],
         database=database,
         tls=tls.context if tls.context is not None and tls.required else None,
     )
 
 
-async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dependencies, bool]:
-    """Reads what leads to a secret function in the database of a connection, and whether there is more than is kept."""
+class Reading(NamedTuple):
+    """One reading: what leads to a secret function, whether there is more than is kept, and how many objects could not
+    be read."""
+
+    leads: Dependencies
+    full: bool
+    left_out: int
+
+
+async def read(connection: Any, monitored: Monitored, version: int) -> Reading:
+    """Reads what leads to a secret function in the database of a connection. Raises asyncpg's errors."""
     secrets = [_object(row, "function") for row in await connection.fetch(queries.SECRETS, list(monitored.schemas))]
     graph = Graph(monitored, secrets)
     excluded = [*_EXCLUDED, *monitored.schemas]
     tables = [schema for schema, _ in monitored.tables], [name for _, name in monitored.tables]
+    dependents, definitions_of = Parts(), Parts()
     known: list[int] = []
+    full = False
     for _ in range(MOST_ROUNDS):
         keys, words = graph.unexplored(), graph.words()
         if not keys and not words:
@@ -73,44 +86,70 @@ async def read(connection: Any, monitored: Monitored, version: int) -> tuple[Dep
                     await connection.fetch(queries.EDGES, classes, objects, excluded, *tables, timeout=READ_TIMEOUT)
                 )
 
-            rows = await in_parts(keys, edges)
+            rows, _ = await dependents.fetch(keys, edges)
             await asyncio.to_thread(graph.add_edges, [_edge(row) for row in rows])
         if words:
             wanted = queries.regular_expression(words)
-            rows = await connection.fetch(queries.BODIES, wanted, excluded, known, MOST_BODIES, timeout=READ_TIMEOUT)
+
+            async def definitions(part: Sequence[Any], wanted: str = wanted) -> list[Any]:
+                return list(await connection.fetch(queries.DEFINITIONS, part, wanted, timeout=READ_TIMEOUT))
+
+            asked = [*known, *definitions_of.left_out]
+            named = await connection.fetch(queries.BODIES, wanted, excluded, asked, timeout=READ_TIMEOUT)
+            rows, more = await definitions_of.fetch([row["obj"] for row in named], definitions, MOST_BODIES)
+            full |= more
             known += [row["obj"] for row in rows]
-            defined = await in_parts([row["obj"] for row in rows], partial(_definitions, connection))
-            definitions = {row["obj"]: row["definition"] for row in defined}
             # A function that has gone meanwhile has no identity or no definition any more.
             bodies = [
-                Body(_object(row, "function"), row["language"], definitions[row["obj"]])
+                Body(_object(row, "function"), row["language"], row["definition"])
                 for row in rows
-                if row["identity"] is not None and definitions.get(row["obj"]) is not None
+                if row["identity"] is not None and row["definition"] is not None
             ]
             await asyncio.to_thread(graph.add_bodies, bodies)
-    return await asyncio.to_thread(graph.dependencies, version), graph.full
+    else:
+        full = True
+    left_out = len(dependents.left_out) + len(definitions_of.left_out)
+    return Reading(await asyncio.to_thread(graph.dependencies, version), full or graph.full, left_out)
 
 
-async def _definitions(connection: Any, part: Sequence[Any]) -> list[Any]:
-    return list(await connection.fetch(queries.DEFINITIONS, part, timeout=READ_TIMEOUT))
+# Errors about an object that has gone since the snapshot ("cache lookup failed", "relation ... does not exist") or that
+# somebody has locked.
+_OF_ONE_OBJECT = (
+    asyncpg.InternalServerError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.LockNotAvailableError,
+)
 
 
-async def in_parts(items: Sequence[Any], fetch: Callable[[Sequence[Any]], Awaitable[list[Any]]]) -> list[Any]:
-    """Yields the rows of a query about many objects, some at a time.
+class Parts:
+    """Asks about many objects, some at a time. Those that cannot be read go into `left_out`."""
 
-    An object that disappears meanwhile affects no other.
-    """
-    found: list[Any] = []
-    waiting = [items[start : start + PART] for start in range(0, len(items), PART)]
-    while waiting:
-        part = waiting.pop(0)
-        try:
-            found += await fetch(part)
-        except asyncpg.InternalServerError:
-            # "cache lookup failed": the snapshot still sees what has gone from the system's caches.
-            if len(part) > 1:
-                waiting[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
-    return found
+    def __init__(self) -> None:
+        self.left_out: list[Any] = []
+        self._failures = 0
+
+    async def fetch(
+        self, items: Sequence[Any], ask: Callable[[Sequence[Any]], Awaitable[list[Any]]], most: int | None = None
+    ) -> tuple[list[Any], bool]:
+        """Gives the rows of a query about `items`, and whether it stopped because there were `most` of them."""
+        found: list[Any] = []
+        waiting = [items[start : start + PART] for start in range(0, len(items), PART)]
+        while waiting:
+            if most is not None and len(found) >= most:
+                return found, True
+            part = waiting.pop(0)
+            try:
+                found += await ask(part)
+            except _OF_ONE_OBJECT:
+                self._failures += 1
+                if len(part) > 1 and self._failures < MOST_FAILURES:
+                    waiting[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
+                else:
+                    self.left_out += part
+        return found, False
 
 
 def _object(row: Any, kind: str) -> Object:

@@ -24,6 +24,7 @@ from secretproxy.detect.string_literals import EITHER
 from secretproxy.detect.verdict import HARMLESS
 from secretproxy.proxy.catalog import queries
 from secretproxy.proxy.catalog.reading import read
+from secretproxy.proxy.catalog.refusal import Refusals, is_cut
 from secretproxy.proxy.parsing.pool import Account, Parsers
 from secretproxy.session.session import Session
 from secretproxy.wire.types import SqlState
@@ -37,20 +38,12 @@ GAP = 0.2
 LINGER = 300.0
 # Seconds that one session's prepared statements may take to be looked into again; what is left is known by testimony.
 _RECONSIDERED = 5.0
-# A connection that ended.
-_CUT = (
-    ConnectionResetError,
-    BrokenPipeError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InterfaceError,
-)
 
 
 class Watch:
     """One database: its detector, its sessions, and when its catalog is to be read next."""
 
-    def __init__(self, database: str, detector: Detector) -> None:
+    def __init__(self, database: str, detector: Detector, refresh: float) -> None:
         self.database = database
         self.detector = detector
         self.sessions: set[Session] = set()
@@ -67,6 +60,7 @@ class Watch:
         self.gone = False
         # Whether the last reading's connection was ended.
         self.cut = False
+        self.refusals = Refusals(refresh)
         self.task: asyncio.Task[None] | None = None
 
 
@@ -105,11 +99,12 @@ class Catalogs:
             return
         watch = self._watches.get(database)
         if watch is None:
-            watch = self._watches[database] = Watch(database, self._detector())
+            watch = self._watches[database] = Watch(database, self._detector(), self._refresh)
             watch.task = self._spawn(self._keep(watch))
-        elif watch.gone:
-            # A database of that name is there again.
+        elif watch.gone or watch.refusals.closed:
+            # A database of that name is there again, or it takes connections again.
             watch.gone = False
+            watch.refusals.clear()
             watch.urgent = True
             watch.wake.set()
         elif not watch.sessions and time.monotonic() - watch.read_at > self._refresh:
@@ -142,7 +137,12 @@ class Catalogs:
         gap, due = GAP, 0.0
         try:
             while True:
-                if not watch.urgent:
+                refused = watch.read_at + watch.refusals.pause - time.monotonic()
+                if refused > 0:
+                    # Whatever changes there, the server refuses the next login too.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(watch.wake.wait(), refused)
+                elif not watch.urgent:
                     wait = self._refresh if watch.gone or not watch.unannounced else max(0.0, due - time.monotonic())
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(watch.wake.wait(), wait)
@@ -152,7 +152,7 @@ class Catalogs:
                     if now - watch.left_at > LINGER:
                         return
                     continue
-                if watch.gone and not watch.urgent:
+                if (watch.gone and not watch.urgent) or now < watch.read_at + watch.refusals.pause:
                     continue
                 if watch.urgent or now >= (due if watch.unannounced else watch.read_at + self._refresh):
                     watch.urgent = watch.unannounced = False
@@ -170,34 +170,26 @@ class Catalogs:
         watch.read_at = time.monotonic()
         try:
             connection = await self._connect(watch.database)
+            watch.refusals.clear()
             try:
                 await self._prove(connection, watch.database)
                 # Each question is a transaction of its own: no snapshot is held for longer than one of them takes.
                 fingerprint: str | None = str(await connection.fetchval(queries.FINGERPRINT))
                 if fingerprint == before:
                     return False
-                leads, full = await read(connection, self._detector().monitored, watch.version + 1)
+                leads, full, left_out = await read(connection, self._detector().monitored, watch.version + 1)
                 if str(await connection.fetchval(queries.FINGERPRINT)) != fingerprint:
                     # Something changed meanwhile: what was read is better than nothing, and is read again.
                     fingerprint = None
                     watch.unannounced = True
+                elif left_out:
+                    # What is locked or has just gone is looked for again, when the next reading is due.
+                    fingerprint = None
             finally:
                 connection.terminate()
                 self._took(time.monotonic() - watch.read_at)
-        except ConnectError as error:
-            if error.sqlstate == SqlState.INVALID_CATALOG_NAME:
-                watch.gone = True
-                log.info("the database is not there any more: its catalog is not read", database=watch.database)
-            elif isinstance(error.cause, _CUT):
-                self._cut(watch, error)
-            else:
-                self._failed(watch, cause_of(error))
-            return False
-        except _CUT as error:
-            self._cut(watch, error)
-            return False
         except Exception as error:
-            self._failed(watch, cause_of(error))
+            self._took_failure(watch, error)
             return False
         watch.cut = False
         watch.fingerprint = fingerprint
@@ -233,12 +225,21 @@ class Catalogs:
         session.reconsider(found)
         await asyncio.sleep(0)
 
-    def _cut(self, watch: Watch, error: Exception) -> None:
-        """Takes a connection that ended, as when the database is dropped; the second time in a row it is something to
-        say."""
-        if watch.cut:
-            self._failed(watch, cause_of(error))
-        watch.cut = True
+    def _took_failure(self, watch: Watch, error: Exception) -> None:
+        """Says what a failed reading is, unless it is likely to pass: a connection that ended, as when the database is
+        dropped, or an object that went while the server looked it up; the second time in a row is said."""
+        refused = watch.refusals.add(error)
+        if isinstance(error, ConnectError) and error.sqlstate == SqlState.INVALID_CATALOG_NAME:
+            watch.gone = True
+            log.info("the database is not there any more: its catalog is not read", database=watch.database)
+        elif watch.refusals.closed:
+            if watch.fault is None:
+                log.info("the database takes no connections: its catalog is not read", database=watch.database)
+            watch.fault = refused
+        elif refused is None and not watch.cut and (is_cut(error) or isinstance(error, asyncpg.InternalServerError)):
+            watch.cut = watch.unannounced = True
+        else:
+            self._failed(watch, refused or cause_of(error))
 
     def _failed(self, watch: Watch, cause: str) -> None:
         if watch.fault is None:
