@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import asyncpg
 import psycopg
@@ -23,15 +23,16 @@ from typer.testing import CliRunner
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine, load_public, public_file, read_file
-from secretproxy.audit.columns import CHAINED, STORED
+from secretproxy.audit.columns import CHAINED, STORED, WORDS
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Lines
 from secretproxy.audit.verify import Report, verify_database
 from secretproxy.cli.app import app
 from secretproxy.config import ConfigError
+from secretproxy.detect.functions import Operation
 from secretproxy.install import install
-from secretproxy.session.events import Event, Identity
+from secretproxy.session.events import Event, EventKind, Identity, Outcome, Protocol
 from tests.conftest import Backend
 from tests.support.cli import secretproxy
 
@@ -595,6 +596,29 @@ def test_a_checkpoint_that_a_stranger_signs_vouches_for_nothing(site: Site, copy
             (made, 0, signed.row_hash, signed.at, signed.signature, signed.kind),
         )
     assert {"unsigned", "checkpoint"} == {found.kind for found in site.verify(copy).findings}
+
+
+@pytest.mark.parametrize("column", WORDS)
+def test_a_word_that_nobody_writes_is_named(site: Site, copy: str, column: str) -> None:
+    """A row that no view may show, of a chain or past them; the word itself is not repeated."""
+    written = {"event": "direct", column: "s3cret"}
+    with psycopg.connect(site.postgres.dsn("journal", copy), autocommit=True) as writer:
+        statement = (
+            f"INSERT INTO secretproxy.access_log ({', '.join(written)}) VALUES ({', '.join(['%s'] * len(written))})"
+        )
+        writer.execute(statement, list(written.values()))  # type: ignore[arg-type]
+    alter(site, copy, f"UPDATE access_log SET {column} = 's3cret' WHERE instance = '{A}' AND seq = 20")
+    findings = site.verify(copy).findings
+    strange = [(found.instance, found.seq, found.text) for found in findings if found.kind == "strange"]
+    text = f"a word that secretproxy does not write, in {column}"
+    assert strange == [(str(A), 20, text), ("-", None, text)]
+    assert "s3cret" not in str(findings)
+
+
+def test_the_words_are_those_that_are_written() -> None:
+    assert set(WORDS["event"]) == {*get_args(EventKind), "direct"}
+    assert set(WORDS["outcome"]) == set(get_args(Outcome)) and set(WORDS["protocol"]) == set(get_args(Protocol))
+    assert set(WORDS["operation"]) == set(get_args(Operation))
 
 
 def test_direct_rows_are_said_to_be_worth_nothing(site: Site, copy: str) -> None:

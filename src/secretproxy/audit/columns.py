@@ -122,6 +122,16 @@ ADDED = tuple(column for column in TABLE if column.added)
 assert TABLE[len(TABLE) - len(ADDED) :] == ADDED, "columns that were added stand at the end of the table"
 assert all(column.source != "journal" for column in ADDED), "what the journal itself says is written by rows.Lines.add"
 
+# The words that these columns may have. The table takes others too, which `audit verify` then names.
+WORDS = {
+    "event": (
+        "attempt", "call", "outcome", "definition", "table", "refusal", "forgery", "direct", "review", "access",
+    ),
+    "operation": ("read", "write", "verify", "delete"),
+    "protocol": ("simple", "extended", "fastpath"),
+    "outcome": ("ok", "error", "cancelled", "lost", "refused"),
+}  # fmt: skip
+
 _SOURCES = {"journal": "the proxy", "event": "the statement", "identity": "the session"}
 
 

@@ -20,6 +20,7 @@ BEGIN
         HINT = 'Old rows go away with their partition.';
 END
 """
+# The first four are an older version's; they are done without.
 _CHECKS = {
     "access_log_event_check", "access_log_operation_check", "access_log_protocol_check", "access_log_outcome_check",
         "checkpoints_kind_check",

@@ -63,12 +63,14 @@ PROOF = (
     "LOCK TABLE ONLY secretproxy.access_log IN ROW EXCLUSIVE MODE;"
     " SELECT pg_catalog.pg_logical_emit_message(true, 'secretproxy'::pg_catalog.text, ''::pg_catalog.text)"
 )
-# Whether the log knows an event `access`: one that an older version made does not, before it is brought up to date.
+# Whether the log takes an event `access`: one that an older version made checks its words and does not know this one,
+# before it is brought up to date.
 KNOWS_ACCESS = """
-SELECT pg_catalog.strpos(pg_catalog.pg_get_constraintdef(c.oid), '''access''') OPERATOR(pg_catalog.>) 0
-  FROM pg_catalog.pg_constraint AS c
- WHERE c.conrelid OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass
-   AND c.conname OPERATOR(pg_catalog.=) 'access_log_event_check'::pg_catalog.name
+SELECT NOT EXISTS (
+    SELECT FROM pg_catalog.pg_constraint AS c
+     WHERE c.conrelid OPERATOR(pg_catalog.=) 'secretproxy.access_log'::pg_catalog.regclass
+       AND c.conname OPERATOR(pg_catalog.=) 'access_log_event_check'::pg_catalog.name
+       AND pg_catalog.strpos(pg_catalog.pg_get_constraintdef(c.oid), '''access''') OPERATOR(pg_catalog.=) 0)
 """
 log: Any = structlog.get_logger("secretproxy.journal")
 

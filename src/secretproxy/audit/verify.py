@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, genuine
-from secretproxy.audit.columns import ADDED, STORED
+from secretproxy.audit.columns import ADDED, STORED, WORDS
 from secretproxy.audit.intact import altered
 from secretproxy.audit.reading import AS_AUDITOR, explained_on
 from secretproxy.audit.review import place as log_place
@@ -34,6 +34,22 @@ _LINES = (
     "row_hash IS NOT NULL"
     " ORDER BY instance, seq, at"
 )
+# Rows with a word that the package does not have: one that no view shows, say.
+_STRANGE = f"""
+SELECT instance, seq, pg_catalog.concat_ws(', '::pg_catalog.text, {
+    ", ".join(
+        f"CASE WHEN {name} OPERATOR(pg_catalog.<>) ALL (${place}::pg_catalog.text[]) THEN '{name}'::pg_catalog.text END"
+        for place, name in enumerate(WORDS, 1)
+    )
+}) AS columns
+  FROM secretproxy.access_log
+ WHERE {
+    " OR ".join(
+        f"{name} OPERATOR(pg_catalog.<>) ALL (${place}::pg_catalog.text[])" for place, name in enumerate(WORDS, 1)
+    )
+}
+ ORDER BY instance, seq LIMIT {MOST_FINDINGS + 1}
+"""  # noqa: S608 - constant column names
 _CHECKPOINTS = "SELECT instance, seq, row_hash, at, signature, kind FROM ONLY secretproxy.checkpoints"
 # What says which rows are gone comes first.
 _ORDER = f"""
@@ -461,6 +477,9 @@ async def verify_database(
 
             await _copy(connection, _LINES, take)
             report = verifier.finish()
+            for row in await connection.fetch(_STRANGE, *(list(words) for words in WORDS.values())):
+                text = f"a word that secretproxy does not write, in {row['columns']}"
+                report.add(row["instance"] or "-", row["seq"], "strange", text)
             count = f"SELECT pg_catalog.count(*) FROM secretproxy.access_log WHERE {_DIRECT}"  # noqa: S608 - constant text
             report.direct = int(await connection.fetchval(count))
             progress(report.rows, report.rows)

@@ -109,6 +109,10 @@ def test_an_older_version_is_brought_up(older: Database, empty: Database) -> Non
         assert asyncio.run(verify(older.dsn(), older.backend.key_file)) == []
         assert everything(sql) == before
         assert sql.execute(KNOWS_ACCESS).fetchone() == (True,)
+        checks = (
+            "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid::regclass::text LIKE '%access_log%'"
+        )
+        assert sql.execute(checks).fetchone() == (0,)
         rare = sql.execute("SELECT pg_get_indexdef('secretproxy.access_log_rare_idx'::regclass)").fetchone()
         assert rare is not None and "'access'" in rare[0]
         assert (sql.execute(table).fetchall(), sql.execute(logged).fetchall()) == (rows, log)
