@@ -26,6 +26,7 @@ import structlog
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
+from secretproxy.audit.groups import GroupWriter, group_writer
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, joined
@@ -147,6 +148,12 @@ class Journal:
         self._insert: Any = None
         # The same for rows that the log may have already; prepared where it is needed.
         self._insert_again: Any = None
+        # What writes groups without a turn of this task for each; the group that it is at, and what ends that.
+        self._writer: GroupWriter | None = None
+        self._group: list[Line] | None = None
+        self._group_began = 0.0
+        self._handed_back: asyncio.Future[None] | None = None
+        self._next_is_due = False
         self._warnings: Warnings | None = None
         # Whether the connection has written something, so that its end need not be that of the log.
         self._proven = False
@@ -214,7 +221,7 @@ class Journal:
         """
         if self._fault is None and not self._rows and self.groups == self._proved_at:
             self._prove = True
-            self._more.set()
+            self._wake()
         self._proved_at = self.groups
 
     def sign_soon(self) -> None:
@@ -251,7 +258,7 @@ class Journal:
             raise LogUnavailableError(self._fault)
         self._take(events)
         self._waiting.append((self._lines.seq, waiter, True))
-        self._more.set()
+        self._wake()
 
     def hold(self, events: Sequence[Event], waiter: Waiter) -> None:
         """Takes events that have already happened, and whose answer is kept; `waiter` is told when they are durable, or
@@ -261,7 +268,7 @@ class Journal:
             self._settle([waiter], self._fault)
             return
         self._waiting.append((self._lines.seq, waiter, True))
-        self._more.set()
+        self._wake()
 
     def keep(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Takes events that have already happened.
@@ -271,12 +278,21 @@ class Journal:
         self._take(events)
         waiter = _FutureWaiter()
         self._waiting.append((self._lines.seq, waiter, False))
-        self._more.set()
+        self._wake()
         return waiter.future
+
+    def _wake(self) -> None:
+        """Has the next group written, or whatever else is due."""
+        if self._handed_back is None:
+            self._more.set()
+        elif self._group is None and not self._next_is_due:
+            # In a turn of its own: what other sessions say in this one comes along.
+            self._next_is_due = True
+            asyncio.get_running_loop().call_soon(self._next_group)
 
     def _ridden(self) -> None:
         self._riding = None
-        self._more.set()
+        self._wake()
 
     @property
     def _pressing(self) -> bool:
@@ -298,7 +314,7 @@ class Journal:
             events = kept
         self._row_bytes += self._lines.take(events, at, now, rows)
         if len(rows) >= GROUP:
-            self._more.set()
+            self._wake()
         if self._fault is not None:
             self._spill.set()
 
@@ -323,12 +339,18 @@ class Journal:
                 if self._connection is None or self._connection.is_closed():
                     await self._open()
                     pause = RETRY_FIRST
+                if self._writer is not None and not self._closing:
+                    await self._hand_over()
+                    if self._connection.is_closed():
+                        continue
                 if self._pressing:
                     await self._write_group()
                     continue
                 if self._prove:
                     self._prove = False
                     await asyncio.wait_for(self._connection.execute(PROOF), self._timeout)
+                    continue
+                if self._writer is not None and not self._closing:
                     continue
                 self._more.clear()
                 await self._more.wait()
@@ -359,6 +381,7 @@ class Journal:
         # is that of whoever owns the log; the name is new, so that no other code can have prepared it before.
         name = f"secretproxy_{uuid.uuid4().hex}"
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
+        self._writer = group_writer(self._connection, name, self._timeout, self._group_answered)
         self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
         await self._one_row.settle(self._connection, self._warnings)
@@ -393,6 +416,71 @@ class Journal:
             )
         self._knows_access = known
 
+    # --- groups that nothing is the matter with ---
+
+    async def _hand_over(self) -> None:
+        """Has groups written as they gather, until something else is to be done. Raises what a group's error means."""
+        self._handed_back = asyncio.get_running_loop().create_future()
+        try:
+            self._next_group()
+            await self._handed_back
+        finally:
+            self._handed_back = None
+            if self._group is not None:
+                self._unsure = max(self._unsure, self._group[-1].seq)
+                self._group = None
+
+    def _next_group(self) -> None:
+        """Writes what waits, unless a group is under way; hands back what is not as usual."""
+        self._next_is_due = False
+        ended, writer = self._handed_back, self._writer
+        if ended is None or writer is None or ended.done() or self._group is not None:
+            return
+        if self._prove or self._closing or self._connection.is_closed():
+            ended.set_result(None)
+            return
+        if not self._pressing:
+            return
+        front = self._rows[0].seq
+        group, lines = [], None
+        if self._suspects is None and front > self._unsure and (self.instance, front) not in self._one_row.replaced:
+            group = self._cut(self._rows, self.instance)
+            lines = joined(group)
+        if lines is None:
+            ended.set_result(None)
+            return
+        self._group = group
+        self._group_began = time.monotonic()
+        writer.write(lines, len(group))
+
+    def _group_answered(self, error: BaseException | None, count: int) -> None:
+        """Takes the log's answer to the group under way."""
+        group, ended = self._group, self._handed_back
+        if group is None or ended is None or ended.done():
+            return
+        if error is None:
+            try:
+                self._check_taken(len(group), count)
+            except Exception as found:
+                error = found
+        elif isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
+            error = self._never_written()
+        if error is not None:
+            blamed = self._blame(error, self.instance, group, self._group_began)
+            if blamed is None:
+                # Its rows did not go in; smaller groups of them are written next.
+                self._group = None
+                ended.set_result(None)
+            else:
+                ended.set_exception(blamed)
+            return
+        self._group = None
+        waiters = self._taken(group, self._group_began)
+        self._next_group()
+        _tell(waiters, None)
+
+    # --- any group ---
+
     async def _write_group(self) -> None:
         began = time.monotonic()
         front = self._rows[0]
@@ -414,6 +502,10 @@ class Journal:
                 if found is not front:
                     self._replace_front(found)
                 group = [found]
+        self._settle(self._taken(group, began), None)
+
+    def _taken(self, group: list[Line], began: float) -> list[Waiter]:
+        """Takes note that the log has a group; gives what waited for it."""
         last = group[-1]
         if self._took is not None:
             self._took(time.monotonic() - began)
@@ -427,14 +519,16 @@ class Journal:
         self._wider(self.instance, last.seq)
         if self._one_row.unanswered and last.seq >= self._unsure:
             self._one_row.unanswered.clear()
-        self._done(last.seq)
         self._housekeeping.wrote(last.seq, last.row_hash)
+        return self._waited(last.seq)
 
     def _cut(self, rows: deque[Line], instance: uuid.UUID) -> list[Line]:
         """Takes the rows at the front that are written together."""
         most = GROUP
         if self._suspects is not None and self._suspects[0] == instance and rows[0].seq <= self._suspects[2]:
             most = self._most if rows[0].seq >= self._suspects[1] else min(GROUP, self._suspects[1] - rows[0].seq)
+        if len(rows) <= most and rows is self._rows and self._row_bytes <= GROUP_BYTES:
+            return list(rows)
         group = list(itertools.islice(rows, most))
         size = 0
         for place, line in enumerate(group):
@@ -456,22 +550,30 @@ class Journal:
         try:
             await self._write(group, again=again)
         except (TimeoutError, asyncpg.PostgresError) as error:
-            # The server's own time limit, or somebody who cancels.
-            cancelled = getattr(error, "sqlstate", None) == CANCELLED
-            slow = isinstance(error, TimeoutError) or (cancelled and time.monotonic() - began >= self._timeout * 0.8)
-            if slow or may_be_the_row(error):
-                self._suspects = (instance, group[0].seq, group[-1].seq)
-                self._most = max(1, len(group) // (SLOW if slow else WRONG))
-            if slow:
-                # Waiting statements are refused now. A single row is examined on the next connection.
-                self._too_slow = front if len(group) == 1 else None
-                raise TimeoutError from None
-            if not may_be_the_row(error) or self._connection.is_closed():
-                raise
+            blamed = self._blame(error, instance, group, began)
+            if blamed is not None:
+                raise blamed from None
             if again:
                 await asyncio.wait_for(self._connection.execute("ROLLBACK"), self._timeout)
             return False
         return True
+
+    def _blame(
+        self, error: BaseException, instance: uuid.UUID, group: list[Line], began: float
+    ) -> BaseException | None:
+        """Gives what a group's error is to the journal; None where one of its rows may be what is wrong. Then the next
+        groups are smaller."""
+        # The server's own time limit, or somebody who cancels.
+        cancelled = getattr(error, "sqlstate", None) == CANCELLED
+        slow = isinstance(error, TimeoutError) or (cancelled and time.monotonic() - began >= self._timeout * 0.8)
+        if slow or may_be_the_row(error):
+            self._suspects = (instance, group[0].seq, group[-1].seq)
+            self._most = max(1, len(group) // (SLOW if slow else WRONG))
+        if slow:
+            # Waiting statements are refused now. A single row is examined on the next connection.
+            self._too_slow = (instance, group[0].seq) if len(group) == 1 else None
+            return TimeoutError()
+        return error if not may_be_the_row(error) or self._connection.is_closed() else None
 
     def _wider(self, instance: uuid.UUID, seq: int) -> None:
         """Widens the groups after the log has taken one."""
@@ -504,7 +606,7 @@ class Journal:
         assert self._warnings is not None
         lines = joined(group)
         if lines is not None and not again:
-            await self._write_new(lines, len(group))
+            await self._write_new(lines.decode(), len(group))
             return
         async with asyncio.timeout(self._timeout):
             if again:
@@ -515,25 +617,32 @@ class Journal:
             else:
                 if self._insert_again is None:
                     self._insert_again = await self._connection.prepare(INSERT_AGAIN)
-                await self._insert_again.fetch(lines)
+                await self._insert_again.fetch(lines.decode())
             if again:
                 await self._connection.execute("COMMIT")
         self._warnings.check()
 
     async def _write_new(self, lines: str, count: int) -> None:
         """Writes so many rows that the log cannot have."""
-        assert self._warnings is not None
         try:
             # asyncpg's own timer: the connection is of no more use after it, either way.
             await self._insert.fetch(lines, timeout=self._timeout)
         except (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError):
-            # A row that nobody has written before is there, or another index than the log's own calls two the same.
-            self._not_taken = True
-            raise NotTakenError from None
+            raise self._never_written() from None
+        self._check_taken(count, int(self._insert.get_statusmsg().rpartition(" ")[2]))
+
+    def _never_written(self) -> NotTakenError:
+        """Makes the error where a row that nobody has written before is there, or another index than the log's own
+        calls two the same."""
+        self._not_taken = True
+        return NotTakenError()
+
+    def _check_taken(self, count: int, taken: int) -> None:
+        """Raises NotReplicatedError, or NotTakenError where the log took another number of rows than it was given."""
+        assert self._warnings is not None
         self._warnings.check()
-        if int(self._insert.get_statusmsg().rpartition(" ")[2]) != count:
-            self._not_taken = True
-            raise NotTakenError
+        if taken != count:
+            raise self._never_written()
 
     async def _prove_taken(self) -> None:
         """Writes a row that is then rolled back. Raises NotTakenError if it did not go in."""
@@ -548,16 +657,20 @@ class Journal:
 
     def _done(self, seq: int) -> None:
         """Notes that everything up to this number is durable, in the log or in the spool."""
+        self._settle(self._waited(seq), None)
+
+    def _waited(self, seq: int) -> list[Waiter]:
+        """Takes away what waited for rows up to this number."""
         waiting = self._waiting
         settled: list[Waiter] = []
         while waiting and waiting[0][0] <= seq:
             settled.append(waiting.popleft()[1])
-        if settled:
-            self._settle(settled, None)
+        return settled
 
     def _settle(self, waiters: list[Waiter], fault: str | None) -> None:
         """Tells them in a turn of its own: what they do in it may be to hand over more events."""
-        asyncio.get_running_loop().call_soon(_tell, waiters, fault)
+        if waiters:
+            asyncio.get_running_loop().call_soon(_tell, waiters, fault)
 
     async def _spill_as_wanted(self, spool: Spool) -> None:
         """While the log takes nothing, what gathers goes into the spool, a group an fsync."""
@@ -780,6 +893,7 @@ class Journal:
     def _disconnect(self) -> None:
         self._proven = False
         connection, self._connection, self._insert, self._insert_again = self._connection, None, None, None
+        self._writer = None
         if connection is not None:
             self._one_row.unanswered.add(connection.get_server_pid())
             if not connection.is_closed():
@@ -788,7 +902,7 @@ class Journal:
     async def close(self, timeout: float = 5.0) -> int:
         """Writes what is left, as long as the log takes it, and stops. Returns how many events were not written."""
         self._closing = True
-        self._more.set()
+        self._wake()
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._task), timeout)

@@ -116,7 +116,7 @@ def _address(
     return found
 
 
-def joined(group: Sequence[Line]) -> str | None:
+def joined(group: Sequence[Line]) -> bytes | None:
     """The parameter of INSERT for a group; None if a field is escaped."""
     made: list[bytes] = []
     for line in group:
@@ -124,7 +124,7 @@ def joined(group: Sequence[Line]) -> str | None:
         if plain is None:
             return None
         made.append(plain)
-    return b"\n".join(made).decode()
+    return b"\n".join(made)
 
 
 def stored_line(stored: bytes) -> Line:

@@ -1,0 +1,166 @@
+"""Writes groups of rows on the journal's connection: a message a group, and one comparison with the answer that is
+expected.
+
+asyncpg opens the connection and runs all other statements. For a group it takes a future, a timer and four coroutines,
+which cost as much as the log's answer does. So a GroupWriter stands between the transport and asyncpg's protocol. What
+is not the answer to a group goes on to that. Must not let an error's text through (see journal.py). May import asyncpg.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import asyncpg
+
+from secretproxy.wire import messages
+from secretproxy.wire.types import BackendMessage
+
+# An Execute of the unnamed portal without a row limit, and a Sync.
+_EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+_BIND_COMPLETE: Final = b"2\0\0\0\x04"
+_READY: Final = b"Z\0\0\0\x05I"
+# What the backend says beside its answers; asyncpg tells its listeners.
+_ASIDE: Final = frozenset(
+    {BackendMessage.NOTICE_RESPONSE, BackendMessage.NOTIFICATION_RESPONSE, BackendMessage.PARAMETER_STATUS}
+)
+
+
+class GroupWriter:
+    """The writer of one connection. One group at a time."""
+
+    def __init__(
+        self, connection: Any, statement: str, timeout: float, answered: Callable[[BaseException | None, int], None]
+    ) -> None:
+        """Takes an idle connection of asyncpg and the name of the statement that inserts a group. `answered`: is called
+        with the error, or with None and the number of rows that went in."""
+        self._connection: Final = connection
+        self._transport: Final = connection._transport
+        self._asyncpg: Final = connection._protocol
+        self._timeout: Final = timeout
+        self._answered: Final = answered
+        self._loop: Final = asyncio.get_running_loop()
+        # The unnamed portal, the statement, one parameter as a text.
+        self._bind: Final = b"\0" + statement.encode("ascii") + b"\0\0\0\0\x01"
+        self._busy = False
+        self._began = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        # The rows of the group, the answer that is expected to so many, and what came where it is another one.
+        self._rows = 0
+        self._expected = b""
+        self._expected_rows = -1
+        self._answer = b""
+        self._error: BaseException | None = None
+        self._tag = b""
+        self._transport.set_protocol(self)
+
+    def write(self, lines: bytes, rows: int) -> None:
+        """Writes so many rows, in one transaction."""
+        if rows != self._expected_rows:
+            tag = b"INSERT 0 %d\0" % rows
+            self._expected = _BIND_COMPLETE + b"C" + (len(tag) + 4).to_bytes(4, "big") + tag + _READY
+            self._expected_rows = rows
+        self._busy = True
+        self._rows = rows
+        self._began = time.monotonic()
+        if self._timer is None:
+            # One timer for many groups: it looks at the one that is under way then.
+            self._timer = self._loop.call_later(self._timeout, self._look)
+        bind = self._bind
+        length = 4 + len(bind) + 4 + len(lines) + 2
+        self._transport.write(
+            b"".join(
+                (b"B", length.to_bytes(4, "big"), bind, len(lines).to_bytes(4, "big"), lines, b"\0\0", _EXECUTE_SYNC)
+            )
+        )
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._busy:
+            return
+        left = self._began + self._timeout - time.monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+            return
+        self._busy = False
+        # The connection is of no more use. What the server is at would keep the next one from these rows.
+        self._connection._cancel_current_command(self._loop.create_future())
+        self._answered(TimeoutError(), 0)
+
+    # --- what the transport calls ---
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy:
+            self._asyncpg.data_received(data)
+        elif data == self._expected and not self._answer:
+            self._busy = False
+            self._answered(None, self._rows)
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Takes another answer than the expected one, or a part of it."""
+        answer = self._answer + data
+        pos = 0
+        while len(answer) - pos >= 5:
+            end = pos + 1 + int.from_bytes(answer[pos + 1 : pos + 5], "big")
+            if end > len(answer):
+                break
+            kind = answer[pos]
+            if kind in _ASIDE:
+                self._asyncpg.data_received(answer[pos:end])
+            elif kind == BackendMessage.ERROR_RESPONSE:
+                found = messages.fields(answer, pos, end)
+                self._error = asyncpg.PostgresError.new(
+                    {chr(field): value.decode("utf-8", "replace") for field, value in found.items()}
+                )
+            elif kind == BackendMessage.COMMAND_COMPLETE:
+                self._tag = answer[pos + 5 : end - 1]
+            elif kind == BackendMessage.READY_FOR_QUERY:
+                # asyncpg tells of a notice in a later turn of the event loop: the end comes behind that.
+                self._loop.call_soon(self._end)
+            pos = end
+        self._answer = answer[pos:]
+
+    def _end(self) -> None:
+        if not self._busy:
+            return
+        error, tag = self._error, self._tag
+        self._busy = False
+        self._error, self._tag, self._answer = None, b"", b""
+        count = tag.rpartition(b" ")[2]
+        self._answered(error, int(count) if count.isdigit() else 0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._asyncpg.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._asyncpg.connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._busy:
+            self._busy = False
+            self._answered(self._error or exc or asyncpg.ConnectionDoesNotExistError("connection closed"), 0)
+
+    def eof_received(self) -> Any:
+        return self._asyncpg.eof_received()
+
+    def pause_writing(self) -> None:
+        self._asyncpg.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._asyncpg.resume_writing()
+
+
+def group_writer(
+    connection: Any, statement: str, timeout: float, answered: Callable[[BaseException | None, int], None]
+) -> GroupWriter | None:
+    """Makes the writer of a connection; None where another driver than asyncpg opened it, or one that has changed: what
+    it takes has no public name."""
+    for name in ("_transport", "_protocol", "_cancel_current_command"):
+        if getattr(connection, name, None) is None:
+            return None
+    return GroupWriter(connection, statement, timeout, answered)
