@@ -23,8 +23,9 @@ from typer.testing import CliRunner, Result
 
 from secretproxy.audit import chain as hashing
 from secretproxy.audit import chains, evidence, exporting, exports, subjects
-from secretproxy.audit.checkpoints import END, Signer
+from secretproxy.audit.checkpoints import END, Signer, load_public, pem
 from secretproxy.audit.columns import STORED
+from secretproxy.audit.filters import Filter
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Lines
 from secretproxy.cli.app import app
@@ -321,10 +322,69 @@ def test_the_command_makes_the_same(
         assert not other.exists()
 
 
+def test_a_month_with_a_rotation_of_the_key_is_verified_offline(
+    postgres: Backend, site: ConsoleSite, tmp_path: Path
+) -> None:
+    """To rotate the key is to put it away: the next one is made, and its public half is put before the earlier ones.
+    The archive has them all, and each signs a chain of the month."""
+    key_file, keys = tmp_path / "rotated.pem", []
+    with psycopg.connect(postgres.dsn(), autocommit=True) as sql:
+        made = []
+        for day, kind in ((3, END), (14, "checkpoint"), (25, END)):
+            signer = Signer(key_file)
+            keys.insert(0, signer.public)
+            made.append(write(sql, signer, datetime(2024, 7, day, tzinfo=UTC), 4, 4, kind=kind))
+            key_file.rename(tmp_path / f"{day}.pem")
+        (tmp_path / "25.pem").rename(key_file)
+        try:
+            config = tmp_path / "secretproxy.toml"
+            config.write_text(
+                f'[audit]\nreview_dsn = "{postgres.dsn("auditor")}"\ncheckpoint_key_file = "{key_file}"\n'
+            )
+            to = tmp_path / "evidence.zip"
+            CliRunner().invoke(
+                app, ["audit", "evidence", "--month", "2024-07", "--to", str(to), "--config", str(config)]
+            )
+        finally:
+            instances = [uuid.UUID(one.instance) for one in made]
+            sql.execute("SET session_replication_role = replica")
+            for table in ("access_log", "checkpoints"):
+                sql.execute(f"DELETE FROM secretproxy.{table} WHERE instance = ANY (%s)", (instances,))
+    with zipfile.ZipFile(to) as archive:
+        archive.extractall(tmp_path)
+    folder = tmp_path / "evidence-2024-07"
+    named = {one["instance"] for one in json.loads((folder / "verification.json").read_text())["findings"]}
+    assert not named & {one.instance for one in made}
+    assert load_public(folder / "checkpoint.pub").keys == tuple(keys)
+    said = (folder / "README.txt").read_text()
+    assert all(evidence.fingerprint(key) in said for key in keys)
+    found = offline(folder)
+    assert found.exit_code == 0 and "proven: the file is whole" in found.output, found.output
+    # No key of the three is there for nothing.
+    command = ["audit", "verify", "--file", str(folder / "log.jsonl"), "--public-key"]
+    for left_out in range(3):
+        some = tmp_path / f"some-{left_out}.pub"
+        some.write_bytes(b"".join(pem(key) for place, key in enumerate(keys) if place != left_out))
+        assert CliRunner().invoke(app, [*command, str(some)]).exit_code == 1
+
+
+@pytest.mark.parametrize("text", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])
+def test_a_file_of_public_keys_is_read_whole_or_not_at_all(tmp_path: Path, text: bytes) -> None:
+    one, other = (Signer(tmp_path / name) for name in ("one.pem", "other.pem"))
+    file = tmp_path / "keys.pub"
+    file.write_bytes(
+        b"the first\r\n" + pem(one.public).replace(b"\n", b"\r\n") + b"\n\nthe second\n" + pem(other.public)
+    )
+    assert load_public(file).keys == (one.public, other.public)
+    file.write_bytes((pem(one.public) + text) if b"BEGIN" in text else text)
+    with pytest.raises(ConfigError, match="not a PEM public key"):
+        load_public(file)
+
+
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "a\n=1", "\uff1d1", "'=1"])
 def test_a_spreadsheet_runs_nothing_of_an_incident(text: str) -> None:
     one = subjects.Touched(uuid.UUID(int=7), text, Counter(), NOW, NOW, None, [text], NOW, text)
-    found = subjects.Incident(text, NOW, None, [one])
+    found = subjects.Incident(Filter(user=text, since=NOW), [one])
     (row,) = csv.DictReader(io.StringIO(evidence.rotation_list(found, "csv"), newline=""))
     for name in ("secret", "last_writer"):
         assert row[name].replace("'", "") == text.replace("'", "")

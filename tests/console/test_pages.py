@@ -265,7 +265,7 @@ def test_an_incident_names_what_to_rotate_first(
         lines = re.findall(r"<li><a href=[^>]*>([^<]*)</a>(.*?)</li>", text, re.DOTALL)
         assert [name for name, _ in lines] == ["shared", "own", "rotated"]
         assert [bool("not written by another since" in rest) for _, rest in lines] == [True, True, False]
-        assert "also used by incident_other" in lines[0][1] and "used by no other login" in lines[1][1]
+        assert "also used by incident_other" in lines[0][1] and "used by nobody else" in lines[1][1]
         # The thief wrote `own` last, which is said and is no rotation.
         assert [re.search(r"last written .*? by (\w+)", rest)[1] for _, rest in lines] == [  # type: ignore[index]
             "incident_thief", "incident_thief", "incident_other"

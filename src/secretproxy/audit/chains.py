@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from secretproxy.audit.chain import GENESIS
-from secretproxy.audit.checkpoints import END, Checkpoint, genuine
+from secretproxy.audit.checkpoints import END, Checkpoint, PublicKey, genuine
 from secretproxy.audit.counting import stretch
 from secretproxy.audit.filters import AT_LEAST, EQUAL
 from secretproxy.audit.follower import INSTANCES
@@ -112,7 +110,7 @@ class Gap:
 
 
 async def chains(
-    connection: Any, since: datetime, step: timedelta, limit: int, key: Ed25519PublicKey | None = None
+    connection: Any, since: datetime, step: timedelta, limit: int, key: PublicKey | None = None
 ) -> tuple[list[Chain], bool]:
     """Gives the chains that go beyond `since`, the newest first, and whether there are more.
 

@@ -11,12 +11,13 @@ import base64
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import stat
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,36 @@ from secretproxy.config import ConfigError
 # Seconds that the operator's command may take for a checkpoint.
 COMMAND_TIMEOUT = 10.0
 CHECKPOINT, END, RETENTION, BEFORE = "checkpoint", "end", "retention", "before"
+
+
+class PublicKeys:
+    """The public halves of keys that signed one after the other, the present one first: what any of them signed is
+    genuine."""
+
+    def __init__(self, keys: Iterable[Ed25519PublicKey]) -> None:
+        self.keys = tuple(keys)
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raises InvalidSignature."""
+        for key in self.keys:
+            try:
+                key.verify(signature, data)
+            except InvalidSignature:
+                continue
+            return
+        raise InvalidSignature
+
+
+PublicKey = Ed25519PublicKey | PublicKeys
+
+
+def keys_of(*keys: PublicKey | None) -> list[Ed25519PublicKey]:
+    """Gives every single key of these once, in their order."""
+    found: dict[bytes, Ed25519PublicKey] = {}
+    for key in keys:
+        for one in key.keys if isinstance(key, PublicKeys) else () if key is None else (key,):
+            found.setdefault(one.public_bytes_raw(), one)
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +203,7 @@ def _load_or_make(path: Path) -> Ed25519PrivateKey:
     try:
         if not path.exists():
             made = Ed25519PrivateKey.generate()
-            pem = made.private_bytes(
+            private = made.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             try:
@@ -180,12 +211,8 @@ def _load_or_make(path: Path) -> Ed25519PrivateKey:
             except FileExistsError:
                 return _load_or_make(path)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-            public_file(path).write_bytes(
-                made.public_key().public_bytes(
-                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-                )
-            )
+                file.write(private)
+            _put_first(public_file(path), pem(made.public_key()))
             return made
         if stat.S_IMODE(path.stat().st_mode) & 0o037:
             raise ConfigError(f"audit.checkpoint_key_file {path}: others may read or write it; run `chmod 600 {path}`")
@@ -204,28 +231,52 @@ def public_file(key_file: Path) -> Path:
     return key_file.with_name(key_file.name + ".pub")
 
 
-def load_public(path: Path) -> Ed25519PublicKey:
-    """Raises ConfigError."""
+def pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _put_first(path: Path, key: bytes) -> None:
+    """Writes a public key before those that the file has: what older keys signed stays provable.
+
+    Whole or not at all. Raises OSError.
+    """
+    earlier = path.read_bytes() if path.exists() else b""
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_bytes(key + earlier)
+    beside.replace(path)
+
+
+# One key of a file, with what people write around it left out.
+_PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+def load_public(path: Path) -> PublicKeys:
+    """Loads every public key of a file. Raises ConfigError."""
+    found = []
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        for one in [match[0] for match in _PEM.finditer(path.read_bytes())]:
+            key = serialization.load_pem_public_key(one)
+            if not isinstance(key, Ed25519PublicKey):
+                raise ConfigError(f"--public-key {path}: not an Ed25519 key")
+            found.append(key)
     except OSError as error:
         raise ConfigError(f"--public-key {path}: {error.strerror}") from None
     except ValueError:
-        raise ConfigError(f"--public-key {path}: not a PEM public key") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"--public-key {path}: not an Ed25519 key")
-    return key
+        found = []
+    if not found:
+        raise ConfigError(f"--public-key {path}: not a PEM public key")
+    return PublicKeys(found)
 
 
-def public_key_of(given: Path | None, key_file: Path | None) -> Ed25519PublicKey | None:
-    """Loads the key that checkpoints are checked with: the one given, or the one beside the private key, or none.
-    Raises ConfigError."""
+def public_key_of(given: Path | None, key_file: Path | None) -> PublicKeys | None:
+    """Loads the keys that checkpoints are checked with: those of the file given, or those beside the private key, or
+    none. Raises ConfigError."""
     if given is None and key_file is not None and public_file(key_file).exists():
         given = public_file(key_file)
     return None if given is None else load_public(given)
 
 
-def genuine(checkpoint: Checkpoint, key: Ed25519PublicKey) -> bool:
+def genuine(checkpoint: Checkpoint, key: PublicKey) -> bool:
     try:
         key.verify(checkpoint.signature, checkpoint.signed_text)
     except InvalidSignature:

@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import exporting, exports, review
-from secretproxy.audit.checkpoints import Signer
+from secretproxy.audit.checkpoints import PublicKey, Signer, keys_of, pem
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import OPERATIONS, Filter
 from secretproxy.audit.forms import RowsFile, rows_file
 from secretproxy.audit.records import writer_to
-from secretproxy.audit.subjects import Incident, Touched
+from secretproxy.audit.subjects import COMPROMISED, Incident, Touched
 from secretproxy.audit.verify import Report
 from secretproxy.config import ConfigError
 
@@ -124,18 +124,21 @@ async def packed(
     filters: dict[str, str],
     signer: Signer | None,
     beside: Beside | None = None,
+    also: Sequence[Filter] = (),
 ) -> AsyncGenerator[bytes]:
     """Gives an archive in parts, in the order of its bytes: rows, their manifest, and files that the manifest covers.
 
     `place`: of the rows in the archive; `file`: in which form they are made; `filters`: how the manifest names
-    `wanted`. Whoever stops in between has no archive: a zip ends with its index. Raises ConfigError.
+    `wanted`; `also`: filters whose rows are packed as well. Whoever stops in between has no archive: a zip ends with
+    its index. Raises ConfigError.
     """
     parcel, tally, made_at = Parcel(), exports.ExportTally(), datetime.now(UTC)
     folder = place.rpartition("/")[0]
     # A typing of IO[bytes] asks for more than a zip that is only written needs.
     with zipfile.ZipFile(cast("Any", parcel), "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
         with made.open(place, "w", force_zip64=True) as member:
-            async for row in exporting.tallied(review.rows(connection, wanted), tally):
+            rows = review.rows(connection, wanted, *also)
+            async for row in exporting.tallied(rows, tally):
                 file.write(row)
                 if tally.rows % _CHUNK == 0:
                     member.write(file.taken())
@@ -164,11 +167,11 @@ def archive(
     connection: Any,
     month: Month,
     signer: Signer | None,
-    key: Ed25519PublicKey | None,
+    key: PublicKey | None,
     verification: Awaitable[Verification],
 ) -> AsyncGenerator[bytes]:
     """Gives the evidence of a month in parts. Awaits `verification` once the rows are there. Raises ConfigError."""
-    public = signer.public if signer is not None else key
+    public = keys_of(None if signer is None else signer.public, key)
 
     async def beside(manifest: dict[str, Any]) -> dict[str, str]:
         found = await verification
@@ -188,28 +191,28 @@ def incident_archive(
     form: str,
     read_as: str,
     signer: Signer | None,
-    key: Ed25519PublicKey | None,
+    key: PublicKey | None,
 ) -> AsyncGenerator[bytes]:
-    """Gives an incident in parts: what to rotate as CSV or JSON lines, and the rows of the login as proof. Raises
+    """Gives an incident in parts: what to rotate as CSV or JSON lines, and the rows that say so as proof. Raises
     ConfigError."""
-    public = signer.public if signer is not None else key
+    public = keys_of(None if signer is None else signer.public, key)
     name = f"{INCIDENT}.{form}"
 
     async def beside(manifest: dict[str, Any]) -> dict[str, str]:
         files = {name: rotation_list(incident, form)} | _key_file(public)
         lines = [
-            "What to rotate after a login was compromised", "",
+            "What to rotate after a compromise", "",
             *incident.words(), f"Made at {manifest['made_at']}, read as {read_as}.", "",
             f"{name} has a line for each secret, the ones to rotate first at the top. {ROWS} has the rows of the log",
-            "that it was made of: those of this login in this time.", "",
+            "that it was made of: those of what was compromised, in this time.", "",
         ]  # fmt: skip
         return files | {README: "\n".join(lines + _how(files, public, signed=signer is not None)) + "\n"}
 
-    filters = {"user": incident.user, "since": str(incident.since)}
-    if incident.until is not None:
-        filters["until"] = str(incident.until)
-    wanted = Filter(user=incident.user, since=incident.since, until=incident.until)
-    return packed(connection, f"incident/{ROWS}", _lines(), "jsonl", wanted, filters, signer, beside)
+    given = {option: getattr(incident.of, option) for option in (*COMPROMISED, "since", "until")}
+    filters = {option: str(value) for option, value in given.items() if value is not None}
+    return packed(
+        connection, f"incident/{ROWS}", _lines(), "jsonl", incident.of, filters, signer, beside, incident.parts()[1:]
+    )
 
 
 def rotation_list(incident: Incident, form: str) -> str:
@@ -225,12 +228,8 @@ def rotation_list(incident: Incident, form: str) -> str:
     return out.getvalue()
 
 
-def _key_file(public: Ed25519PublicKey | None) -> dict[str, str]:
-    return {} if public is None else {KEY: pem(public).decode()}
-
-
-def pem(key: Ed25519PublicKey) -> bytes:
-    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+def _key_file(public: list[Ed25519PublicKey]) -> dict[str, str]:
+    return {KEY: b"".join(map(pem, public)).decode()} if public else {}
 
 
 def fingerprint(key: Ed25519PublicKey) -> str:
@@ -251,16 +250,16 @@ def _about_month(month: Month, manifest: dict[str, Any], found: Verification) ->
     return [*lines, "", *_verified(found), ""]
 
 
-def _how(files: Iterable[str], public: Ed25519PublicKey | None, *, signed: bool) -> list[str]:
+def _how(files: Iterable[str], public: list[Ed25519PublicKey], *, signed: bool) -> list[str]:
     """Says how to verify an archive offline, and what that needs from elsewhere."""
     lines = [
         "Verify this without the database, in this folder:", "",
-        f"    secretproxy audit verify --file {ROWS}{'' if public is None else f' --public-key {KEY}'}", "",
+        f"    secretproxy audit verify --file {ROWS}{f' --public-key {KEY}' if public else ''}", "",
         f"It recomputes every hash, and compares the rows, {', '.join(files)} and this",
         f"text with {ROWS}{exports.SUFFIX}. Its exit status is 0 if all is as it was, and 1 if anything was",
         "changed.", "",
     ]  # fmt: skip
-    if public is None:
+    if not public:
         return [
             *lines,
             "NOT SIGNED: no checkpoint key was at hand (audit.checkpoint_key_file). Whoever had this archive could",
@@ -268,12 +267,17 @@ def _how(files: Iterable[str], public: Ed25519PublicKey | None, *, signed: bool)
         ]
     if not signed:
         lines.append("THE MANIFEST IS NOT SIGNED: only the public key was at hand, for the checkpoints.")
-    return [
-        *lines,
+    lines += [
         f"{KEY} came with the archive, so whoever made the archive chose it. Compare it with the public key that",
         "you have from elsewhere. SHA-256 of the key (openssl pkey -pubin -in checkpoint.pub -outform DER |",
-        "sha256sum):", "", f"    {fingerprint(public)}",
+        "sha256sum):", "", *(f"    {fingerprint(one)}" for one in public),
     ]  # fmt: skip
+    if len(public) > 1:
+        lines += [
+            "", f"The {len(public)} keys are in one file, the present one first: they signed one after the other.",
+            "Compare each of them. openssl reads the first key of a file alone.",
+        ]  # fmt: skip
+    return lines
 
 
 def _verified(found: Verification) -> list[str]:

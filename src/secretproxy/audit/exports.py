@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from secretproxy.audit import chain, forms
-from secretproxy.audit.checkpoints import Checkpoint, Signer, genuine
+from secretproxy.audit.checkpoints import Checkpoint, PublicKey, Signer, genuine
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, TABLE, TYPES
 from secretproxy.audit.filters import KINDS, Filter
 from secretproxy.audit.review import access_of, outcome_of
@@ -315,7 +314,7 @@ def verify_part(
     rows: Iterator[tuple[int, Record, bytes]],
     manifest: dict[str, Any],
     outside: list[Checkpoint],
-    key: Ed25519PublicKey | None,
+    key: PublicKey | None,
     folder: Path | None = None,
 ) -> Proof:
     """Verifies an export against its manifest. `folder`: where the other files that it names are.
@@ -475,7 +474,7 @@ def _verify_files(manifest: dict[str, Any], folder: Path, report: Report) -> Non
 
 
 def _checks(
-    manifest: dict[str, Any], outside: list[Checkpoint], key: Ed25519PublicKey | None, report: Report
+    manifest: dict[str, Any], outside: list[Checkpoint], key: PublicKey | None, report: Report
 ) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {}
     inside: list[Checkpoint] = []
@@ -543,7 +542,7 @@ def _compare(tally: ExportTally, manifest: dict[str, Any], report: Report) -> No
 
 
 def _words(
-    manifest: dict[str, Any], tally: ExportTally, report: Report, signed: bool, key: Ed25519PublicKey | None
+    manifest: dict[str, Any], tally: ExportTally, report: Report, signed: bool, key: PublicKey | None
 ) -> list[str]:
     filters = manifest.get("filters") or {}
     what = ", ".join(f"{name} {value}" for name, value in filters.items()) or "everything"

@@ -18,7 +18,17 @@ from secretproxy.session.events import Event, Identity
 
 
 class UnrecordedError(Exception):
-    """A review could not be recorded, so it does not take place; the text says why and what rules it."""
+    """A review could not be recorded, so it does not take place; the text says why and what rules it.
+
+    `reason`: why the log cannot be written.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"What you ask for cannot be recorded now, so nothing is shown. The log cannot be written: {reason} "
+            "(audit.dsn)."
+        )
+        self.reason = reason
 
 
 class Recorder:
@@ -74,7 +84,4 @@ class Recorder:
             assert waiting is not None
             await waiting
         except LogUnavailableError as error:
-            raise UnrecordedError(
-                f"What you ask for cannot be recorded now, so nothing is shown. The log cannot be written: {error} "
-                "(audit.dsn)."
-            ) from None
+            raise UnrecordedError(str(error)) from None

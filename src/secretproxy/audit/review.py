@@ -448,27 +448,36 @@ async def how_many_events(connection: Any, wanted: Filter, kinds: tuple[str, ...
     return await how_many(connection, _events(wanted, kinds), known)
 
 
-async def rows(connection: Any, wanted: Filter) -> AsyncIterator[Any]:
-    """Gives the log's rows with every column, in the order in which they are verified.
+def _whole_rows(wanted: Filter) -> Question:
+    where, values = conditions_of(wanted.conditions(), 0)
+    return Question(f"SELECT a.* FROM {LOG} WHERE true{where}", values)  # noqa: S608 - constant text
+
+
+async def rows(connection: Any, *wanted: Filter) -> AsyncIterator[Any]:
+    """Gives the log's rows that match any of these filters, with every column, in the order in which they are verified.
 
     A filter that a row alone does not show gives the accesses that match, each with the outcomes that say so. Raises
     ConfigError."""
-    wanted = await resolved(connection, wanted)
     columns = ", ".join(f"a.{name}" for name in NAMES)
-    if wanted.needs_outcome:
-        found = question(wanted, None)
-        # A row of the log may come twice: an outcome is that of each access of its statement.
-        source = f"""(WITH w AS MATERIALIZED ({found.sql})
-SELECT DISTINCT ON (a.instance, a.seq, a.at, a.id) a.*
-  FROM (SELECT * FROM w UNION ALL
-        SELECT o.* FROM w AS a JOIN secretproxy.access_log AS o ON {OWN_OUTCOME}) AS a
- ORDER BY a.instance, a.seq, a.at, a.id) AS a"""  # noqa: S608 - constant text
-        where, values = "", found.values
-    else:
-        source = LOG
-        where, values = conditions_of(wanted.conditions(), 0)
-    query = f"SELECT {columns} FROM {source} WHERE true{where} ORDER BY a.instance, a.seq, a.at"  # noqa: S608
-    async for row in connection.each(query, *values):
+    parts: list[str] = []
+    values: list[Any] = []
+    for one in wanted:
+        found = await resolved(connection, one)
+        asked = question(found, None) if found.needs_outcome else _whole_rows(found)
+        text = f"({renumbered(asked.sql, len(values))})"
+        if found.needs_outcome:
+            # A row of the log may come twice: an outcome is that of each access of its statement.
+            text = f"""(WITH w AS MATERIALIZED {text}
+SELECT a.* FROM w AS a UNION ALL
+SELECT o.* FROM w AS a JOIN secretproxy.access_log AS o ON {OWN_OUTCOME})"""  # noqa: S608 - constant text
+        parts.append(text)
+        values += asked.values
+    several = len(parts) > 1 or any(one.needs_outcome for one in wanted)
+    once = "DISTINCT ON (a.instance, a.seq, a.at, a.id) a.*"
+    source = f"(SELECT {once} FROM ({' UNION ALL '.join(parts)}) AS a)" if several else parts[0]  # noqa: S608
+    async for row in connection.each(
+        f"SELECT {columns} FROM {source} AS a ORDER BY a.instance, a.seq, a.at", *values  # noqa: S608 - constant text
+    ):  # fmt: skip
         yield row
 
 
@@ -480,6 +489,25 @@ async def expected(connection: Any, wanted: Filter) -> int:
 
 async def is_empty(connection: Any) -> bool:
     return not await connection.fetchval("SELECT EXISTS (SELECT FROM secretproxy.access_log)")
+
+
+# Each step asks the index for the next login.
+_LOGINS = f"""
+WITH RECURSIVE known (login) AS (
+    SELECT pg_catalog.min(a.db_user) FROM {LOG} WHERE a.event OPERATOR(pg_catalog.<>) 'outcome'
+    UNION ALL
+    SELECT (SELECT pg_catalog.min(a.db_user) FROM {LOG}
+             WHERE a.event OPERATOR(pg_catalog.<>) 'outcome' AND a.db_user OPERATOR(pg_catalog.>) k.login)
+      FROM known k WHERE k.login IS NOT NULL)
+SELECT k.login FROM known k WHERE pg_catalog.lower(k.login) {EQUAL} pg_catalog.lower($1::pg_catalog.text)
+   AND k.login OPERATOR(pg_catalog.<>) $2::pg_catalog.text LIMIT 10
+"""  # noqa: S608 - constant text
+
+
+async def logins_like(connection: Any, login: str) -> list[str]:
+    """Gives the logins of the log that are written like this one but for case or quotes: other logins."""
+    bare = login[1:-1].replace('""', '"') if len(login) > 2 and login[0] == login[-1] == '"' else login
+    return [row["login"] for row in await connection.fetch(_LOGINS, bare, login)]
 
 
 async def knows_login(connection: Any, login: str) -> bool:

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from secretproxy.audit.checkpoints import Checkpoint, genuine
+from secretproxy.audit.checkpoints import Checkpoint, PublicKey, genuine
 from secretproxy.audit.filters import BELOW, EQUAL, Filter
 from secretproxy.audit.follower import INSTANCES
 from secretproxy.audit.masking import NameMask
@@ -127,7 +125,7 @@ async def looks(connection: Any, wanted: Filter, limit: int) -> list[Any]:
     return list(await connection.fetch(query, *values))
 
 
-async def sign_offs(connection: Any, limit: int | None, key: Ed25519PublicKey | None = None) -> list[SignOff]:
+async def sign_offs(connection: Any, limit: int | None, key: PublicKey | None = None) -> list[SignOff]:
     """Gives the newest sign-offs, newest first; `limit` None: all."""
     most = "ALL" if limit is None else f"{limit:d}"
     query = f"SELECT {_COLUMNS} FROM {LOG} WHERE {_REVIEW} AND a.function {EQUAL} $1 {NEWEST} LIMIT {most}"  # noqa: S608
@@ -165,7 +163,7 @@ def _sign_off(row: Any) -> SignOff | None:
     return SignOff(row["at"], row["db_user"], up_to, given.get("note", ""), counted, row["instance"], row["seq"])
 
 
-async def reviewed(connection: Any, limit: int | None, key: Ed25519PublicKey | None = None) -> Reviewed:
+async def reviewed(connection: Any, limit: int | None, key: PublicKey | None = None) -> Reviewed:
     """Says how far the log is reviewed, with the newest `limit` sign-offs; None: all. If it is not, everything is
     left."""
     found = [(one, one.compared(await heads(connection, one.up_to))) for one in await sign_offs(connection, limit, key)]

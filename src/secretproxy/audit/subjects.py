@@ -16,9 +16,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from secretproxy.audit.counting import Accesses, looked_at, settle, stretch
-from secretproxy.audit.filters import EQUAL, OPERATIONS, OUTCOME, Filter, spellings
+from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OPERATIONS, OUTCOME, Filter, joined, spellings
 from secretproxy.audit.records import plain
-from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, resolved
+from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, Question, logins_like, resolved
+from secretproxy.config import ConfigError
 
 _SPAN = "pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"
 # Secrets of one incident that a page looks into, and that one question asks about.
@@ -180,7 +181,7 @@ class Touched:
             **{kind: self.counts[kind] for kind in (*OPERATIONS, "unknown")},
             "first": self.first.isoformat(), "last": self.last.isoformat(),
             "written_by_another_since": _plain(self.written),
-            "last_write": _plain(self.last_write), "last_writer": self.last_writer, "other_logins": self.others,
+            "last_write": _plain(self.last_write), "last_writer": self.last_writer, "also_used_by": self.others,
         }  # fmt: skip
 
 
@@ -188,31 +189,43 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else plain(value)
 
 
+# What can be compromised: the filter's fields, each with what it is called.
+COMPROMISED = {
+    "user": "login", "jwt_user": "claim", "application": "application", "client": "client", "session": "session",
+}  # fmt: skip
+
+
 @dataclass(slots=True)
 class Incident:
-    """The secrets that a login touched in a time span.
+    """The secrets that a login, a claim, an application, a client or a session touched in a time span.
 
-    `nameless`: accesses without a known secret, by operation; `left_out`: secrets beyond the most that were asked for.
+    `of`: what was compromised; several of its fields narrow it down. `nameless`: accesses without a known secret, by
+    operation; `left_out`: secrets beyond the most that were asked for; `as_role`: accesses of other logins that took
+    the login's name as their role; `alike`: where there is no such access, logins that are written almost alike.
     """
 
-    user: str
-    since: datetime
-    until: datetime | None
+    of: Filter
     touched: list[Touched]
     nameless: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
+    as_role: int = 0
+    alike: list[str] = field(default_factory=list)
+
+    def whom(self) -> str:
+        """Says what was compromised. Names are shown with everything escaped."""
+        given = [(name, getattr(self.of, option)) for option, name in COMPROMISED.items()]
+        text = ", ".join(f"{name} {json.dumps(value)}" for name, value in given if value is not None)
+        return text[0].upper() + text[1:]
 
     def words(self) -> list[str]:
-        """Says what it is of, and what is not in the list. A login's name is shown with everything escaped."""
-        end = "now" if self.until is None else self.until.astimezone(UTC).isoformat()
-        words = [
-            f"Login {json.dumps(self.user)}, from {self.since.astimezone(UTC).isoformat()} until {end}:",
-            f"{len(self.touched):,} secrets.",
-        ]
+        """Says what it is of, and what is not in the list."""
+        begin = "the beginning" if self.of.since is None else self.of.since.astimezone(UTC).isoformat()
+        end = "now" if self.of.until is None else self.of.until.astimezone(UTC).isoformat()
+        words = [f"{self.whom()}, from {begin} until {end}:", f"{len(self.touched):,} secrets."]
+        if self.as_role:
+            words.append(f"{self.as_role:,} accesses are of other logins that took this one as their role (SET ROLE).")
         if self.unknown:
-            words.append(
-                f"{self.unknown:,} accesses do not name their secret: each may have been to any secret of this login."
-            )
+            words.append(f"{self.unknown:,} accesses do not name their secret: each may have been to any secret.")
         if self.left_out:
             words.append(f"{self.left_out:,} MORE SECRETS, touched earlier, are left out: choose a shorter time.")
         return words
@@ -221,20 +234,67 @@ class Incident:
     def unknown(self) -> int:
         return self.nameless.total()
 
+    def parts(self) -> list[Filter]:
+        """Gives the filters whose accesses it is made of."""
+        return [self.of, *(_as_role(self.of) if self.as_role else [])]
+
+
+def compromised(wanted: Filter) -> Filter:
+    """Gives the filter of an incident. Raises ConfigError for one that says too little."""
+    if not any(getattr(wanted, option) for option in COMPROMISED):
+        raise ConfigError(f"an incident is of one of these: {', '.join(COMPROMISED)}")
+    if wanted.since is None and wanted.session is None:
+        raise ConfigError("since: an incident has a time from which on; only a session has its own")
+    if wanted.since is not None and wanted.until is not None and wanted.since >= wanted.until:
+        raise ConfigError("since, until: the first is not before the second, so that no time is between them")
+    wanted.conditions()
+    return wanted
+
+
+def _as_role(wanted: Filter) -> list[Filter]:
+    """Gives the same for the role of that name, which a pooler's login takes for its users."""
+    return [] if wanted.user is None else [wanted.but(user=None, role=wanted.user)]
+
 
 _OF_SECRETS = f"""a.owner_id {EQUAL} ANY ($1::pg_catalog.uuid[])
 AND a.secret_names OPERATOR(pg_catalog.&&) $2::pg_catalog.text[]
    AND {ACCESS_EVENTS}"""
-_OTHERS = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
- WHERE {_OF_SECRETS} AND a.db_user OPERATOR(pg_catalog.<>) ALL ($3::pg_catalog.text[])
+# Who else uses a secret is told by what was compromised.
+_TOLD_BY = {
+    "user": "a.db_user", "jwt_user": f"coalesce(({ACCESSED_BY})::pg_catalog.text, a.db_user)",
+    "application": "coalesce(a.application_name, a.db_user)",
+    "client": "coalesce(pg_catalog.host(a.client_addr), a.db_user)", "session": "a.db_user",
+}  # fmt: skip
+
+
+def _others(wanted: Filter) -> Question:
+    """Makes the query for who else uses secrets; its first two parameters are owners and names of these."""
+    own, values = joined(wanted.but(since=None, until=None).conditions(), 2)
+    told = next(text for option, text in _TOLD_BY.items() if getattr(wanted, option) is not None)
+    outcome = OUTCOME_OF if wanted.needs_outcome else ""
+    sql = f"""SELECT a.owner_id, a.secret_names, {told} AS who FROM {LOG}{outcome}
+ WHERE {_OF_SECRETS} AND NOT coalesce(true{own}, false)
    AND a.event OPERATOR(pg_catalog.<>) 'refusal' GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
-_WRITTEN = f"""SELECT a.owner_id, a.secret_names, a.db_user, pg_catalog.max(a.at) AS at FROM {LOG} {OUTCOME_OF}
+    return Question(sql, values)
+
+
+def _writes(wanted: Filter) -> Question:
+    """Makes the query for the last successful writes of secrets, and which of them are those of the incident itself."""
+    texts: list[str] = []
+    values: list[Any] = []
+    for one in (wanted, *_as_role(wanted)):
+        own, more = joined(one.but(since=None, until=None).conditions(), 2 + len(values))
+        texts.append(f"coalesce(true{own}, false)")
+        values += more
+    sql = f"""SELECT a.owner_id, a.secret_names, a.db_user, {" OR ".join(texts)} AS own, pg_catalog.max(a.at) AS at
+  FROM {LOG} {OUTCOME_OF}
  WHERE {_OF_SECRETS} AND a.operation {EQUAL} 'write' AND {OUTCOME} {EQUAL} 'ok'
- GROUP BY 1, 2, 3"""  # noqa: S608 - constant text
+ GROUP BY 1, 2, 3, 4"""  # noqa: S608 - constant text
+    return Question(sql, values)
 
 
 def _take_write(found: Touched, row: Any, *, own: bool) -> None:
-    """Takes a successful write of a secret. One of the login itself is no rotation."""
+    """Takes a successful write of a secret. One of what was compromised is no rotation."""
     at = row["at"]
     if found.last_write is None or at > found.last_write:
         found.last_write, found.last_writer = at, row["db_user"]
@@ -242,57 +302,81 @@ def _take_write(found: Touched, row: Any, *, own: bool) -> None:
         found.written = at
 
 
-async def incident(
-    connection: Any, user: str, since: datetime, until: datetime | None = None, most: int | None = MOST_TOUCHED
-) -> Incident:
-    """Gives the secrets that a login touched, those to rotate first at the top. Raises ConfigError.
+async def incident(connection: Any, of: Filter, most: int | None = MOST_TOUCHED) -> Incident:
+    """Gives the secrets that something compromised touched, those to rotate first at the top. Raises ConfigError.
 
     At most the `most` that were touched last; None: all.
 
     Refused and failed accesses touched nothing; cancelled, lost and unfinished ones may have. At the top are secrets
-    that nobody else has written since, and among them those that most other logins use.
+    that nobody else has written since, and among them those that most others use. A login's name may also have been
+    the role of another login.
     """
     # Long because its questions add to the same secrets, one after the other.
-    wanted = await resolved(connection, Filter(user=user, since=since, until=until))
-    columns = f"""a.owner_id, a.secret_names, a.operation, {OUTCOME} AS outcome,
+    wanted = await resolved(connection, compromised(of))
+    logins = [] if wanted.user is None else spellings(wanted.user, wanted.encoding)
+    columns = f"""a.owner_id, a.secret_names, a.operation, {OUTCOME} AS outcome, a.db_user,
         pg_catalog.count(DISTINCT a.id) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"""
+    found = Incident(wanted, [])
+    rows = await _asked(connection, wanted, columns, 5, outcomes=True)
+    for one in _as_role(wanted):
+        if await _took_role(connection, one):
+            others = await _asked(connection, one, columns, 5, outcomes=True)
+            others = [row for row in others if row["db_user"] not in logins]
+            found.as_role += sum(row["n"] for row in others)
+            rows += others
     touched: dict[tuple[Any, str], Touched] = {}
-    nameless: Counter[str] = Counter()
-    for row in await _asked(connection, wanted, columns, 4, outcomes=True):
+    for row in rows:
         if row["outcome"] in ("refused", "error"):
             continue
         names = [name for name in row["secret_names"] or () if name is not None]
         if row["owner_id"] is None or not names:
-            nameless[row["operation"] or "unknown"] += row["n"]
+            found.nameless[row["operation"] or "unknown"] += row["n"]
         for name in names if row["owner_id"] is not None else ():
-            one = touched.setdefault(
+            one_of = touched.setdefault(
                 (row["owner_id"], name), Touched(row["owner_id"], name, Counter(), row["first"], row["last"])
             )
-            one.counts[row["operation"] or "unknown"] += row["n"]
-            one.first, one.last = min(one.first, row["first"]), max(one.last, row["last"])
-    left_out = 0 if most is None else max(0, len(touched) - most)
-    if left_out:
+            one_of.counts[row["operation"] or "unknown"] += row["n"]
+            one_of.first, one_of.last = min(one_of.first, row["first"]), max(one_of.last, row["last"])
+    found.left_out = 0 if most is None else max(0, len(touched) - most)
+    if found.left_out:
         latest = sorted(touched.values(), key=lambda one: one.last, reverse=True)[:most]
         touched = {(one.owner_id, one.name): one for one in latest}
-    places, logins = sorted(touched), spellings(user, wanted.encoding)
-    for start in range(0, len(places), MOST_TOUCHED):
-        part = places[start : start + MOST_TOUCHED]
-        owners: list[uuid.UUID] = sorted({owner for owner, _ in part})
-        keys = [owners, sorted({name for _, name in part}), logins]
-        for row in await connection.fetch(_OTHERS, *keys):
-            for name in row["secret_names"]:
-                found = touched.get((row["owner_id"], name))
-                if found is not None and row["db_user"] not in found.others:
-                    found.others.append(row["db_user"])
-        for row in await connection.fetch(_WRITTEN, *keys[:2]):
-            for name in row["secret_names"]:
-                found = touched.get((row["owner_id"], name))
-                if found is not None:
-                    _take_write(found, row, own=row["db_user"] in logins)
-    for one in touched.values():
-        one.others.sort()
-    order = sorted(
+    await _look_into(connection, wanted, touched)
+    found.touched = sorted(
         touched.values(),
         key=lambda one: (one.written is not None, -len(one.others), one.last, str(one.owner_id), one.name),
     )
-    return Incident(user, since, until, order, nameless, left_out)
+    if not rows and wanted.user is not None:
+        found.alike = await logins_like(connection, wanted.user)
+    return found
+
+
+async def _took_role(connection: Any, wanted: Filter) -> bool:
+    """Says whether any row from then on has this role: to count accesses by it takes longer."""
+    rest = wanted.before_its_end().but(until=None)
+    where, values = joined(rest.conditions(), 1)
+    query = f"SELECT EXISTS (SELECT FROM {LOG} WHERE a.role {EQUAL} ANY ($1::pg_catalog.text[]){where})"  # noqa: S608
+    return bool(await connection.fetchval(query, spellings(wanted.role or "", wanted.encoding), *values))
+
+
+async def _look_into(connection: Any, wanted: Filter, touched: dict[tuple[Any, str], Touched]) -> None:
+    """Finds who else uses the secrets, and who wrote them last."""
+    places = sorted(touched)
+    for start in range(0, len(places), MOST_TOUCHED):
+        part = places[start : start + MOST_TOUCHED]
+        owners: list[uuid.UUID] = sorted({owner for owner, _ in part})
+        keys = [owners, sorted({name for _, name in part})]
+        asked = _others(wanted)
+        for row in await connection.fetch(asked.sql, *keys, *asked.values):
+            for name in row["secret_names"]:
+                one = touched.get((row["owner_id"], name))
+                if one is not None and row["who"] is not None and row["who"] not in one.others:
+                    one.others.append(row["who"])
+        asked = _writes(wanted)
+        for row in await connection.fetch(asked.sql, *keys, *asked.values):
+            for name in row["secret_names"]:
+                one = touched.get((row["owner_id"], name))
+                if one is not None:
+                    _take_write(one, row, own=row["own"])
+    for one in touched.values():
+        one.others.sort()

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from secretproxy.audit import chain
-from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, genuine
+from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, PublicKey, genuine
 from secretproxy.audit.columns import ADDED, STORED, WORDS
 from secretproxy.audit.intact import altered
 from secretproxy.audit.reading import AS_AUDITOR, explained_on
@@ -131,7 +129,7 @@ class ChainVerifier:
     """Takes the lines of a log in order and reports what does not fit. Pure."""
 
     def __init__(
-        self, key: Ed25519PublicKey | None, *, signed_before: datetime | None = None, accept_unsigned: bool = False
+        self, key: PublicKey | None, *, signed_before: datetime | None = None, accept_unsigned: bool = False
     ) -> None:
         """Takes `signed_before`: with a key, a chain that began before then, or after now, must have a checkpoint."""
         self.report = Report()
@@ -435,7 +433,7 @@ Progress = Callable[[int, int | None], None]
 async def verify_database(
     dsn: str | Conninfo | None,
     outside: Iterable[Checkpoint],
-    key: Ed25519PublicKey | None,
+    key: PublicKey | None,
     progress: Progress,
     *,
     signed_within: float = 60.0,
@@ -528,7 +526,7 @@ async def _copy(connection: Any, query: str, take: Callable[[bytes], Any]) -> No
 
 
 def verify_whole(
-    rows: Iterable[tuple[int, dict[str, Any], bytes]], outside: Iterable[Checkpoint], key: Ed25519PublicKey | None
+    rows: Iterable[tuple[int, dict[str, Any], bytes]], outside: Iterable[Checkpoint], key: PublicKey | None
 ) -> Report:
     """Verifies an export that has no manifest, whose chains then must begin with row 1."""
     verifier = ChainVerifier(key)

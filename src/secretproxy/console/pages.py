@@ -323,7 +323,7 @@ async def subject(visit: Visit) -> Response:
     called = kind.replace("-", " ").capitalize()
     return await visit.stream(
         "subject.html", parts, title=f"{called} {view.shortened(value)}", kind=called, value=value,
-        span=span, spans=SPANS, path_of=f"/who/{kind}", query={SUBJECTS[kind]: value}, incident=kind == "user",
+        span=span, spans=SPANS, path_of=f"/who/{kind}", query={SUBJECTS[kind]: value},
     )  # fmt: skip
 
 
@@ -379,37 +379,36 @@ def _story(rows: list[dict[str, Any]]) -> Markup | None:
 
 
 async def incident(visit: Visit) -> Response:
-    """Shows what to rotate after a login was compromised: every secret it touched, ordered by how much depends on
-    it."""
+    """Shows what to rotate after a compromise: every secret that was touched, ordered by how much depends on it."""
     query = visit.query
     given = {name: query.get(name, "") for name in _INCIDENT}
     parts = {}
-    if given["user"] and given["since"]:
-        user, since, until = _compromised(given)
-        waits = await _waits(visit, Filter(user=user, since=since, until=until))
-        given["since"] = since.astimezone(UTC).isoformat()
-        if until is not None:
-            given["until"] = until.astimezone(UTC).isoformat()
+    if any(given[name] for name in subjects.COMPROMISED) and (given["since"] or given["session"]):
+        wanted = _compromised(given)
+        waits = await _waits(visit, wanted)
+        for name, at in (("since", wanted.since), ("until", wanted.until)):
+            given[name] = "" if at is None else at.astimezone(UTC).isoformat()
 
         async def touched() -> dict[str, Any]:
             async with visit.reader.connection() as connection:
-                found = await subjects.incident(connection, user, since, until)
+                found = await subjects.incident(connection, wanted)
                 where = await review.place(connection)
             return {"found": found, "given": given, "where": str(where), "now": datetime.now(UTC)}
 
         parts["touched"] = Part("incident-touched.html", waits, touched)
-    return await visit.stream("incident.html", parts, title="Incident", given=given, asked=bool(parts))
+    return await visit.stream(
+        "incident.html", parts, title="Incident", given=given, asked=bool(parts), whom=subjects.COMPROMISED
+    )
 
 
-_INCIDENT = ("user", "since", "until")
+_INCIDENT = (*subjects.COMPROMISED, "since", "until")
 
 
-def _compromised(given: Mapping[str, str]) -> tuple[str, datetime, datetime | None]:
-    """Reads who was compromised, and from when until when. Raises ConfigError."""
-    user, since, until = (given.get(name, "") for name in _INCIDENT)
-    if not user or not since:
-        raise ConfigError("an incident has a user and a time: /incident?user=...&since=...")
-    return user, _whole("since", since), _whole("until", until) if until else None
+def _compromised(given: Mapping[str, str]) -> Filter:
+    """Reads what was compromised, and from when until when. Raises ConfigError."""
+    fields: dict[str, Any] = {name: given.get(name) or None for name in subjects.COMPROMISED}
+    times: dict[str, Any] = {name: _whole(name, given[name]) for name in ("since", "until") if given.get(name)}
+    return subjects.compromised(Filter(**fields, **times))
 
 
 def _whole(name: str, text: str) -> datetime:
@@ -426,7 +425,7 @@ async def rotation(visit: Visit) -> Response:
     key_file = visit.console.settings.audit.checkpoint_key_file
     signer, key = exporting.signer_at_hand(key_file), public_key_of(None, key_file)
     async with visit.reader.connection() as connection:
-        found = await subjects.incident(connection, *_compromised(visit.query), None)
+        found = await subjects.incident(connection, _compromised(visit.query), None)
 
     def parts(connection: Any) -> AsyncGenerator[bytes]:
         return incident_archive(connection, found, form, visit.session.user, signer, key)

@@ -32,10 +32,12 @@ def evidence(
     from secretproxy.audit import exporting, review
     from secretproxy.audit.checkpoints import kept_outside, public_key_of
     from secretproxy.audit.verify import verify_database
+    from secretproxy.cli.audit.recording import record
 
     wanted = evidences.Month.read("--month", month)
     database = review_database(dsn, config)
-    audit = load_settings(config).audit
+    settings = load_settings(config)
+    audit = settings.audit
     signer = exporting.signer_at_hand(audit.checkpoint_key_file)
     key = public_key_of(public_key, audit.checkpoint_key_file)
     outside, unreadable = kept_outside(None, audit.checkpoint_file)
@@ -51,6 +53,7 @@ def evidence(
 
     async def work() -> Any:
         async with review.reading(database) as connection:
+            await record(connection, settings, "evidence", {"month": month})
             found = await verified((await review.place(connection)).user)
 
             async def given() -> Any:

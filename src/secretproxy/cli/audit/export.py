@@ -42,6 +42,7 @@ def export(
     # Long because its options are declared here, one a line.
     from secretproxy.audit import exporting, exports, forms, review
     from secretproxy.audit.columns import NAMES
+    from secretproxy.cli.audit.recording import record
 
     if form == "parquet" and str(output) == "-":
         raise ConfigError("--format parquet needs a file")
@@ -51,13 +52,15 @@ def export(
         operation=operation, outcome=outcome, client=client, application=application, session=session, **more,
     )  # fmt: skip
     database = review_database(dsn, config)
-    signer = exporting.signer_at_hand(load_settings(config).audit.checkpoint_key_file)
+    settings = load_settings(config)
+    signer = exporting.signer_at_hand(settings.audit.checkpoint_key_file)
     place = manifest or (exports.manifest_file(output) if str(output) != "-" else None)
     tally = exports.ExportTally()
     made_at = datetime.now(UTC)
 
     async def work() -> None:
         async with review.reading(database) as connection:
+            await record(connection, settings, "export", {"format": form, **wanted.asked()})
             rows = exporting.tallied(review.rows(connection, wanted), tally)
             await _write_rows(rows, output, file)
             if place is not None:

@@ -35,7 +35,7 @@ def retention(
     # Long because its options are declared here, one a line.
     from secretproxy.audit import retention as months
     from secretproxy.audit import review, verify
-    from secretproxy.audit.checkpoints import Signer, kept_outside, load_public
+    from secretproxy.audit.checkpoints import PublicKeys, Signer, kept_outside, keys_of, public_key_of
 
     audit = load_settings(config).audit
     named = "--keep" if keep else "audit.retention"
@@ -50,7 +50,8 @@ def retention(
             "audit.checkpoint_key_file is unset: without a signed end nobody could tell retention from a theft of rows"
         )
     signer = Signer(audit.checkpoint_key_file, audit.checkpoint_file, audit.checkpoint_command)
-    key = load_public(public_key) if public_key is not None else signer.public
+    known = public_key_of(public_key, audit.checkpoint_key_file)
+    key = known if public_key is not None else PublicKeys(keys_of(signer.public, known))
     outside, unreadable = kept_outside(checkpoints, audit.checkpoint_file)
     if unreadable:
         raise ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,7 @@ def review(
     from secretproxy.audit import reviews
     from secretproxy.audit.checkpoints import public_key_of
     from secretproxy.audit.filters import moment
-    from secretproxy.audit.recorder import UnrecordedError
-    from secretproxy.console.recording import recorder_of
-    from secretproxy.ops import logs
-    from secretproxy.session.events import Identity
+    from secretproxy.cli.audit.recording import NotRecordedError, reading
 
     if (up_to is None) != (note is None):
         raise ConfigError("--up-to and --note: give both, or neither")
@@ -47,18 +43,11 @@ def review(
     settings = load_settings(config)
 
     async def sign_off(connection: Any, until: datetime, note: str) -> None:
-        where = await questions.place(connection)
-        who = Identity(uuid.uuid4(), where.user, where.database, "secretproxy audit")
-        # Of the journal's own log only what went wrong, and not among the answer.
-        logs.configure(settings.log.model_copy(update={"level": "warning"}), sys.stderr)
-        recorder = recorder_of(settings)
-        await recorder.start()
         try:
-            await reviews.sign_off(connection, recorder, who, 1, until, note)
-        except UnrecordedError as error:
-            raise ConfigError(str(error)) from None
-        finally:
-            await recorder.close()
+            async with reading(connection, settings) as found:
+                await reviews.sign_off(connection, found.recorder, found.who, 1, until, note)
+        except NotRecordedError as error:
+            raise ConfigError(f"the log is not signed off: {error}") from None
 
     async def work() -> None:
         async with questions.reading(database) as connection:

@@ -16,12 +16,15 @@ from secretproxy.audit.texts import listed
 from secretproxy.cli.audit.files import new_file
 from secretproxy.cli.audit.options import (
     APPLICATION,
+    CLIENT,
     CONFIG,
     CSV,
     DSN,
     JSON_LINES,
+    JWT,
     OWNER,
     PUBLIC_KEY,
+    SESSION,
     SINCE,
     UNTIL,
     filtered,
@@ -70,13 +73,13 @@ def _tell_zone(without: bool) -> None:
         print(f"times are of {zone()}", file=sys.stderr)
 
 
-async def _tell_none(connection: Any, login: str, otherwise: str = "no access matches") -> None:
+async def _tell_none(connection: Any, login: str | None, otherwise: str = "no access matches") -> None:
     """Says that nothing was found, and whether the log knows the login at all: its name may be misspelt."""
     from secretproxy.audit import review
 
     if await review.is_empty(connection):
         print("the log is empty")
-    elif not await review.knows_login(connection, login):
+    elif login is not None and not await review.knows_login(connection, login):
         print(f"the log has no access by a login {quoted(login)}")
     else:
         print(otherwise)
@@ -164,9 +167,15 @@ def user(
 
 
 def incident(
-    user: str = typer.Option(..., "--user", metavar="NAME", help="The login that was compromised."),
-    since: str = typer.Option(
-        ..., "--since", metavar="TIME", help="The earliest possible beginning: 2h, 7d, 2026-11-24T09:30."
+    user: str | None = typer.Option(
+        None, "--user", metavar="NAME", help="Login that was compromised, also where another one took its role."
+    ),
+    jwt_user: str | None = JWT,
+    application: str | None = APPLICATION,
+    client: str | None = CLIENT,
+    session: str | None = SESSION,
+    since: str | None = typer.Option(
+        None, "--since", metavar="TIME", help="Earliest possible beginning: 2h, 7d, 2026-11-24T09:30."
     ),
     until: str | None = UNTIL,
     as_json: bool = JSON_LINES,
@@ -178,20 +187,27 @@ def incident(
     dsn: str | None = DSN,
     config: Path | None = CONFIG,
 ) -> None:
-    """List every secret that a compromised login touched.
+    """List every secret that something compromised touched.
 
-    Those that should be rotated first come first.
+    Something is a login, a claim, an application, a client or a session; several options narrow it down. Secrets that
+    should be rotated first come first.
     """
     # Long because its options are declared here, one a line.
     from secretproxy.audit import evidence, exporting, review, subjects
     from secretproxy.audit.checkpoints import public_key_of
+    from secretproxy.cli.audit.recording import record
 
-    wanted = filtered(user=user, since=since, until=until)
-    if wanted.since is None:
+    given = {
+        "user": user, "jwt_user": jwt_user, "application": application, "client": client, "session": session
+    }  # fmt: skip
+    if not any(given.values()):
+        raise ConfigError("give what was compromised: --user, --jwt-user, --application, --client or --session")
+    if since is None and session is None:
         raise ConfigError("--since: give the earliest possible beginning")
-    began = wanted.since
+    wanted = subjects.compromised(filtered(**given, since=since, until=until))
     database = review_database(dsn, config)
-    key_file = load_settings(config).audit.checkpoint_key_file
+    settings = load_settings(config)
+    key_file = settings.audit.checkpoint_key_file
     form = "csv" if as_csv else "jsonl"
 
     async def keep(connection: Any, found: Any, to: Path) -> None:
@@ -203,7 +219,10 @@ def incident(
 
     async def work() -> None:
         async with review.reading(database) as connection:
-            found = await subjects.incident(connection, user, began, wanted.until, None)
+            if to is not None:
+                asked = {"format": form, **given, "since": since, "until": until}
+                await record(connection, settings, "incident download", asked)
+            found = await subjects.incident(connection, wanted, None)
             if to is not None:
                 await keep(connection, found, to)
             elif as_json:
@@ -215,7 +234,7 @@ def incident(
             elif as_csv:
                 print(evidence.rotation_list(found, form), end="")
             elif not found.touched:
-                await _tell_none(connection, user, "this login touched no secret in that time, as far as this log goes")
+                await _tell_untouched(connection, found)
             else:
                 names = ("name", "owner_id", "counts", "last", "written", "others", "last_write", "last_writer")
                 rows = [{name: getattr(one, name) for name in names} for one in found.touched]
@@ -227,20 +246,28 @@ def incident(
                         _LAST,
                         Column("written by another since", lambda row: _moment_or_no(row["written"])),
                         Column("last written", _last_write),
-                        Column("other logins that use it", lambda row: _others(row["others"]), least=10),
+                        Column("also used by", lambda row: _others(row["others"]), least=10),
                     ],
                     rows,
                     False,
                 )
-            if found.unknown:
-                print(
-                    f"{found.unknown:,} accesses do not name their secret: each may have been to any secret",
-                    file=sys.stderr,
-                )
+            for word in found.words()[2:]:
+                print(word, file=sys.stderr)
             _tell_zone(as_json or not found.touched)
             await tell_place(connection)
 
     run(work())
+
+
+async def _tell_untouched(connection: Any, found: Any) -> None:
+    """Says that an incident has no secret; a login's name may be written otherwise."""
+    nothing = "it touched no secret in that time, as far as this log goes"
+    if found.of.user is None:
+        await _tell_none(connection, None, nothing)
+        return
+    await _tell_none(connection, found.of.user, nothing)
+    for name in found.alike:
+        print(f"did you mean the login {quoted(name)}? To PostgreSQL it is another one")
 
 
 def _counted(counts: Iterable[tuple[str, int]]) -> str:
