@@ -52,6 +52,7 @@ COMPILED = [
     "src/secretproxy/session/interpreter.py",
     "src/secretproxy/session/names.py",
     "src/secretproxy/session/pipeline.py",
+    "src/secretproxy/session/plain.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
     "src/secretproxy/session/states.py",

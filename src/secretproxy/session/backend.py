@@ -46,7 +46,7 @@ class Backend:
         self._pipeline: Final = pipeline
         self._token: Final = token
         # Whether the transaction has done what may change the catalog.
-        self._defined = False
+        self.defined = False
 
     def passed(self, message: Framer) -> None:
         """Takes what goes on as it came."""
@@ -109,7 +109,7 @@ class Backend:
         elif tag in (b"ROLLBACK", b"COMMIT") and self._state.transaction_status == TransactionStatus.FAILED:
             self._state.transaction_status = TransactionStatus.IN_TRANSACTION
         elif tag[:4] in _DEFINING:
-            self._defined = True
+            self.defined = True
         if tag == b"ROLLBACK":
             self._token.rolled_back()
         elif tag == b"DISCARD ALL" and self._pipeline.nothing_else_due:
@@ -148,8 +148,8 @@ class Backend:
             self._stream.report_rows(False)
             return
         if status == TransactionStatus.IDLE:
-            if self._defined:
-                self._defined = False
+            if self.defined:
+                self.defined = False
                 self._output.made().defined = True
             self._pipeline.end_transaction()
             self._token.end_transaction()

@@ -70,6 +70,11 @@ class Names:
         # While there are such: names of statements (False) and portals (True) that this pipeline has changed.
         self._renamed: set[tuple[bool, bytes]] = set()
 
+    @property
+    def settled(self) -> bool:
+        """Says whether nothing that was entered may yet turn out otherwise, or go on."""
+        return not self._doubts and not self._suspended
+
     # --- statements ---
 
     def statement(self, name: bytes) -> Prepared | None:

@@ -190,7 +190,10 @@ class Pipeline:
     def __init__(self, names: Names, outcomes: Outcomes) -> None:
         self._names: Final = names
         self._outcomes: Final = outcomes
-        self._due: deque[Entry] = deque()
+        self._entries: deque[Entry] = deque()
+        # What runs in a pipeline that was entered whole, with nothing else due; and what goes before it there.
+        self.whole: Prepared | bytes | None = None
+        self._ahead: tuple[int, ...] = ()
         # Whether the backend looks at nothing up to the next Sync: a message of the extended protocol failed.
         self.skipping = False
         # Whether it overlooks Sync and Flush: it reads the data of a COPY; and whether there was a Sync since then.
@@ -208,6 +211,19 @@ class Pipeline:
         self._between: Running | None = None
 
     @property
+    def _due(self) -> deque[Entry]:
+        """Gives the entries of the answers that are due; those of a pipeline entered whole are made here."""
+        whole = self.whole
+        if whole is not None:
+            self.whole = None
+            entries = self._entries
+            entries.extend(self._ahead)
+            entries.append(whole)
+            if isinstance(whole, Prepared):
+                entries.append(SYNC)
+        return self._entries
+
+    @property
     def started(self) -> int:
         """Counts the statements that the client has sent."""
         return self._started
@@ -215,12 +231,15 @@ class Pipeline:
     @property
     def due(self) -> int:
         """Counts the answers that are due."""
-        return len(self._due)
+        whole = self.whole
+        if whole is None:
+            return len(self._entries)
+        return len(self._ahead) + (2 if isinstance(whole, Prepared) else 1)
 
     @property
     def idle(self) -> bool:
         """Says whether no answer is due."""
-        return not self._due
+        return self.whole is None and not self._entries
 
     @property
     def nothing_else_due(self) -> bool:
@@ -243,6 +262,31 @@ class Pipeline:
             if _is(entry, SYNC) or _is(entry, COPY_END) or isinstance(entry, bytes | Prepared | Running):
                 return False
         return True
+
+    # --- pipelines of one statement without secret calls (plain.py) ---
+
+    @property
+    def takes_whole(self) -> bool:
+        """Says whether a pipeline may be entered whole: nothing is due, nor anything else remembered."""
+        if self.whole is not None or self.skipping or self._copying or self._between is not None:
+            return False
+        return not self._entries
+
+    def enter_whole(self, statement: Prepared | bytes, ahead: tuple[int, ...]) -> None:
+        """Enters a Query, or the messages `ahead`, an Execute of what was prepared and a Sync."""
+        self.whole = statement
+        self._ahead = ahead
+        self._started += 1
+        self.entered += len(ahead) + 1
+        if isinstance(statement, Prepared):
+            self._names.end_pipeline()
+
+    def answer_whole(self) -> None:
+        """Takes the answer to a pipeline entered whole, up to its ReadyForQuery."""
+        self.whole = None
+        self._answer_begun = False
+        self.cycles += 1
+        self._ended += 1
 
     # --- the client's messages ---
 
@@ -464,7 +508,7 @@ class Pipeline:
                 if self._overlooked:
                     kept.append(SYNC)
                 kept.append(entry)
-        self._due = deque(kept)
+        self._entries = deque(kept)
         self._copying = not ended
 
     def failing(self) -> Entry | None:
@@ -508,7 +552,7 @@ class Pipeline:
         """Ends what the end of a transaction ends."""
         for running in self._names.take_suspended():
             self._end(running, "ok")
-        if not self._due:
+        if self.idle:
             # Else the client is ahead: what is remembered may be of the next transaction already.
             self._names.end_transaction()
 

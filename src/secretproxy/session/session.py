@@ -21,6 +21,7 @@ before it here:
                Matching    testimony, matched to attempts
     greeting   Greeting    login and greeting
     backend    Backend     what each message of the backend's means
+    plain      Plain       chunks of the commonest form, at once
     session    Session     chunks in, decisions out: the face, for the proxy, and the tables of messages
 """
 
@@ -37,6 +38,7 @@ from secretproxy.session.frontend import Attempts, Frontend
 from secretproxy.session.greeting import Greeting
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeline
+from secretproxy.session.plain import Plain
 from secretproxy.session.statements import Running
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
@@ -90,15 +92,19 @@ class Session:
         greeting = self._greeting = Greeting(state, output, client, stream, token)
         matching = self.matching = Matching(state, output, stream, outcomes, pipeline, token)
         backend = Backend(state, output, client, stream, names, pipeline, token)
+        self._plain: Final = Plain(state, client, stream, names, pipeline, token, backend, sealing)
         # Whether the backend has said anything.
         self.answered = False
         self._client_login: Final = _client_login(frontend)
         self._client_ready: Final = _client_ready(frontend)
-        self._backend_login: Final = _backend_login(greeting, matching, backend)
-        self._backend_greeting: Final = _backend_greeting(greeting, matching, backend)
+        login = _backend_login(greeting, matching, backend)
         self._backend_ready: Final = _backend_ready(greeting, matching, backend)
-        # A client may leave in the middle of its login.
-        self._backend_closed: Final = self._backend_login | self._backend_ready
+        self._backend_before_and_after: Final = {
+            _LOGIN: login,
+            _GREETING: _backend_greeting(greeting, matching, backend),
+            # A client may leave in the middle of its login.
+            _CLOSED: login | self._backend_ready,
+        }
 
     def __repr__(self) -> str:
         return f"Session({self.phase.value}, pid={self.backend_pid}, statements={self.pipeline.started})"
@@ -258,6 +264,8 @@ class Session:
 
     def from_client(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the client's. Raises ProtocolViolationError if the session must end."""
+        if self._plain.takes_client(data):
+            return data
         state, stream = self.state, self._client
         phase = state.phase
         if phase is not _READY:
@@ -317,13 +325,16 @@ class Session:
 
     def from_backend(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the backend's. Raises ProtocolViolationError if it is no PostgreSQL that speaks."""
+        if self._plain.takes_backend(data):
+            return data
         self.answered = True
         state, stream = self.state, self._backend
         stream.begin(data)
         self.matching.begin()
         framer = stream.framer
         while framer.next():
-            handlers = self._backend_ready if state.phase is _READY else self._other_handlers()
+            phase = state.phase
+            handlers = self._backend_ready if phase is _READY else self._backend_before_and_after[phase]
             handler = handlers.get(framer.kind)
             if handler is None:
                 raise ProtocolViolationError(f"unexpected message type {framer.kind} from the backend")
@@ -355,11 +366,6 @@ class Session:
     def undelivered(self, step: Step) -> list[Event]:
         """Gives what the log shall hear of a backend's Step whose answer finds no client any more."""
         return self._outcomes.undelivered(step.commit, "lost")
-
-    def _other_handlers(self) -> Handlers:
-        if self.state.phase is _CLOSED:
-            return self._backend_closed
-        return self._backend_greeting if self.state.phase is _GREETING else self._backend_login
 
     def lost(self, *, broke: bool = False) -> list[Event]:
         """Ends the session, the connection is gone: gives the outcome of everything that was under way. `broke`:

@@ -373,6 +373,11 @@ class Token:
         """Takes the end of a transaction: what was set in it stays."""
         self._set_in_transaction = False
 
+    @property
+    def is_set(self) -> bool:
+        """Says whether the backend has the token, with the present keys."""
+        return not self._lost and (not self._version or self.keys.version == self._version)
+
     def renew(self, *, may_inject: bool) -> None:
         """Sets the token again where it may be lost and the backend takes a message now."""
         if self._version and self.keys.version != self._version:
