@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from secretproxy.audit import counting, exports, review
+from secretproxy.audit import counting, exports, review, subjects
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import OUTCOMES, Filter
 from secretproxy.audit.records import plain
@@ -255,6 +255,27 @@ async def test_every_column_has_a_filter_that_agrees_with_the_test_of_a_row(log:
     ):
         with pytest.raises(ConfigError):
             Filter(**nonsense).conditions()  # type: ignore[arg-type]
+
+
+async def test_endings_over_time_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A denial is told apart from other errors, and nothing is counted twice or left out."""
+    everything = await all_of(log, Filter())
+    asked = filters(everything)
+    step = timedelta(hours=6)
+    since, until = everything[0]["at"] - step, everything[-1]["at"] + timedelta(seconds=1)
+    for many in (0, 1_000_000):
+        monkeypatch.setattr(counting, "MANY", many)
+        for name in ("anything", "user", "secret", "owner"):
+            expected: dict[int, Counter[str]] = {}
+            for row in everything:
+                if asked[name].fits(row):
+                    kind = "denied" if (row["outcome"], row["sqlstate"]) == ("error", "42501") else row["outcome"]
+                    expected.setdefault(int(row["at"].timestamp()) // 21600, Counter())[kind] += 1
+            operations, ended = await subjects.endings(log, asked[name], since, until, step)
+            found = {int(one.at.timestamp()) // 21600: Counter(one.counts) for one in ended if one.counts}
+            assert found == expected, (name, many)
+            assert [sum(one.counts.values()) for one in operations] == [sum(one.counts.values()) for one in ended]
+            assert name != "anything" or sum(found.values(), Counter()).keys() == set(subjects.ENDINGS)
 
 
 async def test_an_export_of_accesses_has_what_they_are_made_of(log: Any) -> None:

@@ -11,6 +11,7 @@ import http.client
 import io
 import json
 import re
+import time
 import uuid
 import zipfile
 from datetime import UTC, datetime, timedelta
@@ -171,17 +172,52 @@ def test_both_sides_of_a_comparison_say_what_they_are(auditor: Browser, owner: s
     assert [view.rate(value) for value in (0, 0.0312, 3.14159, 1234.5)] == ["0", "0.0312", "3.14", "1,234"]
 
 
-def test_the_overview_counts_what_is_unusual_and_says_what_is_verified(site: ConsoleSite, owner: str) -> None:
+def test_the_overview_counts_what_is_unusual_and_says_what_is_verified(
+    site: ConsoleSite, auditor: Browser, owner: str
+) -> None:
     site.clock.ahead += 61
     browser = site.browser()
     assert browser.sign_in("console_colleague").status == 303
     text = browser.get("/").text
+    assert "Last row committed" in text and "health.port is not set" in text
     assert "You have not verified this since you signed in" in text
     assert re.search(r"<dt>direct calls</dt><dd>[1-9]", text) and "<dt>forgeries</dt>" in text
     browser.send("POST", "/integrity/verify", {"csrf": browser.csrf()})
     while 'http-equiv="refresh"' in browser.get("/integrity").text:
         pass
     assert "You verified it at" in browser.get("/").text
+    # Everybody sees it, also after this process.
+    end = time.monotonic() + 30
+    while not (
+        found := re.search(
+            r'id="verified">All of it is verified up to .*? by (\w+): nothing was altered in [1-9][\d,]* rows of [1-9]\d* chains, signatures checked. ([\d,]+) rows came since',
+            auditor.get("/").text,
+        )
+    ):
+        assert time.monotonic() < end
+    assert found[1] == "console_colleague"
+
+
+def test_the_overview_tells_denials_from_other_failures(auditor: Browser, proxy: Proxy, owner: str) -> None:
+    def ended() -> dict[str, int]:
+        text = auditor.get("/", {"span": "24h"}).text.partition('id="ended">')[2].partition("</dl>")[0]
+        found = re.findall(r"<dt>([^<]*)</dt><dd>(?:<a [^>]*>)?([\d,]+)", text)
+        return {called: int(number.replace(",", "")) for called, number in found}
+
+    before = ended()
+    assert before["other errors"] and before["succeeded"] > 10 and len(before) == 7
+    with (
+        psycopg.connect(proxy.dsn("auditor"), autocommit=True) as sql,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'stripe')", (owner,))
+    after = ended()
+    denied = "denials (SQLSTATE 42501)"
+    assert after[denied] == before[denied] + 1 and after["other errors"] == before["other errors"]
+    page = auditor.get("/", {"span": "24h"}).text
+    assert 'aria-label="Accesses by outcome over time, UTC"' in page and 'class="bar denied"' in page
+    path = html.unescape(re.search(r'<dt>denials[^/]*</dt><dd><a href="([^"]*)"', page)[1])  # type: ignore[index]
+    assert len(rows_of(auditor.get(path).text)) == after[denied]
 
 
 def test_a_forgery_has_a_likely_cause() -> None:

@@ -47,7 +47,7 @@ SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
 SELECT pg_catalog.set_config('max_parallel_workers_per_gather',
            greatest(pg_catalog.current_setting('max_parallel_workers_per_gather')::int, 2)::pg_catalog.text, true)"""
 _HASHED = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
-_LOOKED_UP = "SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on"
+LOOKED_UP = "SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on"
 # Every second row is an outcome: one comparison leaves it out, not four.
 _NO_OUTCOME = "a.event OPERATOR(pg_catalog.<>) 'outcome' AND "
 NAMES = "pg_catalog.array_to_string(secret_names, ', ', '(null)')"
@@ -290,14 +290,14 @@ GROUP BY a.session_id HAVING {_UNEQUAL}) SELECT u.session_id FROM u LIMIT {_MOST
     rows = await connection.fetch(query, *asked.values)
     source.vague = source.vague or any(row["bits"] & _VAGUE for row in rows)
     found = [_group(row) for row in rows if not row["bits"] & _VAGUE]
-    await connection.execute(_LOOKED_UP)
+    await connection.execute(LOOKED_UP)
     found = await _with_failures(connection, source, found, other)
     await settle(connection, source)
     if source.vague:
         # A call may stand for one, so that outcomes of its session were joined; if not, it has an outcome of its own.
         found += await _joined_cube(connection, source, f"{other} AND {VAGUE}")
     if sessions:
-        await connection.execute(_LOOKED_UP)
+        await connection.execute(LOOKED_UP)
         found += await _joined_cube(connection, source, f" AND {joined}")
         await settle(connection, source)
     return found
@@ -513,7 +513,7 @@ async def _at_night(
     columns = "a.at, a.seq, a.db_user, a.owner_id, a.secret_names"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     # The newest are at the end of the index of times.
-    await connection.execute(_LOOKED_UP)
+    await connection.execute(LOOKED_UP)
     asked = source.query(columns, only=only)
     query = f"SELECT at, db_user, owner_id, secret_names FROM ({asked.sql}) a ORDER BY at DESC, seq DESC{limited}"  # noqa: S608
     rows = [dict(row) for row in await connection.fetch(query, *asked.values)]
@@ -564,7 +564,7 @@ async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -
             return Table([], Count(0))
         if owners is not None:
             asked = source.query(columns, outcomes=True, only=f"{_VERIFIES} AND {_of_owners(owners)}")
-            await connection.execute(_LOOKED_UP)
+            await connection.execute(LOOKED_UP)
     verifies = f"SELECT DISTINCT ON (x.id) x.* FROM ({asked.sql}) x"  # noqa: S608 - a call may have several outcomes
     window = "WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)"
     limited = "" if limit is None else f" LIMIT {limit:d}"
@@ -839,4 +839,4 @@ async def compare(connection: Any, one: Filter, other: Filter, by: str, limit: i
     return _cut(rows, limit)
 
 
-__all__ = ["KEYS", "Accesses", "Table", "bursts", "compare", "fetch_counted", "stats"]
+__all__ = ["KEYS", "LOOKED_UP", "Accesses", "Table", "bursts", "compare", "fetch_counted", "stats"]

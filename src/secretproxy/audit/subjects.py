@@ -15,26 +15,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secretproxy.audit.counting import Accesses, looked_at, settle, stretch
-from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OPERATIONS, OUTCOME, Filter, joined, spellings
+from secretproxy.audit.counting import LOOKED_UP, Accesses, looked_at, settle, stretch
+from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OPERATIONS, OUTCOME, OUTCOMES, Filter, joined, spellings
 from secretproxy.audit.records import plain
 from secretproxy.audit.review import ACCESS_EVENTS, LOG, OUTCOME_OF, Question, logins_like, resolved
 from secretproxy.config import ConfigError
+from secretproxy.wire.types import SqlState
 
 _SPAN = "pg_catalog.count(*) AS n, pg_catalog.min(a.at) AS first, pg_catalog.max(a.at) AS last"
 # Secrets of one incident that a page looks into, and that one question asks about.
 MOST_TOUCHED = 2000
 
 
-async def _asked(connection: Any, wanted: Filter, columns: str, keys: int, *, outcomes: bool = False) -> list[Any]:
-    """Gives a query for `columns` of the accesses, grouped by the first `keys` of them; a group may come several
-    times."""
+async def _asked(
+    connection: Any, wanted: Filter, columns: str, keys: int, *, outcomes: bool = False, looked_up: bool = False
+) -> list[Any]:
+    """Asks for `columns` of the accesses, grouped by the first `keys` of them; a group may come several times.
+
+    `looked_up`: few match, so that what belongs to each is looked up."""
     source: Accesses = await looked_at(connection, wanted)
     source.vague = True
     source.ends_before = None
     group = " GROUP BY " + ", ".join(str(place) for place in range(1, keys + 1))
     async with connection.transaction(isolation="repeatable_read"):
         await settle(connection, source)
+        if looked_up:
+            await connection.execute(LOOKED_UP)
         asked = source.query(columns, outcomes=outcomes, group=group)
         return list(await connection.fetch(asked.sql, *asked.values))
 
@@ -114,7 +120,7 @@ async def hours_of(connection: Any, wanted: Filter) -> Counter[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class TimelineStep:
-    """Accesses from `at` on, by operation."""
+    """Accesses from `at` on, by operation or by how they ended."""
 
     at: datetime
     counts: dict[str, int]
@@ -136,6 +142,40 @@ async def timeline(
         TimelineStep(datetime.fromtimestamp(number * seconds, UTC), dict(found.get(number, {})))
         for number in range(first, last + 1)
     ]
+
+
+# How accesses ended, a denial (insufficient_privilege) apart from other errors.
+ENDINGS = ("ok", "denied", "error", "cancelled", "lost", "refused", "unknown")
+_DENIED = f"coalesce(o.sqlstate, a.sqlstate) {EQUAL} '{SqlState.INSUFFICIENT_PRIVILEGE}'"
+
+
+async def endings(
+    connection: Any, wanted: Filter, since: datetime, until: datetime, step: timedelta
+) -> tuple[list[TimelineStep], list[TimelineStep]]:
+    """Gives accesses in steps of time, by operation, and by how they ended. Raises ConfigError.
+
+    Most end well. So all are counted first, and what did not end well is looked up and taken off.
+    """
+    seconds = int(step.total_seconds())
+    bucket, bounded = f"{stretch(seconds)} AS bucket", wanted.but(since=since, until=until)
+    columns = f"""{bucket}, {OUTCOME} AS outcome, coalesce({_DENIED}, false) AS denied,
+        pg_catalog.count(DISTINCT a.id) AS n"""
+    unended = f"{bucket}, 'unknown' AS outcome, false AS denied, pg_catalog.count(*) AS n"
+    async with connection.transaction(isolation="repeatable_read"):
+        operations = await timeline(connection, wanted, since, until, step)
+        failed = tuple(kind for kind in OUTCOMES if kind not in ("ok", "unknown"))
+        rows = await _asked(connection, bounded.but(outcome=failed), columns, 3, outcomes=True, looked_up=True)
+        rows += await _asked(connection, bounded.but(outcome=("unknown",)), unended, 3, looked_up=True)
+    found: dict[int, Counter[str]] = {}
+    for row in rows:
+        kind = "denied" if row["denied"] and row["outcome"] == "error" else row["outcome"]
+        found.setdefault(row["bucket"], Counter())[kind] += row["n"]
+    ended = []
+    for one in operations:
+        others = found.get(int(one.at.timestamp()) // seconds, Counter())
+        well = sum(one.counts.values()) - others.total()
+        ended.append(TimelineStep(one.at, dict(others) | ({"ok": well} if well else {})))
+    return operations, ended
 
 
 async def distinct_secrets(

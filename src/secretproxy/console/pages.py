@@ -14,7 +14,7 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from secretproxy.audit import chains, counting, exporting, review, reviews, subjects, texts, usual
+from secretproxy.audit import chains, counting, exporting, review, reviews, subjects, texts, usual, verified
 from secretproxy.audit.checkpoints import public_key_of
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.evidence import Month, archive, incident_archive, packed
@@ -23,9 +23,10 @@ from secretproxy.audit.filters import OPERATIONS, OUTCOMES, PROTOCOLS, STORED_AS
 from secretproxy.audit.forms import MEDIA, has_parquet, rows_file
 from secretproxy.audit.log_state import log_state
 from secretproxy.audit.paging import Cursor, newest
+from secretproxy.audit.recorder import UnrecordedError
 from secretproxy.config import ConfigError
 from secretproxy.console import charts, view
-from secretproxy.console.app import Entry, Visit
+from secretproxy.console.app import Entry, Visit, log
 from secretproxy.console.integrity import MOST_AT_ONCE, Check
 from secretproxy.console.live import live
 from secretproxy.console.parts import Part
@@ -64,6 +65,11 @@ def steps_since(since: datetime) -> tuple[datetime, datetime, timedelta]:
     lengths = (1, 5, 30, 180, 720, 1440, 10080)
     step = next((minutes for minutes in lengths if (end - since) / timedelta(minutes=minutes) <= 64), lengths[-1])
     return since, end, timedelta(minutes=step)
+
+
+def _ended(steps: list[subjects.TimelineStep]) -> Markup:
+    labels = [(f"{step.at:%m-%d %H:%M}", step.counts) for step in steps]
+    return Markup(charts.bars("Accesses by outcome over time, UTC", labels, subjects.ENDINGS))  # noqa: S704 - escaped where it is drawn
 
 
 def _timeline(steps: list[subjects.TimelineStep], marks: Sequence[tuple[float, str]] = ()) -> Markup:
@@ -117,7 +123,22 @@ async def overview(visit: Visit) -> Response:
             unusual = [row async for row in review.events(connection, wanted, KINDS, limit=TOP)]
             many = {kind: await review.how_many_events(connection, wanted, (kind,), 0) for kind in KINDS}
             state = await log_state(connection)
-        return {"unusual": unusual, "many": many, "state": state, "span": span, "check": visit.session.check}
+            known = await verified.latest(connection)
+        return {
+            "unusual": unusual, "many": many, "state": state, "span": span, "check": visit.session.check,
+            "known": known, "most_since": verified.MOST_SINCE,
+        }  # fmt: skip
+
+    async def times() -> dict[str, Any]:
+        async with visit.reader.connection() as connection:
+            steps, ended = await subjects.endings(connection, wanted, *steps_since(since))
+        total: Counter[str] = Counter()
+        for step in ended:
+            total.update(step.counts)
+        return {
+            "chart": _timeline(steps), "steps": steps, "operations": _kinds(steps), "ended": ended, "total": total,
+            "drawn": _ended(ended), "endings": subjects.ENDINGS, "span": span,
+        }  # fmt: skip
 
     async def counted() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
@@ -127,7 +148,7 @@ async def overview(visit: Visit) -> Response:
 
     parts = {
         "standing": Part("overview-standing.html", "Reading the log's ends …", standing),
-        "times": _times(visit, waits, wanted, since),
+        "times": Part("overview-ended.html", waits, times),
         "counts": Part("overview-counts.html", waits, counted),
     }
     return await visit.stream("overview.html", parts, title="Overview", span=span, spans=SPANS)
@@ -662,8 +683,19 @@ def _check(visit: Visit) -> Check:
                 429, "Others verify the log now, and each verification takes a core. Try again when they are through."
             )
         session.check = Check()
-        console.begin(session.check.run(visit.reader.conninfo, console.settings.audit, lambda: session.over))
+        console.begin(_verified(visit, session.check))
     return session.check
+
+
+async def _verified(visit: Visit, check: Check) -> None:
+    """Runs a verification, and keeps in the log what it found."""
+    console, session = visit.console, visit.session
+    await check.run(visit.reader.conninfo, console.settings.audit, lambda: session.over)
+    try:
+        found = await check.verification(session.user)
+        await verified.keep(console.recorder, *console.next_review(visit), found)
+    except UnrecordedError:
+        log.warning("what a verification found is not in the log, which cannot be written", user=session.user)
 
 
 async def verify(visit: Visit) -> Response:
