@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from secretproxy.audit import columns
+from secretproxy.audit import chain, columns, rows
 from secretproxy.audit.columns import BY_NAME, CHAINED, NAMES
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Line, Lines
@@ -146,3 +146,9 @@ def test_one_more_entry_is_written_read_verified_and_exported_beside_rows_of_bef
         env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
+
+
+def test_seconds_are_written_as_the_database_writes_them() -> None:
+    # Each microsecond up to a hundredth of a second, then steps that meet all lengths of a fraction.
+    for micros in [*range(10_000), *range(10_000, 3_000_000, 1_237), 999_999, 1_000_000, 10**9]:
+        assert rows._seconds(micros / 1e6) == chain.number(round(micros / 1e6, 6)), micros

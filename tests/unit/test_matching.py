@@ -12,7 +12,7 @@ from secretproxy.detect.string_literals import STANDARD
 from secretproxy.session.events import Identity
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import Outcomes, Pipeline
-from secretproxy.session.statements import Running, Tally, resolve
+from secretproxy.session.statements import Running, Tally, call_key, resolve
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Limits, Output, Step
 from secretproxy.session.stream import BackendStream
@@ -41,7 +41,9 @@ class Scene:
         )
         self.running = Running("simple", verdict)
         self.running.attempts = resolve(verdict.calls, NO_VALUES)
-        self.running.covered = {(call.function, call.owner, call.names): Tally() for call in self.running.attempts}
+        self.running.covered = {
+            call_key(call.function, call.owner, call.names): Tally() for call in self.running.attempts
+        }
         self.pipeline.push_statement(self.running)
 
     def hears(self, chunk: bytes) -> Step:

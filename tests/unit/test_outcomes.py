@@ -14,7 +14,7 @@ from secretproxy.session import pipeline as outcomes
 from secretproxy.session.events import Event, Identity
 from secretproxy.session.frontend import TOO_LONG
 from secretproxy.session.pipeline import Outcomes
-from secretproxy.session.statements import Running, Tally, resolve
+from secretproxy.session.statements import Running, Tally, call_key, resolve
 from secretproxy.session.states import State
 from secretproxy.session.step import Limits, Output
 from tests.unit.playbook import GETTER, OWNER
@@ -35,13 +35,13 @@ class Scene:
         sql = "SELECT " + ", ".join(f"encrypted_secrets.secrets_getter('{OWNER}', '{name}')" for name in names)
         running = Running("simple", DETECTOR.analyse(sql.encode(), "utf-8", STANDARD), sql.encode())
         running.attempts = resolve(running.verdict.calls, NO_VALUES)
-        running.covered = {(call.function, call.owner, call.names): Tally() for call in running.attempts}
+        running.covered = {call_key(call.function, call.owner, call.names): Tally() for call in running.attempts}
         running.number = 1
         return running
 
     def told(self, running: Running, name: str, user: uuid.UUID | None = None) -> None:
         running.calls += 1
-        assert running.covered[(GETTER, OWNER, (name,))].takes(None, user)
+        assert running.covered[call_key(GETTER, OWNER, (name,))].takes(None, user)
 
     @property
     def recorded(self) -> list[Event]:

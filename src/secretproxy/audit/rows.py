@@ -141,6 +141,15 @@ def stored_line(stored: bytes) -> Line:
     )
 
 
+def _seconds(duration: float) -> str:
+    """Writes seconds to the microsecond, as PostgreSQL writes a double precision number."""
+    micros = int(duration * 1e6 + 0.5)
+    if not 100 <= micros < 1_000_000:
+        # Others may have an exponent, or no fraction.
+        return chain.number(round(duration, 6))
+    return "0." + str(1_000_000 + micros)[1:].rstrip("0")
+
+
 class Lines:
     """The chain of one instance in the making: events in, lines out."""
 
@@ -203,34 +212,43 @@ class Lines:
         names, via, role = event.secret_names, event.via, event.role
         statement_no, accessed_by, owner, calls = event.statement_no, event.accessed_by, event.owner_id, event.calls
         sqlstate, fingerprint = event.sqlstate, event.fingerprint
-        fields = [
-            self._instance,
-            str(seq),
-            self._id(),
-            self._at(at),
-            event.event,
-            known[0],
-            "\\N" if statement_no is None else str(statement_no),
-            "\\N" if event.function is None else self._text(event.function),
-            event.operation or "\\N",
-            "\\N" if owner is None else self._uuid(owner),
-            "\\N" if names is None else self._array(names),
-            event.encoding or "\\N",
-            "\\N" if via is None else self._array(via),
-            event.protocol or "\\N",
-            "\\N" if fingerprint is None else chain.text(fingerprint),
-            known[1],
-            "\\N" if role is None else self._text(role),
-            "\\N" if accessed_by is None else self._uuid(accessed_by),
-            known[2],
-            event.outcome or "\\N",
-            "\\N" if sqlstate is None else chain.text(sqlstate),
-            "\\N" if duration is None else chain.number(round(duration, 6)),
-            "\\N" if calls is None else str(calls),
-        ]
-        text = "\t".join(fields)
-        # Whether each backslash is that of a NULL.
-        is_plain = known[4] != "" and text.count("\\") == fields.count("\\N") + known[2].count("\\")
+        # What may be escaped; the rest is words, numbers and the proxy's own.
+        function = "" if event.function is None else self._text(event.function)
+        secrets = "" if names is None else self._array(names)
+        path = "" if via is None else self._array(via)
+        set_role = "" if role is None else self._text(role)
+        code = "" if sqlstate is None else chain.text(sqlstate)
+        kind = "" if fingerprint is None else chain.text(fingerprint)
+        is_plain = known[4] != "" and not (
+            "\\" in secrets or "\\" in function or "\\" in path or "\\" in set_role or "\\" in code or "\\" in kind
+        )
+        text = "\t".join(
+            [
+                self._instance,
+                str(seq),
+                self._id(),
+                self._at(at),
+                event.event,
+                known[0],
+                "\\N" if statement_no is None else str(statement_no),
+                "\\N" if event.function is None else function,
+                event.operation or "\\N",
+                "\\N" if owner is None else self._uuid(owner),
+                "\\N" if names is None else secrets,
+                event.encoding or "\\N",
+                "\\N" if via is None else path,
+                event.protocol or "\\N",
+                "\\N" if fingerprint is None else kind,
+                known[1],
+                "\\N" if role is None else set_role,
+                "\\N" if accessed_by is None else self._uuid(accessed_by),
+                known[2],
+                event.outcome or "\\N",
+                "\\N" if sqlstate is None else code,
+                "\\N" if duration is None else _seconds(duration),
+                "\\N" if calls is None else str(calls),
+            ]
+        )
         if ADDED:
             is_plain = False
             text += "".join(["\t" + self.written(column, event) for column in ADDED])
@@ -242,14 +260,15 @@ class Lines:
 
     def _known(self, who: Identity) -> tuple[str, str, str, str, str]:
         """Gives what is cached for an identity: the session, the user, the columns from the database to tls, their
-        source, and whether nothing is escaped in these columns (empty: something is).
+        source, and whether nothing is escaped in the user and these columns (empty: something is).
         """
         mask = self._mask
         rest = (mask(who.database), mask(who.application_name), _address(who.client_addr), who.client_port, who.tls)
         written = [chain.field(value) for value in rest]
         tail = "\t".join(written)
-        plain = "plain" if tail.count("\\") == written.count("\\N") else ""
-        return str(who.session_id), chain.field(mask(who.db_user)), tail, self._codec, plain
+        user = chain.field(mask(who.db_user))
+        plain = "plain" if f"{user}\t{tail}".count("\\") == [user, *written].count("\\N") else ""
+        return str(who.session_id), user, tail, self._codec, plain
 
     def written(self, column: LogColumn, event: Event) -> str:
         """Writes a value of an event or its identity as the table says: how the columns that were added are written."""

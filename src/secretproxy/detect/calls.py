@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from secretproxy.detect import arguments
 from secretproxy.detect.arguments import NO_VALUES, UNKNOWN, Argument, Values
@@ -56,6 +56,32 @@ class ResolvedCall:
         return f"ResolvedCall({self.function}, exact={self.exact})"
 
 
+class _Found:
+    """The function that a call is of, and the arguments that show its owner and names."""
+
+    __slots__ = ("function", "operation", "owner", "secret", "signature", "takes_array", "types")
+
+    def __init__(
+        self,
+        types: tuple[int, ...],
+        function: Function | None,
+        signature: str,
+        operation: Operation | None,
+        owner: Argument,
+        secret: Argument,
+    ) -> None:
+        self.types = types
+        self.function = function
+        self.signature = signature
+        self.operation: Operation | None = operation
+        self.owner = owner
+        self.secret = secret
+        self.takes_array = function is not None and function.takes_array
+
+    def __repr__(self) -> str:
+        return f"_Found({self.signature})"
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One FuncCall of a secret function: the schema it is logged under, its name and its arguments by position or name.
@@ -72,6 +98,8 @@ class Call:
     opaque: bool = False
     signature: str | None = None
     via: tuple[str, ...] | None = None
+    # What the last Bind with these parameter types found.
+    _found: list[_Found] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def resolve(self, values: Values = NO_VALUES) -> ResolvedCall:
         if arguments.VOID_OID in values.types:
@@ -80,29 +108,45 @@ class Call:
         return self._resolve(values)
 
     def _resolve(self, values: Values) -> ResolvedCall:
+        kept = self._found
+        if kept and kept[0].types is values.types and values.bind is not None:
+            found = kept[0]
+        else:
+            found = self._find(values)
+            if values.bind is not None:
+                kept[:] = [found]
+        function, signature = found.function, found.signature
+        if function is None:
+            return ResolvedCall(signature, found.operation, None, None, None, False, self.via)
+        owner_known, owner = arguments.as_uuid(found.owner, values)
+        secret = found.secret
+        names: tuple[str | None, ...] | None
+        if found.takes_array:
+            names_known, names = arguments.as_names(secret, values)
+        else:
+            names_known, name = arguments.as_text(secret, values)
+            names = (name,) if names_known and name is not None else None
+        return ResolvedCall(
+            signature,
+            found.operation,
+            owner if owner_known else None,
+            names if names_known else None,
+            self._encoding(function, values),
+            owner_known and names_known,
+        )
+
+    def _find(self, values: Values) -> _Found:
+        """Finds the function that is called, and where its owner and names stand. Of a Bind's values their types alone
+        matter."""
         function = self._function(values)
         if function is None:
             known = overloads(self.name)
             signature = self.signature or (
                 known[0].signature(self.schema) if len(known) == 1 else f"{self.schema}.{self.name}"
             )
-            return ResolvedCall(signature, operation_of(signature), None, None, None, False, self.via)
-        owner_known, owner = arguments.as_uuid(self._argument(function, function.owner), values)
-        secret = self._argument(function, function.secret)
-        names: tuple[str | None, ...] | None
-        if function.takes_array:
-            names_known, names = arguments.as_names(secret, values)
-        else:
-            names_known, name = arguments.as_text(secret, values)
-            names = (name,) if names_known and name is not None else None
-        return ResolvedCall(
-            function.signature(self.schema),
-            function.operation,
-            owner if owner_known else None,
-            names if names_known else None,
-            self._encoding(function, values),
-            owner_known and names_known,
-        )
+            return _Found(values.types, None, signature, operation_of(signature), UNKNOWN, UNKNOWN)
+        owner, secret = self._argument(function, function.owner), self._argument(function, function.secret)
+        return _Found(values.types, function, function.signature(self.schema), function.operation, owner, secret)
 
     def _function(self, values: Values) -> Function | None:
         if self.opaque:

@@ -30,6 +30,7 @@ from secretproxy.session.statements import (
     Refusal,
     Running,
     Tally,
+    call_key,
     resolve,
 )
 from secretproxy.session.states import Phase, State
@@ -153,7 +154,7 @@ class Attempts:
             # The same call twice is one access, counted.
             attempts = tuple(dict.fromkeys(_within_limit(attempts)))
         running.attempts = attempts
-        running.covered = {(call.function, call.owner, call.names): Tally() for call in attempts if call.exact}
+        running.covered = {call_key(call.function, call.owner, call.names): Tally() for call in attempts if call.exact}
         running.number = self._pipeline.started + 1
         if not attempts and not verdict.concerns:
             self._pipeline.push_statement(running)

@@ -28,6 +28,7 @@ from secretproxy.session.statements import (
     Prepared,
     Running,
     Undo,
+    call_key,
     query_like,
 )
 from secretproxy.session.states import State
@@ -168,7 +169,7 @@ class Outcomes:
     def _done(self, running: Running, call: ResolvedCall) -> Done:
         """Tells what the backend testified to of an attempt: how often it ran (None: nobody can tell), as which
         role and jwt user."""
-        tally = running.covered.get((call.function, call.owner, call.names))
+        tally = running.covered.get(call_key(call.function, call.owner, call.names))
         if tally is not None and tally.calls:
             return tally.calls, tally.role, tally.accessed_by
         if not self._state.testifies or not testifies(call.function, self._state.silent):
@@ -259,7 +260,9 @@ class Pipeline:
         if self.skipping or self._copying or len(due) > _FEW:
             return False
         for entry in due:
-            if _is(entry, SYNC) or _is(entry, COPY_END) or isinstance(entry, bytes | Prepared | Running):
+            if _is(entry, SYNC) or _is(entry, COPY_END):
+                return False
+            if _runs(entry):
                 return False
         return True
 
@@ -402,7 +405,7 @@ class Pipeline:
         head = self.head()
         if isinstance(head, Running):
             return head
-        if isinstance(head, bytes | Prepared):
+        if isinstance(head, bytes) or isinstance(head, Prepared):  # noqa: SIM101
             running = (
                 Running("simple", HARMLESS, head or None)
                 if isinstance(head, bytes)
@@ -421,7 +424,7 @@ class Pipeline:
     @property
     def at_statement(self) -> bool:
         """Says whether the backend is at a statement."""
-        return isinstance(self.head(), bytes | Prepared | Running)
+        return _runs(self.head())
 
     def described(self) -> Prepared | None:
         """Gives the statement whose Describe is answered next, where its parameter types matter."""
@@ -579,7 +582,7 @@ class Pipeline:
                 break
             if isinstance(entry, Undo):
                 self._names.settle(entry)
-            if isinstance(entry, Prepared | bytes | Running):
+            if _runs(entry):
                 self._ended += 1
             if isinstance(entry, Running):
                 self._end(entry, "error" if entry.failed else "ok")
@@ -598,7 +601,7 @@ class Pipeline:
         for entry in dropped:
             if isinstance(entry, Undo):
                 self._names.settle(entry)
-            if isinstance(entry, Prepared | bytes | Running):
+            if _runs(entry):
                 self._ended += 1
             if isinstance(entry, Running):
                 entry.failed = True
@@ -624,3 +627,9 @@ def _is(entry: Entry | None, kind: int) -> bool:
     """Compares an entry with one of those that are numbers. The type first: compiled, that is a tenth of a
     comparison of objects."""
     return isinstance(entry, int) and entry == kind
+
+
+def _runs(entry: Entry | None) -> bool:
+    """Tells whether an entry runs a statement. One class after the other: compiled, a union or tuple of them is made
+    anew each time."""
+    return isinstance(entry, Running) or isinstance(entry, Prepared) or isinstance(entry, bytes)  # noqa: SIM101

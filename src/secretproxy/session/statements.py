@@ -24,7 +24,13 @@ SYNC: Final = 5
 COPY_END: Final = 6
 INJECTED: Final = 7
 
-CallKey = tuple[str, uuid.UUID | None, tuple[str | None, ...] | None]
+# Function, owner as a number and names: the hash of a UUID is worked out in Python.
+CallKey = tuple[str, int | None, tuple[str | None, ...] | None]
+
+
+def call_key(function: str, owner: uuid.UUID | None, names: tuple[str | None, ...] | None) -> CallKey:
+    """Gives what one call has in common with its testimony."""
+    return function, None if owner is None else owner.int, names
 
 
 class Tally:

@@ -44,7 +44,7 @@ from secretproxy.session.call_path import MOST_CONTEXT, call_path
 from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
 from secretproxy.session.pipeline import Outcomes, Pipeline
-from secretproxy.session.statements import CallKey, Running
+from secretproxy.session.statements import CallKey, Running, call_key
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
 from secretproxy.session.stream import BackendStream, Framer
@@ -408,6 +408,9 @@ class Token:
 
 # The SQLSTATE field of a testimony.
 _TESTIMONY: Final = bytes((ErrorField.SQLSTATE,)) + SQLSTATE + b"\0"
+# The same behind another field, and the beginning of a message of the second form, which PostgreSQL sends next.
+_SHORT_TESTIMONY: Final = b"\0" + _TESTIMONY + bytes((ErrorField.MESSAGE,)) + QUOTED
+_BEFORE_MESSAGE: Final = len(_SHORT_TESTIMONY) - len(QUOTED)
 
 
 class Matching:
@@ -440,8 +443,15 @@ class Matching:
     def notice(self, message: Framer) -> None:
         buffer, start = message.buffer, message.start
         end = min(message.end, len(buffer))
-        if message.complete and buffer.find(_TESTIMONY, start, end) < 0:
-            return
+        if message.complete:
+            at = buffer.find(_SHORT_TESTIMONY, start + 5, end)
+            if at >= 0:
+                # No field has a NUL in it: this is the SQLSTATE, and the message behind it.
+                at += _BEFORE_MESSAGE
+                self._heard(message, buffer[at : buffer.find(b"\0", at, end)], None)
+                return
+            if buffer.find(_TESTIMONY, start, end) < 0:
+                return
         found = messages.fields(buffer, start, end)
         if found.get(ErrorField.SQLSTATE) != SQLSTATE:
             return
@@ -452,13 +462,17 @@ class Matching:
                 return
             if kind == ErrorField.CONTEXT:
                 context = cut
+        self._heard(message, line(text or b"", found.get(ErrorField.CONSTRAINT_NAME, b"")), context)
+
+    def _heard(self, message: Framer, text: bytes, context: bytes | None) -> None:
+        """Takes what a notice says that is a testimony or pretends to be one. `context`: as far as it has been read."""
         self._stream.drop()
-        testimony = self._token.keys.read(line(text or b"", found.get(ErrorField.CONSTRAINT_NAME, b"")))
+        testimony = self._token.keys.read(text)
         running = self._pipeline.under_way()
         if testimony is None or not self._is_ours(testimony):
             self._take_foreign(running, testimony)
         else:
-            self._match(running, testimony, context)
+            self._match(running, testimony, message, context)
 
     def _needs_more(self, message: Framer, text: bytes | None, kind: int, cut: bytes) -> bool:
         """Decides on a notice of which only the beginning is there: False where that is enough to take it.
@@ -496,13 +510,13 @@ class Matching:
             SqlState.IO_ERROR,
         )
 
-    def _match(self, running: Running, testimony: Testimony, context: bytes | None) -> None:
+    def _match(self, running: Running, testimony: Testimony, message: Framer, context: bytes | None) -> None:
         """Counts a call for the attempt that covers it; where none does, nothing more reaches the client until the
         log has the call."""
         self._last_clock = testimony.clock
         self._state.testifies = True
         running.calls += 1
-        tally = running.covered.get((testimony.function, testimony.owner, testimony.names))
+        tally = running.covered.get(call_key(testimony.function, testimony.owner, testimony.names))
         if tally is not None and tally.takes(testimony.role, testimony.jwt_user):
             self._stream.expect()
             return
@@ -512,6 +526,8 @@ class Matching:
         event = self._event_of(running, "call", testimony)
         if not any(call.function == testimony.function for call in running.attempts):
             self._output.made().unannounced = True
+        if context is None and message.complete:
+            context = messages.fields(message.buffer, message.start, message.end).get(ErrorField.CONTEXT)
         if context is not None:
             event.via = call_path(decoded(context[:MOST_CONTEXT], self._state.codec))
         self._hold_for(event)
@@ -544,7 +560,8 @@ class Matching:
 
         What a genuine one says that was played again, or that a clock set back makes look so, is kept.
         """
-        key = (running.number, None if testimony is None else (testimony.function, testimony.owner, testimony.names))
+        said = None if testimony is None else call_key(testimony.function, testimony.owner, testimony.names)
+        key = (running.number, said)
         event = self._forgeries.get(key)
         if event is None:
             event = (
