@@ -114,7 +114,7 @@ async def install(
             if known.get(change.name) == change.digest and not again and change.name not in altered:
                 progress(change.name, "is there")
                 continue
-            await _deploy(connection, change)
+            await _deploy(connection, change, new=known.get(change.name) != change.digest)
             deployed.append(change.name)
             progress(
                 change.name,
@@ -131,6 +131,7 @@ async def install(
             # What another deployment of the same did not put right must go on to differ.
             if record or any(known.get(change.name) != change.digest for change in changes()):
                 await connection.execute("SELECT secretproxy.record_facts()")
+                await _set_digest(connection, changes()[-1].name, changes()[-1].digest)
             if taken:
                 await accept(connection, taken)
             if direct_calls is not None:
@@ -242,15 +243,25 @@ _MAKE_IN: dict[str, tuple[str, ...]] = dict.fromkeys(("roles", "adoption", "sche
 _MAKE_IN["access_log_views"] = ("secretproxy", "public")  # a short view in public is created again
 
 
-async def _deploy(connection: Any, change: Change) -> None:
+# The digest of the last change, which makes the record for verify, from the first new change on until all is recorded:
+# an installation that is broken off in between goes on to differ, and the next one records it.
+_UNRECORDED = "not recorded yet"
+
+
+async def _set_digest(connection: Any, change: str, digest: str) -> None:
+    await connection.execute(
+        "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1", change, digest
+    )
+
+
+async def _deploy(connection: Any, change: Change, *, new: bool) -> None:
+    """Deploys a change. `new`: it is not what is deployed already. Raises InstallError."""
     try:
         async with borrowed(connection, make=True, create=_MAKE_IN.get(change.name, SCHEMAS)):
             await connection.execute(change.statements("deploy"))
-            await connection.execute(
-                "UPDATE secretproxy.changes SET digest = $2 WHERE change OPERATOR(pg_catalog.=) $1",
-                change.name,
-                change.digest,
-            )
+            await _set_digest(connection, change.name, change.digest)
+            if new:
+                await _set_digest(connection, changes()[-1].name, _UNRECORDED)
     except asyncpg.PostgresError as error:
         raise InstallError(
             f"change {change.name} failed and left nothing behind: {server_message(error)}; {connection.where}"

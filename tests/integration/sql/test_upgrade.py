@@ -17,7 +17,7 @@ from tests.integration.sql.conftest import Database
 from secretproxy.audit.journal import KNOWS_ACCESS, Journal
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.verify import verify_database
-from secretproxy.install import create_key_file, revert, verify
+from secretproxy.install import create_key_file, install, revert, verify
 from secretproxy.session.events import Event, Identity
 
 OLDER = (Path(__file__).parent / "older.sql").read_text()
@@ -130,3 +130,31 @@ def test_an_older_version_is_brought_up(older: Database, empty: Database) -> Non
         sql.execute("DROP SCHEMA secretproxy CASCADE")
         older.install()
         assert sql.execute(OVERLOADS, (OURS,)).fetchall() == overloads
+
+
+class BrokenOffError(Exception):
+    """Whoever installs has gone: Ctrl-C, a terminal or a reader of the output that is closed."""
+
+
+@pytest.mark.parametrize("at", ["access_log", "checkpoints", "direct_calls"])
+def test_what_a_broken_off_upgrade_made_is_recorded_by_the_next(fresh: Database, at: str) -> None:
+    """The older version had a constraint that the newer one takes away; it is broken off after each of two changes, and
+    while the record is made."""
+    key_file = fresh.backend.key_file
+    with fresh.connect() as sql:
+        sql.execute(
+            "ALTER TABLE secretproxy.access_log ADD CONSTRAINT access_log_event_check CHECK (event IS NOT NULL)"
+        )
+        sql.execute("SELECT secretproxy.record_facts()")
+        sql.execute("UPDATE secretproxy.changes SET digest = 'older' WHERE change IN ('access_log', 'checkpoints')")
+
+    def progress(what: str, state: str) -> None:
+        if what == at and state != "is there":
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        asyncio.run(install(fresh.dsn(), key_file, progress))
+    assert any("run `secretproxy install`" in line for line in asyncio.run(verify(fresh.dsn(), key_file)))
+    assert "installed" in fresh.install()
+    assert asyncio.run(verify(fresh.dsn(), key_file)) == []
+    assert fresh.install() == []
