@@ -395,6 +395,27 @@ PASSING = [
 ]  # fmt: skip
 
 
+def test_each_change_of_what_may_lead_there_has_the_catalog_read_again(postgres: Backend, database: str) -> None:
+    comparing = (
+        "CREATE OPERATOR CLASS passing FOR TYPE text USING btree AS FUNCTION 1 bttextcmp(text, text)",
+        "ALTER OPERATOR FAMILY passing USING btree ADD OPERATOR 1 = (text, text)",
+        "DROP OPERATOR FAMILY passing USING btree",
+    )
+    unnoticed = []
+    with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:
+        admin.execute("CREATE FUNCTION back(text_of_item) RETURNS items LANGUAGE sql AS 'SELECT NULL::items'")
+        admin.execute("CREATE FUNCTION announce() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'")
+        before = admin.execute(queries.FINGERPRINT).fetchone()
+        for statement in (statement for statements in (*PASSING, comparing) for statement in statements):
+            admin.execute(statement)
+            after = admin.execute(queries.FINGERPRINT).fetchone()
+            if after == before:
+                unnoticed.append(statement)
+            before = after
+        admin.execute("DROP FUNCTION back, announce")
+    assert unnoticed == []
+
+
 async def test_whatever_changes_between_two_questions_costs_itself_alone(postgres: Backend, database: str) -> None:
     """An object of each kind is there at the first question, is another after it and is gone after the next."""
     with psycopg.connect(postgres.dsn(database=database), autocommit=True) as admin:

@@ -30,6 +30,7 @@ from secretproxy.audit.housekeeping import CHECKPOINT_INSERT
 from secretproxy.audit.journal import RIDE, Journal, LogUnavailableError
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, stored_line
+from secretproxy.connections import ConnectError
 from secretproxy.session.events import Event, Identity, Timing
 
 MASK = NameMask(200, [r"sk_live_"], b"k" * 32)
@@ -799,3 +800,32 @@ async def test_a_link_local_address_is_what_inet_takes(log: Log) -> None:
     assert [row["client_addr"] for row in in_order(log)] == ["fe80::1", "192.0.2.7", "2001:db8::7", "192.0.2.7"]
     await journal.close()
     assert_chain(log)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "longest"),
+    [("28P01", 5.0), ("28000", 5.0), ("42501", 5.0), ("3D000", 5.0), ("55000", 5.0), ("57P03", 0.5), ("53300", 0.5)],
+)
+async def test_a_login_that_the_server_refuses_is_tried_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, sqlstate: str, longest: float
+) -> None:
+    """Each is a FATAL in the server's log; one that could not be made is tried again at once."""
+    log, pauses, sleep = Log(), [], asyncio.sleep
+
+    async def connect() -> Any:
+        if len(pauses) < 12:
+            cause = asyncpg.PostgresError.new({"C": sqlstate, "M": "refused"})
+            raise ConnectError("refused", cause)
+        return await log.connect()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(journal_module.asyncio, "sleep", pause)
+    journal = Journal(connect, MASK, instance=uuid.uuid4())
+    await journal.start()
+    while not log.connected:
+        await sleep(0)
+    assert pauses[:2] == [0.05, 0.1] and max(pauses) == longest
+    assert await journal.close() == 0

@@ -22,6 +22,7 @@ from secretproxy.audit import chain
 from secretproxy.audit.checkpoints import CHECKPOINT, END, Checkpoint, Signer
 from secretproxy.audit.durable import Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
+from secretproxy.connections import login_refused
 from secretproxy.wire.types import SqlState
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
@@ -37,7 +38,7 @@ CHECKPOINT_INSERT = (
 )
 # Whoever locks the checkpoints keeps nobody from the log.
 _BEGIN = "BEGIN; SET LOCAL lock_timeout = '1s'"
-AGAIN = 1.0
+AGAIN, AGAIN_REFUSED = 1.0, 5.0
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
@@ -182,7 +183,7 @@ class Housekeeping:
                 self._disconnect()
                 self._again.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), AGAIN)
+                    await asyncio.wait_for(self._again.wait(), AGAIN_REFUSED if login_refused(error) else AGAIN)
 
     async def _something_is_due(self) -> bool:
         """Waits for it; False at the end."""

@@ -40,6 +40,7 @@ from secretproxy.audit.spool import (
     up_to_damage,
 )
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
+from secretproxy.connections import login_refused
 from secretproxy.session.events import Event, Identity, LogState
 
 # Rows and bytes of a group; a single row may have more.
@@ -54,7 +55,7 @@ KEPT_IN_OUTAGE, KEPT_BYTES = 20_000, 64 * 1024 * 1024
 # Microseconds by which the clock may go back before rows show it. A smaller step is a clock being set right; nothing is
 # lost by waiting it out.
 CLOCK_STEP = 1_000_000
-RETRY_FIRST, RETRY_MOST = 0.05, 0.5
+RETRY_FIRST, RETRY_MOST, RETRY_REFUSED = 0.05, 0.5, 5.0
 SPOOL_AGAIN = 1.0
 # Bytes of the spool that are written while calls wait for it, instead of being spooled meanwhile.
 SPOOL_REST = 64 * 1024
@@ -366,7 +367,7 @@ class Journal:
                 if self._closing and self._suspects is None:
                     break
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MOST)
+                pause = min(pause * 2, RETRY_REFUSED if login_refused(error) else RETRY_MOST)
         self._disconnect()
 
     async def _open(self) -> None:

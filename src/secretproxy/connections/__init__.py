@@ -6,7 +6,15 @@ layers may import this package; it imports none of them."""
 
 from secretproxy.connections.conninfo import Conninfo, ConninfoError, Place, has_password, read
 from secretproxy.connections.held import broke, broken, close, held, refusal, unkept
-from secretproxy.connections.opening import FAILURES, ConnectError, ServiceConnection, cause_of, connect, words
+from secretproxy.connections.opening import (
+    FAILURES,
+    ConnectError,
+    ServiceConnection,
+    cause_of,
+    connect,
+    login_refused,
+    words,
+)
 from secretproxy.connections.patience import run
 from secretproxy.connections.pinned import READING
 
@@ -25,6 +33,7 @@ __all__ = [
     "connect",
     "has_password",
     "held",
+    "login_refused",
     "read",
     "refusal",
     "run",

@@ -42,6 +42,21 @@ class ConnectError(ConnectionError):
         self.sqlstate: str | None = getattr(cause, "sqlstate", None)
 
 
+# The server refuses the login until somebody changes something, and writes a FATAL into its log each time.
+_REFUSED = (
+    SqlState.INVALID_AUTHORIZATION_SPECIFICATION,
+    SqlState.INVALID_PASSWORD,
+    SqlState.INSUFFICIENT_PRIVILEGE,
+    SqlState.INVALID_CATALOG_NAME,
+    SqlState.OBJECT_NOT_IN_PREREQUISITE_STATE,
+)
+
+
+def login_refused(error: BaseException) -> bool:
+    """Says whether the server refused the login itself: a connection that is made at once again is refused too."""
+    return isinstance(error, ConnectError) and error.sqlstate in _REFUSED
+
+
 # What comes of a connection that cannot be made or that breaks.
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 

@@ -18,7 +18,7 @@ import asyncpg
 import structlog
 
 from secretproxy.config import Host, Settings, revealed
-from secretproxy.connections import FAILURES, ConnectError, Place, cause_of, connect
+from secretproxy.connections import FAILURES, ConnectError, Place, cause_of, connect, login_refused
 from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, Target, resolve
 from secretproxy.proxy.backend.itself import Itself
 from secretproxy.proxy.backend.tls import monitor_tls
@@ -27,6 +27,8 @@ log: Any = structlog.get_logger("secretproxy.backend")
 
 # Seconds that an address which did not answer is tried last: one login waits for it, not every one.
 _SILENT_SECONDS = 10.0
+# Seconds for which a server that refused the login is not asked again: it writes a FATAL into its log each time.
+_REFUSED_SECONDS = 5.0
 _ASK = (
     "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('default_transaction_read_only') "
     "OPERATOR(pg_catalog.=) 'on'"
@@ -77,6 +79,8 @@ class Hosts:
         self._backend = backend
         self._kinds: dict[Host, dict[Target, Kind | str]] = {}
         self._connections: dict[Target, Any] = {}
+        # The servers that refused the login: until when they are not asked again, and what they said.
+        self._refused: dict[Target, tuple[float, str]] = {}
         self._looks: dict[Host, asyncio.Event] = {host: asyncio.Event() for host in self._hosts}
         self._looked = asyncio.Condition()
         self._silent: dict[Target, float] = {}
@@ -194,6 +198,10 @@ class Hosts:
         why = self.itself.why(target)
         if why is not None:
             return why
+        until, said = self._refused.pop(target, (0.0, ""))
+        if until > time.monotonic():
+            self._refused[target] = until, said
+            return said
         try:
             connection = self._connections.get(target)
             if connection is None or connection.is_closed():
@@ -205,7 +213,10 @@ class Hosts:
             if lost is not None:
                 lost.terminate()
             asked = isinstance(error, asyncpg.PostgresError | ConnectError)
-            return f"{target}: {cause_of(error)}{' (backend.monitor_dsn)' if asked else ''}"
+            said = f"{target}: {cause_of(error)}{' (backend.monitor_dsn)' if asked else ''}"
+            if login_refused(error):
+                self._refused[target] = time.monotonic() + _REFUSED_SECONDS, said
+            return said
 
     async def _connect(self, target: Target) -> Any:
         return await connect(

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 _TABLES = (
     "pg_proc", "pg_class", "pg_rewrite", "pg_trigger", "pg_operator", "pg_cast", "pg_type", "pg_attrdef",
         "pg_constraint",
-    "pg_policy", "pg_inherits", "pg_event_trigger", "pg_opclass", "pg_namespace",
+    "pg_policy", "pg_inherits", "pg_event_trigger", "pg_opclass", "pg_amop", "pg_amproc", "pg_statistic_ext",
+    "pg_namespace",
 )  # fmt: skip
 _COUNTED = ", ".join(
     "(SELECT pg_catalog.count(*) OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||) "  # noqa: S608 - constant names
