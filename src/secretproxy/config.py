@@ -688,8 +688,8 @@ def reference() -> str:
         "Settings come from the TOML file (`--config FILE`, else `$SECRETPROXY_CONFIG`, else",
         "`./secretproxy.toml`), from the environment, and from the command line. The environment",
         "overrides the file, and the command line overrides both. The variable of `listen.port` is",
-        "`SECRETPROXY_LISTEN_PORT`. Separate the items of a list by commas. If a setting is unknown or its",
-        "value is invalid, the command exits with status 2 and prints a line that names the setting.",
+        "`SECRETPROXY_LISTEN_PORT`; separate the items of a list in it by commas. If a setting is unknown or",
+        "its value is invalid, the command exits with status 2 and prints a line that names the setting.",
         "`config.example.toml` has all settings with their defaults.",
     ]
     plain, sections = _sections()
