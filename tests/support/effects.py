@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from secretproxy.session.interpreter import Connection
+
 
 class SocketEffects:
     """Does nothing where the proxy would pause a socket, flush or take note; ends by the violation itself."""
@@ -55,7 +57,7 @@ class SocketEffects:
         raise violation
 
 
-class ToClient:
+class ToClient(Connection):
     """The connection to the client."""
 
     def __init__(self, effects: Any) -> None:
@@ -74,7 +76,7 @@ class ToClient:
             self._effects.resume_client()
 
 
-class ToBackend:
+class ToBackend(Connection):
     """The connection to the backend."""
 
     def __init__(self, effects: Any) -> None:

@@ -57,7 +57,7 @@ class Scene:
             spawn=lambda work: None,
         )
         self.backend = BackendEndpoint(BackendSettings())
-        self.backend.transport = cast(asyncio.Transport, self.transport)
+        self.backend.use(cast(asyncio.Transport, self.transport))
         self.orphan = Orphan(
             cast(Any, self.runtime),
             self.backend,

@@ -169,8 +169,8 @@ class Scene:
         )  # fmt: skip
         self.to_client, self.to_backend = Transport(), Transport()
         self.client, self.backend = ClientEndpoint(ListenSettings()), BackendEndpoint(BackendSettings())
-        self.client.transport = cast(asyncio.Transport, self.to_client)
-        self.backend.transport = cast(asyncio.Transport, self.to_backend)
+        self.client.use(cast(asyncio.Transport, self.to_client))
+        self.backend.use(cast(asyncio.Transport, self.to_backend))
         session = Session(new_identity("app", "app", None), KEYS, Detector(), Limits())
         host = Host(host="192.0.2.2", port=5432)
         self.relay = Relay(cast(Any, runtime), self.client, self.backend, session, Target(host, host.host))

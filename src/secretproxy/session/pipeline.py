@@ -273,7 +273,7 @@ class Pipeline:
         """Says whether a pipeline may be entered whole: nothing is due, nor anything else remembered."""
         if self.whole is not None or self.skipping or self._copying or self._between is not None:
             return False
-        return not self._entries
+        return len(self._entries) == 0
 
     def enter_whole(self, statement: Prepared | bytes, ahead: tuple[int, ...]) -> None:
         """Enters a Query, or the messages `ahead`, an Execute of what was prepared and a Sync."""

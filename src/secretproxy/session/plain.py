@@ -50,8 +50,9 @@ _READY: Final = Phase.READY
 _IDLE: Final = 73
 _IN_TRANSACTION: Final = 84
 
-_BOUND: Final = (BIND,)
-_DESCRIBED: Final = (BIND, DESCRIBE)
+# Boxed already: compiled, a tuple of numbers is no object by itself.
+_BOUND: Final[tuple[int, ...]] = (BIND,)
+_DESCRIBED: Final[tuple[int, ...]] = (BIND, DESCRIBE)
 
 
 class Plain:
@@ -206,18 +207,18 @@ class Plain:
         return _stands(data, size - 6, _READY_FOR_QUERY, 5) and self._answered(data[size - 1])
 
     def _answered(self, status: int) -> bool:
-        pipeline = self._pipeline
+        if status == _IDLE:
+            self._pipeline.answer_whole()
+            self._state.transaction_status = TransactionStatus.IDLE
+            # Nothing was suspended when it was entered.
+            self._names.end_transaction()
+            self._token.end_transaction()
+            return True
         if status == _IN_TRANSACTION:
-            pipeline.answer_whole()
+            self._pipeline.answer_whole()
             self._state.transaction_status = TransactionStatus.IN_TRANSACTION
             return True
-        if status != _IDLE:
-            return False
-        pipeline.answer_whole()
-        self._state.transaction_status = TransactionStatus.IDLE
-        pipeline.end_transaction()
-        self._token.end_transaction()
-        return True
+        return False
 
 
 def _length(data: bytes, pos: i64) -> i64:
@@ -227,7 +228,7 @@ def _length(data: bytes, pos: i64) -> i64:
 
 def _behind(data: bytes, pos: i64) -> i64:
     """Gives the position behind the message at `pos`, or behind all of the data if it has no such length."""
-    length = _length(data, pos)
+    length: i64 = _length(data, pos)
     return pos + 1 + length if length >= 4 else len(data)
 
 

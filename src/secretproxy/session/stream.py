@@ -66,7 +66,7 @@ class Framer:
     @property
     def at_boundary(self) -> bool:
         """Says whether everything that was pushed ended with the end of a message."""
-        return self._skip == 0 and not self._rest and not self._part
+        return self._skip == 0 and self._need == 0 and len(self._rest) == 0
 
     @property
     def streaming(self) -> bool:
@@ -304,7 +304,7 @@ class ClientStream(Stream):
     @property
     def at_rest(self) -> bool:
         """Says whether nothing waits and no message is half sent."""
-        return self.framer.at_boundary and not self._waiting and not self._replaced_left
+        return self.framer.at_boundary and len(self._waiting) == 0 and self._replaced_left == 0
 
     def keep(self, data: bytes) -> None:
         """Keeps bytes until they may be read."""

@@ -19,6 +19,7 @@ from typing import Final, cast
 from secretproxy.config import KeepaliveSettings
 from secretproxy.proxy.transport.keepalive import keep_alive
 from secretproxy.proxy.transport.unread import unread
+from secretproxy.session.interpreter import Connection, Interpreter
 
 # Seconds that a peer gets to take what was written to it last before its connection is cut.
 _LINGER: Final = 5.0
@@ -97,14 +98,17 @@ class _Flusher:
 _flusher: Final = _Flusher()
 
 
-class Endpoint:
+class Endpoint(Connection):
     """The common part of both endpoints."""
 
     def __init__(self, keepalive: KeepaliveSettings) -> None:
         self.receiver: Receiver | None = None
-        # Takes the chunks.
+        # Takes the chunks: the session's interpreter, where there is one.
+        self._interpreter: Interpreter | None = None
         self._take: Callable[[bytes], None] | None = None
         self.transport: asyncio.Transport | None = None
+        # The transport's write(), None where nothing more may be written.
+        self._send: Callable[[bytes], object] | None = None
         self._keepalive: Final = keepalive
         self._directions = _BOTH
         self._paused = False
@@ -121,6 +125,21 @@ class Endpoint:
         """Tells the receiver of changes of the connection's state from here on, and gives what is read to `take`."""
         self.receiver = receiver
         self._take = take
+        self._interpreter = None
+
+    def join(self, receiver: Receiver, interpreter: Interpreter) -> None:
+        """Does the same, but hands what is read to the session's interpreter."""
+        self.receiver = receiver
+        self._interpreter = interpreter
+
+    def interpret(self, interpreter: Interpreter, data: bytes) -> None:
+        """Hands a chunk to the interpreter, as one of this side."""
+        raise NotImplementedError
+
+    def use(self, transport: asyncio.Transport) -> None:
+        """Writes to this transport from here on."""
+        self.transport = transport
+        self._send = transport.write if self._writes() and not transport.is_closing() else None
 
     @property
     def has_ended(self) -> bool:
@@ -135,7 +154,7 @@ class Endpoint:
     # --- what asyncio calls ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.use(cast(asyncio.Transport, transport))
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             keep_alive(sock, self._keepalive)
@@ -143,11 +162,12 @@ class Endpoint:
             self.receiver.opened()
 
     def data_received(self, data: bytes) -> None:
-        take = self._take
-        if take is None:
-            return
+        interpreter, take = self._interpreter, self._take
         try:
-            take(data)
+            if interpreter is not None:
+                self.interpret(interpreter, data)
+            elif take is not None:
+                take(data)
         except (Exception, asyncio.CancelledError) as error:
             if self.receiver is not None:
                 self.receiver.failed(error)
@@ -162,10 +182,15 @@ class Endpoint:
 
     def eof_received(self) -> bool:
         self.note_end()
-        return self.receiver is not None and self.receiver.ended()
+        if self.receiver is not None and self.receiver.ended():
+            return True
+        # The transport closes itself now.
+        self._send = None
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
+        self._send = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -213,11 +238,12 @@ class Endpoint:
         self.write(b"")
 
     def write(self, data: bytes) -> None:
-        if self._coalesced:
+        if len(self._coalesced) > 0:
             data = self._coalesced + data
             self._coalesced = b""
-        if data and self._writes() and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
+        send = self._send
+        if send is not None and len(data) > 0:
+            send(data)
 
     def _writes(self) -> bool:
         return self._directions is _BOTH or self._directions is _OURS
@@ -238,6 +264,7 @@ class Endpoint:
 
     def write_no_more(self) -> None:
         """Takes note that nothing more is written, whatever becomes of the transport."""
+        self._send = None
         if self._directions is _BOTH:
             self._directions = _PEERS
         elif self._directions is _OURS:
@@ -247,6 +274,7 @@ class Endpoint:
         """Closes once what was written has gone out; a peer that does not take it in time is cut off."""
         self.write(b"")
         if self.transport is not None and not self.transport.is_closing():
+            self._send = None
             # TLS does not know what the TCP connection below it has not sent yet.
             self._timer = asyncio.get_running_loop().call_later(_LINGER, self.abort)
             self.transport.close()
@@ -265,6 +293,7 @@ class Endpoint:
 
     def abort(self) -> None:
         """Cuts the connection; what was written may be lost."""
+        self._send = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -276,6 +305,9 @@ class BackendEndpoint(Endpoint):
         super().__init__(keepalive)
         # Whether its connection broke: some of what it said may never have come.
         self.broke = False
+
+    def interpret(self, interpreter: Interpreter, data: bytes) -> None:
+        interpreter.from_backend(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.broke = exc is not None and not self.has_ended
@@ -294,6 +326,9 @@ class ClientEndpoint(Endpoint):
         self.id: Final = uuid.uuid4()
         # Whether it is in TLS.
         self.secured = False
+
+    def interpret(self, interpreter: Interpreter, data: bytes) -> None:
+        interpreter.from_client(data)
 
     @property
     def session_id(self) -> str:

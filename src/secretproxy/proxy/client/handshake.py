@@ -204,7 +204,7 @@ class Handshake(ClientStage):
         if context is self._tls.context and context.session_stats()["number"]:
             # OpenSSL remembers a session of TLS 1.2, and Python has no way to forbid it.
             self._tls.renew(asked=False)
-        client.transport = Secured(transport, secured)
+        client.use(Secured(transport, secured))
         client.secured = True
         self.binding = binding
         self.progress = _STARTUP

@@ -103,8 +103,8 @@ class Relay(ClientStage, Effects):
         # The backend process behind a pooler that this session has for itself.
         self._process: Process | None = None
         self._orphan: Orphan | None = None
-        client.attach(self, self.interpreter.from_client)
-        backend.attach(_FromBackend(self), self.interpreter.from_backend)
+        client.join(self, self.interpreter)
+        backend.join(_FromBackend(self), self.interpreter)
         if self._admission.draining:
             self.interpreter.report_idle()
 
