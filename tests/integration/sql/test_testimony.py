@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors
 from tests.integration.sql.conftest import Database
 
 from secretproxy.install.keyfile import load_key_file
@@ -200,3 +202,61 @@ def test_a_session_that_can_write_nothing_is_known_too(stored: Database) -> None
     session.proxied()
     again(session)
     assert session.form == "SPX2"
+
+
+@pytest.mark.parametrize("claim", [None, USER])
+def test_every_function_says_of_a_usual_call_what_it_says_of_any_other(
+    stored: Database, claim: uuid.UUID | None
+) -> None:
+    """A call of one name in a proxied session is told in one step; with `owner_check`, or of no name, in many."""
+    session = Session(stored)
+    session.sql.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(ROLE)))
+    if claim is not None:
+        session.sql.execute(f"SET jwt.claims.user_id = '{claim}'")
+    api = "encrypted_secrets.secrets_"
+    owner = claim or uuid.uuid4()
+    calls: list[tuple[str, tuple[object, ...]]] = [
+        (f"{api}upsert(%s, %s, %s, 'none')", (owner, "name", "value")),
+        (f"{api}upsert(%s, %s, %s)", (owner, "ключ 'a\\", "value")),
+        (f"{api}upsert(%s, %s, %s, %s)", (owner, "a", "value", "no ёncoding")),
+        (f"{api}upsert(%s, %s, %s)", (None, "a", "value")),
+        (f"{api}verify(%s, %s, %s)", (owner, "", "value")),
+        (f"{api}verify(%s, %s, %s)", (owner, None, "value")),
+        (f"{api}verify(%s, %s, %s)", (None, "name", "value")),
+        (f"{api}verify(%s, %s, %s)", (owner, "x" * 4000, None)),
+        (f"{api}verify(%s, %s, %s)", (owner, "ж" * 2001, None)),
+        (f"{api}getter(%s, %s)", (owner, "there is none")),
+        (f"{api}delete(%s, %s::text)", (owner, "name")),
+        (f"{api}delete(%s, %s::text[])", (owner, ["ключ 'a\\"])),
+        (f"{api}delete(%s, %s::text[])", (owner, [])),
+        (f"{api}delete(%s, %s::text[])", (owner, ["one", None, "two"])),
+        (f"{api}delete(%s, '[0:0]={{zero}}'::text[])", (owner,)),
+        (f"{api}delete(%s, %s::text[])", (owner, [["a"]])),
+    ]
+
+    def told() -> list[tuple[object, ...]]:
+        found: list[tuple[object, ...]] = []
+        for call, values in calls:
+            session.messages.clear()
+            with contextlib.suppress(
+                errors.InvalidParameterValue, errors.NullValueNotAllowed, errors.InsufficientPrivilege
+            ):
+                session.sql.execute(f"SELECT {call}", values)  # type: ignore[arg-type]
+            (message,) = session.messages
+            said = session.keys.read(message.encode())
+            assert said is not None and said.proxied and session.form == "SPX1"
+            found.append(
+                (said.function, said.owner, said.names, said.encoding, said.session_user, said.role, said.jwt_user)
+            )
+        return found
+
+    quick = told()
+    assert [(one[4], one[5], one[6]) for one in quick] == [("app_user", ROLE, claim)] * len(calls)
+    assert quick[2][1:4] == (owner, ("a",), "no ёncoding") and quick[3][1] is None
+    assert [one[2] for one in quick[4:9]] == [("",), (None,), ("name",), ("x" * 4000,), ("ж" * 2001,)]
+    with stored.connect() as admin:
+        admin.execute("UPDATE secretproxy.settings SET owner_check = 'jwt'")
+        try:
+            assert told() == quick
+        finally:
+            admin.execute("UPDATE secretproxy.settings SET owner_check = 'off'")
