@@ -21,7 +21,9 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SHOTS = (
     ("overview", "/", 1280, 900, "light"),
     ("overview", "/", 1280, 900, "dark"),
+    ("overview", "/", 390, 780, "light"),
     ("overview", "/", 390, 780, "dark"),
+    ("accesses", "/accesses?operation=read", 1280, 900, "light"),
     ("integrity", "/integrity?span=30d", 1280, 900, "light"),
     ("secret", "/secret?owner=5f0c1e52-7d0b-4b6e-9a57-0d6b1c2f0000&name=stripe_key", 390, 780, "light"),
 )
@@ -67,6 +69,10 @@ def take(url: str, user: str, password: str) -> None:
         page.fill("[name=user]", user)
         page.fill("[name=password]", password)
         page.click("button")
+        # So that the overview says up to when the log is verified.
+        page.goto(f"{url}/integrity")
+        page.click("text=Verify now")
+        page.wait_for_selector("text=The report as JSON")
         for name, path, width, height, scheme in SHOTS:
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": height})

@@ -412,6 +412,21 @@ def test_compare_shows_what_is_new(auditor: Browser, owner: str) -> None:
     assert auditor.get("/compare", {"by": "nonsense", "a_since": "2h", "b_since": "1h"}).status == 400
 
 
+def test_compare_shows_rates_and_failures_of_both_sides(auditor: Browser, owner: str) -> None:
+    text = auditor.get(
+        "/compare", {"a_since": "14d", "a_until": "7d", "b_since": "7d", "b_application": APPLICATION}
+    ).text
+    sides = text.partition('id="part-sides">')[2].partition("</tbody>")[0]
+    rows = {
+        re.search(r'scope="row">([^<]*)', row)[1]: re.findall(r'<td class="n">([^<]*)</td>', row)  # type: ignore[index]
+        for row in sides.split("<tr>")
+        if 'scope="row"' in row
+    }
+    assert rows["all accesses"][:2] == ["0", "12"] and rows["succeeded"][1] == "11" and rows["other errors"][1] == "1"
+    assert rows["other errors"][3] == view.rate(1 / 7) and rows["other errors"][5] == "8.33 %"
+    assert rows["denied (SQLSTATE 42501)"][1] == "0" and len(rows) == 8
+
+
 def test_the_log_is_verified_from_the_page(auditor: Browser, owner: str, site: ConsoleSite) -> None:
     assert auditor.get("/integrity/report").status == 404
     assert auditor.send("POST", "/integrity/verify", {"csrf": auditor.csrf()}).location == "/integrity"

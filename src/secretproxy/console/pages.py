@@ -593,6 +593,18 @@ async def compare(visit: Visit) -> Response:
             alike = (one.user, one.application) == (other.user, other.application)
             return {"table": table, "sides": sides, "days": days, "twice": overlap and alike}
 
+        async def ended() -> dict[str, Any]:
+            now, found = datetime.now(UTC), []
+            async with visit.reader.connection() as connection:
+                for side in (one, other):
+                    since, until = side.since or now, side.until or now
+                    total: Counter[str] = Counter()
+                    for step in (await subjects.endings(connection, side, since, until, timedelta(days=3650)))[1]:
+                        total.update(step.counts)
+                    found.append((total, max((until - since) / timedelta(days=1), 0.0)))
+            return {"sides": found, "endings": subjects.ENDINGS}
+
+        parts["sides"] = Part("compare-sides.html", _counting(rows), ended)
         parts["table"] = Part("compare-table.html", _counting(rows), compared)
     return await visit.stream(
         "compare.html", parts, title="Compare", by=by, kinds=tuple(counting.KEYS), given=given, names=_SIDE,
