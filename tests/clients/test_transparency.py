@@ -93,3 +93,20 @@ async def test_a_flush_with_content_is_an_error_of_the_same_code(addresses: tupl
 
 def test_there_are_enough() -> None:
     assert len(SESSIONS) >= 300
+
+
+def test_until_its_first_statement_a_session_shows_the_greeting(postgres: Backend, proxy: Proxy) -> None:
+    shown = "SELECT query FROM pg_stat_activity WHERE application_name = 'greeted'"
+    own = "SELECT 'the first statement of its own'"
+    with (
+        psycopg.connect(postgres.dsn(), autocommit=True) as admin,
+        psycopg.connect(proxy.dsn(), autocommit=True, application_name="greeted") as session,
+    ):
+        before = admin.execute(shown).fetchone()
+        assert before is not None and before[0].startswith("SET LOCAL search_path = pg_catalog, pg_temp; SELECT ")
+        session.execute(own)
+        assert admin.execute(shown).fetchone() == (own,)
+        # The setting of the greeting is in no list, and is there.
+        names = [row[0] for row in session.execute("SHOW ALL").fetchall()]
+        assert [name for name in names if name.startswith("secretproxy")] == []
+        assert session.execute("SELECT current_setting('secretproxy.session') <> ''").fetchone() == (True,)
