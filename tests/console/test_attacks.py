@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
@@ -44,24 +44,6 @@ def test_sql_in_a_filter_is_a_text_like_any_other(auditor: Browser, owner: str, 
             assert answer.status in (200, 400), (field, text, answer.body)
             assert answer.status == 400 or b"access-" not in answer.body
     assert "access-" in auditor.get("/accesses", {"owner": owner}).text
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/secret?name={}", "/secret?name=stripe&owner={}", "/who/user?name={}", "/who/application?name={}", "/who/client?name={}", "/who/jwt-user?name={}", "/who/{}",
-        "/session/{}", "/incident?user={}&since=1h", "/incident?user=a&since={}", "/incident?user=a&since=1h&until={}", "/compare?by={}&a_since=2h&b_since=1h",
-        "/compare?a_since={}&b_since={}", "/?span={}", "/findings?span={}", "/who/user?name=a&span={}", "/live?known={}", "/live?known=2026-11-24&until={}", "/download?format={}",
-        "/export?secret={}", "/export?format={}", "/reviews?user={}", "/reviews?until={}", "/integrity?span={}", "/integrity/evidence?month={}",
-        "/incident/download?user={}&since=1h", "/incident/download?user=a&since={}", "/incident/download?user=a&since=1h&until={}",
-        "/incident/download?user=a&since=1h&format={}",
-    ],
-)  # fmt: skip
-def test_sql_in_any_other_place_is_too(auditor: Browser, path: str) -> None:
-    for text in INJECTIONS:
-        answer = auditor.get(path.replace("{}", quote(text, safe="")))
-        assert answer.status in (200, 400, 404), (path, text, answer.body)
-        assert b"access-" not in answer.body
 
 
 @pytest.mark.parametrize(

@@ -446,10 +446,10 @@ def test_the_doctor_says_what_it_may_not_see(auditor: Browser) -> None:
     assert 'class="finding"' in text and "console_auditor" in text
 
 
-def stream(browser: Browser, path: str) -> http.client.HTTPResponse:
+def stream(browser: Browser, path: str, **headers: str) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", browser.port, timeout=20)
     cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-    connection.request("GET", path, headers={"Cookie": cookie, "Accept": "text/event-stream"})
+    connection.request("GET", path, headers={"Cookie": cookie, "Accept": "text/event-stream", **headers})
     return connection.getresponse()
 
 

@@ -199,7 +199,7 @@ async def download(visit: Visit) -> Response:
                 waiting = 0
         yield file.close()
 
-    return _sent(visit, parts, f"accesses-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}", MEDIA[kind])
+    return await _sent(visit, parts, f"accesses-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}", MEDIA[kind])
 
 
 async def proven(visit: Visit) -> Response:
@@ -216,7 +216,7 @@ async def proven(visit: Visit) -> Response:
     def parts(connection: Any) -> AsyncGenerator[bytes]:
         return packed(connection, name, file, kind, wanted, filters, signer)
 
-    return _sent(visit, parts, f"{name}.zip")
+    return await _sent(visit, parts, f"{name}.zip")
 
 
 async def secret(visit: Visit) -> Response:
@@ -451,7 +451,7 @@ async def rotation(visit: Visit) -> Response:
     def parts(connection: Any) -> AsyncGenerator[bytes]:
         return incident_archive(connection, found, form, visit.session.user, signer, key)
 
-    return _sent(visit, parts, f"incident-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
+    return await _sent(visit, parts, f"incident-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip")
 
 
 async def findings(visit: Visit) -> Response:
@@ -738,13 +738,17 @@ async def evidence(visit: Visit) -> Response:
     def parts(connection: Any) -> AsyncGenerator[bytes]:
         return archive(connection, month, signer, key, check.verification(visit.session.user))
 
-    return _sent(visit, parts, f"evidence-{month}.zip")
+    return await _sent(visit, parts, f"evidence-{month}.zip")
 
 
-def _sent(
+async def _sent(
     visit: Visit, made: Callable[[Any], AsyncGenerator[bytes]], name: str, media: str = "application/zip"
 ) -> Response:
-    """Sends a file as it is made, on a connection of its own. The name is one of ours."""
+    """Sends a file as it is made, on a connection of its own. The name is one of ours.
+
+    Raises UnavailableError if the log cannot be read now: what fails later can only break off.
+    """
+    await visit.reader.reach()
 
     async def parts() -> AsyncIterator[bytes]:
         async with visit.reader.connection(keep=False) as connection, aclosing(made(connection)) as given:
