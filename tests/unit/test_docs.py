@@ -114,6 +114,14 @@ def test_prose_is_narrow(page: Path) -> None:
     assert wide == []
 
 
+def test_the_page_of_doctor_has_every_finding() -> None:
+    sources = [path.read_text() for path in (ROOT / "src/secretproxy/ops/doctor").glob("*.py")]
+    names = {name for source in sources for name in re.findall(r'Finding\(\s*"([a-z_]+)"', source)}
+    assert len(names) > 20
+    page = (ROOT / "docs/doctor.md").read_text()
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_is_closed(page: Path) -> None:
     text = page.read_text()
