@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
@@ -65,6 +65,8 @@ class Orphan(NoEffects, Log):
     ) -> None:
         """Takes the backend's endpoint and the session's interpreter from whoever had them."""
         self._runtime: Final = runtime
+        # By its methods alone, as in SessionLog.
+        self._journal: Final = cast(Any, runtime).journal
         self._backend: Final = backend
         self._session: Final = session
         self._interpreter: Final = interpreter
@@ -148,7 +150,7 @@ class Orphan(NoEffects, Log):
     # --- the log, which alone gets anything ---
 
     def record(self, events: list[Event]) -> None:
-        self._runtime.journal.append(events, wait=False)
+        self._journal.append(events, wait=False)
 
     def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
         """Does nothing: there is no client that could make any."""
@@ -164,9 +166,8 @@ class Orphan(NoEffects, Log):
 
     def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
         self._count_testified(step.commit)
-        journal = self._runtime.journal
-        done = journal.keep(step.commit)
-        if journal.backlog > MOST_WAITING:
+        done = self._journal.keep(step.commit)
+        if self._journal.backlog > MOST_WAITING:
             self._backend.pause(True)
             done.add_done_callback(self._log_has_capacity)
         else:

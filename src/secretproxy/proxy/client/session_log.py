@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
@@ -52,6 +52,8 @@ class SessionLog(Log):
         """Takes the stage that ends the session where that is needed. `answer_sent`: is called once an answer that was
         held has gone to the client."""
         self._runtime: Final = runtime
+        # By its methods alone: compiled code takes no other object for a Journal, as tests have one.
+        self._journal: Final = cast(Any, runtime).journal
         self._stage: Final = stage
         self._session: Final = session
         self._answer_sent: Final = answer_sent
@@ -65,7 +67,7 @@ class SessionLog(Log):
         self._closed = False
 
     def record(self, events: list[Event]) -> None:
-        self._runtime.journal.append(events, wait=False)
+        self._journal.append(events, wait=False)
 
     # --- a client's attempts ---
 
@@ -73,7 +75,7 @@ class SessionLog(Log):
         self._interpreter = interpreter
         self._runtime.metrics.attempts.inc(len(step.commit))
         try:
-            self._runtime.journal.commit(step.commit, self)
+            self._journal.commit(step.commit, self)
         except LogUnavailableError:
             interpreter.refuse(taken=False)
             self._stage.client.pause(True)
@@ -95,7 +97,7 @@ class SessionLog(Log):
 
     def refused(self, events: list[Event], attempts: int) -> None:
         self._runtime.metrics.refused.inc(attempts)
-        self._runtime.journal.append(events, wait=False)
+        self._journal.append(events, wait=False)
 
     # --- a statement that only reads, and its answer ---
 
@@ -125,7 +127,7 @@ class SessionLog(Log):
     def commit_access(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
         self._runtime.metrics.attempts.inc(len(step.commit))
-        self._runtime.journal.hold(step.commit, self._answer_waiter)
+        self._journal.hold(step.commit, self._answer_waiter)
 
     def access_settled(self, fault: str | None) -> None:
         """Handles the journal's answer: the log has the access, or cannot be written."""
@@ -149,7 +151,7 @@ class SessionLog(Log):
         announced = sum([event.event in _ANNOUNCED for event in step.commit])
         if announced:
             self._runtime.metrics.attempts.inc(announced)
-        future = self._runtime.journal.keep(step.commit)
+        future = self._journal.keep(step.commit)
         self._held_since = time.monotonic()
         seconds = self._runtime.settings.limits.hold_timeout
         self._timer = asyncio.get_running_loop().call_later(seconds, self._timed_out)
