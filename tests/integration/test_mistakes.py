@@ -98,6 +98,9 @@ class Site:
             Mistake("The time that the log is kept has no unit", "audit retention --keep 400", "--keep", 2, {"audit": [f'checkpoint_key_file = "{here}/sign.pem"']}),
             Mistake("The end of a time span is before its beginning", f"audit list --since 2h --until 3h --dsn {self.dsn('auditor')}", "--since", 2),
             Mistake("Who reviews logs in as who writes the log", f"audit list --dsn {self.dsn('journal')}", "--dsn", 2),
+            Mistake("A revert in a database that it is not installed in", f"revert --yes --dsn {self.dsn('postgres', 'postgres')}", "database postgres", 1),
+            Mistake("Keys in a database that it is not installed in", f"keys status --dsn {self.dsn('postgres', 'postgres')}", "database postgres", 2),
+            Mistake("The role of --owner does not exist", f"install --owner nobody --dsn {self.dsn('postgres')}", "--owner", 2),
             Mistake("Who installs may not", f"install --dsn {self.dsn('outsider', 'postgres')}", "--dsn", 2),
         ]  # fmt: skip
 

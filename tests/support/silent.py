@@ -19,6 +19,8 @@ class Silent:
         self._loop = asyncio.new_event_loop()
         self._left: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: list[asyncio.StreamWriter] = []
+        self._connected = threading.Event()
         self.hushed = threading.Event()
         self.port = 0
 
@@ -28,6 +30,10 @@ class Silent:
         if not after:
             self.hushed.set()
 
+    def wait_for_connection(self, seconds: float) -> None:
+        """Returns once a client has connected."""
+        assert self._connected.wait(seconds), "nobody connected"
+
     def speak(self) -> None:
         """Lets bytes pass again; those of meanwhile are lost, as with a cable that was cut."""
         self._left = None
@@ -35,7 +41,8 @@ class Silent:
 
     def __enter__(self) -> Silent:
         started = threading.Event()
-        threading.Thread(target=self._run, args=(started,), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self._thread.start()
         assert started.wait(10)
         return self
 
@@ -43,6 +50,7 @@ class Silent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
 
     def _run(self, started: threading.Event) -> None:
         self._listener = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
@@ -52,10 +60,17 @@ class Silent:
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._listener.close()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        # A server process whose connection stayed open here would keep its locks for the next test to wait for.
+        for writer in self._open:
+            writer.transport.abort()
+        self._loop.run_until_complete(asyncio.sleep(0.01))
+        self._loop.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.append(writer)
+        self._connected.set()
         there, thither = await asyncio.open_connection(*self._server)
+        self._open.append(thither)
         await asyncio.gather(
             self._pass(reader, thither, False), self._pass(there, writer, True), return_exceptions=True
         )

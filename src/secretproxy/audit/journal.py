@@ -904,6 +904,9 @@ class Journal:
         """Writes what is left, as long as the log takes it, and stops. Returns how many events were not written."""
         self._closing = True
         self._wake()
+        if not self._first_try.is_set():
+            # No event was taken before the log was tried, so nothing has to be written.
+            timeout = 0
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._task), timeout)

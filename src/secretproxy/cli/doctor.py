@@ -10,8 +10,7 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.cli.audit.showing import safe
-from secretproxy.cli.work import finish
+from secretproxy.cli.work import finish, tell_place
 from secretproxy.config import ConfigError, config_file, load_settings, review_database
 
 
@@ -41,7 +40,7 @@ def doctor(
     else:
         _print(found)
     for place in places:
-        print(f"looked in {safe(place)}", file=sys.stderr)
+        tell_place(place)
     raise typer.Exit(3 if "error" in grave else 1 if "warning" in grave else 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from secretproxy.cli.audit.showing import safe
 from secretproxy.cli.work import finish
 from secretproxy.config import ConfigError, Settings, config_file, load_settings, revealed
 
@@ -62,6 +63,7 @@ def install(
 
     settings = load_settings(config)
     new = not settings.testimony.key_file.exists()
+    places: list[str] = []
     try:
         work = run(
             dsn,
@@ -73,9 +75,12 @@ def install(
             direct_calls=direct_calls,
             accepting=accept,
             owner=owner,
+            looked=places.append,
         )
         deployed = finish(work)
-        typer.echo(f"{len(deployed)} changes deployed, keys of {settings.testimony.key_file} stored")
+        typer.echo(
+            f"{len(deployed)} changes deployed in {safe(places[0])}, keys of {settings.testimony.key_file} stored"
+        )
         steps = finish(next_steps(dsn, _setup(settings, config, new)))
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None

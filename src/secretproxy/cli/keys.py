@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import typer
 
-from secretproxy.cli.work import finish
+from secretproxy.cli.work import finish, tell_place
 from secretproxy.config import ConfigError, load_settings
 
 app = typer.Typer(
@@ -42,7 +42,8 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
 
     from secretproxy.install import keys
 
-    ring, stored = _run(keys.status(dsn))
+    places: list[str] = []
+    ring, stored = _run(keys.status(dsn, places.append))
     testimony = _run(keys.testimony_status(dsn))
     if as_json:
         report = {
@@ -51,6 +52,7 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
             "testimony": [dataclasses.asdict(key) for key in testimony],
         }
         typer.echo(json.dumps(report, default=str))
+        tell_place(places[0])
         return
     console = Console(highlight=False)
     table = Table("version", "created", "retired", "values", box=None, pad_edge=False)
@@ -69,6 +71,7 @@ def status(dsn: str | None = _DSN, as_json: bool = _JSON) -> None:
     for shared in testimony:
         table.add_row(str(shared.version), shared.created_at.isoformat(" ", "seconds"), shared.state)
     console.print(table)
+    tell_place(places[0])
 
 
 @app.command()
@@ -93,10 +96,10 @@ def rotate(
     if testimony:
         file = load_settings(config).testimony.key_file
         if retire:
-            ended = _run(keys.retire_testimony(dsn, file))
+            ended = _run(keys.retire_testimony(dsn, file, tell_place))
             typer.echo(f"testimony keys retired: {', '.join(map(str, ended)) or 'none'}")
             return
-        version = _run(keys.stage_testimony(dsn, file))
+        version = _run(keys.stage_testimony(dsn, file, tell_place))
         if stage:
             typer.echo(
                 f"testimony key version {version} is in {file}: copy that to every proxy, then run this without --stage"
@@ -107,7 +110,7 @@ def rotate(
             f"testimony key version {version} signs from now on; end older ones with --retire when no session is older"
         )
         return
-    version = _run(keys.rotate(dsn))
+    version = _run(keys.rotate(dsn, tell_place))
     typer.echo(f"key version {version} seals from now on; `secretproxy keys reencrypt` seals older values with it")
 
 
@@ -124,6 +127,7 @@ def reencrypt(
     from secretproxy.install import keys
 
     console = Console(stderr=True)
+    places: list[str] = []
     with Progress(
         "values",
         BarColumn(),
@@ -133,11 +137,14 @@ def reencrypt(
         disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task("values", total=None)
-        result = _run(keys.reencrypt(dsn, lambda done, total: bar.update(task, completed=done, total=total), batch))
+        result = _run(
+            keys.reencrypt(dsn, lambda done, total: bar.update(task, completed=done, total=total), batch, places.append)
+        )
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result)))
     else:
         typer.echo(f"{result.done} values sealed with the newest key")
+    tell_place(places[0])
     if result.failed:
         print(
             f"secretproxy: {result.failed} values do not open and stay as they are: "

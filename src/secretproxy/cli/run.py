@@ -13,6 +13,7 @@ def run(
     config: Path | None = typer.Option(None, "--config", "-c", metavar="FILE", help="Configuration file."),
 ) -> None:
     """Start the proxy in the foreground."""
+    from secretproxy.ops import service
     from secretproxy.proxy.listeners.supervisor import run as serve
 
-    raise typer.Exit(serve(load_settings(config)))
+    service.end(serve(load_settings(config)))

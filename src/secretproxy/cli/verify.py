@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from secretproxy.cli.work import finish
+from secretproxy.cli.work import finish, tell_place
 from secretproxy.config import ConfigError, load_settings, review_database
 
 
@@ -26,8 +26,9 @@ def verify(
     from secretproxy.install import verify as run
 
     settings = load_settings(config)
+    places: list[str] = []
     try:
-        findings = finish(run(review_database(dsn, config), settings.testimony.key_file))
+        findings = finish(run(review_database(dsn, config), settings.testimony.key_file, places.append))
     except (InstallError, KeyFileError) as error:
         raise ConfigError(str(error)) from None
     if as_json:
@@ -37,4 +38,6 @@ def verify(
             typer.echo(finding)
         if findings:
             typer.echo(remedy(findings))
+    for place in places:
+        tell_place(place)
     raise typer.Exit(1 if findings else 0)

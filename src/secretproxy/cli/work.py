@@ -13,6 +13,13 @@ import typer
 _Result = TypeVar("_Result")
 
 
+def tell_place(place: str) -> None:
+    """Says on standard error which database, server and login a command looks at."""
+    from secretproxy.cli.audit.showing import safe
+
+    print(f"looked in {safe(place)}", file=sys.stderr, flush=True)
+
+
 def finish(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Returns the result of a command's work. Raises typer.Exit(130) at Ctrl-C."""
     from secretproxy.connections import run as patient

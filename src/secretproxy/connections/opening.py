@@ -65,12 +65,14 @@ class ServiceConnection(asyncpg.Connection):  # type: ignore[misc]
     """An asyncpg connection that knows where it leads: `where` names database, server and user.
 
     `server`: its address or socket directory, and port. `patience`: seconds that a new connection to it may take.
-    `given_up`: why it was ended by this side, where it was."""
+    `given_up`: why it was ended by this side, where it was. `waits_for`: what its statement waits for, where that is
+    known."""
 
     where = "the database"
     server = ("", 0)
     patience = 15.0
     given_up: str | None = None
+    waits_for: str | None = None
 
 
 # Those of this process that may be open.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
+import socket
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -39,11 +41,40 @@ class _CountingSelector(selectors.DefaultSelector):
         return found
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names up in threads that nobody waits for: a name server that is silent holds up neither a time limit nor
+    the end of a command. The default executor's threads are joined at both ends."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **asked: Any) -> Any:
+        answer = self.create_future()
+
+        def settle(found: Any, error: Exception | None) -> None:
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(found)
+            else:
+                answer.set_exception(error)
+
+        def look_up() -> None:
+            found, failed = None, None
+            try:
+                found = socket.getaddrinfo(host, port, **asked)
+            except Exception as error:
+                failed = error
+            # The loop may be closed by now.
+            with contextlib.suppress(RuntimeError):
+                self.call_soon_threadsafe(settle, found, failed)
+
+        threading.Thread(target=look_up, name="look up", daemon=True).start()
+        return await answer
+
+
 def run(work: Coroutine[Any, Any, _Result], tell: Callable[[str], None]) -> _Result:
     """Runs a command's work to its end and returns its result. `tell` gets a line for a person where it waits for
     long."""
     selector = _CountingSelector()
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+    with asyncio.Runner(loop_factory=lambda: _Loop(selector)) as runner:
         return runner.run(_watched(work, selector, tell))
 
 
@@ -102,7 +133,12 @@ async def _watch(selector: _CountingSelector, tell: Callable[[str], None]) -> No
 
 
 def _line(quiet: int, waiting: Sequence[ServiceConnection]) -> str:
-    places = " and ".join(dict.fromkeys(connection.where for connection in waiting))
+    places = " and ".join(
+        dict.fromkeys(
+            connection.where if connection.waits_for is None else f"{connection.where}: {connection.waits_for}"
+            for connection in waiting
+        )
+    )
     return (
         f"still waiting after {quiet} seconds for {places}; Ctrl-C ends this, and so do time limits in the DSN or "
         "PGOPTIONS: "

@@ -213,7 +213,8 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        await self.recorder.start()
+        # A page waits for the log, the server does not: a signal ends it before a silent log was tried.
+        self.begin(self.recorder.start())
         self.begin(self._sweep())
         self.begin(self.proxy.run())
         try:

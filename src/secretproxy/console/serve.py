@@ -14,7 +14,7 @@ from secretproxy.connections import Conninfo, ConninfoError, read
 from secretproxy.console.app import Console
 from secretproxy.console.pages import PAGES
 from secretproxy.console.recording import recorder_of
-from secretproxy.ops import logs
+from secretproxy.ops import logs, service
 from secretproxy.proxy.client.tls import web_context
 
 # Requests at once, live pages among them; more are answered 503.
@@ -32,8 +32,11 @@ def serve(dsn: str | None, settings: Settings, config: Path | None, host: str, p
     except OSError as error:
         raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; see --host and --port") from None
     print(f"the console is at {url}", flush=True)
-    with listening:
-        server.run(sockets=[listening])
+    try:
+        service.run(server.serve(sockets=[listening]))
+    except KeyboardInterrupt:
+        service.end(130)
+    service.end(0 if server.started else 3)
 
 
 def server_of(

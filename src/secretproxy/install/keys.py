@@ -19,7 +19,7 @@ import asyncpg
 from secretproxy.install.errors import InstallError
 from secretproxy.install.keyfile import KEY_BYTES, load_key_file, write_key_file
 from secretproxy.install.rights import borrowed
-from secretproxy.install.runner import server_message, session
+from secretproxy.install.runner import Looked, nowhere, server_message, session
 from secretproxy.wire.types import SqlState
 
 BATCH = 500
@@ -56,9 +56,9 @@ class Reencrypted:
 Progress = Callable[[int, int], None]
 
 
-async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
+async def status(dsn: str | None, looked: Looked = nowhere) -> tuple[list[RingKey], list[Stored]]:
     """Counts ring keys by version, and rows by encoding, format and key version. Raises InstallError."""
-    async with session(dsn, lock=False) as connection, borrowed(connection, keep=False):
+    async with session(dsn, lock=False, looked=looked) as connection, borrowed(connection, keep=False):
         try:
             stored = [Stored(*row) for row in await connection.fetch("SELECT * FROM secretproxy.stored_formats()")]
             rows = await connection.fetch(
@@ -73,23 +73,23 @@ async def status(dsn: str | None) -> tuple[list[RingKey], list[Stored]]:
     return ring, stored
 
 
-async def rotate(dsn: str | None) -> int:
+async def rotate(dsn: str | None, looked: Looked = nowhere) -> int:
     """Draws a new ring key, which seals from now on, and gives its version. Raises InstallError."""
-    async with session(dsn) as connection, borrowed(connection):
+    async with session(dsn, looked=looked) as connection, borrowed(connection):
         try:
             return int(await connection.fetchval("SELECT secretproxy.rotate_keyring()"))
         except asyncpg.PostgresError as error:
             raise _explained(error) from None
 
 
-async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH) -> Reencrypted:
+async def reencrypt(dsn: str | None, progress: Progress, batch: int = BATCH, looked: Looked = nowhere) -> Reencrypted:
     """Seals every value again that the newest ring key did not seal, `batch` rows a transaction.
 
     May be killed and run again at any point; rows that others hold are left for a second pass, which waits for them.
     `progress` gets (values examined, values found at the start). Raises InstallError.
     """
     done = failed = looked_at = 0
-    async with session(dsn, lock=False) as connection:
+    async with session(dsn, lock=False, looked=looked) as connection:
         try:
             async with borrowed(connection, keep=False):
                 total = await connection.fetchval("SELECT secretproxy.values_to_seal()")
@@ -148,14 +148,14 @@ async def testimony_status(dsn: str | None) -> list[TestimonyKey]:
     return [TestimonyKey(*row) for row in rows]
 
 
-async def stage_testimony(dsn: str | None, key_file: Path) -> int:
+async def stage_testimony(dsn: str | None, key_file: Path, looked: Looked = nowhere) -> int:
     """Makes a new testimony key that is accepted but signs nothing yet, in the database first and then in the file.
     Gives its version.
 
     Run again after a kill it goes on with the key that was staged. Raises InstallError, KeyFileError.
     """
     keys = load_key_file(key_file)
-    async with session(dsn) as connection:
+    async with session(dsn, looked=looked) as connection:
         try:
             async with borrowed(connection):
                 known = await connection.fetch(
@@ -178,11 +178,11 @@ async def stage_testimony(dsn: str | None, key_file: Path) -> int:
     return int(version)
 
 
-async def activate_testimony(dsn: str | None, key_file: Path) -> int:
+async def activate_testimony(dsn: str | None, key_file: Path, looked: Looked = nowhere) -> int:
     """Lets the functions sign with the newest key, which must be in the file. Gives its version. Raises InstallError,
     KeyFileError."""
     keys = load_key_file(key_file)
-    async with session(dsn) as connection:
+    async with session(dsn, looked=looked) as connection:
         try:
             async with borrowed(connection):
                 row = await connection.fetchrow(
@@ -227,11 +227,11 @@ async def _older(connection: asyncpg.Connection) -> str | None:
     return pids
 
 
-async def retire_testimony(dsn: str | None, key_file: Path) -> list[int]:
+async def retire_testimony(dsn: str | None, key_file: Path, looked: Looked = nowhere) -> list[int]:
     """Ends every key but the one that signs, in the database and then in the file. Gives the versions. Raises
     InstallError, KeyFileError."""
     keys = load_key_file(key_file)
-    async with session(dsn) as connection, borrowed(connection):
+    async with session(dsn, looked=looked) as connection, borrowed(connection):
         try:
             if older := await _older(connection):
                 raise InstallError(
@@ -263,7 +263,8 @@ def _explained(error: Exception) -> Exception:
         raise error
     if error.sqlstate in (SqlState.UNDEFINED_TABLE, SqlState.UNDEFINED_FUNCTION, SqlState.INVALID_SCHEMA_NAME):
         return InstallError(
-            f"the backend half is not installed here, or is older ({server_message(error)}): run `secretproxy install`"
+            f"the backend half is not installed here, or is older ({server_message(error)}): name another database "
+            "with --dsn, or run `secretproxy install`"
         )
     if error.sqlstate == SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(

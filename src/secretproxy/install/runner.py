@@ -68,10 +68,17 @@ REPLACED = "its body was replaced"
 NEW = "was not there when it was installed"
 
 Progress = Callable[[str, str], None]
+# Is given the words for the database, server and login, once connected.
+Looked = Callable[[str], None]
 
 
 def _silent(change: str, state: str) -> None:
     del change, state
+
+
+def nowhere(place: str) -> None:
+    """Does nothing: for callers that tell nobody where they looked."""
+    del place
 
 
 async def install(
@@ -85,6 +92,7 @@ async def install(
     direct_calls: str | None = None,
     accepting: Collection[str] = (),
     owner: str | None = None,
+    looked: Looked = nowhere,
 ) -> list[str]:
     """Deploys what is missing or has changed, makes the key file if it is missing and stores its keys.
 
@@ -95,11 +103,11 @@ async def install(
     where not, a new installation refuses them, one over the original modules logs them, and one that is there keeps
     what it has. `accepting` names code of others on the table that may stay ("all": whatever is there); any other is a
     refusal before anything is done. `owner` is a role that is granted what an owner of the original modules can do;
-    those that owned them before are in any case. Gives the names of the changes that were deployed. Raises
-    InstallError, KeyFileError."""
+    those that owned them before are in any case. `looked` gets the database's place. Gives the names of the changes
+    that were deployed. Raises InstallError, KeyFileError."""
     # Long because it is the order of an installation, one step after the other.
     deployed = []
-    async with session(dsn) as connection:
+    async with session(dsn, looked=looked) as connection:
         await _check_server(connection)
         if (
             owner is not None
@@ -300,10 +308,10 @@ _GONE = (
 )
 
 
-async def verify(dsn: str | Conninfo | None, key_file: Path | None = None) -> list[str]:
+async def verify(dsn: str | Conninfo | None, key_file: Path | None = None, looked: Looked = nowhere) -> list[str]:
     """Lists what differs from the installation, a line each; nothing if all is well. Raises InstallError."""
     findings: list[str] = []
-    async with session(dsn) as connection:
+    async with session(dsn, looked=looked) as connection:
         try:
             async with borrowed(connection, keep=False):
                 await _compare(connection, key_file, findings)
@@ -456,10 +464,10 @@ async def _keys(connection: Any, key_file: Path) -> list[str]:
     ]
 
 
-async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
+async def revert(dsn: str | None, progress: Progress = _silent, looked: Looked = nowhere) -> list[str]:
     """Takes back every change that is deployed, newest first. Raises InstallError."""
     reverted = []
-    async with session(dsn) as connection:
+    async with session(dsn, looked=looked) as connection:
         async with borrowed(connection, keep=False):
             known = await _known(connection)
         for change in reversed(changes()):
@@ -478,18 +486,44 @@ async def revert(dsn: str | None, progress: Progress = _silent) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def session(dsn: str | Conninfo | None, lock: bool = True) -> AsyncIterator[Any]:
+async def session(dsn: str | Conninfo | None, lock: bool = True, looked: Looked = nowhere) -> AsyncIterator[Any]:
     """Opens a connection, by default under the installers' lock. Raises InstallError if it fails, breaks or is
-    refused."""
+    refused; every InstallError of the block names the place."""
     try:
         connection = await connect(dsn, "secretproxy install", timeout=15, settings={"row_security": "off"})
     except ConnectError as error:
         raise InstallError(not_connected(error)) from None
+    looked(connection.where)
     async with held(connection, explained):
         await connection.execute(_KEEP_PARAMETERS)
         if lock:
-            await connection.execute(f"SELECT pg_catalog.pg_advisory_lock({_LOCK})")
-        yield connection
+            await _lock(connection)
+        try:
+            yield connection
+        except InstallError as error:
+            if connection.where in str(error):
+                raise
+            raise type(error)(f"{error} ({connection.where})") from None
+
+
+_LOCK_HOLDER = """
+SELECT l.pid FROM pg_catalog.pg_locks l
+ WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted
+   AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                           WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+   AND l.classid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND l.objid OPERATOR(pg_catalog.=) $1::pg_catalog.oid
+   AND l.objsubid OPERATOR(pg_catalog.=) 1
+"""
+
+
+async def _lock(connection: Any) -> None:
+    """Takes the installers' lock; whoever waits for it long is told which server process has it."""
+    if await connection.fetchval(f"SELECT pg_catalog.pg_try_advisory_lock({_LOCK})"):
+        return
+    holder = await connection.fetchval(_LOCK_HOLDER, _LOCK)
+    connection.waits_for = f"the end of another install, revert, verify or keys there (server process {holder or '?'})"
+    await connection.execute(f"SELECT pg_catalog.pg_advisory_lock({_LOCK})")
+    connection.waits_for = None
 
 
 def not_connected(error: ConnectError) -> str:

@@ -12,8 +12,9 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -50,6 +51,7 @@ from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
 
 log: Any = structlog.get_logger("secretproxy")
+_Result = TypeVar("_Result")
 
 # Cancel requests that are on their way to the backend at once; more wait.
 _MOST_CANCELLING = 32
@@ -258,16 +260,21 @@ class Server:
             self.loop.add_signal_handler(number, self._signalled, stop)
         self.loop.add_signal_handler(signal.SIGHUP, self.reload)
         self.runtime.hosts.start()
+        servers = await _unless(stop, self._open(sockets))
+        if servers is not None:
+            self.listening = True
+            self.probe.start()
+            self._tasks.spawn(self.look_for_itself())
+            names = [name_of(sock) for sock in sockets]
+            log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid(), build=compiled())
+            await stop.wait()
+        await self._drain(servers or [])
+
+    async def _open(self, sockets: list[socket.socket]) -> list[asyncio.AbstractServer]:
+        """Listens, once the log and the keys were tried, whatever came of it."""
         await self.journal.start()
         await self.runtime.proofs.start()
-        servers = [await self._listen(sock) for sock in sockets]
-        self.listening = True
-        self.probe.start()
-        self._tasks.spawn(self.look_for_itself())
-        names = [name_of(sock) for sock in sockets]
-        log.info("listening", on=names, backend=self.settings.backend.hosts, pid=os.getpid(), build=compiled())
-        await stop.wait()
-        await self._drain(servers)
+        return [await self._listen(sock) for sock in sockets]
 
     async def _listen(self, sock: socket.socket) -> asyncio.AbstractServer:
         if sock.family == socket.AF_UNIX:
@@ -320,6 +327,22 @@ class Server:
         if admission.connections:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(admission.empty.wait(), seconds)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _Result]) -> _Result | None:
+    """Gives the result of work; None where `stop` is set before it has one, and the work is broken off."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await working
+            return None
+        return working.result()
+    finally:
+        stopping.cancel()
 
 
 def _changed_at(path: Path) -> tuple[int, int] | None:

@@ -9,16 +9,14 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 import structlog
-import uvloop
 
 from secretproxy.config import Settings
-from secretproxy.ops import health, logs
+from secretproxy.ops import health, logs, service
 from secretproxy.ops.metrics import Board, Metrics
 from secretproxy.proxy.authentication.throttle import LoginThrottle
 from secretproxy.proxy.capacity import Capacity, Share
@@ -46,7 +44,7 @@ def run(settings: Settings) -> int:
     board = Board(settings.worker_count)
     try:
         if settings.worker_count == 1:
-            uvloop.run(_serve(settings, keys, capacity.share(0), Metrics(board), sockets, health_socket, throttle))
+            service.run(_serve(settings, keys, capacity.share(0), Metrics(board), sockets, health_socket, throttle))
             return 0
         return _supervise(settings, keys, capacity, board, sockets, health_socket, throttle)
     finally:
@@ -141,13 +139,12 @@ def _work(parent: int, serve: Callable[[], Coroutine[Any, Any, None]]) -> NoRetu
         os._exit(1)
     status = 1
     try:
-        uvloop.run(serve())
+        service.run(serve())
         status = 0
     except BaseException as error:
         log.error("worker failed", kind=type(error).__name__)
     finally:
-        sys.stdout.flush()
-        os._exit(status)
+        service.end(status)
 
 
 def _keep_memory_private() -> None:
