@@ -323,12 +323,19 @@ class Proofs:
     async def _keep(self, known: _Known) -> None:
         try:
             while True:
-                if not known.urgent:
+                refused = known.at + known.refusals.pause - time.monotonic()
+                if refused > 0:
+                    # Whatever changes there, the server refuses the next login too.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(known.wake.wait(), refused)
+                elif not known.urgent:
                     # From the last proof on, whoever made it: else the reader's last one is twice as old, and stale.
                     due = known.due - time.monotonic()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(known.wake.wait(), due if due > 0 else self._every)
                 known.wake.clear()
+                if time.monotonic() < known.at + known.refusals.pause:
+                    continue
                 wanted = known.sessions or known.database == self._main_database
                 if known.urgent or (wanted and time.monotonic() >= known.due):
                     known.urgent = False
