@@ -171,20 +171,24 @@ _WHO = f"""CASE WHEN (g.bits OPERATOR(pg_catalog.&) {_NOT_LOGIN_ALONE}) {EQUAL} 
      ELSE g.who::pg_catalog.text[] END AS who"""
 
 
-def _one(outcome: str, role: str, accessed_by: str, named: str) -> str:
-    """Gives SQL for what is counted of an access: who it was, and the bits."""
-    alone = f"{role} IS NULL AND {accessed_by} IS NULL"
+def _one(alone: str, role: str, accessed_by: str, outcome: str, named: str) -> str:
+    """Gives SQL for what is counted of an access: who it was, and the bits. `alone` says whether there is neither role
+    nor user, `outcome` gives its bits."""
     return f"""a.id, a.at,
     CASE WHEN {alone} THEN a.db_user
          ELSE (ARRAY[a.db_user, {role}, ({accessed_by})::pg_catalog.text])::pg_catalog.text END AS who,
     {_HOUR} OPERATOR(pg_catalog.+) {named}
     OPERATOR(pg_catalog.+) CASE WHEN {alone} THEN 0 ELSE {_NOT_LOGIN_ALONE} END
-    OPERATOR(pg_catalog.+) CASE WHEN {VAGUE} THEN {_VAGUE} ELSE 0 END
+    OPERATOR(pg_catalog.+) CASE WHEN (a.owner_id IS NULL OR a.secret_names IS NULL) AND a.event {EQUAL} 'attempt'
+        THEN {_VAGUE} ELSE 0 END
     OPERATOR(pg_catalog.+) {_coded("a.operation", OPERATIONS, _OPERATION)}
-    OPERATOR(pg_catalog.+) {_coded(outcome, OUTCOMES, _OUTCOME)} AS bits"""
+    OPERATOR(pg_catalog.+) {outcome} AS bits"""
 
 
-_ONE = _one(OUTCOME, ROLE, ACCESSED_BY, f"CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END")
+_ONE = _one(
+    f"{ROLE} IS NULL AND {ACCESSED_BY} IS NULL", ROLE, ACCESSED_BY, _coded(OUTCOME, OUTCOMES, _OUTCOME),
+    f"CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END",
+)  # fmt: skip
 _COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(g.at) AS latest"
 
 
@@ -258,23 +262,24 @@ _OF_STATEMENT = f"a.event {EQUAL} ANY (ARRAY['outcome', 'attempt', 'call', 'refu
 _IN_SESSION = "a.session_id IS NOT NULL AND a.statement_no IS NOT NULL"
 _UNEQUAL = f"""pg_catalog.sum(CASE WHEN a.event OPERATOR(pg_catalog.<>) 'outcome'
         THEN OPERATOR(pg_catalog.-) {_NUMBER} WHEN {_PLAIN} THEN {_NUMBER} ELSE 1 END) OPERATOR(pg_catalog.<>) 0"""
-# Without plain outcomes in the newest ones, or with more sessions than this to join, everything is joined.
-_LOOKED_AT, _MOST_PLAIN, _MOST_SESSIONS = 500, 0.9, 5000
-# An access has its own, which another outcome of its statement replaces: then the session is joined.
-_AN_OUTCOME = f"""CASE WHEN a.event OPERATOR(pg_catalog.<>) 'access' AND (a.event {EQUAL} 'direct' OR ({_IN_SESSION}))
-    THEN 'ok' ELSE coalesce(a.outcome, 'unknown') END"""
-_OF_ROW = "CASE WHEN a.event {EQUAL} 'attempt' THEN NULL ELSE a.{column} END"
-_ONE_ALONE = _one(
-    _AN_OUTCOME, _OF_ROW.format(EQUAL=EQUAL, column="role"), _OF_ROW.format(EQUAL=EQUAL, column="accessed_by"), "0"
-)
+# With more of the newest rows that are other outcomes, or with more sessions than this to join, everything is joined.
+_LOOKED_AT, _MOST_OTHER, _MOST_SESSIONS = 1000, 0.05, 5000
+# An access has its own, which another outcome of its statement replaces: then the session is joined. What nearly every
+# row decides is asked first.
+_ALONE = f"(a.role IS NULL AND a.accessed_by IS NULL OR a.event {EQUAL} 'attempt')"
+_OWN_OUTCOME = _coded("coalesce(a.outcome, 'unknown')", OUTCOMES, _OUTCOME)
+_ENDED_ALONE = f"""CASE WHEN a.event {EQUAL} 'access'
+    OR NOT ({_IN_SESSION}) AND a.event OPERATOR(pg_catalog.<>) 'direct' THEN {_OWN_OUTCOME} ELSE {1 << _OUTCOME} END"""
+_ONE_ALONE = _one(_ALONE, "a.role", "a.accessed_by", _ENDED_ALONE, "0")
 
 
 async def _cube_of_sessions(connection: Any, source: Accesses) -> list[_Group] | None:
     """Gives the cube of all accesses of a time without joining most of them; None if too few sessions are plain."""
     where, values = conditions_of(source.wanted.conditions(), 0)
-    newest = f"""SELECT pg_catalog.avg(CASE WHEN {_PLAIN} THEN 1 ELSE 0 END)::pg_catalog.float8
-      FROM (SELECT a.* FROM {LOG} WHERE a.event {EQUAL} 'outcome'{where} ORDER BY a.at DESC LIMIT {_LOOKED_AT:d}) a"""  # noqa: S608 - constant text
-    if (await connection.fetchval(newest, *values) or 0) < _MOST_PLAIN:
+    newest = f"""SELECT pg_catalog.avg(CASE WHEN a.event {EQUAL} 'outcome' AND NOT ({_PLAIN}) THEN 1 ELSE 0 END)
+                            ::pg_catalog.float8
+      FROM (SELECT a.* FROM {LOG} WHERE true{where} ORDER BY a.at DESC LIMIT {_LOOKED_AT:d}) a"""  # noqa: S608 - constant text
+    if (await connection.fetchval(newest, *values) or 0) > _MOST_OTHER:
         return None
     # Apart, for to come to so many earlier the planner would read the log by an index of sessions.
     unequal = f"""WITH u AS MATERIALIZED (SELECT a.session_id FROM {LOG} WHERE {_OF_STATEMENT} AND {_IN_SESSION}{where}
@@ -352,7 +357,7 @@ async def stats(
         progress("accesses and their outcomes")
         cube = await _cube(connection, source)
         progress("secrets")
-        answers["secrets"], first = await _secrets(connection, source, limit)
+        answers["secrets"], first, verified = await _secrets(connection, source, limit)
         users = _summed(cube, lambda group: (group.db_user, group.role, group.accessed_by))
         answers["users"] = _cut(
             sorted(
@@ -379,10 +384,38 @@ async def stats(
         answers["at_night"] = await _at_night(connection, source, night, limit, evening, morning)
         verifies = any(group.operation == "verify" for group in cube)
         progress("verifies in a row")
-        answers["many_verifies"] = await _many_verifies(connection, source, limit) if verifies else Table([], Count(0))
+        answers["many_verifies"] = (
+            await _many_verifies(connection, source, limit, verified) if verifies else Table([], Count(0))
+        )
     return answers
 
 
+_VERIFIES = f" AND a.operation {EQUAL} 'verify'"
+# Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into
+# one.
+_STRETCH = stretch(300)
+# Five such verifies have three stretches less than there are verifies at most, and so have all verifies of that secret
+# by that user: a stretch sets a bit of each of three numbers, so that of other secrets nearly none has so few bits set.
+_PLACES = (59, 61, 63)
+_VERIFIED = "pg_catalog.count(*) FILTER (WHERE a.operation OPERATOR(pg_catalog.=) 'verify') AS verifies" + "".join(
+    f""", pg_catalog.bit_or(CASE WHEN a.operation {EQUAL} 'verify' THEN '1'::bigint OPERATOR(pg_catalog.<<)
+        ({_STRETCH} OPERATOR(pg_catalog.%) {places})::int END) AS of_{places}"""
+    for places in _PLACES
+)
+# More owners than this are not told one by one.
+_MOST_OWNERS = 5000
+# Where so many are left, verifies are counted by stretch.
+_MOST_LEFT = 500
+_FEW_BITS = """ AND (pg_catalog.bit_count(v.of_{places}::pg_catalog.bit(64)) OPERATOR(pg_catalog.+) 3)
+            OPERATOR(pg_catalog.<=) v.n"""
+_VERIFIED_OFTEN = f"""UNION ALL (SELECT DISTINCT 5, v.owner_id, NULL::pg_catalog.text[], NULL::pg_catalog.text,
+       '0'::bigint, NULL::timestamptz
+       FROM (SELECT g.owner_id, pg_catalog.sum(g.verifies) AS n
+                    {"".join(f", pg_catalog.bit_or(g.of_{places}) AS of_{places}" for places in _PLACES)}
+               FROM g WHERE g.verifies OPERATOR(pg_catalog.>) 0 GROUP BY g.owner_id, g.name, g.names, g.db_user) v
+      WHERE v.n OPERATOR(pg_catalog.>=) 5
+        {"".join(_FEW_BITS.format(places=places) for places in _PLACES)}
+      LIMIT {_MOST_LEFT + 1:d})"""  # noqa: S608 - constant text
 # Nearly all name one secret, and a text is quicker to group than an array: grouped are the first name, and all of them
 # where there are others. No names at all have an array here that no first name goes with but NULL.
 _FIRST = "a.secret_names[1]"
@@ -399,11 +432,16 @@ _NAMES_AGAIN = f"""CASE WHEN x.names IS NULL THEN ARRAY[x.name]
 _FEW, _LOOKING_UP_MS = 5000, 1000
 
 
-async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tuple[Table, Table]:
-    """Accesses by secret, and secrets that a user used for the first time, as far as the log goes back."""
+async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tuple[Table, Table, list[Any] | None]:
+    """Accesses by secret, and secrets that a user used for the first time, as far as the log goes back.
+
+    Gives also the owners of the secrets that a user may have verified often, None if they are not known.
+    """
     if source.wanted.since is None or source.rows > _FEW:
         asked = _of_secrets(source, limit, looked_up=False)
-        return _secret_tables(await connection.fetch(asked.sql, *asked.values))
+        rows = await connection.fetch(asked.sql, *asked.values)
+        owners = [row["owner_id"] for row in rows if row["part"] == 5]
+        return *_secret_tables(rows), owners if source.many and len(owners) <= _MOST_LEFT else None
     before = await connection.fetchval("SELECT pg_catalog.current_setting('statement_timeout')")
     try:
         async with connection.transaction():
@@ -415,18 +453,20 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
             tables = _secret_tables(await connection.fetch(asked.sql, *asked.values))
             await connection.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
             await connection.execute(f"SET LOCAL statement_timeout = '{before}'")
-            return tables
+            return *tables, None
     except asyncpg.QueryCanceledError:
         asked = _of_secrets(source, limit, looked_up=False)
-        return _secret_tables(await connection.fetch(asked.sql, *asked.values))
+        return *_secret_tables(await connection.fetch(asked.sql, *asked.values)), None
 
 
 def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Question:
     """Gives the query for the lines of both tables: earlier uses are looked up one by one, or all of them read."""
     # Long because it is one statement of SQL.
+    verified = source.many and not looked_up
     columns = (
         f"a.owner_id, {_FIRST} AS name, {_ALL} AS names, a.db_user,"
         " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
+        f"{', ' + _VERIFIED if verified else ''}"
     )
     # Without vague ones there is nothing to leave out, and only the beginning of other rows has to be read.
     asked = source.query(columns, group=" GROUP BY 1, 2, 3, 4", kind="" if source.vague else "any")
@@ -464,8 +504,7 @@ def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Ques
         again = " GROUP BY 1, 2, 3, 4"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     query = f"""
-    WITH g AS MATERIALIZED (SELECT s.owner_id, s.name, s.names, s.db_user, s.n, s.latest, s.first
-             FROM ({groups}) s){before},
+    WITH g AS MATERIALIZED (SELECT s.* FROM ({groups}) s){before},
          secrets AS MATERIALIZED (SELECT g.owner_id, g.name, g.names, pg_catalog.sum(g.n)::bigint AS n,
              pg_catalog.max(g.latest) AS latest
                                    FROM g GROUP BY 1, 2, 3),
@@ -476,6 +515,7 @@ def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Ques
        FROM new x ORDER BY first DESC, db_user, secret_names{limited})
     UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
     UNION ALL (SELECT 4, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM new)
+    {_VERIFIED_OFTEN if verified else ""}
     """  # noqa: S608 - columns of ours
     return Question(query, values)
 
@@ -521,14 +561,6 @@ async def _at_night(
     return Table(rows, Count(count))
 
 
-_VERIFIES = f" AND a.operation {EQUAL} 'verify'"
-# Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into
-# one.
-_STRETCH = stretch(300)
-# More owners than this are not told one by one.
-_MOST_OWNERS = 5000
-
-
 async def _verified_often(connection: Any, source: Accesses) -> list[Any] | None:
     """Owners of all secrets of which five verifies can follow each other closely, and of others; None if these are too
     many to tell."""
@@ -552,14 +584,15 @@ def _of_owners(owners: list[Any]) -> str:
     return f"({found} OR a.owner_id IS NULL)" if None in owners else found
 
 
-async def _many_verifies(connection: Any, source: Accesses, limit: int | None) -> Table:
+async def _many_verifies(connection: Any, source: Accesses, limit: int | None, owners: list[Any] | None) -> Table:
     """Five or more verifies of a secret by a user with no pause of a minute: whether a password was right is not
-    logged, whoever tries many is."""
+    logged, whoever tries many is. `owners` are those of all such secrets, if they are known."""
     columns = f"a.id, a.at, a.seq, a.db_user, a.owner_id, a.secret_names, {OUTCOME} AS outcome"
     asked = source.query(columns, outcomes=True, only=_VERIFIES)
     if source.many:
         # Outcomes are looked for only of what can be such a row of verifies: of most there are none.
-        owners = await _verified_often(connection, source)
+        if owners is None:
+            owners = await _verified_often(connection, source)
         if owners == []:
             return Table([], Count(0))
         if owners is not None:
