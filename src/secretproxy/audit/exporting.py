@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from secretproxy.audit import exports
+from secretproxy.audit import chain, exports
 from secretproxy.audit.checkpoints import Checkpoint, Signer
+from secretproxy.audit.columns import CHAINED
 from secretproxy.audit.records import record_of
 
 
@@ -21,8 +22,9 @@ def signer_at_hand(key_file: Path | None) -> Signer | None:
 async def tallied(rows: AsyncIterator[Any], tally: exports.ExportTally) -> AsyncIterator[Any]:
     """Gives the same rows, each counted in."""
     async for row in rows:
-        record = record_of(row)
-        tally.take(record, exports.body_of(record))
+        # What its line says is that of its record: see exports.body_of.
+        line = chain.covered(chain.encode([row[name] for name in CHAINED]))
+        tally.take(record_of({name: row[name] for name in exports.TALLIED}), line)
         yield row
 
 

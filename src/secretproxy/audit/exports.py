@@ -51,6 +51,8 @@ _READ_AS: dict[str, Any] = {"text": str, "text[]": list, "int8": int, "int4": in
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 _HASHES = ("prev_hash", "row_hash")
+# What a tally takes of a row beside its line.
+TALLIED = ("id", "event", "instance", "seq", *_HASHES)
 # A file beside an export.
 _BESIDE = re.compile(r"[A-Za-z][A-Za-z0-9-]*\.[a-z]+")
 Record = dict[str, Any]

@@ -14,6 +14,10 @@ from typing import Any
 _FORMULA = re.compile(r"(^|[;,|\t\r\n])(\s*)(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 
 
+# What JSON has too: most columns of a row.
+_AS_THEY_ARE = frozenset({type(None), str, int, float, bool})
+
+
 def plain(value: Any) -> Any:
     """Converts a value of the log to JSON types."""
     if isinstance(value, datetime):
@@ -34,7 +38,8 @@ def pairs(via: Iterable[str | None] | None) -> dict[str, str]:
 
 
 def record_of(row: Any) -> dict[str, Any]:
-    return {name: plain(row[name]) for name in row.keys()}  # noqa: SIM118 - an asyncpg.Record
+    """Converts a row of the log to JSON types."""
+    return {name: value if type(value) in _AS_THEY_ARE else plain(value) for name, value in row.items()}
 
 
 def cell_of(value: Any, raw: bool) -> Any:
@@ -47,7 +52,7 @@ def cell_of(value: Any, raw: bool) -> Any:
 def writer_to(file: Any, as_csv: bool, raw: bool = False) -> Callable[[Any], None]:
     """Writes rows one by one: JSON lines, exactly as they are, or CSV with a heading."""
     if not as_csv:
-        return lambda row: print(json.dumps(record_of(row)), file=file)
+        return lambda row: file.write(json.dumps(record_of(row)) + "\n")
     heading: list[str] = []
 
     def write(row: Any) -> None:
