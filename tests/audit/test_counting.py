@@ -425,6 +425,46 @@ async def test_earlier_uses_are_read_where_looking_them_up_takes_long(
     assert await log.fetchval("SHOW statement_timeout") == "0"
 
 
+async def test_a_second_connection_changes_no_answer(log: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets and outcomes are counted at the same time where a second connection is to be had; what is counted is the
+    same if none is, and if it breaks."""
+    monkeypatch.setattr(counting, "MANY", 0)
+    everything = await all_of(log, Filter())
+    wanted = Filter(since=everything[len(everything) // 3]["at"])
+    opened: list[Any] = []
+    cube, asked = counting._cube, []
+
+    async def another() -> Any:
+        opened.append(await review.connect(database))
+        return opened[-1]
+
+    async def refused() -> Any:
+        raise ConfigError("too many connections")
+
+    async def noted(connection: Any, source: counting.Accesses) -> list[Any]:
+        asked.append(connection)
+        return await cube(connection, source)
+
+    async def breaking(connection: Any, source: counting.Accesses) -> list[Any]:
+        if connection is not log:
+            connection.terminate()
+        return await noted(connection, source)
+
+    def counted(how: Any) -> Any:
+        return counting.stats(log, wanted, limit=None, evening=22, morning=6, another=how)
+
+    monkeypatch.setattr(counting, "_cube", noted)
+    expected = await counted(None)
+    assert await counted(another) == expected and opened == []  # for vague attempts are among the newest rows
+    monkeypatch.setattr(counting, "_LOOKED_AT", 0)
+    assert await counted(another) == expected
+    assert asked[2:] == opened and len(opened) == 1
+    assert await counted(refused) == expected and asked[3:] == [log]
+    monkeypatch.setattr(counting, "_cube", breaking)
+    assert await counted(another) == expected
+    assert asked[4:] == [opened[1], log] and all(one.is_closed() for one in opened)
+
+
 async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain sessions are counted by their accesses alone; open, vague and refused ones, outcomes that name an attempt or
     a user, and what falls apart at the edge of the time are joined."""

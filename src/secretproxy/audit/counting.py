@@ -6,10 +6,13 @@ they print nothing. May import asyncpg."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
+import re
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -32,6 +35,7 @@ from secretproxy.audit.review import (
     ways,
 )
 from secretproxy.config import ConfigError
+from secretproxy.connections import FAILURES
 
 # More rows than this are joined by hashing and read by several processes.
 MANY = 50_000
@@ -86,6 +90,12 @@ class Accesses:
         self.vague = False
         # Outcomes are looked for until then; None: as long as the log goes.
         self.ends_before: datetime | None = None
+
+    def again(self) -> Accesses:
+        """Gives the same accesses, before anything was found of them."""
+        found = Accesses(self.wanted)
+        found.many, found.rows, found.ends_before = self.many, self.rows, self.ends_before
+        return found
 
     def query(
         self, columns: str, *, outcomes: bool = False, only: str = "", group: str = "", kind: str = ""
@@ -344,20 +354,91 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     return (-row["n"], *(str(value) for name, value in row.items() if name not in ("n", "latest")))
 
 
+# Opens a connection like the one that is there.
+Another = Callable[[], Awaitable[Any]]
+_SNAPSHOT = re.compile(r"[0-9A-F-]+")
+
+
+@contextlib.asynccontextmanager
+async def _beside(connection: Any, source: Accesses, another: Another) -> AsyncIterator[Any]:
+    """Opens a second connection that sees the same rows, ready to count; None if there is none to be had."""
+    other = None
+    try:
+        if not await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()"):
+            snapshot = _SNAPSHOT.fullmatch(await connection.fetchval("SELECT pg_catalog.pg_export_snapshot()"))
+            with contextlib.suppress(*FAILURES, ConfigError):
+                found = await another()
+                try:
+                    await set_zone(found)
+                    await found.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                    await found.execute(f"SET TRANSACTION SNAPSHOT '{snapshot[0] if snapshot else ''}'")
+                    await settle(found, source)
+                    other = found
+                finally:
+                    if other is None:
+                        found.terminate()
+        yield other
+    finally:
+        if other is not None:
+            other.terminate()
+
+
+async def _cube_and_secrets(
+    connection: Any, source: Accesses, limit: int | None, another: Another | None
+) -> tuple[list[_Group], tuple[Table, Table, list[Any] | None]]:
+    """Counts accesses and secrets, of many rows both at once: while one process puts groups together that others have
+    made, these go on."""
+    if another is None or not source.many or await _seems_vague(connection, source):
+        cube = await _cube(connection, source)
+        return cube, await _secrets(connection, source, limit)
+    async with _beside(connection, source, another) as other:
+        if other is None:
+            cube = await _cube(connection, source)
+            return cube, await _secrets(connection, source, limit)
+        beside = asyncio.ensure_future(_cube(other, source))
+        try:
+            secrets = await _secrets(connection, source.again(), limit)
+            try:
+                cube = await beside
+            except FAILURES:
+                # The second connection was ended, which is no reason to give up.
+                cube = await _cube(connection, source)
+        finally:
+            beside.cancel()
+            with contextlib.suppress(*FAILURES, ConfigError, asyncio.CancelledError):
+                await beside
+    # If there are vague attempts, a call may stand for one that was counted.
+    return cube, await _secrets(connection, source, limit) if source.vague else secrets
+
+
+async def _seems_vague(connection: Any, source: Accesses) -> bool:
+    """Tells whether there are vague attempts among the newest rows."""
+    where, values = conditions_of(Filter(since=source.wanted.since, until=source.wanted.until).conditions(), 0)
+    query = f"""SELECT coalesce(pg_catalog.bool_or({VAGUE}), false)
+      FROM (SELECT a.* FROM {LOG} WHERE true{where} ORDER BY a.at DESC LIMIT {_LOOKED_AT:d}) a"""  # noqa: S608 - constant text
+    return bool(await connection.fetchval(query, *values))
+
+
 async def stats(
-    connection: Any, wanted: Filter, *, limit: int | None, evening: int, morning: int, progress: Progress = _nothing
+    connection: Any,
+    wanted: Filter,
+    *,
+    limit: int | None,
+    evening: int,
+    morning: int,
+    progress: Progress = _nothing,
+    another: Another | None = None,
 ) -> dict[str, Table]:
     """Counts by secret, user, hour (of this machine's time zone) and outcome, and what looks unusual; `limit` lines a
-    table. Raises ConfigError."""
+    table. `another` opens a second connection, for many rows. Raises ConfigError."""
+    # Long because each table is a few lines of it.
     await set_zone(connection)
     answers: dict[str, Table] = {}
     async with connection.transaction(isolation="repeatable_read"):
         source = await looked_at(connection, wanted)
         await settle(connection, source)
-        progress("accesses and their outcomes")
-        cube = await _cube(connection, source)
-        progress("secrets")
-        answers["secrets"], first, verified = await _secrets(connection, source, limit)
+        progress("accesses and secrets")
+        cube, (answers["secrets"], first, verified) = await _cube_and_secrets(connection, source, limit, another)
         users = _summed(cube, lambda group: (group.db_user, group.role, group.accessed_by))
         answers["users"] = _cut(
             sorted(
@@ -397,25 +478,16 @@ _STRETCH = stretch(300)
 # Five such verifies have three stretches less than there are verifies at most, and so have all verifies of that secret
 # by that user: a stretch sets a bit of each of three numbers, so that of other secrets nearly none has so few bits set.
 _PLACES = (59, 61, 63)
-_VERIFIED = "pg_catalog.count(*) FILTER (WHERE a.operation OPERATOR(pg_catalog.=) 'verify') AS verifies" + "".join(
+_VERIFIED = f"pg_catalog.count(*) FILTER (WHERE a.operation {EQUAL} 'verify') AS verifies" + "".join(
     f""", pg_catalog.bit_or(CASE WHEN a.operation {EQUAL} 'verify' THEN '1'::bigint OPERATOR(pg_catalog.<<)
         ({_STRETCH} OPERATOR(pg_catalog.%) {places})::int END) AS of_{places}"""
     for places in _PLACES
 )
+_NOT_VERIFIED = "'0'::bigint AS verifies" + "".join(f", '0'::bigint AS of_{places}" for places in _PLACES)
 # More owners than this are not told one by one.
 _MOST_OWNERS = 5000
 # Where so many are left, verifies are counted by stretch.
 _MOST_LEFT = 500
-_FEW_BITS = """ AND (pg_catalog.bit_count(v.of_{places}::pg_catalog.bit(64)) OPERATOR(pg_catalog.+) 3)
-            OPERATOR(pg_catalog.<=) v.n"""
-_VERIFIED_OFTEN = f"""UNION ALL (SELECT DISTINCT 5, v.owner_id, NULL::pg_catalog.text[], NULL::pg_catalog.text,
-       '0'::bigint, NULL::timestamptz
-       FROM (SELECT g.owner_id, pg_catalog.sum(g.verifies) AS n
-                    {"".join(f", pg_catalog.bit_or(g.of_{places}) AS of_{places}" for places in _PLACES)}
-               FROM g WHERE g.verifies OPERATOR(pg_catalog.>) 0 GROUP BY g.owner_id, g.name, g.names, g.db_user) v
-      WHERE v.n OPERATOR(pg_catalog.>=) 5
-        {"".join(_FEW_BITS.format(places=places) for places in _PLACES)}
-      LIMIT {_MOST_LEFT + 1:d})"""  # noqa: S608 - constant text
 # Nearly all name one secret, and a text is quicker to group than an array: grouped are the first name, and all of them
 # where there are others. No names at all have an array here that no first name goes with but NULL.
 _FIRST = "a.secret_names[1]"
@@ -462,11 +534,10 @@ async def _secrets(connection: Any, source: Accesses, limit: int | None) -> tupl
 def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Question:
     """Gives the query for the lines of both tables: earlier uses are looked up one by one, or all of them read."""
     # Long because it is one statement of SQL.
-    verified = source.many and not looked_up
     columns = (
         f"a.owner_id, {_FIRST} AS name, {_ALL} AS names, a.db_user,"
         " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
-        f"{', ' + _VERIFIED if verified else ''}"
+        f", {_NOT_VERIFIED if looked_up or not source.many else _VERIFIED}"
     )
     # Without vague ones there is nothing to leave out, and only the beginning of other rows has to be read.
     asked = source.query(columns, group=" GROUP BY 1, 2, 3, 4", kind="" if source.vague else "any")
@@ -495,27 +566,35 @@ def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Ques
     new = f"x.owner_id IS NOT NULL AND {named}{used if earlier else ''}"
     before = f", earlier AS MATERIALIZED ({earlier} GROUP BY 1, 2, 3)" if earlier and not looked_up else ""
     # What several ways to the rows have found is put together.
-    first_of, again = "SELECT x.owner_id, x.name, x.names, x.db_user, x.n, x.first", ""
+    first_of = "SELECT x.owner_id, x.name, x.names, x.db_user, x.n, x.first"
     if " UNION ALL " in groups:
         first_of = (
             "SELECT x.owner_id, x.name, x.names, x.db_user, pg_catalog.sum(x.n)::bigint AS n,"
             " pg_catalog.min(x.first) AS first"
         )
-        again = " GROUP BY 1, 2, 3, 4"
+        new += " GROUP BY 1, 2, 3, 4"
     limited = "" if limit is None else f" LIMIT {limit:d}"
     query = f"""
     WITH g AS MATERIALIZED (SELECT s.* FROM ({groups}) s){before},
          secrets AS MATERIALIZED (SELECT g.owner_id, g.name, g.names, pg_catalog.sum(g.n)::bigint AS n,
              pg_catalog.max(g.latest) AS latest
                                    FROM g GROUP BY 1, 2, 3),
-         new AS MATERIALIZED ({first_of} FROM g x WHERE {new}{again})
+         new AS MATERIALIZED ({first_of} FROM g x WHERE {new})
     (SELECT 1 AS part, x.owner_id, {_NAMES_AGAIN} AS secret_names, NULL AS db_user, x.n, x.latest AS at
        FROM secrets x ORDER BY n DESC, secret_names, owner_id{limited})
     UNION ALL (SELECT 2, x.owner_id, {_NAMES_AGAIN} AS secret_names, x.db_user, x.n, x.first
        FROM new x ORDER BY first DESC, db_user, secret_names{limited})
     UNION ALL (SELECT 3, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM secrets)
     UNION ALL (SELECT 4, NULL, NULL, NULL, pg_catalog.count(*), NULL FROM new)
-    {_VERIFIED_OFTEN if verified else ""}
+    UNION ALL (SELECT DISTINCT 5, v.owner_id, NULL::pg_catalog.text[], NULL, '0'::bigint, NULL::pg_catalog.timestamptz
+       FROM (SELECT g.owner_id, pg_catalog.sum(g.verifies) AS n, pg_catalog.bit_or(g.of_59) AS of_59,
+                    pg_catalog.bit_or(g.of_61) AS of_61, pg_catalog.bit_or(g.of_63) AS of_63
+               FROM g WHERE g.verifies OPERATOR(pg_catalog.>) 0 GROUP BY g.owner_id, g.name, g.names, g.db_user) v
+      WHERE v.n OPERATOR(pg_catalog.>=) 5
+        AND (pg_catalog.bit_count(v.of_59::pg_catalog.bit(64)) OPERATOR(pg_catalog.+) 3) OPERATOR(pg_catalog.<=) v.n
+        AND (pg_catalog.bit_count(v.of_61::pg_catalog.bit(64)) OPERATOR(pg_catalog.+) 3) OPERATOR(pg_catalog.<=) v.n
+        AND (pg_catalog.bit_count(v.of_63::pg_catalog.bit(64)) OPERATOR(pg_catalog.+) 3) OPERATOR(pg_catalog.<=) v.n
+      LIMIT {_MOST_LEFT + 1:d})
     """  # noqa: S608 - columns of ours
     return Question(query, values)
 

@@ -92,6 +92,7 @@ def stats(
                     evening=evening,
                     morning=morning,
                     progress=progress,
+                    another=lambda: review.connect(database),
                 )
             if as_json:
                 print(json.dumps({name: [_record(row) for row in table.rows] for name, table in answers.items()}))
