@@ -143,8 +143,9 @@ def test_filters_keys_and_rows_that_come_by_themselves(person: Person, proxy: Pr
     assert person.page.evaluate("document.activeElement.name") == "since"
     person.page.fill("[name=owner]", owner)
     person.page.select_option("[name=operation]", "read")
+    person.page.evaluate("window.loadedOnce = true")
     person.page.click("text=Show")
-    assert person.page.url == f"{person.site.url}/accesses?owner={owner}&operation=read"
+    person.page.wait_for_url(f"{person.site.url}/accesses?owner={owner}&operation=read")
     person.page.wait_for_selector("#live:has-text('Live:')")
     with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
         for name in ("first", MARKUP):
@@ -152,6 +153,22 @@ def test_filters_keys_and_rows_that_come_by_themselves(person: Person, proxy: Pr
     person.page.wait_for_selector("#accesses tbody tr:nth-child(2)")
     assert person.page.locator("#accesses tbody tr").count() == 2
     assert person.page.get_attribute("#accesses tbody tr:first-child td.names a", "title") == quoted(MARKUP)
+    # Another filter, and back to the one before, without a reload; rows come of the one that is shown.
+    person.page.select_option("[name=operation]", "write")
+    person.page.click("text=Show")
+    person.page.wait_for_selector("#accesses tr.none")
+    assert person.page.url.endswith("&operation=write")
+    person.page.go_back()
+    person.page.wait_for_selector("#accesses tbody tr:nth-child(2)")
+    assert person.page.input_value("[name=operation]") == "read"
+    person.page.wait_for_selector("#live:has-text('Live:')")
+    with psycopg.connect(proxy.dsn(), autocommit=True) as sql:
+        sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, 'written', 'value')", (owner,))
+        sql.execute("SELECT encrypted_secrets.secrets_getter(%s, 'third')", (owner,))
+    person.page.wait_for_selector("#accesses tbody tr:first-child td.names a:has-text('third')")
+    assert person.page.locator("#accesses tbody tr").count() == 3 and person.page.evaluate("window.loadedOnce")
+    person.page.locator("body").focus()
+    person.page.evaluate("document.activeElement.blur()")
     person.page.keyboard.press("g")
     person.page.keyboard.press("f")
     person.page.wait_for_url("**/findings")
