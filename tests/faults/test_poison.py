@@ -85,7 +85,15 @@ POISONS: dict[str, tuple[tuple[str, str], Event]] = {
     "an address that is none": (NOTHING, bad(who=Identity(uuid.uuid4(), "app", client_addr="999.1.1.1"))),  # type: ignore[arg-type]
     "a port that is none": (NOTHING, bad(who=Identity(uuid.uuid4(), "app", client_port=2**40))),
     "a name too long for an index": (NOTHING, bad(secret_names=(random.Random(1).randbytes(9000).hex(),))),
-    "a kind of event that the log lacks": (NOTHING, bad(protocol="carrier pigeon")),
+    # That of an older version, which checked such words.
+    "a word that the log does not take": (
+        (
+            "ALTER TABLE secretproxy.access_log ADD CONSTRAINT access_log_protocol_check"
+            " CHECK (protocol = ANY (ARRAY['simple', 'extended', 'fastpath'])) NOT VALID",
+            "ALTER TABLE secretproxy.access_log DROP CONSTRAINT access_log_protocol_check",
+        ),
+        bad(protocol="carrier pigeon"),
+    ),
     "a login too long for an index": (
         ("CREATE INDEX no ON secretproxy.access_log (fingerprint)", "DROP INDEX secretproxy.no"),
         bad(fingerprint=random.Random(2).randbytes(9000).hex()),

@@ -68,6 +68,20 @@ async def test_a_group_is_one_bind_execute_and_sync_of_the_statement() -> None:
     assert peer.passed == []
 
 
+async def test_a_single_row_goes_field_by_field_where_a_statement_takes_it_so() -> None:
+    peer = Peer()
+    peer.writer.takes_fields("row", 3)
+    peer.writer.write(b"one\t\\N\t", 1)
+    bind = b"\0row\0\0\0\0\x03\0\0\0\x03one\xff\xff\xff\xff\0\0\0\0\0\0"
+    assert peer.written == b"B" + (4 + len(bind)).to_bytes(4, "big") + bind + b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+    peer.writer.data_received(BOUND + inserted(1) + READY)
+    assert peer.answers == [(None, 1)]
+    peer.answers.clear()
+    peer.written = b""
+    assert await peer.says(BOUND + inserted(2) + READY) == (None, 2)
+    assert b"\0stored\0" in peer.written
+
+
 @pytest.mark.parametrize("size", [1, 3, 5, 12, 20])
 async def test_an_answer_in_parts_is_the_same(size: int) -> None:
     answer = BOUND + inserted(2) + READY

@@ -20,6 +20,7 @@ from secretproxy.wire.types import BackendMessage
 
 # An Execute of the unnamed portal without a row limit, and a Sync.
 _EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+_NULL: Final = b"\xff\xff\xff\xff"
 _BIND_COMPLETE: Final = b"2\0\0\0\x04"
 _READY: Final = b"Z\0\0\0\x05I"
 # What the backend says beside its answers; asyncpg tells its listeners.
@@ -44,6 +45,8 @@ class GroupWriter:
         self._loop: Final = asyncio.get_running_loop()
         # The unnamed portal, the statement, one parameter as a text.
         self._bind: Final = b"\0" + statement.encode("ascii") + b"\0\0\0\0\x01"
+        # The same for a row of its own, each of its fields a parameter; empty where there is no such statement.
+        self._bind_row = b""
         self._busy = False
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -56,8 +59,12 @@ class GroupWriter:
         self._tag = b""
         self._transport.set_protocol(self)
 
+    def takes_fields(self, statement: str, fields: int) -> None:
+        """Has a single row written by this statement, which has a parameter for each field."""
+        self._bind_row = b"\0" + statement.encode("ascii") + b"\0\0\0" + fields.to_bytes(2, "big")
+
     def write(self, lines: bytes, rows: int) -> None:
-        """Writes so many rows, in one transaction."""
+        """Writes so many rows, in one transaction. No field is escaped."""
         if rows != self._expected_rows:
             tag = b"INSERT 0 %d\0" % rows
             self._expected = _BIND_COMPLETE + b"C" + (len(tag) + 4).to_bytes(4, "big") + tag + _READY
@@ -68,13 +75,15 @@ class GroupWriter:
         if self._timer is None:
             # One timer for many groups: it looks at the one that is under way then.
             self._timer = self._loop.call_later(self._timeout, self._look)
-        bind = self._bind
-        length = 4 + len(bind) + 4 + len(lines) + 2
-        self._transport.write(
-            b"".join(
-                (b"B", length.to_bytes(4, "big"), bind, len(lines).to_bytes(4, "big"), lines, b"\0\0", _EXECUTE_SYNC)
-            )
-        )
+        if rows == 1 and self._bind_row:
+            made = [self._bind_row]
+            for field in lines.split(b"\t"):
+                made.append(_NULL if field == b"\\N" else len(field).to_bytes(4, "big") + field)
+            bound = b"".join(made)
+        else:
+            bound = self._bind + len(lines).to_bytes(4, "big") + lines
+        length = 4 + len(bound) + 2
+        self._transport.write(b"".join((b"B", length.to_bytes(4, "big"), bound, b"\0\0", _EXECUTE_SYNC)))
 
     def _look(self) -> None:
         self._timer = None

@@ -24,12 +24,13 @@ import asyncpg
 import structlog
 
 from secretproxy.audit.checkpoints import Signer
+from secretproxy.audit.columns import STORED
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
 from secretproxy.audit.groups import GroupWriter, group_writer
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, joined
+from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, INSERT_ROW, Line, Lines, joined
 from secretproxy.audit.spool import (
     Spool,
     SpoolDamagedError,
@@ -147,6 +148,8 @@ class Journal:
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
+        # The same for a single row, which the writer of groups runs; asyncpg lets it go with this.
+        self._insert_row: Any = None
         # The same for rows that the log may have already; prepared where it is needed.
         self._insert_again: Any = None
         # What writes groups without a turn of this task for each; the group that it is at, and what ends that.
@@ -383,6 +386,10 @@ class Journal:
         name = f"secretproxy_{uuid.uuid4().hex}"
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
         self._writer = group_writer(self._connection, name, self._timeout, self._group_answered)
+        if self._writer is not None:
+            row = f"{name}_row"
+            self._insert_row = await asyncio.wait_for(self._connection.prepare(INSERT_ROW, name=row), self._timeout)
+            self._writer.takes_fields(row, len(STORED))
         self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
         await self._one_row.settle(self._connection, self._warnings)

@@ -36,6 +36,9 @@ INSERT = _insert(
     r" FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
 )
 INSERT_AGAIN = INSERT + _AGAIN
+# Takes one line, each field a parameter that the server reads as its column's type: for a single row that is a third
+# cheaper than to cut and cast a text, for seven not a twentieth.
+INSERT_ROW = _insert("$%d", "").rstrip()
 # Takes the texts of one line's fields, where a field holds what those separators would mistake.
 INSERT_ONE = _insert("$%d::pg_catalog.text", "").rstrip() + _AGAIN
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
