@@ -483,9 +483,8 @@ class Journal:
                 ended.set_exception(blamed)
             return
         self._group = None
-        waiters = self._taken(group, self._group_began)
-        self._next_group()
-        _tell(waiters, None)
+        _tell(self._taken(group, self._group_began), None)
+        self._wake()
 
     # --- any group ---
 
