@@ -402,6 +402,7 @@ async def _took_role(connection: Any, wanted: Filter) -> bool:
 async def _look_into(connection: Any, wanted: Filter, touched: dict[tuple[Any, str], Touched]) -> None:
     """Finds who else uses the secrets, and who wrote them last."""
     places = sorted(touched)
+    others: dict[tuple[Any, str], set[str]] = {}
     for start in range(0, len(places), MOST_TOUCHED):
         part = places[start : start + MOST_TOUCHED]
         owners: list[uuid.UUID] = sorted({owner for owner, _ in part})
@@ -410,13 +411,13 @@ async def _look_into(connection: Any, wanted: Filter, touched: dict[tuple[Any, s
         for row in await connection.fetch(asked.sql, *keys, *asked.values):
             for name in row["secret_names"]:
                 one = touched.get((row["owner_id"], name))
-                if one is not None and row["who"] is not None and row["who"] not in one.others:
-                    one.others.append(row["who"])
+                if one is not None and row["who"] is not None:
+                    others.setdefault((one.owner_id, one.name), set()).add(row["who"])
         asked = _writes(wanted)
         for row in await connection.fetch(asked.sql, *keys, *asked.values):
             for name in row["secret_names"]:
                 one = touched.get((row["owner_id"], name))
                 if one is not None:
                     _take_write(one, row, own=row["own"])
-    for one in touched.values():
-        one.others.sort()
+    for key, names in others.items():
+        touched[key].others = sorted(names)
