@@ -50,6 +50,11 @@ _MEMORY = """SET LOCAL work_mem = '128MB'; SET LOCAL jit = off;
 SET LOCAL parallel_setup_cost = 100; SET LOCAL parallel_tuple_cost = 0.001;
 SELECT pg_catalog.set_config('max_parallel_workers_per_gather',
            greatest(pg_catalog.current_setting('max_parallel_workers_per_gather')::int, 2)::pg_catalog.text, true)"""
+# Of two connections that count at the same time each has half of the processes.
+_SHARED = """SELECT pg_catalog.set_config(s.name, (greatest(s.reset_val::int, 2)
+                               OPERATOR(pg_catalog./) 2)::pg_catalog.text, true)
+  FROM pg_catalog.pg_settings s
+ WHERE s.name OPERATOR(pg_catalog.=) 'max_parallel_workers_per_gather'"""
 _HASHED = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off"
 LOOKED_UP = "SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on"
 # Every second row is an outcome: one comparison leaves it out, not four.
@@ -90,6 +95,8 @@ class Accesses:
         self.vague = False
         # Outcomes are looked for until then; None: as long as the log goes.
         self.ends_before: datetime | None = None
+        # Whether another connection counts at the same time.
+        self.shared = False
 
     def again(self) -> Accesses:
         """Gives the same accesses, before anything was found of them."""
@@ -144,6 +151,8 @@ async def looked_at(connection: Any, wanted: Filter) -> Accesses:
 async def settle(connection: Any, source: Accesses) -> None:
     """Applies the settings for a count until the end of the transaction."""
     await connection.execute(_MEMORY + ("; " + _HASHED if source.many else ""))
+    if source.shared:
+        await connection.execute(_SHARED)
 
 
 async def fetch_counted(connection: Any, query: str, *values: Any) -> list[Any]:
@@ -372,7 +381,6 @@ async def _beside(connection: Any, source: Accesses, another: Another) -> AsyncI
                     await set_zone(found)
                     await found.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
                     await found.execute(f"SET TRANSACTION SNAPSHOT '{snapshot[0] if snapshot else ''}'")
-                    await settle(found, source)
                     other = found
                 finally:
                     if other is None:
@@ -395,7 +403,14 @@ async def _cube_and_secrets(
         if other is None:
             cube = await _cube(connection, source)
             return cube, await _secrets(connection, source, limit)
-        beside = asyncio.ensure_future(_cube(other, source))
+        source.shared = True
+
+        async def counted() -> list[_Group]:
+            await settle(other, source)
+            return await _cube(other, source)
+
+        await settle(connection, source)
+        beside = asyncio.ensure_future(counted())
         try:
             secrets = await _secrets(connection, source.again(), limit)
             try:
@@ -407,6 +422,8 @@ async def _cube_and_secrets(
             beside.cancel()
             with contextlib.suppress(*FAILURES, ConfigError, asyncio.CancelledError):
                 await beside
+    source.shared = False
+    await settle(connection, source)
     # If there are vague attempts, a call may stand for one that was counted.
     return cube, await _secrets(connection, source, limit) if source.vague else secrets
 
