@@ -12,23 +12,26 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from secretproxy.audit.columns import ADDED, CHAINED
 
-GENESIS = bytes(32)
-_EMPTY = hashlib.sha256()
+GENESIS: Final = bytes(32)
+_EMPTY: Final = hashlib.sha256()
 # Of the session that reads the lines.
-SETTINGS = {
+SETTINGS: Final = {
     "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC", "extra_float_digits": "1", "bytea_output":
         "hex",
 }  # fmt: skip
 # How many columns the log's first version has.
-_FIRST_COLUMNS = len(CHAINED) - len(ADDED)
+_FIRST_COLUMNS: Final = len(CHAINED) - len(ADDED)
 # src/backend/commands/copyto.c, CopyAttributeOutText()
-_COPY = str.maketrans({"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"})
-_SPECIAL = re.compile(r"[\\\x08-\x0d]")
+_COPY: Final = str.maketrans(
+    {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+)
+_SPECIAL: Final = re.compile(r"[\\\x08-\x0d]")
 # src/backend/utils/adt/arrayfuncs.c, array_out()
-_QUOTED = re.compile(r'[\s"\\{},]', re.ASCII)
+_QUOTED: Final = re.compile(r'[\s"\\{},]', re.ASCII)
 
 
 def encode(columns: Sequence[object]) -> bytes:

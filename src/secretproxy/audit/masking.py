@@ -10,17 +10,18 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from secretproxy.session.encodings import codec
 
 # Encodings that PostgreSQL and Python map alike, character by character.
-_ONE_BYTE = frozenset(
+_ONE_BYTE: Final = frozenset(
     {"LATIN1", "LATIN2", "LATIN3", "LATIN4", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"}
 )
 # What is hashed for a mask begins with this: secretproxy.masked() of the backend half does the same with the same key.
-_MASK = b"secretproxy name mask "
+_MASK: Final = b"secretproxy name mask "
 # What is written in a name's place begins with one of these where it is not the name as it is.
-RESERVED = ("masked:", "escaped:", "name:")
+RESERVED: Final = ("masked:", "escaped:", "name:")
 
 
 def name_bytes(name: str) -> bytes:

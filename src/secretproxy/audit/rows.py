@@ -14,6 +14,7 @@ import uuid
 from binascii import hexlify
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from secretproxy.audit import chain
 from secretproxy.audit.columns import ADDED, CHAINED, STORED, TYPES, LogColumn
@@ -28,29 +29,29 @@ def _insert(field: str, source: str) -> str:
 
 # For rows that the log may have already, which stay single. It costs the server a ninth of what a row costs it, so new
 # rows go without.
-_AGAIN = " ON CONFLICT DO NOTHING"
+_AGAIN: Final = " ON CONFLICT DO NOTHING"
 # Takes the lines of a group in one parameter: a statement opens the table and its indexes once.
-INSERT = _insert(
+INSERT: Final = _insert(
     "f[%d]",
     r"FROM (SELECT pg_catalog.string_to_array(l, E'\t', '\N') AS f"
     r" FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
 )
-INSERT_AGAIN = INSERT + _AGAIN
+INSERT_AGAIN: Final = INSERT + _AGAIN
 # Takes one line, each field a parameter that the server reads as its column's type: for a single row that is a third
 # cheaper than to cut and cast a text, for seven not a twentieth.
-INSERT_ROW = _insert("$%d", "").rstrip()
+INSERT_ROW: Final = _insert("$%d", "").rstrip()
 # Takes the texts of one line's fields, where a field holds what those separators would mistake.
-INSERT_ONE = _insert("$%d::pg_catalog.text", "").rstrip() + _AGAIN
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+INSERT_ONE: Final = _insert("$%d::pg_catalog.text", "").rstrip() + _AGAIN
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_PLAIN: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 # Characters of names (or of a call path) that a row may have, and those that are taken at a time, which is one
 # statement's. What is beyond them stands there as a count and a keyed digest: a row that takes the log seconds would
 # stop it for everybody.
 ROW_NAMES, STATEMENT_NAMES = 256 * 1024, 1024 * 1024
-_MANY = 64
+_MANY: Final = 64
 # Texts of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
-_KEPT_TEXTS = 4096
-_RANDOM = 4096
+_KEPT_TEXTS: Final = 4096
+_RANDOM: Final = 4096
 
 
 class Line:

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from secretproxy.wire.messages import Bind
 
 Node = dict[str, Any]
 
 # Type OIDs of src/include/catalog/pg_type.dat that a parameter in an owner's or a name's place may have.
-UNKNOWN_OID = 705
-TEXT_OIDS = frozenset({0, 25, 1043, UNKNOWN_OID, 19})
-ARRAY_OIDS = frozenset({1009, 1015, 1003})
-VOID_OID = 2278
+UNKNOWN_OID: Final = 705
+TEXT_OIDS: Final = frozenset({0, 25, 1043, UNKNOWN_OID, 19})
+ARRAY_OIDS: Final = frozenset({1009, 1015, 1003})
+VOID_OID: Final = 2278
 
 # Names of one call that are read: an array of more, or a longer one, stays unknown, as resolving it takes the event
 # loop's time.
 MOST_NAMES, MOST_ARRAY_BYTES = 1000, 16_384
 # Longer text is not a uuid.
-_UUID_BYTES = 128
+_UUID_BYTES: Final = 128
 
-_TRANSPARENT_TYPES = frozenset({"text", "varchar", "uuid", "unknown"})
+_TRANSPARENT_TYPES: Final = frozenset({"text", "varchar", "uuid", "unknown"})
 
 
 # Owners by what they were read from: making a UUID takes longer than all else that an argument needs.
-_KEPT_UUIDS = 4096
+_KEPT_UUIDS: Final = 4096
 _spelled: dict[str, uuid.UUID] = {}
 _binary: dict[bytes, uuid.UUID] = {}
 
@@ -66,7 +66,7 @@ class _Unknown:
         return "UNKNOWN"
 
 
-UNKNOWN = _Unknown()
+UNKNOWN: Final = _Unknown()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -128,7 +128,7 @@ class Values:
         return self.types[number - 1] if number <= len(self.types) else 0
 
 
-NO_VALUES = Values()
+NO_VALUES: Final = Values()
 
 
 def read(node: Node) -> Argument:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pglast.parser
 
@@ -25,34 +25,36 @@ from secretproxy.detect.string_literals import ESCAPES, STANDARD, as_standard
 from secretproxy.detect.verdict import HARMLESS, MOST_EXECUTES, Found, Verdict, defined, executed, once, union
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
-_BY_NAME = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
+_BY_NAME: Final = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
 # The statements that lead to a call by a remembered name, by a word that each must hold.
-_NAMING = (b"execute", b"fetch", b"move", b"deallocate", b"close")
-CACHE_ENTRIES = 4096
+_NAMING: Final = (b"execute", b"fetch", b"move", b"deallocate", b"close")
+CACHE_ENTRIES: Final = 4096
 # In these no byte of a longer character is one of ASCII's: a text that does not decode can be parsed byte by byte.
-ASCII_STANDS = frozenset({"utf-8", "latin-1", "euc_jp", "euc_kr", "gb2312", "euc_jis_2004"})
-HARMLESS_TEXT_BYTES = 512
-CACHE_TEXT_BYTES = 4096
-CACHE_BYTES = 4 * 1024 * 1024
+ASCII_STANDS: Final = frozenset({"utf-8", "latin-1", "euc_jp", "euc_kr", "gb2312", "euc_jis_2004"})
+HARMLESS_TEXT_BYTES: Final = 512
+CACHE_TEXT_BYTES: Final = 4096
+CACHE_BYTES: Final = 4 * 1024 * 1024
 
 # What the parser makes of a text weighs about 150 bytes for each of its non-word characters.
-_WORD_BYTES = bytes(sorted(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")) + bytes(range(128, 256))
-_MOST_SIGNS = 100_000
+_WORD_BYTES: Final = bytes(sorted(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")) + bytes(
+    range(128, 256)
+)
+_MOST_SIGNS: Final = 100_000
 # PostgreSQL's scanner reads a run of signs again from each of them (operators that end in + or -, nested comments).
-_SIGNS_IN_A_ROW = re.compile(rb"[-~!@#^&|`?+*/%<>=]{64,}")
-_MOST_SCANNED_AGAIN = 4_000_000
+_SIGNS_IN_A_ROW: Final = re.compile(rb"[-~!@#^&|`?+*/%<>=]{64,}")
+_MOST_SCANNED_AGAIN: Final = 4_000_000
 # Characters of a tree that is walked. A text of _MOST_SIGNS has a tree of 20 MB; more only where the grammar copies
 # nodes.
-_MOST_TREE = 32 * 1024 * 1024
+_MOST_TREE: Final = 32 * 1024 * 1024
 # Characters of a tree from which the garbage collector waits while it is read and walked.
-_LARGE_TREE = 256 * 1024
+_LARGE_TREE: Final = 256 * 1024
 
 
 # A text with more non-word characters than this is not for the event loop: it would take 2 ms and more. So many are one
 # turn's.
 LIGHT, TURN = 256, 320
 # Longer texts are not searched for the names of the catalog on the event loop.
-_MOST_LOOKED = 65_536
+_MOST_LOOKED: Final = 65_536
 # Texts with more signs than this have no fingerprint where only testimony shows what they do: it would be made on the
 # event loop, and takes about an eighth of an analysis.
 _FINGERPRINTED, _FINGERPRINT_WORK = 2048, 8
@@ -98,7 +100,7 @@ def too_hard(text: bytes) -> bool:
     return sum(len(run) ** 2 for run in _SIGNS_IN_A_ROW.findall(text)) > _MOST_SCANNED_AGAIN
 
 
-_NUMBERS = itertools.count(1)
+_NUMBERS: Final = itertools.count(1)
 
 
 class Detector:

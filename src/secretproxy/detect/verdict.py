@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from secretproxy.detect.arguments import Argument, Array
 from secretproxy.detect.calls import Call
@@ -56,7 +56,7 @@ class Verdict:
         return f"Verdict(calls={len(self.calls)}, fingerprint={self.fingerprint})"
 
 
-HARMLESS = Verdict()
+HARMLESS: Final = Verdict()
 
 
 @dataclass(slots=True, repr=False)
@@ -77,13 +77,13 @@ class Found:
 
 
 # Calls of one statement that are written one by one.
-MOST_CALLS = 256
+MOST_CALLS: Final = 256
 # Elements of arrays among the arguments of a statement's calls, or arguments of its EXECUTEs: of more none is kept.
-MOST_ARGUMENTS = 4000
+MOST_ARGUMENTS: Final = 4000
 # Calls that a PREPARE or a DECLARE keeps one by one, and names of those that one text executes or fetches from.
 MOST_KEPT_CALLS, MOST_EXECUTES = 16, 64
 # The most attempts through other objects that are written for one statement.
-MOST_LED = 50
+MOST_LED: Final = 50
 
 
 def once(calls: Sequence[Call]) -> tuple[Call, ...]:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 # What the context lines of PL/pgSQL and of SQL functions name (plpgsql_exec_error_callback() of
 # src/pl/plpgsql/src/pl_exec.c, sql_exec_error_callback() of src/backend/executor/functions.c). A PL/pgSQL function's
 # is what format_procedure() makes of it, names quoted where they need it; an SQL function's bare name stands in
 # quotes as it is, whatever it holds.
-_NAME = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")++")'
-_SIGNATURE = rf'{_NAME}(?:\.{_NAME})?\((?:[^()"\n]|"(?:[^"]|"")++")*+\)'
-_FRAME = re.compile(rf"PL/pgSQL[ -]\w+ (inline_code_block|{_SIGNATURE})(?: [^\"\n]*)?(?:\n|\Z)")
-_SQL_FRAME = re.compile(r'SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)(?:\n|\Z)')
+_NAME: Final = r'(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")++")'
+_SIGNATURE: Final = rf'{_NAME}(?:\.{_NAME})?\((?:[^()"\n]|"(?:[^"]|"")++")*+\)'
+_FRAME: Final = re.compile(rf"PL/pgSQL[ -]\w+ (inline_code_block|{_SIGNATURE})(?: [^\"\n]*)?(?:\n|\Z)")
+_SQL_FRAME: Final = re.compile(r'SQL function "([^"\n]{1,130})" (?:statement \d+|during \w+)(?:\n|\Z)')
 # The function that testifies. What stands before it is our own functions' text, the same for every call.
-_API = re.compile(
+_API: Final = re.compile(
     r"^PL/pgSQL[ -]\w+ (?:encrypted_secrets\.)?secrets_[a-z]+\([^()\"\n]*\)(?: [^\"\n]*)?(?:\n|\Z)", re.MULTILINE
 )
-MOST_CALLERS = 20
+MOST_CALLERS: Final = 20
 # Bytes of a CONTEXT that are read: the calls next to the secret function stand first.
-MOST_CONTEXT = 16_384
+MOST_CONTEXT: Final = 16_384
 # Stands for the callers that are not known.
-UNKNOWN_CALLERS = "..."
+UNKNOWN_CALLERS: Final = "..."
 
 
 def call_path(context: str) -> tuple[str, ...] | None:

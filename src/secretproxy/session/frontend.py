@@ -52,16 +52,18 @@ _EMPTY: Final = 5
 # The beginning of the name of a portal or a prepared statement that does not exist: whoever executes it gets an error
 # of the backend. What follows is new each time, so that no client can have made one of that name. Together at most 63
 # bytes.
-_REFUSED_NAME = "secretproxy refuses this secret call"
-_REFUSED = "call of a secret function refused: the access log cannot be written"
-_REFUSED_HINT = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
-_LOG_REFUSES = Refusal(SqlState.IO_ERROR, _REFUSED, _REFUSED_HINT)
-TOO_LONG = Refusal(
+_REFUSED_NAME: Final = "secretproxy refuses this secret call"
+_REFUSED: Final = "call of a secret function refused: the access log cannot be written"
+_REFUSED_HINT: Final = (
+    "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
+)
+_LOG_REFUSES: Final = Refusal(SqlState.IO_ERROR, _REFUSED, _REFUSED_HINT)
+TOO_LONG: Final = Refusal(
     SqlState.PROGRAM_LIMIT_EXCEEDED,
     "statement refused: it is too long to be looked into for calls of secret functions (limits.max_statement_memory)",
     "See limits.large_statements of secretproxy.",
 )
-TOO_MANY = Refusal(
+TOO_MANY: Final = Refusal(
     SqlState.PROGRAM_LIMIT_EXCEEDED,
     "too many prepared statements, portals or cursors with calls of secret functions (limits.max_prepared)",
     "Close or DEALLOCATE those that are done with.",

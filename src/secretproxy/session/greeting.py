@@ -18,7 +18,7 @@ from secretproxy.wire import messages
 # Nothing in these can be resolved to what is the client's, whatever its startup packet says: each name, operator and
 # cast is qualified, and the path that it has chosen is not in force. SET LOCAL lasts for this message; no
 # ParameterStatus tells of it.
-_ASK = (
+_ASK: Final = (
     "SET LOCAL search_path = pg_catalog, pg_temp;"
     " SELECT pg_catalog.pg_backend_pid(), {start}, pg_catalog.current_setting('secretproxy.session', true),"
     " (SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n"
@@ -26,14 +26,14 @@ _ASK = (
     "'secretproxy'::pg_catalog.name"
     " AND p.proname OPERATOR(pg_catalog.=) 'backend_start'::pg_catalog.name)"
 )
-_ASK_START = _ASK.format(
+_ASK_START: Final = _ASK.format(
     start="(SELECT (pg_catalog.extract('epoch'::pg_catalog.text, a.backend_start) OPERATOR(pg_catalog.*) "
     "1000000::pg_catalog.numeric)"
     "::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a)"
 )
-_ASK_START_AS_OWNER = _ASK.format(start="secretproxy.backend_start()")
+_ASK_START_AS_OWNER: Final = _ASK.format(start="secretproxy.backend_start()")
 # All SQL that a session says of its own accord.
-OWN_SQL = (_ASK_START, _ASK_START_AS_OWNER, *TOKEN_SQL)
+OWN_SQL: Final = (_ASK_START, _ASK_START_AS_OWNER, *TOKEN_SQL)
 
 _OK: Final = messages.AUTHENTICATION_OK.to_bytes(4, "big")
 _SASL: Final = messages.AUTHENTICATION_SASL.to_bytes(4, "big")

@@ -47,6 +47,9 @@ class Names:
     def __init__(self, state: State) -> None:
         self._state: Final = state
         self._statements: dict[bytes, Prepared] = {}
+        # The name that was looked for last, and what it led to: most clients ask for the same one again.
+        self._looked_up: bytes | None = None
+        self._found: Prepared | None = None
         # Of statements: the bytes of harmless texts, and how many make secret calls.
         self._texts = 0
         self._secret_statements = 0
@@ -79,7 +82,11 @@ class Names:
 
     def statement(self, name: bytes) -> Prepared | None:
         """Gives the prepared statement of this name."""
-        return self._statements.get(name)
+        looked_up = self._looked_up
+        if looked_up is None or looked_up != name:
+            self._looked_up = name
+            self._found = self._statements.get(name)
+        return self._found
 
     def statements_full(self, name: bytes) -> bool:
         """Tells whether one more statement with secret calls would be too many."""
@@ -108,6 +115,7 @@ class Names:
 
     def _store(self, name: bytes, prepared: Prepared | None) -> Prepared | None:
         """Remembers the statement, or none of this name; gives what was there."""
+        self._looked_up = None
         before = self._statements.pop(name, None)
         if name and before is not None:
             if before.verdict is not HARMLESS:
@@ -387,6 +395,7 @@ class Names:
 
     def _forget_statements(self) -> None:
         """Forgets all but the unnamed one."""
+        self._looked_up = None
         self._statements = {name: kept for name, kept in self._statements.items() if not name}
         self._texts = self._secret_statements = 0
 

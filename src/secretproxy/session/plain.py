@@ -47,6 +47,7 @@ _SELECT: Final = 0x53454C
 _TAGS: Final = frozenset({0x424547, 0x434F4D, 0x44454C, 0x494E53, _SELECT, 0x555044})
 
 _READY: Final = Phase.READY
+_HARMLESS: Final = HARMLESS
 _IDLE: Final = 73
 _IN_TRANSACTION: Final = 84
 
@@ -155,13 +156,13 @@ class Plain:
         parsed = text is not None
         if text is not None:
             before = names.statement(b"")
-            if (before is not None and before.verdict is not HARMLESS) or name:
+            if (before is not None and before.verdict is not _HARMLESS) or name:
                 return False
             if self._state.detector.may_concern(text, names.remembered):
                 return False
-            names.parse(b"", Prepared(HARMLESS, text))
+            names.parse(b"", Prepared(_HARMLESS, text))
         statement = names.statement(name)
-        if statement is None or statement.verdict is not HARMLESS:
+        if statement is None or statement.verdict is not _HARMLESS:
             return False
         if portal is not statement:
             names.bind(b"", statement)

@@ -190,7 +190,7 @@ class Describing:
 Entry = int | bytes | Prepared | Running | Undo | Describing
 
 # An unknown statement: assumed harmless; testimony shows if it is not.
-UNKNOWN = Prepared(HARMLESS, None)
+UNKNOWN: Final = Prepared(HARMLESS, None)
 
 
 def query_like(entry: Entry) -> bool:

@@ -27,15 +27,15 @@ from secretproxy.wire.errors import MalformedError, ProtocolViolationError
 from secretproxy.wire.types import BackendMessage, FrontendMessage, SqlState, TransactionStatus
 
 # What to do with a message of a type, an entry for each of the 256 type bytes.
-PASS = 0  # skipped: rows and COPY data
-MARK = 1  # reported by its type alone; a long one is reported at its first bytes
-WHOLE = 2  # reported once it is complete, up to SHORT bytes; a longer one at its first HEAD bytes
+PASS: Final = 0  # skipped: rows and COPY data
+MARK: Final = 1  # reported by its type alone; a long one is reported at its first bytes
+WHOLE: Final = 2  # reported once it is complete, up to SHORT bytes; a longer one at its first HEAD bytes
 
 # The longest length that PostgreSQL takes: PQ_LARGE_MESSAGE_LIMIT in src/include/libpq/libpq.h.
-LONGEST = 0x3FFFFFFE
+LONGEST: Final = 0x3FFFFFFE
 
-SHORT = 65536
-HEAD = 1024
+SHORT: Final = 65536
+HEAD: Final = 1024
 
 
 class Framer:

@@ -52,21 +52,21 @@ from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError
 from secretproxy.wire.types import ErrorField, SqlState, TransactionStatus
 
-SQLSTATE = b"SPX01"
-QUOTED = b"SPX2 ".hex().encode()
-DIRECT = b"secretproxy: this call of "
-MAC_SIZE = 32
+SQLSTATE: Final = b"SPX01"
+QUOTED: Final = b"SPX2 ".hex().encode()
+DIRECT: Final = b"secretproxy: this call of "
+MAC_SIZE: Final = 32
 # Before the number that a database signs to prove its key: nothing else that is signed begins so.
-PROOF = b"secretproxy key proof "
-MARK = b"secretproxy proxy mark "
-_MARK = re.compile(r"1\.([0-9]{1,10})\.([0-9a-f]{32})\.([0-9a-f]{64})")
+PROOF: Final = b"secretproxy key proof "
+MARK: Final = b"secretproxy proxy mark "
+_MARK: Final = re.compile(r"1\.([0-9]{1,10})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 # Bytes of a notice. The backend half makes no testimony longer than MOST (secretproxy.testify() counts the names).
 # HEAD are read of one that has a long CONTEXT.
-MOST = 4_200_000
-HEAD = 32_768
+MOST: Final = 4_200_000
+HEAD: Final = 32_768
 # Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark
 # doubled, an E ahead where there is a backslash.
-_TEXTS = re.compile(b" ".join([rb"(E?'[^']*(?:''[^']*)*')"] * 3))
+_TEXTS: Final = re.compile(b" ".join([rb"(E?'[^']*(?:''[^']*)*')"] * 3))
 
 
 class Testimony:

@@ -14,17 +14,17 @@ from secretproxy.wire.errors import MalformedError, ProtocolViolationError, Unre
 from secretproxy.wire.redacted import Redacted
 from secretproxy.wire.types import BackendMessage, ErrorField, FrontendMessage, SqlState
 
-PROTOCOL_3_0 = 196608
-CANCEL_REQUEST = 80877102
-SSL_REQUEST = 80877103
-GSSENC_REQUEST = 80877104
+PROTOCOL_3_0: Final = 196608
+CANCEL_REQUEST: Final = 80877102
+SSL_REQUEST: Final = 80877103
+GSSENC_REQUEST: Final = 80877104
 # Longest startup packet that PostgreSQL itself takes: MAX_STARTUP_PACKET_LENGTH in src/include/libpq/pqcomm.h.
-MAX_STARTUP_PACKET = 10004  # with the four bytes of the length itself
+MAX_STARTUP_PACKET: Final = 10004  # with the four bytes of the length itself
 
-_INT32 = struct.Struct("!i")
-_HEADER = struct.Struct("!Bi")
+_INT32: Final = struct.Struct("!i")
+_HEADER: Final = struct.Struct("!Bi")
 # Every count of the protocol is read unsigned, as pq_getmsgint() reads it.
-_UINT16 = struct.Struct("!H")
+_UINT16: Final = struct.Struct("!H")
 
 
 # --- startup -----------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Bind:
         return f"Bind(values={len(self.values)})"
 
 
-_SHORT_BIND = "Bind is too short"
+_SHORT_BIND: Final = "Bind is too short"
 # The length of a NULL, and that of the longest value, as unsigned numbers.
 _NULL: Final = 0xFFFFFFFF
 _LONGEST: Final = 0x7FFFFFFF
@@ -316,8 +316,8 @@ def aside(text: str, name: str) -> bytes:
     )
 
 
-TERMINATE = _message(FrontendMessage.TERMINATE, b"")
-FLUSH = _message(FrontendMessage.FLUSH, b"")
+TERMINATE: Final = _message(FrontendMessage.TERMINATE, b"")
+FLUSH: Final = _message(FrontendMessage.FLUSH, b"")
 
 
 def data_row(message: bytes, start: int, end: int) -> list[bytes | None]:
