@@ -264,7 +264,7 @@ async def test_endings_over_time_are_those_of_the_accesses(log: Any, monkeypatch
     step = timedelta(hours=6)
     since, until = everything[0]["at"] - step, everything[-1]["at"] + timedelta(seconds=1)
     for many in (0, 1_000_000):
-        monkeypatch.setattr(counting, "MANY", many)
+        monkeypatch.setattr(counting.accesses, "MANY", many)
         for name in ("anything", "user", "secret", "owner"):
             expected: dict[int, Counter[str]] = {}
             for row in everything:
@@ -341,8 +341,8 @@ def runs_of(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
 
 @pytest.mark.parametrize(("many", "few"), [(0, 0), (1_000_000, 1_000_000)], ids=["hashed", "looked up"])
 async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch, many: int, few: int) -> None:
-    monkeypatch.setattr(counting, "MANY", many)
-    monkeypatch.setattr(counting, "_FEW", few)
+    monkeypatch.setattr(counting.accesses, "MANY", many)
+    monkeypatch.setattr(counting.secrets, "_FEW", few)
     monkeypatch.setenv("TZ", "UTC")
     everything = await all_of(log, Filter())
     for name, wanted in filters(everything).items():
@@ -392,7 +392,7 @@ async def test_counts_are_those_of_the_accesses(log: Any, monkeypatch: pytest.Mo
         if many == 0 and name in ("anything", "since", "secret", "all outcomes"):
             # The same where too many secrets may have such rows of verifies.
             with monkeypatch.context() as patch:
-                patch.setattr(counting, "_MOST_LEFT", -1)
+                patch.setattr(counting.secrets, "MOST_LEFT", -1)
                 assert await counting.stats(log, wanted, limit=None, evening=22, morning=6) == answers, name
         cut = await counting.stats(log, wanted, limit=2, evening=22, morning=6)
         for table in ("secrets", "users", "first_time", "at_night"):
@@ -405,10 +405,10 @@ async def test_earlier_uses_are_read_where_looking_them_up_takes_long(
 ) -> None:
     everything = await all_of(log, Filter())
     wanted = Filter(since=everything[len(everything) // 2]["at"])
-    monkeypatch.setattr(counting, "_FEW", 0)
+    monkeypatch.setattr(counting.secrets, "_FEW", 0)
     expected = await counting.stats(log, wanted, limit=None, evening=22, morning=6)
     asked: list[str] = []
-    lines = counting._of_secrets
+    lines = counting.secrets._of_secrets
 
     def slow(source: counting.Accesses, limit: int | None, *, looked_up: bool) -> review.Question:
         found = lines(source, limit, looked_up=looked_up)
@@ -416,9 +416,9 @@ async def test_earlier_uses_are_read_where_looking_them_up_takes_long(
         waiting = f"{found.sql} UNION ALL SELECT 5, NULL, NULL, pg_catalog.pg_sleep(9)::pg_catalog.text, 0, NULL"
         return review.Question(waiting, found.values) if looked_up else found
 
-    monkeypatch.setattr(counting, "_FEW", 1_000_000)
-    monkeypatch.setattr(counting, "_LOOKING_UP_MS", 20)
-    monkeypatch.setattr(counting, "_of_secrets", slow)
+    monkeypatch.setattr(counting.secrets, "_FEW", 1_000_000)
+    monkeypatch.setattr(counting.secrets, "_LOOKING_UP_MS", 20)
+    monkeypatch.setattr(counting.secrets, "_of_secrets", slow)
     found = await counting.stats(log, wanted, limit=None, evening=22, morning=6)
     assert asked == ["looked up: True", "looked up: False"]
     assert found == expected
@@ -428,11 +428,11 @@ async def test_earlier_uses_are_read_where_looking_them_up_takes_long(
 async def test_a_second_connection_changes_no_answer(log: Any, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Secrets and outcomes are counted at the same time where a second connection is to be had; what is counted is the
     same if none is, and if it breaks."""
-    monkeypatch.setattr(counting, "MANY", 0)
+    monkeypatch.setattr(counting.accesses, "MANY", 0)
     everything = await all_of(log, Filter())
     wanted = Filter(since=everything[len(everything) // 3]["at"])
     opened: list[Any] = []
-    cube, asked = counting._cube, []
+    cube, asked = counting.summary.count_ended, []
 
     async def another() -> Any:
         opened.append(await review.connect(database))
@@ -453,14 +453,14 @@ async def test_a_second_connection_changes_no_answer(log: Any, database: str, mo
     def counted(how: Any) -> Any:
         return counting.stats(log, wanted, limit=None, evening=22, morning=6, another=how)
 
-    monkeypatch.setattr(counting, "_cube", noted)
+    monkeypatch.setattr(counting.summary, "count_ended", noted)
     expected = await counted(None)
     assert await counted(another) == expected and opened == []  # for vague attempts are among the newest rows
-    monkeypatch.setattr(counting, "_LOOKED_AT", 0)
+    monkeypatch.setattr(counting.summary, "LOOKED_AT", 0)
     assert await counted(another) == expected
     assert asked[2:] == opened and len(opened) == 1
     assert await counted(refused) == expected and asked[3:] == [log]
-    monkeypatch.setattr(counting, "_cube", breaking)
+    monkeypatch.setattr(counting.summary, "count_ended", breaking)
     assert await counted(another) == expected
     assert asked[4:] == [opened[1], log] and all(one.is_closed() for one in opened)
 
@@ -468,24 +468,24 @@ async def test_a_second_connection_changes_no_answer(log: Any, database: str, mo
 async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain sessions are counted by their accesses alone; open, vague and refused ones, outcomes that name an attempt or
     a user, and what falls apart at the edge of the time are joined."""
-    monkeypatch.setattr(counting, "_MOST_OTHER", 1)
+    monkeypatch.setattr(counting.outcomes, "_MOST_OTHER", 1)
     everything = await all_of(log, Filter())
     edges = [everything[len(everything) * part // 5]["at"] for part in range(1, 5)]
     joined: list[str] = []
-    by_join = counting._joined_cube
+    by_join = counting.outcomes._joined_cube
 
     async def noted(connection: Any, source: counting.Accesses, some: str = "") -> list[Any]:
         joined.append(some)
         return await by_join(connection, source, some)
 
     def summed(cube: list[Any], *names: str) -> dict[tuple[Any, ...], tuple[int, datetime]]:
-        return counting._summed(cube, lambda group: tuple(getattr(group, name) for name in names))
+        return counting.outcomes.summed(cube, lambda group: tuple(getattr(group, name) for name in names))
 
     def counted(cube: list[Any]) -> dict[tuple[Any, ...], int]:
         groups = summed(cube, "db_user", "role", "accessed_by", "operation", "outcome", "hour")
         return {key: n for key, (n, _) in groups.items()}
 
-    monkeypatch.setattr(counting, "_joined_cube", noted)
+    monkeypatch.setattr(counting.outcomes, "_joined_cube", noted)
     for since, until in (
         (None, None),
         *((edge, None) for edge in edges),
@@ -496,7 +496,7 @@ async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, mo
         async with log.transaction(isolation="repeatable_read"):
             source = await counting.looked_at(log, wanted)
             await counting.settle(log, source)
-            found = await counting._cube_of_sessions(log, source)
+            found = await counting.outcomes._cube_of_sessions(log, source)
             expected = await by_join(log, await counting.looked_at(log, wanted))
         assert found is not None and counted(found) == counted(expected), wanted
         users = "db_user", "role", "accessed_by"
@@ -509,7 +509,7 @@ async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, mo
 
 @pytest.mark.parametrize("many", [0, 1_000_000], ids=["read once", "looked up"])
 async def test_two_sets_are_compared_by_everything(log: Any, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
-    monkeypatch.setattr(counting, "MANY", many)
+    monkeypatch.setattr(counting.accesses, "MANY", many)
     everything = await all_of(log, Filter())
     middle = everything[len(everything) // 2]["at"]
     applications = Filter(application="web"), Filter(application="billing")
@@ -541,9 +541,9 @@ async def test_two_sets_are_compared_by_everything(log: Any, monkeypatch: pytest
 async def test_bursts_are_those_of_a_plain_count(
     log: Any, monkeypatch: pytest.MonkeyPatch, many: int, slices: int
 ) -> None:
-    monkeypatch.setattr(counting, "MANY", many)
-    monkeypatch.setattr(counting, "SLICE", 1)
-    monkeypatch.setattr(counting, "MOST_SLICES", slices)
+    monkeypatch.setattr(counting.accesses, "MANY", many)
+    monkeypatch.setattr(counting.windows, "SLICE", 1)
+    monkeypatch.setattr(counting.windows, "MOST_SLICES", slices)
     half, at_least = 3600, 3
     everything = await all_of(log, Filter())
     edges = [everything[len(everything) * part // 3]["at"] for part in (1, 2)]

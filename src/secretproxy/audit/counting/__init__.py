@@ -1,0 +1,17 @@
+"""Accesses counted: by secret, user, hour and outcome, first uses, bursts, two spans or applications side by side.
+
+A count reads the rows of its time once, several processes at a time where the server lets them, and joins outcomes by
+hashing: looking them up one by one takes minutes for a month. Functions take a connection and a Filter and give rows;
+they print nothing. May import asyncpg."""
+
+from __future__ import annotations
+
+from secretproxy.audit.counting.accesses import LOOKED_UP, Accesses, Table, fetch_counted, looked_at, settle, stretch
+from secretproxy.audit.counting.comparison import KEYS, compare
+from secretproxy.audit.counting.summary import stats
+from secretproxy.audit.counting.windows import bursts
+
+__all__ = [
+    "KEYS", "LOOKED_UP", "Accesses", "Table", "bursts", "compare", "fetch_counted", "looked_at", "settle",
+    "stats", "stretch",
+]  # fmt: skip
