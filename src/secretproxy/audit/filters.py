@@ -249,6 +249,10 @@ class Filter:
             found.append(Condition(text, _seconds("--duration", self.duration)))
         return found
 
+    def of_role(self, column: str) -> Condition:
+        """Gives the condition that a column is the role that is looked for."""
+        return self._named(column, self.role or "")
+
     def _named(self, column: str, name: str) -> Condition:
         forms = spellings(name, self.encoding)
         if len(forms) == 1:

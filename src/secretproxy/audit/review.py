@@ -136,9 +136,13 @@ def ways(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
     names = (FIRST_NAME, LATER_NAME) if wanted.secret is not None else ("",)
     found = []
     for name in names:
-        plain = wanted.but(outcome=(), jwt_user=None).conditions(name)
+        plain = wanted.but(outcome=(), jwt_user=None, role=None).conditions(name)
         for source, of_outcome in _outcomes(wanted, walked):
-            found += [(source + of_user, [*plain, *of_outcome, *users]) for of_user, users in _users(wanted)]
+            for of_user, users in _users(wanted):
+                found += [
+                    (source + of_user + of_role, [*plain, *of_outcome, *users, *roles])
+                    for of_role, roles in _roles(wanted)
+                ]
     return found
 
 
@@ -159,9 +163,10 @@ def _ended(kinds: list[str], column: str = "o.outcome") -> str:
 
 
 def _outcomes(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
-    if not wanted.outcome:
+    if not wanted.outcome and wanted.sqlstate is None:
         return [(LOG, [])]
-    kinds = sorted(set(wanted.outcome))
+    # A statement that ended well has no SQLSTATE, and what failed has an index.
+    kinds = sorted(set(wanted.outcome or _FAILED))
     failed = [kind for kind in kinds if kind in _FAILED]
     not_direct = f"NOT (a.event {EQUAL} 'direct')"
     ways: list[list[str]] = []
@@ -203,6 +208,17 @@ def _users(wanted: Filter) -> list[tuple[str, list[Condition]]]:
     return [
         ("", [*within("a.accessed_by"), _plain(f"NOT ({attempt})")]),
         (join, [*within("u.accessed_by"), _plain(attempt)]),
+    ]
+
+
+def _roles(wanted: Filter) -> list[tuple[str, list[Condition]]]:
+    if wanted.role is None:
+        return [("", [])]
+    attempt = f"a.event {EQUAL} 'attempt'"
+    join = f" JOIN secretproxy.access_log r ON {OWN_OUTCOME.replace('o.', 'r.')}"
+    return [
+        ("", [wanted.of_role("a.role"), _plain(f"NOT ({attempt})")]),
+        (join, [wanted.of_role("r.role"), _plain(attempt)]),
     ]
 
 
@@ -464,13 +480,13 @@ async def rows(connection: Any, *wanted: Filter) -> AsyncIterator[Any]:
     for one in wanted:
         found = await resolved(connection, one)
         asked = question(found, None) if found.needs_outcome else _whole_rows(found)
-        text = f"({renumbered(asked.sql, len(values))})"
+        text = renumbered(asked.sql, len(values))
         if found.needs_outcome:
             # A row of the log may come twice: an outcome is that of each access of its statement.
-            text = f"""(WITH w AS MATERIALIZED {text}
+            text = f"""WITH w AS MATERIALIZED ({text})
 SELECT a.* FROM w AS a UNION ALL
-SELECT o.* FROM w AS a JOIN secretproxy.access_log AS o ON {OWN_OUTCOME})"""  # noqa: S608 - constant text
-        parts.append(text)
+SELECT o.* FROM w AS a JOIN secretproxy.access_log AS o ON {OWN_OUTCOME}"""  # noqa: S608 - constant text
+        parts.append(f"({text})")
         values += asked.values
     several = len(parts) > 1 or any(one.needs_outcome for one in wanted)
     once = "DISTINCT ON (a.instance, a.seq, a.at, a.id) a.*"
