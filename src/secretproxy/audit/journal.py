@@ -912,7 +912,7 @@ class Journal:
         self._wake()
         if not self._first_try.is_set():
             # No event was taken before the log was tried, so nothing has to be written.
-            timeout = 0
+            timeout = 0.0
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._task), timeout)
