@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -187,6 +187,18 @@ def test_hostile_names_are_exact_for_machines_and_harmless_for_people(postgres: 
     assert HOSTILE in names
     table = csv.DictReader(io.StringIO(run(postgres, "list", "--owner", owner, "--csv").stdout, newline=""))
     assert HOSTILE in {json.loads(row["secret_names"])[0] for row in table}
+
+
+def test_what_takes_long_says_in_a_terminal_how_far_it_is(postgres: Backend, owner: str, tmp_path: Path) -> None:
+    """What goes to a terminal or a pipe itself is not mixed with that."""
+    dsn = ("--dsn", postgres.dsn("auditor"))
+    month = f"{datetime.now(UTC):%Y-%m}"
+    evidence = in_terminal(100, "audit", "evidence", "--month", month, "--to", str(tmp_path / "evidence.zip"), *dsn)
+    assert "rows verified" in evidence and "rows written" in evidence
+    assert "rows written" in in_terminal(100, "audit", "export", str(tmp_path / "log.jsonl"), *dsn)
+    assert "rows written" not in in_terminal(100, "audit", "export", "-", *dsn)
+    found = run(postgres, "export", str(tmp_path / "again.jsonl"))
+    assert "rows written" not in found.stdout + found.stderr and "rows\n" in found.stderr
 
 
 def test_views_give_the_answers_of_the_commands(postgres: Backend, owner: str) -> None:

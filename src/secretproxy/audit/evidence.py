@@ -125,12 +125,13 @@ async def packed(
     signer: Signer | None,
     beside: Beside | None = None,
     also: Sequence[Filter] = (),
+    progress: Callable[[int], None] | None = None,
 ) -> AsyncGenerator[bytes]:
     """Gives an archive in parts, in the order of its bytes: rows, their manifest, and files that the manifest covers.
 
     `place`: of the rows in the archive; `file`: in which form they are made; `filters`: how the manifest names
-    `wanted`; `also`: filters whose rows are packed as well. Whoever stops in between has no archive: a zip ends with
-    its index. Raises ConfigError.
+    `wanted`; `also`: filters whose rows are packed as well; `progress` is told how many rows are there. Whoever stops
+    in between has no archive: a zip ends with its index. Raises ConfigError.
     """
     parcel, tally, made_at = Parcel(), exports.ExportTally(), datetime.now(UTC)
     folder = place.rpartition("/")[0]
@@ -142,6 +143,8 @@ async def packed(
                 file.write(row)
                 if tally.rows % _CHUNK == 0:
                     member.write(file.taken())
+                    if progress is not None:
+                        progress(tally.rows)
                     yield parcel.taken()
             member.write(file.close())
         yield parcel.taken()
@@ -169,8 +172,10 @@ def archive(
     signer: Signer | None,
     key: PublicKey | None,
     verification: Awaitable[Verification],
+    progress: Callable[[int], None] | None = None,
 ) -> AsyncGenerator[bytes]:
-    """Gives the evidence of a month in parts. Awaits `verification` once the rows are there. Raises ConfigError."""
+    """Gives the evidence of a month in parts. Awaits `verification` once the rows are there; `progress` is told how
+    many are. Raises ConfigError."""
     public = keys_of(None if signer is None else signer.public, key)
 
     async def beside(manifest: dict[str, Any]) -> dict[str, str]:
@@ -182,7 +187,8 @@ def archive(
 
     filters = {"since": str(month.since), "until": str(month.until)}
     wanted = Filter(since=month.since, until=month.until)
-    return packed(connection, f"evidence-{month}/{ROWS}", _lines(), "jsonl", wanted, filters, signer, beside)
+    place = f"evidence-{month}/{ROWS}"
+    return packed(connection, place, _lines(), "jsonl", wanted, filters, signer, beside, progress=progress)
 
 
 def incident_archive(

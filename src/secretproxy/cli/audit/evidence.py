@@ -11,6 +11,7 @@ import typer
 
 from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.files import new_file
+from secretproxy.cli.audit.progress import RowsProgress
 from secretproxy.cli.audit.showing import tell_place
 from secretproxy.config import load_settings, review_database
 
@@ -44,9 +45,8 @@ def evidence(
 
     async def verified(read_as: str) -> Any:
         began = datetime.now(UTC)
-        report = await verify_database(
-            database, outside, key, lambda done, total: None, signed_within=audit.checkpoint_seconds
-        )
+        with RowsProgress("rows verified") as progress:
+            report = await verify_database(database, outside, key, progress, signed_within=audit.checkpoint_seconds)
         for number in unreadable:
             report.add("-", None, "checkpoint", f"line {number} of {audit.checkpoint_file} is not a checkpoint")
         return evidences.Verification(began, datetime.now(UTC), read_as, key is not None, report)
@@ -59,8 +59,8 @@ def evidence(
             async def given() -> Any:
                 return found
 
-            with new_file("--to", to) as write:
-                async for part in evidences.archive(connection, wanted, signer, key, given()):
+            with new_file("--to", to) as write, RowsProgress("rows written") as progress:
+                async for part in evidences.archive(connection, wanted, signer, key, given(), progress):
                     write(part)
             await tell_place(connection)
             return found.report

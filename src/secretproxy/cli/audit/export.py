@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
+from secretproxy.cli.audit.progress import RowsProgress
 from secretproxy.cli.audit.showing import tell_place
 from secretproxy.config import ConfigError, load_settings, review_database
 
@@ -105,10 +106,12 @@ async def _write_rows(rows: Any, output: Path, made: Any) -> None:
             except OSError as error:
                 raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
         count = 0
+        progress = stack.enter_context(RowsProgress("rows written", shown=str(output) != "-"))
         async for row in rows:
             made.write(row)
             count += 1
             if count % _CHUNK == 0:
                 file.write(made.taken())
+                progress(count)
         file.write(made.close())
         file.flush()

@@ -31,6 +31,7 @@ from secretproxy.cli.audit.options import (
     limit_of,
     run,
 )
+from secretproxy.cli.audit.progress import CountProgress
 from secretproxy.cli.audit.showing import (
     Column,
     Layout,
@@ -206,27 +207,6 @@ def compare(
             await tell_place(connection)
 
     run(work())
-
-
-class CountProgress:
-    """Says in a terminal what is being counted."""
-
-    def __enter__(self) -> Any:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            SpinnerColumn(), TextColumn("counting {task.description}"), TimeElapsedColumn(), console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )  # fmt: skip
-        self._bar.start()
-        task = self._bar.add_task("", total=None)
-        return lambda text: self._bar.update(task, description=text)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:

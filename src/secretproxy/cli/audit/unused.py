@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
+from secretproxy.cli.audit.progress import CountProgress
 from secretproxy.cli.audit.showing import (
     Column,
     Layout,
@@ -24,7 +25,6 @@ from secretproxy.cli.audit.showing import (
     writer_to,
     zone,
 )
-from secretproxy.cli.audit.stats import CountProgress
 from secretproxy.config import ConfigError, review_database
 
 IN_A_TERMINAL = 100

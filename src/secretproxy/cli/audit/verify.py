@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
+from secretproxy.cli.audit.progress import RowsProgress
 from secretproxy.cli.audit.showing import say_place
 from secretproxy.config import ConfigError, load_settings, review_database
 
@@ -81,25 +82,9 @@ def _of_export(file: Path, manifest: Path | None, outside: list[Any], key: Any) 
 
 def _of_database(dsn: str | None, outside: list[Any], key: Any, limits: dict[str, Any]) -> Any:
     """Verifies the log of a database, and shows in a terminal how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from secretproxy.audit.verify import verify_database
 
-    console = Console(stderr=True)
-    with Progress(
-        "rows",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("rows", total=None)
-
-        def progress(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total and max(done, total))
-
+    with RowsProgress("rows") as progress:
         return opt.run(verify_database(dsn, outside, key, progress, **limits))
 
 
