@@ -247,6 +247,27 @@ def test_an_answer_that_is_not_right_lets_nobody_in(site: ConsoleSite, provider:
     assert browser.get("/accesses").status == 303
 
 
+def test_a_key_that_the_provider_rotated_signs_nobody_in_and_the_new_one_does(
+    site: ConsoleSite, provider: FakeProvider
+) -> None:
+    """Keys are asked for at each sign-in, also for one that began before the rotation; that the old key has the same
+    name helps nobody."""
+    old = provider.key
+    browser = site.browser()
+    asked = begun(site, provider, browser)
+    provider.key = ECKey.generate_key("P-256", parameters={"kid": "k2"})
+    try:
+        provider.header = {"kid": "k2"}
+        assert called_back(browser, asked).status == 200 and browser.get("/incident").status == 200
+        for name in ("k1", "k2"):
+            provider.sign_with, provider.header = old, {"kid": name}
+            late = site.browser()
+            answer = called_back(late, begun(site, provider, late))
+            assert answer.status == 503 and "not one for this sign-in" in answer.text and not late.cookies, name
+    finally:
+        provider.key = old
+
+
 def unsigned(token: str) -> dict[str, Any]:
     def part(value: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
