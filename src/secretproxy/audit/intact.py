@@ -57,6 +57,7 @@ _POLICIES = """
 SELECT p.polrelid AS oid, p.polname::pg_catalog.text AS name FROM pg_catalog.pg_policy AS p
  WHERE p.polrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
 """
+# A partition's trigger that came from its parent's is an internal one in PostgreSQL 14.
 _ALL_TRIGGERS = """
 SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_catalog.text AS enabled,
     t.tgtype::pg_catalog.int4 AS type,
@@ -64,7 +65,8 @@ SELECT t.tgrelid AS oid, t.tgname::pg_catalog.text AS name, t.tgenabled::pg_cata
        n.nspname::pg_catalog.text AS schema, p.proname::pg_catalog.text AS function, p.prosrc AS body
   FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
   JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
- WHERE NOT t.tgisinternal AND t.tgrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
+ WHERE (NOT t.tgisinternal OR t.tgparentid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid)
+   AND t.tgrelid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.oid[])
 """
 _COLUMNS = """
 SELECT a.attrelid AS oid, a.attname::pg_catalog.text AS name, y.typname::pg_catalog.text AS type,
