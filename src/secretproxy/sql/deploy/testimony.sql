@@ -289,7 +289,7 @@ BEGIN
                    pg_catalog.encode(pg_catalog.convert_to(names[1], c.charset), 'hex'),
                    coalesce(pg_catalog.encode(pg_catalog.convert_to(field_encoding, c.charset), 'hex'), '-'),
                    pg_catalog.encode(pg_catalog.convert_to(session_user::pg_catalog.text, c.charset), 'hex'),
-                   coalesce(pg_catalog.encode(pg_catalog.convert_to(nullif(pg_catalog.current_setting('role'), 'none'), c.charset), 'hex'), '-'),
+                   CASE WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' THEN '-' ELSE pg_catalog.encode(pg_catalog.convert_to(pg_catalog.current_setting('role'), c.charset), 'hex') END,
                    coalesce(secretproxy.jwt_user()::pg_catalog.text, '-'))
           INTO v_inner, v_outer, v_usual, v_message
           FROM secretproxy.context c;
