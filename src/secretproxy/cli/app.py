@@ -69,11 +69,40 @@ def _open_standard_streams() -> None:
         raise ConfigError("standard output is closed: send it to /dev/null where nobody reads it")
 
 
+def _give_up(number: int) -> None:
+    """Lets a standard stream lead nowhere: what it could not write, the interpreter would try to write again at its
+    end, and say so with a status of its own."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, number)
+    os.close(null)
+
+
 def _end(said: str) -> None:
     """Ends the command with a line on standard error, where that can be written, and exit status 2."""
     with contextlib.suppress(OSError):
         print(f"secretproxy: {said}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _run() -> None:
+    """Runs the command line, and ends as it does once its output is written. Raises OSError where that cannot be."""
+    _open_standard_streams()
+    try:
+        app(prog_name="secretproxy")
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        sys.stdout.flush()
+        raise
+
+
+def _is_output() -> bool:
+    """Says whether standard output is what cannot be written: what it could not write before, it cannot now."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def main() -> None:
@@ -82,14 +111,18 @@ def main() -> None:
     A reader of the output that went away, as `head` does, ends a command with what SIGPIPE would: 1 says that something
     was found."""
     try:
-        _open_standard_streams()
-        app(prog_name="secretproxy")
-    except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):
-            ended.code = _READER_GONE
-        raise
+        _run()
+    except BrokenPipeError:
+        _give_up(1)
+        sys.exit(_READER_GONE)
     except ConfigError as error:
         _end(str(error))
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
+        named = f"{error.filename}: " if error.filename else "standard output: " if _is_output() else ""
+        _give_up(1)
         _end(f"{named}{error.strerror or type(error).__name__}")
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _give_up(2)

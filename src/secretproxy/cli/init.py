@@ -45,6 +45,10 @@ def init(
         raise ConfigError(f"{config}: the file exists and is not overwritten; name another one with --config") from None
     except OSError as error:
         raise ConfigError(f"{config}: cannot be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(starter(values))
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(starter(values))
+    except OSError as error:
+        config.unlink(missing_ok=True)
+        raise ConfigError(f"{config}: cannot be written: {error.strerror}") from None
     typer.echo(f"{config} written; `secretproxy install` and `secretproxy check` come next")

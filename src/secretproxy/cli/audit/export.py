@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
+from secretproxy.cli.audit.files import whole_file
 from secretproxy.cli.audit.progress import RowsProgress
 from secretproxy.cli.audit.showing import tell_place
 from secretproxy.config import ConfigError, load_settings, review_database
@@ -63,12 +65,14 @@ def export(
         async with review.reading(database) as connection:
             await record(connection, settings, "export", {"format": form, **wanted.asked()})
             rows = exporting.tallied(review.rows(connection, wanted), tally)
-            await _write_rows(rows, output, file)
-            if place is not None:
-                made = await exporting.manifest_of(
-                    connection, tally, wanted.asked(), form, made_at, signer, accesses=wanted.needs_outcome
-                )
-                _write(place, made)
+            # The rows take their name last, so that a file with this name has its manifest.
+            with _opened(output) as write:
+                await _write_rows(rows, write, file, shown=str(output) != "-")
+                if place is not None:
+                    made = await exporting.manifest_of(
+                        connection, tally, wanted.asked(), form, made_at, signer, accesses=wanted.needs_outcome
+                    )
+                    _write(place, made)
             await tell_place(connection)
 
     opt.run(work())
@@ -88,30 +92,30 @@ def _proven(place: Path | None, *, signed: bool) -> str:
 
 
 def _write(place: Path, made: dict[str, Any]) -> None:
-    try:
-        place.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--manifest {place}: cannot be written: {error.strerror}") from None
+    with whole_file(place) as write:
+        write((json.dumps(made, indent=1) + "\n").encode())
 
 
-async def _write_rows(rows: Any, output: Path, made: Any) -> None:
-    """Writes rows in the form of `made`. Raises ConfigError."""
-    with contextlib.ExitStack() as stack:
-        if str(output) == "-":
-            file: Any = sys.stdout.buffer
-            sys.stdout.flush()
-        else:
-            try:
-                file = stack.enter_context(output.open("wb"))
-            except OSError as error:
-                raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
-        count = 0
-        progress = stack.enter_context(RowsProgress("rows written", shown=str(output) != "-"))
+@contextlib.contextmanager
+def _opened(output: Path) -> Iterator[Callable[[bytes], object]]:
+    """Gives what writes to a file or to standard output. Raises ConfigError."""
+    if str(output) != "-":
+        with whole_file(output) as write:
+            yield write
+        return
+    sys.stdout.flush()
+    yield sys.stdout.buffer.write
+    sys.stdout.buffer.flush()
+
+
+async def _write_rows(rows: Any, write: Callable[[bytes], object], made: Any, *, shown: bool) -> None:
+    """Writes rows in the form of `made`. `shown`: says how many there are by now."""
+    count = 0
+    with RowsProgress("rows written", shown=shown) as progress:
         async for row in rows:
             made.write(row)
             count += 1
             if count % _CHUNK == 0:
-                file.write(made.taken())
+                write(made.taken())
                 progress(count)
-        file.write(made.close())
-        file.flush()
+        write(made.close())
