@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from tests.conftest import Backend, prepare
 from tests.support.cli import secretproxy
+from tests.support.command import run
 from tests.support.standby import Standby
 
 from secretproxy.demo.postgres import PrivateServer
@@ -155,4 +156,6 @@ def test_a_standby_is_told_to_be_read_only(tmp_path: Path) -> None:
         backend = prepare(server.host, server.port, tmp_path)
         with Standby(server) as standby:
             status, fault = checked(backend, tmp_path, f"postgresql://journal@{standby.host}:{standby.port}/app")
+            said = run("keys", "rotate", "--dsn", f"postgresql://postgres@{standby.host}:{standby.port}/app")
+    assert said.status == 2 and "25006" in said.line and "name the primary with --dsn" in said.line, said
     assert status == 1 and fault is not None and "25006" in fault and "read-only" in fault

@@ -544,6 +544,8 @@ async def explained(connection: Any, error: Exception) -> Exception:
             f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again"
         )
     said = refusal(error)
+    if getattr(error, "sqlstate", None) == SqlState.READ_ONLY_SQL_TRANSACTION:
+        return InstallError(f"{connection.where} refuses: {said}; this server only reads: name the primary with --dsn")
     if getattr(error, "sqlstate", None) != SqlState.INSUFFICIENT_PRIVILEGE:
         return InstallError(f"{connection.where} refuses: {said}")
     return RefusedError(
