@@ -63,6 +63,12 @@ def recorded(postgres: Backend) -> list[tuple[object, ...]]:
     return [(asked, [_A_TIME.sub("(a time)", text) for text in via or ()], *who) for asked, via, *who in rows]
 
 
+@pytest.fixture(autouse=True)
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves this process's log to other tests: commands have processes of their own."""
+    monkeypatch.setattr(recording.logs, "configure", lambda *_: None)
+
+
 def run(command: list[str], folder: Path, config: Path) -> str:
     new = folder / f"made-{len([*folder.iterdir()])}"
     done = secretproxy(["audit", *(part.format(new=new) for part in command), "--config", str(config)])

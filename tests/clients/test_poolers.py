@@ -123,8 +123,15 @@ def test_behind_transaction_mode_is_refused_as_soon_as_it_shows(
     log: AccessLog, behind: Callable[[str], Proxy], mode: str
 ) -> None:
     proxy, owner = behind(mode), uuid.uuid4()
-    with psycopg.connect(proxy.dsn(), autocommit=True) as first:
-        shown = r"(?s)gives each transaction another session.*pool_mode = session"
+    shown = r"(?s)gives each transaction another session.*pool_mode = session"
+    try:
+        first = psycopg.connect(proxy.dsn(), autocommit=True)
+    except psycopg.OperationalError as error:
+        # A connection of the proxy's own has this one's process already.
+        if re.search(shown, str(error)):
+            return
+        raise
+    with first:
         sooner = None
         try:
             first.execute(GETTER, (owner, "one"))

@@ -371,7 +371,7 @@ def test_a_review_says_nothing_that_the_reader_made_up(site: ConsoleSite, audito
     )
     for text in texts:
         answer = auditor.get(
-            "/accesses", {"user": text, "reviewer": "console_colleague", "db_user": "console_colleague", "seq": "1"},
+            "/accesses", {"user": text, "reviewer": "console_colleague", "db_user": "console_colleague", "client_addr": "192.0.2.1"},
             **{"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9", "X-Remote-User": "console_colleague"},
         )  # fmt: skip
         assert answer.status == 200 and "set-cookie" not in answer.headers

@@ -8,7 +8,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from tests.conftest import Backend, prepare
@@ -16,6 +18,8 @@ from tests.support.cli import secretproxy
 from tests.support.command import run
 from tests.support.standby import Standby
 
+from secretproxy.audit.journal import Journal
+from secretproxy.audit.masking import NameMask
 from secretproxy.demo.postgres import PrivateServer
 from secretproxy.install import install
 
@@ -50,6 +54,20 @@ def checked(backend: Backend, directory: Path, dsn: str) -> tuple[int, str | Non
     found = {one["check"]: one["fault"] for one in json.loads(done.stdout)}
     assert all(fault is None for name, fault in found.items() if name != "audit.dsn"), found
     return done.returncode, found["audit.dsn"]
+
+
+async def tried(dsn: str) -> str | None:
+    """Gives what a journal says of a log once it has tried it."""
+
+    async def connect() -> Any:
+        return await asyncpg.connect(dsn)
+
+    journal = Journal(connect, NameMask(200, (), b"k" * 32))
+    await journal.start()
+    try:
+        return journal.fault
+    finally:
+        await journal.close()
 
 
 def test_a_log_that_takes_rows_is_well_and_has_none_of_them(postgres: Backend, database: str, tmp_path: Path) -> None:
@@ -156,6 +174,11 @@ def test_a_standby_is_told_to_be_read_only(tmp_path: Path) -> None:
         backend = prepare(server.host, server.port, tmp_path)
         with Standby(server) as standby:
             status, fault = checked(backend, tmp_path, f"postgresql://journal@{standby.host}:{standby.port}/app")
-            said = run("keys", "rotate", "--dsn", f"postgresql://postgres@{standby.host}:{standby.port}/app")
-    assert said.status == 2 and "25006" in said.line and "name the primary with --dsn" in said.line, said
+            wanted = f"postgresql://postgres@{standby.host}:{standby.port}/app"
+            commands = (("keys", "rotate"), ("revert", "--yes"), ("install", "--again"))
+            told = [run(*command, "--dsn", wanted) for command in commands]
+            fault_of_journal = asyncio.run(tried(wanted.replace("postgres@", "journal@")))
+    for said in told:
+        assert said.status == 2 and "25006" in said.line and "name the primary with --dsn" in said.line, said
+    assert fault_of_journal is not None and "25006" in fault_of_journal and "standby" in fault_of_journal
     assert status == 1 and fault is not None and "25006" in fault and "read-only" in fault

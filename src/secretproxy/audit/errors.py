@@ -52,7 +52,8 @@ _MEANINGS = {
     "install` there",
     SqlState.INSUFFICIENT_PRIVILEGE: "secretproxy_writer may not do this, though it was granted: run `secretproxy "
     "install --again`",
-    SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only",
+    SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only: audit.dsn names a standby, or a server that "
+    "takes no writes",
     SqlState.DISK_FULL: "disk full",
     SqlState.TOO_MANY_CONNECTIONS: "too many connections",
     SqlState.QUERY_CANCELED: "no answer in time (audit.timeout), or somebody cancelled it",

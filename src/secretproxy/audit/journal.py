@@ -345,7 +345,7 @@ class Journal:
                     pause = RETRY_FIRST
                 if self._writer is not None and not self._closing:
                     await self._hand_over()
-                    if self._connection.is_closed():
+                    if self._closing or self._connection.is_closed():
                         continue
                 if self._pressing:
                     await self._write_group()
@@ -376,6 +376,9 @@ class Journal:
     async def _open(self) -> None:
         """Opens a connection that accepts rows, after it has written what waits in spools."""
         self._connection = await asyncio.wait_for(self._connect(), self._timeout)
+        if getattr(self._connection.get_settings(), "in_hot_standby", "off") == "on":
+            # Its first statement that writes would end in another way than that of a database that only reads.
+            raise asyncpg.ReadOnlySQLTransactionError
         # What takes too long is ended by the server, so that it is known what became of it; only what hangs altogether,
         # by us.
         await asyncio.wait_for(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import platform
 import sys
+from typing import Any
 
 import typer
 
@@ -69,6 +71,28 @@ def _open_standard_streams() -> None:
         raise ConfigError("standard output is closed: send it to /dev/null where nobody reads it")
 
 
+class _Output(io.FileIO):
+    """Standard output; an error of it says of what it is."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = error.filename or "standard output"
+            raise
+
+
+def _name_output() -> None:
+    """Has errors of standard output name it, where it is a file descriptor's text as usual."""
+    out = sys.stdout
+    if type(out) is io.TextIOWrapper and type(out.buffer) is io.BufferedWriter:
+        out.flush()
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(out.fileno(), "w", closefd=False)), encoding=out.encoding, errors=out.errors,
+            line_buffering=out.line_buffering, write_through=out.write_through,
+        )  # fmt: skip
+
+
 def _give_up(number: int) -> None:
     """Lets a standard stream lead nowhere: what it could not write, the interpreter would try to write again at its
     end, and say so with a status of its own."""
@@ -87,6 +111,7 @@ def _end(said: str) -> None:
 def _run() -> None:
     """Runs the command line, and ends as it does once its output is written. Raises OSError where that cannot be."""
     _open_standard_streams()
+    _name_output()
     try:
         app(prog_name="secretproxy")
     except SystemExit as ended:
@@ -94,15 +119,6 @@ def _run() -> None:
             raise ended.__context__ from None
         sys.stdout.flush()
         raise
-
-
-def _is_output() -> bool:
-    """Says whether standard output is what cannot be written: what it could not write before, it cannot now."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
 
 
 def main() -> None:
@@ -118,7 +134,7 @@ def main() -> None:
     except ConfigError as error:
         _end(str(error))
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else "standard output: " if _is_output() else ""
+        named = f"{error.filename}: " if error.filename else ""
         _give_up(1)
         _end(f"{named}{error.strerror or type(error).__name__}")
     finally:

@@ -273,6 +273,7 @@ async def _deploy(connection: Any, change: Change, *, new: bool) -> None:
     except asyncpg.PostgresError as error:
         raise InstallError(
             f"change {change.name} failed and left nothing behind: {server_message(error)}; {connection.where}"
+            f"{_elsewhere(error)}"
         ) from None
 
 
@@ -479,6 +480,7 @@ async def revert(dsn: str | None, progress: Progress = _silent, looked: Looked =
             except asyncpg.PostgresError as error:
                 raise InstallError(
                     f"change {change.name} was not reverted: {server_message(error)}; {connection.where}"
+                    f"{_elsewhere(error)}"
                 ) from None
             reverted.append(change.name)
             progress(change.name, "reverted")
@@ -537,6 +539,13 @@ def not_connected(error: ConnectError) -> str:
     return f"{error}; name the database with --dsn or libpq's PG* variables"
 
 
+def _elsewhere(error: Exception) -> str:
+    """Says where to go, if the server does not write."""
+    if getattr(error, "sqlstate", None) == SqlState.READ_ONLY_SQL_TRANSACTION:
+        return "; this server only reads: name the primary with --dsn"
+    return ""
+
+
 async def explained(connection: Any, error: Exception) -> Exception:
     """Explains what to do about a failed statement."""
     if broken(connection, error):
@@ -544,10 +553,8 @@ async def explained(connection: Any, error: Exception) -> Exception:
             f"{broke(connection)}; each step is a transaction, so nothing is half done: run the command again"
         )
     said = refusal(error)
-    if getattr(error, "sqlstate", None) == SqlState.READ_ONLY_SQL_TRANSACTION:
-        return InstallError(f"{connection.where} refuses: {said}; this server only reads: name the primary with --dsn")
     if getattr(error, "sqlstate", None) != SqlState.INSUFFICIENT_PRIVILEGE:
-        return InstallError(f"{connection.where} refuses: {said}")
+        return InstallError(f"{connection.where} refuses: {said}{_elsewhere(error)}")
     return RefusedError(
         f"{connection.where} refuses: {said}; connect as a superuser or as the role that installed (--dsn)"
     )

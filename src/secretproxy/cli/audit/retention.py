@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from secretproxy.cli.audit import options as opt
+from secretproxy.cli.audit.showing import tell_place
 from secretproxy.config import ConfigError, load_settings
 
 
@@ -69,6 +70,7 @@ def retention(
                 print(f"{partition.name}: {partition.rows} rows, until {partition.upto:%Y-%m-%d}")
             if not found:
                 print("nothing is that old")
+                await tell_place(connection)
             if dry_run or not found:
                 return 0
             report = await verify.verify_database(
