@@ -280,6 +280,7 @@ def test_a_row_opens_and_has_everything(person: Person, owner: str, proxy: Proxy
     row = person.page.locator("#accesses tbody tr.access").first
     assert not row.locator("dl.known").is_visible()
     row.locator("summary:has-text('Everything')").click()
+    row.locator("ol.path li").first.wait_for(state="visible")
     steps = row.locator("ol.path li").all_inner_texts()
     assert steps[0] == "the statement" and "read_in_browser" in steps[1] and "secrets_getter" in steps[2]
     text = row.locator("dl.known").inner_text()
