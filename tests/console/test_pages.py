@@ -4,6 +4,7 @@ come by themselves."""
 from __future__ import annotations
 
 import asyncio
+import calendar
 import csv
 import html
 import html.parser
@@ -120,6 +121,15 @@ def test_a_secret_tells_who_used_it(auditor: Browser, owner: str) -> None:
     assert "app_user" in text and "Last written" in text and "not in this log" not in text
     assert "Nobody has used it since" not in text
     assert len(rows_of(text)) == 5
+    # Seven days of twenty-four hours in UTC, each access in one of them.
+    cells = re.findall(r'<rect class="cell level(\d)"[^>]*><title>(\w+) (\d\d):00: ([\d,]+)</title>', text)
+    assert [(day, hour) for _, day, hour, _ in cells] == [
+        (day, f"{hour:02d}") for day in calendar.day_abbr for hour in range(24)
+    ]
+    used = {(day, hour): int(count.replace(",", "")) for _, day, hour, count in cells if count != "0"}
+    moments = [datetime.fromisoformat(at) for at in re.findall(r'<time datetime="([^"]*)"', text)]
+    assert set(used) <= {(calendar.day_abbr[at.weekday()], f"{at.hour:02d}") for at in moments} and sum(used.values())
+    assert all((level == "0") == (count == "0") for level, _, _, count in cells)
     unknown = auditor.get("/secret", {"owner": owner, "name": "no such name"}).text
     assert "not in this log" in unknown and "Nobody, as far as this log goes back." in unknown
 
