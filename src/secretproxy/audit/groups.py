@@ -95,8 +95,10 @@ class GroupWriter:
             return
         self._busy = False
         # The connection is of no more use. What the server is at would keep the next one from these rows.
-        self._connection._cancel_current_command(self._loop.create_future())
-        self._answered(TimeoutError(), 0)
+        try:
+            self._connection._cancel_current_command(self._loop.create_future())
+        finally:
+            self._answered(TimeoutError(), 0)
 
     # --- what the transport calls ---
 

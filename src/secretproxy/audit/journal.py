@@ -442,11 +442,17 @@ class Journal:
                 self._group = None
 
     def _next_group(self) -> None:
-        """Writes what waits, unless a group is under way; hands back what is not as usual."""
+        """Writes what waits, unless a group is under way; hands back what is not as usual, errors too."""
         self._next_is_due = False
         ended, writer = self._handed_back, self._writer
         if ended is None or writer is None or ended.done() or self._group is not None:
             return
+        try:
+            self._write_next(ended, writer)
+        except (Exception, asyncio.CancelledError) as error:
+            _fail(ended, error)
+
+    def _write_next(self, ended: asyncio.Future[None], writer: GroupWriter) -> None:
         if self._prove or self._closing or self._connection.is_closed():
             ended.set_result(None)
             return
@@ -465,10 +471,18 @@ class Journal:
         writer.write(lines, len(group))
 
     def _group_answered(self, error: BaseException | None, count: int) -> None:
-        """Takes the log's answer to the group under way."""
+        """Takes the log's answer to the group under way; hands back whatever goes wrong with it."""
         group, ended = self._group, self._handed_back
         if group is None or ended is None or ended.done():
             return
+        try:
+            self._take_answer(group, ended, error, count)
+        except (Exception, asyncio.CancelledError) as broken:
+            _fail(ended, broken)
+
+    def _take_answer(
+        self, group: list[Line], ended: asyncio.Future[None], error: BaseException | None, count: int
+    ) -> None:
         if error is None:
             try:
                 self._check_taken(len(group), count)
@@ -485,8 +499,10 @@ class Journal:
             else:
                 ended.set_exception(blamed)
             return
+        waiters = self._taken(group, self._group_began)
         self._group = None
-        _tell(self._taken(group, self._group_began), None)
+        _tell(waiters, None)
+        self._housekeeping.wrote(group[-1].seq, group[-1].row_hash)
         self._wake()
 
     # --- any group ---
@@ -512,10 +528,12 @@ class Journal:
                 if found is not front:
                     self._replace_front(found)
                 group = [found]
+        # Told before anything else can go wrong.
         self._settle(self._taken(group, began), None)
+        self._housekeeping.wrote(group[-1].seq, group[-1].row_hash)
 
     def _taken(self, group: list[Line], began: float) -> list[Waiter]:
-        """Takes note that the log has a group; gives what waited for it."""
+        """Takes note that the log has a group; gives what waited for it, which must be told whatever comes then."""
         last = group[-1]
         if self._took is not None:
             self._took(time.monotonic() - began)
@@ -529,7 +547,6 @@ class Journal:
         self._wider(self.instance, last.seq)
         if self._one_row.unanswered and last.seq >= self._unsure:
             self._one_row.unanswered.clear()
-        self._housekeeping.wrote(last.seq, last.row_hash)
         return self._waited(last.seq)
 
     def _cut(self, rows: deque[Line], instance: uuid.UUID) -> list[Line]:
@@ -940,6 +957,11 @@ def _set_aside(path: Path, error: SpoolDamagedError) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.rename(kept)
     log.error("the rest of a spool cannot be replayed, it stays there", file=kept.name, cause=str(error))
+
+
+def _fail(ended: asyncio.Future[None], error: BaseException) -> None:
+    if not ended.done():
+        ended.set_exception(error)
 
 
 def _tell(waiters: list[Waiter], fault: str | None) -> None:
