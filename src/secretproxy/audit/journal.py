@@ -240,6 +240,12 @@ class Journal:
         self._housekeeping.start()
         await self._first_try.wait()
 
+    async def tried(self) -> None:
+        """Returns when the first connection has been tried, or after a connection's timeout."""
+        if not self._first_try.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._first_try.wait(), self._timeout)
+
     def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
         """Takes events. With `wait`, gives a future that is done when all of them are durable.
 

@@ -79,6 +79,8 @@ class Recorder:
             via=tuple(text for pair in filters for text in pair) or None,
             fingerprint=fingerprint,
         )
+        # A log that nobody has tried yet is not down. It is tried for the log's timeout at most.
+        await self._journal.tried()
         try:
             waiting = self._journal.append([event], wait=True)
             assert waiting is not None

@@ -83,6 +83,9 @@ function put(body, text) {
   if (!row) return;
   const same = document.getElementById(row.id);
   if (same) {
+    // What somebody has opened stays open.
+    const opened = same.querySelectorAll("details");
+    row.querySelectorAll("details").forEach((one, place) => { one.open = Boolean(opened[place] && opened[place].open); });
     same.replaceWith(row);
     return;
   }
