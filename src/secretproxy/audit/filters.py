@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from secretproxy.audit.columns import WORDS
 from secretproxy.audit.masking import RESERVED, NameMask, name_bytes
 from secretproxy.audit.visible import logged, shown_bytes
 from secretproxy.config import ConfigError
 from secretproxy.session.encodings import codec
 
-OPERATIONS = ("read", "write", "verify", "delete")
-OUTCOMES = ("ok", "error", "cancelled", "lost", "refused", "unknown")
+OPERATIONS = WORDS["operation"]
+# An access whose outcome the log does not have ended in an unknown way.
+OUTCOMES = (*WORDS["outcome"], "unknown")
 # How a value is stored, how the log came to know of an access, and by which protocol its statement came.
 STORED_AS = ("pgp", "crypt", "none")
 KINDS = ("attempt", "access", "call", "direct", "refusal")
-PROTOCOLS = ("simple", "extended", "fastpath")
+PROTOCOLS = WORDS["protocol"]
 EQUAL = "OPERATOR(pg_catalog.=)"
 AT_LEAST = "OPERATOR(pg_catalog.>=)"
 BELOW = "OPERATOR(pg_catalog.<)"

@@ -261,7 +261,11 @@ class Incident:
         """Says what it is of, and what is not in the list."""
         begin = "the beginning" if self.of.since is None else self.of.since.astimezone(UTC).isoformat()
         end = "now" if self.of.until is None else self.of.until.astimezone(UTC).isoformat()
-        words = [f"{self.whom()}, from {begin} until {end}:", f"{len(self.touched):,} secrets."]
+        return [f"{self.whom()}, from {begin} until {end}:", f"{len(self.touched):,} secrets.", *self.remarks()]
+
+    def remarks(self) -> list[str]:
+        """Says what a reader of the list alone would not know."""
+        words = []
         if self.as_role:
             words.append(f"{self.as_role:,} accesses are of other logins that took this one as their role (SET ROLE).")
         if self.unknown:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import typer
 
+from secretproxy.cli.audit.progress import RowsProgress
 from secretproxy.cli.work import finish, tell_place
 from secretproxy.config import ConfigError, load_settings
 
@@ -121,25 +122,11 @@ def reencrypt(
     as_json: bool = _JSON,
 ) -> None:
     """Seal every value with the newest key."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from secretproxy.install import keys
 
-    console = Console(stderr=True)
     places: list[str] = []
-    with Progress(
-        "values",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("values", total=None)
-        result = _run(
-            keys.reencrypt(dsn, lambda done, total: bar.update(task, completed=done, total=total), batch, places.append)
-        )
+    with RowsProgress("values") as progress:
+        result = _run(keys.reencrypt(dsn, progress, batch, places.append))
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result)))
     else:

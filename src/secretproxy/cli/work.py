@@ -15,9 +15,9 @@ _Result = TypeVar("_Result")
 
 def tell_place(place: str) -> None:
     """Says on standard error which database, server and login a command looks at."""
-    from secretproxy.cli.audit.showing import safe
+    from secretproxy.cli.audit.showing import say_place
 
-    print(f"looked in {safe(place)}", file=sys.stderr, flush=True)
+    say_place(f"looked in {place}", ())
 
 
 def finish(work: Coroutine[Any, Any, _Result]) -> _Result:

@@ -251,7 +251,7 @@ def incident(
                     rows,
                     False,
                 )
-            for word in found.words()[2:]:
+            for word in found.remarks():
                 print(word, file=sys.stderr)
             _tell_zone(as_json or not found.touched)
             await tell_place(connection)
