@@ -36,12 +36,22 @@ SILENT = f"SELECT public.silent_getter('{getter.OWNER}', :k)"
 # Rows of a log as a proxy writes them, but with hashes that link nothing: only their number matters here.
 FILL = """
 INSERT INTO secretproxy.access_log (id, at, event, instance, seq, prev_hash, row_hash, session_id, statement_no, function,
-       operation, owner_id, secret_names, protocol, fingerprint, db_user, database, application_name, client_port, tls)
-SELECT gen_random_uuid(), now() - n * interval '1 ms', 'attempt', '{instance}', n, sha256(n::text::bytea),
+       operation, owner_id, secret_names, protocol, fingerprint, db_user, database, application_name, client_port, tls,
+       outcome, duration, calls)
+SELECT gen_random_uuid(), now() - n * interval '50 us', 'access', '{instance}', n, sha256(n::text::bytea),
        sha256((n + 1)::text::bytea), gen_random_uuid(), n % 50, 'encrypted_secrets.secrets_getter(uuid,text,text)', 'read',
        md5((n % 40000)::text)::uuid, ARRAY['secret_' || n % 200], 'extended', '50fde20626009aba', 'user_' || n % 40, 'app',
-       'service', 1, false
+       'service', 1, false, 'ok', 0.0004, 1
   FROM generate_series({first}, {last}) n
+"""
+# Each index of the log: how it is dropped and made again, those of constraints among them.
+INDEXES = """
+SELECT CASE WHEN c.oid IS NULL THEN format('DROP INDEX secretproxy.%I', d.relname)
+            ELSE format('ALTER TABLE secretproxy.access_log DROP CONSTRAINT %I', c.conname) END,
+       CASE WHEN c.oid IS NULL THEN replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
+            ELSE format('ALTER TABLE secretproxy.access_log ADD CONSTRAINT %I %s', c.conname, pg_get_constraintdef(c.oid)) END
+  FROM pg_index i JOIN pg_class d ON d.oid = i.indexrelid LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid
+ WHERE i.indrelid = 'secretproxy.access_log'::regclass
 """
 
 
@@ -154,10 +164,16 @@ class Growth:
         print(f"  fills the log with {missing:,} rows", flush=True)
         instance = admin.execute("SELECT gen_random_uuid()").fetchone()
         assert instance is not None
+        admin.execute("SET maintenance_work_mem = '1GB'")
+        indexes = admin.execute(INDEXES).fetchall()
+        for drop, _ in indexes:
+            admin.execute(drop)  # type: ignore[call-overload]
         step = 500_000
         for first in range(1, missing + 1, step):
             last = min(missing, first + step - 1)
             admin.execute(FILL.format(instance=instance[0], first=first, last=last))  # type: ignore[arg-type]
+        for _, make in indexes:
+            admin.execute(make)  # type: ignore[call-overload]
         admin.execute("VACUUM ANALYZE secretproxy.access_log")
         admin.execute("CHECKPOINT")
 
