@@ -333,10 +333,10 @@ def sample(dsn: str) -> Sample:
     """Finds something that the log has."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         row = connection.execute(
-            "SELECT owner_id, secret_names[1], session_id FROM secretproxy.access_log WHERE event = 'attempt' ORDER BY at LIMIT 1"
+            "SELECT owner_id, secret_names[1], session_id FROM secretproxy.access_log WHERE event IN ('attempt', 'access') ORDER BY at LIMIT 1"
         ).fetchone()
         ends = connection.execute(
-            "SELECT min(at), max(at) FROM secretproxy.access_log WHERE event = 'attempt'"
+            "SELECT min(at), max(at) FROM secretproxy.access_log WHERE event IN ('attempt', 'access')"
         ).fetchone()
     assert row is not None
     assert ends is not None

@@ -59,15 +59,19 @@ EXECUTE format('CREATE TABLE secretproxy.access_log_%s PARTITION OF secretproxy.
                to_char(first, 'YYYY_MM'), first AT TIME ZONE 'UTC', (first + interval '1 month') AT TIME ZONE 'UTC');
 EXECUTE format('CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.access_log_%s
                 FOR EACH STATEMENT EXECUTE FUNCTION secretproxy.access_log_is_append_only()', to_char(first, 'YYYY_MM')); END $$"""
-FUNCTION, VERIFY = (
-    "encrypted_secrets.secrets_getter(uuid,text,text)\tread",
-    "encrypted_secrets.secrets_verify(uuid,text,text)\tverify",
-)
+# Of ten calls, eight read, one verifies and one writes. A read is one row, the others are an attempt and its outcome.
+READER, *OTHERS = (
+    f"encrypted_secrets.secrets_{name}\t{operation}"
+    for name, operation in (
+        ("getter(uuid,text,text)", "read"), ("verify(uuid,text,text)", "verify"), ("upsert(uuid,text,text)", "write"),
+    )
+)  # fmt: skip
+NOTHING = "\\N\t\\N\t\\N\t\\N"
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: attempts
-    and their outcomes."""
+    """Yields COPY lines (columns of CHAINED, then the hashes) of a chain that began 30 days ago and ends now: accesses,
+    and attempts with their outcomes."""
     draw = random.Random(7)
     bits, choice = draw.getrandbits, draw.randrange
 
@@ -79,29 +83,30 @@ def lines(count: int) -> Iterator[bytes]:
     instance, previous = str(uuid.uuid4()), chain.GENESIS
     began = datetime.now(UTC) - timedelta(days=30)
     step = timedelta(days=30) / count
-    for seq in range(1, count + 1):
-        statement, end = divmod(seq - 1, 2)
-        if statement % 20 == 0 and not end:
-            session, home = identifier(), choice(USERS)
-            user = f"user_{home}"
-        moment = (began + seq * step).isoformat(sep=" ", timespec="microseconds")[:26].rstrip("0").removesuffix(".")
-        if not end:
+
+    def rows() -> Iterator[str]:
+        """Yields each row from its event on."""
+        for statement in itertools.count():
+            if statement % 20 == 0:
+                session, home = identifier(), choice(USERS)
             owner = choice(OWNERS)
             if choice(20):
                 owner += home - owner % USERS
-            failed = choice(500) == 0
-        what, how = (
-            ("\\N\t\\N\t\\N\t\\N\t\\N\t\\N\textended\t\\N", ("error\t22023" if failed else "ok\t\\N") + "\t0.0004\t1")
-            if end
-            else (
-                f"{FUNCTION if choice(10) else VERIFY}\t{owners[owner % OWNERS]}\t{{secret_{(owner * 7 + choice(OWN)) % SECRETS}}}\t\\N\t\\N\textended\t50fde20626009aba",
-                "\\N\t\\N\t\\N\t\\N",
-            )
-        )
-        event = "outcome" if end else "attempt"
-        line = (
-            f"{instance}\t{seq}\t{identifier()}\t{moment}+00\t{event}\t{session}\t{statement}\t{what}\t{user}\t\\N\t\\N\tapp\tservice\t\\N\t1\tf\t{how}"
-        ).encode()
+            ended = ("error\t22023" if choice(500) == 0 else "ok\t\\N") + "\t0.0004\t1"
+            kind = choice(10)
+            secret = f"{{secret_{(owner * 7 + choice(OWN)) % SECRETS}}}"
+            call = f"{READER if kind > 1 else OTHERS[kind]}\t{owners[owner % OWNERS]}\t{secret}\t\\N\t\\N\textended\t50fde20626009aba"
+            who = f"user_{home}\t\\N\t\\N\tapp\tservice\t\\N\t1\tf"
+            here = f"{session}\t{statement}"
+            if kind > 1:
+                yield f"access\t{here}\t{call}\t{who}\t{ended}"
+            else:
+                yield f"attempt\t{here}\t{call}\t{who}\t{NOTHING}"
+                yield f"outcome\t{here}\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\textended\t\\N\t{who}\t{ended}"
+
+    for seq, row in enumerate(itertools.islice(rows(), count), 1):
+        moment = (began + seq * step).isoformat(sep=" ", timespec="microseconds")[:26].rstrip("0").removesuffix(".")
+        line = f"{instance}\t{seq}\t{identifier()}\t{moment}+00\t{row}".encode()
         made = chain.link(previous, line)
         yield b"%b\t\\\\x%b\t\\\\x%b\n" % (line, previous.hex().encode(), made.hex().encode())
         previous = made
@@ -335,7 +340,7 @@ class Reviewing:
         """Finds something that the log has."""
         with psycopg.connect(self.server.dsn("app"), autocommit=True) as connection:
             row = connection.execute(
-                "SELECT owner_id, secret_names[1], session_id FROM secretproxy.access_log WHERE event = 'attempt' ORDER BY at LIMIT 1"
+                "SELECT owner_id, secret_names[1], session_id FROM secretproxy.access_log WHERE event IN ('attempt', 'access') ORDER BY at LIMIT 1"
             ).fetchone()
         assert row is not None
         now = datetime.now(UTC)
