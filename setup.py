@@ -1,4 +1,5 @@
-"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc.
+"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc, and the reading of sockets, which
+is in C.
 
 Everything else about the build stands in pyproject.toml. SECRETPROXY_COMPILE decides:
 
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 WANTED = os.environ.get("SECRETPROXY_COMPILE", "")
@@ -62,6 +63,13 @@ COMPILED = [
     "src/secretproxy/session/testimony.py",
 ]
 
+READING = Extension(
+    "secretproxy.proxy.transport._reading",
+    ["src/secretproxy/proxy/transport/_reading.c"],
+    extra_compile_args=["-O2"],
+    optional=not REQUIRED,
+)
+
 
 class OptionalBuildExt(build_ext):
     """A missing or broken C compiler leaves the pure Python modules in place instead of failing the install."""
@@ -99,7 +107,9 @@ def extensions() -> list[object]:
     try:
         from mypyc.build import mypycify
 
-        return list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="2", debug_level="0", multi_file=True))
+        made = list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="2", debug_level="0", multi_file=True))
+        # By epoll: elsewhere sockets are read by their transports.
+        return [*made, READING] if sys.platform == "linux" else made
     except (ImportError, SystemExit) as error:  # mypyc exits where mypy finds an error
         if REQUIRED:
             raise

@@ -157,6 +157,7 @@ class Scene:
             catalogs=nothing,
             proofs=nothing,
             processes=BackendProcesses(),
+            reading=None,
             hosts=SimpleNamespace(watching=False, attrs="any"),
             cancels=SimpleNamespace(
                 learn=lambda key, target, session: None, forget=lambda session: None,

@@ -27,6 +27,7 @@ from secretproxy.proxy.backend.tls import BackendTls
 from secretproxy.proxy.catalog.proof import Proofs
 from secretproxy.proxy.catalog.watcher import Catalogs
 from secretproxy.proxy.parsing.pool import Parsers
+from secretproxy.proxy.transport.direct import DirectReading
 from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
 
@@ -104,3 +105,5 @@ class Runtime:
     processes: BackendProcesses
     # Cancel requests of clients that are on their way at once; more wait.
     cancelling: asyncio.Semaphore
+    # Reads the sockets of sessions past their transports; None where it was not compiled.
+    reading: DirectReading | None

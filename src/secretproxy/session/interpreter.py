@@ -73,6 +73,10 @@ class Connection:
         """Does the same, but may wait a moment to send them with what is written next."""
         raise NotImplementedError
 
+    def takes_directly(self) -> bool:
+        """Tells whether nothing waits to be sent before a chunk that its reader sends on."""
+        return False
+
     def pause(self, paused: bool) -> None:
         """Stops reading from the peer while some of its bytes wait here, or reads from it again."""
         raise NotImplementedError
@@ -262,23 +266,30 @@ class Interpreter:
 
     def from_client(self, data: bytes) -> None:
         """Takes a chunk of the client's."""
+        self.reads_client(data, directly=False)
+
+    def reads_client(self, data: bytes, *, directly: bool) -> bool:
+        """Takes a chunk of the client's. True, only where it was taken `directly`: it goes on to the backend as it
+        came, nothing else is to be done, and whoever has read it must send it now."""
         if self._connected is not _BOTH:
-            return
+            return False
         if self._client_waits is not _NOTHING:
             self._client_backlog.append(data)
             self._client.pause(True)
-            return
-        self._take_client(data)
+            return False
+        return self._take_client(data, directly=directly)
 
-    def _take_client(self, data: bytes) -> None:
+    def _take_client(self, data: bytes, *, directly: bool = False) -> bool:
         session = self._session
         try:
             out = session.from_client(data)
         except ProtocolViolationError as violation:
             self._effects.end_by_client(violation)
-            return
+            return False
         if type(out) is bytes:
             if out:
+                if directly and out is data and self._backend.takes_directly() and not session.above_high_water:
+                    return True
                 self._backend.write(out)
             elif not self._ready and session.waiting_bytes > _MOST_EARLY:
                 self._client_waits = _LOGIN
@@ -290,6 +301,7 @@ class Interpreter:
             self._effects.flush_backend()
             self._client_waits = _ANSWERS
             self._client.pause(True)
+        return False
 
     def carry_out_client(self, step: Step) -> None:
         """Does what is to be done with a client's chunk, in the order that step.py states."""
@@ -387,15 +399,21 @@ class Interpreter:
 
     def from_backend(self, data: bytes) -> None:
         """Takes a chunk of the backend's."""
+        self.reads_backend(data, directly=False)
+
+    def reads_backend(self, data: bytes, *, directly: bool) -> bool:
+        """Takes a chunk of the backend's. True, only where it was taken `directly`: it goes on to the client as it
+        came, nothing else is to be done, and whoever has read it must send it now."""
         if self._connected is _NONE:
-            return
+            return False
         if self._backend_waits is not _NOTHING:
             self._backend_backlog.append(data)
             self._backend.pause(True)
-        else:
-            self._take_backend(data)
+        elif self._take_backend(data, directly=directly and not self._reports_idle):
+            return True
         if self._reports_idle and self._is_idle():
             self._effects.idle_reported()
+        return False
 
     def _is_idle(self) -> bool:
         waits = self._client_waits is not _NOTHING or self._backend_waits is not _NOTHING
@@ -405,23 +423,26 @@ class Interpreter:
         """Has the effects told when a chunk of the backend's leaves the session idle."""
         self._reports_idle = True
 
-    def _take_backend(self, data: bytes) -> None:
+    def _take_backend(self, data: bytes, *, directly: bool = False) -> bool:
         session = self._session
         try:
             out = session.from_backend(data)
         except ProtocolViolationError as violation:
             self._effects.unreadable_backend(violation)
-            return
+            return False
         if not self._ready and not self._effects.login_may_proceed():
-            return
+            return False
         if type(out) is bytes:
             if out:
+                if directly and out is data and self._client_waits is not _ANSWERS and self._client.takes_directly():
+                    return True
                 self._client.write(out)
         else:
             assert isinstance(out, Step)
             self.carry_out_backend(out)
         if self._client_waits is _ANSWERS and session.below_low_water:
             self.resume_client()
+        return False
 
     def carry_out_backend(self, step: Step) -> None:
         """Does what is to be done with a backend's chunk, in the order that step.py states."""

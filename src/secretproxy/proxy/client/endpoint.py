@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import struct
 import uuid
@@ -17,6 +18,7 @@ from enum import Enum
 from typing import Final, cast
 
 from secretproxy.config import KeepaliveSettings
+from secretproxy.proxy.transport.direct import DirectReading, Reader
 from secretproxy.proxy.transport.keepalive import keep_alive
 from secretproxy.proxy.transport.unread import unread
 from secretproxy.session.interpreter import Connection, Interpreter
@@ -118,6 +120,11 @@ class Endpoint(Connection):
         # What waits for the bytes that come next, and whether the timer knows of it.
         self._coalesced = b""
         self._flush_is_due = False
+        # Reads in the transport's place, and may send what goes to this endpoint past it where nothing waits in it.
+        self._reader: Reader | None = None
+        self._transport_waits = False
+        # What ended the connection, as the reader met it.
+        self._broken_by: OSError | None = None
         # Whether the connection is closed.
         self.is_lost = False
 
@@ -132,8 +139,8 @@ class Endpoint(Connection):
         self.receiver = receiver
         self._interpreter = interpreter
 
-    def interpret(self, interpreter: Interpreter, data: bytes) -> None:
-        """Hands a chunk to the interpreter, as one of this side."""
+    def interpret(self, interpreter: Interpreter, data: bytes, *, directly: bool) -> bool:
+        """Hands a chunk to the interpreter, as one of this side. Gives whether the caller must send it on."""
         raise NotImplementedError
 
     def use(self, transport: asyncio.Transport) -> None:
@@ -165,7 +172,7 @@ class Endpoint(Connection):
         interpreter, take = self._interpreter, self._take
         try:
             if interpreter is not None:
-                self.interpret(interpreter, data)
+                self.interpret(interpreter, data, directly=False)
             elif take is not None:
                 take(data)
         except (Exception, asyncio.CancelledError) as error:
@@ -191,11 +198,82 @@ class Endpoint(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._send = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self.receiver is not None:
             self.receiver.lost()
+
+    # --- reading past the transport ---
+
+    def read_directly(self, reading: DirectReading) -> None:
+        """Reads past the transport from here on, if it has the socket for itself."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or self.has_ended:
+            return
+        reader = reading.reader(transport, self.take_directly, self.write, self.end_directly)
+        if reader is not None:
+            self._reader = reader
+            if self._reading:
+                transport.pause_reading()
+                reader.resume()
+            # The login's last message may wait there still.
+            self._transport_waits = True
+
+    def join_directly(self, other: Endpoint) -> None:
+        """Sends what comes from the other endpoint and goes on as it came past the transport, if both are read so."""
+        if self._reader is not None and other._reader is not None:
+            other._reader.join(self._reader)
+
+    def take_directly(self, data: bytes) -> bool:
+        """Takes a chunk that was read past the transport. Gives whether the reader must send it on."""
+        interpreter = self._interpreter
+        if interpreter is None:
+            self.data_received(data)
+            return False
+        try:
+            return self.interpret(interpreter, data, directly=True)
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail(error)
+            return False
+
+    def end_directly(self, error: int) -> None:
+        """Handles the end of what was read past the transport, or an error, as the transport would have."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if error:
+            self._broken_by = OSError(error, os.strerror(error))
+            transport.abort()
+            return
+        try:
+            stays = self.eof_received()
+        except BaseException:
+            transport.abort()
+            raise
+        if not stays:
+            transport.close()
+
+    def _fail(self, error: BaseException) -> None:
+        try:
+            if self.receiver is not None:
+                self.receiver.failed(error)
+        except BaseException:
+            # A session that nobody can end must not be left standing.
+            self.abort()
+            raise
+
+    def takes_directly(self) -> bool:
+        if self._reader is None or self._send is None or len(self._coalesced) > 0:
+            return False
+        if self._transport_waits:
+            if self.transport is None or self.transport.get_write_buffer_size() > 0:
+                return False
+            self._transport_waits = False
+        return True
 
     # --- reading ---
 
@@ -216,7 +294,13 @@ class Endpoint(Connection):
         transport = self.transport
         if transport is not None and not transport.is_closing():
             self._reading = reading
-            if reading:
+            reader = self._reader
+            if reader is not None:
+                if reading:
+                    reader.resume()
+                else:
+                    reader.pause()
+            elif reading:
                 transport.resume_reading()
             else:
                 transport.pause_reading()
@@ -243,6 +327,7 @@ class Endpoint(Connection):
             self._coalesced = b""
         send = self._send
         if send is not None and len(data) > 0:
+            self._transport_waits = True
             send(data)
 
     def _writes(self) -> bool:
@@ -275,6 +360,7 @@ class Endpoint(Connection):
         self.write(b"")
         if self.transport is not None and not self.transport.is_closing():
             self._send = None
+            self._stop_reading()
             # TLS does not know what the TCP connection below it has not sent yet.
             self._timer = asyncio.get_running_loop().call_later(_LINGER, self.abort)
             self.transport.close()
@@ -294,8 +380,14 @@ class Endpoint(Connection):
     def abort(self) -> None:
         """Cuts the connection; what was written may be lost."""
         self._send = None
+        self._stop_reading()
         if self.transport is not None:
             self.transport.abort()
+
+    def _stop_reading(self) -> None:
+        """Reads no more past a transport that is being closed."""
+        if self._reader is not None:
+            self._reader.pause()
 
 
 class BackendEndpoint(Endpoint):
@@ -306,11 +398,11 @@ class BackendEndpoint(Endpoint):
         # Whether its connection broke: some of what it said may never have come.
         self.broke = False
 
-    def interpret(self, interpreter: Interpreter, data: bytes) -> None:
-        interpreter.from_backend(data)
+    def interpret(self, interpreter: Interpreter, data: bytes, *, directly: bool) -> bool:
+        return interpreter.reads_backend(data, directly=directly)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.broke = exc is not None and not self.has_ended
+        self.broke = (exc is not None or self._broken_by is not None) and not self.has_ended
         if self.broke and self.transport is not None and not self.transport.get_extra_info("ssl_object"):
             for data in unread(self.transport):
                 self.data_received(data)
@@ -327,8 +419,8 @@ class ClientEndpoint(Endpoint):
         # Whether it is in TLS.
         self.secured = False
 
-    def interpret(self, interpreter: Interpreter, data: bytes) -> None:
-        interpreter.from_client(data)
+    def interpret(self, interpreter: Interpreter, data: bytes, *, directly: bool) -> bool:
+        return interpreter.reads_client(data, directly=directly)
 
     @property
     def session_id(self) -> str:

@@ -247,6 +247,12 @@ class Relay(ClientStage, Effects):
 
     def ready(self) -> None:
         self.life = _READY
+        reading = self._runtime.reading
+        if reading is not None:
+            self.client.read_directly(reading)
+            self.backend.read_directly(reading)
+            self.client.join_directly(self.backend)
+            self.backend.join_directly(self.client)
         if self._runtime.settings.log.sessions:
             self._log_login()
         self._runtime.catalogs.join(self.session)

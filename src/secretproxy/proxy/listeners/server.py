@@ -47,6 +47,7 @@ from secretproxy.proxy.listeners.sockets import BACKLOG, name_of
 from secretproxy.proxy.parsing.pool import Parsers
 from secretproxy.proxy.runtime import BackendProcesses, Runtime, Tasks
 from secretproxy.proxy.service_connection import connect_log
+from secretproxy.proxy.transport.direct import AVAILABLE, DirectReading
 from secretproxy.session.session import Limits
 from secretproxy.session.testimony import Keys
 
@@ -151,6 +152,7 @@ class Server:
             backend_failed=self.probe.failed,
             processes=BackendProcesses(),
             cancelling=asyncio.Semaphore(_MOST_CANCELLING),
+            reading=DirectReading(self.loop) if AVAILABLE else None,
         )
 
     def _new_journal(self, mask: NameMask) -> Journal:
@@ -315,6 +317,8 @@ class Server:
             stage.abort()
         self._tasks.cancel()
         self.probe.stop()
+        if self.runtime.reading is not None:
+            self.runtime.reading.close()
         await self.runtime.parsers.close()
         await self.runtime.hosts.stop()
         left = await self.journal.close()

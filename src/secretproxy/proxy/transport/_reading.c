@@ -1,0 +1,378 @@
+/* Reads from many sockets for one callback of the event loop, and sends on what goes on as it came.
+
+   An event loop's own way costs more than the reading of a chunk does: a lock, a context and a queue of writes for each.
+   Here a set of sockets has an epoll of its own, whose number the event loop watches. When it calls run(), each socket
+   that has something is read from once; what was read goes to a function of Python's, and where that says so, to the
+   peer's socket at once. This knows nothing of PostgreSQL and decides nothing. Whatever is not the commonest case is
+   left to Python: what a socket does not take, an end, an error.
+
+   All of it runs in the event loop's thread, with the interpreter's lock. It owns no socket: close() comes before a
+   socket is closed. An epoll entry is a pointer to a Reader; the set keeps each Reader until its entry is gone.
+   direct.py hands it out. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Bytes of one read, as the event loop has them too, and sockets of one turn. */
+#define CHUNK 262144
+#define TURN 256
+
+typedef struct {
+    PyObject_HEAD
+    int epoll;          /* -1: closed */
+    PyObject *open;     /* a set of the Readers that have an entry */
+    char *buffer;
+} Readers;
+
+typedef struct Reader {
+    PyObject_HEAD
+    int fd;             /* -1: closed, or not open yet */
+    int reading;
+    int ended;          /* nothing comes any more */
+    Readers *readers;
+    struct Reader *peer;
+    PyObject *take, *write, *over;
+} Reader;
+
+static PyTypeObject ReadersType, ReaderType;
+
+/* --- one socket --- */
+
+/* Changes the entry. One that is not read from has no events and is told of an error or a hangup once, not always. */
+static int watch(Reader *self, int operation)
+{
+    struct epoll_event event = {.events = self->reading ? EPOLLIN : EPOLLET, .data.ptr = self};
+    if (epoll_ctl(self->readers->epoll, operation, self->fd, &event) == 0)
+        return 0;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+static int set_reading(Reader *self, int reading)
+{
+    if (self->fd < 0 || self->ended || self->readers->epoll < 0 || self->reading == reading)
+        return 0;
+    self->reading = reading;
+    return watch(self, EPOLL_CTL_MOD);
+}
+
+/* Says that nothing comes any more, by 0 or by the number of an error. */
+static int end(Reader *self, int number)
+{
+    if (set_reading(self, 0) < 0)
+        return -1;
+    self->ended = 1;
+    PyObject *over = Py_NewRef(self->over);
+    PyObject *done = PyObject_CallFunction(over, "i", number);
+    Py_DECREF(over);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Sends a chunk; what the socket does not take, for whatever reason, goes the ordinary way. */
+static int send_on(Reader *peer, PyObject *data)
+{
+    if (peer == NULL || peer->fd < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "there is no socket to send to");
+        return -1;
+    }
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    ssize_t sent;
+    do
+        sent = send(peer->fd, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent == size)
+        return 0;
+    PyObject *rest = sent <= 0 ? Py_NewRef(data) : PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + sent, size - sent);
+    if (rest == NULL)
+        return -1;
+    PyObject *write = Py_NewRef(peer->write);
+    PyObject *done = PyObject_CallOneArg(write, rest);
+    Py_DECREF(write);
+    Py_DECREF(rest);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Reads once. The caller has a reference to `self`, whose functions may close it. */
+static int read_once(Reader *self)
+{
+    char *buffer = self->readers->buffer;
+    ssize_t size;
+    do
+        size = recv(self->fd, buffer, CHUNK, MSG_DONTWAIT);
+    while (size < 0 && errno == EINTR);
+    if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return 0;
+    if (size <= 0)
+        return end(self, size < 0 ? errno : 0);
+    PyObject *data = PyBytes_FromStringAndSize(buffer, size);
+    if (data == NULL)
+        return -1;
+    PyObject *take = Py_NewRef(self->take);
+    PyObject *took = PyObject_CallOneArg(take, data);
+    Py_DECREF(take);
+    int failed = took == NULL ? -1 : 0;
+    if (took == Py_True)
+        failed = send_on(self->peer, data);
+    Py_XDECREF(took);
+    Py_DECREF(data);
+    return failed;
+}
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    Readers *readers;
+    int fd;
+    PyObject *take, *write, *over;
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Reader() takes no names of arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O!iOOO", &ReadersType, &readers, &fd, &take, &write, &over))
+        return NULL;
+    if (fd < 0 || readers->epoll < 0) {
+        PyErr_SetString(PyExc_ValueError, "closed");
+        return NULL;
+    }
+    Reader *self = (Reader *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->fd = -1;
+    self->readers = (Readers *)Py_NewRef(readers);
+    self->take = Py_NewRef(take);
+    self->write = Py_NewRef(write);
+    self->over = Py_NewRef(over);
+    self->fd = fd;
+    if (watch(self, EPOLL_CTL_ADD) < 0)
+        self->fd = -1;
+    else if (PySet_Add(readers->open, (PyObject *)self) == 0)
+        return (PyObject *)self;
+    else
+        epoll_ctl(readers->epoll, EPOLL_CTL_DEL, fd, NULL);
+    Py_DECREF(self);
+    return NULL;
+}
+
+static PyObject *reader_join(Reader *self, PyObject *peer)
+{
+    if (!Py_IS_TYPE(peer, &ReaderType)) {
+        PyErr_SetString(PyExc_TypeError, "the peer is no Reader");
+        return NULL;
+    }
+    Py_XSETREF(self->peer, (Reader *)Py_NewRef(peer));
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_resume(Reader *self, PyObject *unused)
+{
+    if (set_reading(self, 1) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_pause(Reader *self, PyObject *unused)
+{
+    if (set_reading(self, 0) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static int reader_clear(Reader *self)
+{
+    self->fd = -1;
+    self->reading = 0;
+    Py_CLEAR(self->peer);
+    Py_CLEAR(self->take);
+    Py_CLEAR(self->write);
+    Py_CLEAR(self->over);
+    return 0;
+}
+
+static PyObject *reader_close(Reader *self, PyObject *unused)
+{
+    if (self->fd < 0)
+        Py_RETURN_NONE;
+    Readers *readers = self->readers;
+    if (readers->epoll >= 0)
+        epoll_ctl(readers->epoll, EPOLL_CTL_DEL, self->fd, NULL);
+    reader_clear(self);
+    if (readers->open != NULL && PySet_Discard(readers->open, (PyObject *)self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static int reader_traverse(Reader *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->readers);
+    Py_VISIT(self->peer);
+    Py_VISIT(self->take);
+    Py_VISIT(self->write);
+    Py_VISIT(self->over);
+    return 0;
+}
+
+static void reader_dealloc(Reader *self)
+{
+    /* One with an entry is in the set, or the set is gone with its epoll. */
+    PyObject_GC_UnTrack(self);
+    reader_clear(self);
+    Py_CLEAR(self->readers);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMethodDef reader_methods[] = {
+    {"join", (PyCFunction)reader_join, METH_O, "Takes the Reader that chunks go on to."},
+    {"resume", (PyCFunction)reader_resume, METH_NOARGS, "Reads from the socket."},
+    {"pause", (PyCFunction)reader_pause, METH_NOARGS, "Reads no more for now."},
+    {"close", (PyCFunction)reader_close, METH_NOARGS, "Lets go of the socket, before it is closed."},
+    {NULL},
+};
+
+static PyTypeObject ReaderType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "secretproxy.proxy.transport._reading.Reader",
+    .tp_doc = "Reads from one socket; see direct.py.",
+    .tp_basicsize = sizeof(Reader),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = reader_new,
+    .tp_dealloc = (destructor)reader_dealloc,
+    .tp_traverse = (traverseproc)reader_traverse,
+    .tp_clear = (inquiry)reader_clear,
+    .tp_methods = reader_methods,
+};
+
+/* --- the set of them --- */
+
+static PyObject *readers_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    if (PyTuple_GET_SIZE(args) > 0 || (keywords != NULL && PyDict_GET_SIZE(keywords) > 0)) {
+        PyErr_SetString(PyExc_TypeError, "Readers() takes no arguments");
+        return NULL;
+    }
+    Readers *self = (Readers *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (self->epoll < 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    else if ((self->buffer = PyMem_Malloc(CHUNK)) == NULL)
+        PyErr_NoMemory();
+    else if ((self->open = PySet_New(NULL)) != NULL)
+        return (PyObject *)self;
+    Py_DECREF(self);
+    return NULL;
+}
+
+static PyObject *readers_fileno(Readers *self, PyObject *unused)
+{
+    return PyLong_FromLong(self->epoll);
+}
+
+static PyObject *readers_run(Readers *self, PyObject *unused)
+{
+    struct epoll_event events[TURN];
+    if (self->epoll < 0)
+        Py_RETURN_NONE;
+    int count = epoll_wait(self->epoll, events, TURN, 0);
+    if (count < 0) {
+        if (errno == EINTR)
+            Py_RETURN_NONE;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    /* What is called below may close any of them. */
+    for (int i = 0; i < count; i++)
+        Py_INCREF((PyObject *)events[i].data.ptr);
+    int failed = 0;
+    for (int i = 0; i < count && !failed && self->epoll >= 0; i++) {
+        Reader *reader = events[i].data.ptr;
+        if (reader->reading)
+            failed = read_once(reader) < 0;
+    }
+    /* Behind an error, the rest has its turn at the next call. */
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    for (int i = 0; i < count; i++)
+        Py_DECREF((PyObject *)events[i].data.ptr);
+    PyErr_Restore(type, value, trace);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static int readers_clear(Readers *self)
+{
+    if (self->epoll >= 0)
+        close(self->epoll);
+    self->epoll = -1;
+    Py_CLEAR(self->open);
+    return 0;
+}
+
+static PyObject *readers_close(Readers *self, PyObject *unused)
+{
+    readers_clear(self);
+    Py_RETURN_NONE;
+}
+
+static int readers_traverse(Readers *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->open);
+    return 0;
+}
+
+static void readers_dealloc(Readers *self)
+{
+    PyObject_GC_UnTrack(self);
+    readers_clear(self);
+    PyMem_Free(self->buffer);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMethodDef readers_methods[] = {
+    {"fileno", (PyCFunction)readers_fileno, METH_NOARGS, "Gives the number that the event loop watches."},
+    {"run", (PyCFunction)readers_run, METH_NOARGS, "Reads once from each socket that has something."},
+    {"close", (PyCFunction)readers_close, METH_NOARGS, "Reads from none of them any more."},
+    {NULL},
+};
+
+static PyTypeObject ReadersType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "secretproxy.proxy.transport._reading.Readers",
+    .tp_doc = "A set of sockets; see direct.py.",
+    .tp_basicsize = sizeof(Readers),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = readers_new,
+    .tp_dealloc = (destructor)readers_dealloc,
+    .tp_traverse = (traverseproc)readers_traverse,
+    .tp_clear = (inquiry)readers_clear,
+    .tp_methods = readers_methods,
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_reading",
+    .m_doc = "Reads from many sockets for one callback of the event loop; see direct.py.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__reading(void)
+{
+    if (PyType_Ready(&ReadersType) < 0)
+        return NULL;
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL)
+        return NULL;
+    if (PyModule_AddType(made, &ReadersType) < 0 || PyModule_AddType(made, &ReaderType) < 0) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
+}

@@ -1,0 +1,72 @@
+"""Reads sockets past their transports, all of a process in one callback of the event loop, where the package was
+compiled on Linux; _reading.c says why, and does it.
+
+A transport whose socket is read here is paused for good. It still writes, ends and closes its connection. Must not
+decide anything about what is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+try:
+    from secretproxy.proxy.transport import _reading
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+
+class Reader(Protocol):
+    """The reader of one socket."""
+
+    def join(self, peer: object, /) -> None:
+        """Sends what goes on as it came to the socket of this reader."""
+
+    def resume(self) -> None:
+        """Reads from the socket."""
+
+    def pause(self) -> None:
+        """Reads no more for now."""
+
+    def close(self) -> None:
+        """Lets go of the socket, before it is closed."""
+
+
+class DirectReading:
+    """The sockets of one event loop that are read past their transports."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._readers = _reading.Readers()
+        loop.add_reader(self._readers.fileno(), self._readers.run)
+
+    def reader(
+        self,
+        transport: asyncio.BaseTransport,
+        take: Callable[[bytes], bool],
+        write: Callable[[bytes], object],
+        over: Callable[[int], object],
+    ) -> Reader | None:
+        """Makes the reader of a transport's socket, paused; None where that has none of its own, as in TLS.
+
+        `take` gets each chunk; if it gives True, the chunk is sent to the socket of the reader that this one was
+        joined to. What that socket does not take is given to that reader's `write`. `over` gets 0 at the end of what
+        the peer writes, and the number of an error that broke the connection; nothing is read behind either. The
+        reader must be closed before the socket is.
+        """
+        sock = transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0 or transport.get_extra_info("ssl_object") is not None:
+            return None
+        try:
+            return _reading.Reader(self._readers, sock.fileno(), take, write, over)
+        except OSError:
+            # The system watches no more sockets than it was told to.
+            return None
+
+    def close(self) -> None:
+        """Reads from none of them any more."""
+        self._loop.remove_reader(self._readers.fileno())
+        self._readers.close()
