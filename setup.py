@@ -1,5 +1,4 @@
-"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc, and the reading of sockets, which
-is in C.
+"""Compiles the hot path (framing, session, detection, the log's lines) to C with mypyc, and the reading of sockets.
 
 Everything else about the build stands in pyproject.toml. SECRETPROXY_COMPILE decides:
 
@@ -108,13 +107,13 @@ def extensions() -> list[object]:
         from mypyc.build import mypycify
 
         made = list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="2", debug_level="0", multi_file=True))
-        # By epoll: elsewhere sockets are read by their transports.
-        return [*made, READING] if sys.platform == "linux" else made
     except (ImportError, SystemExit) as error:  # mypyc exits where mypy finds an error
         if REQUIRED:
             raise
         print(f"secretproxy: running as pure Python, mypyc gave up: {error}", file=sys.stderr)
         return []
+    # By epoll: elsewhere sockets are read by their transports.
+    return [*made, READING] if sys.platform == "linux" else made
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})

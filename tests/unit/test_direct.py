@@ -1,0 +1,594 @@
+"""Checks the sockets that are read past their transports: what the reader does, and that a session does not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import select
+import socket
+import struct
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secretproxy.proxy.client.endpoint import Endpoint
+from secretproxy.proxy.client.relay import Life
+from secretproxy.proxy.transport.direct import AVAILABLE, DirectReading
+from secretproxy.session.states import Phase
+from tests.unit.playbook import (
+    AUTHENTICATION_OK,
+    KEY_DATA,
+    PARSE_COMPLETE,
+    PID,
+    ROW_DESCRIPTION,
+    START,
+    SYNC,
+    complete,
+    message,
+    parameter,
+    parse,
+    query,
+    ready,
+    row,
+    testified,
+)
+from tests.unit.test_plain import EXCHANGES
+from tests.unit.test_plain import SECRET as SECRET_TEXT
+from tests.unit.test_relay import HIDDEN, SECRET, Scene
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="nothing was compiled")
+
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [uvloop.new_event_loop, asyncio.new_event_loop]
+# More than a pair of sockets keeps, by far.
+MUCH = 8 << 20
+
+
+def run(work: Coroutine[Any, Any, None], loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(work)
+
+
+async def turns(count: int = 4) -> None:
+    """Lets the event loop look at the sockets."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def pair(kind: str = "unix") -> tuple[socket.socket, socket.socket]:
+    """Makes two ends of a connection, neither of which blocks."""
+    if kind == "unix":
+        ours, theirs = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+def drain(sock: socket.socket) -> bytes:
+    """Reads what is there."""
+    found = b""
+    with contextlib.suppress(BlockingIOError, ConnectionError):
+        while data := sock.recv(1 << 20):
+            found += data
+    return found
+
+
+# --- the reader itself ------------------------------------------------------------------------------------------------
+
+
+class Transport:
+    """A transport, as far as its socket is asked for."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def get_extra_info(self, name: str) -> Any:
+        return self._sock if name == "socket" else None
+
+
+class Ends:
+    """Two connections whose inner ends are read and joined."""
+
+    def __init__(self, kind: str = "unix") -> None:
+        self.reading = DirectReading(asyncio.get_running_loop())
+        self.one, self.far_one = pair(kind)
+        self.two, self.far_two = pair(kind)
+        self.sends = True
+        self.taken: list[bytes] = []
+        self.rest: list[bytes] = []
+        self.over: list[int] = []
+        self.reader = self._reader(self.one)
+        self.peer = self._reader(self.two)
+        self.reader.join(self.peer)
+        self.peer.join(self.reader)
+        self.reader.resume()
+
+    def _reader(self, sock: socket.socket) -> Any:
+        transport: Any = Transport(sock)
+        return self.reading.reader(transport, self.take, self.rest.append, self.over.append)
+
+    def take(self, data: bytes) -> bool:
+        self.taken.append(data)
+        return self.sends
+
+    def close(self) -> None:
+        self.reader.close()
+        self.peer.close()
+        self.reading.close()
+        for sock in (self.one, self.far_one, self.two, self.far_two):
+            sock.close()
+
+
+@contextlib.contextmanager
+def ends(kind: str = "unix") -> Iterator[Ends]:
+    made = Ends(kind)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_chunk_is_sent_on_where_it_may_be(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def play() -> None:
+        with ends() as made:
+            made.far_one.send(b"one")
+            await turns()
+            assert made.taken == [b"one"] and made.far_two.recv(10) == b"one"
+            made.sends = False
+            made.far_one.send(b"two")
+            await turns()
+            assert made.taken == [b"one", b"two"] and drain(made.far_two) == b"" and not made.rest
+
+    run(play(), loop)
+
+
+def test_what_the_socket_does_not_take_goes_the_ordinary_way() -> None:
+    async def play() -> None:
+        with ends() as made:
+            sent = b""
+            while not made.rest:
+                data = bytes([len(sent) % 251]) * 50_000
+                made.far_one.send(data)
+                sent += data
+                await turns()
+            arrived = drain(made.far_two)
+            assert arrived + b"".join(made.rest) == sent == b"".join(made.taken) and 0 < len(arrived) < len(sent)
+            made.two.close()
+
+    run(play())
+
+
+def test_a_socket_that_is_broken_has_it_found_the_ordinary_way() -> None:
+    async def play() -> None:
+        with ends() as made:
+            made.far_two.close()
+            made.far_one.send(b"one")
+            await turns()
+            assert made.rest == [b"one"]
+
+    run(play())
+
+
+def test_a_reader_that_is_paused_reads_nothing_and_is_not_asked_for_ever() -> None:
+    async def play() -> None:
+        with ends() as made:
+            made.reader.pause()
+            made.far_one.send(b"one")
+            made.far_one.close()
+            await turns()
+            assert made.taken == [] and made.over == []
+            watched: Any = made.reading
+            number = watched._readers.fileno()
+            assert select.select([number], [], [], 0)[0] == []
+            made.reader.resume()
+            await turns()
+            assert made.taken == [b"one"] and made.over == [0]
+
+    run(play())
+
+
+@pytest.mark.parametrize("how", ["pause", "close"])
+def test_a_reader_that_another_one_stops_in_the_same_turn_reads_nothing(how: str) -> None:
+    async def play() -> None:
+        reading = DirectReading(asyncio.get_running_loop())
+        socks = [pair(), pair()]
+        taken: list[bytes] = []
+        readers: dict[bytes, Any] = {}
+
+        def take(data: bytes) -> bool:
+            taken.append(data)
+            getattr(readers[data], how)()
+            return False
+
+        for name, (ours, theirs) in zip((b"two", b"one"), socks, strict=True):
+            transport: Any = Transport(ours)
+            readers[name] = reading.reader(transport, take, taken.append, print)
+            readers[name].resume()
+            theirs.send({b"two": b"one", b"one": b"two"}[name])
+        await turns()
+        assert len(taken) == 1
+        for reader in readers.values():
+            reader.close()
+        reading.close()
+        for sock in (*socks[0], *socks[1]):
+            sock.close()
+
+    run(play())
+
+
+def test_a_reader_that_closes_itself_and_all_others_is_left_alone() -> None:
+    async def play() -> None:
+        reading = DirectReading(asyncio.get_running_loop())
+        socks = [pair() for _ in range(3)]
+        readers: list[Any] = []
+        taken: list[bytes] = []
+
+        def take(data: bytes) -> bool:
+            taken.append(data)
+            reading.close()
+            for reader in readers:
+                reader.close()
+            readers.clear()
+            gc.collect()
+            return False
+
+        for ours, theirs in socks:
+            transport: Any = Transport(ours)
+            readers.append(reading.reader(transport, take, taken.append, print))
+            readers[-1].resume()
+            theirs.send(b"data")
+        await turns()
+        assert taken == [b"data"]
+        for sock in [sock for both in socks for sock in both]:
+            sock.close()
+
+    run(play())
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_an_end_is_told_once_and_leaves_the_other_direction(kind: str) -> None:
+    async def play() -> None:
+        with ends(kind) as made:
+            made.far_one.send(b"last")
+            made.far_one.shutdown(socket.SHUT_WR)
+            for _ in range(20):
+                await turns()
+            made.reader.pause()
+            made.reader.resume()
+            await turns()
+            assert made.taken == [b"last"] and made.over == [0]
+            made.peer.resume()
+            made.far_two.send(b"answer")
+            for _ in range(20):
+                await turns()
+            assert drain(made.far_one) == b"answer"
+
+    run(play())
+
+
+def test_an_error_is_told_by_its_number() -> None:
+    async def play() -> None:
+        with ends("tcp") as made:
+            made.far_one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            made.far_one.close()
+            for _ in range(20):
+                await turns()
+            assert made.over == [errno.ECONNRESET]
+
+    run(play())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_error_of_a_function_is_told_to_the_event_loop_and_stops_nobody_else(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def play() -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        with ends() as made:
+            made.peer.resume()
+            taken, made.taken = made.taken, None  # type: ignore[assignment]
+            made.far_one.send(b"one")
+            made.far_two.send(b"two")
+            await turns()
+            assert [type(error) for error in told] == [AttributeError, AttributeError]
+            made.taken = taken
+            made.far_one.send(b"three")
+            await turns()
+            assert made.taken == [b"three"]
+
+    run(play(), loop)
+
+
+def test_readers_are_not_kept_once_they_are_closed_or_their_set_is_gone() -> None:
+    class Owner:
+        def take(self, data: bytes) -> bool:
+            return False
+
+    async def play() -> None:
+        gone = []
+        for close in (True, False):
+            reading: Any = DirectReading(asyncio.get_running_loop())
+            ours, theirs = pair()
+            owner: Any = Owner()
+            transport: Any = Transport(ours)
+            owner.reader = reading.reader(transport, owner.take, print, print)
+            owner.reader.join(owner.reader)
+            gone.append(weakref.ref(owner))
+            if close:
+                owner.reader.close()
+            else:
+                asyncio.get_running_loop().remove_reader(reading._readers.fileno())
+            del owner, reading
+            await turns()
+            ours.close()
+            theirs.close()
+        gc.collect()
+        assert [found() for found in gone] == [None, None]
+
+    run(play())
+
+
+def test_a_socket_that_cannot_be_watched_is_left_to_its_transport(tmp_path: Any) -> None:
+    async def play() -> None:
+        reading = DirectReading(asyncio.get_running_loop())
+        with open(tmp_path / "file", "wb") as file:
+            transport: Any = Transport(file)  # type: ignore[arg-type]
+            assert reading.reader(transport, print, print, print) is None  # type: ignore[arg-type]
+        reading.close()
+
+    run(play())
+
+
+# --- a session --------------------------------------------------------------------------------------------------------
+
+
+class Connected(Scene):
+    """A relay between two sockets, read past their transports or not; `far_client` and `far_backend` are the other
+    ends of them."""
+
+    far_client: socket.socket
+    far_backend: socket.socket
+
+    async def connected(self, *, directly: bool, kind: str = "unix") -> Connected:
+        loop = asyncio.get_running_loop()
+        runtime: Any = self.relay._runtime
+        runtime.reading = self.reading = DirectReading(loop) if directly else None
+        self.far_client = await self._connect(self.client, kind)
+        self.far_backend = await self._connect(self.backend, kind)
+        for said in (
+            AUTHENTICATION_OK + parameter("client_encoding", "UTF8") + KEY_DATA + ready(),
+            complete("SET") + ROW_DESCRIPTION + row(str(PID), str(START), "", "1") + complete() + ready(),
+            message(b"V", b"\xff\xff\xff\xff") + ready(),
+        ):
+            self.far_backend.send(said)
+            await self.settle()
+        assert self.relay.life is Life.READY
+        assert (self.client._reader is not None) is directly and (self.backend._reader is not None) is directly
+        drain(self.far_client), drain(self.far_backend)
+        return self
+
+    async def _connect(self, endpoint: Endpoint, kind: str) -> socket.socket:
+        protocol: Any = endpoint
+        loop = asyncio.get_running_loop()
+        ours, theirs = pair(kind)
+        connect: Any = loop.create_unix_connection if kind == "unix" else loop.create_connection
+        await connect(lambda: protocol, sock=ours)
+        return theirs
+
+    async def settle(self) -> None:
+        await turns(6)
+
+    async def play(self, said: bytes, answered: bytes) -> tuple[bytes, bytes]:
+        """Plays a chunk of each; gives what came of both at the other ends."""
+        if said:
+            self.far_client.send(said)
+            await self.settle()
+            await self.journal.write()
+            await self.settle()
+        if answered:
+            self.far_backend.send(answered)
+            await self.settle()
+            await self.journal.write()
+            await self.settle()
+        return drain(self.far_backend), drain(self.far_client)
+
+    def told(self) -> tuple[object, ...]:
+        """Gives what the session remembers and what the log was told."""
+        session, pipeline, journal = self.relay.session, self.relay.session.pipeline, self.journal
+        events = [
+            (event.event, event.outcome, event.statement_no, event.calls)
+            for event in (*journal.attempts, *journal.kept, *journal.recorded)
+        ]
+        return (
+            events, self.relay.life, session.phase, session.idle, session.state.transaction_status, session.texts(), pipeline.due,
+            pipeline.started, pipeline.entered, pipeline.cycles, pipeline.skipping, self.relay.interpreter.client_waits,
+        )  # fmt: skip
+
+    async def end(self) -> None:
+        self.client.abort()
+        self.backend.abort()
+        await self.settle()
+        if self.reading is not None:
+            self.reading.close()
+        self.far_client.close()
+        self.far_backend.close()
+
+
+async def scene(*, directly: bool = True, kind: str = "unix") -> Connected:
+    return await Connected().connected(directly=directly, kind=kind)
+
+
+MOVES = st.lists(st.tuples(st.sampled_from(EXCHANGES), st.sampled_from([10_000, 10_000, 40])), max_size=12)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(MOVES)
+def test_a_session_read_past_its_transports_does_what_others_do(
+    moves: list[tuple[tuple[bytes, bytes], int]],
+) -> None:
+    async def play() -> None:
+        both = [await scene(directly=directly) for directly in (True, False)]
+        prepared = parse("SELECT 1", "h") + parse(SECRET_TEXT, "s") + SYNC
+        for (said, answered), size in [((prepared, PARSE_COMPLETE * 2 + ready()), 10_000), *moves]:
+            for start in range(0, max(len(said), len(answered)), size):
+                part = slice(start, start + size)
+                one, other = [await made.play(said[part], answered[part]) for made in both]
+                assert one == other and both[0].told() == both[1].told()
+            if both[0].relay.session.phase is Phase.CLOSED or both[0].relay.life is not Life.READY:
+                break
+        for made in both:
+            await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_value_waits_for_the_log(directly: bool) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly)
+        made.far_client.send(query(HIDDEN))
+        await made.settle()
+        answer = testified("hidden") + row("value") + complete() + ready()
+        made.far_backend.send(answer)
+        await made.settle()
+        assert drain(made.far_client) == b"" and len(made.journal.kept) == 1
+        made.far_backend.send(parameter("a", "b"))
+        await made.settle()
+        assert drain(made.far_client) == b""
+        await made.journal.write()
+        await made.settle()
+        assert drain(made.far_client) == row("value") + complete() + ready() + parameter("a", "b")
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_chunk_does_not_overtake_one_that_the_transport_has(directly: bool) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly)
+        made.backend.write(b"first")
+        made.client.write_coalesced(b"before ")
+        made.far_client.send(query("SELECT 1"))
+        await made.settle()
+        assert drain(made.far_backend) == b"first" + query("SELECT 1")
+        made.far_backend.send(complete() + ready())
+        await made.settle()
+        assert drain(made.far_client) == b"before " + complete() + ready()
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_does_not_read_stops_its_backend(
+    directly: bool, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly)
+        made.far_client.send(query("SELECT 1"))
+        await made.settle()
+        answer = ROW_DESCRIPTION + row("x" * 1000) * (MUCH // 1000) + complete() + ready()
+        sent, arrived = 0, b""
+        blocked = 0
+        while blocked < 5:
+            try:
+                sent += made.far_backend.send(answer[sent : sent + 100_000])
+                blocked = 0
+            except BlockingIOError:
+                blocked += 1
+            await made.settle()
+        assert sent < MUCH // 2 and not made.backend._reading
+        while len(arrived) < len(answer):
+            arrived += drain(made.far_client)
+            with contextlib.suppress(BlockingIOError):
+                sent += made.far_backend.send(answer[sent : sent + 100_000])
+            await made.settle()
+        assert arrived == answer and made.relay.session.idle
+        await made.end()
+
+    run(play(), loop)
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_client_that_ends_is_answered(directly: bool) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly)
+        made.far_client.send(query("SELECT 1"))
+        made.far_client.shutdown(socket.SHUT_WR)
+        await made.settle()
+        assert drain(made.far_backend) == query("SELECT 1")
+        assert select.select([made.far_backend], [], [], 0)[0], "the end goes on"
+        made.far_backend.send(complete() + ready())
+        made.far_backend.close()
+        await made.settle()
+        assert drain(made.far_client) == complete() + ready() and made.relay.life is Life.OVER
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_what_a_broken_backend_may_have_run_is_lost(directly: bool) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly, kind="tcp")
+        made.far_client.send(query(SECRET))
+        for _ in range(20):
+            await made.settle()
+        await made.journal.write()
+        made.far_backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.far_backend.close()
+        for _ in range(20):
+            await made.settle()
+        assert made.backend.broke and made.relay.life is Life.OVER
+        assert [event.outcome for event in made.journal.recorded if event.event == "outcome"] == ["lost"]
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_a_client_that_is_gone_has_its_backend_read_to_the_end(directly: bool) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly)
+        made.far_client.send(query(HIDDEN))
+        await made.settle()
+        made.far_client.close()
+        await made.settle()
+        made.far_backend.send(testified("hidden") + row("value") + complete() + ready())
+        await made.settle()
+        assert len(made.journal.kept) == 1
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("directly", [True, False])
+def test_an_unexpected_error_ends_the_session(directly: bool) -> None:
+    async def play() -> None:
+        made = await scene(directly=directly)
+
+        def fails(by: int = 1) -> None:
+            raise RuntimeError
+
+        made.metrics.attempts = SimpleNamespace(inc=fails)
+        made.far_client.send(query(SECRET))
+        await made.settle()
+        assert drain(made.far_client)[:1] == b"E" and made.relay.life is not Life.READY
+        await made.end()
+
+    run(play())
