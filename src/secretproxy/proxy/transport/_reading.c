@@ -139,8 +139,8 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     if (!PyArg_ParseTuple(args, "O!iOOO", &ReadersType, &readers, &fd, &take, &write, &over))
         return NULL;
     if (fd < 0 || readers->epoll < 0) {
-        PyErr_SetString(PyExc_ValueError, "closed");
-        return NULL;
+        errno = EBADF;
+        return PyErr_SetFromErrno(PyExc_OSError);
     }
     Reader *self = (Reader *)type->tp_alloc(type, 0);
     if (self == NULL)
