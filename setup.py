@@ -60,14 +60,20 @@ COMPILED = [
     "src/secretproxy/session/step.py",
     "src/secretproxy/session/stream.py",
     "src/secretproxy/session/testimony.py",
+    "src/secretproxy/session/walk.py",
 ]
 
-READING = Extension(
-    "secretproxy.proxy.transport._reading",
-    ["src/secretproxy/proxy/transport/_reading.c"],
-    extra_compile_args=["-O2"],
-    optional=not REQUIRED,
-)
+
+def written_in_c(name: str) -> Extension:
+    """Gives a module that is C already. One that cannot be compiled leaves the others in place: Python does without."""
+    source = f"src/{name.replace('.', '/')}.c"
+    return Extension(name, [source], extra_compile_args=["-O2"], optional=not REQUIRED)
+
+
+IN_C = [written_in_c("secretproxy.session._walk")]
+if sys.platform == "linux":
+    # By epoll: elsewhere sockets are read by their transports.
+    IN_C.append(written_in_c("secretproxy.proxy.transport._reading"))
 
 
 class OptionalBuildExt(build_ext):
@@ -112,8 +118,7 @@ def extensions() -> list[object]:
             raise
         print(f"secretproxy: running as pure Python, mypyc gave up: {error}", file=sys.stderr)
         return []
-    # By epoll: elsewhere sockets are read by their transports.
-    return [*made, READING] if sys.platform == "linux" else made
+    return [*made, *IN_C]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secretproxy.session import walk
 from secretproxy.session.session import Limits
 from secretproxy.wire.errors import ProtocolViolationError
 from tests.unit.playbook import (
@@ -309,3 +310,51 @@ def test_messages_one_by_one_leave_the_session_as_they_do_together(
                 if ended:
                     return
     assert [event.outcome for event in together.session.lost()] == [event.outcome for event in apart.session.lost()]
+
+
+# --- walk.py and what does the same in C ------------------------------------------------------------------------------
+
+# All chunks that are played above, and what is left of their forms when a part is missing.
+CHUNKS = [chunk for exchange in EXCHANGES for chunk in exchange] + [
+    PIPELINE, DESCRIBED, PARSED, PARSED_DESCRIBED, bind() + execute() + SYNC, bind(statement="n" * 62) + execute() + SYNC,
+    bind(statement="n" * 63) + execute() + SYNC, bind(statement="n" * 64) + execute() + SYNC, parse("x" * 8150) + bind() + execute() + SYNC,
+    BIND_COMPLETE + ROWS * 3 + complete("SELECT 6") + ready("T"), BIND_COMPLETE + NO_DATA + complete("COMMIT") + ready("E"),
+    ROW_DESCRIPTION + complete() + ready(), complete("DELETE 1") + ready(), message(b"D", b"") + message(b"C", b"SEL\0") + ready(),
+]  # fmt: skip
+# Bytes that a length or a type is made of, and their neighbours.
+BYTES = st.sampled_from([*b"PBDESQ12nTDCZIT\0", 1, 3, 4, 5, 6, 9, 12, 13, 127, 128, 255])
+
+
+@pytest.mark.skipif(walk.WALKS[0] is walk.walk_client, reason="nothing was compiled")
+@settings(max_examples=3000, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(CHUNKS),
+    st.lists(st.tuples(st.integers(0, 80), BYTES), max_size=3),
+    st.lists(st.tuples(st.integers(1, 20), BYTES), max_size=2),
+    st.sampled_from([0, 0, 0, 1, 5, 6]),
+)
+def test_what_is_compiled_walks_as_what_is_not(
+    chunk: bytes, changed: list[tuple[int, int]], changed_at_the_end: list[tuple[int, int]], cut: int
+) -> None:
+    data = bytearray(chunk[: len(chunk) - cut])
+    for pos, byte in changed:
+        if pos < len(data):
+            data[pos] = byte
+    for back, byte in changed_at_the_end:
+        if back <= len(data):
+            data[-back] = byte
+    client, backend = walk.WALKS
+    assert client(bytes(data)) == walk.walk_client(bytes(data))
+    for asked in range(8):
+        assert backend(bytes(data), asked) == walk.walk_backend(bytes(data), asked)
+
+
+def test_a_walk_takes_bytes_alone() -> None:
+    client, backend = walk.WALKS
+    for wrong in ("text", None, bytearray(30)):
+        if client is not walk.walk_client:
+            with pytest.raises(TypeError):
+                client(wrong)  # type: ignore[arg-type]
+            with pytest.raises(TypeError):
+                backend(wrong, 1)  # type: ignore[arg-type]
+    assert client(b"") == 0 and backend(b"", 0) == 0 and backend(b"", 7) == 0

@@ -277,12 +277,17 @@ class Interpreter:
             self._client_backlog.append(data)
             self._client.pause(True)
             return False
+        if self._session.passes_client(data):
+            if directly and self._backend.takes_directly():
+                return True
+            self._backend.write(data)
+            return False
         return self._take_client(data, directly=directly)
 
     def _take_client(self, data: bytes, *, directly: bool = False) -> bool:
         session = self._session
         try:
-            out = session.from_client(data)
+            out = session.reads_client(data)
         except ProtocolViolationError as violation:
             self._effects.end_by_client(violation)
             return False
@@ -409,6 +414,10 @@ class Interpreter:
         if self._backend_waits is not _NOTHING:
             self._backend_backlog.append(data)
             self._backend.pause(True)
+        elif self._client_waits is _NOTHING and self._session.passes_backend(data):
+            if directly and not self._reports_idle and self._client.takes_directly():
+                return True
+            self._client.write(data)
         elif self._take_backend(data, directly=directly and not self._reports_idle):
             return True
         if self._reports_idle and self._is_idle():
@@ -426,7 +435,7 @@ class Interpreter:
     def _take_backend(self, data: bytes, *, directly: bool = False) -> bool:
         session = self._session
         try:
-            out = session.from_backend(data)
+            out = session.reads_backend(data)
         except ProtocolViolationError as violation:
             self._effects.unreadable_backend(violation)
             return False

@@ -264,8 +264,15 @@ class Session:
 
     def from_client(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the client's. Raises ProtocolViolationError if the session must end."""
-        if self._plain.takes_client(data):
-            return data
+        return data if self._plain.takes_client(data) else self.reads_client(data)
+
+    def passes_client(self, data: bytes) -> bool:
+        """Takes a chunk of the client's if it is of the commonest form, and goes on as it came; reads_client() takes it
+        if not. Nothing else is due then."""
+        return self._plain.takes_client(data)
+
+    def reads_client(self, data: bytes) -> bytes | Step:
+        """Takes a chunk of the client's message by message. Raises ProtocolViolationError if the session must end."""
         state, stream = self.state, self._client
         phase = state.phase
         if phase is not _READY:
@@ -325,8 +332,16 @@ class Session:
 
     def from_backend(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the backend's. Raises ProtocolViolationError if it is no PostgreSQL that speaks."""
-        if self._plain.takes_backend(data):
-            return data
+        return data if self._plain.takes_backend(data) else self.reads_backend(data)
+
+    def passes_backend(self, data: bytes) -> bool:
+        """Takes a chunk of the backend's if it is the whole answer to one that passes_client() took, and goes on as it
+        came; reads_backend() takes it if not."""
+        return self._plain.takes_backend(data)
+
+    def reads_backend(self, data: bytes) -> bytes | Step:
+        """Takes a chunk of the backend's message by message. Raises ProtocolViolationError if it is no PostgreSQL that
+        speaks."""
         self.answered = True
         state, stream = self.state, self._backend
         stream.begin(data)
