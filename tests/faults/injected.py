@@ -42,7 +42,7 @@ MODULES = (
     "secretproxy.proxy.client.session_log", "secretproxy.proxy.client.relay", "secretproxy.proxy.client.handshake", "secretproxy.proxy.listeners.server",
 )  # fmt: skip
 CALLS = {
-    "from_client", "from_backend", "refuse", "parsed", "lost", "append", "commit", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
+    "passes_client", "reads_client", "passes_backend", "reads_backend", "from_backend", "refuse", "parsed", "lost", "append", "commit", "keep", "spawn", "count_testified", "analyse", "prepare", "sign", "wrote",
 }  # fmt: skip
 # What has an append of its own.
 LISTS = (

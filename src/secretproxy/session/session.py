@@ -23,6 +23,8 @@ before it here:
     backend    Backend     what each message of the backend's means
     plain      Plain       chunks of the commonest form, at once
     session    Session     chunks in, decisions out: the face, for the proxy, and the tables of messages
+
+and beneath all, walk: where the messages of a chunk of the commonest form stand, for plain.
 """
 
 from __future__ import annotations
