@@ -455,6 +455,39 @@ def test_a_session_read_past_its_transports_does_what_others_do(
     run(play())
 
 
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_a_session_of_which_one_side_is_in_tls_is_relayed(side: str) -> None:
+    async def play() -> None:
+        made = await scene(directly=True)
+        secured: Any = getattr(made, side)
+        secured._reader.close()
+        secured._reader = None
+        secured.transport.resume_reading()
+        for _ in range(3):
+            assert await made.play(query("SELECT 1"), complete() + ready()) == (query("SELECT 1"), complete() + ready())
+        await made.end()
+
+    run(play())
+
+
+def test_a_transport_in_tls_has_no_socket_of_its_own() -> None:
+    async def play() -> None:
+        reading: Any = DirectReading(asyncio.get_running_loop())
+        ours, theirs = pair()
+
+        class Secured(Transport):
+            def get_extra_info(self, name: str) -> Any:
+                return self if name == "ssl_object" else super().get_extra_info(name)
+
+        assert reading.reader(Secured(ours), print, print, print) is None
+        assert reading.reader(Transport(ours), print, print, print) is not None
+        reading.close()
+        ours.close()
+        theirs.close()
+
+    run(play())
+
+
 @pytest.mark.parametrize("directly", [True, False])
 def test_a_value_waits_for_the_log(directly: bool) -> None:
     async def play() -> None:
