@@ -30,6 +30,9 @@ class _Sources(importlib.abc.MetaPathFinder):
             return importlib.util.spec_from_file_location(
                 fullname, place / "__init__.py", submodule_search_locations=[str(place)]
             )
+        if not place.with_suffix(".py").exists():
+            # In C alone: what is pure does without.
+            raise ModuleNotFoundError(fullname)
         loader = importlib.machinery.SourceFileLoader(fullname, str(place.with_suffix(".py")))
         return importlib.util.spec_from_file_location(fullname, place.with_suffix(".py"), loader=loader)
 
