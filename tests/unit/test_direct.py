@@ -376,7 +376,7 @@ class Connected(Scene):
             self.far_backend.send(said)
             await self.settle()
         assert self.relay.life is Life.READY
-        assert (self.client._reader is not None) is directly and (self.backend._reader is not None) is directly
+        assert (self.client.reader is not None) is directly and (self.backend.reader is not None) is directly
         drain(self.far_client), drain(self.far_backend)
         return self
 
@@ -460,8 +460,8 @@ def test_a_session_of_which_one_side_is_in_tls_is_relayed(side: str) -> None:
     async def play() -> None:
         made = await scene(directly=True)
         secured: Any = getattr(made, side)
-        secured._reader.close()
-        secured._reader = None
+        secured.reader.close()
+        secured.reader = None
         secured.transport.resume_reading()
         for _ in range(3):
             assert await made.play(query("SELECT 1"), complete() + ready()) == (query("SELECT 1"), complete() + ready())

@@ -45,6 +45,9 @@ class Decided:
         self.client: deque[Any] = deque()
         self.backend: deque[Any] = deque()
         self.taken: list[bytes] = []
+        # Chunks of the commonest form.
+        self.plain: set[bytes] = set()
+        self.idle = False
         self.above_high_water = False
         self.below_low_water = True
         self.waiting_bytes = 0
@@ -58,10 +61,16 @@ class Decided:
             raise decision
         return decision
 
-    def from_client(self, data: bytes) -> Any:
+    def passes_client(self, data: bytes) -> bool:
+        return data in self.plain
+
+    def passes_backend(self, data: bytes) -> bool:
+        return data in self.plain
+
+    def reads_client(self, data: bytes) -> Any:
         return self._next(self.client, data)
 
-    def from_backend(self, data: bytes) -> Any:
+    def reads_backend(self, data: bytes) -> Any:
         return self._next(self.backend, data)
 
     def refuse(self, refused: Any, *, taken: bool) -> tuple[bytes, list[Any]]:
@@ -121,6 +130,66 @@ def test_what_needs_nothing_goes_on(interpreter: Any, effects: Written) -> None:
     interpreter.from_client(b"SELECT")
     interpreter.from_backend(b"rows")
     assert effects.take() == [("send_to_backend", b"SELECT"), ("send_to_client", b"rows")]
+
+
+# --- chunks that their reader sends on --------------------------------------------------------------------------------
+
+
+def reads(interpreter: Any, side: str, data: bytes, *, directly: bool = True) -> bool:
+    """Has a chunk of a side taken, whose bytes go to the other one; gives what the interpreter says of it."""
+    return bool(getattr(interpreter, f"reads_{side}")(data, directly=directly))
+
+
+@pytest.fixture
+def clear(interpreter: Any) -> Any:
+    """Gives an interpreter neither of whose connections has bytes that wait."""
+    interpreter._client.takes_directly = interpreter._backend.takes_directly = lambda: True
+    return interpreter
+
+
+OTHER = {"client": "backend", "backend": "client"}
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_what_goes_on_as_it_came_may_be_left_to_its_reader(
+    clear: Any, session: Decided, effects: Written, side: str, plain: bool
+) -> None:
+    session.plain = {b"chunk"} if plain else set()
+    assert reads(clear, side, b"chunk") and effects.take() == []
+    assert not reads(clear, side, b"chunk", directly=False)
+    getattr(clear, f"_{OTHER[side]}").takes_directly = lambda: False
+    assert not reads(clear, side, b"chunk")
+    assert effects.take() == [(f"send_to_{OTHER[side]}", b"chunk")] * 2
+
+
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_what_goes_on_otherwise_is_not_left_to_its_reader(
+    clear: Any, session: Decided, effects: Written, side: str
+) -> None:
+    getattr(session, side).extend([b"other", b"", step(forward=b"part", record=[event()])])
+    assert not any(reads(clear, side, b"chunk") for _ in range(3))
+    sent = f"send_to_{OTHER[side]}"
+    assert [one for one in effects.take() if one[0] == sent] == [(sent, b"other"), (sent, b"part")]
+
+
+def test_what_more_is_to_be_done_for_is_not_left_to_its_reader(clear: Any, session: Decided, effects: Written) -> None:
+    session.above_high_water = True
+    assert not reads(clear, "client", b"chunk")
+    assert effects.names() == ["send_to_backend", "flush_backend", "pause_client"]
+    assert not reads(clear, "client", b"behind") and effects.names() == ["pause_client"]
+    session.above_high_water = False
+    session.plain = {b"chunk"}
+    assert not reads(clear, "backend", b"chunk")
+    assert effects.take() == [("send_to_client", b"chunk"), ("send_to_backend", b"behind"), ("resume_client",)]
+    clear.report_idle()
+    session.idle = True
+    assert not reads(clear, "backend", b"chunk") and effects.names() == ["send_to_client", "idle_reported"]
+
+
+def test_nothing_is_left_to_a_reader_once_the_client_has_gone(clear: Any, effects: Written) -> None:
+    clear.lose_client()
+    assert not reads(clear, "client", b"chunk") and effects.take() == []
 
 
 # --- a client's Steps -------------------------------------------------------------------------------------------------

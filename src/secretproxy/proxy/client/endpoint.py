@@ -121,7 +121,7 @@ class Endpoint(Connection):
         self._coalesced = b""
         self._flush_is_due = False
         # Reads in the transport's place, and may send what goes to this endpoint past it where nothing waits in it.
-        self._reader: Reader | None = None
+        self.reader: Reader | None = None
         self._transport_waits = False
         # What ended the connection, as the reader met it.
         self._broken_by: OSError | None = None
@@ -198,9 +198,9 @@ class Endpoint(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._send = None
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -214,9 +214,8 @@ class Endpoint(Connection):
         transport = self.transport
         if transport is None or transport.is_closing() or self.has_ended:
             return
-        reader = reading.reader(transport, self.take_directly, self.write, self.end_directly)
+        reader = self.reader = reading.reader(transport, self.take_directly, self.write, self.end_directly)
         if reader is not None:
-            self._reader = reader
             if self._reading:
                 transport.pause_reading()
                 reader.resume()
@@ -225,8 +224,8 @@ class Endpoint(Connection):
 
     def join_directly(self, other: Endpoint) -> None:
         """Sends what comes from the other endpoint and goes on as it came past the transport, if both are read so."""
-        if self._reader is not None and other._reader is not None:
-            other._reader.join(self._reader)
+        if self.reader is not None and other.reader is not None:
+            other.reader.join(self.reader)
 
     def take_directly(self, data: bytes) -> bool:
         """Takes a chunk that was read past the transport. Gives whether the reader must send it on."""
@@ -267,7 +266,7 @@ class Endpoint(Connection):
             raise
 
     def takes_directly(self) -> bool:
-        if self._reader is None or self._send is None or len(self._coalesced) > 0:
+        if self.reader is None or self._send is None or len(self._coalesced) > 0:
             return False
         if self._transport_waits:
             if self.transport is None or self.transport.get_write_buffer_size() > 0:
@@ -294,7 +293,7 @@ class Endpoint(Connection):
         transport = self.transport
         if transport is not None and not transport.is_closing():
             self._reading = reading
-            reader = self._reader
+            reader = self.reader
             if reader is not None:
                 if reading:
                     reader.resume()
@@ -386,8 +385,8 @@ class Endpoint(Connection):
 
     def _stop_reading(self) -> None:
         """Reads no more past a transport that is being closed."""
-        if self._reader is not None:
-            self._reader.pause()
+        if self.reader is not None:
+            self.reader.pause()
 
 
 class BackendEndpoint(Endpoint):
