@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import random
 import select
 import socket
 import struct
@@ -337,6 +338,57 @@ def test_readers_are_not_kept_once_they_are_closed_or_their_set_is_gone() -> Non
             theirs.close()
         gc.collect()
         assert [found() for found in gone] == [None, None]
+
+    run(play())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_its_functions_do_to_readers_breaks_none(seed: int) -> None:
+    """Has them close, pause, join, fail and collect at random; run with the address sanitizer, it finds what is used
+    behind its end."""
+    chance = random.Random(seed)
+
+    async def play() -> None:
+        told: list[type] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+        reading = DirectReading(asyncio.get_running_loop())
+        readers: list[Any] = []
+
+        def act() -> None:
+            kind, reader = chance.randrange(9), chance.choice(readers)
+            if kind < 4:
+                getattr(reader, ("pause", "resume", "resume", "close")[kind])()
+            elif kind == 4:
+                reader.join(chance.choice(readers))
+            elif kind == 5 and chance.random() < 0.2:
+                gc.collect()
+            elif kind == 6 and chance.random() < 0.2:
+                raise KeyError
+
+        def take(data: bytes) -> bool:
+            act()
+            return chance.random() < 0.6
+
+        socks = [pair() for _ in range(8)]
+        for ours, _ in socks:
+            transport: Any = Transport(ours)
+            readers.append(reading.reader(transport, take, lambda _: act(), lambda _: act()))
+            readers[-1].join(readers[0])
+            readers[-1].resume()
+        for _ in range(60):
+            far = chance.choice(socks)[1]
+            with contextlib.suppress(OSError):
+                far.send(b"x" * chance.choice([1, 100, 100_000]))
+                if chance.random() < 0.05:
+                    far.shutdown(socket.SHUT_WR)
+            await asyncio.sleep(0)
+        assert set(told) <= {KeyError, RuntimeError}
+        for reader in readers:
+            reader.close()
+        reading.close()
+        for both in socks:
+            for sock in both:
+                sock.close()
 
     run(play())
 
