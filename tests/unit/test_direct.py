@@ -10,6 +10,7 @@ import random
 import select
 import socket
 import struct
+import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from secretproxy.proxy.client.endpoint import Endpoint
 from secretproxy.proxy.client.relay import Life
-from secretproxy.proxy.transport.direct import AVAILABLE, DirectReading
+from secretproxy.proxy.transport.direct import AVAILABLE, GAP, DirectReading
 from secretproxy.session.states import Phase
 from tests.unit.playbook import (
     AUTHENTICATION_OK,
@@ -63,6 +64,13 @@ async def turns(count: int = 4) -> None:
         await asyncio.sleep(0)
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Waits for what comes by TCP, which takes the system a moment."""
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0)
+
+
 def pair(kind: str = "unix") -> tuple[socket.socket, socket.socket]:
     """Makes two ends of a connection, neither of which blocks."""
     if kind == "unix":
@@ -76,12 +84,37 @@ def pair(kind: str = "unix") -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+def fails(*_: object) -> None:
+    raise KeyError
+
+
+def errors_told() -> list[type]:
+    """Gives the kinds of errors that the event loop will have been told of."""
+    told: list[type] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+    return told
+
+
 def drain(sock: socket.socket) -> bytes:
     """Reads what is there."""
     found = b""
     with contextlib.suppress(BlockingIOError, ConnectionError):
         while data := sock.recv(1 << 20):
             found += data
+    return found
+
+
+async def all_of(sock: socket.socket, size: int) -> bytes:
+    """Reads so many bytes, or what there is where it ends before."""
+    found = b""
+    async with asyncio.timeout(10):
+        while len(found) < size:
+            with contextlib.suppress(BlockingIOError):
+                data = sock.recv(size)
+                if not data:
+                    break
+                found += data
+            await asyncio.sleep(0)
     return found
 
 
@@ -116,8 +149,11 @@ class Ends:
         self.reader.resume()
 
     def _reader(self, sock: socket.socket) -> Any:
+        return self._reader_of(sock, self.rest.append, self.over.append)
+
+    def _reader_of(self, sock: socket.socket, write: Any = print, over: Any = print) -> Any:
         transport: Any = Transport(sock)
-        return self.reading.reader(transport, self.take, self.rest.append, self.over.append)
+        return self.reading.reader(transport, self.take, write, over)
 
     def take(self, data: bytes) -> bool:
         self.taken.append(data)
@@ -264,17 +300,15 @@ def test_an_end_is_told_once_and_leaves_the_other_direction(kind: str) -> None:
         with ends(kind) as made:
             made.far_one.send(b"last")
             made.far_one.shutdown(socket.SHUT_WR)
-            for _ in range(20):
-                await turns()
+            await until(lambda: made.over)
             made.reader.pause()
             made.reader.resume()
             await turns()
             assert made.taken == [b"last"] and made.over == [0]
             made.peer.resume()
             made.far_two.send(b"answer")
-            for _ in range(20):
-                await turns()
-            assert drain(made.far_one) == b"answer"
+            await until(lambda: made.taken[-1] == b"answer")
+            assert await all_of(made.far_one, 6) == b"answer"
 
     run(play())
 
@@ -284,8 +318,7 @@ def test_an_error_is_told_by_its_number() -> None:
         with ends("tcp") as made:
             made.far_one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             made.far_one.close()
-            for _ in range(20):
-                await turns()
+            await until(lambda: made.over)
             assert made.over == [errno.ECONNRESET]
 
     run(play())
@@ -296,21 +329,103 @@ def test_an_error_of_a_function_is_told_to_the_event_loop_and_stops_nobody_else(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     async def play() -> None:
-        told: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        told = errors_told()
         with ends() as made:
             made.peer.resume()
             taken, made.taken = made.taken, None  # type: ignore[assignment]
             made.far_one.send(b"one")
-            made.far_two.send(b"two")
             await turns()
-            assert [type(error) for error in told] == [AttributeError, AttributeError]
+            assert told == [AttributeError] and made.over == [GAP]
             made.taken = taken
             made.far_one.send(b"three")
+            made.far_two.send(b"two")
             await turns()
-            assert made.taken == [b"three"]
+            assert made.taken == [b"two"] and drain(made.far_two) == b"" and drain(made.far_one) == b"two"
 
     run(play(), loop)
+
+
+@pytest.mark.parametrize("how", ["write", "closed", "alone"])
+def test_nothing_goes_on_behind_what_was_lost(how: str) -> None:
+    """The socket takes nothing more and the peer's function fails, or there is no peer any more."""
+
+    async def play() -> None:
+        told = errors_told()
+        with ends() as made:
+            if how == "write":
+                made.peer.close()
+                made.peer = made._reader_of(made.two, write=fails)
+                made.reader.join(made.peer)
+                made.far_two.close()
+            elif how == "closed":
+                made.peer.close()
+            else:
+                made.reader.close()
+                made.reader = made._reader(made.one)
+                made.reader.resume()
+            made.far_one.send(b"one")
+            await turns()
+            assert made.over == [GAP] and told == [KeyError if how == "write" else RuntimeError]
+            made.far_one.send(b"two")
+            made.reader.resume()
+            await turns()
+            assert made.taken == [b"one"]
+
+    run(play())
+
+
+def test_who_cannot_be_told_of_a_loss_is_read_from_no_more() -> None:
+    async def play() -> None:
+        told = errors_told()
+        with ends() as made:
+            made.reader.close()
+            made.reader = made._reader_of(made.one, over=fails)
+            made.reader.resume()
+            made.far_one.send(b"one")
+            await turns()
+            made.far_one.send(b"two")
+            await turns()
+            assert made.taken == [b"one"] and told == [RuntimeError]
+
+    hook: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda unraisable: hook.append(unraisable.exc_type))
+        run(play())
+    assert hook == [KeyError]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["another has the number", "nobody has it"])
+def test_a_socket_that_is_closed_too_soon_is_never_read_as_another(again: bool) -> None:
+    """The entry stays where the connection has another number too: what it points to must stay as well."""
+
+    async def play() -> None:
+        reading: Any = DirectReading(asyncio.get_running_loop())
+        ours, theirs = pair()
+        taken: list[bytes] = []
+        transport: Any = Transport(ours)
+        reader = reading.reader(transport, taken.append, taken.append, taken.append)
+        reader.resume()
+        number, kept = ours.fileno(), ours.dup()
+        ours.close()
+        other, far = pair()
+        if again:
+            # The number that was given up is the lowest.
+            assert number in (other.fileno(), far.fileno())
+        else:
+            other.close()
+            far.close()
+        reader.close()
+        del reader
+        gc.collect()
+        for sock in (theirs, *((other, far) if again else ())):
+            sock.send(b"not for it")
+        await turns()
+        assert taken == []
+        reading.close()
+        for sock in (theirs, kept, other, far):
+            sock.close()
+
+    run(play())
 
 
 def test_readers_are_not_kept_once_they_are_closed_or_their_set_is_gone() -> None:
@@ -349,8 +464,7 @@ def test_whatever_its_functions_do_to_readers_breaks_none(seed: int) -> None:
     chance = random.Random(seed)
 
     async def play() -> None:
-        told: list[type] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+        told = errors_told()
         reading = DirectReading(asyncio.get_running_loop())
         readers: list[Any] = []
 
@@ -632,13 +746,11 @@ def test_what_a_broken_backend_may_have_run_is_lost(directly: bool) -> None:
     async def play() -> None:
         made = await scene(directly=directly, kind="tcp")
         made.far_client.send(query(SECRET))
-        for _ in range(20):
-            await made.settle()
+        await until(lambda: made.journal.attempts)
         await made.journal.write()
         made.far_backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         made.far_backend.close()
-        for _ in range(20):
-            await made.settle()
+        await until(lambda: made.relay.life is Life.OVER)
         assert made.backend.broke and made.relay.life is Life.OVER
         assert [event.outcome for event in made.journal.recorded if event.event == "outcome"] == ["lost"]
         await made.end()
@@ -674,6 +786,73 @@ def test_an_unexpected_error_ends_the_session(directly: bool) -> None:
         made.far_client.send(query(SECRET))
         await made.settle()
         assert drain(made.far_client)[:1] == b"E" and made.relay.life is not Life.READY
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("side", ["client", "backend"])
+def test_a_session_that_lost_something_ends_and_hears_no_more(side: str) -> None:
+    async def play() -> None:
+        told = errors_told()
+        made = await scene()
+        far, lost = getattr(made, f"far_{side}"), getattr(made, side)
+        assert (await made.play(query("SELECT 1"), b""))[0] == query("SELECT 1")
+        peer = made.backend if side == "client" else made.client
+        peer.reader.close()
+        far.send(query("SELECT 2") if side == "client" else complete() + ready())
+        await turns(1)
+        far.send(query("SELECT 3"))
+        await made.settle()
+        assert told == [RuntimeError] and lost.is_lost and made.relay.life is not Life.READY
+        assert b"SELECT" not in drain(made.far_backend) + drain(made.far_client)
+        await made.end()
+
+    run(play())
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_nothing_is_sent_past_a_transport_that_is_being_closed(size: int) -> None:
+    async def play() -> None:
+        made = await scene()
+        transport: Any = made.backend.transport
+        made.backend.transport = SimpleNamespace(
+            get_write_buffer_size=lambda: size, is_closing=lambda: True, abort=transport.abort
+        )  # type: ignore[assignment]
+        assert not made.backend.takes_directly()
+        made.backend.transport = transport
+        assert made.backend.takes_directly()
+        await made.end()
+
+    run(play())
+
+
+def test_a_socket_is_let_go_of_whatever_its_last_bytes_do() -> None:
+    """A backend's last words are read when its connection broke; nothing may be sent to its socket's number then."""
+
+    class Stop(BaseException):
+        pass
+
+    async def play() -> None:
+        told = errors_told()
+        made = await scene()
+        directly: list[bool] = []
+
+        def take(data: bytes) -> None:
+            directly.append(made.backend.takes_directly())
+            raise Stop
+
+        receiver = made.backend.receiver
+        assert receiver is not None
+        made.backend.attach(receiver, take)
+        made.backend.pause(True)
+        made.far_backend.send(b"last")
+        await made.settle()
+        transport: Any = made.backend.transport
+        transport._force_close(ConnectionResetError())
+        await made.settle()
+        assert directly == [False] and told == [Stop]
+        assert made.backend.is_lost and made.backend.reader is None and made.relay.life is Life.OVER
         await made.end()
 
     run(play())

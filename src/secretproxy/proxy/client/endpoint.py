@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 import struct
 import uuid
@@ -18,7 +17,7 @@ from enum import Enum
 from typing import Final, cast
 
 from secretproxy.config import KeepaliveSettings
-from secretproxy.proxy.transport.direct import DirectReading, Reader
+from secretproxy.proxy.transport.direct import GAP, DirectReading, Reader
 from secretproxy.proxy.transport.keepalive import keep_alive
 from secretproxy.proxy.transport.unread import unread
 from secretproxy.session.interpreter import Connection, Interpreter
@@ -123,8 +122,8 @@ class Endpoint(Connection):
         # Reads in the transport's place, and may send what goes to this endpoint past it where nothing waits in it.
         self.reader: Reader | None = None
         self._transport_waits = False
-        # What ended the connection, as the reader met it.
-        self._broken_by: OSError | None = None
+        # What broke the connection, as the reader says it; 0: nothing.
+        self._broken_by = 0
         # Whether the connection is closed.
         self.is_lost = False
 
@@ -198,9 +197,7 @@ class Endpoint(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._send = None
-        if self.reader is not None:
-            self.reader.close()
-            self.reader = None
+        self._let_go()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -240,12 +237,13 @@ class Endpoint(Connection):
             return False
 
     def end_directly(self, error: int) -> None:
-        """Handles the end of what was read past the transport, or an error, as the transport would have."""
+        """Handles the end of what was read past the transport, or an error, as the transport would have; GAP where
+        something that was read was lost."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if error:
-            self._broken_by = OSError(error, os.strerror(error))
+        if error != 0:
+            self._broken_by = error
             transport.abort()
             return
         try:
@@ -269,7 +267,9 @@ class Endpoint(Connection):
         if self.reader is None or self._send is None or len(self._coalesced) > 0:
             return False
         if self._transport_waits:
-            if self.transport is None or self.transport.get_write_buffer_size() > 0:
+            transport = self.transport
+            # One that is being closed may have lost what it had.
+            if transport is None or transport.get_write_buffer_size() > 0 or transport.is_closing():
                 return False
             self._transport_waits = False
         return True
@@ -388,6 +388,12 @@ class Endpoint(Connection):
         if self.reader is not None:
             self.reader.pause()
 
+    def _let_go(self) -> None:
+        """Lets go of the socket, whose number may be another connection's once it is closed."""
+        reader, self.reader = self.reader, None
+        if reader is not None:
+            reader.close()
+
 
 class BackendEndpoint(Endpoint):
     """The backend's end of a session. What it had said before its connection broke is received, too."""
@@ -401,12 +407,20 @@ class BackendEndpoint(Endpoint):
         return interpreter.reads_backend(data, directly=directly)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.broke = (exc is not None or self._broken_by is not None) and not self.has_ended
-        if self.broke and self.transport is not None and not self.transport.get_extra_info("ssl_object"):
-            for data in unread(self.transport):
-                self.data_received(data)
-        self.note_end()
-        super().connection_lost(exc)
+        self._let_go()
+        self.broke = (exc is not None or self._broken_by != 0) and not self.has_ended
+        try:
+            self._receive_unread()
+        finally:
+            self.note_end()
+            super().connection_lost(exc)
+
+    def _receive_unread(self) -> None:
+        transport = self.transport
+        if not self.broke or self._broken_by == GAP or transport is None or transport.get_extra_info("ssl_object"):
+            return
+        for data in unread(transport):
+            self.data_received(data)
 
 
 class ClientEndpoint(Endpoint):

@@ -28,6 +28,9 @@
 #define CHUNK 262144
 #define TURN 256
 
+/* Told in place of an error's number where something was lost here. */
+#define GAP -1
+
 typedef struct {
     PyObject_HEAD
     int epoll;          /* -1: closed */
@@ -67,17 +70,30 @@ static int set_reading(Reader *self, int reading)
     return watch(self, EPOLL_CTL_MOD);
 }
 
-/* Says that nothing comes any more, by 0 or by the number of an error. */
+/* Says that nothing comes any more: 0, the number of an error, or GAP. */
 static int end(Reader *self, int number)
 {
+    /* An entry that cannot be changed is not read from either, and must not keep anybody from hearing of the end. */
     if (set_reading(self, 0) < 0)
-        return -1;
+        PyErr_Clear();
     self->ended = 1;
     PyObject *over = Py_NewRef(self->over);
     PyObject *done = PyObject_CallFunction(over, "i", number);
     Py_DECREF(over);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
+}
+
+/* Ends a connection of which something was read that did not go on, for whatever error: nothing may go on behind it, for
+   the session would take other bytes for messages than its peer does. Leaves the error. */
+static int leave_gap(Reader *self)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (self->fd >= 0 && end(self, GAP) < 0)
+        PyErr_WriteUnraisable((PyObject *)self);
+    PyErr_Restore(type, value, trace);
+    return -1;
 }
 
 /* Sends a chunk; what the socket does not take, for whatever reason, goes the ordinary way. */
@@ -119,7 +135,7 @@ static int read_once(Reader *self)
         return end(self, size < 0 ? errno : 0);
     PyObject *data = PyBytes_FromStringAndSize(buffer, size);
     if (data == NULL)
-        return -1;
+        return leave_gap(self);
     PyObject *take = Py_NewRef(self->take);
     PyObject *took = PyObject_CallOneArg(take, data);
     Py_DECREF(take);
@@ -128,7 +144,7 @@ static int read_once(Reader *self)
         failed = send_on(self->peer, data);
     Py_XDECREF(took);
     Py_DECREF(data);
-    return failed;
+    return failed ? leave_gap(self) : 0;
 }
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -205,10 +221,11 @@ static PyObject *reader_close(Reader *self, PyObject *unused)
     if (self->fd < 0)
         Py_RETURN_NONE;
     Readers *readers = self->readers;
-    if (readers->epoll >= 0)
-        epoll_ctl(readers->epoll, EPOLL_CTL_DEL, self->fd, NULL);
+    /* Where somebody has closed the socket before, an entry of the same connection may still have the pointer, and the
+       set keeps what it points to. */
+    int gone = readers->epoll < 0 || epoll_ctl(readers->epoll, EPOLL_CTL_DEL, self->fd, NULL) == 0;
     reader_clear(self);
-    if (readers->open != NULL && PySet_Discard(readers->open, (PyObject *)self) < 0)
+    if (gone && readers->open != NULL && PySet_Discard(readers->open, (PyObject *)self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

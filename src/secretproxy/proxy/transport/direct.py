@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 try:
     from secretproxy.proxy.transport import _reading
@@ -17,6 +17,10 @@ except ImportError:
     AVAILABLE = False
 else:
     AVAILABLE = True
+
+
+# What a reader says in place of an error's number where it read something that did not go on.
+GAP: Final = -1
 
 
 class Reader(Protocol):
@@ -54,8 +58,9 @@ class DirectReading:
 
         `take` gets each chunk; if it gives True, the chunk is sent to the socket of the reader that this one was
         joined to. What that socket does not take is given to that reader's `write`. `over` gets 0 at the end of what
-        the peer writes, and the number of an error that broke the connection; nothing is read behind either. The
-        reader must be closed before the socket is.
+        the peer writes, and the number of an error that broke the connection, or GAP where one of these functions
+        raised an error or memory ran out; nothing is read behind any of them. The reader must be closed before the
+        socket is.
         """
         sock = transport.get_extra_info("socket")
         if sock is None or sock.fileno() < 0 or transport.get_extra_info("ssl_object") is not None:
