@@ -4,7 +4,11 @@ SIGPIPE; a file is whole or what it was."""
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -13,6 +17,8 @@ from tests.conftest import Backend
 from tests.support.cli import Forked
 from tests.support.command import run
 from tests.support.cutting import Cutting
+
+from secretproxy.cli import app
 
 COMMANDS = [
     ("--version",), ("audit", "--help"), ("env",), ("check",), ("audit", "events"), ("audit", "list", "--csv"),
@@ -108,3 +114,76 @@ def test_an_export_that_is_cut_leaves_what_was_there(postgres: Backend, tmp_path
     assert link.is_symlink() and target.read_text() != "older\n" and target.stat().st_mode & 0o777 == 0o640
     said = run("audit", "export", "/dev/full", "--dsn", postgres.dsn("auditor"))
     assert said.status == 2 and said.line == "secretproxy: /dev/full: cannot be written: No space left on device"
+
+
+NAME, TWIN = "schlüssel→💥", r"schl\xfcssel\u2192\U0001f4a5"
+PLAIN = {name: text for name, text in os.environ.items() if name not in ("LANG", "LC_ALL", "LC_CTYPE")}
+
+
+def spoken(words: Sequence[str], **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "secretproxy", *words]
+    return subprocess.run(command, env={**PLAIN, **environment}, capture_output=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "environment"),
+    [
+        (("stats", "--secret", NAME), "\\xfc", {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        (("list", "--columns", "secret", "--limit", "2"), "ü", {"PYTHONIOENCODING": "latin-1"}),
+        (("list", "--csv", "--secret", NAME), None, {"PYTHONIOENCODING": "ascii"}),
+    ],
+    ids=("posix", "latin-1", "csv"),
+)
+def test_characters_that_the_terminal_does_not_know(
+    postgres: Backend, words: tuple[str, ...], first: str | None, environment: dict[str, str]
+) -> None:
+    """They are shown as escapes, no two names look alike, and what programs read stays UTF-8."""
+    with psycopg.connect(postgres.dsn(), autocommit=True) as caller:
+        for name in (NAME, TWIN):
+            caller.execute("SELECT encrypted_secrets.secrets_getter(gen_random_uuid(), %s)", [name])
+    done = spoken(["audit", *words, "--dsn", postgres.dsn("auditor")], **environment)
+    assert done.returncode == 0, done.stderr
+    if first is None:
+        assert len(done.stdout.decode().splitlines()) > 1
+        return
+    shown = rf'"schl{first}ssel\u2192\U0001f4a5"'.encode("latin-1")
+    if words[0] == "list":
+        assert done.stdout.splitlines()[1:3] == [shown, TWIN.encode()]
+    else:
+        assert shown in done.stdout and b"####" in done.stdout
+
+
+def test_unbuffered_output_is_whole_and_named(config: Path) -> None:
+    """PYTHONUNBUFFERED is set in many an image."""
+    words = [sys.executable, "-m", "secretproxy", "env", "--config", str(config)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            words, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "secretproxy: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://auditor:\udcfc@127.0.0.1/app", "postgresql://a\udcfc@127.0.0.1/app", "host=127.0.0.1 user=\udcfc", "postgresql://%fc@h"]
+)  # fmt: skip
+def test_a_connection_string_that_is_no_utf8_is_said(dsn: str) -> None:
+    said = run("audit", "list", "--dsn", dsn)
+    assert said.status == 2 and re.search("(user|password) is not UTF-8", said.line), said
+
+
+def test_an_error_that_nobody_expects_is_one_line_without_its_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 would say that something was found; an exception's text can hold a value."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a-value")
+
+    monkeypatch.setattr("secretproxy.cli.env.load_settings", broken)
+    monkeypatch.setattr(sys, "argv", ["secretproxy", "env"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and said.err.startswith("secretproxy: unexpected RuntimeError in ")
+    assert "cli/env.py:" in said.err and said.err.count("\n") == 1 and "a-value" not in said.err

@@ -11,6 +11,7 @@ import io
 import os
 import platform
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -83,13 +84,16 @@ class _Output(io.FileIO):
 
 
 def _name_output() -> None:
-    """Has errors of standard output name it, where it is a file descriptor's text as usual."""
+    """Has errors of standard output name it, where it is a file descriptor's text as usual; a character that its
+    encoding does not know is written as an escape."""
     out = sys.stdout
-    if type(out) is io.TextIOWrapper and type(out.buffer) is io.BufferedWriter:
+    # The second where PYTHONUNBUFFERED is set: a raw file may also write a part alone.
+    if type(out) is io.TextIOWrapper and type(out.buffer) in (io.BufferedWriter, io.FileIO):
         out.flush()
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(_Output(out.fileno(), "w", closefd=False)), encoding=out.encoding, errors=out.errors,
-            line_buffering=out.line_buffering, write_through=out.write_through,
+            io.BufferedWriter(_Output(out.fileno(), "w", closefd=False)), encoding=out.encoding,
+            errors="backslashreplace", line_buffering=out.line_buffering or type(out.buffer) is io.FileIO,
+            write_through=out.write_through,
         )  # fmt: skip
 
 
@@ -108,6 +112,20 @@ def _end(said: str) -> None:
     sys.exit(2)
 
 
+def _fault(error: Exception) -> str:
+    """Describes an error that no command expects: its class and where it came from. Its text can hold a value."""
+    own = os.sep + "secretproxy" + os.sep
+    frames = [
+        f"{name.rpartition(own)[2]}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if own in (name := frame.f_code.co_filename)
+    ]
+    return (
+        f"unexpected {type(error).__name__} in {', '.join(frames[-4:])}: this is a fault of secretproxy {__version__}; "
+        "report it with this line (`python -X dev -m secretproxy` shows the traceback)"
+    )
+
+
 def _run() -> None:
     """Runs the command line, and ends as it does once its output is written. Raises OSError where that cannot be."""
     _open_standard_streams()
@@ -122,7 +140,8 @@ def _run() -> None:
 
 
 def main() -> None:
-    """Runs the command line; a ConfigError, or a file that cannot be used, is one line on stderr and exit status 2.
+    """Runs the command line; a ConfigError, a file that cannot be used, and what no command expects are one line on
+    stderr and exit status 2.
 
     A reader of the output that went away, as `head` does, ends a command with what SIGPIPE would: 1 says that something
     was found."""
@@ -137,6 +156,10 @@ def main() -> None:
         named = f"{error.filename}: " if error.filename else ""
         _give_up(1)
         _end(f"{named}{error.strerror or type(error).__name__}")
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        _end(_fault(error))
     finally:
         try:
             sys.stderr.flush()

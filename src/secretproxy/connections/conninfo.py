@@ -55,6 +55,8 @@ _CHOICES = {
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
     "load_balance_hosts": ("disable", "random"),
 }
+# Files and directories: any bytes. The system reads their names in the locale.
+_PATHS = frozenset({"host", "passfile", "servicefile", "sslcert", "sslcrl", "sslkey", "sslrootcert"})
 SOCKET_DIRECTORIES = ("/run/postgresql", "/var/run/postgresql", "/tmp")  # noqa: S108 - where servers put their sockets
 
 
@@ -93,6 +95,10 @@ class Conninfo:
     def get(self, name: str) -> str | None:
         """Gives the value of a parameter, None if it is unset or empty."""
         return self._given.get(name) or None
+
+    def given(self) -> Iterator[tuple[str, str]]:
+        """Gives the parameters that are set, with their values."""
+        yield from self._given.items()
 
     def with_variable(self, error: ConninfoError) -> ConninfoError:
         """Gives the same error with the environment variable that its parameter comes from."""
@@ -194,7 +200,7 @@ class Conninfo:
 
 def read(text: str | None) -> Conninfo:
     """Reads a URI, a keyword string, or None or an empty text for service files and variables. Raises ConninfoError."""
-    text = text or ""
+    text = as_utf8(text or "")
     given = dict(_pairs(text))
     _check_signs(text)
     _add_service(given)
@@ -202,7 +208,7 @@ def read(text: str | None) -> Conninfo:
     for name, variable in PARAMETERS.items():
         value = os.environ.get(variable) if variable is not None else None
         if variable is not None and value and name not in given and variable not in ("PGSERVICE", "PGREQUIRESSL"):
-            given[name] = value
+            given[name] = value if name in _PATHS else as_utf8(value)
             variables[name] = variable
     if given.pop("requiressl", os.environ.get("PGREQUIRESSL", "0"))[:1] == "1":
         given.setdefault("sslmode", "require")
@@ -233,6 +239,9 @@ def _check(conninfo: Conninfo) -> None:
             raise ConninfoError(
                 f"{name} is not supported here" + (f": leave it out, or {harmless[-1]}" if harmless else "")
             )
+    for name, value in conninfo.given():
+        if name not in _PATHS and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ConninfoError(f"{name} is not UTF-8")
     for name, choices in _CHOICES.items():
         value = conninfo.get(name)
         if value is not None and value not in choices:
@@ -322,7 +331,12 @@ def _decoded(text: str, what: str) -> str:
         raise ConninfoError(f"{what}: it holds a space; write that as %20")
     if "%00" in text:
         raise ConninfoError(f"{what}: %00 is not allowed")
-    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def as_utf8(text: str) -> str:
+    """Reads as UTF-8 what the locale could not read of the command line or the environment, such as ü with LC_ALL=C."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 _PAIR = re.compile(r"\s*([^\s=]+)\s*(=?)\s*")

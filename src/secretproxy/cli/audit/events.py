@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
 from secretproxy.cli.audit import options as opt
 from secretproxy.cli.audit.listing import COLUMNS, IN_A_TERMINAL, Listing, chosen
-from secretproxy.cli.audit.showing import Column, safe, say_more, tell_more, tell_place, writer_to
+from secretproxy.cli.audit.showing import Column, rows_to_output, safe, say_more, tell_more, tell_place
 from secretproxy.config import ConfigError, review_database
 
 KINDS = ("definition", "table", "refusal", "forgery", "direct")
@@ -63,7 +62,7 @@ def events(
         async with review.reading(database) as connection:
             found = await review.resolved(connection, wanted)
             if machine:
-                write = writer_to(sys.stdout, as_csv, raw)
+                write = rows_to_output(as_csv, raw)
                 async for row in review.events(connection, found, kinds, most):
                     write(row)
                 await tell_place(connection)

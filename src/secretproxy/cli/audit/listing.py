@@ -20,12 +20,12 @@ from secretproxy.cli.audit.showing import (
     names_of,
     origin,
     print_line,
+    rows_to_output,
     safe,
     say_more,
     tell_more,
     tell_place,
     who,
-    writer_to,
     zone,
 )
 from secretproxy.config import ConfigError, review_database
@@ -176,7 +176,7 @@ def list_(
             found = await review.resolved(connection, wanted)
             if machine:
                 rows = review.accesses(connection, found, most)
-                write = writer_to(sys.stdout, as_csv, raw)
+                write = rows_to_output(as_csv, raw)
                 async for row in rows:
                     write(row)
                 await tell_place(connection)
@@ -196,7 +196,7 @@ def list_(
     found = spool_review.accesses(spool, wanted, None)
     waiting = found if most is None else found[-most:]
     if machine:
-        write = writer_to(sys.stdout, as_csv, raw)
+        write = rows_to_output(as_csv, raw)
         for row in waiting:
             write(row)
         return

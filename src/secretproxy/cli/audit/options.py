@@ -139,7 +139,9 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 def filtered(**given: Any) -> Any:
     """Makes the filter of the given options. Raises ConfigError for invalid ones."""
     from secretproxy.audit.filters import Filter, moment
+    from secretproxy.connections.conninfo import as_utf8
 
+    given = {option: as_utf8(value) if isinstance(value, str) else value for option, value in given.items()}
     for option in ("since", "until"):
         if given.get(option) is not None:
             given[option] = moment(f"--{option}", given[option])

@@ -34,6 +34,7 @@ def review(
     from secretproxy.audit.checkpoints import public_key_of
     from secretproxy.audit.filters import moment
     from secretproxy.cli.audit.recording import NotRecordedError, reading
+    from secretproxy.connections.conninfo import as_utf8
 
     if (up_to is None) != (note is None):
         raise ConfigError("--up-to and --note: give both, or neither")
@@ -45,7 +46,7 @@ def review(
     async def sign_off(connection: Any, until: datetime, note: str) -> None:
         try:
             async with reading(connection, settings) as found:
-                await reviews.sign_off(connection, found.recorder, found.who, 1, until, note)
+                await reviews.sign_off(connection, found.recorder, found.who, 1, until, as_utf8(note))
         except NotRecordedError as error:
             raise ConfigError(f"the log is not signed off: {error}") from None
 

@@ -12,7 +12,17 @@ import typer
 
 from secretproxy.audit.records import pairs
 from secretproxy.cli.audit import options as opt
-from secretproxy.cli.audit.showing import console_of, in_full, names_of, quoted, record_of, safe, tell_place, zone
+from secretproxy.cli.audit.showing import (
+    console_of,
+    ellipsis,
+    in_full,
+    names_of,
+    quoted,
+    record_of,
+    safe,
+    tell_place,
+    zone,
+)
 from secretproxy.config import review_database
 from secretproxy.wire.types import SqlState
 
@@ -96,7 +106,7 @@ def _done(row: Any, *, short: bool) -> str:
             f"{', '.join(f'{safe(name)}: {quoted(value)}' for name, value in pairs(row['via']).items())}"
         )
     if short:
-        owner = owner if len(owner) < 9 else owner[:8] + "…"
+        owner = owner if len(owner) < 9 else owner[:8] + ellipsis()
         function = function.partition("(")[0].removeprefix("encrypted_secrets.")
     names = "" if row["secret_names"] is None and row["owner_id"] is None else f" {names_of(row)} of {owner}"
     text = f"{row['event']} {function}{names}"

@@ -8,6 +8,7 @@ shortened, coloured or left out.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from secretproxy.audit import texts
 from secretproxy.audit.records import cell_of, plain, record_of, writer_to
-from secretproxy.audit.texts import listed, quoted, safe
 from secretproxy.wire.types import SqlState
 
 # Cells of a text that are given room before uuids are.
@@ -24,6 +25,53 @@ TEXT = 60
 # Rows of a table in a pipe that decide the widths of its columns.
 CHUNK = 1000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _shows(text: str) -> bool:
+    """Says whether standard output can show a text as it is: a terminal may know few characters (LC_ALL=C, Latin-1)."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if not text.isprintable():
+        return False
+    try:
+        return text.isascii() or bool(text.encode(encoding))
+    except UnicodeEncodeError:
+        return False
+
+
+def safe(value: object) -> str:
+    """Shows a client's text on standard output: see `audit.texts`."""
+    return texts.safe(value, _shows)
+
+
+def quoted(name: str | None) -> str:
+    """Shows a name on standard output: see `audit.texts`."""
+    return texts.quoted(name, _shows)
+
+
+def listed(names: Iterable[str | None] | None) -> str:
+    """Shows several names on standard output: see `audit.texts`."""
+    return texts.listed(names, _shows)
+
+
+def mark(character: str, simple: str) -> str:
+    """Gives a character of the layout, or a simple one in its place where standard output does not know it."""
+    return character if _shows(character) else simple
+
+
+def ellipsis() -> str:
+    return mark("…", "~")
+
+
+def output_for_programs() -> None:
+    """Makes standard output UTF-8, whatever the terminal's encoding is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def rows_to_output(as_csv: bool, raw: bool = False) -> Callable[[Any], None]:
+    """Writes rows for programs to standard output."""
+    output_for_programs()
+    return writer_to(sys.stdout, as_csv, raw)
 
 
 def names_of(row: Any) -> str:
@@ -82,10 +130,10 @@ def shortened(texts: Iterable[str], width: int) -> dict[str, str]:
             continue
         short = text
         if cell_len(text) > width:
-            short = _beginning(text, width - 1) + "…" if _UUID.fullmatch(text) else _without_middle(text, width)
+            short = _beginning(text, width - 1) + ellipsis() if _UUID.fullmatch(text) else _without_middle(text, width)
             if taken.get(short, text) != text:
-                mark = "#" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:4]
-                short = _without_middle(text, max(3, width - len(mark))) + mark
+                digest = "#" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:4]
+                short = _without_middle(text, max(3, width - len(digest))) + digest
         taken[short] = text
         found[text] = short
     return found
@@ -94,7 +142,7 @@ def shortened(texts: Iterable[str], width: int) -> dict[str, str]:
 def _without_middle(text: str, width: int) -> str:
     last = max(1, (width - 1) // 2)
     end = _beginning(text[::-1], last)[::-1]
-    return _beginning(text, max(1, width - 1 - last)) + "…" + end
+    return _beginning(text, max(1, width - 1 - last)) + ellipsis() + end
 
 
 def _beginning(text: str, width: int) -> str:
@@ -247,7 +295,7 @@ def say_more(line: str | None) -> None:
 
 
 __all__ = [
-    "CHUNK", "Column", "Layout", "cell_of", "console_of", "how_ended", "in_full", "names_of", "origin", "plain",
-        "print_line", "quoted", "record_of",
-    "safe", "say_more", "say_place", "shortened", "tell_more", "tell_place", "who", "writer_to", "zone",
+    "CHUNK", "Column", "Layout", "cell_of", "console_of", "ellipsis", "how_ended", "in_full", "listed", "mark",
+    "names_of", "origin", "output_for_programs", "plain", "print_line", "quoted", "record_of", "rows_to_output",
+    "safe", "say_more", "say_place", "shortened", "tell_more", "tell_place", "who", "zone",
 ]  # fmt: skip

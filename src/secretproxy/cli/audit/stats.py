@@ -37,6 +37,7 @@ from secretproxy.cli.audit.showing import (
     Layout,
     console_of,
     in_full,
+    mark,
     names_of,
     plain,
     print_line,
@@ -265,8 +266,9 @@ def print_counts(console: Any, title: str, table: Any) -> None:
     columns = [column(name) for name in table.rows[0]]
     if most:
         # A bar is never shortened: then it would be as long as another.
+        full = mark("█", "#")
         bar = BAR if not terminal or console.width >= WIDE else BAR // 2
-        columns.append(Column("", lambda row: "█" * max(1, round(bar * row["n"] / most))))
+        columns.append(Column("", lambda row: full * max(1, round(bar * row["n"] / most))))
     layout = Layout(columns, console.width if terminal else None)
     cells = layout.take(table.rows)
     print_line(console, layout.heading(), "dim")

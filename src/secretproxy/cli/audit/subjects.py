@@ -12,7 +12,6 @@ from typing import Any
 
 import typer
 
-from secretproxy.audit.texts import listed
 from secretproxy.cli.audit.files import new_file
 from secretproxy.cli.audit.options import (
     APPLICATION,
@@ -36,7 +35,9 @@ from secretproxy.cli.audit.showing import (
     address,
     console_of,
     in_full,
+    listed,
     names_of,
+    output_for_programs,
     plain,
     print_line,
     quoted,
@@ -232,6 +233,7 @@ def incident(
                     nameless = dict.fromkeys(field.name for field in dataclasses.fields(subjects.Touched))
                     print(json.dumps({**nameless, "counts": dict(found.nameless)}))
             elif as_csv:
+                output_for_programs()
                 print(evidence.rotation_list(found, form), end="")
             elif not found.touched:
                 await _tell_untouched(connection, found)

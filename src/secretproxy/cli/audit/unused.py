@@ -19,10 +19,10 @@ from secretproxy.cli.audit.showing import (
     in_full,
     print_line,
     quoted,
+    rows_to_output,
     safe,
     say_more,
     tell_place,
-    writer_to,
     zone,
 )
 from secretproxy.config import ConfigError, review_database
@@ -72,7 +72,7 @@ def unused(
                         found = await unused_secrets(log, secrets, before, uses)
             rows = found.rows if most is None else found.rows[:most]
             if machine:
-                write = writer_to(sys.stdout, as_csv, raw)
+                write = rows_to_output(as_csv, raw)
                 for row in rows:
                     write(row)
             elif rows:
