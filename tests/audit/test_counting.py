@@ -472,9 +472,9 @@ async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, mo
     everything = await all_of(log, Filter())
     edges = [everything[len(everything) * part // 5]["at"] for part in range(1, 5)]
     joined: list[str] = []
-    by_join = counting.outcomes._joined_cube
+    by_join = counting.outcomes.joined_cube
 
-    async def noted(connection: Any, source: counting.Accesses, some: str = "") -> list[Any]:
+    async def noted(connection: Any, source: counting.Accesses, some: str = "", *more: str) -> list[Any]:
         joined.append(some)
         return await by_join(connection, source, some)
 
@@ -485,7 +485,7 @@ async def test_sessions_that_need_no_join_are_counted_as_the_others(log: Any, mo
         groups = summed(cube, "db_user", "role", "accessed_by", "operation", "outcome", "hour")
         return {key: n for key, (n, _) in groups.items()}
 
-    monkeypatch.setattr(counting.outcomes, "_joined_cube", noted)
+    monkeypatch.setattr(counting.outcomes, "joined_cube", noted)
     for since, until in (
         (None, None),
         *((edge, None) for edge in edges),

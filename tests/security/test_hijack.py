@@ -20,6 +20,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from secretproxy.audit import counting
+from secretproxy.audit.filters import Filter
+from secretproxy.audit.reading import reading
 from secretproxy.cli.audit import app as audit
 from secretproxy.config import AuthSettings
 from secretproxy.demo.postgres import PrivateServer, find_postgres
@@ -224,6 +227,7 @@ def test_nothing_of_others_runs_in_a_command_or_service(site: Site) -> None:
         site, "postgres", [("keys", "rotate", "--testimony", *how) for how in (["--stage"], [], ["--retire"])]
     )
     wrong += services(site)
+    wrong += sums(site)
     with site.admin() as admin:
         found = admin.execute(
             "SELECT session_id::text FROM secretproxy.access_log WHERE event IN ('attempt', 'access') LIMIT 1"
@@ -280,6 +284,41 @@ def services(site: Site) -> list[str]:
     if asyncio.run(lookup.find("looked_up")) is None:
         wrong.append("the look-up finds nobody")
     return wrong + [f"look-up: ran {what}" for what in sorted(set(site.ran()))]
+
+
+def sums(site: Site) -> list[str]:
+    """Has the journal's login make sums of the log under each path, with doubles in pg_temp, and reads what fits them."""
+    doubles = ("access_log", "sums", "sums_users", "pg_inherits")
+    with site.admin() as admin:
+        admin.execute(
+            "INSERT INTO secretproxy.access_log (id, at, event, db_user, owner_id, secret_names, function, operation) SELECT gen_random_uuid(), "
+            "now() - n * interval '7 minutes', 'direct', 'app_user', gen_random_uuid(), '{a}', 'f()', 'verify' FROM generate_series(1, 60) n"
+        )
+        site.ran()
+    with psycopg.connect(site.login("journal"), autocommit=True, cursor_factory=psycopg.ClientCursor) as session:
+        for name in doubles:
+            session.execute(f"CREATE TEMP VIEW {name} AS SELECT evil.ran('pg_temp {name}')".encode())
+        for name in ("timestamptz", "int8", "text"):
+            session.execute(
+                f"CREATE DOMAIN pg_temp.{name} AS pg_catalog.{name} CHECK (evil.ran('pg_temp type {name}'))".encode()
+            )
+        site.ran()
+        for path in ("pg_temp, evil, public, pg_catalog", "evil, pg_temp", "public, evil", "public"):
+            session.execute(f"SET search_path = {path}".encode())
+            for _ in range(5):
+                session.execute("SELECT secretproxy.keep_sums(3, 0)")
+    wrong = [f"sums: ran {what}" for what in sorted(set(site.ran()))]
+
+    async def differing() -> tuple[list[str], bool]:
+        async with reading(site.login("auditor")) as connection:
+            await counting.stats(connection, Filter(), limit=5, evening=22, morning=6)
+            return await counting.unlike(connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting.accesses, "MANY", 0)
+        found, used = asyncio.run(differing())
+    wrong += found if used else ["sums: are not used"]
+    return wrong + [f"reading sums: ran {what}" for what in sorted(set(site.ran()))]
 
 
 def client(site: Site, proxy: Proxy) -> list[str]:

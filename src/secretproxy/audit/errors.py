@@ -48,8 +48,7 @@ def describe(error: BaseException) -> str:
 _MEANINGS = {
     SqlState.INVALID_SCHEMA_NAME: "the database has no schema secretproxy: run `secretproxy install` there",
     SqlState.UNDEFINED_TABLE: "the database has no table secretproxy.access_log: run `secretproxy install` there",
-    SqlState.UNDEFINED_FUNCTION: "the database has no function secretproxy.access_log_partitions: run `secretproxy "
-    "install` there",
+    SqlState.UNDEFINED_FUNCTION: "the database lacks a function of secretproxy's: run `secretproxy install` there",
     SqlState.INSUFFICIENT_PRIVILEGE: "secretproxy_writer may not do this, though it was granted: run `secretproxy "
     "install --again`",
     SqlState.READ_ONLY_SQL_TRANSACTION: "the database is read-only: audit.dsn names a standby, or a server that "

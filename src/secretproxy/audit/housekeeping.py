@@ -1,7 +1,7 @@
 """The journal's housekeeping, on a connection of its own: it cannot slow a write of the log or make one fail.
 
-It makes partitions ahead, notifies followers of the log and signs checkpoints. Each may fail for a time: it says so
-once and tries again.
+It makes partitions ahead, notifies followers of the log, signs checkpoints and has the log's sums kept. Each may fail
+for a time: it says so once and tries again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import time
 import uuid
 from collections import deque
@@ -27,6 +28,10 @@ from secretproxy.wire.types import SqlState
 
 PARTITIONS = "SELECT secretproxy.access_log_partitions()"
 PARTITIONS_EVERY, PARTITIONS_AGAIN = 6 * 3600.0, 60.0
+# The database adds to its sums of the log in steps of a second, on a connection that is there for that time alone. So
+# many steps one after another are enough for what a day has, and leave the server time.
+SUMS = "SELECT secretproxy.keep_sums()"
+SUMS_EVERY, SUMS_STEPS, SUMS_PAUSE, SUMS_TIMEOUT = 900.0, 200, 0.5, 60.0
 # Whoever follows the log listens here; the payload is the instance that wrote. Told at most every NOTIFY_EVERY seconds.
 CHANNEL = "secretproxy_access_log"
 NOTIFY_EVERY = 0.03
@@ -76,6 +81,10 @@ class Housekeeping:
         self._signed = 0
         self._sign_due = time.monotonic() + checkpoint_seconds
         self._partitions_due = time.monotonic() + PARTITIONS_EVERY
+        # Not all processes at the same time.
+        self._sums_due = time.monotonic() + SUMS_EVERY * random.uniform(0.2, 1)  # noqa: S311 - no secret
+        self._adding: asyncio.Task[None] | None = None
+        self._sums_fault: str | None = None
         self._to_keep: deque[Checkpoint] = deque()
         self._keeping: asyncio.Task[None] | None = None
         self._closing = False
@@ -153,9 +162,11 @@ class Housekeeping:
                         await self._sign(self._signer, END if ended else CHECKPOINT)
                 if self._keeping is not None:
                     await asyncio.shield(self._keeping)
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        for task in (self._task, self._adding):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         self._disconnect()
 
     async def _run(self) -> None:
@@ -166,6 +177,7 @@ class Housekeeping:
                 await self._sign_replayed()
                 await self._sign_as_due()
                 await self._make_partitions()
+                self._add_to_sums()
                 if self._fault is not None:
                     self._fault = None
                     log.info("checkpoints, partitions and notices of the log continue")
@@ -189,7 +201,7 @@ class Housekeeping:
         """Waits for it; False at the end."""
         while not self._closing:
             self._woken.clear()
-            due = [self._partitions_due]
+            due = [self._partitions_due, self._sums_due]
             if self._notified < self._seq:
                 due.append(self._notify_due)
             if self._replayed or self._beginning_unsigned:
@@ -226,6 +238,35 @@ class Housekeeping:
             self.partitions_failed()
             await self._execute(PARTITIONS)
             self._partitions_due = time.monotonic() + PARTITIONS_EVERY
+
+    def _add_to_sums(self) -> None:
+        """Has the database add to its sums, by a separate task."""
+        moment = time.monotonic()
+        if moment >= self._sums_due:
+            self._sums_due = moment + SUMS_EVERY * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+            if self._adding is None or self._adding.done():
+                self._adding = asyncio.create_task(self._keep_sums(), name="sums of the log")
+
+    async def _keep_sums(self) -> None:
+        """Makes steps until nothing is to be added. Without sums a review takes longer, and that is all."""
+        connection: Any = None
+        try:
+            connection = await asyncio.wait_for(self._connect(), self._timeout)
+            # A step that is lost is made again: it waits for no disk and no standby.
+            await asyncio.wait_for(connection.execute("SET synchronous_commit = off"), self._timeout)
+            for _ in range(SUMS_STEPS):
+                if self._closing or not await asyncio.wait_for(connection.fetchval(SUMS), SUMS_TIMEOUT):
+                    break
+                await asyncio.sleep(SUMS_PAUSE)
+            self._sums_fault = None
+        except Exception as error:
+            fault = describe(error)
+            if fault != self._sums_fault:
+                log.warning("sums of the log are not kept, so that `audit stats` takes longer", cause=fault)
+            self._sums_fault = fault
+        finally:
+            if connection is not None:
+                connection.terminate()
 
     async def _sign_replayed(self) -> None:
         while self._replayed:

@@ -159,7 +159,7 @@ async def connect(
 
 
 @contextlib.asynccontextmanager
-async def reading(dsn: str | None, *, as_owner: bool = False) -> AsyncIterator[Any]:
+async def reading(dsn: str | Conninfo | None, *, as_owner: bool = False) -> AsyncIterator[Any]:
     """Opens a connection for reading in a block.
 
     Raises ConfigError for what is refused, UnreachedError if the connection broke.

@@ -72,6 +72,10 @@ CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.{name}
 """
 
 
+SUMS = ("sums_users", "sums_hours", "sums_secrets", "sums_open", "sums")
+_HAS_SUMS = "SELECT pg_catalog.to_regclass('secretproxy.sums') IS NOT NULL"
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Rows of an instance from `first` to `last`: the hash before the first, and that of the last."""
@@ -181,6 +185,12 @@ async def remove(
                         signed.kind,
                     )
             await connection.execute(f"ALTER TABLE secretproxy.access_log DETACH PARTITION {partition.name}")
+            # Sums name owners and secrets as its rows do. A log of an older version has none.
+            for table in SUMS if await connection.fetchval(_HAS_SUMS) else ():
+                await connection.execute(
+                    f"DELETE FROM secretproxy.{table} WHERE month OPERATOR(pg_catalog.<) $1",  # noqa: S608 - names of ours
+                    partition.upto,
+                )
             if drop:
                 await connection.execute(f"DROP TABLE {partition.name}")
         warnings.check()

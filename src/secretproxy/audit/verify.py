@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secretproxy.audit import chain
+from secretproxy.audit import chain, counting
 from secretproxy.audit.checkpoints import BEFORE, END, RETENTION, Checkpoint, PublicKey, genuine
 from secretproxy.audit.columns import ADDED, STORED, WORDS
 from secretproxy.audit.intact import altered
-from secretproxy.audit.reading import AS_AUDITOR, explained_on
+from secretproxy.audit.reading import AS_AUDITOR, explained_on, reading
 from secretproxy.audit.review import place as log_place
 from secretproxy.connections import READING, Conninfo, connect, held
 
@@ -80,7 +80,8 @@ class Report:
 
     `unsigned` rows came after the last checkpoint of their instance, and `open` chains have no signed end, because
     their process runs or was killed: rows cut off there would not show. `direct` rows stand outside the chains: nothing
-    vouches for them. `steps_back`: how often a row's time is before that of the row before it. `looked_in`: the log
+    vouches for them. `steps_back`: how often a row's time is before that of the row before it. `sums_used`:
+    whether sums of the log are kept that fit it, which were counted again. `looked_in`: the log
     that was read; `elsewhere`: other databases whose calls past the proxy are in their own log.
     """
 
@@ -94,6 +95,7 @@ class Report:
     newest_checkpoint: str | None = None
     findings: list[Damage] = field(default_factory=list)
     more_findings: int = 0
+    sums_used: bool = False
     looked_in: str | None = None
     elsewhere: list[str] = field(default_factory=list)
 
@@ -481,7 +483,11 @@ async def verify_database(
             count = f"SELECT pg_catalog.count(*) FROM secretproxy.access_log WHERE {_DIRECT}"  # noqa: S608 - constant text
             report.direct = int(await connection.fetchval(count))
             progress(report.rows, report.rows)
-            return report
+    async with reading(dsn) as connection:
+        differing, report.sums_used = await counting.unlike(connection)
+    for text in differing:
+        report.add("-", None, "sums", text)
+    return report
 
 
 async def _take_checkpoints(connection: Any, verifier: ChainVerifier, outside: Iterable[Checkpoint]) -> None:

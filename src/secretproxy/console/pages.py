@@ -142,7 +142,7 @@ async def overview(visit: Visit) -> Response:
 
     async def counted() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
-            counts = await counting.stats(connection, wanted, limit=TOP, evening=22, morning=6)
+            counts = await counting.stats(connection, wanted, limit=TOP, evening=22, morning=6, recount=True)
         most = {name: max((row["n"] for row in counts[name].rows), default=0) for name in ("secrets", "users")}
         return {"counts": counts, "most": most, "span": span}
 
@@ -486,7 +486,7 @@ async def findings(visit: Visit) -> Response:
 
     async def counted() -> dict[str, Any]:
         async with visit.reader.connection() as connection:
-            counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6)
+            counts = await counting.stats(connection, wanted, limit=MOST_LINES, evening=22, morning=6, recount=True)
             first = counts["first_time"]
             found = {
                 "first use": _keyed("first use", first.rows),

@@ -74,6 +74,9 @@ DEFINERS: dict[str, tuple[str, set[str], str]] = {
     ),
     "secretproxy.log_direct(text,text,uuid,text[],text,text,uuid,text)": ("owner", {"keys"}, LOG),
     "secretproxy.access_log_partitions(integer)": ("owner", {"writer"}, LOG + "; names of partitions are made of a date"),
+    "secretproxy.keep_sums(bigint,bigint)": (
+        "owner", {"writer"}, LOG + "; counts rows of the log into tables of ours, where nobody else may attach anything",
+    ),
     "secretproxy.settings_now()": ("owner", {"keys"}, "no argument; results of fixed types"),
     "secretproxy.backend_start()": ("owner", {"PUBLIC"}, "no argument; says of the session what it may know"),
     "secretproxy.jwt_subject()": ("owner", {"PUBLIC"}, "no argument; a setting is cast only where it is known to be right"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.filters import Filter, local_zone
+from secretproxy.audit.filters import EQUAL, Filter, local_zone
 from secretproxy.audit.review import (
     ACCESS_EVENTS,
     OUTCOME_OF,
@@ -44,6 +44,14 @@ LOOKED_UP = "SET LOCAL enable_nestloop = on; SET LOCAL enable_bitmapscan = on"
 # Every second row is an outcome: one comparison leaves it out, not four.
 _NO_OUTCOME = "a.event OPERATOR(pg_catalog.<>) 'outcome' AND "
 NAMES = "pg_catalog.array_to_string(secret_names, ', ', '(null)')"
+# Nearly all name one secret, and a text is quicker to group than an array: grouped are the first name, and all of them
+# where there are others. No names at all have an array here that no first name goes with but NULL.
+NAMES_FIRST = "a.secret_names[1]"
+NAMES_NONE = "ARRAY['', '']::pg_catalog.text[]"
+NAMES_ALL = f"""CASE WHEN pg_catalog.cardinality(a.secret_names) {EQUAL} 1 THEN NULL
+    ELSE coalesce(a.secret_names, {NAMES_NONE}) END"""
+# Sums are kept by quarters of an hour: every zone of today is a multiple of one away from UTC.
+QUARTER = 900
 Progress = Callable[[str], None]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from secretproxy.audit.counting.accesses import LOOKED_UP, Accesses, settle, uuids
+from secretproxy.audit.counting.accesses import LOOKED_UP, QUARTER, Accesses, settle, stretch, uuids
 from secretproxy.audit.filters import ACCESSED_BY, EQUAL, OPERATIONS, OUTCOME, OUTCOMES, ROLE, Filter
 from secretproxy.audit.review import (
     LOG,
@@ -36,11 +36,11 @@ _WHO = f"""CASE WHEN (g.bits OPERATOR(pg_catalog.&) {_NOT_LOGIN_ALONE}) {EQUAL} 
      ELSE g.who::pg_catalog.text[] END AS who"""
 
 
-def _one(alone: str, role: str, accessed_by: str, outcome: str, named: str) -> str:
+def _one(alone: str, role: str, accessed_by: str, outcome: str, named: str, login: str = "a.db_user") -> str:
     """Gives SQL for what is counted of an access: who it was, and the bits. `alone` says whether there is neither role
     nor user, `outcome` gives its bits."""
     return f"""a.id, a.at,
-    CASE WHEN {alone} THEN a.db_user
+    CASE WHEN {alone} THEN {login}
          ELSE (ARRAY[a.db_user, {role}, ({accessed_by})::pg_catalog.text])::pg_catalog.text END AS who,
     {HOUR} OPERATOR(pg_catalog.+) {named}
     OPERATOR(pg_catalog.+) CASE WHEN {alone} THEN 0 ELSE {_NOT_LOGIN_ALONE} END
@@ -53,6 +53,11 @@ def _one(alone: str, role: str, accessed_by: str, outcome: str, named: str) -> s
 _ONE = _one(
     f"{ROLE} IS NULL AND {ACCESSED_BY} IS NULL", ROLE, ACCESSED_BY, _coded(OUTCOME, OUTCOMES, _OUTCOME),
     f"CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END",
+)  # fmt: skip
+# Whenever it was: instead of a login, the quarter of an hour since 1970.
+BY_QUARTER = _one(
+    "true", ROLE, ACCESSED_BY, _coded(OUTCOME, OUTCOMES, _OUTCOME),
+    f"CASE WHEN o.function IS NULL THEN 0 ELSE {_NAMED} END", f"({stretch(QUARTER)}::bigint)::pg_catalog.text",
 )  # fmt: skip
 _COUNTED = "pg_catalog.count(*) AS n, pg_catalog.max(g.at) AS latest"
 
@@ -88,17 +93,17 @@ async def count_ended(connection: Any, source: Accesses) -> list[Group]:
         found = await _cube_of_sessions(connection, source)
         if found is not None:
             return found
-    return await _joined_cube(connection, source)
+    return await joined_cube(connection, source)
 
 
-async def _joined_cube(connection: Any, source: Accesses, some: str = "") -> list[Group]:
-    """Gives the same, of `some` accesses, by joining each with its outcome.
+async def joined_cube(connection: Any, source: Accesses, some: str = "", one: str = _ONE) -> list[Group]:
+    """Gives the same, of `some` accesses, by joining each with its outcome; `one` says what is counted of each.
 
     The log is read once, and once more for vague attempts and for calls that several outcomes speak for, if there are
     some."""
 
     async def rows_of(counted: str = _COUNTED, only: str = "", **how: str) -> list[Any]:
-        asked = source.query(_ONE, outcomes=True, only=some + only, **how)
+        asked = source.query(one, outcomes=True, only=some + only, **how)
         query = f"SELECT {_WHO}, g.bits, {counted} FROM ({asked.sql} {_APART}) g GROUP BY g.who, g.bits"  # noqa: S608
         return list(await connection.fetch(query, *asked.values))
 
@@ -113,7 +118,7 @@ async def _joined_cube(connection: Any, source: Accesses, some: str = "") -> lis
     if source.ends_before is not None and any(group.outcome == "unknown" for group in found):
         # A statement may have ended later than was looked for.
         source.ends_before = None
-        return await _joined_cube(connection, source, some)
+        return await joined_cube(connection, source, some, one)
     return found
 
 
@@ -165,10 +170,10 @@ GROUP BY a.session_id HAVING {_UNEQUAL}) SELECT u.session_id FROM u LIMIT {_MOST
     await settle(connection, source)
     if source.vague:
         # A call may stand for one, so that outcomes of its session were joined; if not, it has an outcome of its own.
-        found += await _joined_cube(connection, source, f"{other} AND {VAGUE}")
+        found += await joined_cube(connection, source, f"{other} AND {VAGUE}")
     if sessions:
         await connection.execute(LOOKED_UP)
-        found += await _joined_cube(connection, source, f" AND {joined}")
+        found += await joined_cube(connection, source, f" AND {joined}")
         await settle(connection, source)
     return found
 

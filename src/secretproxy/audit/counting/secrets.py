@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.counting.accesses import Accesses, Table
-from secretproxy.audit.counting.verifies import MOST_LEFT, NOT_VERIFIED, VERIFIED
+from secretproxy.audit.counting.accesses import NAMES_NONE, Accesses, Table
+from secretproxy.audit.counting.kept import ADDED_UP, Kept, groups_of_secrets, verified_owners
+from secretproxy.audit.counting.verifies import MOST_LEFT
 from secretproxy.audit.filters import EQUAL, Filter
 from secretproxy.audit.review import (
     LOG,
     Count,
     Question,
     conditions_of,
+    renumbered,
 )
 
-# Nearly all name one secret, and a text is quicker to group than an array: grouped are the first name, and all of them
-# where there are others. No names at all have an array here that no first name goes with but NULL.
-_FIRST = "a.secret_names[1]"
-_NONE = "ARRAY['', '']::pg_catalog.text[]"
-_ALL = f"""CASE WHEN pg_catalog.cardinality(a.secret_names) {EQUAL} 1 THEN NULL
-    ELSE coalesce(a.secret_names, {_NONE}) END"""
 # The names of such a group `x`.
 _NAMES_AGAIN = f"""CASE WHEN x.names IS NULL THEN ARRAY[x.name]
-    WHEN x.name IS NULL AND x.names {EQUAL} {_NONE} THEN NULL ELSE x.names END"""
+    WHEN x.name IS NULL AND x.names {EQUAL} {NAMES_NONE} THEN NULL ELSE x.names END"""
 
 
 # Of so few rows, earlier uses of their secrets are looked up one by one; all earlier rows are read where that takes too
@@ -59,19 +56,34 @@ async def count_secrets(connection: Any, source: Accesses, limit: int | None) ->
         return *_secret_tables(await connection.fetch(asked.sql, *asked.values)), None
 
 
-def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Question:
-    """Gives the query for the lines of both tables: earlier uses are looked up one by one, or all of them read."""
+async def count_secrets_kept(
+    connection: Any, kept: Kept, newer: Accesses, older: Accesses, limit: int | None
+) -> tuple[Table, Table, list[Any] | None]:
+    """Gives the same of the whole log, of sums that are kept: `newer` are the accesses behind them, `older` those
+    before that had not ended."""
+    parts = [kept.groups]
+    if kept.open:
+        parts.append(groups_of_secrets(older, verified=False, only=kept.only_open()))
+    asked = _of_secrets(newer, limit, looked_up=False, summed=parts)
+    tables = _secret_tables(await connection.fetch(asked.sql, *asked.values))
+    return *tables, await verified_owners(connection, kept, newer, older)
+
+
+def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool, summed: Sequence[Question] = ()) -> Question:
+    """Gives the query for the lines of both tables: earlier uses are looked up one by one, or all of them read.
+
+    `summed` gives groups of all that is earlier, so that nothing earlier is looked for.
+    """
     # Long because it is one statement of SQL.
-    columns = (
-        f"a.owner_id, {_FIRST} AS name, {_ALL} AS names, a.db_user,"
-        " pg_catalog.count(*) AS n, pg_catalog.max(a.at) AS latest, pg_catalog.min(a.at) AS first"
-        f", {NOT_VERIFIED if looked_up or not source.many else VERIFIED}"
-    )
-    # Without vague ones there is nothing to leave out, and only the beginning of other rows has to be read.
-    asked = source.query(columns, group=" GROUP BY 1, 2, 3, 4", kind="" if source.vague else "any")
+    asked = groups_of_secrets(source, verified=source.many and not looked_up and not summed)
     groups, values = asked.sql, list(asked.values)
+    for part in summed:
+        groups += f" UNION ALL {renumbered(part.sql, len(values))}"
+        values += part.values
+    if summed:
+        groups = ADDED_UP.format(parts=groups)
     earlier = ""
-    if source.wanted.since is not None:
+    if source.wanted.since is not None and not summed:
         values.append(source.wanted.since)
         # Of the keys of a group nothing may be narrowed down but by what the groups themselves have.
         wanted = source.wanted
@@ -90,12 +102,12 @@ def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool) -> Ques
     used = f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})"
     if looked_up:
         used = f" AND NOT EXISTS ({earlier} AND {same})"
-    named = f"(x.names IS NULL OR x.name IS NOT NULL OR x.names OPERATOR(pg_catalog.<>) {_NONE})"
+    named = f"(x.names IS NULL OR x.name IS NOT NULL OR x.names OPERATOR(pg_catalog.<>) {NAMES_NONE})"
     new = f"x.owner_id IS NOT NULL AND {named}{used if earlier else ''}"
     before = f", earlier AS MATERIALIZED ({earlier} GROUP BY 1, 2, 3)" if earlier and not looked_up else ""
     # What several ways to the rows have found is put together.
     first_of = "SELECT x.owner_id, x.name, x.names, x.db_user, x.n, x.first"
-    if " UNION ALL " in groups:
+    if " UNION ALL " in groups and not summed:
         first_of = (
             "SELECT x.owner_id, x.name, x.names, x.db_user, pg_catalog.sum(x.n)::bigint AS n,"
             " pg_catalog.min(x.first) AS first"

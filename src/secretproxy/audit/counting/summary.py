@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from secretproxy.audit.counting.accesses import (
@@ -19,8 +20,9 @@ from secretproxy.audit.counting.accesses import (
     set_zone,
     settle,
 )
-from secretproxy.audit.counting.outcomes import HOUR, LOOKED_AT, Group, count_ended, summed
-from secretproxy.audit.counting.secrets import count_secrets
+from secretproxy.audit.counting.kept import Kept, kept_sums
+from secretproxy.audit.counting.outcomes import HOUR, LOOKED_AT, Group, count_ended, joined_cube, summed
+from secretproxy.audit.counting.secrets import count_secrets, count_secrets_kept
 from secretproxy.audit.counting.verifies import count_verifies
 from secretproxy.audit.filters import EQUAL, Filter
 from secretproxy.audit.review import (
@@ -35,6 +37,12 @@ from secretproxy.connections import FAILURES
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     return (-row["n"], *(str(value) for name, value in row.items() if name not in ("n", "latest")))
+
+
+class Answers(dict[str, Table]):
+    """The tables of `audit stats` by their names; `kept_upto`: the time before which they were counted of kept sums."""
+
+    kept_upto: datetime | None = None
 
 
 # Opens a connection like the one that is there.
@@ -102,6 +110,24 @@ async def _cube_and_secrets(
     return cube, await count_secrets(connection, source, limit) if source.vague else secrets
 
 
+async def _from_kept(
+    connection: Any, source: Accesses, kept: Kept, limit: int | None
+) -> tuple[list[Group], list[Group], tuple[Table, Table, list[Any] | None]]:
+    """Gives the accesses of the whole log by user, by hour, and by secret: of sums, of the rows behind them, and of
+    earlier accesses that had not ended."""
+    await settle(connection, source)
+    newer = await looked_at(connection, source.wanted.but(since=kept.upto))
+    older = Accesses(source.wanted.but(until=kept.upto))
+    cube = await count_ended(connection, newer)
+    if kept.open:
+        await connection.execute(LOOKED_UP)
+        cube += await joined_cube(connection, older, kept.only_open())
+        await settle(connection, source)
+    source.vague = kept.vague or newer.vague or older.vague
+    secrets = await count_secrets_kept(connection, kept, newer, older, limit)
+    return cube + kept.by_user, cube + kept.by_hour, secrets
+
+
 async def _seems_vague(connection: Any, source: Accesses) -> bool:
     """Tells whether there are vague attempts among the newest rows."""
     where, values = conditions_of(Filter(since=source.wanted.since, until=source.wanted.until).conditions(), 0)
@@ -119,18 +145,26 @@ async def stats(
     morning: int,
     progress: Progress = ignore,
     another: Another | None = None,
-) -> dict[str, Table]:
+    recount: bool = False,
+) -> Answers:
     """Counts by secret, user, hour (of this machine's time zone) and outcome, and what looks unusual; `limit` lines a
-    table. `another` opens a second connection, for many rows. Raises ConfigError."""
+    table. `another` opens a second connection, for many rows; `recount` leaves sums alone that the database keeps.
+    Raises ConfigError."""
     # Long because each table is a few lines of it.
     await set_zone(connection)
-    answers: dict[str, Table] = {}
+    answers = Answers()
     async with connection.transaction(isolation="repeatable_read"):
         source = await looked_at(connection, wanted)
         await settle(connection, source)
         progress("accesses and secrets")
-        cube, (answers["secrets"], first, verified) = await _cube_and_secrets(connection, source, limit, another)
-        users = summed(cube, lambda group: (group.db_user, group.role, group.accessed_by))
+        kept = await kept_sums(connection, wanted) if source.many and not recount else None
+        if kept is None:
+            cube, (answers["secrets"], first, verified) = await _cube_and_secrets(connection, source, limit, another)
+            by_user = by_hour = cube
+        else:
+            by_user, by_hour, (answers["secrets"], first, verified) = await _from_kept(connection, source, kept, limit)
+            answers.kept_upto = kept.upto
+        users = summed(by_user, lambda group: (group.db_user, group.role, group.accessed_by))
         answers["users"] = cut(
             sorted(
                 (
@@ -141,20 +175,22 @@ async def stats(
             ),
             limit,
         )
-        hours = summed(cube, lambda group: (group.hour,))
+        hours = summed(by_hour, lambda group: (group.hour,))
         answers["hours"] = cut([{"hour": hour, "n": n} for (hour,), (n, _) in sorted(hours.items())], None)
-        ended = summed(cube, lambda group: (group.operation, group.outcome))
+        ended = summed(by_hour, lambda group: (group.operation, group.outcome))
         answers["outcomes"] = cut(
             sorted(({"operation": what, "outcome": how, "n": n} for (what, how), (n, _) in ended.items()), key=_order),
             None,
         )
         answers["first_time"] = first
         night = sum(
-            group.n for group in cube if group.operation == "read" and (group.hour >= evening or group.hour < morning)
+            group.n
+            for group in by_hour
+            if group.operation == "read" and (group.hour >= evening or group.hour < morning)
         )
         progress("reads at night")
         answers["at_night"] = await _at_night(connection, source, night, limit, evening, morning)
-        verifies = any(group.operation == "verify" for group in cube)
+        verifies = any(group.operation == "verify" for group in by_hour)
         progress("verifies in a row")
         answers["many_verifies"] = (
             await count_verifies(connection, source, limit, verified) if verifies else Table([], Count(0))

@@ -10,34 +10,35 @@ from secretproxy.audit.review import (
     Count,
 )
 
-_VERIFIES = f" AND a.operation {EQUAL} 'verify'"
+VERIFIES = f" AND a.operation {EQUAL} 'verify'"
 # Five verifies with pauses of a minute at most fall into two neighbours of such stretches, three of them at least into
 # one.
-_STRETCH = stretch(300)
+STRETCH = stretch(300)
+CLOSE = 3
 # Five such verifies have three stretches less than there are verifies at most, and so have all verifies of that secret
 # by that user: a stretch sets a bit of each of three numbers, so that of other secrets nearly none has so few bits set.
 _PLACES = (59, 61, 63)
 VERIFIED = f"pg_catalog.count(*) FILTER (WHERE a.operation {EQUAL} 'verify') AS verifies" + "".join(
     f""", pg_catalog.bit_or(CASE WHEN a.operation {EQUAL} 'verify' THEN '1'::bigint OPERATOR(pg_catalog.<<)
-        ({_STRETCH} OPERATOR(pg_catalog.%) {places})::int END) AS of_{places}"""
+        ({STRETCH} OPERATOR(pg_catalog.%) {places})::int END) AS of_{places}"""
     for places in _PLACES
 )
 NOT_VERIFIED = "'0'::bigint AS verifies" + "".join(f", '0'::bigint AS of_{places}" for places in _PLACES)
 # More owners than this are not told one by one.
-_MOST_OWNERS = 5000
+MOST_OWNERS = 5000
 # Where so many are left, verifies are counted by stretch.
 MOST_LEFT = 500
 
 
-async def _verified_often(connection: Any, source: Accesses) -> list[Any] | None:
+async def verified_often(connection: Any, source: Accesses) -> list[Any] | None:
     """Owners of all secrets of which five verifies can follow each other closely, and of others; None if these are too
     many to tell."""
-    asked = source.query("a.db_user, a.owner_id, a.at", only=_VERIFIES, kind="any")
+    asked = source.query("a.db_user, a.owner_id, a.at", only=VERIFIES, kind="any")
     query = f"""SELECT DISTINCT owner
-FROM (SELECT a.owner_id AS owner FROM ({asked.sql}) a GROUP BY a.owner_id, a.db_user, {_STRETCH}
-                HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) 3) s LIMIT {_MOST_OWNERS + 1:d}"""  # noqa: S608 - constant text
+FROM (SELECT a.owner_id AS owner FROM ({asked.sql}) a GROUP BY a.owner_id, a.db_user, {STRETCH}
+                HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) {CLOSE}) s LIMIT {MOST_OWNERS + 1:d}"""  # noqa: S608 - constant text
     owners = [row["owner"] for row in await connection.fetch(query, *asked.values)]
-    return owners if len(owners) <= _MOST_OWNERS else None
+    return owners if len(owners) <= MOST_OWNERS else None
 
 
 def _of_owners(owners: list[Any]) -> str:
@@ -51,15 +52,15 @@ async def count_verifies(connection: Any, source: Accesses, limit: int | None, o
     """Five or more verifies of a secret by a user with no pause of a minute: whether a password was right is not
     logged, whoever tries many is. `owners` are those of all such secrets, if they are known."""
     columns = f"a.id, a.at, a.seq, a.db_user, a.owner_id, a.secret_names, {OUTCOME} AS outcome"
-    asked = source.query(columns, outcomes=True, only=_VERIFIES)
+    asked = source.query(columns, outcomes=True, only=VERIFIES)
     if source.many:
         # Outcomes are looked for only of what can be such a row of verifies: of most there are none.
         if owners is None:
-            owners = await _verified_often(connection, source)
+            owners = await verified_often(connection, source)
         if owners == []:
             return Table([], Count(0))
         if owners is not None:
-            asked = source.query(columns, outcomes=True, only=f"{_VERIFIES} AND {_of_owners(owners)}")
+            asked = source.query(columns, outcomes=True, only=f"{VERIFIES} AND {_of_owners(owners)}")
             await connection.execute(LOOKED_UP)
     verifies = f"SELECT DISTINCT ON (x.id) x.* FROM ({asked.sql}) x"  # noqa: S608 - a call may have several outcomes
     window = "WINDOW w AS (PARTITION BY db_user, owner_id, secret_names ORDER BY at, seq)"

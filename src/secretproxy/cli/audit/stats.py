@@ -62,6 +62,7 @@ def stats(
                                 help="Hour from which a read is unusual."),
     morning: int = typer.Option(6, "--morning", metavar="HOUR", min=0, max=24,
                                 help="Hour before which a read is unusual."),
+    recount: bool = typer.Option(False, "--recount", help="Count every row, without the sums that the log keeps."),
     as_json: bool = JSON, dsn: str | None = DSN, config: Path | None = CONFIG,
 ) -> None:  # fmt: skip
     """Count accesses, and show what is unusual."""
@@ -95,18 +96,31 @@ def stats(
                     morning=morning,
                     progress=progress,
                     another=lambda: review.connect(database),
+                    recount=recount,
                 )
             if as_json:
                 print(json.dumps({name: [_record(row) for row in table.rows] for name, table in answers.items()}))
                 await tell_place(connection)
+                _tell_kept(answers.kept_upto)
                 return
             if not answers["outcomes"].rows:
                 print("the log is empty" if await review.is_empty(connection) else "no access matches")
             for name, title in titles.items():
                 print_counts(console, title, answers[name])
             await tell_place(connection)
+            _tell_kept(answers.kept_upto)
 
     run(work())
+
+
+def _tell_kept(upto: datetime | None) -> None:
+    """Says in the last line that sums were used which the log keeps."""
+    if upto is not None:
+        print(
+            f"rows before {in_full(upto)} were counted from kept sums, which have as many rows as the log:"
+            " --recount counts every row",
+            file=sys.stderr,
+        )
 
 
 def bursts(

@@ -49,7 +49,11 @@ def verify(
     if as_json:
         print(json.dumps({"sound": report.sound, **dataclasses.asdict(report), "words": words}))
     else:
-        _tell(report, words if file is not None else [_signed(report, key is not None), *_newest(report, outside, key)])
+        if file is None:
+            words = [_signed(report, key is not None), *_newest(report, outside, key)]
+            if report.sums_used:
+                words.append("the sums that the log keeps for `audit stats` were counted again")
+        _tell(report, words)
     if report.looked_in is not None:
         say_place(f"looked in {report.looked_in}", report.elsewhere)
     raise typer.Exit(0 if report.sound else 1)

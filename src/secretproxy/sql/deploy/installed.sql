@@ -8,6 +8,7 @@
 -- requires: review_views
 -- requires: unused_secrets
 -- requires: key_proof
+-- requires: kept_sums
 -- Writes down the form of every object of ours at its installation, so that `secretproxy verify` can name later differences.
 -- It is the last change of the plan, because it describes what the others made.
 
