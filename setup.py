@@ -54,6 +54,7 @@ COMPILED = [
     "src/secretproxy/session/names.py",
     "src/secretproxy/session/pipeline.py",
     "src/secretproxy/session/plain.py",
+    "src/secretproxy/session/quoted.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
     "src/secretproxy/session/states.py",
@@ -70,7 +71,11 @@ def written_in_c(name: str) -> Extension:
     return Extension(name, [source], extra_compile_args=["-O2"], optional=not REQUIRED)
 
 
-IN_C = [written_in_c("secretproxy.session._walk")]
+IN_C = [
+    written_in_c("secretproxy.audit._rows"),
+    written_in_c("secretproxy.session._quoted"),
+    written_in_c("secretproxy.session._walk"),
+]
 if sys.platform == "linux":
     # By epoll: elsewhere sockets are read by their transports.
     IN_C.append(written_in_c("secretproxy.proxy.transport._reading"))

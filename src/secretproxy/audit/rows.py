@@ -13,7 +13,7 @@ import time
 import uuid
 from binascii import hexlify
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from secretproxy.audit import chain
@@ -54,6 +54,32 @@ _KEPT_TEXTS: Final = 4096
 _RANDOM: Final = 4096
 
 
+def line_in_c(*fields: object) -> bytes | None:
+    """Gives None: no line is written in C."""
+    return None
+
+
+def row(line: bytes, prev_hash: bytes, row_hash: bytes) -> bytes:
+    """Gives the columns of STORED for INSERT, of a line without an escaped field."""
+    return b"".join((line, b"\t\\x", hexlify(prev_hash), b"\t\\x", hexlify(row_hash)))
+
+
+def _writers() -> tuple[Callable[..., bytes | None], Callable[[bytes, bytes, bytes], bytes]]:
+    """Gives what writes the line of the commonest form, and a row: both in C where the package was compiled."""
+    try:
+        from secretproxy.audit import _rows
+    except ImportError:
+        return line_in_c, row
+    return _rows.line, _rows.plain
+
+
+WRITERS: Final = _writers()
+_write_line: Final[Callable[..., bytes | None]] = WRITERS[0]
+_write_row: Final[Callable[[bytes, bytes, bytes], bytes]] = WRITERS[1]
+# Columns that were added since are not among those that are written in C.
+_WRITES: Final[bool] = WRITERS[0] is not line_in_c and not ADDED
+
+
 class Line:
     """A row of the log as it is written: its number, the line that its hash covers, and the two hashes."""
 
@@ -86,7 +112,7 @@ class Line:
         if not self._is_plain and line.count(b"\\") != line.count(b"\\N"):
             # A backslash is not that of a NULL.
             return None
-        return b"".join((line, b"\t\\x", hexlify(self.prev_hash), b"\t\\x", hexlify(self.row_hash)))
+        return _write_row(line, self.prev_hash, self.row_hash)
 
     def after(self, before: bytes) -> Line:
         """Gives the same line as the successor of the hash `before`."""
@@ -154,6 +180,45 @@ def _seconds(duration: float) -> str:
     return "0." + str(1_000_000 + micros)[1:].rstrip("0")
 
 
+class _Pattern:
+    """What the rows of a statement have in common each time it runs: the texts of these columns, as they are written,
+    and the values that they were written of. A row is of this pattern where it has the very same values."""
+
+    __slots__ = (
+        "called", "encoding", "event", "function", "how", "operation", "outcome", "protocol", "role",
+            "sqlstate", "written_outcome", "written_role",
+    )  # fmt: skip
+
+    def __init__(self, event: Event, called: str, how: str, role: str, outcome: str) -> None:
+        self.event: str = event.event
+        self.function = event.function
+        self.operation = event.operation
+        self.encoding = event.encoding
+        self.protocol: str | None = event.protocol
+        self.role = event.role
+        self.outcome: str | None = event.outcome
+        self.sqlstate = event.sqlstate
+        self.called = called
+        self.how = how
+        self.written_role = role
+        self.written_outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"_Pattern({self.event})"
+
+    def fits(self, event: Event) -> bool:
+        return (
+            event.event is self.event
+            and event.function is self.function
+            and event.operation is self.operation
+            and event.encoding is self.encoding
+            and event.protocol is self.protocol
+            and (event.role is self.role or event.role == self.role)
+            and event.outcome is self.outcome
+            and event.sqlstate is self.sqlstate
+        )
+
+
 class Lines:
     """The chain of one instance in the making: events in, lines out."""
 
@@ -169,8 +234,10 @@ class Lines:
         self._codec = ""
         self._second = -1
         self._moment = ""
-        self._random = ""
+        self._random = b""
         self._drawn = 0
+        # By fingerprints.
+        self._patterns: dict[str, _Pattern] = {}
         # Characters of names that the statement whose events are taken may still have.
         self.names_left = STATEMENT_NAMES
         # The names that were cut off last, and their replacement: a statement's rows may have the same ones.
@@ -209,9 +276,16 @@ class Lines:
             self._codec = self._mask.codec
             self._texts.clear()
             self._elements.clear()
+            self._patterns.clear()
         known = who.as_logged
         if not known or known[3] != self._codec:
             known[:] = self._known(who)
+        if _WRITES and event.fingerprint is not None and event.via is None:
+            pattern = self._patterns.get(event.fingerprint)
+            if pattern is not None and pattern.fits(event):
+                of_pattern = self._of_pattern(pattern, event, known, at, duration)
+                if of_pattern is not None:
+                    return of_pattern
         seq = self.seq + 1
         names, via, role = event.secret_names, event.via, event.role
         statement_no, accessed_by, owner, calls = event.statement_no, event.accessed_by, event.owner_id, event.calls
@@ -256,11 +330,73 @@ class Lines:
         if ADDED:
             is_plain = False
             text += "".join(["\t" + self.written(column, event) for column in ADDED])
-        line = text.encode("utf-8")
+        if _WRITES and fingerprint is not None and via is None:
+            self._learn(event, function, set_role, kind)
+        return self._linked(seq, text.encode("utf-8"), is_plain)
+
+    def _linked(self, seq: int, line: bytes, is_plain: bool) -> Line:
         before = self.last_hash
         self.last_hash = chain.link(before, line)
         self.seq = seq
         return Line(seq, line, before, self.last_hash, is_plain)
+
+    def _learn(self, event: Event, function: str, role: str, kind: str) -> None:
+        """Remembers the pattern of an event, with the texts of these columns. No text that is masked or escaped is
+        remembered."""
+        fingerprint, sqlstate = event.fingerprint, event.sqlstate
+        assert fingerprint is not None
+        if event.function != function or (event.role is not None and event.role != role) or "\\" in f"{function}{role}":
+            return
+        if kind != fingerprint or "\\" in kind or (sqlstate is not None and not sqlstate.isalnum()):
+            return
+        if len(self._patterns) >= _KEPT_TEXTS:
+            self._patterns.clear()
+        self._patterns[fingerprint] = _Pattern(
+            event,
+            "\t".join([function, event.operation or "\\N"]),
+            "\t".join([event.encoding or "\\N", "\\N", event.protocol or "\\N", kind]),
+            "\\N" if event.role is None else role,
+            "\t".join([event.outcome or "\\N", "\\N" if sqlstate is None else sqlstate]),
+        )
+
+    def _of_pattern(
+        self, pattern: _Pattern, event: Event, known: list[str], at: int, duration: float | None
+    ) -> Line | None:
+        """Makes the next line of what is written already and what an event has of its own; None where that is not of
+        the commonest form."""
+        owner, names, accessed_by = event.owner_id, event.secret_names, event.accessed_by
+        names_left = self.names_left
+        secrets = "\\N" if names is None else self._array(names)
+        seq = self.seq + 1
+        second = at // 1_000_000
+        if second != self._second:
+            self._at(at)
+        drawn = self._draw()
+        line = _write_line(
+            self._instance,
+            seq,
+            drawn,
+            self._moment,
+            at - second * 1_000_000,
+            pattern.event,
+            known[0],
+            event.statement_no,
+            pattern.called,
+            "\\N" if owner is None else self._uuid(owner),
+            secrets,
+            pattern.how,
+            known[1],
+            pattern.written_role,
+            "\\N" if accessed_by is None else self._uuid(accessed_by),
+            known[2],
+            pattern.written_outcome,
+            None if duration is None else int(duration * 1e6 + 0.5),
+            event.calls,
+        )
+        if line is None:
+            self.names_left = names_left
+            return None
+        return self._linked(seq, line, known[4] != "" and (names is None or "\\" not in secrets))
 
     def _known(self, who: Identity) -> tuple[str, str, str, str, str]:
         """Gives what is cached for an identity: the session, the user, the columns from the database to tls, their
@@ -311,7 +447,11 @@ class Lines:
     def _array(self, values: Sequence[str | None]) -> str:
         if len(values) > _MANY:
             return self._many(values)
-        made = ",".join(["NULL" if value is None else self._element(value) for value in values])
+        if len(values) == 1:
+            only = values[0]
+            made = "NULL" if only is None else self._element(only)
+        else:
+            made = ",".join(["NULL" if value is None else self._element(value) for value in values])
         if len(made) > ROW_NAMES or len(made) > self.names_left:
             return self._many(values)
         self.names_left -= len(made)
@@ -361,11 +501,15 @@ class Lines:
             return self._moment + "+00"
         return self._moment + "." + str(1_000_000 + micros)[1:].rstrip("0") + "+00"
 
+    def _draw(self) -> bytes:
+        """Gives sixteen random bytes."""
+        if self._drawn == len(self._random):
+            self._random = os.urandom(_RANDOM)
+            self._drawn = 0
+        self._drawn += 16
+        return self._random[self._drawn - 16 : self._drawn]
+
     def _id(self) -> str:
         """Makes a random UUID (version 4)."""
-        if self._drawn == len(self._random):
-            self._random = os.urandom(_RANDOM).hex()
-            self._drawn = 0
-        drawn = self._random[self._drawn : self._drawn + 32]
-        self._drawn += 32
+        drawn = self._draw().hex()
         return f"{drawn[:8]}-{drawn[8:12]}-4{drawn[13:16]}-{'89ab'[int(drawn[16], 16) & 3]}{drawn[17:20]}-{drawn[20:]}"

@@ -30,7 +30,6 @@ can have spoiled the token.
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import hmac
 import re
@@ -44,6 +43,7 @@ from secretproxy.session.call_path import MOST_CONTEXT, call_path
 from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
 from secretproxy.session.pipeline import Outcomes, Pipeline
+from secretproxy.session.quoted import COMMONEST, Cut, cut
 from secretproxy.session.statements import CallKey, Running, call_key
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
@@ -55,7 +55,6 @@ from secretproxy.wire.types import ErrorField, SqlState, TransactionStatus
 SQLSTATE: Final = b"SPX01"
 QUOTED: Final = b"SPX2 ".hex().encode()
 DIRECT: Final = b"secretproxy: this call of "
-MAC_SIZE: Final = 32
 # Before the number that a database signs to prove its key: nothing else that is signed begins so.
 PROOF: Final = b"secretproxy key proof "
 MARK: Final = b"secretproxy proxy mark "
@@ -64,9 +63,40 @@ _MARK: Final = re.compile(r"1\.([0-9]{1,10})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 # HEAD are read of one that has a long CONTEXT.
 MOST: Final = 4_200_000
 HEAD: Final = 32_768
-# Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark
-# doubled, an E ahead where there is a backslash.
-_TEXTS: Final = re.compile(b" ".join([rb"(E?'[^']*(?:''[^']*)*')"] * 3))
+_cut_commonest: Final[Callable[[bytes], Cut | None]] = COMMONEST
+_same: Final[Callable[[bytes, bytes], bool]] = hmac.compare_digest
+# What testimonies have in common is read once: so much of it is remembered, of such alone as were signed.
+_KEPT: Final = 4096
+
+
+class _Process:
+    """The backend process that a testimony is of."""
+
+    __slots__ = ("key", "pid", "start")
+
+    def __init__(self, key: HmacKey, pid: bytes, start: bytes) -> None:
+        """Takes PID and START. Raises ValueError."""
+        self.key = key
+        self.pid = int(pid)
+        self.start = int(start)
+
+    def __repr__(self) -> str:
+        return f"_Process({self.pid})"
+
+
+class _Called:
+    """The function that was called, for whom and by whom."""
+
+    __slots__ = ("function", "jwt_user", "owner")
+
+    def __init__(self, function: bytes, owner: bytes, jwt_user: bytes) -> None:
+        """Takes FUNCTION, OWNER and JWT_USER. Raises ValueError."""
+        self.function = function.decode("ascii")
+        self.owner = _uuid(owner)
+        self.jwt_user = _uuid(jwt_user)
+
+    def __repr__(self) -> str:
+        return f"_Called({self.function})"
 
 
 class Testimony:
@@ -79,25 +109,25 @@ class Testimony:
 
     def __init__(
         self,
-        start: tuple[bytes, bytes, bytes],
-        function: bytes,
-        owner: bytes,
+        process: _Process,
+        clock: int,
+        called: _Called,
         names: tuple[str | None, ...] | None,
         encoding: str | None,
-        users: tuple[str | None, str | None, bytes],
+        session_user: str,
+        role: str | None,
         proxied: bool,
     ) -> None:
-        """Takes `start`: PID, START and CLOCK; `users`: session user, role and JWT_USER."""
-        self.pid = int(start[0])
-        self.start = int(start[1])
-        self.clock = int(start[2], 16)
-        self.function = function.decode("ascii")
-        self.owner = _uuid(owner)
+        self.pid = process.pid
+        self.start = process.start
+        self.clock = clock
+        self.function = called.function
+        self.owner = called.owner
         self.names = names
         self.encoding = encoding
-        self.session_user = users[0] or ""
-        self.role = users[1]
-        self.jwt_user = _uuid(users[2])
+        self.session_user = session_user
+        self.role = role
+        self.jwt_user = called.jwt_user
         self.proxied = proxied
 
     def __repr__(self) -> str:
@@ -128,15 +158,19 @@ class Keys:
     `reload` is asked for newer keys where a testimony names a version that is not known.
     """
 
-    __slots__ = ("_keys", "_reload", "version")
+    __slots__ = ("_called", "_keys", "_processes", "_reload", "version")
 
     def __init__(
         self, keys: Mapping[int, bytes], reload: Callable[[], Mapping[int, bytes] | None] | None = None
     ) -> None:
         self._reload = reload
+        # What stands in "KEY PID START" and "FUNCTION OWNER JWT_USER" of testimonies that were signed.
+        self._processes: dict[bytes, _Process] = {}
+        self._called: dict[bytes, _Called] = {}
         self.replace(keys)
 
     def replace(self, keys: Mapping[int, bytes]) -> None:
+        self._processes.clear()
         self._keys = {version: HmacKey(key) for version, key in keys.items()}
         self.version = max(self._keys)
 
@@ -188,40 +222,42 @@ class Keys:
     def _spelled(self, message: bytes) -> Testimony | None:
         signed, _, mac = message.rpartition(b" ")
         parts = signed.split(b" ")
-        if (
-            len(parts) != 14
-            or parts[0] != b"SPX1"
-            or not self._signed(parts[1], signed, bytes.fromhex(mac.decode("ascii")))
-        ):
+        if len(parts) != 14 or parts[0] != b"SPX1":
+            return None
+        key = self._spelled_key(parts[1])
+        if key is None or not _same(key.sign(signed), bytes.fromhex(mac.decode("ascii"))):
             return None
         return Testimony(
-            (parts[2], parts[3], parts[4]), parts[5], parts[6], _names(parts[7]), _text(parts[8]),
-            (_text(parts[9]), _text(parts[10]), parts[11]), parts[12] == b"p",
+            _Process(key, parts[2], parts[3]), int(parts[4], 16), _Called(parts[5], parts[6], parts[11]),
+            _names(parts[7]), _text(parts[8]), _text(parts[9]) or "", _text(parts[10]), parts[12] == b"p",
         )  # fmt: skip
 
     def _quoted(self, message: bytes) -> Testimony | None:
-        raw = binascii.unhexlify(message)
-        signed, mac = raw[:-MAC_SIZE], raw[-MAC_SIZE:]
-        parts = signed.split(b" ", 8)
-        if len(parts) != 9 or not self._signed(parts[1], signed, mac):
-            return None
-        # Three texts without a mark in them, which is most of all, need no pattern.
-        texts = parts[8].split(b"'")
-        if len(texts) == 7 and not texts[0] and texts[2] == b" " and texts[4] == b" " and not texts[6]:
-            name, user, role = _native(texts[1]), _native(texts[3]), _native(texts[5])
-        else:
-            found = _TEXTS.fullmatch(parts[8])
-            if found is None:
+        parts = _cut_commonest(message)
+        if parts is None:
+            parts = cut(message)
+            if parts is None:
                 return None
-            name, user, role = _unquoted(found[1]), _unquoted(found[2]), _unquoted(found[3])
-        return Testimony(
-            (parts[2], parts[3], parts[4]), parts[5], parts[6], (name,), None,
-            (user, None if role == "none" else role, parts[7] or b"-"), True,
-        )  # fmt: skip
+        signed, mac, begun, clock, called, name, user, role = parts
+        process = self._processes.get(begun)
+        key = self._spelled_key(begun.partition(b" ")[0]) if process is None else process.key
+        if key is None or not _same(key.sign(signed), mac):
+            return None
+        if process is None:
+            if len(self._processes) >= _KEPT:
+                self._processes.clear()
+            _, pid, start = begun.split(b" ")
+            process = self._processes[begun] = _Process(key, pid, start)
+        found = self._called.get(called)
+        if found is None:
+            if len(self._called) >= _KEPT:
+                self._called.clear()
+            function, owner, jwt_user = called.split(b" ")
+            found = self._called[called] = _Called(function, owner, jwt_user or b"-")
+        return Testimony(process, clock, found, (name,), None, user, None if role == "none" else role, True)
 
-    def _signed(self, version: bytes, signed: bytes, mac: bytes) -> bool:
-        key = self._key(int(version)) if version.isdigit() else None
-        return key is not None and hmac.compare_digest(key.sign(signed), mac)
+    def _spelled_key(self, version: bytes) -> HmacKey | None:
+        return self._key(int(version)) if version.isdigit() else None
 
 
 def may_be(begun: bytes) -> bool:
@@ -247,17 +283,6 @@ def _uuid(token: bytes) -> uuid.UUID | None:
 
 def _text(token: bytes) -> str | None:
     return None if token == b"-" else bytes.fromhex(token.decode("ascii")).decode("utf-8", "surrogateescape")
-
-
-def _unquoted(literal: bytes) -> str:
-    text = literal[literal.index(b"'") + 1 : -1].replace(b"''", b"'")
-    if literal.startswith(b"E"):
-        text = text.replace(b"\\\\", b"\\")
-    return _native(text)
-
-
-def _native(text: bytes) -> str:
-    return text.decode("utf-8", "surrogateescape")
 
 
 def _names(token: bytes) -> tuple[str | None, ...] | None:

@@ -1,0 +1,121 @@
+/* Cuts a testimony of the second form into its parts, as cut() of quoted.py does, for a tenth of the instructions. Reads
+   bytes and gives values; checks no MAC and keeps nothing. What it gives None for, quoted.py cuts. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <string.h>
+
+#define MAC_SIZE 32
+#define MOST 1024    /* bytes of the testimony, in hexadecimal twice as many */
+#define BEHIND 5     /* where KEY begins: behind "SPX2 " */
+
+/* The number that a hexadecimal digit stands for; 16 and more where it is none. */
+static unsigned worth(unsigned char found)
+{
+    unsigned ten = found - '0', letter = (found | 32) - 'a';
+    return ten < 10 ? ten : letter < 6 ? letter + 10 : 16;
+}
+
+static int unhexed(const unsigned char *from, Py_ssize_t size, unsigned char *to)
+{
+    unsigned wrong = 0;
+    for (Py_ssize_t i = 0; i < size; i += 2) {
+        unsigned high = worth(from[i]), low = worth(from[i + 1]);
+        wrong |= high | low;
+        *to++ = (unsigned char)(high << 4 | low);
+    }
+    return wrong < 16;
+}
+
+/* The text between two marks, which has none itself. */
+static PyObject *text(const unsigned char *begin, const unsigned char *end)
+{
+    return PyUnicode_DecodeUTF8((const char *)begin, end - begin, "surrogateescape");
+}
+
+static PyObject *cut(PyObject *module, PyObject *message)
+{
+    if (!PyBytes_CheckExact(message)) {
+        PyErr_SetString(PyExc_TypeError, "a testimony is bytes");
+        return NULL;
+    }
+    Py_ssize_t size = PyBytes_GET_SIZE(message);
+    unsigned char raw[MOST];
+    if (size & 1 || size > 2 * MOST || size < 2 * (MAC_SIZE + BEHIND) ||
+        !unhexed((const unsigned char *)PyBytes_AS_STRING(message), size, raw))
+        Py_RETURN_NONE;
+    const unsigned char *end = raw + size / 2 - MAC_SIZE;
+
+    /* Behind SPX2: KEY PID START, CLOCK, FUNCTION OWNER JWT_USER, and the texts. */
+    const unsigned char *at = raw, *after[8];
+    for (int i = 0; i < 8; i++) {
+        const unsigned char *blank = memchr(at, ' ', end - at);
+        if (blank == NULL)
+            Py_RETURN_NONE;
+        after[i] = at = blank + 1;
+    }
+    if (after[0] != raw + BEHIND || after[4] - after[3] != 17)
+        Py_RETURN_NONE;
+    uint64_t clock = 0;
+    for (int i = 0; i < 16; i++) {
+        unsigned found = worth(after[3][i]);
+        if (found > 15)
+            Py_RETURN_NONE;
+        clock = clock << 4 | found;
+    }
+
+    /* 'NAME' 'SESSION_USER' 'ROLE', with no mark in any of them. */
+    const unsigned char *mark[6];
+    for (int i = 0; i < 6; i++) {
+        mark[i] = memchr(at, '\'', end - at);
+        if (mark[i] == NULL || (i == 0 && mark[i] != at) || (i & 1 ? 0 : i && (mark[i] != at + 1 || *at != ' ')))
+            Py_RETURN_NONE;
+        at = mark[i] + 1;
+    }
+    if (at != end)
+        Py_RETURN_NONE;
+
+    PyObject *parts[8] = {
+        PyBytes_FromStringAndSize((const char *)raw, end - raw),
+        PyBytes_FromStringAndSize((const char *)end, MAC_SIZE),
+        PyBytes_FromStringAndSize((const char *)after[0], after[3] - 1 - after[0]),
+        PyLong_FromUnsignedLongLong(clock),
+        PyBytes_FromStringAndSize((const char *)after[4], after[7] - 1 - after[4]),
+        text(mark[0] + 1, mark[1]),
+        text(mark[2] + 1, mark[3]),
+        text(mark[4] + 1, mark[5]),
+    };
+    PyObject *made = PyTuple_New(8);
+    int failed = made == NULL;
+    for (int i = 0; i < 8; i++)
+        failed |= parts[i] == NULL;
+    for (int i = 0; i < 8; i++) {
+        if (failed)
+            Py_XDECREF(parts[i]);
+        else
+            PyTuple_SET_ITEM(made, i, parts[i]);
+    }
+    if (failed)
+        Py_CLEAR(made);
+    return made;
+}
+
+static PyMethodDef methods[] = {
+    {"cut", cut, METH_O, "Cuts a testimony; see quoted.py."},
+    {NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_quoted",
+    .m_doc = "Cuts a testimony of the second form into its parts; see quoted.py.",
+    .m_size = -1,
+    .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__quoted(void)
+{
+    return PyModule_Create(&module);
+}

@@ -1,0 +1,203 @@
+"""Checks that what is in C reads testimonies and writes lines of the log as what is in Python does, byte for byte.
+
+Where nothing was compiled, the same tests compare the ways in Python with each other."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secretproxy.audit import rows
+from secretproxy.audit.columns import CHAINED
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Lines
+from secretproxy.session import quoted
+from secretproxy.session.events import Event, Identity
+from secretproxy.session.testimony import Keys
+from tests.unit.playbook import GETTER, KEY, OWNER, PID, START
+from tests.unit.playbook import quoted as notice
+
+# --- testimonies ---
+
+SAID = f"SPX2 1 {PID} {START} {START + 1:016x} {GETTER} {OWNER}  'key' 'app' 'none'"
+FORMS = [
+    SAID, SAID.replace("  'key'", f" {uuid.UUID(int=7)} 'key'"), SAID.replace("'key'", "''"), SAID.replace("'key'", "'a''b'"),
+    SAID.replace("'key'", "E'a\\\\b'"), SAID.replace("'app'", "'\u00e4\U0001f511'"), SAID.replace("'key'", "'a b  c'"), SAID + " ", SAID[:-1],
+    SAID.replace("'key'", "'" + "k" * 900 + "'"), SAID.replace("'key'", "'" + "k" * 2000 + "'"), SAID.replace("'key' ", "'key'"),
+    SAID.replace(f"{START + 1:016x}", "f" * 16), SAID.replace(f"{START + 1:016x}", f"{START + 1:x}"), SAID.replace("SPX2 1", "SPX2 "), "SPX2 ", "",
+    SAID.replace("'key'", "key"), SAID.replace("'none'", "'none' 'more'"), SAID.replace(" 'app'", "  'app'"), SAID.replace("'key' '", "'key'x'"),
+]  # fmt: skip
+
+
+def cut_in_python(message: bytes) -> quoted.Cut | None:
+    try:
+        return quoted.cut(message)
+    except ValueError:
+        return None
+
+
+def is_commonest(found: quoted.Cut | None, message: bytes) -> bool:
+    """Tells whether a testimony has no mark, no backslash and no great length, so that C must not leave it."""
+    return found is not None and b"''" not in found[0] and b" E'" not in found[0] and len(message) <= 2000
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(FORMS),
+    st.lists(st.tuples(st.integers(0, 260), st.sampled_from([*b" 'E\\0fgxX\xc3\xff\0"])), max_size=3),
+    st.lists(st.tuples(st.integers(0, 600), st.sampled_from([*b"0fFgG ~\0\xff"])), max_size=1),
+    st.integers(0, 40),
+)
+def test_a_testimony_is_cut_alike(
+    form: str, changed: list[tuple[int, int]], changed_digits: list[tuple[int, int]], missing: int
+) -> None:
+    raw = bytearray(form.encode() + bytes(range(200, 232)))
+    for pos, byte in changed:
+        if pos < len(raw):
+            raw[pos] = byte
+    message = bytearray(raw.hex().encode())
+    del message[len(message) - (missing if missing < 20 else 0) :]
+    for pos, byte in changed_digits:
+        if pos < len(message):
+            message[pos] = byte
+    found, known = quoted.COMMONEST(bytes(message)), cut_in_python(bytes(message))
+    assert found is None or found == known
+    if quoted.COMMONEST is not quoted.commonest and found is None and raw.startswith(b"SPX2 "):
+        assert not is_commonest(known, bytes(message)) or known[3] >> 64 or len(known[0].split(b" ")[4]) != 16  # type: ignore[index]
+
+
+def test_a_testimony_in_capitals_is_the_same() -> None:
+    message = (SAID.encode() + bytes(32)).hex().encode()
+    assert quoted.COMMONEST(message.upper()) in (None, quoted.cut(message))
+
+
+def test_what_is_no_bytes_is_not_cut() -> None:
+    if quoted.COMMONEST is not quoted.commonest:
+        for wrong in ("text", None, bytearray(30)):
+            with pytest.raises(TypeError):
+                quoted.COMMONEST(wrong)  # type: ignore[arg-type]
+
+
+def message_of(**said: Any) -> bytes:
+    made = notice(**said)
+    return made[made.index(b"\0M") + 2 :].partition(b"\0")[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_believed_or_remembered_that_is_not_signed(form: str) -> None:
+    keys = Keys({1: KEY})
+    message = (form.encode() + bytes(32)).hex().encode()
+    for _ in range(2):
+        assert keys.read(message) is None
+    genuine = message_of(clock=START + 2)
+    for _ in range(2):
+        said = keys.read(genuine)
+        assert said is not None and (said.pid, said.start, said.clock) == (PID, START, START + 2)
+        assert (said.function, said.owner, said.names, said.jwt_user) == (GETTER, OWNER, ("key",), None)
+        # What is remembered of a signed one vouches for no other.
+        assert keys.read(message) is None
+        assert keys.read(genuine[:-2] + b"00") is None or genuine.endswith(b"00")
+
+
+def test_a_key_that_is_replaced_vouches_for_nothing_any_more() -> None:
+    keys = Keys({1: KEY})
+    genuine = message_of()
+    assert keys.read(genuine) is not None
+    keys.replace({1: b"o" * 32})
+    assert keys.read(genuine) is None
+    keys.replace({2: KEY})
+    assert keys.read(genuine) is None
+    keys.replace({1: KEY, 2: b"o" * 32})
+    assert keys.read(genuine) is not None
+
+
+# --- lines ---
+
+MASK = NameMask(20, ("hush[0-9]+",), b"k" * 32)
+WHO = [
+    Identity(uuid.UUID(int=1), "app", "db", "psql", ipaddress.ip_address("10.0.0.7"), 40_001, True),
+    Identity(uuid.UUID(int=2)),
+    Identity(uuid.UUID(int=3), "a\tlogin", "d\u00e4b", "back\\slash", None, 0, False),
+]
+# Few values of each, so that rows of one pattern come again.
+EVENTS = st.builds(
+    Event,
+    st.sampled_from(["access", "access", "access", "attempt", "outcome"]),
+    st.sampled_from(WHO),
+    st.sampled_from([1, 2, None, 10**12]),
+    st.sampled_from([GETTER, GETTER, None, "f\\(x)", "hush1", "", "g" * 21]),
+    st.sampled_from(["read", "read", None]),
+    st.sampled_from([OWNER, uuid.UUID(int=0), None]),
+    st.sampled_from([("key",), ("other",), None, (), (None,), ("",), ("NULL",), ("a,b",), ('q"',), ("t\tab",), ("hush22",), ("b\\s",), ("k", "l")]),
+    st.sampled_from([None, None, "pgp"]),
+    st.sampled_from([None, None, None, ("v()",)]),
+    st.sampled_from(["extended", "extended", "simple", None]),
+    st.sampled_from(["0a1b2c", "0a1b2c", "0a1b2c", None, "f\\p"]),
+    st.sampled_from([None, None, "app", "hush3", "r" * 21, "t\tab", "name:x"]),
+    st.sampled_from([None, None, uuid.UUID(int=5)]),
+    st.sampled_from(["ok", "ok", "error", None]),
+    st.sampled_from([None, None, "57014"]),
+    st.sampled_from([1, 1, 0, None, 2**40]),
+)  # fmt: skip
+MOMENTS = st.integers(0, 3).flatmap(
+    lambda second: st.sampled_from([0, 1, 10, 999_999, 120_000]).map(lambda micros: second * 1_000_000 + micros)
+)
+DURATIONS = st.sampled_from(
+    [None, 0.0, 0.000_001, 0.000_099, 0.000_1, 0.001_5, 0.123_456, 0.999_999_9, 1.0, 61.25, -0.5, 1e6]
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(EVENTS, MOMENTS, DURATIONS), min_size=2, max_size=8))
+def test_a_line_of_a_statement_that_came_before_is_written_as_any_other(told: list[tuple[Event, int, Any]]) -> None:
+    instance = uuid.UUID(int=9)
+    lines = Lines(MASK, instance)
+    seen: set[bytes] = set()
+    # The second time there is a pattern, unless the event is one of those that have none.
+    for event, at, duration in [*told, *told]:
+        alone = Lines(MASK, instance)
+        alone.seq, alone.last_hash, alone.names_left = lines.seq, lines.last_hash, lines.names_left
+        known, found = alone.add(event, at, duration), lines.add(event, at, duration)
+        fields, expected = found.line.split(b"\t"), known.line.split(b"\t")
+        place = CHAINED.index("id")
+        drawn = uuid.UUID(fields[place].decode())
+        assert drawn.version == 4 and drawn.variant == uuid.RFC_4122 and fields[place] not in seen
+        seen.add(fields[place])
+        fields[place] = expected[place]
+        assert fields == expected
+        assert (found.seq, found.prev_hash) == (known.seq, known.prev_hash)
+        assert found.after(found.prev_hash).row_hash == found.row_hash
+        assert lines.names_left == alone.names_left
+        plain, stored = found.plain(), found.stored()
+        assert (plain is None) == (known.plain() is None)
+        assert plain is None or plain == stored.replace(b"\t\\\\x", b"\t\\x")
+
+
+def test_no_text_that_is_masked_is_remembered() -> None:
+    lines = Lines(MASK, uuid.UUID(int=9))
+    for function, role in [("hush1", None), (GETTER, "hush2"), (GETTER, "r" * 21)]:
+        for _ in range(2):
+            lines.add(Event("access", WHO[0], 1, function, "read", role=role, fingerprint="f"), 0, None)
+    assert "hush" not in repr(vars(lines) if hasattr(lines, "__dict__") else lines)
+
+
+def test_fields_that_are_none_are_refused_or_left() -> None:
+    line, plain = rows.WRITERS
+    if plain is rows.row:
+        pytest.skip("nothing was compiled")
+    given = ["i", 1, b"r" * 16, "m", 0, "e", "s", 1, "c", "o", "n", "h", "u", "r", "a", "t", "o", 100, 1]
+    assert line(*given) is not None
+    for place, wrong in [(1, -1), (1, None), (1, 2**70), (2, b"r"), (2, "r" * 16), (4, 1_000_000), (4, None), (7, -1), (17, 99), (17, 1_000_000), (0, None), (0, b"i"), (15, "t" * 4096)]:  # fmt: skip
+        assert line(*given[:place], wrong, *given[place + 1 :]) is None, (place, wrong)
+    with pytest.raises(UnicodeEncodeError):
+        line(*given[:10], "\udcff", *given[11:])
+    with pytest.raises(TypeError):
+        line(*given[:-1])
+    for wrong_row in [(), (b"l", b"p" * 32), (b"l", b"p" * 31, b"r" * 32), ("l", b"p" * 32, b"r" * 32)]:
+        with pytest.raises(TypeError):
+            plain(*wrong_row)  # type: ignore[call-arg,arg-type]
