@@ -25,6 +25,7 @@ if WANTED not in ("", "0", "1"):
     sys.exit(f"SECRETPROXY_COMPILE={WANTED}: use 1 (compile or fail), 0 (pure Python), or leave it unset")
 
 COMPILED = [
+    "src/secretproxy/wire/digest.py",
     "src/secretproxy/wire/errors.py",
     "src/secretproxy/wire/messages.py",
     "src/secretproxy/wire/redacted.py",
@@ -75,6 +76,7 @@ IN_C = [
     written_in_c("secretproxy.audit._rows"),
     written_in_c("secretproxy.session._quoted"),
     written_in_c("secretproxy.session._walk"),
+    written_in_c("secretproxy.wire._digest"),
 ]
 if sys.platform == "linux":
     # By epoll: elsewhere sockets are read by their transports.

@@ -1,10 +1,15 @@
-"""Checks that what is in C reads testimonies and writes lines of the log as what is in Python does, byte for byte.
+"""Checks that what is in C makes digests, reads testimonies and writes lines of the log as what is in Python does, byte
+for byte.
 
 Where nothing was compiled, the same tests compare the ways in Python with each other."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -18,9 +23,45 @@ from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Lines
 from secretproxy.session import quoted
 from secretproxy.session.events import Event, Identity
-from secretproxy.session.testimony import Keys
+from secretproxy.session.testimony import HmacKey, Keys
+from secretproxy.wire import digest
 from tests.unit.playbook import GETTER, KEY, OWNER, PID, START
 from tests.unit.playbook import quoted as notice
+
+# --- digests ---
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=100))
+def test_digests_are_those_of_python(first: bytes, second: bytes, key: bytes) -> None:
+    for sha256, hmac_sha256 in (digest.MAKERS, (digest.sha256, digest.hmac_sha256)):
+        assert sha256(first, second) == hashlib.sha256(first + second).digest()
+        assert hmac_sha256(*digest.pads(key), first) == hmac.digest(key, first, "sha256")
+        # One that failed leaves the next one as it is.
+        with pytest.raises(TypeError):
+            sha256(first, None)  # type: ignore[arg-type]
+        assert sha256(b"", first) == hashlib.sha256(first).digest()
+
+
+def test_the_longest_line_has_its_digest() -> None:
+    line = bytes(range(256)) * 20_000
+    assert digest.MAKERS[0](b"p" * 32, line) == hashlib.sha256(b"p" * 32 + line).digest()
+
+
+def test_digests_are_made_without_openssl_too() -> None:
+    without = (
+        "import sys; sys.modules['_hashlib'] = None\n"
+        "from secretproxy.wire import digest\n"
+        "assert digest.MAKERS[0] is digest.sha256, digest.MAKERS\n"
+        "print(digest.MAKERS[0](b'a', b'b').hex())"
+    )
+    told = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == hashlib.sha256(b"ab").hexdigest()
+
+
+def test_no_key_is_shown() -> None:
+    assert repr(HmacKey(b"secret")) == "HmacKey(<redacted>)"
+
 
 # --- testimonies ---
 

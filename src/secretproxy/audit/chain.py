@@ -8,16 +8,16 @@ chain with psql and sha256sum. Pure.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from secretproxy.audit.columns import ADDED, CHAINED
+from secretproxy.wire.digest import MAKERS
 
 GENESIS: Final = bytes(32)
-_EMPTY: Final = hashlib.sha256()
+_sha256: Final[Callable[[bytes, bytes], bytes]] = MAKERS[0]
 # Of the session that reads the lines.
 SETTINGS: Final = {
     "client_encoding": "UTF8", "DateStyle": "ISO, YMD", "TimeZone": "UTC", "extra_float_digits": "1", "bytea_output":
@@ -91,7 +91,4 @@ def covered(line: bytes) -> bytes:
 
 def link(previous: bytes, line: bytes) -> bytes:
     """Gives the hash of a row that follows the hash `previous`."""
-    # A copy of one that is there: to look the algorithm up costs more than to hash a row.
-    hasher = _EMPTY.copy()
-    hasher.update(previous + (covered(line) if ADDED else line))
-    return hasher.digest()
+    return _sha256(previous, covered(line) if ADDED else line)

@@ -11,22 +11,18 @@
 #define MOST 1024    /* bytes of the testimony, in hexadecimal twice as many */
 #define BEHIND 5     /* where KEY begins: behind "SPX2 " */
 
-/* The number that a hexadecimal digit stands for; 16 and more where it is none. */
-static unsigned worth(unsigned char found)
-{
-    unsigned ten = found - '0', letter = (found | 32) - 'a';
-    return ten < 10 ? ten : letter < 6 ? letter + 10 : 16;
-}
+/* The number that a hexadecimal digit stands for, 16 where it is none. */
+static unsigned char WORTH[256];
 
 static int unhexed(const unsigned char *from, Py_ssize_t size, unsigned char *to)
 {
-    unsigned wrong = 0;
+    unsigned all = 0;
     for (Py_ssize_t i = 0; i < size; i += 2) {
-        unsigned high = worth(from[i]), low = worth(from[i + 1]);
-        wrong |= high | low;
+        unsigned high = WORTH[from[i]], low = WORTH[from[i + 1]];
+        all |= high | low;
         *to++ = (unsigned char)(high << 4 | low);
     }
-    return wrong < 16;
+    return all < 16;
 }
 
 /* The text between two marks, which has none itself. */
@@ -60,7 +56,7 @@ static PyObject *cut(PyObject *module, PyObject *message)
         Py_RETURN_NONE;
     uint64_t clock = 0;
     for (int i = 0; i < 16; i++) {
-        unsigned found = worth(after[3][i]);
+        unsigned found = WORTH[after[3][i]];
         if (found > 15)
             Py_RETURN_NONE;
         clock = clock << 4 | found;
@@ -117,5 +113,8 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__quoted(void)
 {
+    memset(WORTH, 16, sizeof WORTH);
+    for (int i = 0; i < 16; i++)
+        WORTH[(unsigned char)"0123456789abcdef"[i]] = WORTH[(unsigned char)"0123456789ABCDEF"[i]] = i;
     return PyModule_Create(&module);
 }
