@@ -1,6 +1,6 @@
 """The file of testimony keys (testimony.key_file): lines of a version and 64 hex digits, mode 0600.
 
-Imports the standard library alone, so that the proxy can read its keys without the installer. Key bytes must never
+Imports nothing of the installer, so that the proxy can read its keys. Key bytes must never
 reach an error text, a log line or a repr made here.
 """
 
@@ -12,6 +12,8 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
+
+from secretproxy.files import check_readable
 
 KEY_BYTES = 32
 HEADER = "# Keys of secretproxy's testimony and session tokens: version and 64 hex digits. Keep it secret.\n"
@@ -29,10 +31,13 @@ class KeyFileError(Exception):
 def load_key_file(path: Path) -> dict[int, bytes]:
     """Reads every key of the file by version; the highest version signs."""
     try:
+        check_readable(path)
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(MAX_FILE + 1)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise KeyFileError(path, "is a link to a file that there is not; mend or remove the link") from None
         raise KeyFileError(path, "there is no such file; `secretproxy install` makes it") from None
     except OSError as error:
         raise KeyFileError(path, f"cannot be read ({error.strerror}); see that this user may read it") from None

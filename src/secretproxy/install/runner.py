@@ -118,6 +118,8 @@ async def install(
             taken = await _accepting(connection, accepting)
             known = await _known(connection)
             altered = await _altered(connection, known)
+        # Before anything is done: a file that cannot be used would leave functions that testify with a key of nobody.
+        keys = _key_file(key_file)
         for change in changes():
             if known.get(change.name) == change.digest and not again and change.name not in altered:
                 progress(change.name, "is there")
@@ -147,7 +149,6 @@ async def install(
             if deployed:
                 said = await connection.fetchval("SELECT s.direct_calls FROM secretproxy.settings s")
                 progress("direct_calls", "log: calls past the proxy are let through" if said == "log" else "refuse")
-        keys = _key_file(key_file)
         async with borrowed(connection):
             await _store_keys(connection, keys)
     return deployed
@@ -243,7 +244,7 @@ async def _accepting(connection: Any, accepting: Collection[str]) -> list[str]:
 
 
 def _key_file(path: Path) -> dict[int, bytes]:
-    return load_key_file(path) if path.exists() else create_key_file(path)
+    return load_key_file(path) if path.exists() or path.is_symlink() else create_key_file(path)
 
 
 # They make nothing in an application's schema; two of them look at what is granted there.

@@ -13,7 +13,7 @@ from tests.integration.sql.conftest import Database
 
 import secretproxy.sql
 from secretproxy.install import InstallError, install, revert, verify
-from secretproxy.install.keyfile import load_key_file
+from secretproxy.install.keyfile import KeyFileError, load_key_file
 from secretproxy.install.keys import activate_testimony, stage_testimony
 from secretproxy.install.project import changes
 
@@ -48,6 +48,24 @@ def test_two_installers_at_once(empty: Database) -> None:
     deployed = asyncio.run(both())
     assert sorted(map(len, deployed)) == [0, len(changes())]
     assert findings(empty) == []
+
+
+@pytest.mark.parametrize("form", ["directory", "empty", "link"])
+def test_a_key_file_that_cannot_be_used_is_told_before_anything_is_done(
+    empty: Database, tmp_path: Path, form: str
+) -> None:
+    """Functions without a proxy's key would refuse every call, or log it as direct."""
+    path = tmp_path / "keys"
+    if form == "directory":
+        path.mkdir()
+    elif form == "empty":
+        path.touch(0o600)
+    else:
+        path.symlink_to(tmp_path / "gone")
+    before = objects(empty)
+    with pytest.raises(KeyFileError, match="key_file"):
+        asyncio.run(install(empty.dsn(), path))
+    assert objects(empty) == before
 
 
 def test_revert_leaves_nothing_of_an_empty_installation(empty: Database) -> None:

@@ -16,6 +16,7 @@ import asyncpg
 
 from secretproxy.config import AuthSettings, ConfigError
 from secretproxy.connections import FAILURES, ConnectError, cause_of, connect
+from secretproxy.files import check_readable
 from secretproxy.scram import NotAVerifierError, Verifier
 from secretproxy.scram.verifier import ITERATIONS
 
@@ -69,6 +70,7 @@ class UsersFile:
 
     def _read(self) -> list[tuple[str, Verifier]]:
         try:
+            check_readable(self._path)
             lines = self._path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(

@@ -103,7 +103,7 @@ def judge_key(rows: Sequence[Any], keys: Keys, nonce: bytes, database: str) -> s
     here = f"of database {database}"
     signing = next((row["version"] for row in rows if row["signs"]), None)
     if signing is None or signing == 0:
-        return f"testimony.key_file: no proxy's key is stored in the database {here[3:]}: {INSTALL}"
+        return f"testimony.key_file: no proxy's key is stored in {here[3:]}: {INSTALL}"
     found = {row["version"]: keys.proves(row["version"], nonce, row["proof"]) for row in rows}
     if found[signing] is None:
         return (
@@ -122,8 +122,7 @@ def judge_key(rows: Sequence[Any], keys: Keys, nonce: bytes, database: str) -> s
     if keys.version not in found:
         return (
             f"testimony.key_file: version {keys.version}, which the proxy signs its tokens with, is not known or is "
-            "retired in the database "
-            f"{here[3:]}, so that every call counts as direct: {INSTALL}, which stores the file's keys"
+            f"retired in {here[3:]}, so that every call counts as direct: {INSTALL}, which stores the file's keys"
         )
     return None
 

@@ -25,7 +25,8 @@ _WHY = {
     SqlState.TOO_MANY_CONNECTIONS: "no connection is left for the login of audit.dsn: CONNECTION LIMIT of the database "
     "or of the role, or max_connections",
     SqlState.INSUFFICIENT_PRIVILEGE: "the login of audit.dsn has no CONNECT on it: GRANT CONNECT ON DATABASE",
-    SqlState.INVALID_AUTHORIZATION_SPECIFICATION: "pg_hba.conf does not let the login of audit.dsn into it",
+    SqlState.INVALID_AUTHORIZATION_SPECIFICATION: "pg_hba.conf does not let the login of audit.dsn into it, or "
+    "there the role is missing or NOLOGIN",
     SqlState.INVALID_PASSWORD: "the password of audit.dsn is refused",
 }  # fmt: skip
 

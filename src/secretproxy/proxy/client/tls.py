@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from secretproxy.config import ConfigError, ListenSettings
+from secretproxy.files import check_readable
 from secretproxy.proxy.transport.secured import ALPN, Directions, feed, load_ca, load_pair
 from secretproxy.scram.binding import end_point_of_pem
 
@@ -89,6 +90,7 @@ def listen_binding(settings: ListenSettings) -> bytes | None:
     if settings.tls == "off" or settings.tls_cert is None:
         return None
     try:
+        check_readable(settings.tls_cert)
         return end_point_of_pem(settings.tls_cert.read_bytes())
     except OSError as error:
         raise ConfigError(f"listen.tls_cert {settings.tls_cert}: {error.strerror}") from None

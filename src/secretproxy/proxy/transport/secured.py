@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from secretproxy.config import ConfigError
+from secretproxy.files import check_readable
 from secretproxy.proxy.transport.unread import unread
 
 # The protocol's name at the handshake: https://www.postgresql.org/docs/current/protocol-flow.html, "SSL Session
@@ -210,6 +211,8 @@ def feed(layer: Any, data: bytes) -> None:
 
 def load_pair(context: ssl.SSLContext, cert: Path, key: Path, section: str) -> None:
     try:
+        for path in (cert, key):
+            check_readable(path)
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
         raise ConfigError(
@@ -228,6 +231,7 @@ def _no_password() -> str:
 
 def load_ca(context: ssl.SSLContext, path: Path, name: str) -> None:
     try:
+        check_readable(path)
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise ConfigError(f"{name} {path}: holds no PEM certificate") from None
