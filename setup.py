@@ -40,6 +40,7 @@ COMPILED = [
     "src/secretproxy/detect/detector.py",
     "src/secretproxy/detect/functions.py",
     "src/secretproxy/detect/verdict.py",
+    "src/secretproxy/ops/value.py",
     "src/secretproxy/proxy/client/endpoint.py",
     "src/secretproxy/proxy/client/handshake.py",
     "src/secretproxy/proxy/client/orphan.py",
@@ -77,6 +78,7 @@ IN_C = [
     written_in_c("secretproxy.session._quoted"),
     written_in_c("secretproxy.session._walk"),
     written_in_c("secretproxy.wire._digest"),
+    written_in_c("secretproxy.wire._messages"),
 ]
 if sys.platform == "linux":
     # By epoll: elsewhere sockets are read by their transports.

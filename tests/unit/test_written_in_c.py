@@ -11,6 +11,7 @@ import ipaddress
 import subprocess
 import sys
 import uuid
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ from secretproxy.audit.rows import Lines
 from secretproxy.session import quoted
 from secretproxy.session.events import Event, Identity
 from secretproxy.session.testimony import HmacKey, Keys
-from secretproxy.wire import digest
+from secretproxy.wire import digest, messages
+from tests.fuzz.pure import PURE
+from tests.unit import playbook as wire
 from tests.unit.playbook import GETTER, KEY, OWNER, PID, START
 from tests.unit.playbook import quoted as notice
 
@@ -124,6 +127,31 @@ def test_what_is_no_bytes_is_not_cut() -> None:
                 quoted.COMMONEST(wrong)  # type: ignore[arg-type]
 
 
+NOTICES = [
+    notice(), notice("a'b"), notice("n" * 900), wire.notice("text", "SPX01"), wire.notice("5350583220", "SPX01"), wire.notice("5350583220ab", "00000"),
+    notice()[:-1], notice()[:60], notice() * 2, b"", b"\0CSPX01\0M5350583220", wire.notice("hidden \0CSPX01\0M5350583220ff", "00000"),
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(NOTICES),
+    st.lists(st.tuples(st.integers(0, 700), st.sampled_from([*b"\0CMS50"])), max_size=2),
+    st.integers(0, 12),
+    st.integers(0, 9),
+)
+def test_a_testimony_is_found_alike_in_a_notice(
+    notice_of: bytes, changed: list[tuple[int, int]], begin: int, missing: int
+) -> None:
+    data = bytearray(notice_of)
+    for pos, byte in changed:
+        if pos < len(data):
+            data[pos] = byte
+    end = len(data) - min(missing, len(data))
+    begin = min(begin, end)
+    assert quoted.CUTTERS[1](bytes(data), begin, end) == quoted.heard(bytes(data), begin, end)
+
+
 def message_of(**said: Any) -> bytes:
     made = notice(**said)
     return made[made.index(b"\0M") + 2 :].partition(b"\0")[0]
@@ -155,6 +183,58 @@ def test_a_key_that_is_replaced_vouches_for_nothing_any_more() -> None:
     assert keys.read(genuine) is None
     keys.replace({1: KEY, 2: b"o" * 32})
     assert keys.read(genuine) is not None
+
+
+# --- messages of a client ---
+
+
+BINDS = [
+    wire.bind(), wire.bind([b"1", b"two"], statement="s"), wire.bind([None, b"", b"x" * 200], statement="n" * 63), wire.bind([b"v"]) + wire.SYNC,
+    wire.message(b"B", b"p\0s\0" + bytes([0, 1, 0, 1, 0, 2, 0, 0, 0, 1, 65, 255, 255, 255, 255, 0, 0])),
+    wire.message(b"B", b"\0\0" + bytes([0, 2, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 65, 0, 0, 0, 0, 0, 0])),
+    wire.message(b"B", b"\0\0" + bytes([0, 3, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 65, 0, 0, 0, 0])),
+    wire.message(b"B", b"\0\0" + bytes([0, 0, 255, 255, 0, 0])), wire.message(b"B", b"\0\0" + bytes([255, 255, 0, 0])), wire.message(b"B", b"\0\0" + bytes([0, 0, 0, 1, 128, 0, 0, 0])),
+]  # fmt: skip
+
+
+def outcome_of(installed: ModuleType, data: bytes, start: int, end: int) -> list[object]:
+    """Tells what a module makes of data as a Bind and as a string, or what it says is wrong."""
+    told: list[object] = []
+    try:
+        found = installed.read_bind(data, start, end)
+        told += [found.portal, found.statement, found.formats, [value.reveal() for value in found.values]]
+    except Exception as error:
+        told.append(type(error).__name__)
+    try:
+        told += installed.cstring(data, start, end)
+    except Exception as error:
+        told.append(type(error).__name__)
+    return told
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(BINDS),
+    st.lists(st.tuples(st.integers(5, 40), st.sampled_from([0, 1, 2, 3, 65, 127, 128, 255])), max_size=3),
+    st.integers(0, 8),
+    st.integers(-2, 9),
+)
+def test_a_bind_is_read_alike(bind: bytes, changed: list[tuple[int, int]], start: int, missing: int) -> None:
+    data = bytearray(bind)
+    for pos, byte in changed:
+        if pos < len(data):
+            data[pos] = byte
+    end = len(data) - missing
+    assert outcome_of(messages, bytes(data), start, end) == outcome_of(PURE.messages, bytes(data), start, end)
+
+
+def test_what_is_no_bytes_is_not_read() -> None:
+    for reader in messages.READERS:
+        if reader not in (messages.no_bind, messages.no_cstring):
+            for wrong in [("text", 0, 1), (b"a\0", 0), (b"a\0", "0", 1), (b"a\0", 2**70, 2**71)]:
+                with pytest.raises((TypeError, OverflowError)):
+                    reader(*wrong)  # type: ignore[arg-type,call-arg]
+            assert reader(b"ab\0", -1, 3) is None and reader(b"ab\0", 2, 1) is None and reader(b"ab\0", 0, 4) is None
 
 
 # --- lines ---

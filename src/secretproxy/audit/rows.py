@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from mypy_extensions import i64
+
 from secretproxy.audit import chain
 from secretproxy.audit.columns import ADDED, CHAINED, STORED, TYPES, LogColumn
 from secretproxy.audit.masking import NameMask, name_bytes
@@ -368,16 +370,16 @@ class Lines:
         names_left = self.names_left
         secrets = "\\N" if names is None else self._array(names)
         seq = self.seq + 1
-        second = at // 1_000_000
+        now: i64 = at
+        second: i64 = now // 1_000_000
         if second != self._second:
             self._at(at)
-        drawn = self._draw()
         line = _write_line(
             self._instance,
             seq,
-            drawn,
+            self._draw(),
             self._moment,
-            at - second * 1_000_000,
+            int(now - second * 1_000_000),
             pattern.event,
             known[0],
             event.statement_no,

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
 from secretproxy import __version__
+from secretproxy.ops.value import Value
 from secretproxy.session.events import Event
 
 # Upper bounds of the buckets of a duration, in seconds.
@@ -92,22 +93,6 @@ _WIDTH = 0
 for _name, _kind in _KINDS.items():
     _PLACES[_name] = _WIDTH
     _WIDTH += _kind.width
-
-
-class Value:
-    """One worker's number."""
-
-    __slots__ = ("_place", "_row")
-
-    def __init__(self, row: memoryview[float], place: int) -> None:
-        self._row = row
-        self._place = place
-
-    def inc(self, by: float = 1) -> None:
-        self._row[self._place] += by
-
-    def set(self, value: float) -> None:
-        self._row[self._place] = float(value)
 
 
 class Durations:

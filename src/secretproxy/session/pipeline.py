@@ -378,7 +378,10 @@ class Pipeline:
     def _may_be_skipped(self) -> bool:
         """Tells whether an unanswered message of the extended protocol stands before what comes now, with no Sync
         between."""
-        for entry in reversed(self._due):
+        due = self._due
+        if not due:
+            return False
+        for entry in reversed(due):
             if _is(entry, SYNC):
                 return False
             if not _is(entry, COPY_END) and not _is(entry, INJECTED) and not query_like(entry):

@@ -11,7 +11,15 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from secretproxy.wire.types import ErrorField
+
 MAC_SIZE: Final = 32
+SQLSTATE: Final = b"SPX01"
+QUOTED: Final = b"SPX2 ".hex().encode()
+# The field of the SQLSTATE, behind another one, and the beginning of a message of this form, which PostgreSQL sends
+# next.
+BEGUN: Final = b"\0" + bytes((ErrorField.SQLSTATE,)) + SQLSTATE + b"\0" + bytes((ErrorField.MESSAGE,)) + QUOTED
+BEFORE_MESSAGE: Final = len(BEGUN) - len(QUOTED)
 # Signed, MAC, "KEY PID START", CLOCK, "FUNCTION OWNER JWT_USER", name, session user, role.
 Cut = tuple[bytes, bytes, bytes, int, bytes, str, str, str]
 # Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark
@@ -48,12 +56,21 @@ def commonest(message: bytes) -> Cut | None:
     return None
 
 
-def _in_c() -> Callable[[bytes], Cut | None]:
+def heard(notice: bytes, pos: int, end: int) -> Cut | None:
+    """Cuts the message of a notice whose fields stand from `pos` to `end`; None where it is none of the commonest
+    form."""
+    at = notice.find(BEGUN, pos, end)
+    stop = notice.find(b"\0", at + BEFORE_MESSAGE, end) if at >= 0 else -1
+    return None if stop < 0 else COMMONEST(notice[at + BEFORE_MESSAGE : stop])
+
+
+def _in_c() -> tuple[Callable[[bytes], Cut | None], Callable[[bytes, int, int], Cut | None]]:
     try:
         from secretproxy.session import _quoted
     except ImportError:
-        return commonest
-    return _quoted.cut
+        return commonest, heard
+    return _quoted.cut, _quoted.heard
 
 
-COMMONEST: Final = _in_c()
+CUTTERS: Final = _in_c()
+COMMONEST: Final[Callable[[bytes], Cut | None]] = CUTTERS[0]

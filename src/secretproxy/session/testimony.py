@@ -42,7 +42,7 @@ from secretproxy.session.call_path import MOST_CONTEXT, call_path
 from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
 from secretproxy.session.pipeline import Outcomes, Pipeline
-from secretproxy.session.quoted import COMMONEST, Cut, cut
+from secretproxy.session.quoted import BEFORE_MESSAGE, BEGUN, CUTTERS, QUOTED, SQLSTATE, Cut, cut
 from secretproxy.session.statements import CallKey, Running, call_key
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
@@ -52,8 +52,6 @@ from secretproxy.wire.digest import MAKERS, pads
 from secretproxy.wire.errors import ProtocolViolationError
 from secretproxy.wire.types import ErrorField, SqlState, TransactionStatus
 
-SQLSTATE: Final = b"SPX01"
-QUOTED: Final = b"SPX2 ".hex().encode()
 DIRECT: Final = b"secretproxy: this call of "
 # Before the number that a database signs to prove its key: nothing else that is signed begins so.
 PROOF: Final = b"secretproxy key proof "
@@ -63,7 +61,8 @@ _MARK: Final = re.compile(r"1\.([0-9]{1,10})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 # HEAD are read of one that has a long CONTEXT.
 MOST: Final = 4_200_000
 HEAD: Final = 32_768
-_cut_commonest: Final[Callable[[bytes], Cut | None]] = COMMONEST
+_cut_commonest: Final[Callable[[bytes], Cut | None]] = CUTTERS[0]
+_heard: Final[Callable[[bytes, int, int], Cut | None]] = CUTTERS[1]
 _hmac: Final[Callable[[bytes, bytes, bytes], bytes]] = MAKERS[1]
 _same: Final[Callable[[bytes, bytes], bool]] = hmac.compare_digest
 # What testimonies have in common is read once: so much of it is remembered, of such alone as were signed.
@@ -237,6 +236,16 @@ class Keys:
             parts = cut(message)
             if parts is None:
                 return None
+        return self._checked(parts)
+
+    def read_cut(self, parts: Cut) -> Testimony | None:
+        """Reads the testimony that has these parts; None if its MAC or what stands in it is wrong."""
+        try:
+            return self._checked(parts)
+        except ValueError:
+            return None
+
+    def _checked(self, parts: Cut) -> Testimony | None:
         signed, mac, begun, clock, called, name, user, role = parts
         process = self._processes.get(begun)
         key = self._spelled_key(begun.partition(b" ")[0]) if process is None else process.key
@@ -432,9 +441,6 @@ class Token:
 
 # The SQLSTATE field of a testimony.
 _TESTIMONY: Final = bytes((ErrorField.SQLSTATE,)) + SQLSTATE + b"\0"
-# The same behind another field, and the beginning of a message of the second form, which PostgreSQL sends next.
-_SHORT_TESTIMONY: Final = b"\0" + _TESTIMONY + bytes((ErrorField.MESSAGE,)) + QUOTED
-_BEFORE_MESSAGE: Final = len(_SHORT_TESTIMONY) - len(QUOTED)
 
 
 class Matching:
@@ -468,10 +474,14 @@ class Matching:
         buffer, start = message.buffer, message.start
         end = min(message.end, len(buffer))
         if message.complete:
-            at = buffer.find(_SHORT_TESTIMONY, start + 5, end)
+            parts = _heard(buffer, start + 5, end)
+            if parts is not None:
+                self._take(message, self._token.keys.read_cut(parts), None)
+                return
+            at = buffer.find(BEGUN, start + 5, end)
             if at >= 0:
                 # No field has a NUL in it: this is the SQLSTATE, and the message behind it.
-                at += _BEFORE_MESSAGE
+                at += BEFORE_MESSAGE
                 self._heard(message, buffer[at : buffer.find(b"\0", at, end)], None)
                 return
             if buffer.find(_TESTIMONY, start, end) < 0:
@@ -490,8 +500,10 @@ class Matching:
 
     def _heard(self, message: Framer, text: bytes, context: bytes | None) -> None:
         """Takes what a notice says that is a testimony or pretends to be one. `context`: as far as it has been read."""
+        self._take(message, self._token.keys.read(text), context)
+
+    def _take(self, message: Framer, testimony: Testimony | None, context: bytes | None) -> None:
         self._stream.drop()
-        testimony = self._token.keys.read(text)
         running = self._pipeline.under_way()
         if testimony is None or not self._is_ours(testimony):
             self._take_foreign(running, testimony)

@@ -7,6 +7,7 @@ ProtocolViolationError for content that does not fit its message and never quote
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,35 @@ _INT32: Final = struct.Struct("!i")
 _HEADER: Final = struct.Struct("!Bi")
 # Every count of the protocol is read unsigned, as pq_getmsgint() reads it.
 _UINT16: Final = struct.Struct("!H")
+
+
+_Bound = tuple[bytes, bytes, tuple[int, ...], list[bytes | None]]
+
+
+def no_cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int] | None:
+    """Gives None: nothing is read in C."""
+    return None
+
+
+def no_bind(message: bytes, pos: int, end: int) -> _Bound | None:
+    """Gives None: nothing is read in C."""
+    return None
+
+
+def _readers() -> tuple[
+    Callable[[bytes, int, int], tuple[bytes, int] | None], Callable[[bytes, int, int], _Bound | None]
+]:
+    """Gives what reads strings and Binds that are in order: in C where the package was compiled."""
+    try:
+        from secretproxy.wire import _messages
+    except ImportError:
+        return no_cstring, no_bind
+    return _messages.cstring, _messages.bind
+
+
+READERS: Final = _readers()
+_cstring_in_c: Final[Callable[[bytes, int, int], tuple[bytes, int] | None]] = READERS[0]
+_bind_in_c: Final[Callable[[bytes, int, int], _Bound | None]] = READERS[1]
 
 
 # --- startup -----------------------------------------------------------------------------------------------------
@@ -169,6 +199,9 @@ def parameter_types(message: bytes, start: int, end: int) -> tuple[int, ...]:
 
 def cstring(message: bytes, pos: int, end: int) -> tuple[bytes, int]:
     """Reads a null-terminated string and the position behind it. Raises UnreadableError if it is not terminated."""
+    found = _cstring_in_c(message, pos, end)
+    if found is not None:
+        return found
     stop = message.find(b"\0", pos, end)
     if stop < 0:
         raise UnreadableError("a string in the message has no terminator")
@@ -228,6 +261,9 @@ def _uint16(message: bytes, pos: int, end: int) -> int:
 
 def read_bind(message: bytes, start: int, end: int) -> Bind:
     """Reads a complete Bind. Raises UnreadableError."""
+    found = _bind_in_c(message, start + 5, end)
+    if found is not None:
+        return Bind(found[0], found[1], found[2], tuple([Redacted(value) for value in found[3]]))
     portal, pos = cstring(message, start + 5, end)
     statement, pos = cstring(message, pos, end)
     format_count = _uint16(message, pos, end)

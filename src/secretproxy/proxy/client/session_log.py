@@ -24,6 +24,7 @@ from secretproxy.session.statements import Running
 from secretproxy.session.step import Step
 from secretproxy.wire.types import SqlState
 
+_monotonic: Final[Callable[[], float]] = time.monotonic
 _ANNOUNCED: Final = frozenset({"attempt", "access"})
 # Seconds for which an answer is kept that the log has nothing of; then the statement's attempts are committed.
 MOST_SEALED: Final = 0.25
@@ -54,6 +55,7 @@ class SessionLog(Log):
         self._runtime: Final = runtime
         # By its methods alone: compiled code takes no other object for a Journal, as tests have one.
         self._journal: Final = cast(Any, runtime).journal
+        self._attempts: Final = cast(Any, runtime).metrics.attempts
         self._stage: Final = stage
         self._session: Final = session
         self._answer_sent: Final = answer_sent
@@ -73,7 +75,7 @@ class SessionLog(Log):
 
     def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self._runtime.metrics.attempts.inc(len(step.commit))
+        self._attempts.inc(len(step.commit))
         try:
             self._journal.commit(step.commit, self)
         except LogUnavailableError:
@@ -102,7 +104,7 @@ class SessionLog(Log):
     # --- a statement that only reads, and its answer ---
 
     def seal(self, running: Running, interpreter: Interpreter) -> None:
-        running.timing.began = time.monotonic()
+        running.timing.began = _monotonic()
         if self._seal_timer is None:
             # One timer for many statements: it looks at the one that is under way then.
             self._interpreter = interpreter
@@ -126,7 +128,7 @@ class SessionLog(Log):
 
     def commit_access(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self._runtime.metrics.attempts.inc(len(step.commit))
+        self._attempts.inc(len(step.commit))
         self._journal.hold(step.commit, self._answer_waiter)
 
     def access_settled(self, fault: str | None) -> None:
@@ -150,7 +152,7 @@ class SessionLog(Log):
         self.count_testified(step.commit)
         announced = sum([event.event in _ANNOUNCED for event in step.commit])
         if announced:
-            self._runtime.metrics.attempts.inc(announced)
+            self._attempts.inc(announced)
         future = self._journal.keep(step.commit)
         self._held_since = time.monotonic()
         seconds = self._runtime.settings.limits.hold_timeout
