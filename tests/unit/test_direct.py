@@ -345,6 +345,67 @@ def test_an_error_of_a_function_is_told_to_the_event_loop_and_stops_nobody_else(
     run(play(), loop)
 
 
+def test_errors_of_several_in_one_turn_stop_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: unraisable.append(told.exc_type))
+
+    async def play() -> None:
+        told = errors_told()
+        reading = DirectReading(asyncio.get_running_loop())
+        taken: list[bytes] = []
+
+        def take(data: bytes) -> bool:
+            taken.append(data)
+            if data == b"bad":
+                raise KeyError
+            return False
+
+        socks = [pair() for _ in range(4)]
+        readers: list[Any] = []
+        for (ours, theirs), said in zip(socks, (b"bad", b"good", b"bad", b"good"), strict=True):
+            transport: Any = Transport(ours)
+            readers.append(reading.reader(transport, take, print, taken.append))  # type: ignore[arg-type]
+            readers[-1].resume()
+            theirs.send(said)
+        await turns()
+        assert sorted(map(str, taken)) == sorted(map(str, [b"bad", GAP, b"good", b"bad", GAP, b"good"]))
+        assert told == [KeyError] and unraisable == [KeyError]
+        for reader in readers:
+            reader.close()
+        reading.close()
+        for sock in [sock for both in socks for sock in both]:
+            sock.close()
+
+    run(play())
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_one_read_leaves_is_read_though_nothing_more_comes(ended: bool) -> None:
+    """More than one read takes, in the socket before it is looked at for the first time."""
+
+    async def play() -> None:
+        with ends("tcp") as made:
+            made.sends = False
+            made.reader.pause()
+            with contextlib.suppress(PermissionError):
+                made.one.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+            sent, quiet = 0, 0
+            while quiet < 100 and sent < 2 << 20:
+                try:
+                    sent += made.far_one.send(bytes(100_000))
+                    quiet = 0
+                except BlockingIOError:
+                    quiet += 1
+                await turns()
+            if ended:
+                made.far_one.shutdown(socket.SHUT_WR)
+            made.reader.resume()
+            await until(lambda: sum(map(len, made.taken)) == sent and (made.over or not ended))
+            assert made.over == ([0] if ended else [])
+
+    run(play())
+
+
 @pytest.mark.parametrize("how", ["write", "closed", "alone"])
 def test_nothing_goes_on_behind_what_was_lost(how: str) -> None:
     """The socket takes nothing more and the peer's function fails, or there is no peer any more."""
@@ -458,10 +519,12 @@ def test_readers_are_not_kept_once_they_are_closed_or_their_set_is_gone() -> Non
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_its_functions_do_to_readers_breaks_none(seed: int) -> None:
+def test_whatever_its_functions_do_to_readers_breaks_none(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has them close, pause, join, fail and collect at random; run with the address sanitizer, it finds what is used
     behind its end."""
     chance = random.Random(seed)
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: unraisable.append(told.exc_type))
 
     async def play() -> None:
         told = errors_told()
@@ -496,7 +559,7 @@ def test_whatever_its_functions_do_to_readers_breaks_none(seed: int) -> None:
                 if chance.random() < 0.05:
                     far.shutdown(socket.SHUT_WR)
             await asyncio.sleep(0)
-        assert set(told) <= {KeyError, RuntimeError}
+        assert {*told, *unraisable} <= {KeyError, RuntimeError}
         for reader in readers:
             reader.close()
         reading.close()

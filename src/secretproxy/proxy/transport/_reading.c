@@ -6,6 +6,10 @@
    peer's socket at once. This knows nothing of PostgreSQL and decides nothing. Whatever is not the commonest case is
    left to Python: what a socket does not take, an end, an error.
 
+   An entry tells of changes only, so that the kernel does not look at each socket again before it sleeps: what a read may
+   have left in its socket must be asked for anew (more_than_read). A client that sends urgent data or descriptors, as
+   none of PostgreSQL's does, may have a chunk wait for its next one.
+
    All of it runs in the event loop's thread, with the interpreter's lock. It owns no socket: close() comes before a
    socket is closed. An epoll entry is a pointer to a Reader; the set keeps each Reader until its entry is gone.
    direct.py hands it out. */
@@ -16,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -52,10 +57,12 @@ static PyTypeObject ReadersType, ReaderType;
 
 /* --- one socket --- */
 
-/* Changes the entry. One that is not read from has no events and is told of an error or a hangup once, not always. */
+/* Changes the entry, which then tells of what is there already. One that is not read from tells of an error or a hangup
+   alone, once. */
 static int watch(Reader *self, int operation)
 {
-    struct epoll_event event = {.events = self->reading ? EPOLLIN : EPOLLET, .data.ptr = self};
+    uint32_t events = self->reading ? EPOLLIN | EPOLLRDHUP | EPOLLET : EPOLLET;
+    struct epoll_event event = {.events = events, .data.ptr = self};
     if (epoll_ctl(self->readers->epoll, operation, self->fd, &event) == 0)
         return 0;
     PyErr_SetFromErrno(PyExc_OSError);
@@ -121,8 +128,15 @@ static int send_on(Reader *peer, PyObject *data)
     return done == NULL ? -1 : 0;
 }
 
-/* Reads once. The caller has a reference to `self`, whose functions may close it. */
-static int read_once(Reader *self)
+/* Whether a read may have left something: the kernel says nothing more of it. An end or an error that was there with the
+   data has been told of with them. */
+static int more_than_read(ssize_t size, uint32_t events)
+{
+    return size == CHUNK || events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+}
+
+/* Reads once, told of `events`. The caller has a reference to `self`, whose functions may close it. */
+static int read_once(Reader *self, uint32_t events)
 {
     char *buffer = self->readers->buffer;
     ssize_t size;
@@ -136,6 +150,10 @@ static int read_once(Reader *self)
     PyObject *data = PyBytes_FromStringAndSize(buffer, size);
     if (data == NULL)
         return leave_gap(self);
+    if (more_than_read(size, events) && watch(self, EPOLL_CTL_MOD) < 0) {
+        Py_DECREF(data);
+        return leave_gap(self);
+    }
     PyObject *take = Py_NewRef(self->take);
     PyObject *took = PyObject_CallOneArg(take, data);
     Py_DECREF(take);
@@ -311,21 +329,23 @@ static PyObject *readers_run(Readers *self, PyObject *unused)
     /* What is called below may close any of them. */
     for (int i = 0; i < count; i++)
         Py_INCREF((PyObject *)events[i].data.ptr);
-    int failed = 0;
-    for (int i = 0; i < count && !failed && self->epoll >= 0; i++) {
+    /* An error of one stops nobody else; the first is told to the event loop. */
+    PyObject *type = NULL, *value = NULL, *trace = NULL;
+    for (int i = 0; i < count && self->epoll >= 0; i++) {
         Reader *reader = events[i].data.ptr;
-        if (reader->reading)
-            failed = read_once(reader) < 0;
+        if (!reader->reading || read_once(reader, events[i].events) == 0)
+            continue;
+        if (type == NULL)
+            PyErr_Fetch(&type, &value, &trace);
+        else
+            PyErr_WriteUnraisable((PyObject *)reader);
     }
-    /* Behind an error, the rest has its turn at the next call. */
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
     for (int i = 0; i < count; i++)
         Py_DECREF((PyObject *)events[i].data.ptr);
+    if (type == NULL)
+        Py_RETURN_NONE;
     PyErr_Restore(type, value, trace);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
+    return NULL;
 }
 
 static int readers_clear(Readers *self)
