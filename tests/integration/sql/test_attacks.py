@@ -145,6 +145,7 @@ CREATE DOMAIN {0}.bytea AS pg_catalog.text;
 # pgcrypto's own are in public, and not the client's to replace.
 CRYPTO = """
 CREATE FUNCTION pg_temp.pgp_sym_decrypt_bytea(bytea, text) RETURNS bytea LANGUAGE sql AS $$ SELECT pg_temp.spy()::bytea $$;
+CREATE FUNCTION pg_temp.hmac(bytea, bytea, text) RETURNS bytea LANGUAGE sql AS $$ SELECT pg_temp.spy()::bytea $$;
 CREATE FUNCTION pg_temp.crypt(text, text) RETURNS text LANGUAGE sql AS $$ SELECT pg_temp.spy() $$;
 """
 

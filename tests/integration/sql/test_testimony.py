@@ -125,6 +125,39 @@ def test_users_and_roles_of_any_name(stored: Database) -> None:
     assert other.get("key").session_user == ROLE and other.form == "SPX2"
 
 
+@pytest.mark.parametrize("claim", ["jwt.claims.user_id", "request.jwt.claims"])
+def test_claims_come_and_go_within_a_session(stored: Database, claim: str) -> None:
+    """Whether there are any is asked first; one of a transaction leaves an empty setting behind."""
+    value = str(USER) if claim == "jwt.claims.user_id" else f'{{"sub": "{USER}"}}'
+    session = Session(stored)
+
+    def users() -> set[uuid.UUID | None]:
+        said = {session.get("key").jwt_user}
+        assert session.form == "SPX2"
+        session.messages.clear()
+        session.sql.execute(f"SELECT encrypted_secrets.secrets_verify('{OWNER}', 'key', 'key')")
+        heard = session.keys.read(session.messages[0].encode())
+        assert heard is not None and session.form == "SPX1"
+        return said | {heard.jwt_user}
+
+    with stored.connect() as admin:
+        admin.execute("UPDATE secretproxy.settings SET jwt_source = 'request.jwt.claims'")
+        try:
+            assert users() == {None}
+            with session.sql.transaction():
+                session.sql.execute("SELECT set_config(%s, %s, true)", (claim, value))
+                assert users() == {USER}
+            assert session.ask(f"SELECT current_setting('{claim}')") == ("",)
+            assert users() == {None}
+            session.sql.execute("SELECT set_config(%s, %s, false)", (claim, value))
+            assert users() == {USER}
+            session.sql.execute("RESET ALL")
+            session.proxied()
+            assert users() == {None}
+        finally:
+            admin.execute("UPDATE secretproxy.settings SET jwt_source = DEFAULT")
+
+
 def test_no_altered_message_is_believed(stored: Database) -> None:
     session = Session(stored)
     session.get("a b c")

@@ -37,8 +37,21 @@ CREATE TABLE IF NOT EXISTS secretproxy.context (
     max_name int NOT NULL,
     name_pattern pg_catalog.text NOT NULL,
     backend_types pg_catalog.text[] NOT NULL,
-    write_format int NOT NULL
+    write_format int NOT NULL,
+    -- What a usual call needs, and NULL in a row that an older version made: such a call is not a usual one. `usual_mark` is ring_mark where
+    -- any owner's secrets may be used (owner_check).
+    testimony_key pg_catalog.bytea,
+    ring_key pg_catalog.bytea,
+    usual_mark pg_catalog.bytea
 );
+DO $do$
+BEGIN
+    -- Looked at first: ALTER TABLE waits for every call.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) 'secretproxy.context'::pg_catalog.regclass AND attname OPERATOR(pg_catalog.=) 'usual_mark') THEN
+        ALTER TABLE secretproxy.context ADD COLUMN testimony_key pg_catalog.bytea, ADD COLUMN ring_key pg_catalog.bytea, ADD COLUMN usual_mark pg_catalog.bytea;
+    END IF;
+END
+$do$;
 ALTER TABLE secretproxy.context OWNER TO secretproxy_keys;
 REVOKE ALL ON secretproxy.context FROM PUBLIC;
 COMMENT ON TABLE secretproxy.context IS 'One row made of settings and the newest keys; kept by triggers, never edited';
@@ -54,7 +67,8 @@ BEGIN
     SELECT true, t.version, 'SPX1 ' OPERATOR(pg_catalog.||) t.version, t.inner_pad, t.outer_pad, r.version, r.inner_pad, r.outer_pad, r.prefix, pg_catalog.decode('70', 'hex') OPERATOR(pg_catalog.||) r.prefix,
            s.direct_calls, s.owner_check, s.crypt_cost,
            CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) 'SQL_ASCII' THEN 'SQL_ASCII'::pg_catalog.name ELSE 'UTF8'::pg_catalog.name END,
-           s.max_name, s.name_pattern, s.backend_types, s.write_format
+           s.max_name, s.name_pattern, s.backend_types, s.write_format, t.key, r.key,
+           CASE WHEN s.owner_check OPERATOR(pg_catalog.=) 'off' THEN pg_catalog.decode('70', 'hex') OPERATOR(pg_catalog.||) r.prefix END
       FROM (SELECT * FROM secretproxy.testimony_key WHERE retired_at IS NULL AND active ORDER BY version DESC LIMIT 1) t,
            (SELECT * FROM secretproxy.keyring WHERE retired_at IS NULL ORDER BY version DESC LIMIT 1) r,
            secretproxy.settings_now() s
@@ -64,7 +78,8 @@ BEGIN
            ring_outer = EXCLUDED.ring_outer, ring_prefix = EXCLUDED.ring_prefix, ring_mark = EXCLUDED.ring_mark, direct_calls = EXCLUDED.direct_calls,
            owner_check = EXCLUDED.owner_check, crypt_cost = EXCLUDED.crypt_cost,
            charset = EXCLUDED.charset, max_name = EXCLUDED.max_name, name_pattern = EXCLUDED.name_pattern,
-           backend_types = EXCLUDED.backend_types, write_format = EXCLUDED.write_format;
+           backend_types = EXCLUDED.backend_types, write_format = EXCLUDED.write_format, testimony_key = EXCLUDED.testimony_key,
+           ring_key = EXCLUDED.ring_key, usual_mark = EXCLUDED.usual_mark;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = '55000',
             MESSAGE = 'one key of secretproxy.keyring must not be retired, one of secretproxy.testimony_key must be active, and secretproxy.settings keeps its row';
