@@ -94,6 +94,7 @@ class Journal:
         self.backlog = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._waiters: list[Any] = []
+        self._keeps: list[Any] = []
 
     def append(self, events: list[Any], *, wait: bool) -> None:
         assert not wait
@@ -104,6 +105,10 @@ class Journal:
             raise LogUnavailableError
         self.attempts += events
         self._waiters.append(waiter)
+
+    def keep_for(self, events: list[Any], waiter: Any) -> None:
+        self.kept += events
+        self._keeps.append(waiter)
 
     def keep(self, events: list[Any]) -> asyncio.Future[None]:
         self.kept += events
@@ -118,6 +123,9 @@ class Journal:
         waiting, self._waiting = self._waiting, []
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
+            waiter.settled(None if error is None else str(error) or "fault")
+        keeps, self._keeps = self._keeps, []
+        for waiter in keeps:
             waiter.settled(None if error is None else str(error) or "fault")
         for future in waiting:
             if error is None:
@@ -150,6 +158,7 @@ class Scene:
             attempts=Counter(), refused=Counter(), hold=SimpleNamespace(observe=lambda seconds: None),
             count_testified=lambda events: False,
         )  # fmt: skip
+        self.limits = SimpleNamespace(hold_timeout=hold_timeout)
         runtime = SimpleNamespace(
             journal=self.journal,
             metrics=self.metrics,
@@ -164,9 +173,7 @@ class Scene:
                 send=lambda packet, session: self.cancelled.append(packet),
             ),
             spawn=lambda work: None,
-            settings=SimpleNamespace(
-                limits=SimpleNamespace(hold_timeout=hold_timeout), log=SimpleNamespace(sessions=False)
-            ),
+            settings=SimpleNamespace(limits=self.limits, log=SimpleNamespace(sessions=False)),
         )  # fmt: skip
         self.to_client, self.to_backend = Transport(), Transport()
         self.client, self.backend = ClientEndpoint(ListenSettings()), BackendEndpoint(BackendSettings())
@@ -260,6 +267,30 @@ async def test_an_answer_that_is_held_too_long_ends_the_session() -> None:
     scene.backend.data_received(testified("hidden") + row("value"))
     while scene.relay.life is Life.READY:
         await asyncio.sleep(0)
+    assert scene.relay.life is Life.ORPHANED and scene.fatal == b"58030"
+    await scene.journal.write()
+    assert scene.to_client.take() == b"", "the value stays here"
+
+
+async def test_each_call_that_is_held_has_its_own_time() -> None:
+    """One timer is for all of a session's: what it was set for is mostly over when it looks."""
+    scene = Scene().logged_in()
+    for clock in (1, 2):
+        scene.client.data_received(query(HIDDEN))
+        scene.backend.data_received(testified("hidden", clock=START + clock) + row("value"))
+        assert scene.to_client.take() == b""
+        scene.relay._log._look_at_hold()
+        assert scene.relay.life is Life.READY, "it has not been held for long"
+        await scene.journal.write()
+        assert scene.to_client.take() == row("value")
+        scene.backend.data_received(complete() + ready())
+        scene.to_client.take()
+    scene.limits.hold_timeout = 0.0
+    scene.relay._log._look_at_hold()
+    assert scene.relay.life is Life.READY, "nothing is held"
+    scene.client.data_received(query(HIDDEN))
+    scene.backend.data_received(testified("hidden", clock=START + 3) + row("value"))
+    scene.relay._log._look_at_hold()
     assert scene.relay.life is Life.ORPHANED and scene.fatal == b"58030"
     await scene.journal.write()
     assert scene.to_client.take() == b"", "the value stays here"

@@ -110,7 +110,7 @@ class _FutureWaiter:
 
 
 class Journal:
-    """The one writer of a process. `append`, `commit` and `keep` are the ways in."""
+    """The one writer of a process. `append`, `commit`, `hold` and `keep` are the ways in."""
 
     def __init__(
         self,
@@ -285,11 +285,15 @@ class Journal:
 
         The future is done when they are durable, however long an outage lasts.
         """
-        self._take(events)
         waiter = _FutureWaiter()
+        self.keep_for(events, waiter)
+        return waiter.future
+
+    def keep_for(self, events: Sequence[Event], waiter: Waiter) -> None:
+        """Does the same, but tells `waiter`."""
+        self._take(events)
         self._waiting.append((self._lines.seq, waiter, False))
         self._wake()
-        return waiter.future
 
     def _wake(self) -> None:
         """Has the next group written, or whatever else is due."""

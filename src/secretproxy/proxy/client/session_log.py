@@ -46,6 +46,18 @@ class _AnswerWaiter:
         self._log.access_settled(fault)
 
 
+class _TestimonyWaiter:
+    """Waits for what the backend's testimony said, and what the answer behind it is held for."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, session_log: SessionLog) -> None:
+        self._log = session_log
+
+    def settled(self, fault: str | None) -> None:
+        self._log.testimony_settled(fault)
+
+
 class SessionLog(Log):
     """One session's, while its client is there."""
 
@@ -60,10 +72,13 @@ class SessionLog(Log):
         self._session: Final = session
         self._answer_sent: Final = answer_sent
         self._interpreter: Interpreter | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._answer_waiter: Final = _AnswerWaiter(self)
         self._seal_timer: asyncio.TimerHandle | None = None
+        self._testimony_waiter: Final = _TestimonyWaiter(self)
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._held_since = 0.0
+        # Whether an answer is held for the testimony ahead of it.
+        self._holds = False
         # Whether it was said that a testimony of this session was forged.
         self._forged = False
         self._closed = False
@@ -153,32 +168,49 @@ class SessionLog(Log):
         announced = sum([event.event in _ANNOUNCED for event in step.commit])
         if announced:
             self._attempts.inc(announced)
-        future = self._journal.keep(step.commit)
-        self._held_since = time.monotonic()
-        seconds = self._runtime.settings.limits.hold_timeout
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._timed_out)
-        guarded = self._stage.guarded
-        future.add_done_callback(lambda done: guarded(lambda: self._testimony_done(done, interpreter)))
+        self._interpreter = interpreter
+        self._holds = True
+        self._held_since = _monotonic()
+        self._journal.keep_for(step.commit, self._testimony_waiter)
+        if self._hold_timer is None:
+            # One timer for many calls: it looks at the one that is held then.
+            self._look_at_hold_in(self._runtime.settings.limits.hold_timeout)
 
-    def _testimony_done(self, done: asyncio.Future[None], interpreter: Interpreter) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        failed = done.cancelled() or done.exception() is not None
-        if self._closed or failed:
+    def testimony_settled(self, fault: str | None) -> None:
+        """Handles the journal's answer: the log has the calls."""
+        interpreter = self._interpreter
+        self._holds = False
+        if interpreter is None or self._closed or fault is not None:
             return
-        self._runtime.metrics.hold.observe(time.monotonic() - self._held_since)
-        interpreter.testimony_committed()
-        self._answer_sent()
+        try:
+            self._runtime.metrics.hold.observe(_monotonic() - self._held_since)
+            interpreter.testimony_committed()
+            self._answer_sent()
+        except (Exception, asyncio.CancelledError) as error:
+            self._stage.terminate_by_error(error)
+
+    def _look_at_hold_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._hold_timer = loop.call_later(seconds, self._stage.guarded, self._look_at_hold)
+
+    def _look_at_hold(self) -> None:
+        """Ends the session where an answer is held for too long."""
+        self._hold_timer = None
+        if self._closed or not self._holds:
+            return
+        left = self._held_since + self._runtime.settings.limits.hold_timeout - _monotonic()
+        if left > 0:
+            self._look_at_hold_in(left)
+        else:
+            self._timed_out()
 
     def _timed_out(self) -> None:
-        if not self._closed:
-            log.error(
-                "session ended: the access log did not take a call in time",
-                session=self._stage.client.session_id,
-                setting="limits.hold_timeout",
-            )
-            self._stage.terminate(SqlState.IO_ERROR, _LOG_LOST, hint=_LOG_LOST_HINT)
+        log.error(
+            "session ended: the access log did not take a call in time",
+            session=self._stage.client.session_id,
+            setting="limits.hold_timeout",
+        )
+        self._stage.terminate(SqlState.IO_ERROR, _LOG_LOST, hint=_LOG_LOST_HINT)
 
     def count_testified(self, events: list[Event]) -> None:
         """Counts calls that no attempt announced, and forgeries; logs the first of these with its likely cause."""
@@ -193,6 +225,6 @@ class SessionLog(Log):
         if self._seal_timer is not None:
             self._seal_timer.cancel()
             self._seal_timer = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
