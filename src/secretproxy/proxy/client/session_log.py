@@ -65,9 +65,9 @@ class SessionLog(Log):
         """Takes the stage that ends the session where that is needed. `answer_sent`: is called once an answer that was
         held has gone to the client."""
         self._runtime: Final = runtime
-        # By its methods alone: compiled code takes no other object for a Journal, as tests have one.
+        # By their methods alone: compiled code takes no other object for a Journal or a number, as tests have.
         self._journal: Final = cast(Any, runtime).journal
-        self._attempts: Final = cast(Any, runtime).metrics.attempts
+        self._metrics: Final = cast(Any, runtime).metrics
         self._stage: Final = stage
         self._session: Final = session
         self._answer_sent: Final = answer_sent
@@ -90,7 +90,7 @@ class SessionLog(Log):
 
     def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self._attempts.inc(len(step.commit))
+        self._metrics.attempts.inc(len(step.commit))
         try:
             self._journal.commit(step.commit, self)
         except LogUnavailableError:
@@ -113,7 +113,7 @@ class SessionLog(Log):
             self._stage.terminate_by_error(error)
 
     def refused(self, events: list[Event], attempts: int) -> None:
-        self._runtime.metrics.refused.inc(attempts)
+        self._metrics.refused.inc(attempts)
         self._journal.append(events, wait=False)
 
     # --- a statement that only reads, and its answer ---
@@ -143,7 +143,7 @@ class SessionLog(Log):
 
     def commit_access(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self._attempts.inc(len(step.commit))
+        self._metrics.attempts.inc(len(step.commit))
         self._journal.hold(step.commit, self._answer_waiter)
 
     def access_settled(self, fault: str | None) -> None:
@@ -155,7 +155,7 @@ class SessionLog(Log):
             if fault is None:
                 interpreter.testimony_committed()
             else:
-                self._runtime.metrics.refused.inc()
+                self._metrics.refused.inc()
                 interpreter.withhold()
             self._answer_sent()
         except (Exception, asyncio.CancelledError) as error:
@@ -167,7 +167,7 @@ class SessionLog(Log):
         self.count_testified(step.commit)
         announced = sum([event.event in _ANNOUNCED for event in step.commit])
         if announced:
-            self._attempts.inc(announced)
+            self._metrics.attempts.inc(announced)
         self._interpreter = interpreter
         self._holds = True
         self._held_since = _monotonic()
@@ -183,7 +183,7 @@ class SessionLog(Log):
         if interpreter is None or self._closed or fault is not None:
             return
         try:
-            self._runtime.metrics.hold.observe(_monotonic() - self._held_since)
+            self._metrics.hold.observe(_monotonic() - self._held_since)
             interpreter.testimony_committed()
             self._answer_sent()
         except (Exception, asyncio.CancelledError) as error:
@@ -215,7 +215,7 @@ class SessionLog(Log):
     def count_testified(self, events: list[Event]) -> None:
         """Counts calls that no attempt announced, and forgeries; logs the first of these with its likely cause."""
         runtime = self._runtime
-        if runtime.metrics.count_testified(events) and not self._forged:
+        if self._metrics.count_testified(events) and not self._forged:
             self._forged = True
             runtime.spawn(runtime.proofs.tell_forgery(self._session, self._stage.client.session_id))
 
