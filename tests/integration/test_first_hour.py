@@ -18,9 +18,11 @@ import psycopg
 import pytest
 from tests.support.transcript import checked, programs
 
+from secretproxy.connections import read
+from secretproxy.connections.conninfo import Conninfo
 from secretproxy.demo.postgres import PrivateServer, find_postgres, free_port
 from secretproxy.install import install
-from secretproxy.install.nextsteps import Setup, next_steps
+from secretproxy.install.nextsteps import Setup, _Cluster, next_steps
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -218,6 +220,14 @@ def missing(server: PrivateServer, user: str = "postgres", **setup: Any) -> list
 
 def commands(steps: list[str]) -> list[str]:
     return [step.partition(": ")[2] for step in steps if step.endswith(";")]
+
+
+def test_the_init_that_is_advised_can_be_typed() -> None:
+    """Whatever the database is called, and where its socket is."""
+    for place in ({"host": "db"}, {"host": "/run/my server"}):
+        made = _Cluster(Conninfo({**place, "dbname": 'My "DB/1 %x?', "user": "postgres"})).dsn("journal")
+        known = read(made)
+        assert (known.database, known.user, known.get("host")) == ('My "DB/1 %x?', "journal", place["host"])
 
 
 JOURNAL = "CREATE ROLE journal LOGIN PASSWORD '...' IN ROLE secretproxy_writer;"

@@ -58,6 +58,7 @@ async def _results(settings: Settings) -> list[tuple[str, str | None]]:
     except ConfigError as error:
         results.append(("settings", str(error)))
     results += preflight.places(settings)
+    results += preflight.certificates(settings)
     try:
         keys = read_keys(settings)
         results += await checked(settings, keys)

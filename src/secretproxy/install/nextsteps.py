@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from secretproxy.connections import Conninfo, ConninfoError, Place, read
 from secretproxy.install.runner import session
@@ -135,10 +136,10 @@ class _Cluster:
 
     def dsn(self, user: str) -> str:
         """Gives a connection string with a placeholder for the password."""
-        place = self._place
+        place, database = self._place, quote(self._database, safe="")
         if place.host.startswith("/"):
-            return f"postgresql://{user}:PASSWORD@/{self._database}?host={place.host}&port={place.port}"
-        return f"postgresql://{user}:PASSWORD@{place}/{self._database}"
+            return f"postgresql://{user}:PASSWORD@/{database}?host={quote(place.host)}&port={place.port}"
+        return f"postgresql://{user}:PASSWORD@{place}/{database}"
 
     def login(self, dsn: str | None) -> str | None:
         """Gives the user of a connection string to this database; None if it is unset or leads elsewhere.

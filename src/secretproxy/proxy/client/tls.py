@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import ssl
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from secretproxy.config import ConfigError, ListenSettings
 from secretproxy.files import check_readable
-from secretproxy.proxy.transport.secured import ALPN, Directions, feed, load_ca, load_pair
+from secretproxy.proxy.transport.secured import ALPN, Directions, feed, load_ca, load_pair, out_of_date
 from secretproxy.scram.binding import end_point_of_pem
 
 log: Any = structlog.get_logger("secretproxy")
@@ -44,6 +45,10 @@ class ClientTls:
         try:
             secured, binding = listen_context(self._settings), listen_binding(self._settings)
             self.context, self.binding, self._problem = secured, binding, ""
+            cert = self._settings.tls_cert
+            lapsed = None if secured is None or cert is None else out_of_date(cert, datetime.now(UTC))
+            if asked and lapsed is not None:
+                log.warning("clients that verify it refuse the certificate", cause=lapsed, setting="listen.tls_cert")
         except ConfigError as error:
             if asked or str(error) != self._problem:
                 self._problem = str(error)

@@ -14,6 +14,7 @@ import ssl
 import stat
 import struct
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from secretproxy.connections.conninfo import ConninfoError
 from secretproxy.proxy.backend.connect import AddressUnreachableError, Target, reach
 from secretproxy.proxy.backend.tls import BackendTls, monitor_tls
 from secretproxy.proxy.client.tls import listen_binding
+from secretproxy.proxy.transport.secured import out_of_date
 from secretproxy.scram.binding import end_point_of_der
 from secretproxy.wire.messages import AUTHENTICATION_SASL, PROTOCOL_3_0
 
@@ -68,6 +70,18 @@ def places(settings: Settings) -> Iterator[Result]:
         fault = _directory(nearest)
         if fault is not None:
             yield "audit.spool_dir", fault
+
+
+def certificates(settings: Settings) -> Iterator[Result]:
+    """Lists the proxy's own certificates that whoever verifies them refuses now."""
+    shown = {
+        "listen.tls_cert": settings.listen.tls_cert if settings.listen.tls != "off" else None,
+        "backend.tls_cert": settings.backend.tls_cert if settings.backend.tls != "off" else None,
+    }
+    for setting, path in shown.items():
+        fault = None if path is None else out_of_date(path, datetime.now(UTC))
+        if fault is not None:
+            yield setting, fault
 
 
 def _directory(path: Path) -> str | None:

@@ -10,8 +10,11 @@ import asyncio.sslproto
 import contextlib
 import ssl
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
+
+from cryptography import x509
 
 from secretproxy.config import ConfigError
 from secretproxy.files import check_readable
@@ -223,6 +226,20 @@ def load_pair(context: ssl.SSLContext, cert: Path, key: Path, section: str) -> N
         raise ConfigError(f"{section}.tls_cert {cert}, {section}.tls_key {key}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{section}.tls_key {key}: {error}") from None
+
+
+def out_of_date(path: Path, now: datetime) -> str | None:
+    """Says that the certificate which a PEM file shows is not valid now; None if it is, or cannot be read."""
+    try:
+        shown = x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (OSError, ValueError, IndexError):
+        return None
+    begin, end = shown.not_valid_before_utc, shown.not_valid_after_utc
+    if now > end:
+        return f"{path}: the certificate expired at {end:%Y-%m-%d %H:%M} UTC: renew it, and send SIGHUP"
+    if now < begin:
+        return f"{path}: the certificate is not valid before {begin:%Y-%m-%d %H:%M} UTC: see the clock"
+    return None
 
 
 def _no_password() -> str:
