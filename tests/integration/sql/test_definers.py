@@ -41,6 +41,7 @@ DEFINERS: dict[str, tuple[str, set[str], str]] = {
     "secretproxy.begin_call(text,text,uuid,text[],text)": ("keys", {"api"}, KEYS),
     "secretproxy.read_secret(uuid,text,text,bytea)": ("keys", {"api"}, KEYS),
     "secretproxy.check_secret(uuid,text,text,bytea)": ("keys", {"api"}, KEYS),
+    "secretproxy.verify_secret(uuid,text,text,bytea)": ("keys", {"api"}, KEYS),
     "secretproxy.seal_secret(uuid,text,bytea,text)": ("keys", {"api"}, KEYS),
     "secretproxy.open_secret(uuid,text,bytea)": ("keys", {"api"}, KEYS),
     "secretproxy.ring_prefix()": ("keys", {"api"}, KEYS),
@@ -158,7 +159,11 @@ def test_no_type_and_no_statement_is_the_callers(functions: dict[str, Any]) -> N
 
 def test_every_definer_runs_under_a_pinned_path(functions: dict[str, Any]) -> None:
     """The path names its own schema, or that of the only role that may call it, each of whose functions has one."""
-    inner = {"secretproxy.stored_secret(uuid,text)", "secretproxy.read_secret(uuid,text,text,bytea)"}
+    inner = {
+        "secretproxy.stored_secret(uuid,text)",
+        "secretproxy.read_secret(uuid,text,text,bytea)",
+        "secretproxy.verify_secret(uuid,text,text,bytea)",
+    }
     for signature, row in functions.items():
         pinned = any(one.startswith("search_path=pg_catalog, pg_temp") for one in row["config"] or ())
         assert pinned or signature in inner, signature

@@ -24,6 +24,7 @@ TRIES = {
     "open": "SELECT secretproxy.open_secret('{o}', 'a', '\\x00')",
     "read": "SELECT secretproxy.read_secret('{o}', 'a', NULL, '\\x00')",
     "check": "SELECT secretproxy.check_secret('{o}', 'a', 'x', NULL)",
+    "verify": "SELECT secretproxy.verify_secret('{o}', 'a', 'x', NULL)",
     "open inside": "SELECT secretproxy.open_value(NULL, '{o}', 'a', '\\x00')",
     "getter": "SELECT encrypted_secrets.secrets_getter('{o}', 'a')",
     "ring": "SELECT key FROM secretproxy.keyring LIMIT 1",

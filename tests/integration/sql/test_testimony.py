@@ -19,6 +19,7 @@ from secretproxy.session import testimony
 OWNER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a41")
 USER = uuid.UUID("0b0f5e0a-3f3d-4c5e-9b8e-0d3f7c1b2a42")
 GETTER = "encrypted_secrets.secrets_getter(uuid,text,text)"
+VERIFY = "encrypted_secrets.secrets_verify(uuid,text,text)"
 NAMES = [
     "key", "", " ", "'", "''", "\\", "\\\\'", "E'", "E'\\'", "NULL", "a b c", "' '", "' 'x' '", "-", "~", "_", "=", ",", "\n\t\r\x01", "%1$s %L",
     "ключ", "🔑", "\u2028", "x" * 2600, "repeated " * 20_000,
@@ -104,6 +105,20 @@ def test_every_name_is_told_as_it_is(stored: Database, setting: str) -> None:
         before = said.clock
 
 
+def test_a_verify_of_a_sealed_value_is_told_as_a_read_is(stored: Database) -> None:
+    session = Session(stored)
+    for name in NAMES:
+        for value in (name, None) if name == NAMES[0] else (name,):
+            session.messages.clear()
+            asked = session.ask("SELECT encrypted_secrets.secrets_verify(%s, %s, %s)", OWNER, name, value)
+            (message,) = session.messages
+            said = session.keys.read(message.encode())
+            assert said is not None and session.form == "SPX2" and said.proxied
+            assert (said.function, said.owner, said.names, said.encoding) == (VERIFY, OWNER, (name,), None)
+            assert asked == (value is not None,)
+    assert session.ask("SELECT encrypted_secrets.secrets_verify(%s, %s, 'another')", OWNER, NAMES[0]) == (False,)
+
+
 def test_a_client_encoding_that_lacks_the_characters(stored: Database) -> None:
     session = Session(stored)
     session.sql.execute("SET client_encoding = 'LATIN1'")
@@ -137,7 +152,7 @@ def test_claims_come_and_go_within_a_session(stored: Database, claim: str) -> No
         session.messages.clear()
         session.sql.execute(f"SELECT encrypted_secrets.secrets_verify('{OWNER}', 'key', 'key')")
         heard = session.keys.read(session.messages[0].encode())
-        assert heard is not None and session.form == "SPX1"
+        assert heard is not None and session.form == "SPX2"
         return said | {heard.jwt_user}
 
     with stored.connect() as admin:

@@ -99,6 +99,24 @@ def test_only_a_right_password_is_stored_anew(database: Database) -> None:
         assert [bytes(row[0]) for row in kept] == [before]
 
 
+def test_a_password_that_becomes_another_secret_is_not_put_back(database: Database) -> None:
+    to_none = "UPDATE secrets_schema.secrets_table SET secrets_enc_field = 'none'"
+    ways = {
+        "by the function": "SELECT encrypted_secrets.secrets_upsert(%(o)s, %(n)s, 'a value')",
+        "past it": f"{to_none}, secrets_value_field = 'a value' WHERE name = %(n)s",
+        # This runs no trigger; what is written next does.
+        "the column alone": f"{to_none} WHERE name = %(n)s",
+    }
+    with database.connect() as sql:
+        for name, way in ways.items():
+            older(sql, name)
+            assert verify(sql, name, "right") is True
+            sql.execute(way, {"o": OWNER, "n": name})  # type: ignore[arg-type]
+            sql.execute("SELECT encrypted_secrets.secrets_upsert(%s, %s, 'new', 'crypt')", (OWNER, name))
+            assert sql.execute("SELECT count(*) FROM secretproxy.replaced_password").fetchone() == (0,), name
+            assert verify(sql, name, "new") is True
+
+
 def test_a_transaction_that_cannot_write_answers_all_the_same(database: Database) -> None:
     with database.connect() as sql:
         before = older(sql, "p")

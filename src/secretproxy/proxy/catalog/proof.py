@@ -44,7 +44,7 @@ FRESH = 2.0
 LINGER = 300.0
 INSTALL = "run `secretproxy install` there"
 # What the functions testify by; another body of one of these may say nothing for all of them.
-_TOLD_BY = ("begin_call", "own_start", "planned_session", "read_secret", "testify")
+_TOLD_BY = ("begin_call", "own_start", "planned_session", "read_secret", "testify", "verify_secret")
 
 PROOF = "SELECT p.version, p.signs, p.proof FROM secretproxy.key_proof($1) AS p"
 FUNCTIONS = """

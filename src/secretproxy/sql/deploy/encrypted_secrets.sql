@@ -55,13 +55,9 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $body$
 DECLARE
-    v_stored pg_catalog.bytea;
-    v_better pg_catalog.bytea;
+    v_stored pg_catalog.bytea := secretproxy.stored_secret(secrets_owned_field, secret_name);
+    v_better pg_catalog.bytea := secretproxy.verify_secret(secrets_owned_field, secret_name, secret_value, v_stored);
 BEGIN
-    PERFORM secretproxy.begin_call(
-        'encrypted_secrets.secrets_verify(uuid,text,text)', 'verify', secrets_owned_field, ARRAY[secret_name], NULL);
-    v_stored := secretproxy.stored_secret(secrets_owned_field, secret_name);
-    v_better := secretproxy.check_secret(secrets_owned_field, secret_name, secret_value, v_stored);
     IF v_better IS NULL THEN
         RETURN false;
     END IF;

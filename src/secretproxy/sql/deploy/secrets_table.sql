@@ -296,6 +296,46 @@ END
 $body$;
 COMMENT ON FUNCTION secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS 'Whether a value is the stored one, and what to store in its place';
 
+-- Testifies to a verify, then answers as check_secret() does; the usual one, of a value that the newest key sealed, in the form of read_secret().
+-- It runs as check_secret() is called: for the API alone, under the settings that are pinned there.
+CREATE OR REPLACE FUNCTION secretproxy.verify_secret(owner pg_catalog.uuid, name pg_catalog.text, value pg_catalog.text, stored pg_catalog.bytea) RETURNS pg_catalog.bytea
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+AS $body$
+DECLARE
+    v_signing pg_catalog.bytea;
+    v_key pg_catalog.text;
+    v_charset pg_catalog.name;
+    v_cost pg_catalog.int4;
+    v_usual pg_catalog.bool;
+    v_message pg_catalog.bytea;
+    v_user pg_catalog.uuid;
+BEGIN
+    IF coalesce(pg_catalog.current_setting('jwt.claims.user_id', true), pg_catalog.current_setting('request.jwt.claims', true)) IS NOT NULL THEN
+        v_user := secretproxy.jwt_user();
+    END IF;
+    SELECT c.testimony_key, c.charset, c.crypt_cost,
+           secretproxy.planned_session() IS NOT NULL AND pg_catalog.substr(verify_secret.stored, 1, 9) OPERATOR(pg_catalog.=) c.usual_mark,
+           pg_catalog.encode(secretproxy.mac(pg_catalog.uuid_send(verify_secret.owner) OPERATOR(pg_catalog.||) pg_catalog.convert_to(verify_secret.name, c.charset), c.ring_key), 'hex'),
+           pg_catalog.convert_to(pg_catalog.format('SPX2 %1$s %2$s %3$s encrypted_secrets.secrets_verify(uuid,text,text) %4$s %5$s %6$L %7$L %8$L',
+               c.testimony_version, secretproxy.planned_session(), pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.clock_timestamp()), 'hex'),
+               verify_secret.owner, v_user, verify_secret.name, session_user, pg_catalog.current_setting('role')), c.charset)
+      INTO v_signing, v_charset, v_cost, v_usual, v_key, v_message
+      FROM secretproxy.context c;
+    IF v_usual THEN
+        RAISE INFO SQLSTATE 'SPX01' USING
+            MESSAGE = pg_catalog.encode(v_message OPERATOR(pg_catalog.||) secretproxy.mac(v_message, v_signing), 'hex');
+        IF secretproxy.pgp_decrypt(pg_catalog.substr(stored, 10), v_key) OPERATOR(pg_catalog.=) pg_catalog.convert_to(value, v_charset) THEN
+            RETURN pg_catalog.decode('', 'hex');
+        END IF;
+        PERFORM secretproxy.take_time(NULL, v_cost);
+        RETURN NULL;
+    END IF;
+    PERFORM secretproxy.begin_call('encrypted_secrets.secrets_verify(uuid,text,text)', 'verify', owner, ARRAY[name], NULL);
+    RETURN secretproxy.check_secret(owner, name, value, stored);
+END
+$body$;
+COMMENT ON FUNCTION secretproxy.verify_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea) IS 'Testifies to a verify and says what check_secret() says';
+
 -- Returns the first bytes of the newest ring key's values, which are no secret. With write_format = 1 nothing stored begins with them, so
 -- that keys reencrypt brings everything back to format 1.
 CREATE OR REPLACE FUNCTION secretproxy.ring_prefix() RETURNS pg_catalog.bytea
@@ -346,7 +386,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42804', MESSAGE = 'a column of secrets_schema.secrets_table has another type than when it was installed',
             HINT = 'secretproxy verify names it.';
     END IF;
-    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+    -- Only a row that is or was a password's has one to forget.
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' AND 'crypt' OPERATOR(pg_catalog.=) ANY (ARRAY[OLD.secrets_enc_field, NEW.secrets_enc_field]) THEN
         PERFORM secretproxy.forget_password(OLD.id);
     END IF;
     IF NEW.secrets_enc_field OPERATOR(pg_catalog.=) 'pgp' OR NEW.secrets_enc_field OPERATOR(pg_catalog.=) 'crypt' THEN
@@ -378,6 +419,7 @@ BEGIN
         ('secretproxy.open_value(secretproxy.context,uuid,text,bytea)', 'secretproxy_keys'),
         ('secretproxy.seal_secret(uuid,text,bytea,text)', 'secretproxy_keys'), ('secretproxy.open_secret(uuid,text,bytea)', 'secretproxy_keys'),
         ('secretproxy.read_secret(uuid,text,text,bytea)', 'secretproxy_keys'), ('secretproxy.check_secret(uuid,text,text,bytea)', 'secretproxy_keys'),
+        ('secretproxy.verify_secret(uuid,text,text,bytea)', 'secretproxy_keys'),
         ('secretproxy.ring_prefix()', 'secretproxy_keys'), ('secretproxy.forget_password(uuid)', 'secretproxy_tables'),
         ('secrets_schema.tg_hash_secrets()', 'secretproxy_api')
     LOOP
@@ -391,7 +433,7 @@ BEGIN
     END LOOP;
     GRANT EXECUTE ON FUNCTION secretproxy.seal_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text), secretproxy.open_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea),
         secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.ring_prefix(),
-        secretproxy.forget_password(pg_catalog.uuid) TO secretproxy_api;
+        secretproxy.verify_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.forget_password(pg_catalog.uuid) TO secretproxy_api;
     -- The original triggers call the function of the same name; where they are missing, ours take their place.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid OPERATOR(pg_catalog.=) 'secrets_schema.secrets_table'::pg_catalog.regclass
                    AND t.tgfoid OPERATOR(pg_catalog.=) 'secrets_schema.tg_hash_secrets()'::pg_catalog.regprocedure AND (t.tgtype OPERATOR(pg_catalog.&) 4::pg_catalog.int2) OPERATOR(pg_catalog.<>) 0) THEN

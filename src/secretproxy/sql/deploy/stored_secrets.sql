@@ -334,7 +334,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'this function runs as secretproxy_tables or not at all', HINT = 'Run secretproxy install --again.';
     END IF;
     UPDATE secrets_schema.secrets_table t SET secrets_value_field = p.value
-      FROM secretproxy.replaced_password p WHERE p.id OPERATOR(pg_catalog.=) t.id;
+      FROM secretproxy.replaced_password p WHERE p.id OPERATOR(pg_catalog.=) t.id AND t.secrets_enc_field OPERATOR(pg_catalog.=) 'crypt';
     UPDATE secrets_schema.secrets_table t SET secrets_value_field = pg_catalog.substr(t.secrets_value_field, 9)
      WHERE t.secrets_enc_field OPERATOR(pg_catalog.=) 'crypt' AND pg_catalog.substr(t.secrets_value_field, 1, 4) OPERATOR(pg_catalog.=) pg_catalog.decode('ff535032', 'hex');
 END

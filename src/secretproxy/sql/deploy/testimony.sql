@@ -176,8 +176,8 @@ ALTER FUNCTION secretproxy.log_direct(pg_catalog.text, pg_catalog.text, pg_catal
 REVOKE ALL ON FUNCTION secretproxy.log_direct(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION secretproxy.log_direct(pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text[], pg_catalog.text, pg_catalog.text, pg_catalog.uuid, pg_catalog.text) TO secretproxy_keys;
 
--- Where the session is known to be proxied and a call has one name, begin_call() says the same in fewer steps, and secrets_getter() in fewer
--- steps still and another form (secretproxy.read_secret).
+-- Where the session is known to be proxied and a call has one name, begin_call() says the same in fewer steps, and secrets_getter() and
+-- secrets_verify() in fewer steps still and another form (secretproxy.read_secret, secretproxy.verify_secret).
 CREATE OR REPLACE FUNCTION secretproxy.testify(
     context secretproxy.context, function_signature pg_catalog.text, function_operation pg_catalog.text, owner pg_catalog.uuid, names pg_catalog.text[], field_encoding pg_catalog.text
 ) RETURNS pg_catalog.void

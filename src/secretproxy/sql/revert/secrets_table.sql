@@ -105,7 +105,8 @@ DROP TABLE secretproxy.replaced_password;
 DROP FUNCTION IF EXISTS secretproxy.sealed_rows(), secretproxy.set_value(pg_catalog.uuid, pg_catalog.bytea), secretproxy.restore_passwords(),
     secretproxy.forget_password(pg_catalog.uuid);
 DROP FUNCTION IF EXISTS secretproxy.seal_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text), secretproxy.open_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea),
-    secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.ring_prefix();
+    secretproxy.read_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.check_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea), secretproxy.ring_prefix(),
+    secretproxy.verify_secret(pg_catalog.uuid, pg_catalog.text, pg_catalog.text, pg_catalog.bytea);
 DROP FUNCTION IF EXISTS secretproxy.seal(secretproxy.context, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea, pg_catalog.text);
 DROP FUNCTION IF EXISTS secretproxy.open_value(secretproxy.context, pg_catalog.uuid, pg_catalog.text, pg_catalog.bytea);
 DROP FUNCTION IF EXISTS secretproxy.password_text(pg_catalog.bytea), secretproxy.take_time(int, int);
