@@ -80,6 +80,8 @@ def test_what_a_program_reads_is_whole_unless_it_asks_for_less(postgres: Backend
     assert len(lines_of(postgres, database, "list", "--csv")) == everything + 1
     assert len(lines_of(postgres, database, "list")) == everything + 1
     assert len(lines_of(postgres, database, "list", "--json", "--limit", "7")) == 7
+    for most in (2**63 - 1, 10**20):
+        assert len(lines_of(postgres, database, "events", "--json", "--limit", str(most))) == EVENTS, "all of them"
     assert len(lines_of(postgres, database, "events", "--json")) == EVENTS
     assert len(lines_of(postgres, database, "events", "--csv", "--kind", "forgery,table")) == 1 + len(
         [g for g in range(1, EVENTS + 1) if g % 4 in (0, 2)]

@@ -157,6 +157,13 @@ SELECT l.what FROM me, version, LATERAL (
          WHERE e.extname OPERATOR(pg_catalog.=) 'pgcrypto'::pg_catalog.name)
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_available_extension_versions v
                         WHERE v.name OPERATOR(pg_catalog.=) 'pgcrypto'::pg_catalog.name AND v.trusted)
+    UNION ALL
+    SELECT 7, pg_catalog.concat('GRANT USAGE ON SCHEMA ', pg_catalog.quote_ident(n.nspname), ' TO ', me.name)
+      FROM pg_catalog.pg_namespace n LEFT JOIN pg_catalog.pg_extension e
+           ON e.extname OPERATOR(pg_catalog.=) 'pgcrypto'::pg_catalog.name
+     WHERE (n.oid OPERATOR(pg_catalog.=) e.extnamespace
+            OR e.oid IS NULL AND n.nspname OPERATOR(pg_catalog.=) 'public'::pg_catalog.name)
+       AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE'::pg_catalog.text)
 ) l WHERE NOT me.superuser ORDER BY l.place, l.what
 """
 ROLES = (*OWNERS, "secretproxy_writer", "secretproxy_auditor", "anonymous", "authenticated", "administrator")

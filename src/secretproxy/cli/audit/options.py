@@ -160,4 +160,5 @@ def limit_of(limit: int | None, default: int, machine: bool) -> int | None:
     """Gives the number of rows to show; None: all. Output for programs is complete by default."""
     if limit is None:
         return None if machine or not sys.stdout.isatty() else default
-    return limit or None
+    # No log has so many rows, and PostgreSQL no number for more.
+    return limit if 0 < limit < 2**62 else None
