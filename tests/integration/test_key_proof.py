@@ -162,10 +162,23 @@ def test_check_fails_and_names_the_setting(site: Site) -> None:
 
 def test_where_nothing_can_be_proven_the_file_is_not_to_blame(site: Site) -> None:
     config = site.config(site.key_file)
-    config.write_text(config.read_text().replace(f"/{DATABASE}", "/nowhere"))
+    config.write_text(config.read_text().replace("//journal", "//nobody_at_all"))
     settings = load_settings(config)
     ((name, fault),) = asyncio.run(checked(settings, {1: KEY}))
-    assert fault is None and "not proven" in name and "3D000" in name
+    assert fault is None and "not proven" in name and "28000" in name
+
+
+@pytest.mark.parametrize("key", [KEY, bytes(reversed(range(32)))], ids=("right", "of nobody"))
+def test_with_the_log_on_another_server_the_backends_databases_are_asked(site: Site, key: bytes) -> None:
+    """The database of audit.dsn is not there; the key has to be that of some database which has the functions."""
+    config = site.config(site.key_file)
+    config.write_text(config.read_text().replace(f"/{DATABASE}", "/nowhere"))
+    told = asyncio.run(checked(load_settings(config), {1: key}))
+    if key == KEY:
+        assert told == [(f"testimony.key_file (the key of database {DATABASE})", None), ("encrypted_secrets", None)]
+    else:
+        ((name, fault),) = told
+        assert name == "testimony.key_file" and fault is not None and "of database" in fault
 
 
 def test_a_proxy_with_a_wrong_key_says_so_at_its_start_in_readiness_and_once_a_session(site: Site) -> None:

@@ -57,6 +57,14 @@ SELECT n.nspname AS schema, p.proname AS name,
     OR (n.nspname OPERATOR(pg_catalog.=) 'secretproxy'::pg_catalog.name
     AND p.proname OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.name[]))
 """
+# A backend has as many at most that are looked into.
+DATABASES = """
+SELECT d.datname FROM pg_catalog.pg_database d
+ WHERE d.datallowconn AND NOT d.datistemplate
+   AND pg_catalog.has_database_privilege(d.oid, 'CONNECT'::pg_catalog.text)
+ ORDER BY d.oid LIMIT 100
+"""
+HAS_PROOF = "SELECT pg_catalog.to_regproc('secretproxy.key_proof')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +410,39 @@ class Proofs:
             session.expect_silence(proof.silent)
 
 
+async def _checked_elsewhere(
+    settings: Settings, keys: Keys, tls: BackendTls, mark: str
+) -> list[tuple[str, str | None]] | None:
+    """Gives what `check` reports of the backend's databases that have the backend half; None if there is none to ask.
+
+    One of another proxy has another key, so that the key has to be that of one of them."""
+    found: dict[str, KeyProof] = {}
+    try:
+        connection = await connect(settings, "postgres", tls, mark)
+        try:
+            names = [row["datname"] for row in await connection.fetch(DATABASES)]
+        finally:
+            connection.terminate()
+    except Exception:
+        return None
+    for name in names:
+        with contextlib.suppress(Exception):
+            connection = await connect(settings, name, tls, mark)
+            try:
+                if await connection.fetchval(HAS_PROOF) is not None:
+                    found[name] = await prove(connection, keys, name)
+            finally:
+                connection.terminate()
+    if not found:
+        return None
+    right = {name: proof for name, proof in found.items() if proof.key is None}
+    if not right:
+        first = next(iter(found.values())).key or ""
+        return [("testimony.key_file", first.removeprefix("testimony.key_file: "))]
+    functions = next((proof.functions for proof in right.values() if proof.functions is not None), None)
+    return [(f"testimony.key_file (the key of database {', '.join(right)})", None), ("encrypted_secrets", functions)]
+
+
 async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[str, str | None]]:
     """Gives what `check` reports of the key and of the functions, in the database of audit.dsn on the backend."""
     database = home(settings)
@@ -423,6 +464,11 @@ async def checked(settings: Settings, keys: Mapping[int, bytes]) -> list[tuple[s
     except ConfigError:
         return [(name, None)]  # said of the settings
     except Exception as error:
+        if not results and isinstance(error, ConnectError) and error.sqlstate == SqlState.INVALID_CATALOG_NAME:
+            # The log is on another server: the backend's databases are those that the login may look into.
+            elsewhere = await _checked_elsewhere(settings, shared, tls, mark)
+            if elsewhere is not None:
+                return elsewhere
         # Not a fault of the key: other checks test the backend, the log and their logins, and the log may be elsewhere.
         why = "backend.hosts" if results else cause_of(error)
         return [*results, (f"{name} (not proven to be the key of database {database}: {why})", None)]
