@@ -400,6 +400,36 @@ def test_a_backend_whose_certificate_does_not_verify(site: Site, tmp_path: Path)
         proxy.stop()
 
 
+def test_the_backends_authority_is_read_again_on_sighup(site: Site, tmp_path: Path) -> None:
+    """It is renewed while the proxy runs; a file that cannot be used changes nothing, and sessions go on."""
+    proxy = Proxy(tmp_path, site.backend.address, site.backend.dsn("journal"), site.backend.key_file)
+    authority = tmp_path / "ca.crt"
+    shutil.copy(site.stranger.file, authority)
+    proxy.config.write_text(
+        proxy.config.read_text().replace("[audit]", f'tls = "verify-full"\ntls_ca = "{authority}"\n[audit]')
+    )
+    proxy.start()
+    try:
+        with pytest.raises(psycopg.OperationalError, match="does not verify"):
+            psycopg.connect(proxy.dsn())
+        shutil.copy(site.authority.file, authority)
+        proxy.send_signal("HUP")
+        proxy.wait_for_text("reloaded")
+        with psycopg.connect(proxy.dsn()) as session:
+            authority.write_text("no certificate")
+            proxy.send_signal("HUP")
+            proxy.wait_for_text("certificates of the backend not read again")
+            psycopg.connect(proxy.dsn()).close()
+            shutil.copy(site.stranger.file, authority)
+            proxy.send_signal("HUP")
+            proxy.wait_for_text("reloaded", 3)
+            assert session.execute("SELECT 1").fetchone() == (1,)
+            with pytest.raises(psycopg.OperationalError, match="does not verify"):
+                psycopg.connect(proxy.dsn())
+    finally:
+        proxy.stop()
+
+
 @pytest.mark.parametrize(
     ("toml", "setting"),
     [

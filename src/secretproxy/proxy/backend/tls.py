@@ -10,7 +10,7 @@ from secretproxy.config import BackendSettings, Host
 from secretproxy.proxy.transport.secured import ALPN, Directions, load_ca, load_pair
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BackendTls:
     """The TLS of backend connections: none without a context, clear text as a fallback if it is not `required`."""
 
@@ -21,6 +21,11 @@ class BackendTls:
     def of(cls, settings: BackendSettings) -> BackendTls:
         """Reads the settings. Raises ConfigError."""
         return cls(backend_context(settings), settings.tls != "prefer")
+
+    def renew(self, settings: BackendSettings) -> None:
+        """Reads certificate and authorities again, for connections from now on. Raises ConfigError, and keeps what it
+        has then."""
+        self.context = backend_context(settings)
 
 
 def monitor_tls(settings: BackendSettings, host: Host) -> ssl.SSLContext | str | bool:

@@ -246,6 +246,10 @@ class Server:
             self._key_ring.keys.replace(keys)
             self.runtime.proofs.again()
         self._tls.renew()
+        try:
+            self._backend_tls.renew(self.settings.backend)
+        except ConfigError as error:
+            log.error("certificates of the backend not read again, the old ones stay", problem=str(error))
         logins = self.runtime.logins
         if logins is not None:
             try:
