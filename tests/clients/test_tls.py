@@ -12,6 +12,8 @@ import shutil
 import socket
 import ssl
 import struct
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -412,9 +414,14 @@ def test_the_backends_authority_is_read_again_on_sighup(site: Site, tmp_path: Pa
     try:
         with pytest.raises(psycopg.OperationalError, match="does not verify"):
             psycopg.connect(proxy.dsn())
+        proxy.wait_for_text("no backend answers")
+        with pytest.raises(urllib.error.HTTPError) as unready:
+            urllib.request.urlopen(f"http://127.0.0.1:{proxy.health_port}/readyz", timeout=20)
+        assert unready.value.code == 503 and "does not verify" in unready.value.read().decode()
         shutil.copy(site.authority.file, authority)
         proxy.send_signal("HUP")
         proxy.wait_for_text("reloaded")
+        proxy.wait_for_text("a backend answers")
         with psycopg.connect(proxy.dsn()) as session:
             authority.write_text("no certificate")
             proxy.send_signal("HUP")

@@ -15,8 +15,9 @@ import structlog
 from secretproxy.audit.journal import Journal
 from secretproxy.config import Settings
 from secretproxy.ops.metrics import Metrics
-from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, answers
+from secretproxy.proxy.backend.connect import AddressUnreachableError, BackendUnreachableError, answers, reach
 from secretproxy.proxy.backend.hosts import Hosts
+from secretproxy.proxy.backend.tls import BackendTls
 
 log: Any = structlog.get_logger("secretproxy.health")
 
@@ -27,17 +28,31 @@ _PUBLISH = 1.0
 _PROCESS_EVERY = 10
 
 
+class _Leaving(asyncio.Protocol):
+    """Goes as soon as it is connected, which leaves no line in the server's log."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class Probe:
     """The known state of the backend. `backend` says why no session can be served now; None: one can."""
 
     def __init__(
-        self, settings: Settings, journal: Journal, hosts: Hosts, metrics: Metrics, publish: Callable[[], None]
+        self,
+        settings: Settings,
+        journal: Journal,
+        hosts: Hosts,
+        metrics: Metrics,
+        publish: Callable[[], None],
+        tls: BackendTls,
     ) -> None:
         """publish: publishes this process's numbers for the other workers."""
         self._journal = journal
         self._hosts = hosts
         self._metrics = metrics
         self._publish_all = publish
+        self._tls = tls
         self._interval = settings.health.probe_interval
         self._timeout = min(settings.backend.connect_timeout, max(1.0, self._interval))
         self._again = asyncio.Event()
@@ -79,7 +94,11 @@ class Probe:
                 targets = await hosts.candidates()
                 for target in targets:
                     try:
-                        await answers(target, self._timeout)
+                        if self._tls.context is None:
+                            await answers(target, self._timeout)
+                        else:
+                            # A certificate that does not verify keeps every session out.
+                            await reach(_Leaving, target, self._timeout, self._tls)
                     except AddressUnreachableError as error:
                         causes.append(str(error))
                     else:

@@ -117,7 +117,7 @@ class Server:
 
         journal = self._new_journal(mask)
         proofs = Proofs(settings, self._key_ring.keys, self._connect_catalog, self._tasks.spawn)
-        self.probe = Probe(settings, journal, hosts, metrics, self.publish)
+        self.probe = Probe(settings, journal, hosts, metrics, self.publish, backend_tls)
         return Runtime(
             settings=settings,
             metrics=metrics,
