@@ -68,7 +68,7 @@ def test_the_page_is_there_before_its_parts(auditor: Browser, postgres: Backend,
         lock.rollback()
         rest = answer.read().decode()
     assert "Last row" in rest and "stripe" in rest and rest.rstrip().endswith("</html>")
-    assert 'class="problem"' not in rest
+    assert "data-status" not in rest
 
 
 def test_a_question_of_a_reader_who_left_is_cancelled(auditor: Browser, postgres: Backend) -> None:

@@ -69,7 +69,8 @@ def test_an_error_is_told_by_its_kind_alone() -> None:
 OF_NO_SESSION = {
     "a backend answers", "backend.hosts leads back to this proxy: sessions are refused there", "catalog read",
     "catalog cannot be read: calls by way of views, functions and the like are known by testimony alone",
-    "catalog says what leads to secret functions", "certificate not read again, the old one stays", "events could not be written to the access log",
+    "catalog says what leads to secret functions", "certificate not read again, the old one stays", "certificates of the backend not read again, the old ones stay",
+    "clients that verify it refuse the certificate", "events could not be written to the access log",
     "internal error", "keys not read again, the old ones stay", "listening", "more leads to secret functions than are kept", "no backend answers",
     "reloaded", "secret functions do not testify", "secret functions testify", "server", "shutting down", "stopped",
     "the database is not there any more: its catalog is not read", "the database takes no connections: its catalog is not read",

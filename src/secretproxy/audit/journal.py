@@ -349,6 +349,7 @@ class Journal:
     async def _run(self) -> None:
         pause = RETRY_FIRST
         while not (self._closing and not self._rows and not self._spooled):
+            failed: BaseException | None = None
             try:
                 if self._connection is None or self._connection.is_closed():
                     await self._open()
@@ -371,16 +372,21 @@ class Journal:
             except (Exception, asyncio.CancelledError) as error:
                 if task_is_cancelled():
                     break
-                again = self._proven and not isinstance(error, TimeoutError)
-                self._disconnect()
-                if again:
-                    # A connection that was ended, a deadlock: a new one shows whether the log is down.
-                    continue
-                self._down(error)
-                if self._closing and self._suspects is None:
-                    break
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_REFUSED if login_refused(error) else RETRY_MOST)
+                failed = error
+            if failed is None:
+                continue
+            # Not while it is handled: in compiled code an error handled across an `await` becomes the context of
+            # whatever is raised meanwhile.
+            again = self._proven and not isinstance(failed, TimeoutError)
+            self._disconnect()
+            if again:
+                # A connection that was ended, a deadlock: a new one shows whether the log is down.
+                continue
+            self._down(failed)
+            if self._closing and self._suspects is None:
+                break
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_REFUSED if login_refused(failed) else RETRY_MOST)
         self._disconnect()
 
     async def _open(self) -> None:
@@ -590,10 +596,11 @@ class Journal:
             blamed = self._blame(error, instance, group, began)
             if blamed is not None:
                 raise blamed from None
-            if again:
-                await asyncio.wait_for(self._connection.execute("ROLLBACK"), self._timeout)
-            return False
-        return True
+        else:
+            return True
+        if again:
+            await asyncio.wait_for(self._connection.execute("ROLLBACK"), self._timeout)
+        return False
 
     def _blame(
         self, error: BaseException, instance: uuid.UUID, group: list[Line], began: float

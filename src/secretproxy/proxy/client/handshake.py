@@ -266,14 +266,17 @@ class Handshake(ClientStage):
     async def _relay_login(self, packet: bytes, startup: messages.Startup) -> None:
         """Lets the backend authenticate the client. Raises BackendUnreachableError."""
         hosts = self._runtime.hosts
+        reached: tuple[BackendEndpoint, Target] | None = None
         try:
-            backend, target = await self._reach()
+            reached = await self._reach()
         except BackendUnreachableError:
             if not hosts.watching:
                 raise
+        if reached is None:
             # What is known of the servers was old.
             await hosts.look_again()
-            backend, target = await self._reach()
+            reached = await self._reach()
+        backend, target = reached
         if self.progress is _OVER:
             backend.abort()
             return
