@@ -310,7 +310,7 @@ def write(dimensions: list[Dimension], described: str) -> None:
     """Writes the chart and the section of RESULTS.md."""
     CHART.write_text(chart(dimensions), encoding="utf-8")
     lines = [
-        "Written by `make bench ARGS=\"--only growth\"`: medians of rounds in which the proxy and its peer took turns.",
+        "Written by `make bench ARGS=\"--only growth\"`: medians of three rounds in which the proxy and its peer took turns.",
         "", described, "", "![How cost grows](growth.svg)", "",
         "| what grows | to | audited calls a second | peer | ratio | CPU of the proxy a transaction |",
         "| --- | --- | --- | --- | --- | --- |",
