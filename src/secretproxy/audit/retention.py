@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from secretproxy.audit.checkpoints import BEFORE, RETENTION, Signer
+from secretproxy.audit.counting import SUMS
 from secretproxy.audit.durable import Warnings
 from secretproxy.audit.housekeeping import CHECKPOINT_INSERT
 from secretproxy.config import ConfigError
@@ -72,7 +73,6 @@ CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON secretproxy.{name}
 """
 
 
-SUMS = ("sums_users", "sums_hours", "sums_secrets", "sums_open", "sums")
 _HAS_SUMS = "SELECT pg_catalog.to_regclass('secretproxy.sums') IS NOT NULL"
 
 
@@ -186,7 +186,7 @@ async def remove(
                     )
             await connection.execute(f"ALTER TABLE secretproxy.access_log DETACH PARTITION {partition.name}")
             # Sums name owners and secrets as its rows do. A log of an older version has none.
-            for table in SUMS if await connection.fetchval(_HAS_SUMS) else ():
+            for table in (*SUMS[1:], SUMS[0]) if await connection.fetchval(_HAS_SUMS) else ():
                 await connection.execute(
                     f"DELETE FROM secretproxy.{table} WHERE month OPERATOR(pg_catalog.<) $1",  # noqa: S608 - names of ours
                     partition.upto,

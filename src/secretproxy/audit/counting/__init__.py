@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from secretproxy.audit.counting.accesses import LOOKED_UP, Accesses, Table, fetch_counted, looked_at, settle, stretch
 from secretproxy.audit.counting.comparison import KEYS, compare
-from secretproxy.audit.counting.kept import unlike
+from secretproxy.audit.counting.kept import SUMS, unlike
 from secretproxy.audit.counting.summary import Answers, stats
 from secretproxy.audit.counting.windows import bursts
 
 __all__ = [
-    "KEYS", "LOOKED_UP", "Accesses", "Answers", "Table", "bursts", "compare", "fetch_counted", "looked_at", "settle",
-    "stats", "stretch", "unlike",
+    "KEYS", "LOOKED_UP", "SUMS", "Accesses", "Answers", "Table", "bursts", "compare", "fetch_counted", "looked_at",
+    "settle", "stats", "stretch", "unlike",
 ]  # fmt: skip

@@ -40,7 +40,8 @@ FORM = 1
 MOST_OPEN = 5000
 # So many rows behind the sums are looked up one by one, to see whether one of them changes what was counted.
 MOST_LOOKED_UP = 500_000
-TABLES = ("sums", "sums_users", "sums_hours", "sums_secrets", "sums_open")
+# The months first, then their parts.
+SUMS = ("sums", "sums_users", "sums_hours", "sums_secrets", "sums_open")
 # Nothing but tables of PostgreSQL's own types, as they were made.
 _READABLE = """SELECT pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.cardinality($1::pg_catalog.text[])
        AND pg_catalog.bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT') AND NOT c.relhasrules
@@ -172,7 +173,7 @@ async def kept_sums(connection: Any, wanted: Filter) -> Kept | None:
 
     Wants a transaction that sees the same rows throughout.
     """
-    if not answers(wanted) or not await connection.fetchval(_READABLE, list(TABLES)):
+    if not answers(wanted) or not await connection.fetchval(_READABLE, list(SUMS)):
         return None
     months = await connection.fetch(_MONTHS)
     if not months or not _whole(months) or not await _fit(connection, months):
@@ -278,7 +279,7 @@ async def unlike(connection: Any) -> tuple[list[str], bool]:
         kept = await kept_sums(connection, Filter())
         if kept is None:
             return found, False
-        of_no_sum = " OR ".join(_OF_NO_SUM.format(table=table) for table in TABLES[1:])
+        of_no_sum = " OR ".join(_OF_NO_SUM.format(table=table) for table in SUMS[1:])
         if await connection.fetchval(f"SELECT {of_no_sum}"):
             found.append("the kept sums have parts of a month that is none of theirs")
         some = f" AND ({kept.only_open().removeprefix(' AND ')}) IS NOT TRUE" if kept.open else ""
