@@ -39,6 +39,8 @@ COMPILED = [
     "src/secretproxy/detect/calls.py",
     "src/secretproxy/detect/detector.py",
     "src/secretproxy/detect/functions.py",
+    "src/secretproxy/detect/literals.py",
+    "src/secretproxy/detect/templates.py",
     "src/secretproxy/detect/verdict.py",
     "src/secretproxy/ops/value.py",
     "src/secretproxy/proxy/client/endpoint.py",
@@ -75,6 +77,7 @@ def written_in_c(name: str) -> Extension:
 
 IN_C = [
     written_in_c("secretproxy.audit._rows"),
+    written_in_c("secretproxy.detect._literals"),
     written_in_c("secretproxy.session._quoted"),
     written_in_c("secretproxy.session._walk"),
     written_in_c("secretproxy.wire._digest"),

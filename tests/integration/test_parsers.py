@@ -220,3 +220,22 @@ def test_short_texts_wait_for_their_turn_in_order() -> None:
 
     with_parsers(work)
     assert turns == list("abcd")
+
+
+def test_a_process_shows_what_the_template_of_a_text_does() -> None:
+    """Two texts are parsed: the second one's template as well. The third has its verdict from that."""
+    detector = Detector()
+    texts = [SHAPES["in list of numbers"](3000).replace("'n'", f"'name {number}'") for number in range(4)]
+
+    async def work(parsers: Parsers) -> list[Verdict | None]:
+        known: list[Verdict | None] = []
+        for text in texts:
+            known.append(detector.cached(text.encode(), "utf-8"))
+            if known[-1] is None:
+                await ask(parsers, detector, text)
+        return known
+
+    found = with_parsers(work)
+    assert found[:2] == [None, None]
+    assert found[2:] == [detector.analyse(text.encode(), "utf-8") for text in texts[2:]]
+    assert [verdict and verdict.calls[0].resolve().names for verdict in found[2:]] == [("name 2",), ("name 3",)]

@@ -22,6 +22,7 @@ from secretproxy.detect.calls import Call
 from secretproxy.detect.dependencies import Dependencies
 from secretproxy.detect.functions import NAMES
 from secretproxy.detect.string_literals import ESCAPES, STANDARD, as_standard
+from secretproxy.detect.templates import ASCII_STANDS, Templates, is_plain
 from secretproxy.detect.verdict import HARMLESS, MOST_EXECUTES, Found, Verdict, defined, executed, once, union
 
 # Statements that make calls, or end what makes them, by the name of something prepared or declared before.
@@ -29,8 +30,6 @@ _BY_NAME: Final = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePort
 # The statements that lead to a call by a remembered name, by a word that each must hold.
 _NAMING: Final = (b"execute", b"fetch", b"move", b"deallocate", b"close")
 CACHE_ENTRIES: Final = 4096
-# In these no byte of a longer character is one of ASCII's: a text that does not decode can be parsed byte by byte.
-ASCII_STANDS: Final = frozenset({"utf-8", "latin-1", "euc_jp", "euc_kr", "gb2312", "euc_jis_2004"})
 HARMLESS_TEXT_BYTES: Final = 512
 CACHE_TEXT_BYTES: Final = 4096
 CACHE_BYTES: Final = 4 * 1024 * 1024
@@ -55,6 +54,8 @@ _LARGE_TREE: Final = 256 * 1024
 LIGHT, TURN = 256, 320
 # Longer texts are not searched for the names of the catalog on the event loop.
 _MOST_LOOKED: Final = 65_536
+# Bytes of a text that is cut (templates.py) which take as long as a sign that is parsed.
+_CUT_WORK: Final = 4096
 # Texts with more signs than this have no fingerprint where only testimony shows what they do: it would be made on the
 # event loop, and takes about an eighth of an analysis.
 _FINGERPRINTED, _FINGERPRINT_WORK = 2048, 8
@@ -130,6 +131,7 @@ class Detector:
         self._harmless: set[bytes] = set()
         self._cache: dict[tuple[bytes, str, int], Verdict] = {}
         self._cached_bytes = 0
+        self._templates = Templates()
 
     def may_concern(self, text: bytes, remembered: Collection[bytes] = ()) -> bool:
         """Looks quickly at a text. `remembered`: lower-case names of statements and cursors that lead to a secret
@@ -186,6 +188,7 @@ class Detector:
         self._cache.clear()
         self._cached_bytes = 0
         self._harmless.clear()
+        self._templates.clear()
 
     def verdict(
         self, text: bytes, encoding: str, remembered: Collection[bytes] = (), conforming_strings: int = STANDARD
@@ -199,10 +202,44 @@ class Detector:
         cached = self.cached(text, encoding, conforming_strings)
         if cached is not None:
             return cached
-        return self.store(text, encoding, self.analyse(text, encoding, conforming_strings), conforming_strings)
+        return self.store(text, encoding, self.look(text, encoding, conforming_strings), conforming_strings)
 
     def cached(self, text: bytes, encoding: str, conforming_strings: int = STANDARD) -> Verdict | None:
-        return self._cache.get((text, encoding, conforming_strings)) if len(text) <= CACHE_TEXT_BYTES else None
+        """Gives the verdict on a text that is known, or whose template is."""
+        if len(text) <= CACHE_TEXT_BYTES:
+            found = self._cache.get((text, encoding, conforming_strings))
+            if found is not None:
+                return found
+        elif not self.allowance.take(len(text) // _CUT_WORK, queued=True):
+            return None
+        return self._templates.find(text, encoding)
+
+    def look(self, text: bytes, encoding: str, conforming_strings: int = STANDARD) -> Verdict:
+        """Analyses a text on the event loop, and its template where that has come before."""
+        verdict = self.analyse(text, encoding, conforming_strings)
+        marked = self.marked(text, encoding)
+        if marked is not None and self.allowance.take(weight(marked), queued=True):
+            self.learn_template(text, encoding, verdict, self.of_marked(marked))
+        return verdict
+
+    def marked(self, text: bytes, encoding: str) -> bytes | None:
+        """Gives the text that shows what the template of a text does, if it is to be learned (templates.py)."""
+        return self._templates.marked(text, encoding)
+
+    def of_marked(self, marked: bytes) -> Verdict | None:
+        """Gives the verdict on a template; None if a constant may decide something in it. Pure, like `analyse`."""
+        if too_hard(marked):
+            return None
+        sql = marked.decode()
+        try:
+            document = pglast.parser.parse_sql_json(sql)
+        except Exception:
+            return None
+        return self._of_tree(document, sql) if len(document) <= _MOST_TREE and is_plain(document) else None
+
+    def learn_template(self, text: bytes, encoding: str, verdict: Verdict, of_marked: Verdict | None) -> None:
+        """Keeps what was found of a text and of its template."""
+        self._templates.learn(text, encoding, verdict, of_marked)
 
     def store(self, text: bytes, encoding: str, verdict: Verdict, conforming_strings: int = STANDARD) -> Verdict:
         if len(text) <= CACHE_TEXT_BYTES:
@@ -239,13 +276,15 @@ class Detector:
         return standard if not escaped.parsed else union(standard, escaped)
 
     def _read(self, sql: str) -> Verdict:
-        monitored = self.monitored
         try:
             document = pglast.parser.parse_sql_json(sql)
         except Exception:
             return self._by_words(sql)
-        if len(document) > _MOST_TREE:
-            return self._by_words(sql)
+        return self._by_words(sql) if len(document) > _MOST_TREE else self._of_tree(document, sql)
+
+    def _of_tree(self, document: str, sql: str) -> Verdict:
+        """Gives the verdict on a parse tree, as libpg_query's JSON."""
+        monitored = self.monitored
         if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.dependencies:
             return HARMLESS
         found = Found()

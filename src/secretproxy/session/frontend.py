@@ -116,7 +116,7 @@ class Attempts:
             return known
         if len(text) <= state.limits.parse_thread_bytes and detector.may_analyse_now(text):
             return detector.store(
-                text, state.codec, detector.analyse(text, state.codec, conforming_strings), conforming_strings
+                text, state.codec, detector.look(text, state.codec, conforming_strings), conforming_strings
             )
         self._stream.framer.unread()
         self._output.made().parse = (text, state.codec, conforming_strings)
@@ -396,7 +396,7 @@ class Frontend:
         made = statement.verdict.calls
         for other in others:
             assert isinstance(other, Prepared)
-            if other.verdict is not statement.verdict:
+            if other.verdict is not statement.verdict and other.verdict != statement.verdict:
                 made += other.verdict.calls
         if not self._attempts.may_resolve(made, values):
             values = NO_VALUES

@@ -21,8 +21,9 @@ import structlog
 
 from secretproxy.detect import Detector, Verdict
 from secretproxy.detect.detector import LIGHT, Allowance, weight
+from secretproxy.detect.string_literals import STANDARD
 from secretproxy.detect.transfer import unpack
-from secretproxy.proxy.parsing.process import HEADER, READY
+from secretproxy.proxy.parsing.process import ANALYSE, BY_WORDS, HEADER, OF_MARKED, READY
 
 log: Any = structlog.get_logger("secretproxy")
 
@@ -77,24 +78,39 @@ class Parsers:
         """Gives the verdict on a text that the session could not have at once."""
         if len(text) <= self._longest and weight(text) <= LIGHT:
             await self._wait_for_turn(detector.allowance, weight(text))
-            return detector.analyse(text, encoding, conforming_strings)
+            return detector.look(text, encoding, conforming_strings)
         parser = await self._take(account)
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            for words in (False, True):
+            for way in (ANALYSE, BY_WORDS):
                 try:
-                    return await parser.ask(detector, (text, encoding, conforming_strings, words), self.timeout)
+                    verdict = await parser.ask(detector, (text, encoding, conforming_strings, way), self.timeout)
                 except ParserError as error:
                     about = {} if account.session is None else {"session": account.session}
                     log.warning(
                         "a text is judged by its words, as parsing it took too long or too much memory",
                         kind=error.kind, setting="limits.parse_timeout", **about,
                     )  # fmt: skip
+                else:
+                    await self._learn(parser, detector, text, encoding, verdict)
+                    return verdict
             return detector.by_needles(text)
         finally:
             self._charge(account, clock() - began)
             self._give(parser)
+
+    async def _learn(self, parser: _Parser, detector: Detector, text: bytes, encoding: str, verdict: Verdict) -> None:
+        """Has the template of a text analysed, where it has come before."""
+        marked, monitored = detector.marked(text, encoding), detector.monitored
+        if marked is None:
+            return
+        try:
+            found = await parser.ask(detector, (marked, encoding, STANDARD, OF_MARKED), self.timeout)
+        except ParserError:
+            return
+        if detector.monitored is monitored:
+            detector.learn_template(text, encoding, verdict, found if found.parsed else None)
 
     def _charge(self, account: Account, seconds: float) -> None:
         account.seconds += seconds
@@ -171,7 +187,7 @@ class _Parser:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    async def ask(self, detector: Detector, question: tuple[bytes, str, int, bool], timeout: float) -> Verdict:
+    async def ask(self, detector: Detector, question: tuple[bytes, str, int, int], timeout: float) -> Verdict:
         """Asks the process for its verdict. Raises ParserError."""
         try:
             process = self._process or await self._start()

@@ -16,12 +16,14 @@ import struct
 import sys
 from typing import BinaryIO
 
-from secretproxy.detect import Detector
+from secretproxy.detect import Detector, Verdict
 from secretproxy.detect.dependencies import Dependencies
 from secretproxy.detect.transfer import pack
 
 HEADER = struct.Struct("!I?")
 READY = b"ready"
+# What is wanted of a text: its verdict, the one by its words, that of a template (Detector.of_marked).
+ANALYSE, BY_WORDS, OF_MARKED = 0, 1, 2
 # Bytes of address space, and kilobytes of memory in use after which another process takes this one's place.
 _MOST_MEMORY = 1024 * 1024 * 1024
 _KEPT_MEMORY = 192 * 1024
@@ -66,11 +68,14 @@ def main() -> None:
         elif kind == "forget":
             detectors.pop(rest[0], None)
         else:
-            number, text, encoding, conforming_strings, words = rest
+            number, text, encoding, conforming_strings, way = rest
             detector = detectors[number]
-            verdict = (
-                detector.by_words(text, encoding) if words else detector.analyse(text, encoding, conforming_strings)
-            )
+            if way == OF_MARKED:
+                verdict = detector.of_marked(text) or Verdict(parsed=False)
+            elif way == BY_WORDS:
+                verdict = detector.by_words(text, encoding)
+            else:
+                verdict = detector.analyse(text, encoding, conforming_strings)
             if not _answer(answers, pack(verdict)):
                 return
 

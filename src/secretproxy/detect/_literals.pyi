@@ -1,0 +1,3 @@
+"""What _literals.c offers; literals.py says what it means."""
+
+def split(text: bytes) -> tuple[bytes, bytes] | None: ...

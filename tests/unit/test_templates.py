@@ -1,0 +1,299 @@
+"""Checks that a text whose template is known has the verdict that its own analysis gives, and that literals are found
+where PostgreSQL's own lexer finds them."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+
+import pglast.parser
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secretproxy.detect import Detector
+from secretproxy.detect.dependencies import SELECT, Dependencies, Dependency, Named
+from secretproxy.detect.literals import MOST_DIGITS, NUMBER, SPLIT, STRING, span, split, split_in_python
+from secretproxy.detect.string_literals import EITHER, ESCAPES, STANDARD
+from secretproxy.detect.templates import MOST_TEMPLATES, Templates, is_plain
+from secretproxy.detect.verdict import HARMLESS, Verdict
+from tests.security import test_generated as generated
+from tests.security.evasion import FOLDER
+from tests.support.shapes import CALL, SHAPES
+from tests.unit.test_detector import PLACES
+
+OWNER = "00000000-0000-4000-8000-00000000000b"
+LEAD = Dependency("encrypted_secrets.secrets_getter(uuid,text,text)", SELECT, ("v",))
+LEADS = Dependencies(
+    1,
+    functions={"wrapped": (Named("public", (LEAD,)),)},
+    relations={"seen": (Named("public", (LEAD,)),)},
+    operators={"==>": (Named("public", (LEAD,)),)},
+    types={"strict_text": (Named("public", (LEAD,)),)},
+)
+# What a text may have in the place of another literal.
+STRINGS = [
+    "a", "", "it''s", "''", "--", "/*", "*/", "$1", "$q$", "secrets_getter(", "encrypted_secrets.secrets_getter('')", OWNER, "{a,b}", "{}", "gr\u00fcn",
+    "E", "\n", ";", "\x01", "\x02", "\x7f", "DO $$ BEGIN PERFORM encrypted_secrets.secrets_getter(1); END $$", '"', "a" * 300, "+" * 70, "CALL_BY_NAME",
+]  # fmt: skip
+NUMBERS = ["0", "1", "24", "25", "53", "54", "007", "999999999", "100000"]
+
+
+def other_literals(text: bytes, draw: random.Random) -> bytes | None:
+    """Gives a text of the same template, or None if the text has none."""
+    cut = split(text)
+    if cut is None:
+        return None
+    made = bytearray()
+    for byte in re.split(rb"([\1\2])", cut[0]):
+        if byte == STRING:
+            word = draw.choice(STRINGS).replace("'", "''") if draw.random() < 0.5 else draw.choice(STRINGS[:1])
+            made += b"'" + word.encode() + b"'"
+        else:
+            made += draw.choice(NUMBERS).encode() if byte == NUMBER else byte
+    return bytes(made)
+
+
+def check(text: bytes, seed: int = 0, dependencies: Dependencies | None = LEADS) -> int:
+    """Learns the template of a text, and compares texts of it; gives how many it answered."""
+    if split(text) is None:
+        return 0
+    draw = random.Random(seed)
+    detector, other = Detector(), Detector()
+    if dependencies is not None:
+        detector.learn(dependencies)
+        other.learn(dependencies)
+    answered = 0
+    for number in range(5):
+        sent = text if number == 0 else other_literals(text, draw)
+        if sent is None:
+            return 0
+        found = detector._templates.find(sent, "utf-8")
+        if found is None:
+            detector.look(sent, "utf-8")
+            continue
+        answered += 1
+        for conforming_strings in (STANDARD, ESCAPES, EITHER):
+            own = other.analyse(sent, "utf-8", conforming_strings)
+            # What is too hard to parse is judged by its words; its template knows more.
+            assert found == own or (not own.parsed and "+" * 70 in sent.decode()), sent
+            assert found.only_reads == own.only_reads or not own.parsed
+            assert [call.resolve() for call in found.calls] == [call.resolve() for call in own.calls] or not own.parsed
+    return answered
+
+
+def recorded() -> Iterator[bytes]:
+    for path in sorted(FOLDER.rglob("*.sql")):
+        for block in re.split(r"\n\s*\n", re.sub(r"^--.*$", "", path.read_text(encoding="utf-8"), flags=re.M)):
+            if block.strip():
+                yield block.strip().encode()
+    for place in PLACES:
+        yield place.replace("{}", CALL).encode()
+
+
+PLAIN = [
+    f"SELECT {CALL}",
+    f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 5::text)",
+    f"SELECT encrypted_secrets.secrets_getter(secret_name => 'n', secrets_owned_field => '{OWNER}'::uuid), 1, 'x'",
+    f"SELECT * FROM encrypted_secrets.secrets_getter('{OWNER}', 'it''s')",
+    f"SELECT encrypted_secrets.secrets_delete('{OWNER}', ARRAY['a', 'b'])",
+    f"SELECT encrypted_secrets.secrets_delete('{OWNER}', '{{a,b}}')",
+    f"SELECT encrypted_secrets.secrets_upsert('{OWNER}', 'n', 'value', 'crypt')",
+    f"SELECT {CALL} FROM t WHERE a IN (1,2,3) AND b LIKE 'x%' ESCAPE '!' LIMIT 5 OFFSET 7",
+    "INSERT INTO t (a, b) VALUES (1, 'secrets_getter'), (2, 'x') ON CONFLICT (a) DO UPDATE SET b = 'y'",
+    f"UPDATE t SET a = {CALL} WHERE b = 1 RETURNING a",
+    "SELECT wrapped('a') ==> 'b', 'c'::strict_text FROM seen WHERE id = 3",
+    "SELECT v::varchar(5), 'a' FROM seen, secrets_schema.secrets_table",
+]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_third_text_of_a_template_is_not_parsed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(text.encode()) >= 3
+    detector = Detector()
+    for _ in range(2):
+        detector.look(text.encode(), "utf-8")
+    expected = detector.analyse(text.encode(), "utf-8")
+    monkeypatch.setattr(pglast.parser, "parse_sql_json", None)
+    assert detector.cached(text.encode(), "utf-8") == expected
+
+
+def test_recorded_texts_have_the_verdict_of_their_analysis() -> None:
+    assert sum(check(text, seed) > 0 for seed, text in enumerate(recorded())) > 50
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(generated.statements(), st.integers(0, 1000))
+def test_generated_texts_have_the_verdict_of_their_analysis(made: generated.Made, seed: int) -> None:
+    if made.encoding == "UTF8":
+        check(made.text, seed)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_have_the_verdict_of_their_analysis(name: str) -> None:
+    check(SHAPES[name](1500).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DO 'BEGIN PERFORM 1; END'",
+        "DO LANGUAGE plpgsql 'BEGIN PERFORM encrypted_secrets.secrets_getter(1); END'; SELECT 1",
+        "EXECUTE p('a', 1)",
+        f"PREPARE p AS SELECT {CALL}",
+        f"DECLARE c CURSOR FOR SELECT {CALL}",
+        "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT 1'",
+        f"CREATE VIEW v AS SELECT {CALL}",
+        f"COPY (SELECT {CALL}) TO '/tmp/x'",
+        f"EXPLAIN ANALYZE SELECT {CALL}",
+        "SET search_path = 'encrypted_secrets'",
+        f"SELECT encrypted_secrets.secrets_delete('{OWNER}', '{{a,b}}'::text[])",
+        f"SELECT {CALL}, 1::float(5)",
+        f"SELECT {CALL}, 1::FLOAT \n(5)",
+        f"SELECT {CALL}, CURRENT_TIMESTAMP(3)",
+        f"SELEC {CALL}",
+        f"SELECT {CALL} WHERE 1 IN (1,,2)",
+    ],
+)
+def test_where_a_constant_may_decide_something_nothing_is_learned(text: str) -> None:
+    detector = Detector()
+    for _ in range(4):
+        detector.look(text.encode(), "utf-8")
+        assert detector._templates.find(text.encode(), "utf-8") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT E'a'", "SELECT e'a'", "SELECT U&'a'", "SELECT u&\"a\"", "SELECT N'a'", "SELECT b'1', x'1'", "SELECT $$a$$", "SELECT $1", "SELECT a$b", "SELECT 1 -- 'a'",
+        "SELECT 1 /* 'a' */", "SELECT 'a'\n'b'", "SELECT 'a' \t\r\n 'b'", "SELECT 'a' 'b'", "SELECT 'a\\'", "SELECT \"a\\\"", "SELECT '", "SELECT 'a''", "SELECT '''", "SELECT \"a",
+        "SELECT 1'a'", "SELECT a'b'", "SELECT 'a'b", "SELECT '\u00fc', \u00fc", "SELECT \"\u00fc\"", "SELECT \x01", "SELECT \x0b1", "SELECT \"\x02\"", "SELECT 1+/*'*/1", "SELECT 1*--'\n1",
+        "'a'", "SELECT \"a\"'b'", "SELECT @-'a'",
+    ],
+)  # fmt: skip
+def test_an_unusual_text_has_no_template(text: str) -> None:
+    for way in {split, split_in_python}:
+        assert way(text.encode()) is None, text
+
+
+@pytest.mark.parametrize(
+    ("text", "template"),
+    [
+        ("SELECT 1, 12,'a' ,\"b''\"\"1\" FROM t1 WHERE a='it''s'", 'SELECT \2, \2,\1 ,"b\'\'""1" FROM t1 WHERE a=\1'),
+        (
+            "SELECT 1.5, .5, 1e5, 1e-5, -5, 1_000, 0x1f, 1a, 5..6",
+            "SELECT 1.5, .5, 1e5, 1e-5, -5, 1_000, 0x1f, 1a, 5..6",
+        ),
+        (f"SELECT {'9' * MOST_DIGITS}, {'9' * (MOST_DIGITS + 1)}", f"SELECT \2, {'9' * (MOST_DIGITS + 1)}"),
+        ("SELECT a[1], a[1:2], '', '--/*$', f(1)::int4, 2+3", "SELECT a[\2], a[\2:2], \1, \1, f(\2)::int4, \2+3"),
+        ("", ""),
+        ("SELECT 5", "SELECT \2"),
+    ],
+)
+def test_what_a_template_is(text: str, template: str) -> None:
+    for way in {split, split_in_python}:
+        cut = way(text.encode())
+        assert cut is not None and cut[0].decode() == template
+
+
+PIECES = [
+    "'", "''", "'a'", "'it''s'", '"', '"a"', '""', "$a$", "$$", "/*", "*/", "--", "-", "/", "*", "\n", "\r", "\t", "\x0b", "\\", "E'", "U&'", "U&\"", "N'", "x'", "b'1'", "(", ")", "[", "]",
+    ",", ";", "+", "@", "=", ":=", "::", ".", "|", "<", ">", " ", " ", "a", "e", "1", "23", "9999999999", "1.5", "1e", "_", "$1", "\u00fc", "'\u00fc'", "\x01", "\x02", " UESCAPE ", "\0",
+]  # fmt: skip
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES), max_size=14))
+def test_literals_are_found_where_postgresql_finds_them(pieces: list[str]) -> None:
+    text = "SELECT " + "".join(pieces)
+    cut = split_in_python(text.encode())
+    assert split(text.encode()) == cut
+    if cut is None:
+        return
+    try:
+        tokens = pglast.parser.scan(text)
+    except pglast.parser.ParseError:
+        # An empty name, junk behind a number: no text of this template is read.
+        for byte in (b"0", b"77"):
+            with pytest.raises(pglast.parser.ParseError):
+                pglast.parser.scan(cut[0].replace(NUMBER, byte).replace(STRING, b"'z'").decode())
+        return
+    raw = text.encode()
+    strings = [tuple(len(raw[:at].decode()) for at in span(cut[1], number)) for number in range(cut[0].count(STRING))]
+    assert strings == [(token.start + 1, token.end) for token in tokens if token.name == "SCONST"]
+    assert cut[0].count(NUMBER) <= sum(token.name == "ICONST" for token in tokens)
+    assert not {token.name for token in tokens} & {"SQL_COMMENT", "C_COMMENT", "USCONST", "BCONST", "XCONST", "PARAM"}
+    # The same tokens, whatever stands in the place of a literal.
+    other = other_literals(raw, random.Random(len(text)))
+    assert other is not None
+    assert [token.name for token in pglast.parser.scan(other.decode())] == [token.name for token in tokens]
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_cut_in_c_as_in_python(raw: bytes) -> None:
+    assert split(raw) == split_in_python(raw)
+    if SPLIT[0] is not split_in_python:
+        with pytest.raises(TypeError):
+            split(bytearray(raw))  # type: ignore[arg-type]
+
+
+def test_a_text_of_very_many_strings_is_cut_in_c_as_in_python() -> None:
+    text = b"SELECT ''" + b",'ab'" * 5000
+    assert split(text) == split_in_python(text)
+    assert split(b"SELECT " + b"1" * 200_000) is None or SPLIT[0] is split_in_python
+
+
+def test_two_texts_of_one_template_have_their_own_names() -> None:
+    detector = Detector()
+    found = []
+    for number in range(5):
+        text = f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'name ''{number}''')".encode()
+        found.append(detector.verdict(text, "utf-8").calls[0].resolve().names)
+    assert found == [(f"name '{number}'",) for number in range(5)]
+
+
+def test_what_the_catalog_says_later_changes_what_templates_say() -> None:
+    detector = Detector()
+    detector.learn(Dependencies(1, functions=LEADS.functions))
+    for number in range(3):
+        assert detector.verdict(f"SELECT 'secrets_getter', {number} FROM seen".encode(), "utf-8") is HARMLESS
+    detector.learn(LEADS)
+    for number in range(3, 6):
+        assert detector.verdict(f"SELECT 'secrets_getter', {number} FROM seen".encode(), "utf-8").calls
+
+
+def test_a_text_that_does_not_decode_or_of_another_encoding_has_no_template() -> None:
+    detector = Detector()
+    for _ in range(4):
+        for text, encoding in (
+            (f"SELECT {CALL}".encode(), "cp932"),
+            (f"SELECT {CALL}, '".encode() + b"\xff'", "utf-8"),
+        ):
+            detector.look(text, encoding)
+            assert detector._templates.find(text, encoding) is None
+
+
+def test_what_a_template_says_of_its_text_must_be_what_the_analysis_said() -> None:
+    text = f"SELECT {CALL}".encode()
+    templates, detector = Templates(), Detector()
+    assert templates.marked(text, "utf-8") is None
+    marked = templates.marked(text, "utf-8")
+    assert marked is not None
+    templates.learn(text, "utf-8", Verdict(), detector.of_marked(marked))
+    assert templates.find(text, "utf-8") is None and templates.marked(text, "utf-8") is None
+
+
+def test_few_templates_are_kept() -> None:
+    detector = Detector()
+    for number in range(MOST_TEMPLATES + 10):
+        for _ in range(2):
+            detector.look(f"SELECT a{number}, 'secrets_getter'".encode(), "utf-8")
+    assert len(detector._templates._known) <= MOST_TEMPLATES
+    assert not detector._templates._text
+
+
+def test_a_tree_is_plain_only_if_each_of_its_keys_is_known() -> None:
+    assert is_plain(pglast.parser.parse_sql_json("SELECT 1, 'a\":' FROM t"))
+    assert not is_plain(pglast.parser.parse_sql_json("SELECT 1; DO ''"))
