@@ -45,6 +45,12 @@ _MOST_SCANNED_AGAIN: Final = 4_000_000
 # Characters of a tree that is walked. A text of _MOST_SIGNS has a tree of 20 MB; more only where the grammar copies
 # nodes.
 _MOST_TREE: Final = 32 * 1024 * 1024
+# Constants that are no string: what they are is never asked, and in a long text they are most of the tree. No string of
+# the tree has this in it, as its marks would have a backslash there.
+_NO_STRING: Final = re.compile(
+    r'{"A_Const":{"(?:ival":{(?:"ival":-?\d+)?}|fval":{"fval":"[^"\\]*"}|boolval":{(?:"boolval":true)?}),"location":\d+}}'
+)
+_MANY_CONSTANTS: Final = 4096
 # Characters of a tree from which the garbage collector waits while it is read and walked.
 _LARGE_TREE: Final = 256 * 1024
 
@@ -96,8 +102,12 @@ def too_hard(text: bytes) -> bool:
     """Says whether parsing the text would take seconds or hundreds of megabytes, unlike every sensible text of its
     length.
     """
-    if len(text) > _MOST_SIGNS and len(text.translate(None, _WORD_BYTES)) > _MOST_SIGNS:
+    signs = weight(text)
+    if signs > _MOST_SIGNS:
         return True
+    if signs**2 <= _MOST_SCANNED_AGAIN:
+        # All in one run.
+        return False
     return sum(len(run) ** 2 for run in _SIGNS_IN_A_ROW.findall(text)) > _MOST_SCANNED_AGAIN
 
 
@@ -288,6 +298,8 @@ class Detector:
         if not self._words.search(document) and not _BY_NAME.search(document) and not monitored.dependencies:
             return HARMLESS
         found = Found()
+        if len(document) > _MANY_CONSTANTS:
+            document = _NO_STRING.sub('{"A_Const":{}}', document)
         # A large tree is half a million objects without a cycle among them, which the collector looks at again and
         # again.
         collected = len(document) > _LARGE_TREE and gc.isenabled()

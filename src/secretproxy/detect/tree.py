@@ -185,7 +185,8 @@ def _walk(node: Any, monitored: Monitored, found: Found) -> None:
     while pending:
         item, scope = pending.pop()
         if isinstance(item, list):
-            pending.extend((part, scope) for part in reversed(item))
+            # A constant has nothing below it.
+            pending += [(part, scope) for part in reversed(item) if not (isinstance(part, dict) and "A_Const" in part)]
             continue
         if not isinstance(item, dict):
             continue
@@ -249,6 +250,10 @@ def _statement(kind: str, body: Any, scope: frozenset[str], monitored: Monitored
     return False
 
 
+def _constant(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+    return False
+
+
 def _locking(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
     return False
 
@@ -264,7 +269,7 @@ _NODES: dict[str, Callable[[str, Any, frozenset[str], Monitored, Found], bool]] 
         "DoStmt": _do_block,
     "ExecuteStmt": _sql_execute, "MultiAssignRef": _assignment, "PrepareStmt": _statement,
     "DeclareCursorStmt": _statement,
-    "lockingClause": _locking, "withClause": _with,
+    "A_Const": _constant, "lockingClause": _locking, "withClause": _with,
 }  # fmt: skip
 
 
