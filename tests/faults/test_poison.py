@@ -348,3 +348,31 @@ async def test_a_row_that_is_slow_for_its_size_does_not_stop_the_others(server: 
         as_told(await rows_of(admin, journal), told, big)
         assert await journal.close() == 0
     await sound(server, journal)
+
+
+async def test_a_column_that_is_added_while_rows_are_written_costs_none(server: Backend) -> None:
+    """Rows in binary form are of the columns that there were; they go as texts then, and at once."""
+    journal = journal_of(server, timeout=5)
+    await journal.start()
+    told = [good(number) for number in range(30)]
+    for number, event in enumerate(told[:20]):
+        if number == 10:
+            async with altered(server, ("ALTER TABLE secretproxy.access_log ADD COLUMN more int", "SELECT 1")):
+                assert journal._writer is not None and journal._writer.packs
+        await asyncio.wait_for(journal.keep([event]), 10)
+    assert journal.available and not journal._writer.packs
+    async with altered(server, ("ALTER TABLE secretproxy.access_log DROP COLUMN more", "SELECT 1")) as admin:
+        kept = [journal.keep([event]) for event in told[20:]]
+        await asyncio.wait_for(asyncio.gather(*kept), 10)
+        assert await journal.close() == 0
+        as_told(await rows_of(admin, journal), told, bad())
+        # A column that is gone is none of a row's.
+        after = journal_of(server, timeout=5)
+        await after.start()
+        kept = [after.keep([event]) for event in told]
+        await asyncio.wait_for(asyncio.gather(*kept), 10)
+        assert after._writer is not None and after._writer.packs
+        assert await after.close() == 0
+        as_told(await rows_of(admin, after), told, bad())
+    await sound(server, journal)
+    await sound(server, after)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
 
-from secretproxy.audit.groups import GroupWriter, group_writer
+from secretproxy.audit.groups import GroupWriter, group_writer, other_rows
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Line, Lines, packed
+from secretproxy.session.events import Event, Identity
 from secretproxy.wire import messages
 
+# What a writer made of two rows.
+BOUND_ROWS = b"\0stored\0\0\0\0\x01\0\0\0\x03a\nb\0\0"
 BOUND = b"2\0\0\0\x04"
 READY = b"Z\0\0\0\x05I"
 NOTICE = b"N" + messages.error_response("WARNING", "01000", "a notice")[1:]
@@ -50,7 +56,7 @@ class Peer:
 
     async def says(self, *chunks: bytes) -> tuple[BaseException | None, int]:
         """Answers a group of two rows in these chunks; gives what the writer makes of it."""
-        self.writer.write(b"a\nb", 2)
+        self.writer.write(BOUND_ROWS, 2)
         for chunk in chunks:
             self.writer.data_received(chunk)
         await asyncio.sleep(0)
@@ -62,24 +68,41 @@ class Peer:
 async def test_a_group_is_one_bind_execute_and_sync_of_the_statement() -> None:
     peer = Peer()
     assert await peer.says(BOUND + inserted(2) + READY) == (None, 2)
-    bind = b"\0stored\0\0\0\0\x01\0\0\0\x03a\nb\0\0"
-    head = b"B" + (4 + len(bind)).to_bytes(4, "big")
-    assert peer.written == head + bind + b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+    head = b"B" + (4 + len(BOUND_ROWS)).to_bytes(4, "big")
+    assert peer.written == head + BOUND_ROWS + b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
     assert peer.passed == []
 
 
-async def test_a_single_row_goes_field_by_field_where_a_statement_takes_it_so() -> None:
-    peer = Peer()
-    peer.writer.takes_fields("row", 3)
-    peer.writer.write(b"one\t\\N\t", 1)
-    bind = b"\0row\0\0\0\0\x03\0\0\0\x03one\xff\xff\xff\xff\0\0\0\0\0\0"
-    assert peer.written == b"B" + (4 + len(bind)).to_bytes(4, "big") + bind + b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
-    peer.writer.data_received(BOUND + inserted(1) + READY)
-    assert peer.answers == [(None, 1)]
-    peer.answers.clear()
-    peer.written = b""
-    assert await peer.says(BOUND + inserted(2) + READY) == (None, 2)
-    assert b"\0stored\0" in peer.written
+def lines(*names: str) -> list[Line]:
+    made = Lines(NameMask(200, (), b"k" * 32), uuid.UUID(int=9))
+    return [made.add(Event("call", Identity(uuid.UUID(int=1)), 1, secret_names=(name,)), 0, None) for name in names]
+
+
+async def test_rows_go_in_binary_form_where_a_statement_takes_them_so() -> None:
+    peer, group = Peer(), lines("one", "two")
+    texts = peer.writer.bound(group)
+    assert (
+        texts is not None and texts.startswith(b"\0stored\0\0\0\0\x01") and b"{one}" in texts and not peer.writer.packs
+    )
+    peer.writer.takes_packed("packed", 4711)
+    bound = peer.writer.bound(group)
+    rows = packed(group, 4711)
+    assert peer.writer.packs and rows is not None
+    assert bound == b"\0packed\0\0\x01\0\x01\0\x01" + len(rows).to_bytes(4, "big") + rows + b"\0\0"
+    assert rows[:20] == b"\0\0\0\1" + bytes(4) + (4711).to_bytes(4, "big") + b"\0\0\0\2" + b"\0\0\0\1"
+    peer.writer.takes_packed("", 0)
+    assert peer.writer.bound(group) == texts and not peer.writer.packs
+    peer.writer.takes_packed("packed", 4711)
+    assert peer.writer.bound(lines("one", 'q"uoted')) is None, "an escaped field goes by a statement of its own"
+
+
+@pytest.mark.parametrize(
+    ("state", "ends"),
+    [("42804", True), ("XX000", True), ("23505", False), ("22P05", False), ("57014", False), ("42501", False)],
+)
+def test_only_an_error_of_other_columns_ends_the_binary_form(state: str, ends: bool) -> None:
+    assert other_rows(asyncpg.PostgresError.new({"C": state, "M": "canary"})) == ends
+    assert not other_rows(None) and not other_rows(TimeoutError())
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 12, 20])
@@ -96,7 +119,7 @@ async def test_a_log_that_takes_fewer_rows_says_so() -> None:
 
 async def test_what_is_said_beside_an_answer_goes_to_asyncpg_first() -> None:
     peer = Peer()
-    peer.writer.write(b"a\nb", 2)
+    peer.writer.write(BOUND_ROWS, 2)
     peer.writer.data_received(BOUND + NOTICE + inserted(2) + READY)
     assert peer.passed == [NOTICE]
     assert peer.answers == [], "asyncpg tells its listeners in the next turn"
@@ -116,7 +139,7 @@ async def test_an_error_is_one_of_asyncpg_and_of_its_group_alone() -> None:
 @pytest.mark.parametrize("fatal", [False, True])
 async def test_a_connection_that_is_lost_ends_its_group(fatal: bool) -> None:
     peer = Peer()
-    peer.writer.write(b"a\nb", 2)
+    peer.writer.write(BOUND_ROWS, 2)
     if fatal:
         peer.writer.data_received(messages.error_response("FATAL", "57P01", "canary"))
     peer.writer.connection_lost(None)
@@ -128,7 +151,7 @@ async def test_a_connection_that_is_lost_ends_its_group(fatal: bool) -> None:
 async def test_a_group_that_takes_too_long_is_cancelled_and_fails_once() -> None:
     peer = Peer()
     assert await peer.says(BOUND + inserted(2) + READY) == (None, 2)
-    peer.writer.write(b"a\nb", 2)
+    peer.writer.write(BOUND_ROWS, 2)
     async with asyncio.timeout(5):
         while not peer.answers:
             await asyncio.sleep(0.01)

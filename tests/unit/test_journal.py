@@ -94,6 +94,9 @@ class Connection:
     async def fetchval(self, sql: str, *values: object) -> str:
         return "1"
 
+    async def fetchrow(self, sql: str) -> None:
+        """Knows no type of a row."""
+
     async def execute(self, sql: str, *values: Any) -> str:
         if self.log.down:
             raise ConnectionResetError

@@ -297,6 +297,56 @@ def test_a_line_of_a_statement_that_came_before_is_written_as_any_other(told: li
         plain, stored = found.plain(), found.stored()
         assert (plain is None) == (known.plain() is None)
         assert plain is None or plain == stored.replace(b"\t\\\\x", b"\t\\x")
+        assert found.packed() == packed_in_python(found) and (found.packed() is None) == (plain is None)
+
+
+def packed_in_python(line: rows.Line) -> bytes | None:
+    return rows.packed_row(line.line, line.prev_hash, line.row_hash)
+
+
+# What stands in a field, as the log writes it and as it does not.
+FIELDS = [
+    rb"\N", b"", b"t", b"f", b"T", b"0", b"-0", b"-7", b"42", b"007", b"2147483647", b"2147483648", b"-2147483648", b"9" * 18, b"9" * 19, b"+1",
+    b"1.5", b"-0.5", b"0.001234", b"1e-05", b"1.5e+16", b"1e", b".5", b"5.", b"1.2.3", b"inf", b"nan", b"0." + b"1" * 20, b"1" * 40, b"1e999", b"0x10",
+    b"00000000-0000-0000-0000-0000000000aF", b"01234567-89ab-cdef-0123-456789abcdef", b"0123456789abcdef0123456789abcdef0123",
+    b"1970-01-01 00:00:00+00", b"2026-02-28 23:59:59.999999+00", b"2024-02-29 00:00:00.1+00", b"2026-02-29 00:00:00+00", b"1999-12-31 23:59:59.5+00",
+    b"0001-01-01 00:00:00+00", b"0000-01-01 00:00:00+00", b"2026-13-01 00:00:00+00", b"2026-01-01 24:00:00+00", b"2026-01-01 00:00:60+00",
+    b"2026-01-01 00:00:00.+00", b"2026-01-01 00:00:00.1234567+00", b"2026-01-01 00:00:00+01", b"2026-01-01T00:00:00+00", b"infinity",
+    b"{}", b"{a}", b"{a,b}", b"{NULL}", b"{null,Null,nul}", b'{"NULL"}', b'{""}', b'{"a b","c,d",e}', b"{a b}", b"{a,}", b"{,a}", b"{", b"}", b'{"a}',
+    b'{"a"b}', b'{a"b}', b"{{a}}", b'{"a",NULL,"{}"}', b"[0:1]={a,b}", "{\u00e4,\u2003}".encode(), b"{a\x1fb}", b"{a\xff}", b"{a\x0bb}",
+    b"10.0.0.7", b"10.0.0.07", b"10.0.0", b"10.0.0.7/8", b"256.0.0.1", b"::1", b"2001:db8::7:8", b"fe80::1%eth0", b"::ffff:1.2.3.4", b"1:2",
+    b"a text", b"back\\\\slash", b"\\n", b"z\0", "\u00e4\U0001f511".encode(),
+]  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 2),
+    st.lists(st.tuples(st.integers(0, len(CHAINED) - 1), st.sampled_from(FIELDS)), max_size=3),
+    st.sampled_from([0, 0, 0, 0, -1, 1]),
+)
+def test_a_row_is_packed_alike(who: int, changed: list[tuple[int, bytes]], more: int) -> None:
+    event = Event("access", WHO[who % 2], 1, GETTER, "read", OWNER, ("key",), protocol="simple", outcome="ok", calls=1)
+    fields = Lines(MASK, uuid.UUID(int=9)).add(event, 1_000_001, 0.25).line.split(b"\t")
+    for place, text in changed:
+        fields[place] = text
+    line = b"\t".join(fields[: len(fields) + min(more, 0)] + fields[: max(more, 0)])
+    known = rows.packed_row(line, b"p" * 32, b"r" * 32)
+    assert rows.WRITERS[2](line, b"p" * 32, b"r" * 32) == known
+    assert changed or more or known is not None
+
+
+@pytest.mark.parametrize("field", range(len(CHAINED)))
+def test_each_field_is_packed_alike(field: int) -> None:
+    event = Event("access", WHO[0], 1, GETTER, "read", OWNER, ("key",), protocol="simple", outcome="ok", calls=1)
+    fields = Lines(MASK, uuid.UUID(int=9)).add(event, 1_000_001, 0.25).line.split(b"\t")
+    for text in [*FIELDS, b"x" * 5000, b"{" + b"a," * 5000 + b"a}", b"{" + b'"",' * 5000 + b"NULL}"]:
+        fields[field] = text
+        line = b"\t".join(fields)
+        known = rows.packed_row(line, b"p" * 32, b"r" * 32)
+        assert rows.WRITERS[2](line, b"p" * 32, b"r" * 32) == known, text
+        if b"\\" in text and text != rb"\N":
+            assert known is None
 
 
 def test_no_text_that_is_masked_is_remembered() -> None:
@@ -308,7 +358,7 @@ def test_no_text_that_is_masked_is_remembered() -> None:
 
 
 def test_fields_that_are_none_are_refused_or_left() -> None:
-    line, plain = rows.WRITERS
+    line, plain, packed = rows.WRITERS
     if plain is rows.row:
         pytest.skip("nothing was compiled")
     given = ["i", 1, b"r" * 16, "m", 0, "e", "s", 1, "c", "o", "n", "h", "u", "r", "a", "t", "o", 100, 1]
@@ -322,3 +372,5 @@ def test_fields_that_are_none_are_refused_or_left() -> None:
     for wrong_row in [(), (b"l", b"p" * 32), (b"l", b"p" * 31, b"r" * 32), ("l", b"p" * 32, b"r" * 32)]:
         with pytest.raises(TypeError):
             plain(*wrong_row)  # type: ignore[call-arg,arg-type]
+        with pytest.raises(TypeError):
+            packed(*wrong_row)  # type: ignore[call-arg,arg-type]

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import asyncpg
 
+from secretproxy.audit.rows import INSERT_PACKED, ROW_COLUMNS, ROW_TYPE, Line, joined, packed
 from secretproxy.wire import messages
 from secretproxy.wire.types import BackendMessage
 
 # An Execute of the unnamed portal without a row limit, and a Sync.
 _EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
-_NULL: Final = b"\xff\xff\xff\xff"
 _BIND_COMPLETE: Final = b"2\0\0\0\x04"
 _READY: Final = b"Z\0\0\0\x05I"
 # What the backend says beside its answers; asyncpg tells its listeners.
 _ASIDE: Final = frozenset(
     {BackendMessage.NOTICE_RESPONSE, BackendMessage.NOTIFICATION_RESPONSE, BackendMessage.PARAMETER_STATUS}
 )
+# What record_recv() and array_recv() raise, what a type that is gone does, and a plan that is of other columns.
+_OTHER_ROWS: Final = frozenset({"42804", "42704", "0A000", "XX000"})
 
 
 class GroupWriter:
@@ -45,8 +47,9 @@ class GroupWriter:
         self._loop: Final = asyncio.get_running_loop()
         # The unnamed portal, the statement, one parameter as a text.
         self._bind: Final = b"\0" + statement.encode("ascii") + b"\0\0\0\0\x01"
-        # The same for a row of its own, each of its fields a parameter; empty where there is no such statement.
-        self._bind_row = b""
+        # The same for one in binary form, and the OID of a row's type; empty and 0 where there is no such statement.
+        self._bind_packed = b""
+        self._row_type = 0
         self._busy = False
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -59,12 +62,27 @@ class GroupWriter:
         self._tag = b""
         self._transport.set_protocol(self)
 
-    def takes_fields(self, statement: str, fields: int) -> None:
-        """Has a single row written by this statement, which has a parameter for each field."""
-        self._bind_row = b"\0" + statement.encode("ascii") + b"\0\0\0" + fields.to_bytes(2, "big")
+    @property
+    def packs(self) -> bool:
+        """Says whether rows go in the log's own types, in binary form."""
+        return bool(self._row_type)
 
-    def write(self, lines: bytes, rows: int) -> None:
-        """Writes so many rows, in one transaction. No field is escaped."""
+    def takes_packed(self, statement: str, row_type: int) -> None:
+        """Has groups written by this statement, which has a parameter of rows of the type with that OID; 0: no more."""
+        self._bind_packed = b"\0" + statement.encode("ascii") + b"\0\0\x01\0\x01\0\x01"
+        self._row_type = row_type
+
+    def bound(self, group: Sequence[Line]) -> bytes | None:
+        """Gives what `write` takes for a group; None if a field is escaped."""
+        if self._row_type:
+            rows = packed(group, self._row_type)
+            if rows is not None:
+                return b"%b%b%b\0\0" % (self._bind_packed, len(rows).to_bytes(4, "big"), rows)
+        lines = joined(group)
+        return None if lines is None else b"%b%b%b\0\0" % (self._bind, len(lines).to_bytes(4, "big"), lines)
+
+    def write(self, bound: bytes, rows: int) -> None:
+        """Writes so many rows, in one transaction; `bound` is what was given for them."""
         if rows != self._expected_rows:
             tag = b"INSERT 0 %d\0" % rows
             self._expected = _BIND_COMPLETE + b"C" + (len(tag) + 4).to_bytes(4, "big") + tag + _READY
@@ -75,15 +93,7 @@ class GroupWriter:
         if self._timer is None:
             # One timer for many groups: it looks at the one that is under way then.
             self._timer = self._loop.call_later(self._timeout, self._look)
-        if rows == 1 and self._bind_row:
-            made = [self._bind_row]
-            for field in lines.split(b"\t"):
-                made.append(_NULL if field == b"\\N" else len(field).to_bytes(4, "big") + field)
-            bound = b"".join(made)
-        else:
-            bound = self._bind + len(lines).to_bytes(4, "big") + lines
-        length = 4 + len(bound) + 2
-        self._transport.write(b"".join((b"B", length.to_bytes(4, "big"), bound, b"\0\0", _EXECUTE_SYNC)))
+        self._transport.write(b"".join((b"B", (4 + len(bound)).to_bytes(4, "big"), bound, _EXECUTE_SYNC)))
 
     def _look(self) -> None:
         self._timer = None
@@ -175,3 +185,20 @@ def group_writer(
         if getattr(connection, name, None) is None:
             return None
     return GroupWriter(connection, statement, timeout, answered)
+
+
+async def pack(connection: Any, writer: GroupWriter, name: str) -> None:
+    """Has a writer's rows go in the log's own types, by a statement of that name, where the log has just the columns
+    that we know. Raises asyncpg's errors."""
+    found = await connection.fetchrow(ROW_TYPE)
+    if found is None or found[1] != ROW_COLUMNS:
+        return
+    # By a text, for asyncpg would look up the type of each column.
+    await connection.execute(f"PREPARE {name} AS {INSERT_PACKED}")
+    writer.takes_packed(name, found[0])
+
+
+def other_rows(error: BaseException | None) -> bool:
+    """Says whether an error may be that a row of the table is of other columns now, or of another type. Then none went
+    in."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _OTHER_ROWS

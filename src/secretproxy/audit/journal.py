@@ -24,13 +24,12 @@ import asyncpg
 import structlog
 
 from secretproxy.audit.checkpoints import Signer
-from secretproxy.audit.columns import STORED
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
-from secretproxy.audit.groups import GroupWriter, group_writer
+from secretproxy.audit.groups import GroupWriter, group_writer, other_rows, pack
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, INSERT_ROW, Line, Lines, joined
+from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, joined
 from secretproxy.audit.spool import (
     Spool,
     SpoolDamagedError,
@@ -148,8 +147,6 @@ class Journal:
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
-        # The same for a single row, which the writer of groups runs; asyncpg lets it go with this.
-        self._insert_row: Any = None
         # The same for rows that the log may have already; prepared where it is needed.
         self._insert_again: Any = None
         # What writes groups without a turn of this task for each; the group that it is at, and what ends that.
@@ -406,9 +403,7 @@ class Journal:
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
         self._writer = group_writer(self._connection, name, self._timeout, self._group_answered)
         if self._writer is not None:
-            row = f"{name}_row"
-            self._insert_row = await asyncio.wait_for(self._connection.prepare(INSERT_ROW, name=row), self._timeout)
-            self._writer.takes_fields(row, len(STORED))
+            await asyncio.wait_for(pack(self._connection, self._writer, f"{name}_packed"), self._timeout)
         self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
         await self._one_row.settle(self._connection, self._warnings)
@@ -475,16 +470,16 @@ class Journal:
         if not self._pressing:
             return
         front = self._rows[0].seq
-        group, lines = [], None
+        group, bound = [], None
         if self._suspects is None and front > self._unsure and (self.instance, front) not in self._one_row.replaced:
             group = self._cut(self._rows, self.instance)
-            lines = joined(group)
-        if lines is None:
+            bound = writer.bound(group)
+        if bound is None:
             ended.set_result(None)
             return
         self._group = group
         self._group_began = time.monotonic()
-        writer.write(lines, len(group))
+        writer.write(bound, len(group))
 
     def _group_answered(self, error: BaseException | None, count: int) -> None:
         """Takes the log's answer to the group under way; hands back whatever goes wrong with it."""
@@ -506,6 +501,13 @@ class Journal:
                 error = found
         elif isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
             error = self._never_written()
+        writer = self._writer
+        if writer is not None and writer.packs and other_rows(error):
+            # None of them went in; they go as texts from now on.
+            writer.takes_packed("", 0)
+            self._group = None
+            self._wake()
+            return
         if error is not None:
             blamed = self._blame(error, self.instance, group, self._group_began)
             if blamed is None:

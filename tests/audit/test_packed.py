@@ -1,0 +1,177 @@
+"""Checks that a row that goes in binary form is the row that goes as a text, byte for byte, whatever stands in it, and
+that the log's own columns decide whether it goes so."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from typing import Any
+
+import asyncpg
+
+from secretproxy.audit import chain, groups, rows
+from secretproxy.audit.columns import CHAINED, NAMES, STORED
+from secretproxy.audit.masking import NameMask
+from secretproxy.audit.rows import Line, Lines
+from secretproxy.session.events import Event, Identity
+from tests.conftest import Backend
+
+MASK = NameMask(5000, (), b"k" * 32)
+GETTER = "encrypted_secrets.secrets_getter(uuid,text,text)"
+ADDRESSES = [
+    None, "192.0.2.7", "0.0.0.0", "255.255.255.255", "::", "::1", "2001:db8::1:0:0:7", "::ffff:10.0.0.7", "fe80::1%eth0", "64:ff9b::192.0.2.33",
+]  # fmt: skip
+NAMES_OF_SECRETS: list[tuple[str | None, ...] | None] = [
+    None, (), ("key",), ("a", "b"), ("",), (None,), (None, "NULL", "null", "nul"), ("a b", "c,d", "{e}", "f"), ("caf\u00e9", "\U0001f511", "\u2003"),
+    ("\x1f", "\x01", "\x7f"), ("x" * 3000, "y"), tuple(str(number) for number in range(60)), ("'", "`", "$1", "-- x", ";", "%s"), ("E'\x0e'",),
+]  # fmt: skip
+TEXTS = [
+    None,
+    "",
+    " ",
+    " a ",
+    "NULL",
+    "t",
+    "{}",
+    "0",
+    "caf\u00e9 \U0001f511",
+    "a'b",
+    'a"b',
+    "\x01\x1f\x7f",
+    "z" * 2000,
+    "\ufeffx",
+    "e\u0301",
+]
+MOMENTS = [
+    0, 1, 10, 999_999, 951_825_600_000_000, 946_684_799_999_999, 1_709_210_096_500_000, 4_102_444_800_123_456, -1,
+]  # fmt: skip
+DURATIONS = [
+    None,
+    0.0,
+    1e-6,
+    9.9e-5,
+    1e-4,
+    0.1,
+    0.123456,
+    0.999999,
+    1.0,
+    3.25,
+    61.000001,
+    86_400.5,
+    1e9,
+    12345678.654321,
+    1.5e16,
+    -0.5,
+]
+NUMBERS = [None, 0, 1, 2**31, 10**17, -1]
+LINE = "SELECT {} FROM secretproxy.access_log WHERE instance = '{}' ORDER BY seq"
+
+
+def all_kinds(instance: uuid.UUID) -> list[Line]:
+    """Makes rows with each of these values, and no field that is escaped."""
+    lines, made = Lines(MASK, instance), []
+    for number in range(max(map(len, (ADDRESSES, NAMES_OF_SECRETS, TEXTS, MOMENTS, DURATIONS))) * 3):
+        texts = [TEXTS[(number * step + step) % len(TEXTS)] for step in range(1, 8)]
+        address = ADDRESSES[number % len(ADDRESSES)]
+        who = Identity(
+            uuid.UUID(int=number + 1), texts[0], texts[1], texts[2], None if address is None else ipaddress.ip_address(address),
+            None if number % 3 == 0 else 65_535 - number, number % 3 == 1,
+        )  # fmt: skip
+        event = Event(
+            "access", who, NUMBERS[number % len(NUMBERS)], texts[3], ("read", None)[number % 2],
+            None if number % 4 == 0 else uuid.UUID(int=2**127 + number), NAMES_OF_SECRETS[number % len(NAMES_OF_SECRETS)], texts[4] and "pgp",
+            NAMES_OF_SECRETS[(number * 5 + 1) % len(NAMES_OF_SECRETS)], "simple", texts[5], texts[6], None if number % 3 else uuid.UUID(int=number),
+            "ok", None if number % 2 else "57014", NUMBERS[(number + 2) % len(NUMBERS)],
+        )  # fmt: skip
+        line = lines.add(event, MOMENTS[number % len(MOMENTS)], DURATIONS[number % len(DURATIONS)])
+        made.append(line)
+    return [line for line in made if line.plain() is not None]
+
+
+async def read(connection: Any, instance: uuid.UUID) -> tuple[bytes, list[tuple[Any, ...]]]:
+    """Gives the rows as the chain's lines, and each value in binary form."""
+    for name, value in chain.SETTINGS.items():
+        await connection.execute(f"SET LOCAL {name} = '{value}'")
+    told: list[bytes] = []
+
+    async def take(data: bytes) -> None:
+        told.append(data)
+
+    await connection.copy_from_query(LINE.format(", ".join(STORED), instance), output=take)
+    found = await connection.fetch(LINE.format(", ".join(NAMES), instance))
+    return b"".join(told), [tuple(row) for row in found]
+
+
+class Peer:
+    """Keeps what a writer is told."""
+
+    def __init__(self) -> None:
+        self.taken: tuple[str, int] | None = None
+
+    def takes_packed(self, statement: str, row_type: int) -> None:
+        self.taken = (statement, row_type)
+
+
+async def row_type(connection: Any) -> int:
+    """Prepares the statement for rows in binary form; gives the OID of a row's type, 0 without one."""
+    peer = Peer()
+    await groups.pack(connection, peer, f"packed_{uuid.uuid4().hex}")  # type: ignore[arg-type]
+    return 0 if peer.taken is None else peer.taken[1]
+
+
+async def test_rows_are_the_same_in_both_forms(postgres: Backend) -> None:
+    instance = uuid.uuid4()
+    lines = all_kinds(instance)
+    assert len(lines) > 35
+    connection = await asyncpg.connect(postgres.dsn())
+    found = []
+    oid = await row_type(connection)
+    writers = (rows.WRITERS[2], rows.packed_row)
+    assert oid and all(rows.packed_row(line.line, line.prev_hash, line.row_hash) is not None for line in lines)
+    for writer in (None, *writers):
+        transaction = connection.transaction()
+        await transaction.start()
+        if writer is None:
+            text = rows.joined(lines)
+            assert text is not None
+            await connection.execute(rows.INSERT, text.decode())
+        else:
+            elements = [writer(line.line, line.prev_hash, line.row_hash) for line in lines]
+            head = b"".join(number.to_bytes(4, "big") for number in (1, 0, oid, len(lines), 1))
+            assert rows.packed(lines, oid) == head + b"".join([one for one in elements if one is not None])
+            # COPY of one field in binary form reads a value as Bind does.
+            await connection.execute("CREATE TEMP TABLE given (rows secretproxy.access_log[]) ON COMMIT DROP")
+            value = head + b"".join([one for one in elements if one is not None])
+            copied = b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\0\1" + len(value).to_bytes(4, "big") + value + b"\xff\xff"
+
+            async def source(copied: bytes = copied) -> Any:
+                yield copied
+
+            await connection.copy_to_table("given", source=source(), format="binary")
+            await connection.execute(
+                rows.INSERT_PACKED.replace("$1::secretproxy.access_log[]", "(SELECT rows FROM given)")
+            )
+        found.append(await read(connection, instance))
+        await transaction.rollback()
+    await connection.close()
+    lines_of_copy, values = found[0]
+    assert len(values) == len(lines) and lines_of_copy.splitlines() == [line.stored() for line in lines]
+    assert found[1] == found[0] and found[2] == found[0]
+
+
+async def test_a_log_with_other_columns_takes_no_binary_form(postgres: Backend) -> None:
+    connection = await asyncpg.connect(postgres.dsn())
+    for change in (
+        "ADD COLUMN more int", "RENAME COLUMN calls TO times", "DROP COLUMN tls CASCADE",
+    ):  # fmt: skip
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(f"ALTER TABLE secretproxy.access_log {change}")
+        assert await row_type(connection) == 0
+        await transaction.rollback()
+    assert await row_type(connection) > 0
+    await connection.close()
+
+
+def test_the_columns_of_a_line_have_their_places() -> None:
+    assert CHAINED[:4] == ("instance", "seq", "id", "at") and set(NAMES) == set(STORED)
