@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -102,21 +103,14 @@ async def read(connection: Any, instance: uuid.UUID) -> tuple[bytes, list[tuple[
     return b"".join(told), [tuple(row) for row in found]
 
 
-class Peer:
-    """Keeps what a writer is told."""
-
-    def __init__(self) -> None:
-        self.taken: tuple[str, int] | None = None
-
-    def takes_packed(self, statement: str, row_type: int) -> None:
-        self.taken = (statement, row_type)
-
-
 async def row_type(connection: Any) -> int:
     """Prepares the statement for rows in binary form; gives the OID of a row's type, 0 without one."""
-    peer = Peer()
-    await groups.pack(connection, peer, f"packed_{uuid.uuid4().hex}")  # type: ignore[arg-type]
-    return 0 if peer.taken is None else peer.taken[1]
+    nowhere = SimpleNamespace(set_protocol=lambda protocol: None)
+    peer = SimpleNamespace(_transport=nowhere, _protocol=object(), _cancel_current_command=lambda waiter: None)
+    writer = groups.group_writer(peer, "texts", 1.0, lambda error, rows: None)
+    assert writer is not None and not writer.packs
+    await groups.pack(connection, writer, f"packed_{uuid.uuid4().hex}")
+    return writer._row_type
 
 
 async def test_rows_are_the_same_in_both_forms(postgres: Backend) -> None:
