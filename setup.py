@@ -59,6 +59,7 @@ COMPILED = [
     "src/secretproxy/session/pipeline.py",
     "src/secretproxy/session/plain.py",
     "src/secretproxy/session/quoted.py",
+    "src/secretproxy/session/reads.py",
     "src/secretproxy/session/session.py",
     "src/secretproxy/session/statements.py",
     "src/secretproxy/session/states.py",

@@ -52,6 +52,7 @@ class Decided:
         self.below_low_water = True
         self.waiting_bytes = 0
         self.pooled = False
+        self.read_timing = None
         self.pooler = PURE.ProtocolViolationError("a pooler")
 
     def _next(self, decisions: deque[Any], data: bytes) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from secretproxy.detect import arguments
 from secretproxy.detect.arguments import NO_VALUES, UNKNOWN, Argument, Values
 from secretproxy.detect.functions import Function, Operation, operation_of, overloads
+from secretproxy.wire.messages import Bind
 
 __all__ = ["Call", "Operation", "ResolvedCall"]
 
@@ -54,6 +56,10 @@ class ResolvedCall:
 
     def __repr__(self) -> str:
         return f"ResolvedCall({self.function}, exact={self.exact})"
+
+
+# Stands for whatever Bind there will be, where its types alone matter.
+_ANY_BIND: Final = Bind(b"", b"", (), ())
 
 
 class _Found:
@@ -134,6 +140,11 @@ class Call:
             self._encoding(function, values),
             owner_known and names_known,
         )
+
+    def found(self, types: tuple[int, ...]) -> _Found | None:
+        """Finds the function that a Bind with parameters of these types calls, and where its owner and names stand;
+        None where a type says that parameters are not counted as they stand."""
+        return None if arguments.VOID_OID in types else self._find(Values(_ANY_BIND, types))
 
     def _find(self, values: Values) -> _Found:
         """Finds the function that is called, and where its owner and names stand. Of a Bind's values their types alone

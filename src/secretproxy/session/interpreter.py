@@ -16,9 +16,8 @@ from typing import Final, Protocol
 from mypy_extensions import mypyc_attr
 
 from secretproxy.detect import Verdict
-from secretproxy.session.events import Event
+from secretproxy.session.events import Event, Timing
 from secretproxy.session.session import Session
-from secretproxy.session.statements import Running
 from secretproxy.session.step import Step
 from secretproxy.wire.errors import ProtocolViolationError
 
@@ -95,9 +94,9 @@ class Log(Protocol):
     def commit_testimony(self, step: Step, interpreter: Interpreter) -> None:
         """Takes a backend's `commit`. The interpreter's testimony_committed() is called once the log has them."""
 
-    def seal(self, running: Running, interpreter: Interpreter) -> None:
-        """Takes note of a statement that the log does not have yet and whose answer is kept. The interpreter's unseal()
-        is called if that takes long."""
+    def seal(self, timing: Timing, interpreter: Interpreter) -> None:
+        """Takes note of the timing of a statement that the log does not have yet and whose answer is kept. The
+        interpreter's unseal() is called if that takes long."""
 
     def commit_access(self, step: Step, interpreter: Interpreter) -> None:
         """Takes a backend's `commit` that is replaceable. The interpreter's testimony_committed() is called once the
@@ -277,7 +276,11 @@ class Interpreter:
             self._client_backlog.append(data)
             self._client.pause(True)
             return False
-        if self._session.passes_client(data):
+        session = self._session
+        if session.passes_client(data):
+            timing = session.read_timing
+            if timing is not None:
+                self._log.seal(timing, self)
             if directly and self._backend.takes_directly():
                 return True
             self._backend.write(data)
@@ -311,7 +314,7 @@ class Interpreter:
     def carry_out_client(self, step: Step) -> None:
         """Does what is to be done with a client's chunk, in the order that step.py states."""
         if step.sealed is not None:
-            self._log.seal(step.sealed, self)
+            self._log.seal(step.sealed.timing, self)
         if step.forward:
             self._backend.write(step.forward)
         if step.record:

@@ -386,6 +386,11 @@ class Names:
             self._weight = 0
             self._portals_matter = False
 
+    def end_portals(self) -> None:
+        """Does the same at the end of a transaction in which a portal mattered."""
+        self._portals_matter = len(self._portals) > 0
+        self.end_transaction()
+
     def discard_all(self) -> None:
         """Forgets every name but the unnamed ones."""
         self.sql_calls.clear()

@@ -18,6 +18,7 @@ from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.events import Event, EventKind, Outcome
 from secretproxy.session.names import Names
 from secretproxy.session.statements import (
+    BIND,
     COPY_END,
     DESCRIBE,
     INJECTED,
@@ -290,6 +291,17 @@ class Pipeline:
         self._answer_begun = False
         self.cycles += 1
         self._ended += 1
+
+    def spell_out(self, undo: Undo | None, running: Running) -> None:
+        """Makes the entries of a pipeline that was entered whole: what its Bind changes, and what runs in it."""
+        ahead, self.whole = self._ahead, None
+        due = self._entries
+        for entry in ahead:
+            due.append(undo if undo is not None and entry == BIND else entry)
+        due.append(running)
+        running.number = self._started
+        if running.protocol == "extended":
+            due.append(SYNC)
 
     # --- the client's messages ---
 

@@ -19,6 +19,7 @@ from secretproxy.detect.verdict import HARMLESS
 from secretproxy.session.backend import Backend
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import Pipeline
+from secretproxy.session.reads import Reads
 from secretproxy.session.statements import BIND, DESCRIBE, PARSE, Portal, Prepared
 from secretproxy.session.states import Phase, State
 from secretproxy.session.stream import BackendStream, ClientStream, Sealing
@@ -65,6 +66,7 @@ class Plain:
         token: Token,
         backend: Backend,
         sealing: Sealing,
+        reads: Reads,
     ) -> None:
         self._state: Final = state
         self._client: Final = client
@@ -74,6 +76,7 @@ class Plain:
         self._token: Final = token
         self._backend: Final = backend
         self._sealing: Final = sealing
+        self._reads: Final = reads
         self._most: i64 = min(MOST, state.limits.max_message, state.limits.parse_thread_bytes)
         # What is to be answered, as walk.py says it.
         self._asked: i64 = 0
@@ -101,7 +104,7 @@ class Plain:
             return False
         text = data[5 : size - 1]
         if self._state.detector.may_concern(text, self._names.remembered):
-            return False
+            return self._reads.takes_query(text)
         self._asked = 0
         self._pipeline.enter_whole(text, ())
         return True
@@ -112,11 +115,12 @@ class Plain:
             return False
         asked: i64 = found & (EXTENDED | PARSED | DESCRIBED)
         if asked & PARSED:
-            return self._enters(data[TEXT : found >> TEXT_SHIFT], b"", asked)
-        return self._enters(None, data[NAME : NAME + ((found >> NAME_SHIFT) & NAME_BITS)], asked)
+            return self._enters(data, data[TEXT : found >> TEXT_SHIFT], 0, asked)
+        return self._enters(data, None, (found >> NAME_SHIFT) & NAME_BITS, asked)
 
-    def _enters(self, text: bytes | None, name: bytes, asked: i64) -> bool:
-        """Enters a pipeline of the extended protocol, if what it parses, binds and replaces makes no secret calls."""
+    def _enters(self, data: bytes, text: bytes | None, name: i64, asked: i64) -> bool:
+        """Enters a pipeline of the extended protocol, if what it parses, binds and replaces makes no secret calls, or
+        if it is a read. `name`: the length of the statement's name."""
         names = self._names
         portal = names.portal(b"")
         if isinstance(portal, Portal):
@@ -128,9 +132,11 @@ class Plain:
             if self._state.detector.may_concern(text, names.remembered):
                 return False
             names.parse(b"", Prepared(_HARMLESS, text))
-        statement = names.statement(name)
-        if statement is None or statement.verdict is not _HARMLESS:
+        statement = names.statement(data[NAME : NAME + name] if name else b"")
+        if statement is None:
             return False
+        if statement.verdict is not _HARMLESS:
+            return text is None and self._reads.takes_bound(data, statement, name, asked)
         if portal is not statement:
             names.bind(b"", statement)
         ahead: tuple[int, ...] = _DESCRIBED if asked & DESCRIBED else _BOUND
@@ -145,7 +151,9 @@ class Plain:
     def takes_backend(self, data: bytes) -> bool:
         """Takes a chunk of the backend's if it is the whole answer to what was entered here, and no error."""
         whole = self._pipeline.whole
-        if whole is None or self._state.phase is not _READY or not self._token.is_set:
+        if whole is None or self._reads.read is not None:
+            return False
+        if self._state.phase is not _READY or not self._token.is_set:
             return False
         if not self._stream.framer.at_boundary:
             return False

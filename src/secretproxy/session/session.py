@@ -21,10 +21,11 @@ before it here:
                Matching    testimony, matched to attempts
     greeting   Greeting    login and greeting
     backend    Backend     what each message of the backend's means
+    reads      Reads       the commonest read of a secret and its answer, at once
     plain      Plain       chunks of the commonest form, at once
     session    Session     chunks in, decisions out: the face, for the proxy, and the tables of messages
 
-and beneath all, walk: where the messages of a chunk of the commonest form stand, for plain.
+and beneath all, walk: where the messages of a chunk of the commonest form stand, for plain and reads.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from typing import Final
 
 from secretproxy.detect import Detector, Verdict
 from secretproxy.session.backend import Backend
-from secretproxy.session.events import Event, Identity, LogState
+from secretproxy.session.events import Event, Identity, LogState, Timing
 from secretproxy.session.frontend import Attempts, Frontend
 from secretproxy.session.greeting import Greeting
 from secretproxy.session.names import Names
 from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeline
 from secretproxy.session.plain import Plain
-from secretproxy.session.statements import Running
+from secretproxy.session.reads import Reads
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream, Framer, Sealing, withheld
@@ -94,7 +95,8 @@ class Session:
         greeting = self._greeting = Greeting(state, output, client, stream, token)
         matching = self.matching = Matching(state, output, stream, outcomes, pipeline, token)
         backend = Backend(state, output, client, stream, names, pipeline, token)
-        self._plain: Final = Plain(state, client, stream, names, pipeline, token, backend, sealing)
+        reads = self._reads = Reads(state, stream, names, pipeline, sealing, token, matching)
+        self._plain: Final = Plain(state, client, stream, names, pipeline, token, backend, sealing, reads)
         # Whether the backend has said anything.
         self.answered = False
         self._client_login: Final = _client_login(frontend)
@@ -275,6 +277,8 @@ class Session:
 
     def reads_client(self, data: bytes) -> bytes | Step:
         """Takes a chunk of the client's message by message. Raises ProtocolViolationError if the session must end."""
+        if self._reads.read is not None:
+            self._settle()
         state, stream = self.state, self._client
         phase = state.phase
         if phase is not _READY:
@@ -342,8 +346,17 @@ class Session:
         return self._plain.takes_backend(data)
 
     def reads_backend(self, data: bytes) -> bytes | Step:
-        """Takes a chunk of the backend's message by message. Raises ProtocolViolationError if it is no PostgreSQL that
-        speaks."""
+        """Takes a chunk of the backend's that passes_backend() has not taken. Raises ProtocolViolationError if it is no
+        PostgreSQL that speaks."""
+        if self._reads.read is not None:
+            out = self._reads.takes_backend(data)
+            if out is not None:
+                return out
+            self._settle()
+        return self._read_backend(data)
+
+    def _read_backend(self, data: bytes) -> bytes | Step:
+        """Reads a chunk of the backend's message by message."""
         self.answered = True
         state, stream = self.state, self._backend
         stream.begin(data)
@@ -359,19 +372,43 @@ class Session:
         out = stream.finish()
         return out if self._sealing.running is None else self._sealing.take(out)
 
+    def _settle(self) -> None:
+        """Leaves a read that was taken at once to the handlers, and what was kept of its answer."""
+        read = self._reads.read
+        if read is None:
+            return
+        kept = self._reads.settle()
+        if kept:
+            # All of it is kept on: that testimony is the statement's own.
+            self.matching.known = read.heard
+            self._read_backend(kept)
+            self.matching.known = None
+
     @property
-    def sealed(self) -> Running | None:
-        """Gives the statement whose answer is kept until the log has it."""
-        return self._sealing.running
+    def read_timing(self) -> Timing | None:
+        """Gives the timing of the statement that passes_client() has just taken, if it is a read: nothing that the
+        backend says goes on before the log has it."""
+        read = self._reads.read
+        return None if read is None else read.timing
+
+    @property
+    def sealed(self) -> Timing | None:
+        """Gives the timing of the statement whose answer is kept until the log has it."""
+        read, running = self._reads.read, self._sealing.running
+        if read is not None:
+            return read.timing
+        return None if running is None else running.timing
 
     @property
     def keeps_answer(self) -> bool:
         """Says whether a part of an answer is kept until the log has its statement."""
-        return self._sealing.keeps
+        read = self._reads.read
+        return self._sealing.keeps if read is None else len(read.kept) > 0
 
     def unseal(self) -> Step | None:
         """Ends the keeping of an answer that takes long: gives the attempts to commit and what goes on behind them,
         None if none is kept."""
+        self._settle()
         return self._sealing.open()
 
     def withhold(self, step: Step) -> tuple[bytes, list[Event]]:
@@ -387,6 +424,7 @@ class Session:
     def lost(self, *, broke: bool = False) -> list[Event]:
         """Ends the session, the connection is gone: gives the outcome of everything that was under way. `broke`:
         some of what the backend said may not have come."""
+        self._settle()
         state, pipeline = self.state, self.pipeline
         ready = state.phase in (_READY, _CLOSED)
         state.enter(_CLOSED)

@@ -117,14 +117,45 @@ class Running:
         return f"Running({self.protocol}, no={self.number}, attempts={len(self.attempts)}, calls={self.calls})"
 
 
+class ReadPlan:
+    """Where a statement that reads one secret has the owner and the name of it, and what its rows of the log have in
+    common each time it runs (reads.py).
+
+    types: the parameter types that this was found for. call: None where the statement is another one. owner_at and
+    name_at: the numbers of parameters; 0: a constant, which stands in `call`.
+    """
+
+    __slots__ = ("call", "fingerprint", "name_at", "owner_at", "protocol", "types")
+
+    def __init__(
+        self,
+        types: tuple[int, ...],
+        call: ResolvedCall | None = None,
+        owner_at: int = 0,
+        name_at: int = 0,
+        protocol: Protocol = "extended",
+        fingerprint: str | None = None,
+    ) -> None:
+        self.types = types
+        self.call = call
+        self.owner_at = owner_at
+        self.name_at = name_at
+        self.protocol: Protocol = protocol
+        self.fingerprint = fingerprint
+
+    def __repr__(self) -> str:
+        return f"ReadPlan(owner={self.owner_at}, name={self.name_at})"
+
+
 @dataclass(slots=True, eq=False)
 class Prepared:
     """A prepared statement of the protocol: the verdict on its text and its parameter types as far as they are
-    known."""
+    known. plan: where it reads one secret, once that was asked."""
 
     verdict: Verdict
     text: bytes | None
     types: tuple[int, ...] = ()
+    plan: ReadPlan | None = None
 
     def __repr__(self) -> str:
         return f"Prepared({self.verdict!r})"

@@ -410,7 +410,7 @@ class BackendStream(Stream):
 
 # Bytes of an answer that are kept; behind a chunk that exceeds it the attempts are committed.
 MOST_KEPT: Final = 65_536
-_READER: Final = "encrypted_secrets.secrets_getter(uuid,text,text)"
+READER: Final = "encrypted_secrets.secrets_getter(uuid,text,text)"
 _READER_NAME: Final = "secrets_getter"
 _WITHHELD: Final = "answer of a secret function withheld: the access log cannot be written"
 _HINT: Final = "Other statements go on. See audit.dsn and audit.on_outage of secretproxy, and its log for the cause."
@@ -422,6 +422,11 @@ _STAYS: Final = frozenset(
         BackendMessage.PARAMETER_STATUS, BackendMessage.NOTIFICATION_RESPONSE, BackendMessage.READY_FOR_QUERY,
     }
 )  # fmt: skip
+
+
+def reads(call: ResolvedCall) -> bool:
+    """Tells whether a call is one of the reader's own, and no other object leads to it."""
+    return call.function == READER and call.via is None
 
 
 class Sealing:
@@ -457,16 +462,19 @@ class Sealing:
     def keeps(self) -> bool:
         return bool(self._kept or self._ended)
 
-    def may_seal(self, attempts: tuple[ResolvedCall, ...]) -> bool:
-        """Tells whether a statement that only reads may run at once, with an answer that is kept."""
+    def takes_reads(self) -> bool:
+        """Tells whether the answer of any statement may be kept now."""
         state = self._state
         if self.running is not None or not state.log.takes_accesses or not state.testifies or state.client_gone:
             return False
-        if not attempts or _READER_NAME in state.silent or not self._pipeline.runs_nothing:
+        return _READER_NAME not in state.silent
+
+    def may_seal(self, attempts: tuple[ResolvedCall, ...]) -> bool:
+        """Tells whether a statement that only reads may run at once, with an answer that is kept."""
+        if not attempts or not self.takes_reads() or not self._pipeline.runs_nothing:
             return False
         for call in attempts:
-            named = call.exact and call.owner is not None and call.names is not None
-            if not named or call.function != _READER or call.via is not None:
+            if not call.exact or call.owner is None or call.names is None or not reads(call):
                 return False
         return True
 

@@ -457,6 +457,8 @@ class Matching:
         self._token: Final = token
         # What the last testimony said of its time: a later one says more.
         self._last_clock = 0
+        # A testimony that was read already, and is read again with what stands around it.
+        self.known: Testimony | None = None
         # Events of forgeries in the chunk under way.
         self._forgeries: dict[tuple[int, CallKey | None], Event] = {}
 
@@ -474,6 +476,9 @@ class Matching:
         buffer, start = message.buffer, message.start
         end = min(message.end, len(buffer))
         if message.complete:
+            if self.known is not None:
+                self._take(message, self.known, None)
+                return
             parts = _heard(buffer, start + 5, end)
             if parts is not None:
                 self._take(message, self._token.keys.read_cut(parts), None)
@@ -567,6 +572,26 @@ class Matching:
         if context is not None:
             event.via = call_path(decoded(context[:MOST_CONTEXT], self._state.codec))
         self._hold_for(event)
+
+    def ours(self, buffer: bytes, start: int, end: int) -> Testimony | None:
+        """Reads the notice from `start` to `end`: gives its testimony if that is of the second form, was made by this
+        backend process and is not played again. Takes no note of it."""
+        parts = _heard(buffer, start + 5, end)
+        keys = self._token.keys
+        if parts is not None:
+            testimony = keys.read_cut(parts)
+        else:
+            at = buffer.find(BEGUN, start + 5, end)
+            if at < 0:
+                return None
+            at += BEFORE_MESSAGE
+            testimony = keys.read(buffer[at : buffer.find(b"\0", at, end)])
+        return testimony if testimony is not None and self._is_ours(testimony) else None
+
+    def heard(self, testimony: Testimony) -> None:
+        """Takes note of a testimony that was matched elsewhere."""
+        self._last_clock = testimony.clock
+        self._state.testifies = True
 
     def _take_foreign(self, running: Running, testimony: Testimony | None) -> None:
         token = self._token

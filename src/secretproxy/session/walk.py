@@ -1,4 +1,5 @@
-"""Walks the messages of chunks of the commonest form, for plain.py: says where one stands in them, not what it means.
+"""Walks the messages of chunks of the commonest form, for plain.py and reads.py: says where one stands in them, not
+what it means.
 
 Where the package was compiled, _walk.c does it; it must give the same for every chunk.
 """
@@ -43,6 +44,19 @@ _COMMAND_COMPLETE: Final = 67
 _READY_FOR_QUERY: Final = 90
 _IDLE: Final = 73
 _IN_TRANSACTION: Final = 84
+_NOTICE: Final = 78
+
+# What walk_read() is asked for: what comes behind a testimony. What it gives: whether the answer ends there; behind
+# these bits where the notice begins, and behind that how long it is.
+HEARD: Final = 8
+ANSWER_ENDS: Final = 1
+NOTICE_SHIFT: Final = 1
+NOTICE_BITS: Final = 0xFFFFF
+NOTICE_SIZE_SHIFT: Final = 21
+# Bytes of an owner's and a name's value in a Bind that bound() gives.
+_MOST_OWNER: Final = 128
+_MOST_SECRET: Final = 1024
+_BINARY_UUID: Final = 16
 # How the tags begin that mean nothing to a session: BEGIN, COMMIT, DELETE, INSERT, SELECT, UPDATE.
 _SELECT: Final = 0x53454C
 _TAGS: Final = frozenset({0x424547, 0x434F4D, 0x44454C, 0x494E53, _SELECT, 0x555044})
@@ -116,6 +130,95 @@ def walk_backend(data: bytes, asked: int) -> int:
     return status if status in (_IDLE, _IN_TRANSACTION) else 0
 
 
+def walk_read(data: bytes, asked: int) -> int:
+    """Walks the answer to a read. Gives 0 if it is not the beginning of one up to the end of its one notice, or all of
+    it up to a ReadyForQuery outside a transaction; with HEARD, what comes behind such a beginning. `asked`: bits of
+    walk_client()'s, 0 for a Query, or HEARD."""
+    size: i64 = len(data)
+    pos: i64 = 0
+    notice: i64 = 0
+    notice_size: i64 = 0
+    if size > NOTICE_BITS:
+        return 0
+    if not asked & HEARD:
+        if asked & EXTENDED:
+            if not _stands(data, 0, _BIND_COMPLETE, 4):
+                return 0
+            pos = 5
+        if asked & DESCRIBED or not asked & EXTENDED:
+            if size - pos < 5 or data[pos] != _ROW_DESCRIPTION:
+                return 0
+            pos = _behind(data, pos)
+        notice = pos
+        if size - pos < 5 or data[pos] != _NOTICE or length_at(data, pos) < 4:
+            return 0
+        notice_size = 1 + length_at(data, pos)
+        pos += notice_size
+        if pos > size:
+            return 0
+        if pos == size:
+            return notice << NOTICE_SHIFT | notice_size << NOTICE_SIZE_SHIFT
+    while size - pos >= 5 and data[pos] == _DATA_ROW:
+        pos = _behind(data, pos)
+    if size - pos < 14 or data[pos] != _COMMAND_COMPLETE or size - 6 != pos + 1 + length_at(data, pos):
+        return 0
+    tag: i64 = (data[pos + 5] << 16) | (data[pos + 6] << 8) | data[pos + 7]
+    if tag != _SELECT or not _stands(data, size - 6, _READY_FOR_QUERY, 5) or data[size - 1] != _IDLE:
+        return 0
+    return ANSWER_ENDS | notice << NOTICE_SHIFT | notice_size << NOTICE_SIZE_SHIFT
+
+
+def bound(data: bytes, start: int, owner: int, name: int) -> tuple[bytes | None, str | None] | None:
+    """Reads an owner's bytes and a name's text from the Bind at the beginning of a chunk, whose parameters stand from
+    `start` on. `owner`, `name`: their numbers, 0: None is given. None if one of them is not there, is NULL or is not
+    of the commonest form, or if read_bind() of wire/messages.py could not read the Bind."""
+    pos: i64 = start
+    if len(data) < 5:
+        return None
+    end: i64 = 1 + length_at(data, 0)
+    if end > len(data) or end - pos < 2:
+        return None
+    formats: i64 = data[pos] << 8 | data[pos + 1]
+    formats_at: i64 = pos + 2
+    pos = formats_at + 2 * formats
+    if end - pos < 2:
+        return None
+    count: i64 = data[pos] << 8 | data[pos + 1]
+    pos += 2
+    if (formats > 1 and formats != count) or owner > count or name > count:
+        return None
+    raw: bytes | None = None
+    text: str | None = None
+    place: i64 = 1
+    while place <= count:
+        if end - pos < 4:
+            return None
+        size: i64 = (data[pos] << 24) | (data[pos + 1] << 16) | (data[pos + 2] << 8) | data[pos + 3]
+        pos += 4
+        if size == 0xFFFFFFFF:
+            if place in (owner, name):
+                return None
+            size = 0
+        if size > 0x7FFFFFFF or size > end - pos:
+            return None
+        if place == owner:
+            at: i64 = formats_at if formats == 1 else formats_at + 2 * (place - 1)
+            binary = formats > 0 and data[at] == 0 and data[at + 1] == 1
+            if size > _MOST_OWNER or (size == _BINARY_UUID and not binary):
+                return None
+            raw = data[pos : pos + size]
+        if place == name:
+            if size > _MOST_SECRET:
+                return None
+            try:
+                text = data[pos : pos + size].decode("utf-8")
+            except UnicodeDecodeError:
+                return None
+        pos += size
+        place += 1
+    return raw, text
+
+
 def length_at(data: bytes, pos: i64) -> i64:
     """Reads the length of the message at `pos`, of which at least five bytes are there."""
     return (data[pos + 1] << 24) | (data[pos + 2] << 16) | (data[pos + 3] << 8) | data[pos + 4]
@@ -133,7 +236,7 @@ def _stands(data: bytes, pos: i64, kind: i64, length: i64) -> bool:
 
 
 def _walks() -> tuple[Callable[[bytes], int], Callable[[bytes, int], int]]:
-    """Gives both functions, those in C where they are."""
+    """Gives walk_client() and walk_backend(), those in C where they are."""
     try:
         from secretproxy.session import _walk
     except ImportError:
@@ -141,4 +244,16 @@ def _walks() -> tuple[Callable[[bytes], int], Callable[[bytes, int], int]]:
     return _walk.walk_client, _walk.walk_backend
 
 
+def _readers() -> tuple[
+    Callable[[bytes, int], int], Callable[[bytes, int, int, int], tuple[bytes | None, str | None] | None]
+]:
+    """Gives walk_read() and bound(), those in C where they are."""
+    try:
+        from secretproxy.session import _walk
+    except ImportError:
+        return walk_read, bound
+    return _walk.walk_read, _walk.bound
+
+
 WALKS: Final = _walks()
+READERS: Final = _readers()

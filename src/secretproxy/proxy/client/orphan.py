@@ -16,10 +16,9 @@ import structlog
 
 from secretproxy.proxy.client.endpoint import BackendEndpoint, Receiver
 from secretproxy.proxy.runtime import Runtime
-from secretproxy.session.events import Event
+from secretproxy.session.events import Event, Timing
 from secretproxy.session.interpreter import Interpreter, Log, Nobody, NoEffects
 from secretproxy.session.session import Session
-from secretproxy.session.statements import Running
 from secretproxy.session.step import Step
 from secretproxy.wire import messages
 from secretproxy.wire.errors import ProtocolViolationError
@@ -158,7 +157,7 @@ class Orphan(NoEffects, Log):
     def refused(self, events: list[Event], attempts: int) -> None:
         """Does nothing, likewise."""
 
-    def seal(self, running: Running, interpreter: Interpreter) -> None:
+    def seal(self, timing: Timing, interpreter: Interpreter) -> None:
         """Does nothing, likewise."""
 
     def commit_access(self, step: Step, interpreter: Interpreter) -> None:

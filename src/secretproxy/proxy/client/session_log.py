@@ -17,10 +17,9 @@ import structlog
 from secretproxy.audit.journal import LogUnavailableError
 from secretproxy.proxy.client.stage import ClientStage
 from secretproxy.proxy.runtime import Runtime
-from secretproxy.session.events import Event
+from secretproxy.session.events import Event, Timing
 from secretproxy.session.interpreter import Interpreter, Log
 from secretproxy.session.session import Session
-from secretproxy.session.statements import Running
 from secretproxy.session.step import Step
 from secretproxy.wire.types import SqlState
 
@@ -118,8 +117,8 @@ class SessionLog(Log):
 
     # --- a statement that only reads, and its answer ---
 
-    def seal(self, running: Running, interpreter: Interpreter) -> None:
-        running.timing.began = _monotonic()
+    def seal(self, timing: Timing, interpreter: Interpreter) -> None:
+        timing.began = _monotonic()
         if self._seal_timer is None:
             # One timer for many statements: it looks at the one that is under way then.
             self._interpreter = interpreter
@@ -132,10 +131,10 @@ class SessionLog(Log):
     def _look_at_seal(self) -> None:
         """Has the attempts of a statement committed that takes long."""
         self._seal_timer = None
-        running, interpreter = self._session.sealed, self._interpreter
-        if self._closed or running is None or interpreter is None:
+        timing, interpreter = self._session.sealed, self._interpreter
+        if self._closed or timing is None or interpreter is None:
             return
-        left = (running.timing.began or 0.0) + MOST_SEALED - time.monotonic()
+        left = (timing.began or 0.0) + MOST_SEALED - time.monotonic()
         if left <= 0 and not interpreter.unseal():
             left = MOST_SEALED
         if self._session.sealed is not None:
