@@ -15,9 +15,11 @@ import pytest
 from tests.conftest import Backend, prepare
 from tests.support.standby import Standby
 
+from secretproxy.audit import journal as journal_module
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.journal import Journal
 from secretproxy.audit.masking import NameMask
+from secretproxy.audit.spool import read
 from secretproxy.audit.verify import verify_database
 from secretproxy.demo.postgres import PrivateServer
 from secretproxy.session.events import Event, Identity
@@ -238,3 +240,152 @@ async def test_a_trigger_that_warns_is_no_standby_that_is_missing(site: tuple[Pr
     assert await journal.close() == 0
     await admin.execute("DROP FUNCTION public.warns CASCADE")
     await admin.close()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every commit taken for a slow one."""
+    monkeypatch.setattr(journal_module, "SLOW_COMMIT", 0.0)
+    monkeypatch.setattr(journal_module, "SLOW_GROUPS", 1)
+
+
+async def writing_ahead(backend: Backend, **given: Any) -> tuple[Journal, list[str]]:
+    """Starts a journal that writes groups ahead of their syncs; gives what it has written for that."""
+    journal = journal_of(backend, **given)
+    await journal.start()
+    names: list[str] = []
+    async with asyncio.timeout(20):
+        while journal._ahead is None:
+            await asyncio.gather(journal.keep([event("one")]), journal.keep([event("other")]))
+            names += ["one", "other"]
+    return journal, names
+
+
+async def committed(admin: Any, journal: Journal, count: int) -> None:
+    """Waits until everybody sees so many rows."""
+    query = "SELECT count(*) FROM secretproxy.access_log WHERE instance = $1"
+    async with asyncio.timeout(10):
+        while await admin.fetchval(query, journal.instance) < count:
+            await asyncio.sleep(0.01)
+        assert await admin.fetchval(query, journal.instance) == count
+
+
+@pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend", "writer", "nothing"])
+async def test_groups_written_ahead_release_nothing_before_their_sync(
+    site: tuple[PrivateServer, Backend], slow: None, how: str
+) -> None:
+    backend = site[1]
+    journal, names = await writing_ahead(backend)
+    async with without_its_standby(backend) as admin:
+        kept = []
+        for number in range(3):
+            names.append(f"row {number}")
+            kept.append(journal.keep([event(names[-1])]))
+            # In the log before the one in front of it is durable.
+            await committed(admin, journal, len(names))
+        known: set[Any] = set()
+        pid = await waiting(admin, known)
+        assert not any(each.done() for each in kept) and journal.written == len(names) - 3
+        if how == "writer":
+            assert journal._ahead is not None
+            await admin.execute("SELECT pg_terminate_backend($1)", journal._ahead.pid)
+            # What comes next shows it.
+            names.append("behind")
+            kept.append(journal.keep([event("behind")]))
+        elif how != "nothing":
+            await admin.execute(f"SELECT {how}($1)", pid)
+        if how != "nothing":
+            async with asyncio.timeout(10):
+                while journal._ahead is not None:
+                    await asyncio.sleep(0.01)
+            # All of it is written again, and waits again.
+            await waiting(admin, known)
+        assert not any(each.done() for each in kept) and journal.backlog == len(kept)
+    await asyncio.wait_for(asyncio.gather(*kept), 20)
+    assert await journal.close() == 0
+    assert await names_of(backend, journal) == names
+
+
+async def test_a_group_that_fails_leaves_none_behind_it(site: tuple[PrivateServer, Backend], slow: None) -> None:
+    backend = site[1]
+    journal, names = await writing_ahead(backend)
+    async with without_its_standby(backend) as admin:
+        kept = [journal.keep([event("waits")])]
+        await committed(admin, journal, len(names) + 1)
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE secretproxy.access_log IN SHARE MODE")
+            kept.append(journal.keep([event("fails")]))
+            async with asyncio.timeout(10):
+                while journal._group is None:
+                    await asyncio.sleep(0)
+            kept.append(journal.keep([event("behind")]))
+            assert journal._ahead is not None
+            await admin.execute("SELECT pg_terminate_backend($1)", journal._ahead.pid)
+            async with asyncio.timeout(10):
+                while journal._ahead is not None:
+                    await asyncio.sleep(0.01)
+            await committed(admin, journal, len(names) + 1)
+        assert not any(each.done() for each in kept)
+    await asyncio.wait_for(asyncio.gather(*kept), 20)
+    assert await journal.close() == 0
+    assert await names_of(backend, journal) == [*names, "waits", "fails", "behind"]
+
+
+async def test_what_waits_for_its_sync_at_the_end_counts_as_not_written(
+    site: tuple[PrivateServer, Backend], slow: None, tmp_path: Path
+) -> None:
+    backend = site[1]
+    journal, names = await writing_ahead(backend, spool_dir=tmp_path)
+    async with without_its_standby(backend) as admin:
+        for name in ("last", "and least"):
+            journal.keep([event(name)])
+            names.append(name)
+            await committed(admin, journal, len(names))
+        # Into the spool, as whatever else is not durable at the end.
+        assert await journal.close(0.3) == 0
+        assert journal.written == len(names) - 2
+    (spooled,) = tmp_path.glob("*.spool")
+    with spooled.open("rb") as file:
+        assert len(list(read(file))) == 2
+    assert await names_of(backend, journal) == names
+
+
+async def test_nothing_is_written_ahead_where_the_other_connections_lead_elsewhere(
+    site: tuple[PrivateServer, Backend], slow: None
+) -> None:
+    backend = site[1]
+    databases: list[str] = []
+
+    async def connect() -> Any:
+        # The journal's own connection, and housekeeping's; then another server's, as a balancer would have it.
+        databases.append("postgres" if len(databases) > 1 else "")
+        dsn = backend.dsn("journal", databases[-1]) if databases[-1] else backend.dsn("journal")
+        return await asyncpg.connect(dsn)
+
+    journal = Journal(connect, MASK, timeout=30)
+    await journal.start()
+    async with asyncio.timeout(10):
+        while not journal._ahead_again:
+            await asyncio.gather(journal.keep([event("a")]), journal.keep([event("b")]))
+    assert journal._ahead is None and databases[-1] == "postgres"
+    await journal.keep([event("c")])
+    assert await journal.close() == 0
+    names = await names_of(backend, journal)
+    assert len(names) == journal.written and names[-1] == "c"
+
+
+async def test_a_session_that_is_alone_waits_for_no_second_round_trip(
+    site: tuple[PrivateServer, Backend], slow: None
+) -> None:
+    backend = site[1]
+    journal, names = await writing_ahead(backend)
+    ahead = journal._ahead
+    assert ahead is not None
+    for number in range(journal_module.ALONE + 8):
+        await journal.keep([event(f"alone {number}")])
+        names.append(f"alone {number}")
+        if number == journal_module.ALONE + 2:
+            began = ahead.began
+    assert journal._ahead is ahead and ahead.began == began
+    assert await journal.close() == 0
+    assert await names_of(backend, journal) == names

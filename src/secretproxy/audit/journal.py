@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import time
 import uuid
 from collections import deque
@@ -23,6 +24,7 @@ from typing import Any, Protocol
 import asyncpg
 import structlog
 
+from secretproxy.audit.ahead import LOCK, SYNCS, Ahead
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
@@ -74,6 +76,12 @@ SELECT NOT EXISTS (
        AND c.conname OPERATOR(pg_catalog.=) 'access_log_event_check'::pg_catalog.name
        AND pg_catalog.strpos(pg_catalog.pg_get_constraintdef(c.oid), '''access''') OPERATOR(pg_catalog.=) 0)
 """
+# Seconds of a commit, on average, from which groups are written ahead of their syncs; after how many such groups.
+SLOW_COMMIT, SLOW_GROUPS = 0.005, 16
+# After so many groups that one session waited for, and no other for the next, they are not written ahead.
+ALONE = 8
+# Seconds until the connections for it are tried again where they failed, and after which unused ones end.
+AHEAD_AGAIN, AHEAD_UNUSED = 300.0, 60.0
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
@@ -155,6 +163,21 @@ class Journal:
         self._group_began = 0.0
         self._handed_back: asyncio.Future[None] | None = None
         self._next_is_due = False
+        # What writes the group under way; the groups that the log has, but that may not be durable yet, each with when
+        # it began.
+        self._writing: GroupWriter | None = None
+        self._behind: deque[tuple[list[Line], float]] = deque()
+        self._ahead: Ahead | None = None
+        self._opening_ahead: asyncio.Task[None] | None = None
+        self._ahead_again = 0.0
+        self._ahead_timer: asyncio.TimerHandle | None = None
+        # The number of the lock that the connection holds; none if it may not.
+        self._lock: int | None = None
+        # Seconds of a commit, a running mean; how many groups in a row showed a slow one; how many more are written
+        # for more than one session.
+        self._commit_takes = 0.0
+        self._slow_groups = 0
+        self._crowd = 0
         self._warnings: Warnings | None = None
         # Whether the connection has written something, so that its end need not be that of the log.
         self._proven = False
@@ -213,14 +236,14 @@ class Journal:
     @property
     def backlog(self) -> int:
         """Counts the rows that the log does not have yet."""
-        return len(self._rows) + self._spooled
+        return len(self._rows) + sum(len(group) for group, _ in self._behind) + self._spooled
 
     def prove(self) -> None:
         """Has the log tried where nothing has been written since the last time.
 
         One that hangs is known before a call waits for it.
         """
-        if self._fault is None and not self._rows and self.groups == self._proved_at:
+        if self._fault is None and not self._rows and not self._behind and self.groups == self._proved_at:
             self._prove = True
             self._wake()
         self._proved_at = self.groups
@@ -404,6 +427,11 @@ class Journal:
         self._writer = group_writer(self._connection, name, self._timeout, self._group_answered)
         if self._writer is not None:
             await asyncio.wait_for(pack(self._connection, self._writer, f"{name}_packed"), self._timeout)
+            self._lock = secrets.randbits(62)
+            try:
+                await asyncio.wait_for(self._connection.execute(LOCK.format(key=self._lock)), self._timeout)
+            except asyncpg.InsufficientPrivilegeError:
+                self._lock = None
         self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
         await self._one_row.settle(self._connection, self._warnings)
@@ -451,6 +479,7 @@ class Journal:
             if self._group is not None:
                 self._unsure = max(self._unsure, self._group[-1].seq)
                 self._group = None
+            self._take_back()
 
     def _next_group(self) -> None:
         """Writes what waits, unless a group is under way; hands back what is not as usual, errors too."""
@@ -469,17 +498,21 @@ class Journal:
             return
         if not self._pressing:
             return
+        used = writer if self._ahead is None else self._written_by(self._ahead, writer)
+        if used is None:
+            return
         front = self._rows[0].seq
         group, bound = [], None
         if self._suspects is None and front > self._unsure and (self.instance, front) not in self._one_row.replaced:
             group = self._cut(self._rows, self.instance)
-            bound = writer.bound(group)
+            bound = used.bound(group)
         if bound is None:
             ended.set_result(None)
             return
+        self._writing = used
         self._group = group
         self._group_began = time.monotonic()
-        writer.write(bound, len(group))
+        used.write(bound, len(group))
 
     def _group_answered(self, error: BaseException | None, count: int) -> None:
         """Takes the log's answer to the group under way; hands back whatever goes wrong with it."""
@@ -501,7 +534,7 @@ class Journal:
                 error = found
         elif isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
             error = self._never_written()
-        writer = self._writer
+        writer = self._writing
         if writer is not None and writer.packs and other_rows(error):
             # None of them went in; they go as texts from now on.
             writer.takes_packed("", 0)
@@ -517,11 +550,142 @@ class Journal:
             else:
                 ended.set_exception(blamed)
             return
+        if writer is not self._writer:
+            self._group = None
+            self._committed(group)
+            return
+        took = time.monotonic() - self._group_began
         waiters = self._taken(group, self._group_began)
         self._group = None
+        self._committed_in(took, len(waiters))
         _tell(waiters, None)
         self._housekeeping.wrote(group[-1].seq, group[-1].row_hash)
         self._wake()
+
+    # --- groups of a log that is slow to commit ---
+
+    def _committed_in(self, seconds: float, waiters: int) -> None:
+        """Takes note how long it took until so many waiters could be told. Has groups written ahead where that is long
+        and sessions wait for each other's commits."""
+        self._commit_takes += (seconds - self._commit_takes) / 8
+        if waiters > 1 or self._waiting:
+            self._crowd = ALONE
+        elif self._crowd:
+            self._crowd -= 1
+        if self._commit_takes < SLOW_COMMIT:
+            self._slow_groups = 0
+            return
+        self._slow_groups += 1
+        if (
+            self._slow_groups >= SLOW_GROUPS
+            and self._crowd
+            and self._lock is not None
+            and self._ahead is None
+            and self._opening_ahead is None
+            and time.monotonic() >= self._ahead_again
+        ):
+            self._opening_ahead = asyncio.create_task(self._open_ahead(self._lock), name="ahead")
+
+    async def _open_ahead(self, lock: int) -> None:
+        """Opens the connections beside the first one. What fails there concerns no row: they are written as before."""
+        ahead = Ahead(self._connect, self._timeout, lock)
+        try:
+            await ahead.open(self._group_answered)
+        except (Exception, asyncio.CancelledError) as error:
+            ahead.close()
+            self._ahead_again = time.monotonic() + AHEAD_AGAIN
+            if task_is_cancelled():
+                raise
+            log.info("the log is slow to commit, and groups are not written ahead of its syncs", cause=describe(error))
+        else:
+            self._ahead = ahead
+        finally:
+            if self._opening_ahead is asyncio.current_task():
+                self._opening_ahead = None
+
+    def _written_by(self, ahead: Ahead, writer: GroupWriter) -> GroupWriter | None:
+        """Gives what writes the next group; None where it is too soon for it, or all connections wait for syncs."""
+        if ahead.broken:
+            if self._behind:
+                raise asyncpg.ConnectionDoesNotExistError
+            self._close_ahead()
+            return writer
+        if not self._behind and (self._commit_takes < SLOW_COMMIT or not self._crowd):
+            # The usual way: the next group is sent when this one is durable.
+            if time.monotonic() - ahead.began > AHEAD_UNUSED:
+                self._close_ahead()
+            return writer
+        if not ahead.free:
+            return None
+        if ahead.waits:
+            left = ahead.began + self._commit_takes / SYNCS - time.monotonic()
+            if left > 0:
+                # Fewer and larger groups: what comes now would not be durable sooner.
+                if self._ahead_timer is None:
+                    self._ahead_timer = asyncio.get_running_loop().call_later(left, self._soon_enough)
+                return None
+        return ahead.writer
+
+    def _soon_enough(self) -> None:
+        self._ahead_timer = None
+        self._wake()
+
+    def _committed(self, group: list[Line]) -> None:
+        """Takes note that the log has a group, and waits until it is durable."""
+        for _ in group:
+            self._rows.popleft()
+        self._behind.append((group, self._group_began))
+        ahead, ended, last = self._ahead, self._handed_back, group[-1].seq
+        assert ahead is not None
+        assert ended is not None
+
+        def synced(error: BaseException | None, seconds: float) -> None:
+            # Otherwise its rows wait to be written again.
+            if ended is self._handed_back and not ended.done():
+                try:
+                    self._synced(ended, last, error, seconds)
+                except (Exception, asyncio.CancelledError) as broken:
+                    _fail(ended, broken)
+
+        ahead.sync(synced)
+        self._wake()
+
+    def _synced(self, ended: asyncio.Future[None], seq: int, error: BaseException | None, seconds: float) -> None:
+        """Takes note that rows up to this number are durable, or that this is not known."""
+        if error is not None:
+            ended.set_exception(error)
+            return
+        last: Line | None = None
+        waiters: list[Waiter] = []
+        while self._behind and self._behind[0][0][-1].seq <= seq:
+            group, began = self._behind.popleft()
+            last = group[-1]
+            waiters += self._noted(group, began)
+        self._committed_in(seconds, len(waiters))
+        _tell(waiters, None)
+        if last is not None:
+            self._housekeeping.wrote(last.seq, last.row_hash)
+        self._wake()
+
+    def _take_back(self) -> None:
+        """Has rows that the log has, but that may not be durable, written again as they were."""
+        if self._ahead_timer is not None:
+            self._ahead_timer.cancel()
+            self._ahead_timer = None
+        if self._behind:
+            self._unsure = max(self._unsure, self._behind[-1][0][-1].seq)
+            while self._behind:
+                self._rows.extendleft(reversed(self._behind.pop()[0]))
+
+    def _close_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if ahead.pid is not None:
+                self._one_row.unanswered.add(ahead.pid)
+            ahead.close()
+        opening, self._opening_ahead = self._opening_ahead, None
+        if opening is not None:
+            opening.cancel()
 
     # --- any group ---
 
@@ -552,11 +716,16 @@ class Journal:
 
     def _taken(self, group: list[Line], began: float) -> list[Waiter]:
         """Takes note that the log has a group; gives what waited for it, which must be told whatever comes then."""
+        for _ in group:
+            self._rows.popleft()
+        return self._noted(group, began)
+
+    def _noted(self, group: list[Line], began: float) -> list[Waiter]:
+        """Does the same with rows that do not wait any more."""
         last = group[-1]
         if self._took is not None:
             self._took(time.monotonic() - began)
         for line in group:
-            self._rows.popleft()
             self._row_bytes -= len(line.line)
         self.written += len(group)
         self.groups += 1
@@ -940,6 +1109,7 @@ class Journal:
         self._proven = False
         connection, self._connection, self._insert, self._insert_again = self._connection, None, None, None
         self._writer = None
+        self._close_ahead()
         if connection is not None:
             self._one_row.unanswered.add(connection.get_server_pid())
             if not connection.is_closed():
