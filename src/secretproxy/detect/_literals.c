@@ -1,6 +1,7 @@
 /* Cuts the literals out of a text, as split() of literals.py does, some hundred times as fast. Reads bytes and gives bytes; what it
    gives None for has no template. */
 
+#define _GNU_SOURCE /* strcasestr() */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -11,6 +12,8 @@
 #define MOST_DIGITS 9
 #define STRING 1 /* what stands for a literal in a template */
 #define NUMBER 2
+#define MORE_NUMBERS 3
+#define MORE_STRINGS 4
 
 /* What a byte may be: see the sets of the same names in literals.py. */
 enum { BLANK = 1, WORD = 2, DIGIT = 4, REFUSED = 8, BEFORE_STRING = 16, AFTER_STRING = 32, BEFORE_NUMBER = 64, AFTER_NUMBER = 128 };
@@ -23,6 +26,96 @@ static void mark(unsigned char kind, const char *bytes)
         KIND[(unsigned char)*bytes] |= kind;
 }
 
+/* Where each string begins and ends. */
+typedef struct {
+    uint32_t few[128], *found;
+    size_t count, room;
+} Spans;
+
+/* 0 where there is no memory. */
+static int keep(Spans *spans, Py_ssize_t begin, Py_ssize_t end)
+{
+    if (spans->count + 2 > spans->room) {
+        uint32_t *more = PyMem_Realloc(spans->found == spans->few ? NULL : spans->found, 2 * spans->room * sizeof *more);
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return 0;
+        }
+        if (spans->found == spans->few)
+            memcpy(more, spans->few, sizeof spans->few);
+        spans->found = more;
+        spans->room *= 2;
+    }
+    spans->found[spans->count++] = (uint32_t)begin;
+    spans->found[spans->count++] = (uint32_t)end;
+    return 1;
+}
+
+/* The mark that ends a string whose content begins at `at`, NULL where it has none or a byte that makes it unusual. */
+static const unsigned char *string_end(const unsigned char *at, const unsigned char *end)
+{
+    const unsigned char *begin = at;
+    for (;;) {
+        at = memchr(at, '\'', end - at);
+        if (at == NULL || at + 1 == end || at[1] != '\'')
+            break;
+        at += 2;
+    }
+    if (at != NULL && (memchr(begin, '\\', at - begin) != NULL || memchr(begin, 0, at - begin) != NULL))
+        return NULL;
+    return at;
+}
+
+static const unsigned char *blanks(const unsigned char *at, const unsigned char *end)
+{
+    while (at < end && KIND[*at] & BLANK)
+        at++;
+    return at;
+}
+
+/* The bracket that ends a list of numbers alone or strings alone which begins at `at`, NULL where it is none. `first`: where the first
+   string begins and ends; NULL for numbers. */
+static const unsigned char *list_end(const unsigned char *at, const unsigned char *end, const unsigned char *first[2])
+{
+    first[0] = first[1] = NULL;
+    for (int number = 0;; number++) {
+        at = blanks(at, end);
+        if (at == end)
+            return NULL;
+        if (KIND[*at] & DIGIT && first[0] == NULL) {
+            const unsigned char *begin = at;
+            while (at < end && KIND[*at] & DIGIT)
+                at++;
+            if (at - begin > MOST_DIGITS)
+                return NULL;
+        } else if (*at == '\'' && (number == 0 || first[0] != NULL)) {
+            const unsigned char *begin = at + 1;
+            at = string_end(begin, end);
+            if (at == NULL)
+                return NULL;
+            if (number == 0) {
+                first[0] = begin;
+                first[1] = at;
+            }
+            at++;
+        } else {
+            return NULL;
+        }
+        at = blanks(at, end);
+        if (at == end || (*at != ',' && *at != ')'))
+            return NULL;
+        if (*at++ == ')')
+            return at - 1;
+    }
+}
+
+/* Whether the word from `begin` is the IN of a list. */
+static int is_in(const unsigned char *text, const unsigned char *begin, const unsigned char *behind)
+{
+    return behind - begin == 2 && (begin[0] | 32) == 'i' && (begin[1] | 32) == 'n' && begin - text >= 2 && KIND[begin[-1]] & BLANK &&
+           !(KIND[begin[-2]] & BLANK) && begin[-2] != '.';
+}
+
 static PyObject *split(PyObject *module, PyObject *given)
 {
     if (!PyBytes_Check(given)) {
@@ -32,10 +125,10 @@ static PyObject *split(PyObject *module, PyObject *given)
     const unsigned char *text = (const unsigned char *)PyBytes_AS_STRING(given), *end = text + PyBytes_GET_SIZE(given), *at = text;
     if (end - text > MOST)
         Py_RETURN_NONE;
-    PyObject *template = PyBytes_FromStringAndSize(NULL, end - text), *spans = NULL, *made = NULL;
-    /* Where each string begins and ends. */
-    uint32_t few[128], *found = few;
-    size_t count = 0, room = sizeof few / sizeof *few;
+    /* A list of one number takes a byte more than in the text, where it takes six and more. */
+    PyObject *template = PyBytes_FromStringAndSize(NULL, (end - text) + (end - text) / 6 + 1), *spans = NULL, *made = NULL;
+    Spans spans_of = {.found = spans_of.few, .room = sizeof spans_of.few / sizeof *spans_of.few};
+    int lists = -1; /* whether lists are looked for; -1: nobody has asked yet */
     int refused = 0, failed = template == NULL;
     if (failed)
         goto done;
@@ -56,40 +149,38 @@ static PyObject *split(PyObject *module, PyObject *given)
                 to += at - begin;
             }
         } else if (KIND[c] & WORD) {
+            const unsigned char *begin = at, *first[2];
             do
                 *to++ = *at++;
             while (at < end && KIND[*at] & (WORD | DIGIT));
             last = at[-1];
+            if (!is_in(text, begin, at))
+                continue;
+            if (lists < 0)
+                lists = strcasestr((const char *)text, "position") == NULL;
+            if (!lists)
+                continue;
+            const unsigned char *open = blanks(at, end), *close = open < end && *open == '(' ? list_end(open + 1, end, first) : NULL;
+            if (close == NULL)
+                continue;
+            while (at <= open)
+                *to++ = *at++;
+            failed = first[0] != NULL && !keep(&spans_of, first[0] - text, first[1] - text);
+            if (failed)
+                goto done;
+            *to++ = first[0] != NULL ? STRING : NUMBER;
+            *to++ = first[0] != NULL ? MORE_STRINGS : MORE_NUMBERS;
+            last = '(';
+            at = close;
         } else if (c == '\'') {
             const unsigned char *begin = ++at;
-            if (!(KIND[before] & BEFORE_STRING) || last == '\'') {
-                refused = 1;
-                break;
-            }
-            for (;;) {
-                at = memchr(at, '\'', end - at);
-                if (at == NULL || at + 1 == end || at[1] != '\'')
-                    break;
-                at += 2;
-            }
-            refused = at == NULL || memchr(begin, '\\', at - begin) != NULL || memchr(begin, 0, at - begin) != NULL ||
-                      (at + 1 < end && !(KIND[at[1]] & AFTER_STRING));
+            at = KIND[before] & BEFORE_STRING && last != '\'' ? string_end(begin, end) : NULL;
+            refused = at == NULL || (at + 1 < end && !(KIND[at[1]] & AFTER_STRING));
             if (refused)
                 break;
-            if (count + 2 > room) {
-                uint32_t *more = PyMem_Realloc(found == few ? NULL : found, 2 * room * sizeof *found);
-                failed = more == NULL;
-                if (failed) {
-                    PyErr_NoMemory();
-                    goto done;
-                }
-                if (found == few)
-                    memcpy(more, few, sizeof few);
-                found = more;
-                room *= 2;
-            }
-            found[count++] = (uint32_t)(begin - text);
-            found[count++] = (uint32_t)(at - text);
+            failed = !keep(&spans_of, begin - text, at - text);
+            if (failed)
+                goto done;
             *to++ = STRING;
             last = '\'';
             at++;
@@ -116,7 +207,7 @@ static PyObject *split(PyObject *module, PyObject *given)
         }
     }
     if (!refused) {
-        spans = PyBytes_FromStringAndSize((const char *)found, count * sizeof *found);
+        spans = PyBytes_FromStringAndSize((const char *)spans_of.found, spans_of.count * sizeof *spans_of.found);
         failed = spans == NULL || _PyBytes_Resize(&template, to - (unsigned char *)PyBytes_AS_STRING(template)) < 0;
         if (!failed) {
             made = PyTuple_Pack(2, template, spans);
@@ -124,8 +215,8 @@ static PyObject *split(PyObject *module, PyObject *given)
         }
     }
 done:
-    if (found != few)
-        PyMem_Free(found);
+    if (spans_of.found != spans_of.few)
+        PyMem_Free(spans_of.found);
     Py_XDECREF(template);
     Py_XDECREF(spans);
     if (failed)

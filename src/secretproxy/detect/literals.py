@@ -3,8 +3,8 @@
 A lexer that reads what PostgreSQL's (src/backend/parser/scan.l) reads in the same way whatever the session's settings,
 and gives no answer where anything is unusual: where a byte stands outside of strings that is not ASCII, a backslash,
 `$`, a comment, a string with a prefix (E, U&, B, X, N), a string that a second one may continue. Strings and whole
-numbers become a sign that no text has; everything else stays as it is, byte for byte. Where the package was compiled,
-_literals.c does it. Pure.
+numbers become a sign that no text has, as do all numbers or strings behind the first one of `IN (...)`, however many;
+everything else stays as it is, byte for byte. Where the package was compiled, _literals.c does it. Pure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Final
 
 # What stands for a string and for a whole number in a template.
 STRING, NUMBER = b"\1", b"\2"
+# What stands for those behind the first one of a list, if there are any or not.
+MORE_NUMBERS, MORE_STRINGS = b"\3", b"\4"
 # Bytes of a text: so many are cut in a fraction of a millisecond, in C and here.
 MOST_IN_C, MOST_IN_PYTHON = 131_072, 4096
 # A number of more digits may be one that does not fit into an integer, which the grammar knows as another kind.
@@ -25,12 +27,31 @@ _SPAN: Final = struct.Struct("=II")
 # Template and spans.
 Split = tuple[bytes, bytes]
 
-_TOKEN: Final = re.compile(
-    rb"(?P<string>(?<=[ \t\n\r(,=<>|\[])'[^'\\\0]*+(?:''[^'\\\0]*+)*+'(?=[ \t\n\r),:;\]=<>|]|\Z))"
-    rb"|(?P<number>(?<=[ \t\n\r(,=<>\[])[0-9]{1,%d}+(?=[ \t\n\r),:;\]=<>|+\-*/%%]|\Z))"
+_BLANKS: Final = rb"[ \t\n\r]*+"
+_STRING: Final = rb"'[^'\\\0]*+(?:''[^'\\\0]*+)*+'"
+_NUMBER: Final = rb"[0-9]{1,%d}+" % MOST_DIGITS
+_IN_LIST: Final = rb"(?=[ \t\n\r,)])"
+
+
+def _all_of(item: bytes) -> bytes:
+    return item + _IN_LIST + rb"(?:" + _BLANKS + b"," + _BLANKS + item + _IN_LIST + rb")*+"
+
+
+# Behind a point, IN is a name. Behind two blanks there may be one: that list stays as it is.
+_LIST: Final = (
+    rb"(?P<list>(?<=[^ \t\n\r.][ \t\n\r])[iI][nN]" + _BLANKS + rb"\((?P<items>" + _BLANKS + rb"(?:"
+    rb"(?P<numbers>" + _all_of(_NUMBER) + rb")|(?P<first>(?=(?P<span>" + _STRING + rb"))" + _all_of(_STRING) + rb"))"
+    + _BLANKS + rb")\))|"
+)  # fmt: skip
+_REST: Final = (
+    rb"(?P<string>(?<=[ \t\n\r(,=<>|\[])" + _STRING + rb"(?=[ \t\n\r),:;\]=<>|]|\Z))"
+    rb"|(?P<number>(?<=[ \t\n\r(,=<>\[])" + _NUMBER + rb"(?=[ \t\n\r),:;\]=<>|+\-*/%]|\Z))"
     rb'|(?P<name>(?<=[ \t\n\r(,.=<>\[])"[^"\0-\x1f\x7f-\xff\\$]*+(?:""[^"\0-\x1f\x7f-\xff\\$]*+)*+")'
-    rb"|--|/\*|['\"\0-\x08\x0b\x0c\x0e-\x1f\x7f-\xff\\$]" % MOST_DIGITS
+    rb"|--|/\*|['\"\0-\x08\x0b\x0c\x0e-\x1f\x7f-\xff\\$]"
 )
+_TOKEN, _TOKEN_OR_LIST = re.compile(_REST), re.compile(_LIST + _REST)
+# In `position(a IN b)`, what stands behind IN is no list.
+_POSITION: Final = re.compile(rb"position", re.IGNORECASE)
 
 
 def split_in_python(text: bytes) -> Split | None:
@@ -38,11 +59,21 @@ def split_in_python(text: bytes) -> Split | None:
     parts: list[bytes] = []
     spans: list[bytes] = []
     pos, string_end = 0, -1
-    for found in _TOKEN.finditer(text):
+    for found in (_TOKEN if _POSITION.search(text) else _TOKEN_OR_LIST).finditer(text):
         kind = found.lastgroup
         if kind is None:
             return None
         start, end = found.span()
+        if kind == "list":
+            parts.append(text[pos : found.start("items")])
+            if found["numbers"] is None:
+                begin, behind = found.span("span")
+                spans.append(_SPAN.pack(begin + 1, behind - 1))
+                parts.append(STRING + MORE_STRINGS)
+            else:
+                parts.append(NUMBER + MORE_NUMBERS)
+            pos = found.end("items")
+            continue
         if kind == "string":
             # Behind a new line PostgreSQL reads a second string as the first one's continuation.
             if string_end >= 0 and not text[string_end:start].strip(b" \t\n\r"):

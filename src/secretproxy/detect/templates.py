@@ -4,8 +4,9 @@ A template is a text without its literals (literals.py). Two texts of one templa
 constants, so PostgreSQL's grammar makes the same tree of them, but for these constants. That is so in plain SELECT,
 INSERT, UPDATE and DELETE alone, of node kinds that are listed here: there no constant decides what is called. (One
 does in DO, EXECUTE, CREATE FUNCTION and the like, whose strings are texts themselves, in an array's text, and in
-`float(n)`.) The verdict on a template is that on a text of it with a mark of its own in the place of each string: where
-a mark is among the arguments of a call, a text's own string stands.
+`float(n)`.) How many numbers or strings stand in `IN (...)` decides nothing either. The verdict on a template is that
+on a text of it with a mark of its own in the place of each string: where a mark is among the arguments of a call, a
+text's own string stands.
 
 A template is kept by all its bytes, never by a hash. It is learned from the second text that has it, so that texts
 which share none cost no more than before, and only if it says of that text what the text's own analysis said.
@@ -20,7 +21,7 @@ from typing import Final
 
 from secretproxy.detect.arguments import Argument, Array, Constant
 from secretproxy.detect.calls import Call
-from secretproxy.detect.literals import MOST, NUMBER, STRING, Split, span, split
+from secretproxy.detect.literals import MORE_NUMBERS, MORE_STRINGS, MOST, NUMBER, STRING, Split, span, split
 from secretproxy.detect.verdict import HARMLESS, Verdict
 
 # Templates of one detector, their bytes, those of the longest one, and texts whose template was seen once.
@@ -163,7 +164,7 @@ class Templates:
             self._seen.add(seen)
             self._drop()
             return None
-        parts = cut[0].replace(NUMBER, b"1").split(STRING)
+        parts = cut[0].replace(NUMBER, b"1").replace(MORE_NUMBERS, b",1").replace(MORE_STRINGS, b",''").split(STRING)
         strings = [f"'{_MARK}{number}'".encode() for number in range(len(parts) - 1)]
         if _DECIDES.search(cut[0]):
             self._keep(cut[0], None)
