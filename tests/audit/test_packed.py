@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
+import pytest
 
 from secretproxy.audit import chain, groups, rows
 from secretproxy.audit.columns import CHAINED, NAMES, STORED
@@ -101,6 +102,12 @@ async def read(connection: Any, instance: uuid.UUID) -> tuple[bytes, list[tuple[
     await connection.copy_from_query(LINE.format(", ".join(STORED), instance), output=take)
     found = await connection.fetch(LINE.format(", ".join(NAMES), instance))
     return b"".join(told), [tuple(row) for row in found]
+
+
+@pytest.fixture(autouse=True)
+def packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has rows made in binary form in Python too, which takes longer than it saves."""
+    monkeypatch.setattr(groups, "PACKS", True)
 
 
 async def row_type(connection: Any) -> int:

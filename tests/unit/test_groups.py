@@ -96,6 +96,25 @@ async def test_rows_go_in_binary_form_where_a_statement_takes_them_so() -> None:
     assert peer.writer.bound(lines("one", 'q"uoted')) is None, "an escaped field goes by a statement of its own"
 
 
+async def test_a_single_row_goes_field_by_field_where_a_statement_takes_it_so() -> None:
+    peer, (line,) = Peer(), lines("one")
+    group = peer.writer.bound([line, line])
+    peer.writer.takes_fields("row", 29)
+    fields = [b"" if field == rb"\N" else field for field in (line.plain() or b"").split(b"\t")]
+    bound = peer.writer.bound([line])
+    assert bound is not None and bound.startswith(b"\0row\0\0\0\0\x1d") and bound.endswith(b"\0\0")
+    pos = 9
+    for field in fields:
+        size = bound[pos : pos + 4]
+        assert size == (len(field).to_bytes(4, "big") if field else b"\xff\xff\xff\xff")
+        assert bound[pos + 4 : pos + 4 + len(field)] == field
+        pos += 4 + len(field)
+    assert pos == len(bound) - 2
+    assert peer.writer.bound([line, line]) == group
+    peer.writer.takes_packed("packed", 4711)
+    assert (peer.writer.bound([line]) or b"").startswith(b"\0packed\0")
+
+
 @pytest.mark.parametrize(
     ("state", "ends"),
     [("42804", True), ("XX000", True), ("23505", False), ("22P05", False), ("57014", False), ("42501", False)],

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from secretproxy.audit.rows import INSERT_PACKED, ROW_COLUMNS, ROW_TYPE, Line, joined, packed
+from secretproxy.audit.rows import INSERT_PACKED, PACKS, ROW_COLUMNS, ROW_TYPE, Line, joined, packed
 from secretproxy.wire import messages
 from secretproxy.wire.types import BackendMessage
 
@@ -23,6 +23,7 @@ from secretproxy.wire.types import BackendMessage
 _EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
 _BIND_COMPLETE: Final = b"2\0\0\0\x04"
 _READY: Final = b"Z\0\0\0\x05I"
+_NULL: Final = b"\xff\xff\xff\xff"
 # What the backend says beside its answers; asyncpg tells its listeners.
 _ASIDE: Final = frozenset(
     {BackendMessage.NOTICE_RESPONSE, BackendMessage.NOTIFICATION_RESPONSE, BackendMessage.PARAMETER_STATUS}
@@ -47,6 +48,8 @@ class GroupWriter:
         self._loop: Final = asyncio.get_running_loop()
         # The unnamed portal, the statement, one parameter as a text.
         self._bind: Final = b"\0" + statement.encode("ascii") + b"\0\0\0\0\x01"
+        # The same for a row of its own, each of its fields a parameter; empty where there is no such statement.
+        self._bind_row = b""
         # The same for one in binary form, and the OID of a row's type; empty and 0 where there is no such statement.
         self._bind_packed = b""
         self._row_type = 0
@@ -67,6 +70,10 @@ class GroupWriter:
         """Says whether rows go in the log's own types, in binary form."""
         return bool(self._row_type)
 
+    def takes_fields(self, statement: str, fields: int) -> None:
+        """Has a single row written by this statement, which has a parameter for each field."""
+        self._bind_row = b"\0" + statement.encode("ascii") + b"\0\0\0" + fields.to_bytes(2, "big")
+
     def takes_packed(self, statement: str, row_type: int) -> None:
         """Has groups written by this statement, which has a parameter of rows of the type with that OID; 0: no more."""
         self._bind_packed = b"\0" + statement.encode("ascii") + b"\0\0\x01\0\x01\0\x01"
@@ -79,6 +86,12 @@ class GroupWriter:
             if rows is not None:
                 return b"%b%b%b\0\0" % (self._bind_packed, len(rows).to_bytes(4, "big"), rows)
         lines = joined(group)
+        if lines is not None and len(group) == 1 and self._bind_row:
+            made = [self._bind_row]
+            for field in lines.split(b"\t"):
+                made.append(_NULL if field == b"\\N" else len(field).to_bytes(4, "big") + field)
+            made.append(b"\0\0")
+            return b"".join(made)
         return None if lines is None else b"%b%b%b\0\0" % (self._bind, len(lines).to_bytes(4, "big"), lines)
 
     def write(self, bound: bytes, rows: int) -> None:
@@ -190,6 +203,8 @@ def group_writer(
 async def pack(connection: Any, writer: GroupWriter, name: str) -> None:
     """Has a writer's rows go in the log's own types, by a statement of that name, where the log has just the columns
     that we know. Raises asyncpg's errors."""
+    if not PACKS:
+        return
     found = await connection.fetchrow(ROW_TYPE)
     if found is None or found[1] != ROW_COLUMNS:
         return

@@ -26,12 +26,13 @@ import structlog
 
 from secretproxy.audit.ahead import LOCK, SYNCS, Ahead
 from secretproxy.audit.checkpoints import Signer
+from secretproxy.audit.columns import STORED
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
 from secretproxy.audit.groups import GroupWriter, group_writer, other_rows, pack
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, Line, Lines, joined
+from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, INSERT_ROW, Line, Lines, joined
 from secretproxy.audit.spool import (
     Spool,
     SpoolDamagedError,
@@ -155,6 +156,8 @@ class Journal:
         self._more = asyncio.Event()
         self._connection: Any = None
         self._insert: Any = None
+        # The same for a single row, which the writer of groups runs; asyncpg lets it go with this.
+        self._insert_row: Any = None
         # The same for rows that the log may have already; prepared where it is needed.
         self._insert_again: Any = None
         # What writes groups without a turn of this task for each; the group that it is at, and what ends that.
@@ -426,6 +429,9 @@ class Journal:
         self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
         self._writer = group_writer(self._connection, name, self._timeout, self._group_answered)
         if self._writer is not None:
+            row = f"{name}_row"
+            self._insert_row = await asyncio.wait_for(self._connection.prepare(INSERT_ROW, name=row), self._timeout)
+            self._writer.takes_fields(row, len(STORED))
             await asyncio.wait_for(pack(self._connection, self._writer, f"{name}_packed"), self._timeout)
             self._lock = secrets.randbits(62)
             try:

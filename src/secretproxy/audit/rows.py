@@ -42,8 +42,12 @@ INSERT: Final = _insert(
     r" FROM pg_catalog.string_to_table($1::pg_catalog.text, E'\n') AS l OFFSET 0) AS s",
 )
 INSERT_AGAIN: Final = INSERT + _AGAIN
+# Takes one line, each field a parameter that the server reads as its column's type: for a single row that is a third
+# cheaper than to cut and cast a text, for seven not a twentieth.
+INSERT_ROW: Final = _insert("$%d", "").rstrip()
 # Takes a group as an array of rows of the table's own type, in binary form: no text is cut, no type cast, and what a
-# statement sets up is little. Where somebody changed the table's columns, INSERT is left.
+# statement sets up is little. Where somebody changed the table's columns, or rows are not made in C, the others are
+# left.
 INSERT_PACKED: Final = (
     f"INSERT INTO secretproxy.access_log ({', '.join(NAMES)})"  # noqa: S608 - constant text
     f" SELECT {', '.join(['r.' + name for name in NAMES])} FROM pg_catalog.unnest($1::secretproxy.access_log[]) AS r"
@@ -195,6 +199,8 @@ WRITERS: Final = _writers()
 _write_line: Final[Callable[..., bytes | None]] = WRITERS[0]
 _write_row: Final[Callable[[bytes, bytes, bytes], bytes]] = WRITERS[1]
 _pack_row: Final[Callable[[bytes, bytes, bytes], bytes | None]] = WRITERS[2]
+# Python takes longer to make a row in binary form (30 us) than that saves the server (10 us); C takes 0.6 us.
+PACKS: Final[bool] = WRITERS[2] is not packed_row
 # Columns that were added since are not among those that are written in C.
 _WRITES: Final[bool] = WRITERS[0] is not line_in_c and not ADDED
 
