@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 from tests.conftest import Backend, prepare
 from tests.support.standby import Standby
 
@@ -364,9 +365,11 @@ async def test_nothing_is_written_ahead_where_the_other_connections_lead_elsewhe
 
     journal = Journal(connect, MASK, timeout=30)
     await journal.start()
-    async with asyncio.timeout(10):
-        while not journal._ahead_again:
-            await asyncio.gather(journal.keep([event("a")]), journal.keep([event("b")]))
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            while not journal._ahead_again:
+                await asyncio.gather(journal.keep([event("a")]), journal.keep([event("b")]))
+    assert [line["cause"] for line in logs] == ["audit.dsn leads to more than one server"]
     assert journal._ahead is None and databases[-1] == "postgres"
     await journal.keep([event("c")])
     assert await journal.close() == 0

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import asyncpg
 import structlog
 
-from secretproxy.audit.ahead import LOCK, SYNCS, Ahead
+from secretproxy.audit.ahead import LOCK, SYNCS, Ahead, ElsewhereError
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.columns import STORED
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
@@ -602,7 +602,12 @@ class Journal:
             self._ahead_again = time.monotonic() + AHEAD_AGAIN
             if task_is_cancelled():
                 raise
-            log.info("the log is slow to commit, and groups are not written ahead of its syncs", cause=describe(error))
+            elsewhere = isinstance(error, ElsewhereError)
+            log.info(
+                "the log is slow to commit, and groups are not written ahead of its syncs",
+                cause="audit.dsn leads to more than one server" if elsewhere else describe(error),
+                setting="audit.dsn",
+            )
         else:
             self._ahead = ahead
         finally:
