@@ -92,8 +92,10 @@ async def test_rows_go_in_binary_form_where_a_statement_takes_them_so() -> None:
     assert rows[:20] == b"\0\0\0\1" + bytes(4) + (4711).to_bytes(4, "big") + b"\0\0\0\2" + b"\0\0\0\1"
     peer.writer.takes_packed("", 0)
     assert peer.writer.bound(group) == texts and not peer.writer.packs
+    quoted = lines("one", 'q"uoted')
+    assert peer.writer.bound(quoted) is None, "an escaped field goes by a statement of its own"
     peer.writer.takes_packed("packed", 4711)
-    assert peer.writer.bound(lines("one", 'q"uoted')) is None, "an escaped field goes by a statement of its own"
+    assert b'q"uoted' in (peer.writer.bound(quoted) or b"")
 
 
 async def test_a_single_row_goes_field_by_field_where_a_statement_takes_it_so() -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secretproxy.audit import rows
-from secretproxy.audit.columns import CHAINED
+from secretproxy.audit.columns import CHAINED, TYPES
 from secretproxy.audit.masking import NameMask
 from secretproxy.audit.rows import Lines
 from secretproxy.session import quoted
@@ -297,7 +297,7 @@ def test_a_line_of_a_statement_that_came_before_is_written_as_any_other(told: li
         plain, stored = found.plain(), found.stored()
         assert (plain is None) == (known.plain() is None)
         assert plain is None or plain == stored.replace(b"\t\\\\x", b"\t\\x")
-        assert found.packed() == packed_in_python(found) and (found.packed() is None) == (plain is None)
+        assert found.packed() == packed_in_python(found) is not None
 
 
 def packed_in_python(line: rows.Line) -> bytes | None:
@@ -315,11 +315,12 @@ FIELDS = [
     b"{}", b"{a}", b"{a,b}", b"{NULL}", b"{null,Null,nul}", b'{"NULL"}', b'{""}', b'{"a b","c,d",e}', b"{a b}", b"{a,}", b"{,a}", b"{", b"}", b'{"a}',
     b'{"a"b}', b'{a"b}', b"{{a}}", b'{"a",NULL,"{}"}', b"[0:1]={a,b}", "{\u00e4,\u2003}".encode(), b"{a\x1fb}", b"{a\xff}", b"{a\x0bb}",
     b"10.0.0.7", b"10.0.0.07", b"10.0.0", b"10.0.0.7/8", b"256.0.0.1", b"::1", b"2001:db8::7:8", b"fe80::1%eth0", b"::ffff:1.2.3.4", b"1:2",
+    rb'{"a\\"b"}', rb'{"a\\\\b","\\t",c}', rb'{"\t\n"}', rb"{a\\b}", rb'{"a\\"}', rb'{"a\\', rb"\x\b\f\n\r\t\v\\", b"lone\\", b"\\\xc3\xa4",
     b"a text", b"back\\\\slash", b"\\n", b"z\0", "\u00e4\U0001f511".encode(),
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.integers(0, 2),
     st.lists(st.tuples(st.integers(0, len(CHAINED) - 1), st.sampled_from(FIELDS)), max_size=3),
@@ -345,7 +346,7 @@ def test_each_field_is_packed_alike(field: int) -> None:
         line = b"\t".join(fields)
         known = rows.packed_row(line, b"p" * 32, b"r" * 32)
         assert rows.WRITERS[2](line, b"p" * 32, b"r" * 32) == known, text
-        if b"\\" in text and text != rb"\N":
+        if b"\\" in text and text != rb"\N" and TYPES[CHAINED[field]] not in ("text", "text[]"):
             assert known is None
 
 

@@ -307,7 +307,7 @@ static char *packed_float(char *to, const char *at, const char *end)
             scale *= 10;
             if (++count > 15)
                 is_simple = 0, read = scale = 0;
-        } else if (*byte == '.' && scale == 0 && byte > from && byte + 1 < end)
+        } else if (*byte == '.' && scale == 0 && byte > from && byte + 1 < end && is_digit(byte[1]))
             scale = 1;
         else if (*byte == 'e' || *byte == '+' || *byte == '-')
             is_simple = 0;
@@ -355,6 +355,23 @@ static char *packed_address(char *to, const char *at, const char *end)
     return to + 4 + size;
 }
 
+/* Undoes what COPY escapes; gives where the text ends. It grows no longer. */
+static char *unescaped(char *to, const char *at, const char *end)
+{
+    static const char CODES[] = "bfnrtv", BYTES[] = "\b\f\n\r\t\v";
+    while (at < end) {
+        char byte = *at++;
+        if (byte == '\\' && at < end) {
+            byte = *at++;
+            const char *code = byte ? strchr(CODES, byte) : NULL;
+            if (code != NULL)
+                byte = BYTES[code - CODES];
+        }
+        *to++ = byte;
+    }
+    return to;
+}
+
 static int is_null(const char *at, const char *end)
 {
     return end - at == 4 && (at[0] | 32) == 'n' && (at[1] | 32) == 'u' && (at[2] | 32) == 'l' && (at[3] | 32) == 'l';
@@ -375,17 +392,20 @@ static char *packed_texts(char *to, const char *at, const char *end)
         const char *from = at;
         count++;
         if (at < end && *at == '"') {
-            from++;
-            at = memchr(from, '"', end - from);
-            if (at == NULL)
+            char *size = to;
+            to += 4;
+            for (at++; at < end && *at != '"'; at++) {
+                if (*at == '\\' && ++at == end)
+                    return NULL;
+                *to++ = *at;
+            }
+            if (at == end)
                 return NULL;
-            to = int32(to, at - from);
-            memcpy(to, from, at - from);
-            to += at - from;
+            int32(size, to - size - 4);
             at++;
         } else {
             for (; at < end && *at != ','; at++)
-                if (*at == '"' || *at == '{' || *at == '}' || *at == ' ' || (*at >= '\t' && *at <= '\r'))
+                if (*at == '"' || *at == '\\' || *at == '{' || *at == '}' || *at == ' ' || (*at >= '\t' && *at <= '\r'))
                     return NULL;
             if (at == from)
                 return NULL;
@@ -434,6 +454,7 @@ static char *packed_field(char *to, const char *at, const char *end, int type)
     }
 }
 
+/* Longer than a screen: it owns two buffers, and each way out frees them. */
 static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t count)
 {
     if (!is_row(given, count))
@@ -453,7 +474,7 @@ static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t cou
         Py_RETURN_NONE;
     from[FIELDS] = end + 1;
     /* An element of an array grows from two bytes to five, a number from one to eight. */
-    char small[MOST];
+    char small[MOST], *plain = NULL;
     size_t most = 3 * (size_t)(end - at) + COLUMNS * 32 + 3 * HASH;
     char *made = most <= sizeof small ? small : PyMem_Malloc(most);
     if (made == NULL)
@@ -474,7 +495,20 @@ static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t cou
             continue;
         }
         char *size = to;
-        to = memchr(begin, '\\', stop - begin) ? NULL : packed_field(to + 4, begin, stop, TABLE[i].type);
+        if (memchr(begin, '\\', stop - begin) != NULL) {
+            if (TABLE[i].type != TEXT && TABLE[i].type != TEXTS)
+                to = NULL;
+            else if (plain == NULL && (plain = PyMem_Malloc(end - at)) == NULL) {
+                if (made != small)
+                    PyMem_Free(made);
+                return PyErr_NoMemory();
+            } else {
+                stop = unescaped(plain, begin, stop);
+                begin = plain;
+            }
+        }
+        if (to != NULL)
+            to = packed_field(to + 4, begin, stop, TABLE[i].type);
         if (to != NULL)
             int32(size, to - size - 4);
     }
@@ -486,6 +520,7 @@ static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t cou
         Py_INCREF(row);
     if (made != small)
         PyMem_Free(made);
+    PyMem_Free(plain);
     return row;
 }
 

@@ -80,7 +80,7 @@ class GroupWriter:
         self._row_type = row_type
 
     def bound(self, group: Sequence[Line]) -> bytes | None:
-        """Gives what `write` takes for a group; None if a field is escaped."""
+        """Gives what `write` takes for a group; None if a field is escaped and rows do not go in binary form."""
         if self._row_type:
             rows = packed(group, self._row_type)
             if rows is not None:

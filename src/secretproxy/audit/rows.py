@@ -80,7 +80,9 @@ _UUID: Final = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,18}")
 _MOMENT: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?\+00")
 _FLOAT: Final = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?")
-_ELEMENT: Final = re.compile(rb'"([^"]*)"|([^"{}, \t-\r]+)')
+_ELEMENT: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"|([^"\\{}, \t-\r]+)', re.DOTALL)
+_ESCAPED_BYTE: Final = re.compile(rb"\\(.)", re.DOTALL)
+_PLAIN_BYTES: Final = {key.encode("ascii"): value.encode("ascii") for key, value in _PLAIN.items()}
 _YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # Texts of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
@@ -99,8 +101,7 @@ def row(line: bytes, prev_hash: bytes, row_hash: bytes) -> bytes:
 
 
 def packed_row(line: bytes, prev_hash: bytes, row_hash: bytes) -> bytes | None:
-    """Gives an element of the parameter of INSERT_PACKED; None for a line with an escaped field, or one that is not as
-    the log writes it."""
+    """Gives an element of the parameter of INSERT_PACKED; None for a line that is not as the log writes it."""
     fields = line.split(b"\t")
     if len(fields) != len(CHAINED) or b"\0" in line:
         return None
@@ -126,8 +127,8 @@ def _sized(value: bytes) -> bytes:
 
 def _packed_field(kind: str, text: bytes) -> bytes:
     """Gives a field in binary form. Raises ValueError and others where it is not as the log writes it."""
-    if b"\\" in text:
-        raise ValueError("an escaped field")
+    if b"\\" in text and kind in ("text", "text[]"):
+        text = _ESCAPED_BYTE.sub(lambda found: _PLAIN_BYTES.get(found[1], found[1]), text)
     if kind == "text":
         return text
     if kind == "text[]":
@@ -156,7 +157,7 @@ def _refused() -> bytes:
 
 
 def _packed_texts(text: bytes) -> bytes:
-    """Gives an array of texts in binary form, of which no element is escaped."""
+    """Gives an array of texts in binary form."""
     if len(text) < 2 or text[:1] != b"{" or text[-1:] != b"}":
         return _refused()
     if text == b"{}":
@@ -168,7 +169,7 @@ def _packed_texts(text: bytes) -> bytes:
         if found is None:
             return _refused()
         if found[1] is not None:
-            made.append(_sized(found[1]))
+            made.append(_sized(_ESCAPED_BYTE.sub(rb"\1", found[1])))
         else:
             made.append(_NULL if found[2].upper() == b"NULL" else _sized(found[2]))
         pos = found.end() + 1
@@ -240,7 +241,7 @@ class Line:
         return _write_row(line, self.prev_hash, self.row_hash)
 
     def packed(self) -> bytes | None:
-        """Gives an element of the parameter of INSERT_PACKED; None if a field is escaped."""
+        """Gives an element of the parameter of INSERT_PACKED; None if a field is not as the log writes it."""
         return _pack_row(self.line, self.prev_hash, self.row_hash)
 
     def after(self, before: bytes) -> Line:
@@ -287,7 +288,8 @@ def joined(group: Sequence[Line]) -> bytes | None:
 
 
 def packed(group: Sequence[Line], row_type: int) -> bytes | None:
-    """The parameter of INSERT_PACKED for a group, with the OID of a row's type; None if a field is escaped."""
+    """The parameter of INSERT_PACKED for a group, with the OID of a row's type; None if a field is not as the log
+    writes it."""
     # One dimension, no NULL, the type, the count, the first one's number: array_recv().
     made = [struct.pack("!iiIii", 1, 0, row_type, len(group), 1)]
     for line in group:
