@@ -301,3 +301,21 @@ def test_the_log_counts_as_the_function_does(bench: Bench, central: psycopg.Conn
     assert (
         tried["calls"] > EXAMPLES // 10 and tried["look-alikes"] > EXAMPLES // 10 and tried["ran"] > EXAMPLES // 10
     ), tried
+
+
+def test_texts_of_one_template_have_their_own_rows(bench: Bench, central: psycopg.Connection[dict[str, Any]]) -> None:
+    """They differ in their constants alone, so that most of them are not parsed (detect/templates.py)."""
+    bench.logged(central)
+    before, sent = bench.counted(), []
+    for setting, number, extended in itertools.product(("on", "off"), range(4), (False, True)):
+        bench.play(f"SET standard_conforming_strings = {setting}", extended=False)
+        sent.append(f"it's {setting} {number} {extended}")
+        name, numbers = sent[-1].replace("'", "''"), ", ".join(str(each) for each in range(number + 1))
+        bench.play(
+            f"SELECT encrypted_secrets.secrets_getter('{OWNER}', '{name}', 'none') WHERE {number} IN ({numbers})",
+            extended=extended,
+        )
+    bench.play("RESET standard_conforming_strings", extended=False)
+    ran, rows = bench.counted() - before, bench.logged(central)
+    assert ran == executions(rows) == len(sent)
+    assert [row["secret_names"] for row in rows if row["event"] == "attempt"] == [[name] for name in sent]

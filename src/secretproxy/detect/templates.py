@@ -25,7 +25,7 @@ from secretproxy.detect.literals import MORE_NUMBERS, MORE_STRINGS, MOST, NUMBER
 from secretproxy.detect.verdict import HARMLESS, Verdict
 
 # Templates of one detector, their bytes, those of the longest one, and texts whose template was seen once.
-MOST_TEMPLATES, MOST_TEMPLATE_BYTES, LONGEST, MOST_SEEN = 2048, 4 * 1024 * 1024, 65_536, 4096
+MOST_TEMPLATES, MOST_TEMPLATE_BYTES, LONGEST, MOST_SEEN = 2048, 1024 * 1024, 32_768, 4096
 # In these no byte of a longer character is one of ASCII's: a text that does not decode can be parsed byte by byte, and
 # any text can be cut.
 ASCII_STANDS: Final = frozenset({"utf-8", "latin-1", "euc_jp", "euc_kr", "gb2312", "euc_jis_2004"})
