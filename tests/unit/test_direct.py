@@ -207,6 +207,21 @@ def test_what_the_socket_does_not_take_goes_the_ordinary_way() -> None:
     run(play())
 
 
+def test_what_is_sent_by_a_reader_goes_the_same_way() -> None:
+    async def play() -> None:
+        with ends() as made:
+            assert made.peer.send(b"one")
+            assert drain(made.far_two) == b"one" and not made.rest
+            assert made.peer.send(bytes(MUCH))
+            assert len(drain(made.far_two)) + sum(map(len, made.rest)) == MUCH and made.rest
+            with pytest.raises(TypeError):
+                made.peer.send("text")
+            made.peer.close()
+            assert not made.peer.send(b"two")
+
+    run(play())
+
+
 def test_a_socket_that_is_broken_has_it_found_the_ordinary_way() -> None:
     async def play() -> None:
         with ends() as made:

@@ -211,7 +211,9 @@ class Endpoint(Connection):
         transport = self.transport
         if transport is None or transport.is_closing() or self.has_ended:
             return
-        reader = self.reader = reading.reader(transport, self.take_directly, self.write, self.end_directly)
+        reader = self.reader = reading.reader(
+            transport, self.take_directly, self._write_by_transport, self.end_directly
+        )
         if reader is not None:
             if self._reading:
                 transport.pause_reading()
@@ -324,8 +326,15 @@ class Endpoint(Connection):
         if len(self._coalesced) > 0:
             data = self._coalesced + data
             self._coalesced = b""
+        if len(data) == 0:
+            return
+        reader = self.reader
+        if reader is None or not self.takes_directly() or not reader.send(data):
+            self._write_by_transport(data)
+
+    def _write_by_transport(self, data: bytes) -> None:
         send = self._send
-        if send is not None and len(data) > 0:
+        if send is not None:
             self._transport_waits = True
             send(data)
 

@@ -209,6 +209,19 @@ static PyObject *reader_join(Reader *self, PyObject *peer)
     Py_RETURN_NONE;
 }
 
+static PyObject *reader_send(Reader *self, PyObject *data)
+{
+    if (!PyBytes_Check(data)) {
+        PyErr_SetString(PyExc_TypeError, "bytes are sent");
+        return NULL;
+    }
+    if (self->fd < 0)
+        Py_RETURN_FALSE;
+    if (send_on(self, data) < 0)
+        return NULL;
+    Py_RETURN_TRUE;
+}
+
 static PyObject *reader_resume(Reader *self, PyObject *unused)
 {
     if (set_reading(self, 1) < 0)
@@ -269,6 +282,7 @@ static void reader_dealloc(Reader *self)
 
 static PyMethodDef reader_methods[] = {
     {"join", (PyCFunction)reader_join, METH_O, "Takes the Reader that chunks go on to."},
+    {"send", (PyCFunction)reader_send, METH_O, "Sends a chunk to this socket."},
     {"resume", (PyCFunction)reader_resume, METH_NOARGS, "Reads from the socket."},
     {"pause", (PyCFunction)reader_pause, METH_NOARGS, "Reads no more for now."},
     {"close", (PyCFunction)reader_close, METH_NOARGS, "Lets go of the socket, before it is closed."},

@@ -29,6 +29,10 @@ class Reader(Protocol):
     def join(self, peer: object, /) -> None:
         """Sends what goes on as it came to the socket of this reader."""
 
+    def send(self, data: bytes, /) -> bool:
+        """Sends a chunk to the socket of this reader. What that does not take is given to this reader's `write`. False,
+        and nothing is sent, where the socket was let go of."""
+
     def resume(self) -> None:
         """Reads from the socket."""
 
