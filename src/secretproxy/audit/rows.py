@@ -85,8 +85,9 @@ _ESCAPED_BYTE: Final = re.compile(rb"\\(.)", re.DOTALL)
 _PLAIN_BYTES: Final = {key.encode("ascii"): value.encode("ascii") for key, value in _PLAIN.items()}
 _YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-# Texts of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
+# Texts and secrets' names of which the escaped and masked form is kept, and the random bytes that are drawn at a time.
 _KEPT_TEXTS: Final = 4096
+_KEPT_NAMES: Final = 16_384
 _RANDOM: Final = 4096
 
 
@@ -629,7 +630,7 @@ class Lines:
             masked = self._mask(value) or ""
             known = chain.text(chain.element(masked))
             if masked == value:
-                if len(self._elements) >= _KEPT_TEXTS:
+                if len(self._elements) >= _KEPT_NAMES:
                     self._elements.clear()
                 self._elements[value] = known
         return known
