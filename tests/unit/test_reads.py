@@ -312,6 +312,9 @@ def _always(answer: bytes) -> Answer:
 
 READS: list[tuple[bytes, Answer]] = [(chunk, _read(begun, name)) for chunk, begun, name in TAKEN]
 EXCHANGES: list[tuple[bytes, Answer]] = [
+    (bind([str(OTHER).encode(), b"key"], statement="u") + execute() + SYNC, _said(quoted, owner=OTHER)),
+    (bind([OTHER.bytes, b"key"], statement="r", formats=[1, 0]) + execute() + SYNC, _said(quoted, owner=OTHER)),
+    (PIPELINE, lambda clock: BIND_COMPLETE + quoted(clock=clock, start=START + 1) + END),
     (PIPELINE, _always(BIND_COMPLETE + END)),
     (PIPELINE, _always(BIND_COMPLETE + quoted(clock=5) + END)),
     (PIPELINE, _said(quoted, owner=OTHER)),

@@ -152,6 +152,52 @@ def test_a_testimony_is_found_alike_in_a_notice(
     assert quoted.CUTTERS[1](bytes(data), begin, end) == quoted.heard(bytes(data), begin, end)
 
 
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    NAMES,
+    NAMES,
+    st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=3)), max_size=1),
+    st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=1),
+)
+def test_a_testimony_that_is_as_expected_is_read_alike(
+    name: str, other: str, wrong: list[tuple[int, bytes]], changed: list[tuple[int, int]]
+) -> None:
+    data = bytearray(notice(name))
+    expected: list[Any] = [
+        f"1 {PID} {START}".encode(),
+        GETTER.encode(),
+        str(OWNER).encode(),
+        b"",
+        name,
+        b"'app' 'none'",
+    ]
+    for place, value in wrong:
+        if place < len(expected):
+            expected[place] = other if place == 4 else value
+    for pos, byte in changed:
+        if pos < len(data):
+            data[pos] = byte
+    found = quoted.AGAIN(bytes(data), 5, len(data), *expected)
+    assert found == quoted.again(bytes(data), 5, len(data), *expected)
+    if not wrong and not changed and name.isalnum() and name.isascii() and quoted.AGAIN is not quoted.again:
+        assert found is not None
+        assert found[2] == START + 1
+
+
+def test_what_is_expected_of_a_testimony_is_bytes_and_a_name() -> None:
+    if quoted.AGAIN is quoted.again:
+        pytest.skip("nothing was compiled")
+    for wrong in ((b"", 0, 0), ("", 0, 0, b"", b"", b"", b"", "", b""), (b"", 0, 0, b"", b"", b"", b"", b"", b""),
+                  (b"", 0, 0, "", b"", b"", b"", "", b""), (b"", "", 0, b"", b"", b"", b"", "", b"")):  # fmt: skip
+        with pytest.raises(TypeError):
+            quoted.AGAIN(*wrong)  # type: ignore[call-arg, arg-type]
+    assert quoted.AGAIN(b"", -1, 5, b"", b"", b"", b"", "", b"") is None
+    assert quoted.AGAIN(notice("k"), 5, 400, b"", b"", b"", b"", "\ud800", b"") is None
+
+
 def message_of(**said: Any) -> bytes:
     made = notice(**said)
     return made[made.index(b"\0M") + 2 :].partition(b"\0")[0]

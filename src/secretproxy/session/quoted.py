@@ -22,6 +22,8 @@ BEGUN: Final = b"\0" + bytes((ErrorField.SQLSTATE,)) + SQLSTATE + b"\0" + bytes(
 BEFORE_MESSAGE: Final = len(BEGUN) - len(QUOTED)
 # Signed, MAC, "KEY PID START", CLOCK, "FUNCTION OWNER JWT_USER", name, session user, role.
 Cut = tuple[bytes, bytes, bytes, int, bytes, str, str, str]
+# Signed, MAC, CLOCK.
+Same = tuple[bytes, bytes, int]
 # Three texts as quote_literal_internal() of src/backend/utils/adt/quote.c writes them: in quotes, both kinds of mark
 # doubled, an E ahead where there is a backslash.
 _TEXTS: Final = re.compile(b" ".join([rb"(E?'[^']*(?:''[^']*)*')"] * 3))
@@ -64,6 +66,29 @@ def heard(notice: bytes, pos: int, end: int) -> Cut | None:
     return None if stop < 0 else COMMONEST(notice[at + BEFORE_MESSAGE : stop])
 
 
+def again(
+    notice: bytes,
+    pos: int,
+    end: int,
+    begun: bytes,
+    function: bytes,
+    owner: bytes,
+    jwt_user: bytes,
+    name: str,
+    texts: bytes,
+) -> Same | None:
+    """Reads the message of a notice whose fields stand from `pos` to `end` if it is word for word as expected, but for
+    CLOCK: "KEY PID START", FUNCTION, OWNER, JWT_USER, the name, and the session user and the role in their marks. None
+    where it is not, or where the name has a mark or a backslash."""
+    parts = heard(notice, pos, end)
+    if parts is None or "'" in name or "\\" in name or parts[5] != name:
+        return None
+    called, said = b" ".join((function, owner, jwt_user)), f"'{parts[6]}' '{parts[7]}'"
+    if parts[2] != begun or parts[4] != called or said.encode("utf-8", "surrogateescape") != texts:
+        return None
+    return parts[0], parts[1], parts[3]
+
+
 def _in_c() -> tuple[Callable[[bytes], Cut | None], Callable[[bytes, int, int], Cut | None]]:
     try:
         from secretproxy.session import _quoted
@@ -72,5 +97,14 @@ def _in_c() -> tuple[Callable[[bytes], Cut | None], Callable[[bytes, int, int], 
     return _quoted.cut, _quoted.heard
 
 
+def _again_in_c() -> Callable[[bytes, int, int, bytes, bytes, bytes, bytes, str, bytes], Same | None]:
+    try:
+        from secretproxy.session import _quoted
+    except ImportError:
+        return again
+    return _quoted.again
+
+
 CUTTERS: Final = _in_c()
+AGAIN: Final = _again_in_c()
 COMMONEST: Final[Callable[[bytes], Cut | None]] = CUTTERS[0]

@@ -15,7 +15,6 @@ who has taken a read (tests/unit/test_reads.py). walk.py knows where a message s
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -37,6 +36,7 @@ from secretproxy.session.pipeline import Pipeline
 from secretproxy.session.statements import (
     BIND,
     DESCRIBE,
+    Owner,
     Portal,
     Prepared,
     ReadPlan,
@@ -69,7 +69,7 @@ _BIND_ALONE: Final[tuple[int, ...]] = (BIND,)
 _DESCRIBED: Final[tuple[int, ...]] = (BIND, DESCRIBE)
 # Owners by the bytes of a Bind that they were read from.
 _KEPT_OWNERS: Final = 4096
-_owners: dict[bytes, uuid.UUID] = {}
+_owners: dict[bytes, Owner] = {}
 
 
 class Read:
@@ -78,7 +78,7 @@ class Read:
     __slots__ = ("asked", "heard", "kept", "name", "number", "owner", "plan", "statement", "text", "timing")
 
     def __init__(
-        self, plan: ReadPlan, statement: Verdict, text: bytes | None, owner: uuid.UUID, name: str, asked: i64
+        self, plan: ReadPlan, statement: Verdict, text: bytes | None, owner: Owner, name: str, asked: i64
     ) -> None:
         """`asked`: as walk.py says it."""
         self.plan = plan
@@ -145,10 +145,9 @@ class Reads:
         if given is None:
             return False
         raw, text = given
-        owner = call.owner if raw is None else _owners.get(raw)
+        owner = plan.owner if raw is None else _owners.get(raw)
         if owner is None:
-            assert raw is not None
-            owner = _owner(raw)
+            owner = None if raw is None else _owner(raw)
             if owner is None:
                 return False
         if text is None:
@@ -170,7 +169,7 @@ class Reads:
         plan = self._plan
         if plan is None or plan.call is None:
             return False
-        owner, names = plan.call.owner, plan.call.names
+        owner, names = plan.owner, plan.call.names
         assert owner is not None
         assert names is not None
         kept = text if len(text) <= self._state.limits.parse_thread_bytes else None
@@ -202,8 +201,12 @@ class Reads:
         if testimony is None:
             start: i64 = (found >> NOTICE_SHIFT) & NOTICE_BITS
             end: i64 = start + (found >> NOTICE_SIZE_SHIFT)
-            testimony = self._matching.ours(data, int(start), int(end))
-            if testimony is None or not _is_of(testimony, read):
+            call = read.plan.call
+            assert call is not None
+            testimony = self._matching.says(
+                data, int(start), int(end), call.function, read.owner.id, read.owner.written, read.name
+            )
+            if testimony is None:
                 return None
             if found & ANSWER_ENDS == 0:
                 # The rest comes at once. Until then nothing is known of it.
@@ -236,7 +239,7 @@ class Reads:
             read.number,
             call.function,
             call.operation,
-            read.owner,
+            read.owner.id,
             testimony.names,
             None,
             None,
@@ -267,7 +270,7 @@ class Reads:
         plan = read.plan
         call = plan.call
         assert call is not None
-        attempt = ResolvedCall(call.function, call.operation, read.owner, (read.name,), None, exact=True)
+        attempt = ResolvedCall(call.function, call.operation, read.owner.id, (read.name,), None, exact=True)
         portal = undo = None
         whole = self._pipeline.whole
         if isinstance(whole, Prepared):
@@ -280,15 +283,6 @@ class Reads:
         self._pipeline.spell_out(undo, running)
         self._sealing.seal(running)
         return read.kept
-
-
-def _is_of(testimony: Testimony, read: Read) -> bool:
-    """Tells whether a testimony is that of the call."""
-    names, call = testimony.names, read.plan.call
-    assert call is not None
-    if testimony.function != call.function or names is None or len(names) != 1 or names[0] != read.name:
-        return False
-    return testimony.owner is read.owner or testimony.owner == read.owner
 
 
 def _planned(verdict: Verdict, types: tuple[int, ...]) -> ReadPlan:
@@ -314,7 +308,9 @@ def _planned(verdict: Verdict, types: tuple[int, ...]) -> ReadPlan:
         return none
     # The one object of all sessions: the log's lines are recognised by that.
     call.function = READER
-    return ReadPlan(types, call, owner_at, name_at, "extended", verdict.fingerprint)
+    return ReadPlan(
+        types, call, None if owner is None else Owner(owner), owner_at, name_at, "extended", verdict.fingerprint
+    )
 
 
 def _planned_query(verdict: Verdict) -> ReadPlan | None:
@@ -327,7 +323,7 @@ def _planned_query(verdict: Verdict) -> ReadPlan | None:
     if not reads(call):
         return None
     call.function = READER
-    return ReadPlan((), call, 0, 0, "simple", verdict.fingerprint)
+    return ReadPlan((), call, Owner(call.owner), 0, 0, "simple", verdict.fingerprint)
 
 
 def _reads_one(verdict: Verdict) -> bool:
@@ -347,15 +343,15 @@ def _place(argument: Argument) -> int | None:
     return 0 if isinstance(argument, Constant) else None
 
 
-def _owner(raw: bytes) -> uuid.UUID | None:
+def _owner(raw: bytes) -> Owner | None:
     """Reads an owner that was not read before; None where it is not known to be a uuid."""
     if len(raw) == 16:
-        found = read_uuid(raw)
+        found = Owner(read_uuid(raw))
     elif not raw.isascii():
         return None
     else:
         try:
-            found = spelled_uuid(raw.decode("ascii"))
+            found = Owner(spelled_uuid(raw.decode("ascii")))
         except ValueError:
             return None
     if len(_owners) >= _KEPT_OWNERS:

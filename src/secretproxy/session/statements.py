@@ -117,20 +117,34 @@ class Running:
         return f"Running({self.protocol}, no={self.number}, attempts={len(self.attempts)}, calls={self.calls})"
 
 
+class Owner:
+    """An owner, and how its testimony writes it."""
+
+    __slots__ = ("id", "written")
+
+    def __init__(self, owner: uuid.UUID) -> None:
+        self.id = owner
+        self.written = str(owner).encode("ascii")
+
+    def __repr__(self) -> str:
+        return f"Owner({self.id})"
+
+
 class ReadPlan:
     """Where a statement that reads one secret has the owner and the name of it, and what its rows of the log have in
     common each time it runs (reads.py).
 
     types: the parameter types that this was found for. call: None where the statement is another one. owner_at and
-    name_at: the numbers of parameters; 0: a constant, which stands in `call`.
+    name_at: the numbers of parameters; 0: a constant, which stands in `owner` and in `call`.
     """
 
-    __slots__ = ("call", "fingerprint", "name_at", "owner_at", "protocol", "types")
+    __slots__ = ("call", "fingerprint", "name_at", "owner", "owner_at", "protocol", "types")
 
     def __init__(
         self,
         types: tuple[int, ...],
         call: ResolvedCall | None = None,
+        owner: Owner | None = None,
         owner_at: int = 0,
         name_at: int = 0,
         protocol: Protocol = "extended",
@@ -138,6 +152,7 @@ class ReadPlan:
     ) -> None:
         self.types = types
         self.call = call
+        self.owner = owner
         self.owner_at = owner_at
         self.name_at = name_at
         self.protocol: Protocol = protocol

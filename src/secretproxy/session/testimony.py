@@ -42,7 +42,7 @@ from secretproxy.session.call_path import MOST_CONTEXT, call_path
 from secretproxy.session.encodings import decoded
 from secretproxy.session.events import Event, EventKind
 from secretproxy.session.pipeline import Outcomes, Pipeline
-from secretproxy.session.quoted import BEFORE_MESSAGE, BEGUN, CUTTERS, QUOTED, SQLSTATE, Cut, cut
+from secretproxy.session.quoted import AGAIN, BEFORE_MESSAGE, BEGUN, CUTTERS, QUOTED, SQLSTATE, Cut, Same, cut
 from secretproxy.session.statements import CallKey, Running, call_key
 from secretproxy.session.states import Phase, State
 from secretproxy.session.step import Output
@@ -63,6 +63,7 @@ MOST: Final = 4_200_000
 HEAD: Final = 32_768
 _cut_commonest: Final[Callable[[bytes], Cut | None]] = CUTTERS[0]
 _heard: Final[Callable[[bytes, int, int], Cut | None]] = CUTTERS[1]
+_again: Final[Callable[[bytes, int, int, bytes, bytes, bytes, bytes, str, bytes], Same | None]] = AGAIN
 _hmac: Final[Callable[[bytes, bytes, bytes], bytes]] = MAKERS[1]
 _same: Final[Callable[[bytes, bytes], bool]] = hmac.compare_digest
 # What testimonies have in common is read once: so much of it is remembered, of such alone as were signed.
@@ -132,6 +133,33 @@ class Testimony:
 
     def __repr__(self) -> str:
         return f"Testimony({self.function})"
+
+
+class _Last:
+    """A testimony that was read, for the next one, which mostly differs from it in CLOCK, OWNER and NAME alone."""
+
+    __slots__ = ("begun", "called", "function", "jwt_user", "named", "process", "role", "texts", "user")
+
+    def __init__(self, function: str, parts: Cut, process: _Process) -> None:
+        """Takes one of the commonest form: there is no mark in its texts."""
+        self.function = function
+        self.process = process
+        self.begun = parts[2]
+        self.named, owner, self.jwt_user = parts[4].split(b" ")
+        self.called = _Called(self.named, owner, self.jwt_user or b"-")
+        self.user = parts[6]
+        self.role = None if parts[7] == "none" else parts[7]
+        self.texts = f"'{parts[6]}' '{parts[7]}'".encode("utf-8", "surrogateescape")
+
+    def testimony(self, owner: uuid.UUID, written: bytes, name: str, clock: int) -> Testimony:
+        """Makes the testimony of a call for this owner and with this name that says the same else."""
+        called = self.called
+        if called.owner is not owner:
+            called = self.called = _Called(self.named, written, self.jwt_user or b"-")
+        return Testimony(self.process, clock, called, (name,), None, self.user, self.role, True)
+
+    def __repr__(self) -> str:
+        return f"_Last({self.function})"
 
 
 class HmacKey:
@@ -263,6 +291,15 @@ class Keys:
             function, owner, jwt_user = called.split(b" ")
             found = self._called[called] = _Called(function, owner, jwt_user or b"-")
         return Testimony(process, clock, found, (name,), None, user, None if role == "none" else role, True)
+
+    def process(self, begun: bytes) -> _Process:
+        """Gives the process of a testimony that was read before, which begins like this."""
+        return self._processes[begun]
+
+    def signed(self, begun: bytes, process: _Process, said: bytes, mac: bytes) -> bool:
+        """Tells whether this is the MAC of a testimony of a process that was read before, with a key that is still
+        known."""
+        return self._processes.get(begun) is process and _same(process.key.sign(said), mac)
 
     def _spelled_key(self, version: bytes) -> HmacKey | None:
         return self._key(int(version)) if version.isdigit() else None
@@ -457,6 +494,8 @@ class Matching:
         self._token: Final = token
         # What the last testimony said of its time: a later one says more.
         self._last_clock = 0
+        # The last one that says() has read: the next one mostly says the same.
+        self._last: _Last | None = None
         # A testimony that was read already, and is read again with what stands around it.
         self.known: Testimony | None = None
         # Events of forgeries in the chunk under way.
@@ -573,20 +612,34 @@ class Matching:
             event.via = call_path(decoded(context[:MOST_CONTEXT], self._state.codec))
         self._hold_for(event)
 
-    def ours(self, buffer: bytes, start: int, end: int) -> Testimony | None:
-        """Reads the notice from `start` to `end`: gives its testimony if that is of the second form, was made by this
-        backend process and is not played again. Takes no note of it."""
+    def says(
+        self, buffer: bytes, start: int, end: int, function: str, owner: uuid.UUID, written: bytes, name: str
+    ) -> Testimony | None:
+        """Reads the notice from `start` to `end`: gives its testimony if that is of the second form and of this call,
+        was made by this backend process and is not played again. Takes no note of it. `written`: the owner, as the
+        function writes it."""
+        last, keys = self._last, self._token.keys
+        if last is not None and last.function is function:
+            same = _again(buffer, start + 5, end, last.begun, last.named, written, last.jwt_user, name, last.texts)
+            if same is not None and keys.signed(last.begun, last.process, same[0], same[1]):
+                testimony = last.testimony(owner, written, name, same[2])
+                return testimony if self._is_ours(testimony) else None
         parts = _heard(buffer, start + 5, end)
-        keys = self._token.keys
         if parts is not None:
-            testimony = keys.read_cut(parts)
+            found = keys.read_cut(parts)
         else:
             at = buffer.find(BEGUN, start + 5, end)
             if at < 0:
                 return None
             at += BEFORE_MESSAGE
-            testimony = keys.read(buffer[at : buffer.find(b"\0", at, end)])
-        return testimony if testimony is not None and self._is_ours(testimony) else None
+            found = keys.read(buffer[at : buffer.find(b"\0", at, end)])
+        if found is None or found.function != function or found.owner != owner or not self._is_ours(found):
+            return None
+        if found.names is None or len(found.names) != 1 or found.names[0] != name:
+            return None
+        if parts is not None:
+            self._last = _Last(function, parts, keys.process(parts[2]))
+        return found
 
     def heard(self, testimony: Testimony) -> None:
         """Takes note of a testimony that was matched elsewhere."""
