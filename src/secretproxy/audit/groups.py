@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from secretproxy.audit.rows import INSERT_PACKED, PACKS, ROW_COLUMNS, ROW_TYPE, Line, joined, packed
+from secretproxy.audit.rows import INSERT_PACKED, NULL, PACKS, ROW_COLUMNS, ROW_TYPE, Line, joined, packed, sized
 from secretproxy.wire import messages
 from secretproxy.wire.types import BackendMessage
 
@@ -23,7 +23,6 @@ from secretproxy.wire.types import BackendMessage
 _EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
 _BIND_COMPLETE: Final = b"2\0\0\0\x04"
 _READY: Final = b"Z\0\0\0\x05I"
-_NULL: Final = b"\xff\xff\xff\xff"
 # What the backend says beside its answers; asyncpg tells its listeners.
 _ASIDE: Final = frozenset(
     {BackendMessage.NOTICE_RESPONSE, BackendMessage.NOTIFICATION_RESPONSE, BackendMessage.PARAMETER_STATUS}
@@ -84,15 +83,15 @@ class GroupWriter:
         if self._row_type:
             rows = packed(group, self._row_type)
             if rows is not None:
-                return b"%b%b%b\0\0" % (self._bind_packed, len(rows).to_bytes(4, "big"), rows)
+                return b"%b%b\0\0" % (self._bind_packed, sized(rows))
         lines = joined(group)
         if lines is not None and len(group) == 1 and self._bind_row:
             made = [self._bind_row]
             for field in lines.split(b"\t"):
-                made.append(_NULL if field == b"\\N" else len(field).to_bytes(4, "big") + field)
+                made.append(NULL if field == b"\\N" else sized(field))
             made.append(b"\0\0")
             return b"".join(made)
-        return None if lines is None else b"%b%b%b\0\0" % (self._bind, len(lines).to_bytes(4, "big"), lines)
+        return None if lines is None else b"%b%b\0\0" % (self._bind, sized(lines))
 
     def write(self, bound: bytes, rows: int) -> None:
         """Writes so many rows, in one transaction; `bound` is what was given for them."""

@@ -186,7 +186,7 @@ async def remove(
                     )
             await connection.execute(f"ALTER TABLE secretproxy.access_log DETACH PARTITION {partition.name}")
             # Sums name owners and secrets as its rows do. A log of an older version has none.
-            for table in (*SUMS[1:], SUMS[0]) if await connection.fetchval(_HAS_SUMS) else ():
+            for table in reversed(SUMS) if await connection.fetchval(_HAS_SUMS) else ():
                 await connection.execute(
                     f"DELETE FROM secretproxy.{table} WHERE month OPERATOR(pg_catalog.<) $1",  # noqa: S608 - names of ours
                     partition.upto,

@@ -74,7 +74,8 @@ _PLAIN: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v
 # stop it for everybody.
 ROW_NAMES, STATEMENT_NAMES = 256 * 1024, 1024 * 1024
 _MANY: Final = 64
-_NULL: Final = b"\xff\xff\xff\xff"
+# A value that is NULL, in the place of its length.
+NULL: Final = b"\xff\xff\xff\xff"
 # The fields as the log writes them; what else PostgreSQL reads is left to it.
 _UUID: Final = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INTEGER: Final = re.compile(rb"-?[0-9]{1,18}")
@@ -113,16 +114,17 @@ def packed_row(line: bytes, prev_hash: bytes, row_hash: bytes) -> bytes | None:
             kind = TYPES[name]
             made.append(_OIDS[kind].to_bytes(4, "big"))
             if kind == "bytea":
-                made.append(_sized(prev_hash if name == "prev_hash" else row_hash))
+                made.append(sized(prev_hash if name == "prev_hash" else row_hash))
                 continue
             text = given[name]
-            made.append(_NULL if text == b"\\N" else _sized(_packed_field(kind, text)))
+            made.append(NULL if text == b"\\N" else sized(_packed_field(kind, text)))
     except (ValueError, OSError, OverflowError, struct.error):
         return None
-    return _sized(b"".join(made))
+    return sized(b"".join(made))
 
 
-def _sized(value: bytes) -> bytes:
+def sized(value: bytes) -> bytes:
+    """Gives a value as messages have it, behind its length."""
     return len(value).to_bytes(4, "big") + value
 
 
@@ -170,15 +172,15 @@ def _packed_texts(text: bytes) -> bytes:
         if found is None:
             return _refused()
         if found[1] is not None:
-            made.append(_sized(_ESCAPED_BYTE.sub(rb"\1", found[1])))
+            made.append(sized(_ESCAPED_BYTE.sub(rb"\1", found[1])))
         else:
-            made.append(_NULL if found[2].upper() == b"NULL" else _sized(found[2]))
+            made.append(NULL if found[2].upper() == b"NULL" else sized(found[2]))
         pos = found.end() + 1
         if pos > end:
             break
         if text[pos - 1 : pos] != b",":
             return _refused()
-    return struct.pack("!iiIii", 1, int(_NULL in made), _OIDS["text"], len(made), 1) + b"".join(made)
+    return struct.pack("!iiIii", 1, int(NULL in made), _OIDS["text"], len(made), 1) + b"".join(made)
 
 
 # Of the line of the commonest form, of a row, and of one in binary form.

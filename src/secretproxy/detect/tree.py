@@ -250,11 +250,7 @@ def _statement(kind: str, body: Any, scope: frozenset[str], monitored: Monitored
     return False
 
 
-def _constant(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
-    return False
-
-
-def _locking(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
+def _leaf(kind: str, body: Any, scope: frozenset[str], monitored: Monitored, found: Found) -> bool:
     return False
 
 
@@ -269,7 +265,7 @@ _NODES: dict[str, Callable[[str, Any, frozenset[str], Monitored, Found], bool]] 
         "DoStmt": _do_block,
     "ExecuteStmt": _sql_execute, "MultiAssignRef": _assignment, "PrepareStmt": _statement,
     "DeclareCursorStmt": _statement,
-    "A_Const": _constant, "lockingClause": _locking, "withClause": _with,
+    "A_Const": _leaf, "lockingClause": _leaf, "withClause": _with,
 }  # fmt: skip
 
 

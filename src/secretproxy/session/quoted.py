@@ -89,22 +89,17 @@ def again(
     return parts[0], parts[1], parts[3]
 
 
-def _in_c() -> tuple[Callable[[bytes], Cut | None], Callable[[bytes, int, int], Cut | None]]:
+_Again = Callable[[bytes, int, int, bytes, bytes, bytes, bytes, str, bytes], Same | None]
+
+
+def _in_c() -> tuple[Callable[[bytes], Cut | None], Callable[[bytes, int, int], Cut | None], _Again]:
     try:
         from secretproxy.session import _quoted
     except ImportError:
-        return commonest, heard
-    return _quoted.cut, _quoted.heard
-
-
-def _again_in_c() -> Callable[[bytes, int, int, bytes, bytes, bytes, bytes, str, bytes], Same | None]:
-    try:
-        from secretproxy.session import _quoted
-    except ImportError:
-        return again
-    return _quoted.again
+        return commonest, heard, again
+    return _quoted.cut, _quoted.heard, _quoted.again
 
 
 CUTTERS: Final = _in_c()
-AGAIN: Final = _again_in_c()
+AGAIN: Final[_Again] = CUTTERS[2]
 COMMONEST: Final[Callable[[bytes], Cut | None]] = CUTTERS[0]

@@ -480,6 +480,16 @@ class Token:
 _TESTIMONY: Final = bytes((ErrorField.SQLSTATE,)) + SQLSTATE + b"\0"
 
 
+def _message(buffer: bytes, start: int, end: int) -> bytes | None:
+    """Gives the message of a notice of the second form, from `start` to `end`; None where it is of another."""
+    at = buffer.find(BEGUN, start + 5, end)
+    if at < 0:
+        return None
+    # No field has a NUL in it: this is the SQLSTATE, and the message behind it.
+    at += BEFORE_MESSAGE
+    return buffer[at : buffer.find(b"\0", at, end)]
+
+
 class Matching:
     """Hears what the functions say."""
 
@@ -522,11 +532,9 @@ class Matching:
             if parts is not None:
                 self._take(message, self._token.keys.read_cut(parts), None)
                 return
-            at = buffer.find(BEGUN, start + 5, end)
-            if at >= 0:
-                # No field has a NUL in it: this is the SQLSTATE, and the message behind it.
-                at += BEFORE_MESSAGE
-                self._heard(message, buffer[at : buffer.find(b"\0", at, end)], None)
+            said = _message(buffer, start, end)
+            if said is not None:
+                self._heard(message, said, None)
                 return
             if buffer.find(_TESTIMONY, start, end) < 0:
                 return
@@ -628,11 +636,10 @@ class Matching:
         if parts is not None:
             found = keys.read_cut(parts)
         else:
-            at = buffer.find(BEGUN, start + 5, end)
-            if at < 0:
+            said = _message(buffer, start, end)
+            if said is None:
                 return None
-            at += BEFORE_MESSAGE
-            found = keys.read(buffer[at : buffer.find(b"\0", at, end)])
+            found = keys.read(said)
         if found is None or found.function != function or found.owner != owner or not self._is_ours(found):
             return None
         if found.names is None or len(found.names) != 1 or found.names[0] != name:

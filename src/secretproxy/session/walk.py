@@ -235,25 +235,19 @@ def _stands(data: bytes, pos: i64, kind: i64, length: i64) -> bool:
     return len(data) - pos > length and data[pos] == kind and length_at(data, pos) == length
 
 
-def _walks() -> tuple[Callable[[bytes], int], Callable[[bytes, int], int]]:
-    """Gives walk_client() and walk_backend(), those in C where they are."""
+_Walks = tuple[Callable[[bytes], int], Callable[[bytes, int], int]]
+_Readers = tuple[Callable[[bytes, int], int], Callable[[bytes, int, int, int], tuple[bytes | None, str | None] | None]]
+
+
+def _in_c() -> tuple[_Walks, _Readers]:
+    """Gives walk_client() and walk_backend(), walk_read() and bound(): those in C where they are."""
     try:
         from secretproxy.session import _walk
     except ImportError:
-        return walk_client, walk_backend
-    return _walk.walk_client, _walk.walk_backend
+        return (walk_client, walk_backend), (walk_read, bound)
+    return (_walk.walk_client, _walk.walk_backend), (_walk.walk_read, _walk.bound)
 
 
-def _readers() -> tuple[
-    Callable[[bytes, int], int], Callable[[bytes, int, int, int], tuple[bytes | None, str | None] | None]
-]:
-    """Gives walk_read() and bound(), those in C where they are."""
-    try:
-        from secretproxy.session import _walk
-    except ImportError:
-        return walk_read, bound
-    return _walk.walk_read, _walk.bound
-
-
-WALKS: Final = _walks()
-READERS: Final = _readers()
+_IN_C: Final = _in_c()
+WALKS: Final[_Walks] = _IN_C[0]
+READERS: Final[_Readers] = _IN_C[1]
