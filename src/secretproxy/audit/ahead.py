@@ -15,15 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import asyncpg
 
 from secretproxy.audit.durable import AGAIN, Warnings
-from secretproxy.audit.groups import GroupWriter, group_writer, pack
-from secretproxy.audit.rows import INSERT
+from secretproxy.audit.groups import GroupWriter, open_writer
 from secretproxy.audit.unwritable import CANCELLED, milliseconds
 
 # Connections that wait for syncs.
@@ -61,13 +59,7 @@ class Ahead:
             self._free.append((connection, Warnings(connection)))
         self._connection = await self._one()
         await self._run(self._connection.execute("SET synchronous_commit = off"))
-        name = f"secretproxy_{uuid.uuid4().hex}"
-        # asyncpg lets the statement go with this object.
-        self._insert = await self._run(self._connection.prepare(INSERT, name=name))
-        writer = group_writer(self._connection, name, self._timeout, answered)
-        if writer is not None:
-            await self._run(pack(self._connection, writer, f"{name}_packed"))
-        self.writer = writer
+        self._insert, self.writer = await open_writer(self._connection, self._timeout, answered)
 
     async def _one(self) -> Any:
         connection = await self._run(self._connect())

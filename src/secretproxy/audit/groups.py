@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import asyncpg
 
-from secretproxy.audit.rows import INSERT_PACKED, NULL, PACKS, ROW_COLUMNS, ROW_TYPE, Line, joined, packed, sized
+from secretproxy.audit.rows import (
+    INSERT,
+    INSERT_PACKED,
+    NULL,
+    PACKS,
+    ROW_COLUMNS,
+    ROW_TYPE,
+    Line,
+    joined,
+    packed,
+    sized,
+)
 from secretproxy.wire import messages
 from secretproxy.wire.types import BackendMessage
 
@@ -197,6 +209,22 @@ def group_writer(
         if getattr(connection, name, None) is None:
             return None
     return GroupWriter(connection, statement, timeout, answered)
+
+
+async def open_writer(
+    connection: Any, timeout: float, answered: Callable[[BaseException | None, int], None]
+) -> tuple[Any, GroupWriter | None]:
+    """Gives the statement that inserts a group as a text, and the writer of groups, as group_writer() does, which
+    packs rows where it can. asyncpg lets the statement go with the object that is given. Raises asyncpg's errors, and
+    TimeoutError where one step takes longer than `timeout` seconds."""
+    # Kept under a name, or the server would parse and plan it anew for each group. Code that runs in this session is
+    # that of whoever owns the log; the name is new, so that no other code can have prepared it before.
+    name = f"secretproxy_{uuid.uuid4().hex}"
+    insert = await asyncio.wait_for(connection.prepare(INSERT, name=name), timeout)
+    writer = group_writer(connection, name, timeout, answered)
+    if writer is not None:
+        await asyncio.wait_for(pack(connection, writer, f"{name}_packed"), timeout)
+    return insert, writer
 
 
 async def pack(connection: Any, writer: GroupWriter, name: str) -> None:

@@ -29,10 +29,10 @@ from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.columns import STORED
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
 from secretproxy.audit.errors import describe, task_is_cancelled
-from secretproxy.audit.groups import GroupWriter, group_writer, other_rows, pack
+from secretproxy.audit.groups import GroupWriter, open_writer, other_rows
 from secretproxy.audit.housekeeping import PARTITIONS, Housekeeping, may_wait
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import INSERT, INSERT_AGAIN, INSERT_ONE, INSERT_ROW, Line, Lines, joined
+from secretproxy.audit.rows import INSERT_AGAIN, INSERT_ONE, INSERT_ROW, Line, Lines, joined
 from secretproxy.audit.spool import (
     Spool,
     SpoolDamagedError,
@@ -423,16 +423,11 @@ class Journal:
         await asyncio.wait_for(
             self._connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"), self._timeout
         )
-        # Kept under a name, or the server would parse and plan it anew for each group. Code that runs in this session
-        # is that of whoever owns the log; the name is new, so that no other code can have prepared it before.
-        name = f"secretproxy_{uuid.uuid4().hex}"
-        self._insert = await asyncio.wait_for(self._connection.prepare(INSERT, name=name), self._timeout)
-        self._writer = group_writer(self._connection, name, self._timeout, self._group_answered)
+        self._insert, self._writer = await open_writer(self._connection, self._timeout, self._group_answered)
         if self._writer is not None:
-            row = f"{name}_row"
+            row = f"secretproxy_{uuid.uuid4().hex}"
             self._insert_row = await asyncio.wait_for(self._connection.prepare(INSERT_ROW, name=row), self._timeout)
             self._writer.takes_fields(row, len(STORED))
-            await asyncio.wait_for(pack(self._connection, self._writer, f"{name}_packed"), self._timeout)
             self._lock = secrets.randbits(62)
             try:
                 await asyncio.wait_for(self._connection.execute(LOCK.format(key=self._lock)), self._timeout)
