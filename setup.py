@@ -35,6 +35,7 @@ COMPILED = [
     "src/secretproxy/audit/journal.py",
     "src/secretproxy/audit/masking.py",
     "src/secretproxy/audit/rows.py",
+    "src/secretproxy/audit/waiting.py",
     "src/secretproxy/detect/arguments.py",
     "src/secretproxy/detect/calls.py",
     "src/secretproxy/detect/detector.py",

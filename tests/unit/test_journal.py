@@ -218,7 +218,7 @@ async def test_whoever_waits_is_told_once_and_not_before_the_row_is_there(log: L
     log.gate = asyncio.Event()
     waiters = [Waits() for _ in range(3)]
     for number, waiter in enumerate(waiters):
-        journal.commit([attempt(str(number))], waiter)
+        journal.commit([attempt(str(number))], waiter.settled)
     future = journal.append([attempt("last")], wait=True)
     assert future is not None
     for _ in range(5):
@@ -236,7 +236,7 @@ async def test_an_outage_tells_whoever_waits_and_keeps_the_rows(log: Log) -> Non
     log.gate = asyncio.Event()
     waiters = [Waits() for _ in range(3)]
     for number, waiter in enumerate(waiters):
-        journal.commit([attempt(str(number))], waiter)
+        journal.commit([attempt(str(number))], waiter.settled)
     kept = journal.keep([attempt("happened")])
     await asyncio.sleep(0)
     log.down = True

@@ -106,6 +106,10 @@ class Journal:
         self.attempts += events
         self._waiters.append(waiter)
 
+    def hold(self, events: list[Any], waiter: Any) -> None:
+        self.attempts += events
+        self._waiters.append(waiter)
+
     def keep_for(self, events: list[Any], waiter: Any) -> None:
         self.kept += events
         self._keeps.append(waiter)
@@ -123,10 +127,10 @@ class Journal:
         waiting, self._waiting = self._waiting, []
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            waiter.settled(None if error is None else str(error) or "fault")
+            waiter(None if error is None else str(error) or "fault")
         keeps, self._keeps = self._keeps, []
         for waiter in keeps:
-            waiter.settled(None if error is None else str(error) or "fault")
+            waiter(None if error is None else str(error) or "fault")
         for future in waiting:
             if error is None:
                 future.set_result(None)

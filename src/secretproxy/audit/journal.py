@@ -19,7 +19,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -43,18 +43,21 @@ from secretproxy.audit.spool import (
     up_to_damage,
 )
 from secretproxy.audit.unwritable import CANCELLED, OneRow, may_be_the_row, milliseconds
+from secretproxy.audit.waiting import Settled, Waiting
 from secretproxy.connections import login_refused
 from secretproxy.session.events import Event, Identity, LogState
 
 # Rows and bytes of a group; a single row may have more.
-GROUP, GROUP_BYTES = 512, 2 * 1024 * 1024
+GROUP: Final = 512
+GROUP_BYTES: Final = 2 * 1024 * 1024
 # A group that took too long is cut to the eighth: each try takes audit.timeout. One that failed at once, to the half.
 SLOW, WRONG = 8, 2
 # Seconds that events which nobody waits for wait for a group that somebody waits for.
 RIDE = 0.01
 # Rows, and bytes of them, that may wait in memory before refusals are counted only; a row takes some 2 KiB. What else
 # an outage leaves waiting is one statement's a session.
-KEPT_IN_OUTAGE, KEPT_BYTES = 20_000, 64 * 1024 * 1024
+KEPT_IN_OUTAGE = 20_000
+KEPT_BYTES: Final = 64 * 1024 * 1024
 # Microseconds by which the clock may go back before rows show it. A smaller step is a clock being set right; nothing is
 # lost by waiting it out.
 CLOCK_STEP = 1_000_000
@@ -83,21 +86,13 @@ SLOW_COMMIT, SLOW_GROUPS = 0.005, 16
 ALONE = 8
 # Seconds until the connections for it are tried again where they failed, and after which unused ones end.
 AHEAD_AGAIN, AHEAD_UNUSED = 300.0, 60.0
+# Compiled, it is at hand.
+_monotonic: Final[Callable[[], float]] = time.monotonic
 log: Any = structlog.get_logger("secretproxy.journal")
 
 
 class LogUnavailableError(Exception):
     """The access log cannot be written now; the text names the cause by its SQLSTATE or class, never by its message."""
-
-
-class Waiter(Protocol):
-    """Waits for events that the journal has taken."""
-
-    def settled(self, fault: str | None) -> None:
-        """Is called when all of them are durable, or when an outage ended the wait: then with its cause.
-
-        Called in a separate turn of the event loop, once for each wait; must not raise.
-        """
 
 
 class _FutureWaiter:
@@ -150,8 +145,7 @@ class Journal:
         self._last_at = 0
         self._rows: deque[Line] = deque()
         self._row_bytes = 0
-        # (number of the last event, what waits for it, whether an outage ends the wait)
-        self._waiting: deque[tuple[int, Waiter, bool]] = deque()
+        self._waiting = Waiting()
         self._riding: asyncio.TimerHandle | None = None
         self._more = asyncio.Event()
         self._connection: Any = None
@@ -191,6 +185,7 @@ class Journal:
         # written at a time.
         self._suspects: tuple[uuid.UUID, int, int] | None = None
         self._most = GROUP
+        self._most_kept = KEPT_IN_OUTAGE
         self._one_row = OneRow(timeout)
         # The single row that took too long: it is examined on the next connection.
         self._too_slow: tuple[uuid.UUID, int] | None = None
@@ -269,7 +264,7 @@ class Journal:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._first_try.wait(), self._timeout)
 
-    def append(self, events: Sequence[Event], *, wait: bool) -> asyncio.Future[None] | None:
+    def append(self, events: list[Event], *, wait: bool) -> asyncio.Future[None] | None:
         """Takes events. With `wait`, gives a future that is done when all of them are durable.
 
         The future fails with LogUnavailableError when the log turns out not to take them; the events are kept all the
@@ -277,45 +272,45 @@ class Journal:
         without `wait` the events are kept for its return."""
         if wait:
             waiter = _FutureWaiter()
-            self.commit(events, waiter)
+            self.commit(events, waiter.settled)
             return waiter.future
         self._take(events)
         if self._riding is None and events:
             self._riding = asyncio.get_running_loop().call_later(RIDE, self._ridden)
         return None
 
-    def commit(self, events: Sequence[Event], waiter: Waiter) -> None:
-        """Takes events of what is about to happen, as `append` does with `wait`; `waiter` is told in the place of a
+    def commit(self, events: list[Event], settled: Settled) -> None:
+        """Takes events of what is about to happen, as `append` does with `wait`; `settled` is called in the place of a
         future."""
         if self._fault is not None and not self.taking:
             raise LogUnavailableError(self._fault)
         self._take(events)
-        self._waiting.append((self._lines.seq, waiter, True))
+        self._waiting.add(self._lines.seq, settled, through_outages=False)
         self._wake()
 
-    def hold(self, events: Sequence[Event], waiter: Waiter) -> None:
-        """Takes events that have already happened, and whose answer is kept; `waiter` is told when they are durable, or
-        that an outage ended the wait. The events are kept all the same."""
+    def hold(self, events: list[Event], settled: Settled) -> None:
+        """Takes events that have already happened, and whose answer is kept; `settled` is called when they are durable,
+        or when an outage ended the wait. The events are kept all the same."""
         self._take(events)
         if self._fault is not None and not self.taking:
-            self._settle([waiter], self._fault)
+            self._settle([settled], self._fault)
             return
-        self._waiting.append((self._lines.seq, waiter, True))
+        self._waiting.add(self._lines.seq, settled, through_outages=False)
         self._wake()
 
-    def keep(self, events: Sequence[Event]) -> asyncio.Future[None]:
+    def keep(self, events: list[Event]) -> asyncio.Future[None]:
         """Takes events that have already happened.
 
         The future is done when they are durable, however long an outage lasts.
         """
         waiter = _FutureWaiter()
-        self.keep_for(events, waiter)
+        self.keep_for(events, waiter.settled)
         return waiter.future
 
-    def keep_for(self, events: Sequence[Event], waiter: Waiter) -> None:
-        """Does the same, but tells `waiter`."""
+    def keep_for(self, events: list[Event], settled: Settled) -> None:
+        """Does the same, but calls `settled`."""
         self._take(events)
-        self._waiting.append((self._lines.seq, waiter, False))
+        self._waiting.add(self._lines.seq, settled, through_outages=True)
         self._wake()
 
     def _wake(self) -> None:
@@ -335,22 +330,23 @@ class Journal:
     def _pressing(self) -> bool:
         """Says whether something must be written now."""
         return bool(self._rows) and (
-            bool(self._waiting) or self._riding is None or self._closing or len(self._rows) >= GROUP
+            not self._waiting.is_empty or self._riding is None or self._closing or len(self._rows) >= GROUP
         )
 
-    def _take(self, events: Sequence[Event]) -> None:
-        now = time.monotonic()
+    def _take(self, events: list[Event]) -> None:
+        now = _monotonic()
         at = time.time_ns() // 1000
         if at < self._last_at:
             at = self._stepped_back(at)
         self._last_at = at
         rows = self._rows
-        if len(rows) >= KEPT_IN_OUTAGE or self._row_bytes >= KEPT_BYTES:
+        count = len(rows)
+        if count >= self._most_kept or self._row_bytes >= KEPT_BYTES:
             kept = [event for event in events if event.outcome != "refused"]
             self._dropped += len(events) - len(kept)
             events = kept
         self._row_bytes += self._lines.take(events, at, now, rows)
-        if len(rows) >= GROUP:
+        if count + len(events) >= GROUP:
             self._wake()
         if self._fault is not None:
             self._spill.set()
@@ -512,7 +508,7 @@ class Journal:
             return
         self._writing = used
         self._group = group
-        self._group_began = time.monotonic()
+        self._group_began = _monotonic()
         used.write(bound, len(group))
 
     def _group_answered(self, error: BaseException | None, count: int) -> None:
@@ -536,7 +532,7 @@ class Journal:
         elif isinstance(error, asyncpg.UniqueViolationError | asyncpg.ExclusionViolationError):
             error = self._never_written()
         writer = self._writing
-        if writer is not None and writer.packs and other_rows(error):
+        if error is not None and writer is not None and writer.packs and other_rows(error):
             # None of them went in; they go as texts from now on.
             writer.takes_packed("", 0)
             self._group = None
@@ -555,7 +551,7 @@ class Journal:
             self._group = None
             self._committed(group)
             return
-        took = time.monotonic() - self._group_began
+        took = _monotonic() - self._group_began
         waiters = self._taken(group, self._group_began)
         self._group = None
         self._committed_in(took, len(waiters))
@@ -569,7 +565,7 @@ class Journal:
         """Takes note how long it took until so many waiters could be told. Has groups written ahead where that is long
         and sessions wait for each other's commits."""
         self._commit_takes += (seconds - self._commit_takes) / 8
-        if waiters > 1 or self._waiting:
+        if waiters > 1 or not self._waiting.is_empty:
             self._crowd = ALONE
         elif self._crowd:
             self._crowd -= 1
@@ -638,8 +634,7 @@ class Journal:
 
     def _committed(self, group: list[Line]) -> None:
         """Takes note that the log has a group, and waits until it is durable."""
-        for _ in group:
-            self._rows.popleft()
+        self._drop_front(len(group))
         self._behind.append((group, self._group_began))
         ahead, ended, last = self._ahead, self._handed_back, group[-1].seq
         assert ahead is not None
@@ -662,7 +657,7 @@ class Journal:
             ended.set_exception(error)
             return
         last: Line | None = None
-        waiters: list[Waiter] = []
+        waiters: list[Settled] = []
         while self._behind and self._behind[0][0][-1].seq <= seq:
             group, began = self._behind.popleft()
             last = group[-1]
@@ -720,17 +715,25 @@ class Journal:
         self._settle(self._taken(group, began), None)
         self._housekeeping.wrote(group[-1].seq, group[-1].row_hash)
 
-    def _taken(self, group: list[Line], began: float) -> list[Waiter]:
+    def _taken(self, group: list[Line], began: float) -> list[Settled]:
         """Takes note that the log has a group; gives what waited for it, which must be told whatever comes then."""
-        for _ in group:
-            self._rows.popleft()
+        self._drop_front(len(group))
         return self._noted(group, began)
 
-    def _noted(self, group: list[Line], began: float) -> list[Waiter]:
+    def _drop_front(self, count: int) -> None:
+        """Drops so many rows, which the log has."""
+        rows = self._rows
+        if count == len(rows):
+            rows.clear()
+        else:
+            for _ in range(count):
+                rows.popleft()
+
+    def _noted(self, group: list[Line], began: float) -> list[Settled]:
         """Does the same with rows that do not wait any more."""
         last = group[-1]
         if self._took is not None:
-            self._took(time.monotonic() - began)
+            self._took(_monotonic() - began)
         for line in group:
             self._row_bytes -= len(line.line)
         self.written += len(group)
@@ -740,7 +743,7 @@ class Journal:
         self._wider(self.instance, last.seq)
         if self._one_row.unanswered and last.seq >= self._unsure:
             self._one_row.unanswered.clear()
-        return self._waited(last.seq)
+        return self._waiting.take(last.seq)
 
     def _cut(self, rows: deque[Line], instance: uuid.UUID) -> list[Line]:
         """Takes the rows at the front that are written together."""
@@ -878,17 +881,9 @@ class Journal:
 
     def _done(self, seq: int) -> None:
         """Notes that everything up to this number is durable, in the log or in the spool."""
-        self._settle(self._waited(seq), None)
+        self._settle(self._waiting.take(seq), None)
 
-    def _waited(self, seq: int) -> list[Waiter]:
-        """Takes away what waited for rows up to this number."""
-        waiting = self._waiting
-        settled: list[Waiter] = []
-        while waiting and waiting[0][0] <= seq:
-            settled.append(waiting.popleft()[1])
-        return settled
-
-    def _settle(self, waiters: list[Waiter], fault: str | None) -> None:
+    def _settle(self, waiters: list[Settled], fault: str | None) -> None:
         """Tells them in a turn of its own: what they do in it may be to hand over more events."""
         if waiters:
             asyncio.get_running_loop().call_soon(_tell, waiters, fault)
@@ -1100,14 +1095,7 @@ class Journal:
 
     def _fail_waiting(self, fault: str) -> None:
         # Statements that wait to go on are refused now. What has happened already keeps waiting for the log.
-        still: deque[tuple[int, Waiter, bool]] = deque()
-        failed: list[Waiter] = []
-        for number, waiter, until_outage in self._waiting:
-            if until_outage:
-                failed.append(waiter)
-            else:
-                still.append((number, waiter, until_outage))
-        self._waiting = still
+        failed = self._waiting.take_ended()
         if failed:
             self._settle(failed, fault)
 
@@ -1159,10 +1147,10 @@ def _fail(ended: asyncio.Future[None], error: BaseException) -> None:
         ended.set_exception(error)
 
 
-def _tell(waiters: list[Waiter], fault: str | None) -> None:
-    for waiter in waiters:
+def _tell(waiters: list[Settled], fault: str | None) -> None:
+    for settled in waiters:
         try:
-            waiter.settled(fault)
+            settled(fault)
         except (Exception, asyncio.CancelledError) as error:
             # Of one that breaks off the others must still hear.
             log.error("what waited for the log broke off", kind=type(error).__name__)

@@ -12,7 +12,6 @@ import os
 import platform
 import resource
 import time
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
 from secretproxy import __version__
-from secretproxy.ops.value import Value
+from secretproxy.ops.value import Durations, Value
 from secretproxy.session.events import Event
 
 # Upper bounds of the buckets of a duration, in seconds.
@@ -95,21 +94,6 @@ for _name, _kind in _KINDS.items():
     _WIDTH += _kind.width
 
 
-class Durations:
-    """One worker's histogram."""
-
-    __slots__ = ("_place", "_row")
-
-    def __init__(self, row: memoryview[float], place: int) -> None:
-        self._row = row
-        self._place = place
-
-    def observe(self, seconds: float) -> None:
-        row, place = self._row, self._place
-        row[place + bisect_left(BUCKETS, seconds)] += 1
-        row[place + len(BUCKETS) + 1] += seconds
-
-
 class Board:
     """The numbers of all workers. Made before they are forked."""
 
@@ -150,9 +134,9 @@ class Metrics:
         self.backend_up = self._value("backend_up")
         self.backlog = self._value("backlog")
         self.log_up = self._value("log_up")
-        self.commit = Durations(row, _PLACES["commit"])
-        self.hold = Durations(row, _PLACES["hold"])
-        self.catalog = Durations(row, _PLACES["catalog"])
+        self.commit = Durations(row, _PLACES["commit"], BUCKETS)
+        self.hold = Durations(row, _PLACES["hold"], BUCKETS)
+        self.catalog = Durations(row, _PLACES["catalog"], BUCKETS)
         self.workers.set(1)
         self.backend_up.set(1)
         self._value("began").set(time.time())

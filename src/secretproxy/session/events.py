@@ -10,6 +10,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mypy_extensions import mypyc_attr
+
 EventKind = Literal["attempt", "call", "outcome", "definition", "table", "refusal", "forgery", "review", "access"]
 Outcome = Literal["ok", "error", "cancelled", "lost", "refused"]
 Protocol = Literal["simple", "extended", "fastpath"]
@@ -43,6 +45,8 @@ class LogState:
         self.takes_accesses = False
 
 
+# Compiled, the memory of one that is let go of is kept for the next one, and nothing looks for cycles of them.
+@mypyc_attr(free_list_len=1, acyclic=True)
 class Timing:
     """The start time of a statement, filled in by whoever has a clock, and shared by its events."""
 
@@ -52,6 +56,7 @@ class Timing:
         self.began: float | None = None
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 class Event:
     """One row of the log but for what the journal adds. Written out: a dataclass costs ten times as much to make,
     compiled."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from secretproxy.detect import ResolvedCall, Verdict
 from secretproxy.detect.arguments import (
@@ -72,6 +72,7 @@ _KEPT_OWNERS: Final = 4096
 _owners: dict[bytes, Owner] = {}
 
 
+@mypyc_attr(free_list_len=1)
 class Read:
     """A read that is under way: its statement, and what it was given."""
 

@@ -44,7 +44,7 @@ from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeli
 from secretproxy.session.plain import Plain
 from secretproxy.session.reads import Reads
 from secretproxy.session.states import Phase, State
-from secretproxy.session.step import Held, Limits, Output, Step
+from secretproxy.session.step import Held, Limits, Output, Step, joined
 from secretproxy.session.stream import BackendStream, ClientStream, Framer, Sealing, withheld
 from secretproxy.session.testimony import POOLER, Keys, Matching, Token
 from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
@@ -414,8 +414,7 @@ class Session:
     def withhold(self, step: Step) -> tuple[bytes, list[Event]]:
         """Gives what goes to the client instead of a replaceable Step's answer, for the log cannot commit it, and what
         the log shall hear of that later."""
-        answer = b"".join([held.data for held in step.held])
-        return withheld(answer), self._outcomes.undelivered(step.commit, "refused", SqlState.IO_ERROR)
+        return withheld(joined(step.held)), self._outcomes.undelivered(step.commit, "refused", SqlState.IO_ERROR)
 
     def undelivered(self, step: Step) -> list[Event]:
         """Gives what the log shall hear of a backend's Step whose answer finds no client any more."""

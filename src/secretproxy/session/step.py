@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from secretproxy.session.events import Event
 from secretproxy.session.statements import Running
 from secretproxy.wire.errors import ProtocolViolationError
 
 
+@mypyc_attr(free_list_len=1)
 class Held:
     """A part of a client's chunk that waits for the log; `running` where it is an attempt itself."""
 
@@ -27,6 +30,12 @@ class Held:
         return f"Held({len(self.data)} bytes)"
 
 
+def joined(parts: list[Held]) -> bytes:
+    """Gives the bytes of all parts."""
+    return parts[0].data if len(parts) == 1 else b"".join([part.data for part in parts])
+
+
+@mypyc_attr(free_list_len=1)
 class Step:
     """The work to do for a chunk.
 

@@ -36,6 +36,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from secretproxy.detect.arguments import spelled_uuid
 from secretproxy.detect.functions import operation_of
 from secretproxy.session.call_path import MOST_CONTEXT, call_path
@@ -100,6 +102,7 @@ class _Called:
         return f"_Called({self.function})"
 
 
+@mypyc_attr(free_list_len=1, acyclic=True)
 class Testimony:
     """One call as the function itself tells it, its MAC checked."""
 

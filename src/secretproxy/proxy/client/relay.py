@@ -88,7 +88,7 @@ class Relay(ClientStage, Effects):
         super().__init__(client)
         self.backend: Final = backend
         self.session: Final = session
-        self._log: Final = SessionLog(runtime, self, session, self._answer_sent)
+        self._log: Final = SessionLog(runtime, self, session)
         self.interpreter: Final = Interpreter(session, client, backend, self._log, self)
         self.life = _LOGIN
         self._runtime: Final = runtime
@@ -152,8 +152,8 @@ class Relay(ClientStage, Effects):
             return
         self._close()
 
-    def _answer_sent(self) -> None:
-        """Handles the end of the backend's output that came while its answer was held."""
+    def answer_sent(self) -> None:
+        """Handles the end of the backend's output, if that came while the answer was held."""
         if self.backend.has_ended:
             self.backend_ended()
 

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 import structlog
 
 from secretproxy.audit.journal import LogUnavailableError
+from secretproxy.audit.waiting import Settled
 from secretproxy.proxy.client.stage import ClientStage
 from secretproxy.proxy.runtime import Runtime
 from secretproxy.session.events import Event, Timing
@@ -33,47 +34,23 @@ _LOG_LOST: Final = "session ended: a call of a secret function could not be writ
 _LOG_LOST_HINT: Final = "An open transaction is rolled back. See audit.dsn and limits.hold_timeout of secretproxy."
 
 
-class _AnswerWaiter:
-    """Waits for the access of an answer that is kept."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, session_log: SessionLog) -> None:
-        self._log = session_log
-
-    def settled(self, fault: str | None) -> None:
-        self._log.access_settled(fault)
-
-
-class _TestimonyWaiter:
-    """Waits for what the backend's testimony said, and what the answer behind it is held for."""
-
-    __slots__ = ("_log",)
-
-    def __init__(self, session_log: SessionLog) -> None:
-        self._log = session_log
-
-    def settled(self, fault: str | None) -> None:
-        self._log.testimony_settled(fault)
-
-
 class SessionLog(Log):
     """One session's, while its client is there."""
 
-    def __init__(self, runtime: Runtime, stage: ClientStage, session: Session, answer_sent: Callable[[], None]) -> None:
-        """Takes the stage that ends the session where that is needed. `answer_sent`: is called once an answer that was
-        held has gone to the client."""
+    def __init__(self, runtime: Runtime, stage: ClientStage, session: Session) -> None:
+        """Takes the stage that ends the session where that is needed."""
         self._runtime: Final = runtime
         # By their methods alone: compiled code takes no other object for a Journal or a number, as tests have.
         self._journal: Final = cast(Any, runtime).journal
         self._metrics: Final = cast(Any, runtime).metrics
+        # Compiled, one that is looked up for each call costs twice as much.
+        self._hold: Final[Callable[[list[Event], Settled], None]] = self._journal.hold
+        self._count_attempts: Final[Callable[[float], None]] = self._metrics.attempts.inc
+        self._access_settled: Final[Settled] = self.access_settled
         self._stage: Final = stage
         self._session: Final = session
-        self._answer_sent: Final = answer_sent
         self._interpreter: Interpreter | None = None
-        self._answer_waiter: Final = _AnswerWaiter(self)
         self._seal_timer: asyncio.TimerHandle | None = None
-        self._testimony_waiter: Final = _TestimonyWaiter(self)
         self._hold_timer: asyncio.TimerHandle | None = None
         self._held_since = 0.0
         # Whether an answer is held for the testimony ahead of it.
@@ -89,9 +66,9 @@ class SessionLog(Log):
 
     def commit_attempts(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self._metrics.attempts.inc(len(step.commit))
+        self._count_attempts(len(step.commit))
         try:
-            self._journal.commit(step.commit, self)
+            self._journal.commit(step.commit, self.settled)
         except LogUnavailableError:
             interpreter.refuse(taken=False)
             self._stage.client.pause(True)
@@ -142,8 +119,8 @@ class SessionLog(Log):
 
     def commit_access(self, step: Step, interpreter: Interpreter) -> None:
         self._interpreter = interpreter
-        self._metrics.attempts.inc(len(step.commit))
-        self._journal.hold(step.commit, self._answer_waiter)
+        self._count_attempts(len(step.commit))
+        self._hold(step.commit, self._access_settled)
 
     def access_settled(self, fault: str | None) -> None:
         """Handles the journal's answer: the log has the access, or cannot be written."""
@@ -156,7 +133,7 @@ class SessionLog(Log):
             else:
                 self._metrics.refused.inc()
                 interpreter.withhold()
-            self._answer_sent()
+            self._stage.answer_sent()
         except (Exception, asyncio.CancelledError) as error:
             self._stage.terminate_by_error(error)
 
@@ -166,11 +143,11 @@ class SessionLog(Log):
         self.count_testified(step.commit)
         announced = sum([event.event in _ANNOUNCED for event in step.commit])
         if announced:
-            self._metrics.attempts.inc(announced)
+            self._count_attempts(announced)
         self._interpreter = interpreter
         self._holds = True
         self._held_since = _monotonic()
-        self._journal.keep_for(step.commit, self._testimony_waiter)
+        self._journal.keep_for(step.commit, self.testimony_settled)
         if self._hold_timer is None:
             # One timer for many calls: it looks at the one that is held then.
             self._look_at_hold_in(self._runtime.settings.limits.hold_timeout)
@@ -184,7 +161,7 @@ class SessionLog(Log):
         try:
             self._metrics.hold.observe(_monotonic() - self._held_since)
             interpreter.testimony_committed()
-            self._answer_sent()
+            self._stage.answer_sent()
         except (Exception, asyncio.CancelledError) as error:
             self._stage.terminate_by_error(error)
 

@@ -35,6 +35,9 @@ class ClientStage(Receiver):
         """Ends it with a FATAL error to the client."""
         raise NotImplementedError
 
+    def answer_sent(self) -> None:
+        """Takes note that an answer which was held for the log has gone to the client."""
+
     def drain(self) -> None:
         """Ends it for the process's shutdown as soon as it is idle."""
         if self.idle:
