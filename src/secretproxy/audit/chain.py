@@ -50,9 +50,7 @@ def field(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, datetime):
-        moment = value.astimezone(UTC)
-        fraction = f"{moment.microsecond:06}".rstrip("0")
-        return f"{moment:%Y-%m-%d %H:%M:%S}{'.' if fraction else ''}{fraction}+00"
+        return moment(value)
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list | tuple):
@@ -63,6 +61,12 @@ def field(value: object) -> str:
 def text(value: str) -> str:
     """Escapes a text as COPY does."""
     return value.translate(_COPY) if _SPECIAL.search(value) else value
+
+
+def moment(value: datetime) -> str:
+    """Writes a time as PostgreSQL does in UTC."""
+    written = value.astimezone(UTC).isoformat(sep=" ")[:-6]
+    return f"{written.rstrip('0') if '.' in written else written}+00"
 
 
 def number(value: float) -> str:

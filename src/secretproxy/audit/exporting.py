@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 from secretproxy.audit import chain, exports
 from secretproxy.audit.checkpoints import Checkpoint, Signer
 from secretproxy.audit.columns import CHAINED
-from secretproxy.audit.records import record_of
+from secretproxy.audit.records import writers
+
+# A row's columns in the order of its line.
+_IN_LINE = operator.itemgetter(*CHAINED)
 
 
 def signer_at_hand(key_file: Path | None) -> Signer | None:
@@ -21,10 +25,11 @@ def signer_at_hand(key_file: Path | None) -> Signer | None:
 
 async def tallied(rows: AsyncIterator[Any], tally: exports.ExportTally) -> AsyncIterator[Any]:
     """Gives the same rows, each counted in."""
+    write = writers(CHAINED, chain.field)
     async for row in rows:
         # What its line says is that of its record: see exports.body_of.
-        line = chain.covered(chain.encode([row[name] for name in CHAINED]))
-        tally.take(record_of({name: row[name] for name in exports.TALLIED}), line)
+        fields = [one(value) for one, value in zip(write, _IN_LINE(row), strict=True)]
+        tally.take_row(row, chain.covered("\t".join(fields).encode("utf-8", "surrogatepass")))
         yield row
 
 

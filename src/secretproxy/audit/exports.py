@@ -51,8 +51,6 @@ _READ_AS: dict[str, Any] = {"text": str, "text[]": list, "int8": int, "int4": in
 # The apostrophes that keep a spreadsheet from running a text (see cli/audit/showing.py).
 _QUOTED = re.compile(r"(^|[;,|\t\r\n])(\s*)'(?=[=+\-@\t\r'\uff1d\uff0b\uff0d\uff20])")
 _HASHES = ("prev_hash", "row_hash")
-# What a tally takes of a row beside its line.
-TALLIED = ("id", "event", "instance", "seq", *_HASHES)
 # A file beside an export.
 _BESIDE = re.compile(r"[A-Za-z][A-Za-z0-9-]*\.[a-z]+")
 Record = dict[str, Any]
@@ -76,7 +74,7 @@ def value_of(name: str, value: Any) -> Any:
 
 def body_of(record: Record) -> bytes:
     """Gives the line that a row's hash covers. Raises KeyError, TypeError, ValueError."""
-    return chain.covered(b"\t".join([chain.encode([value_of(name, record[name])]) for name in CHAINED]))
+    return chain.covered(chain.encode([value_of(name, record[name]) for name in CHAINED]))
 
 
 def logged_body(record: Record) -> bytes:
@@ -123,23 +121,42 @@ class ExportTally:
         return self._ids.hexdigest()
 
     def take(self, record: Record, body: bytes) -> None:
+        """Takes a row as an export has it, with its line."""
+        found = self._add(record, uuid.UUID(str(record["id"])).bytes, body)
+        if found is not None:
+            found.last_row_hash = record["row_hash"] or ""
+            if found.count == 1:
+                found.first_prev_hash = record["prev_hash"] or ""
+
+    def take_row(self, row: Any, body: bytes) -> None:
+        """Takes a row of the log, with its line."""
+        found = self._add(row, row["id"].bytes, body)
+        if found is not None:
+            found.last_row_hash = (row["row_hash"] or b"").hex()
+            if found.count == 1:
+                found.first_prev_hash = (row["prev_hash"] or b"").hex()
+
+    def _add(self, row: Any, own: bytes, body: bytes) -> Chain | None:
+        """Counts a row with this id and line in; gives the chain that it is of, None if of none."""
         self.rows += 1
-        if is_direct(record):
+        instance, seq = row["instance"], row["seq"]
+        if instance is None and seq is None and is_direct(row):
             self.direct += 1
             # An empty text is NULL in CSV.
             body = b"\t".join([part or b"\\N" for part in body.split(b"\t")])
         self._digest.update(body + b"\n")
-        self._ids.update(uuid.UUID(str(record["id"])).bytes)
-        if is_direct(record) or record["instance"] is None or record["seq"] is None:
-            return
-        name, seq = str(record["instance"]), int(record["seq"])
+        self._ids.update(own)
+        if instance is None or seq is None:
+            return None
+        name, seq = str(instance), int(seq)
         found = self.chains.get(name)
         if found is None:
-            found = self.chains[name] = Chain(name, 0, seq, record["prev_hash"] or "")
+            found = self.chains[name] = Chain(name, 0, seq)
         elif seq != found.last_seq + 1:
             found.gaps += 1
         found.count += 1
-        found.last_seq, found.last_row_hash = seq, record["row_hash"] or ""
+        found.last_seq = seq
+        return found
 
     def manifest(
         self, filters: dict[str, str], form: str, made_at: datetime, checkpoints: list[Checkpoint]
