@@ -10,20 +10,25 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 from tests.conftest import Backend
 from tests.support.command import run
 from tests.support.log import AccessLog
 from tests.support.proxy import Proxy
 
+from secretproxy.audit.ahead import Ahead, ElsewhereError, Place, place_of
+from secretproxy.audit.housekeeping import Housekeeping
 from secretproxy.demo.postgres import die_with_parent, free_port
 
 PROGRAM = "/usr/sbin/pgbouncer"
 GETTER = "SELECT encrypted_secrets.secrets_getter(%s, %s)"
 HIDDEN = "DO $$ DECLARE v text; BEGIN EXECUTE 'SELECT encrypted_' || 'secrets.secrets_' || 'getter(''{}'', ''hidden'')' INTO v; END $$"
-Pooler = Callable[[int, str], int]
+Pooler = Callable[..., int]
 
 pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="no pgbouncer")
 
@@ -33,11 +38,11 @@ def pooler(tmp_path: Path) -> Iterator[Pooler]:
     """Starts a pooler before a port, in a mode; gives its own port."""
     with contextlib.ExitStack() as stack:
 
-        def start(before: int, mode: str) -> int:
+        def start(before: int, mode: str, user: str = "app_user") -> int:
             port = free_port()
             config = tmp_path / f"{port}.ini"
             config.write_text(
-                f"[databases]\napp = user=app_user host=127.0.0.1 port={before}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+                f"[databases]\napp = user={user} host=127.0.0.1 port={before}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
                 f"auth_type = any\npool_mode = {mode}\nunix_socket_dir =\nignore_startup_parameters = extra_float_digits,options\n"
                 "default_pool_size = 5\nserver_reset_query = DISCARD ALL\n"
             )
@@ -164,3 +169,31 @@ def test_check_tells_of_a_pooler_behind_that_shares_its_sessions(
     shared = mode in ("transaction", "statement")
     assert said.status == (1 if shared else 0), said
     assert ("pool_mode = session" in said.out) is shared
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+async def test_before_the_log_no_commit_of_others_is_made_less_durable(
+    postgres: Backend, pooler: Pooler, mode: str
+) -> None:
+    """Nothing is written ahead of its sync where the next transaction may be another process's, and what needs no sync
+    says so for its own transaction alone."""
+    port = pooler(postgres.port, mode, "journal")
+
+    async def connect() -> Any:
+        return await asyncpg.connect(f"postgresql://journal@127.0.0.1:{port}/app", statement_cache_size=0)
+
+    keeping = Housekeeping(connect, uuid.uuid4(), timeout=10, signer=None, checkpoint_every=1, checkpoint_seconds=1)
+    with capture_logs() as logs:
+        await keeping._keep_sums()
+    assert mode == "statement" or logs == []
+    connection = await connect()
+    assert await place_of(connection, 10) is None
+    assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    ahead = Ahead(connect, 10, Place(1, None, "app"))
+    with pytest.raises(ElsewhereError):
+        await ahead.open(lambda error, rows: None)
+    ahead.close()
+    await connection.close()
+    direct = await asyncpg.connect(postgres.dsn("journal"))
+    assert await place_of(direct, 10) is not None
+    await direct.close()

@@ -6,17 +6,20 @@ others wait for syncs: each commits a record of nothing after a group was commit
 makes that record durable, on a synchronous standby too, has made the group durable and all groups before it. No group
 is committed before the one in front of it: an error leaves no gap.
 
-All this holds on one server. A connection of the journal holds an advisory lock of a random number, and whoever could
-take that lock is somewhere else.
+All this holds on one server, and on connections that are each one process of it. So the journal's first connection
+takes an advisory lock of a random number; whoever can take that lock, or is on a server that started at another moment,
+is somewhere else. What answers as another process than the one that logged in is a pooler, whose processes others use
+too. Where the first connection ends, these end with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -26,28 +29,53 @@ from secretproxy.audit.unwritable import CANCELLED, milliseconds
 
 # Connections that wait for syncs.
 SYNCS = 4
-# Takes a lock until the session ends; says whether it was free.
-LOCK = "SELECT pg_catalog.pg_try_advisory_lock({key}::pg_catalog.int8)"
+# Takes a lock until the session ends; says whether it was free, and where that is.
+LOCK = (
+    "SELECT pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8), pg_catalog.pg_backend_pid(),"
+    " pg_catalog.pg_postmaster_start_time(), pg_catalog.current_database()::pg_catalog.text"
+)
 
 
 class ElsewhereError(Exception):
-    """A connection leads to another server or database than the journal's first one."""
+    """A connection leads to another server or database than the journal's first one, or to a pooler."""
+
+
+class Place(NamedTuple):
+    """Where the journal's first connection leads: the number of the lock that it holds there, when the server started,
+    and the database."""
+
+    key: int
+    started: Any
+    database: str
+
+
+async def place_of(connection: Any, timeout: float) -> Place | None:
+    """Takes a lock on the journal's first connection and gives its place; None where it may not, or where a pooler is
+    in between. Raises asyncpg's other errors, and TimeoutError."""
+    key = secrets.randbits(62)
+    try:
+        free, process, *there = await asyncio.wait_for(connection.fetchrow(LOCK, key), timeout)
+    except asyncpg.InsufficientPrivilegeError:
+        return None
+    return Place(key, *there) if free and process == connection.get_server_pid() else None
 
 
 class Ahead:
     """The connections. `close` ends them."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], timeout: float, key: int) -> None:
-        """`timeout`: seconds for each statement; `key`: number of the lock that the journal's connection holds."""
+    def __init__(self, connect: Callable[[], Awaitable[Any]], timeout: float, where: Place) -> None:
+        """`timeout`: seconds for each statement; `where`: what place_of() gave for the journal's first connection."""
         self._connect: Final = connect
         self._timeout: Final = timeout
-        self._key: Final = key
+        self._where: Final = where
         self._all: list[Any] = []
         self._free: list[tuple[Any, Warnings]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: Any = None
         self._insert: Any = None
         self.writer: GroupWriter | None = None
+        # Whether a wait for a sync has failed.
+        self._failed = False
         # When the last wait for a sync began, by the monotonic clock.
         self.began = time.monotonic()
 
@@ -65,7 +93,8 @@ class Ahead:
         connection = await self._run(self._connect())
         self._all.append(connection)
         await self._run(connection.execute(f"SET statement_timeout = {milliseconds(self._timeout)}"))
-        if await self._run(connection.fetchval(LOCK.format(key=self._key))):
+        free, process, *there = await self._run(connection.fetchrow(LOCK, self._where.key))
+        if free or Place(self._where.key, *there) != self._where or process != connection.get_server_pid():
             raise ElsewhereError
         return connection
 
@@ -81,6 +110,11 @@ class Ahead:
     def broken(self) -> bool:
         """Says whether the connection that writes has ended."""
         return self.writer is None or bool(self._connection.is_closed())
+
+    @property
+    def lame(self) -> bool:
+        """Says whether another connection has ended or failed."""
+        return self._failed or any(connection.is_closed() for connection in self._all)
 
     @property
     def free(self) -> bool:
@@ -118,6 +152,8 @@ class Ahead:
             self._tasks.discard(task)
         if found is None:
             self._free.append((connection, warnings))
+        else:
+            self._failed = True
         ended(found, time.monotonic() - began)
 
     def close(self) -> None:

@@ -252,10 +252,8 @@ class Housekeeping:
         connection: Any = None
         try:
             connection = await asyncio.wait_for(self._connect(), self._timeout)
-            # A step that is lost is made again: it waits for no disk and no standby.
-            await asyncio.wait_for(connection.execute("SET synchronous_commit = off"), self._timeout)
             for _ in range(SUMS_STEPS):
-                if self._closing or not await asyncio.wait_for(connection.fetchval(SUMS), SUMS_TIMEOUT):
+                if self._closing or not await asyncio.wait_for(_one_step(connection), SUMS_TIMEOUT):
                     break
                 await asyncio.sleep(SUMS_PAUSE)
             self._sums_fault = None
@@ -320,6 +318,15 @@ class Housekeeping:
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
             connection.terminate()
+
+
+async def _one_step(connection: Any) -> bool:
+    """Adds to the sums; says whether there may be more to add. Raises asyncpg's errors."""
+    async with connection.transaction():
+        # A step that is lost is made again: it waits for no disk and no standby. Not for the session: behind a pooler
+        # the next commit of the journal could be one of its.
+        await connection.execute("SET LOCAL synchronous_commit = off")
+        return bool(await connection.fetchval(SUMS))
 
 
 def _fields(made: Checkpoint) -> tuple[object, ...]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import secrets
 import time
 import uuid
 from collections import deque
@@ -24,7 +23,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from secretproxy.audit.ahead import LOCK, SYNCS, Ahead, ElsewhereError
+from secretproxy.audit.ahead import SYNCS, Ahead, ElsewhereError, Place, place_of
 from secretproxy.audit.checkpoints import Signer
 from secretproxy.audit.columns import STORED
 from secretproxy.audit.durable import AGAIN, NotTakenError, Warnings
@@ -168,8 +167,8 @@ class Journal:
         self._opening_ahead: asyncio.Task[None] | None = None
         self._ahead_again = 0.0
         self._ahead_timer: asyncio.TimerHandle | None = None
-        # The number of the lock that the connection holds; none if it may not.
-        self._lock: int | None = None
+        # Where the connection leads; none if groups cannot be written ahead there.
+        self._place: Place | None = None
         # Seconds of a commit, a running mean; how many groups in a row showed a slow one; how many more are written
         # for more than one session.
         self._commit_takes = 0.0
@@ -410,6 +409,8 @@ class Journal:
 
     async def _open(self) -> None:
         """Opens a connection that accepts rows, after it has written what waits in spools."""
+        # What belongs to the last one does not outlive it: this one may lead to another server.
+        self._let_go()
         self._connection = await asyncio.wait_for(self._connect(), self._timeout)
         if getattr(self._connection.get_settings(), "in_hot_standby", "off") == "on":
             # Its first statement that writes would end in another way than that of a database that only reads.
@@ -424,11 +425,7 @@ class Journal:
             row = f"secretproxy_{uuid.uuid4().hex}"
             self._insert_row = await asyncio.wait_for(self._connection.prepare(INSERT_ROW, name=row), self._timeout)
             self._writer.takes_fields(row, len(STORED))
-            self._lock = secrets.randbits(62)
-            try:
-                await asyncio.wait_for(self._connection.execute(LOCK.format(key=self._lock)), self._timeout)
-            except asyncpg.InsufficientPrivilegeError:
-                self._lock = None
+            self._place = await place_of(self._connection, self._timeout)
         self._warnings = Warnings(self._connection)
         self._mask.stored_in(self._connection.get_settings().server_encoding)
         await self._one_row.settle(self._connection, self._warnings)
@@ -576,16 +573,16 @@ class Journal:
         if (
             self._slow_groups >= SLOW_GROUPS
             and self._crowd
-            and self._lock is not None
+            and self._place is not None
             and self._ahead is None
             and self._opening_ahead is None
             and time.monotonic() >= self._ahead_again
         ):
-            self._opening_ahead = asyncio.create_task(self._open_ahead(self._lock), name="ahead")
+            self._opening_ahead = asyncio.create_task(self._open_ahead(self._place), name="ahead")
 
-    async def _open_ahead(self, lock: int) -> None:
+    async def _open_ahead(self, where: Place) -> None:
         """Opens the connections beside the first one. What fails there concerns no row: they are written as before."""
-        ahead = Ahead(self._connect, self._timeout, lock)
+        ahead = Ahead(self._connect, self._timeout, where)
         try:
             await ahead.open(self._group_answered)
         except (Exception, asyncio.CancelledError) as error:
@@ -610,6 +607,12 @@ class Journal:
         if ahead.broken:
             if self._behind:
                 raise asyncpg.ConnectionDoesNotExistError
+            self._close_ahead()
+            return writer
+        if ahead.lame:
+            # What is behind is durable when the others say so.
+            if self._behind:
+                return None
             self._close_ahead()
             return writer
         if not self._behind and (self._commit_takes < SLOW_COMMIT or not self._crowd):
@@ -641,12 +644,14 @@ class Journal:
         assert ended is not None
 
         def synced(error: BaseException | None, seconds: float) -> None:
-            # Otherwise its rows wait to be written again.
-            if ended is self._handed_back and not ended.done():
-                try:
-                    self._synced(ended, last, error, seconds)
-                except (Exception, asyncio.CancelledError) as broken:
-                    _fail(ended, broken)
+            if ended is not self._handed_back or ended.done():
+                # Its rows wait to be written again; whatever else does may have waited for this connection.
+                self._wake()
+                return
+            try:
+                self._synced(ended, last, error, seconds)
+            except (Exception, asyncio.CancelledError) as broken:
+                _fail(ended, broken)
 
         ahead.sync(synced)
         self._wake()
@@ -654,7 +659,11 @@ class Journal:
     def _synced(self, ended: asyncio.Future[None], seq: int, error: BaseException | None, seconds: float) -> None:
         """Takes note that rows up to this number are durable, or that this is not known."""
         if error is not None:
-            ended.set_exception(error)
+            if self._behind and self._behind[0][0][-1].seq <= seq:
+                ended.set_exception(error)
+            else:
+                # Another sync has said it.
+                self._wake()
             return
         last: Line | None = None
         waiters: list[Settled] = []
@@ -1101,8 +1110,12 @@ class Journal:
 
     def _disconnect(self) -> None:
         self._proven = False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Ends the connection and whatever belongs to it."""
         connection, self._connection, self._insert, self._insert_again = self._connection, None, None, None
-        self._writer = None
+        self._writer, self._place = None, None
         self._close_ahead()
         if connection is not None:
             self._one_row.unanswered.add(connection.get_server_pid())
