@@ -3,6 +3,7 @@ that the log's own columns decide whether it goes so."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import uuid
 from types import SimpleNamespace
@@ -162,6 +163,70 @@ async def test_a_log_with_other_columns_takes_no_binary_form(postgres: Backend) 
         await transaction.rollback()
     assert await row_type(connection) > 0
     await connection.close()
+
+
+# Columns that are others while rows are written; whether a row in binary form can still be read.
+LOG = "ALTER TABLE secretproxy.access_log"
+CHANGES = {
+    "names exchanged": (
+        f"{LOG} RENAME outcome TO x; {LOG} RENAME sqlstate TO outcome; {LOG} RENAME x TO sqlstate", True,
+    ),
+    "names moved on": (
+        f"{LOG} RENAME db_user TO x; {LOG} RENAME fingerprint TO db_user; {LOG} RENAME protocol TO fingerprint;"
+        f"{LOG} RENAME x TO protocol", True,
+    ),
+    "made again in another order": (
+        f"{LOG} DROP outcome CASCADE, DROP sqlstate CASCADE, DROP duration CASCADE, DROP calls CASCADE;"
+        f"{LOG} ADD sqlstate text, ADD outcome text, ADD duration float8, ADD calls int8", True,
+    ),
+    "one more": (f"{LOG} ADD more int", False),
+    "one that is computed": (f"{LOG} ADD more text GENERATED ALWAYS AS (function) STORED", False),
+    "of another type": (f"{LOG} DROP calls CASCADE; {LOG} ADD calls numeric", False),
+    "made again": (f"{LOG} DROP role CASCADE; {LOG} ADD role text", False),
+    "of a domain": (f"CREATE DOMAIN pg_temp.d AS int8; {LOG} DROP calls CASCADE; {LOG} ADD calls pg_temp.d", True),
+    "statements gone": ("DEALLOCATE ALL", False),
+    "a table made again": (
+        "CREATE TABLE public.l (LIKE secretproxy.access_log INCLUDING ALL); DROP TABLE secretproxy.access_log CASCADE;"
+        "ALTER TABLE public.l RENAME TO access_log; ALTER TABLE public.access_log SET SCHEMA secretproxy", False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_columns_that_change_meanwhile_get_what_a_text_gives_them(postgres: Backend, name: str) -> None:
+    change, can_be_read = CHANGES[name]
+    instance = uuid.uuid4()
+    lines = all_kinds(instance)[:9]
+    connection = await asyncpg.connect(postgres.dsn(), server_settings={"client_min_messages": "warning"})
+    try:
+        answers: asyncio.Queue[tuple[BaseException | None, int]] = asyncio.Queue()
+        _, writer = await groups.open_writer(connection, 10, lambda error, count: answers.put_nowait((error, count)))
+        assert writer is not None and writer.packs
+        bound = writer.bound(lines)
+        assert bound is not None
+        query = f"SELECT * FROM secretproxy.access_log WHERE instance = '{instance}' ORDER BY seq"
+        await connection.execute("BEGIN")
+        if not change.startswith("DEALLOCATE"):
+            # Once as a plan is made.
+            writer.write(bound, len(lines))
+            assert (await asyncio.wait_for(answers.get(), 10)) == (None, len(lines))
+            await connection.execute("ROLLBACK; BEGIN")
+        await connection.execute(change)
+        await connection.execute("SAVEPOINT before")
+        writer.write(bound, len(lines))
+        error, count = await asyncio.wait_for(answers.get(), 10)
+        if can_be_read:
+            assert (error, count) == (None, len(lines))
+            packed = [tuple(row) for row in await connection.fetch(query)]
+            await connection.execute("ROLLBACK TO SAVEPOINT before")
+            for line in lines:
+                await connection.execute(rows.INSERT_ONE, *line.fields())
+            assert [tuple(row) for row in await connection.fetch(query)] == packed
+        else:
+            # Then they go as texts.
+            assert groups.other_rows(error), error
+    finally:
+        connection.terminate()
 
 
 def test_the_columns_of_a_line_have_their_places() -> None:

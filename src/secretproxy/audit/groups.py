@@ -39,8 +39,9 @@ _READY: Final = b"Z\0\0\0\x05I"
 _ASIDE: Final = frozenset(
     {BackendMessage.NOTICE_RESPONSE, BackendMessage.NOTIFICATION_RESPONSE, BackendMessage.PARAMETER_STATUS}
 )
-# What record_recv() and array_recv() raise, what a type that is gone does, and a plan that is of other columns.
-_OTHER_ROWS: Final = frozenset({"42804", "42704", "0A000", "XX000"})
+# What record_recv() and array_recv() raise, what a type that is gone does, a plan that is of other columns, and a
+# statement that is gone.
+_OTHER_ROWS: Final = frozenset({"42804", "42704", "0A000", "XX000", "26000"})
 
 
 class GroupWriter:

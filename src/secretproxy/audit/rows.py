@@ -47,10 +47,11 @@ INSERT_AGAIN: Final = INSERT + _AGAIN
 INSERT_ROW: Final = _insert("$%d", "").rstrip()
 # Takes a group as an array of rows of the table's own type, in binary form: no text is cut, no type cast, and what a
 # statement sets up is little. Where somebody changed the table's columns, or rows are not made in C, the others are
-# left.
+# left. A row's fields have their names by their places: those of the type may be others by now.
 INSERT_PACKED: Final = (
     f"INSERT INTO secretproxy.access_log ({', '.join(NAMES)})"  # noqa: S608 - constant text
-    f" SELECT {', '.join(['r.' + name for name in NAMES])} FROM pg_catalog.unnest($1::secretproxy.access_log[]) AS r"
+    f" SELECT {', '.join(['r.' + name for name in NAMES])} FROM pg_catalog.unnest($1::secretproxy.access_log[])"
+    f" AS r ({', '.join(NAMES)})"
 )
 # Gives the OID of that type, and its columns with the OIDs of their types.
 ROW_TYPE: Final = """
