@@ -12,12 +12,12 @@ import pytest
 
 from secretproxy.audit.groups import GroupWriter, group_writer, other_rows
 from secretproxy.audit.masking import NameMask
-from secretproxy.audit.rows import Line, Lines, packed
+from secretproxy.audit.rows import Line, Lines, array_head, packed
 from secretproxy.session.events import Event, Identity
 from secretproxy.wire import messages
 
 # What a writer made of two rows.
-BOUND_ROWS = b"\0stored\0\0\0\0\x01\0\0\0\x03a\nb\0\0"
+BOUND_ROWS = b"two rows"
 BOUND = b"2\0\0\0\x04"
 READY = b"Z\0\0\0\x05I"
 NOTICE = b"N" + messages.error_response("WARNING", "01000", "a notice")[1:]
@@ -66,11 +66,22 @@ class Peer:
 
 
 async def test_a_group_is_one_bind_execute_and_sync_of_the_statement() -> None:
-    peer = Peer()
+    peer, group = Peer(), lines("one", "two")
     assert await peer.says(BOUND + inserted(2) + READY) == (None, 2)
-    head = b"B" + (4 + len(BOUND_ROWS)).to_bytes(4, "big")
-    assert peer.written == head + BOUND_ROWS + b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+    assert peer.written == BOUND_ROWS, "it is sent as it is"
     assert peer.passed == []
+    texts = b"\n".join([line.plain() or b"" for line in group])
+    assert (
+        bind_of(peer.writer.bound(group)) == b"\0stored\0\0\0\0\x01" + len(texts).to_bytes(4, "big") + texts + b"\0\0"
+    )
+
+
+def bind_of(messages: bytes | None) -> bytes:
+    """Gives what is in the Bind of these messages, which are that, an Execute of all rows and a Sync."""
+    assert messages is not None and messages[:1] == b"B"
+    end = 1 + int.from_bytes(messages[1:5], "big")
+    assert messages[end:] == b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+    return messages[5:end]
 
 
 def lines(*names: str) -> list[Line]:
@@ -81,13 +92,13 @@ def lines(*names: str) -> list[Line]:
 async def test_rows_go_in_binary_form_where_a_statement_takes_them_so() -> None:
     peer, group = Peer(), lines("one", "two")
     texts = peer.writer.bound(group)
-    assert (
-        texts is not None and texts.startswith(b"\0stored\0\0\0\0\x01") and b"{one}" in texts and not peer.writer.packs
-    )
+    told = bind_of(texts)
+    assert told.startswith(b"\0stored\0\0\0\0\x01") and b"{one}" in told and not peer.writer.packs
     peer.writer.takes_packed("packed", 4711)
-    bound = peer.writer.bound(group)
-    rows = packed(group, 4711)
-    assert peer.writer.packs and rows is not None
+    bound = bind_of(peer.writer.bound(group))
+    pieces = packed(group, array_head(4711, 2))
+    assert peer.writer.packs and pieces is not None
+    rows = b"".join(pieces)
     assert bound == b"\0packed\0\0\x01\0\x01\0\x01" + len(rows).to_bytes(4, "big") + rows + b"\0\0"
     assert rows[:20] == b"\0\0\0\1" + bytes(4) + (4711).to_bytes(4, "big") + b"\0\0\0\2" + b"\0\0\0\1"
     peer.writer.takes_packed("", 0)
@@ -103,8 +114,8 @@ async def test_a_single_row_goes_field_by_field_where_a_statement_takes_it_so() 
     group = peer.writer.bound([line, line])
     peer.writer.takes_fields("row", 29)
     fields = [b"" if field == rb"\N" else field for field in (line.plain() or b"").split(b"\t")]
-    bound = peer.writer.bound([line])
-    assert bound is not None and bound.startswith(b"\0row\0\0\0\0\x1d") and bound.endswith(b"\0\0")
+    bound = bind_of(peer.writer.bound([line]))
+    assert bound.startswith(b"\0row\0\0\0\0\x1d") and bound.endswith(b"\0\0")
     pos = 9
     for field in fields:
         size = bound[pos : pos + 4]
@@ -114,7 +125,7 @@ async def test_a_single_row_goes_field_by_field_where_a_statement_takes_it_so() 
     assert pos == len(bound) - 2
     assert peer.writer.bound([line, line]) == group
     peer.writer.takes_packed("packed", 4711)
-    assert (peer.writer.bound([line]) or b"").startswith(b"\0packed\0")
+    assert bind_of(peer.writer.bound([line])).startswith(b"\0packed\0")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import ipaddress
 import subprocess
 import sys
 import uuid
-from types import ModuleType
+from collections import deque
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -404,20 +405,167 @@ def test_no_text_that_is_masked_is_remembered() -> None:
     assert "hush" not in repr(vars(lines) if hasattr(lines, "__dict__") else lines)
 
 
+# --- rows that are written in C, with their line, their hash and their binary form ---
+
+linked, _, packed_in_c, part_of = rows.WRITERS
+only_compiled = pytest.mark.skipif(linked is rows.no_row, reason="nothing was compiled")
+# Longer names stand in the log as they are.
+WIDE = NameMask(200, ("hush[0-9]+",), b"k" * 32)
+YEAR_10000 = 253_402_300_800_000_000
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+
+
+@only_compiled
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.one_of(st.integers(0, YEAR_10000 - 1), MOMENTS),
+    st.one_of(st.floats(0.0, 1.1), st.integers(0, 1_100_000).map(lambda micros: micros / 1e6), DURATIONS),
+    st.uuids(),
+    st.one_of(st.none(), st.uuids()),
+    st.lists(st.one_of(TEXTS, st.none()), min_size=1, max_size=3).map(tuple),
+    st.tuples(*[st.one_of(st.none(), st.integers(0, 10**18 - 1))] * 2),
+    st.tuples(TEXTS, TEXTS, TEXTS, st.sampled_from([None, "10.0.0.7", "2001:db8::7", "::ffff:1.2.3.4", "fe80::1%e"])),
+    TEXTS,
+)
+def test_a_row_is_the_same_in_each_of_its_forms(
+    at: int,
+    duration: float | None,
+    owner: uuid.UUID,
+    user: uuid.UUID | None,
+    names: tuple[str | None, ...],
+    numbers: tuple[int | None, int | None],
+    of_identity: tuple[str, str, str, str | None],
+    role: str,
+) -> None:
+    login, database, application, address = of_identity
+    who = Identity(user or owner, login, database, application, address and ipaddress.ip_address(address), 1, True)
+    events = [
+        Event("access", one, numbers[0], GETTER, "read", owner, names, None, None, "simple", "f", role, user, "ok", None, numbers[1])
+        for one in (Identity(owner), who, who)
+    ]  # fmt: skip
+    lines, alone = Lines(WIDE, owner), Lines(WIDE, owner)
+    first, second, third = [lines.add(event, at, duration) for event in events]
+    assert first._packed is None
+    expected = alone.add(events[0], at, duration)
+    for found in (second, third):
+        alone._patterns.clear()
+        alone.seq, alone.last_hash = found.seq - 1, found.prev_hash
+        expected = alone.add(events[1], at, duration)
+        assert expected._packed is None
+        place = CHAINED.index("id")
+        known, fields = expected.line.split(b"\t"), found.line.split(b"\t")
+        known[place] = fields[place]
+        assert fields == known
+        assert found.row_hash == hashlib.sha256(found.prev_hash + found.line).digest()
+        assert found.packed() == packed_in_python(found) is not None
+    # It was written in C, unless something in it is none of the commonest.
+    micros = None if duration is None else int(duration * 1e6 + 0.5)
+    if (micros is None or 100 <= micros < 1_000_000) and role.isalnum() and role.isascii():
+        assert second._packed is not None and third._packed is not None
+
+
+@only_compiled
+@pytest.mark.parametrize(
+    "at",
+    [0, 951_782_400_000_000 - 1, 951_868_800_000_000, 4_107_542_400_000_000 - 1, 4_107_542_400_000_000, YEAR_10000 - 1],
+)
+def test_the_last_days_of_february_are_written_right(at: int) -> None:
+    lines = Lines(WIDE, uuid.UUID(int=9))
+    event = Event("access", WHO[0], 1, GETTER, "read", OWNER, ("key",), fingerprint="f")
+    told = [lines.add(event, at, None).line.split(b"\t")[CHAINED.index("at")] for _ in range(2)]
+    assert told[0] == told[1]
+
+
+@only_compiled
+def test_parts_are_what_a_row_has_of_their_fields() -> None:
+    event = Event("access", WHO[0], 1, GETTER, "read", OWNER, ("key",), protocol="simple", outcome="ok", calls=1)
+    common = Lines(WIDE, uuid.UUID(int=9)).add(event, 1_000_001, 0.25).line.split(b"\t")
+    fields = [*FIELDS, b"x" * 4096, b"x" * 4097, b"{" + b"a," * 2040 + b"a}", b"{" + b'"",' * 1300 + b"NULL}"]
+    for place, name in enumerate(CHAINED):
+        for text in fields:
+            part = part_of(text, place)
+            whole = packed_in_c(b"\t".join([*common[:place], text, *common[place + 1 :]]), b"p" * 32, b"r" * 32)
+            if name in ("seq", "id", "at") or len(text) > 4096 or whole is None:
+                assert part is None, (name, text)
+                continue
+            size = len(text)
+            assert part is not None and part[:4] == size.to_bytes(4, sys.byteorder) and part[4 : 4 + size] == text
+            assert whole.count(part[4 + size :]) >= 1
+    # Several, side by side.
+    pair = part_of(b"\t".join(common[18:23]), 18)
+    assert pair is not None and pair.endswith(b"".join([(part_of(common[at], at) or b"")[4 + len(common[at]) :] for at in range(18, 23)]))  # fmt: skip
+    for wrong in ((b"t\tt", 26), (b"a\tb", 4), (b"a", 27), (b"a", -1), (b"a", 2**40), (b"a\0", 7)):
+        assert part_of(*wrong) is None
+    for wrong_type in ((), (b"a",), ("a", 7), (b"a", "7"), (b"a", None), (b"a", 7, 8)):
+        with pytest.raises(TypeError):
+            part_of(*wrong_type)  # type: ignore[call-arg, arg-type]
+    with pytest.raises(OverflowError):
+        part_of(b"a", 2**70)
+
+
+def parts(*texts: tuple[str, int]) -> tuple[bytes, ...]:
+    made = rows._parts(*texts)
+    assert made is not None
+    return made
+
+
+@only_compiled
 def test_fields_that_are_none_are_refused_or_left() -> None:
-    line, plain, packed = rows.WRITERS
-    if plain is rows.row:
-        pytest.skip("nothing was compiled")
-    given = ["i", 1, b"r" * 16, "m", 0, "e", "s", 1, "c", "o", "n", "h", "u", "r", "a", "t", "o", 100, 1]
-    assert line(*given) is not None
-    for place, wrong in [(1, -1), (1, None), (1, 2**70), (2, b"r"), (2, "r" * 16), (4, 1_000_000), (4, None), (7, -1), (17, 99), (17, 1_000_000), (0, None), (0, b"i"), (15, "t" * 4096)]:  # fmt: skip
-        assert line(*given[:place], wrong, *given[place + 1 :]) is None, (place, wrong)
-    with pytest.raises(UnicodeEncodeError):
-        line(*given[:10], "\udcff", *given[11:])
-    with pytest.raises(TypeError):
-        line(*given[:-1])
+    instance, names = parts((str(uuid.UUID(int=9)), 0), ("{key}", 10))
+    pattern = parts(("access", 4), ("f\tread", 7), ("\\N\t\\N\tsimple\tfp", 11), ("\\N", 16), ("ok\t\\N", 23))
+    known = parts((str(OWNER), 5), ("app", 15), ("d\ta\t\\N\t1\tt", 18))
+    given: list[Any] = [b"p" * 32, instance, 1, b"r" * 32, 16, 7, pattern, known, 1, OWNER, names, None, 0.25, 1]
+
+    def replaced(place: int, wrong: object) -> tuple[bytes, bytes, bytes] | None:
+        return linked(*given[:place], wrong, *given[place + 1 :])
+
+    made = linked(*given)
+    assert made is not None
+    assert made[1] == hashlib.sha256(b"p" * 32 + made[0]).digest()
+    assert made[2] == rows.packed_row(made[0], b"p" * 32, made[1])
+    long = parts(("{" + "t" * 4000 + "}", 10))[0]
+    cut = [names[:end] for end in range(4)] + [(2**31).to_bytes(4, sys.byteorder) + names[4:], b"\xff" * 4 + names[4:]]
+    for place, wrong in [
+        (1, names), (1, b""), (1, None), (2, -1), (2, None), (2, 2**70), (2, 10**18), (3, b"r" * 31), (3, "r" * 32), (3, b""), (4, 17),
+        (4, -1), (4, 2**62), (4, None), (5, -1), (5, YEAR_10000), (5, None), (8, -1), (8, "1"), (9, "o"), (9, 7), (9, None.__class__),
+        *[(10, part) for part in cut], (10, long), (10, "{key}"), (11, "a"), (12, 1), (12, 1.0), (12, 0.000_099), (12, -0.5), (12, 1e300),
+        (12, float("nan")), (12, float("inf")), (13, -1), (13, 10**18),
+        (6, (None, *pattern[1:])), (6, (*pattern[:4], long)), (7, (long, *known[1:])), (7, (*known[:2], names[:3])),
+    ]:  # fmt: skip
+        assert replaced(place, wrong) is None, (place, wrong)
+    for number in (-1, 2**128, "text", None):
+        assert replaced(9, SimpleNamespace(int=number)) is None
+    for number in (0, 2**64, 2**128 - 1, 2**127):
+        assert replaced(9, uuid.UUID(int=number)) is not None
+    wrong_kinds: list[tuple[int, object]] = [
+        (0, b"p" * 31), (0, "p" * 32), (6, pattern[:4]), (6, list(pattern)), (7, known[:2]), (7, None),
+    ]  # fmt: skip
+    for place, wrong in wrong_kinds:
+        with pytest.raises(TypeError):
+            replaced(place, wrong)
+    for wrong_count in ((), given[:-1], [*given, 1]):
+        with pytest.raises(TypeError):
+            linked(*wrong_count)
+    # None of it changed what comes next.
+    assert linked(*given) == made
+
+
+@only_compiled
+def test_rows_and_lines_are_of_bytes() -> None:
+    plain = rows.WRITERS[1]
     for wrong_row in [(), (b"l", b"p" * 32), (b"l", b"p" * 31, b"r" * 32), ("l", b"p" * 32, b"r" * 32)]:
         with pytest.raises(TypeError):
             plain(*wrong_row)  # type: ignore[call-arg,arg-type]
         with pytest.raises(TypeError):
-            packed(*wrong_row)  # type: ignore[call-arg,arg-type]
+            packed_in_c(*wrong_row)  # type: ignore[call-arg,arg-type]
+
+
+def test_rows_that_wait_for_long_are_not_kept_in_two_forms() -> None:
+    lines, waiting = Lines(WIDE, uuid.UUID(int=9)), deque[rows.Line]()
+    event = Event("access", WHO[0], 1, GETTER, "read", OWNER, ("key",), protocol="simple", fingerprint="f")
+    for _ in range(1100):
+        lines.take([event], 1, 1.0, waiting)
+    assert all(line._packed is None for line in list(waiting)[1024:])
+    assert waiting[-1].packed() == packed_in_python(waiting[-1])
+    if linked is not rows.no_row:
+        assert waiting[1]._packed == packed_in_python(waiting[1])

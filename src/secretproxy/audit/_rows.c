@@ -1,6 +1,10 @@
-/* Writes the line of a row whose fields are texts already, and a row in the log's own types, as Lines.add(),
-   Line.plain() and Line.packed() of rows.py do, for a tenth of the instructions. Escapes and masks nothing, and keeps
-   nothing. What line() gives None for, rows.py writes; packed() gives None where rows.py does. */
+/* Writes a row: its line, its hash and the row in the log's own types, as Lines.add(), chain.link(), Line.plain() and
+   Line.packed() of rows.py do, for a tenth of the instructions. Escapes and masks nothing, and keeps nothing. What
+   linked() gives None for, rows.py writes; packed() gives None where rows.py does.
+
+   linked() does not read the line that it has written. Each field that a row has of its own is written twice, as a text
+   and in binary form, from one integer. All others come in parts: the text of fields that stand side by side, and what
+   packed() makes of that text, which fields() has found once for the rows that have it. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -9,18 +13,19 @@
 #include <stdint.h>
 #include <string.h>
 
-#define MOST 4096   /* bytes of a line */
-#define ROOM 256    /* of them for what is no text */
-#define HASH 32
+#include "../wire/_digest.h"
 
-static const char HEX[] = "0123456789abcdef";
+#define MOST 4096   /* bytes of a line, and of a part's text */
+#define ROOM 512    /* of a line or a row in binary form for what is in no part */
+#define HASH SHA256_SIZE
+
+/* Both digits of each byte. */
+static char HEX[256][2];
 
 static char *hexed(char *to, const unsigned char *from, int size)
 {
-    for (int i = 0; i < size; i++) {
-        *to++ = HEX[from[i] >> 4];
-        *to++ = HEX[from[i] & 15];
-    }
+    for (int i = 0; i < size; i++, to += 2)
+        memcpy(to, HEX[from[i]], 2);
     return to;
 }
 
@@ -57,79 +62,14 @@ static char *fraction(char *to, long long micros)
     return to;
 }
 
-/* A random UUID (version 4). */
-static char *id(char *to, const unsigned char *drawn)
+static char *uuid_text(char *to, const unsigned char *value)
 {
-    unsigned char made[16];
-    memcpy(made, drawn, sizeof made);
-    made[6] = (made[6] & 0x0f) | 0x40;
-    made[8] = (made[8] & 0x3f) | 0x80;
-    static const int groups[] = {4, 2, 2, 2, 6};
-    const unsigned char *at = made;
-    for (int i = 0; i < 5; at += groups[i++]) {
-        if (i)
-            *to++ = '-';
-        to = hexed(to, at, groups[i]);
-    }
-    return to;
-}
-
-/* What the arguments of line() are, in the order of the columns. */
-enum {
-    INSTANCE, SEQ, DRAWN, MOMENT, MICROS, EVENT, SESSION, STATEMENT_NO, CALLED, OWNER, NAMES, HOW, USER, ROLE,
-    ACCESSED_BY, CLIENT, OUTCOME, DURATION, CALLS, COUNT
-};
-
-static PyObject *line(PyObject *module, PyObject *const *given, Py_ssize_t count)
-{
-    if (count != COUNT) {
-        PyErr_SetString(PyExc_TypeError, "a line has other fields");
-        return NULL;
-    }
-    char made[MOST], *to = made;
-    for (int i = 0; i < COUNT; i++) {
-        PyObject *field = given[i];
-        int is_number = i == SEQ || i == MICROS || i == STATEMENT_NO || i == DURATION || i == CALLS;
-        if (i && i != MICROS)
-            *to++ = '\t';
-        if (is_number) {
-            int overflow;
-            long long value = PyLong_Check(field) ? PyLong_AsLongLongAndOverflow(field, &overflow) : -1;
-            if (field == Py_None && i != SEQ && i != MICROS)
-                to = null(to);
-            else if (!PyLong_Check(field) || overflow || value < 0)
-                Py_RETURN_NONE;
-            else if (i != MICROS && i != DURATION)
-                to = number(to, value);
-            else if (value >= 1000000)
-                Py_RETURN_NONE;
-            else if (i == MICROS) {
-                to = fraction(to, value);
-                memcpy(to, "+00", 3);
-                to += 3;
-            } else if (value < 100)
-                /* PostgreSQL writes it with an exponent. */
-                Py_RETURN_NONE;
-            else {
-                *to++ = '0';
-                to = fraction(to, value);
-            }
-        } else if (i == DRAWN) {
-            if (!PyBytes_Check(field) || PyBytes_GET_SIZE(field) != 16)
-                Py_RETURN_NONE;
-            to = id(to, (const unsigned char *)PyBytes_AS_STRING(field));
-        } else {
-            Py_ssize_t size;
-            const char *text = PyUnicode_Check(field) ? PyUnicode_AsUTF8AndSize(field, &size) : NULL;
-            if (text == NULL && PyErr_Occurred())
-                return NULL;
-            if (text == NULL || size > MOST - ROOM - (to - made))
-                Py_RETURN_NONE;
-            memcpy(to, text, size);
-            to += size;
-        }
-    }
-    return PyBytes_FromStringAndSize(made, to - made);
+    hexed(to, value, 4);
+    hexed(to + 9, value + 4, 2);
+    hexed(to + 14, value + 6, 2);
+    hexed(to + 19, value + 8, 2);
+    to[8] = to[13] = to[18] = to[23] = '-';
+    return hexed(to + 24, value + 10, 6);
 }
 
 /* Says whether the arguments are a line and two hashes; if not, with an error. */
@@ -454,7 +394,34 @@ static char *packed_field(char *to, const char *at, const char *end, int type)
     }
 }
 
-/* Longer than a screen: it owns two buffers, and each way out frees them. */
+/* A column behind its type and length. NULL: as above. `plain` has room for the text. */
+static char *packed_column(char *to, const char *begin, const char *stop, int type, char *plain)
+{
+    to = int32(to, type);
+    if (stop - begin == 2 && begin[0] == '\\' && begin[1] == 'N')
+        return int32(to, (uint32_t)-1);
+    if (memchr(begin, '\\', stop - begin) != NULL) {
+        if (type != TEXT && type != TEXTS)
+            return NULL;
+        stop = unescaped(plain, begin, stop);
+        begin = plain;
+    }
+    char *end = packed_field(to + 4, begin, stop, type);
+    if (end != NULL)
+        int32(to, end - to - 4);
+    return end;
+}
+
+static char *hash_column(char *to, const void *hash)
+{
+    memcpy(int32(int32(to, BYTEA), HASH), hash, HASH);
+    return to + 8 + HASH;
+}
+
+/* What a text of so many bytes and fields takes at most in binary form: an element of an array grows from two bytes to
+   five, a number from one to eight. */
+#define PACKED_MOST(size, fields) (3 * (size_t)(size) + (fields) * 32)
+
 static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t count)
 {
     if (!is_row(given, count))
@@ -473,44 +440,18 @@ static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t cou
     if (found != FIELDS)
         Py_RETURN_NONE;
     from[FIELDS] = end + 1;
-    /* An element of an array grows from two bytes to five, a number from one to eight. */
-    char small[MOST], *plain = NULL;
-    size_t most = 3 * (size_t)(end - at) + COLUMNS * 32 + 3 * HASH;
-    char *made = most <= sizeof small ? small : PyMem_Malloc(most);
+    char small[2 * MOST];
+    size_t most = PACKED_MOST(end - at, COLUMNS) + 3 * HASH, all = most + (end - at);
+    char *made = all <= sizeof small ? small : PyMem_Malloc(all);
     if (made == NULL)
         return PyErr_NoMemory();
     char *to = int32(made + 4, COLUMNS);
     for (int i = 0; i < COLUMNS && to != NULL; i++) {
         int field = TABLE[i].field;
-        to = int32(to, TABLE[i].type);
-        if (field < 0) {
-            to = int32(to, HASH);
-            memcpy(to, PyBytes_AS_STRING(given[field == PREV_HASH ? 1 : 2]), HASH);
-            to += HASH;
-            continue;
-        }
-        const char *begin = from[field], *stop = from[field + 1] - 1;
-        if (stop - begin == 2 && begin[0] == '\\' && begin[1] == 'N') {
-            to = int32(to, (uint32_t)-1);
-            continue;
-        }
-        char *size = to;
-        if (memchr(begin, '\\', stop - begin) != NULL) {
-            if (TABLE[i].type != TEXT && TABLE[i].type != TEXTS)
-                to = NULL;
-            else if (plain == NULL && (plain = PyMem_Malloc(end - at)) == NULL) {
-                if (made != small)
-                    PyMem_Free(made);
-                return PyErr_NoMemory();
-            } else {
-                stop = unescaped(plain, begin, stop);
-                begin = plain;
-            }
-        }
-        if (to != NULL)
-            to = packed_field(to + 4, begin, stop, TABLE[i].type);
-        if (to != NULL)
-            int32(size, to - size - 4);
+        if (field < 0)
+            to = hash_column(to, PyBytes_AS_STRING(given[field == PREV_HASH ? 1 : 2]));
+        else
+            to = packed_column(to, from[field], from[field + 1] - 1, TABLE[i].type, made + most);
     }
     PyObject *row = Py_None;
     if (to != NULL) {
@@ -520,12 +461,323 @@ static PyObject *packed(PyObject *module, PyObject *const *given, Py_ssize_t cou
         Py_INCREF(row);
     if (made != small)
         PyMem_Free(made);
-    PyMem_Free(plain);
     return row;
 }
 
+/* --- the line, the hash and the row at once --- */
+
+/* Fields of a line. */
+enum { INSTANCE_FIELD = 0, EVENT_FIELD = 4, SESSION_FIELD = 5 };
+
+/* The column of a field whose columns stand in the order of the fields: those from the session on, and of the others
+   only single ones come in a part. */
+static int column_of(long field)
+{
+    if (field >= SESSION_FIELD && field < FIELDS)
+        return field + 2;
+    return field == EVENT_FIELD ? 2 : field == INSTANCE_FIELD ? 3 : -1;
+}
+
+/* A part: the size of its text in the machine's own order, the text, and the same fields in binary form. None where one
+   of them is not as the log writes it, or the text is too long. */
+static PyObject *fields(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_Check(given[0]) || !PyLong_Check(given[1])) {
+        PyErr_SetString(PyExc_TypeError, "a part is a text and the number of its first field");
+        return NULL;
+    }
+    long field = PyLong_AsLong(given[1]);
+    if (field == -1 && PyErr_Occurred())
+        return NULL;
+    const char *at = PyBytes_AS_STRING(given[0]), *end = at + PyBytes_GET_SIZE(given[0]);
+    uint32_t size = end - at;
+    if (end - at > MOST || memchr(at, '\0', end - at) != NULL)
+        Py_RETURN_NONE;
+    char plain[MOST], made[sizeof size + MOST + PACKED_MOST(MOST, FIELDS)], *to = made + sizeof size + size;
+    memcpy(made, &size, sizeof size);
+    memcpy(made + sizeof size, at, size);
+    for (;; field++) {
+        int column = column_of(field);
+        const char *stop = memchr(at, '\t', end - at);
+        if (column < 0 || (stop != NULL && field < SESSION_FIELD))
+            Py_RETURN_NONE;
+        to = packed_column(to, at, stop == NULL ? end : stop, TABLE[column].type, plain);
+        if (to == NULL)
+            Py_RETURN_NONE;
+        if (stop == NULL)
+            return PyBytes_FromStringAndSize(made, to - made);
+        at = stop + 1;
+    }
+}
+
+/* A row in the making: where its line and its binary form go on, and where a part must end. */
+struct row {
+    char *text, *packed;
+    const char *text_end, *packed_end;
+};
+
+/* What linked() is given. POOL and DRAWN: sixteen random bytes, and where they stand in what holds them. OF_PATTERN and
+   KNOWN are tuples of parts. */
+enum {
+    BEFORE, INSTANCE, SEQ, POOL, DRAWN, AT, OF_PATTERN, KNOWN, STATEMENT_NO, OWNER, NAMES, ACCESSED_BY, DURATION, CALLS,
+    COUNT
+};
+/* The parts of a statement's rows, and those of a session's. */
+enum { EVENT, CALLED, HOW, ROLE, OUTCOME, OF_PATTERN_COUNT };
+enum { SESSION, USER, CLIENT, KNOWN_COUNT };
+
+/* Numbers from this on have more digits than packed() reads. */
+#define MOST_NUMBER 1000000000000000000LL
+
+/* Each of these says whether the field was of the commonest form, and is in the row then. With an error set, it was
+   not. */
+
+static int read_number(PyObject *given, long long *value)
+{
+    int overflow;
+    if (!PyLong_Check(given))
+        return 0;
+    *value = PyLong_AsLongLongAndOverflow(given, &overflow);
+    return !overflow && *value >= 0 && *value < MOST_NUMBER;
+}
+
+/* Reads a part; gives where its text begins, and where that and all of it end. */
+static const char *read_part(PyObject *given, const char **text_end, const char **end)
+{
+    uint32_t size;
+    if (!PyBytes_Check(given) || PyBytes_GET_SIZE(given) < (Py_ssize_t)sizeof size)
+        return NULL;
+    const char *text = PyBytes_AS_STRING(given) + sizeof size;
+    memcpy(&size, text - sizeof size, sizeof size);
+    *end = PyBytes_AS_STRING(given) + PyBytes_GET_SIZE(given);
+    if (size > *end - text)
+        return NULL;
+    *text_end = text + size;
+    return text;
+}
+
+static int add_part(struct row *row, PyObject *given)
+{
+    const char *text_end, *end, *text = read_part(given, &text_end, &end);
+    if (text == NULL || text_end - text > row->text_end - row->text || end - text_end > row->packed_end - row->packed)
+        return 0;
+    *row->text++ = '\t';
+    memcpy(row->text, text, text_end - text);
+    row->text += text_end - text;
+    memcpy(row->packed, text_end, end - text_end);
+    row->packed += end - text_end;
+    return 1;
+}
+
+static void add_null(struct row *row, int type)
+{
+    *row->text++ = '\t';
+    row->text = null(row->text);
+    row->packed = int32(int32(row->packed, type), (uint32_t)-1);
+}
+
+static int add_number(struct row *row, PyObject *given)
+{
+    long long value;
+    if (given == Py_None) {
+        add_null(row, INT8);
+        return 1;
+    }
+    if (!read_number(given, &value))
+        return 0;
+    *row->text++ = '\t';
+    row->text = number(row->text, value);
+    row->packed = int64(int32(int32(row->packed, INT8), 8), value);
+    return 1;
+}
+
+static PyObject *int_of_uuid;
+
+/* The number of a uuid.UUID is what its text is made of. */
+static int add_uuid(struct row *row, PyObject *given)
+{
+    if (given == Py_None) {
+        add_null(row, UUID);
+        return 1;
+    }
+    PyObject *value = PyObject_GetAttr(given, int_of_uuid);
+    if (value == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    unsigned char bytes[17];
+    /* One more than it may have: the first one is 0 then. */
+#if PY_VERSION_HEX >= 0x030d0000
+    int done = PyLong_Check(value) && PyLong_AsNativeBytes(value, bytes, sizeof bytes, 0) <= (Py_ssize_t)sizeof bytes;
+#else
+    int done = PyLong_Check(value) && _PyLong_AsByteArray((PyLongObject *)value, bytes, sizeof bytes, 0, 1) == 0;
+#endif
+    Py_DECREF(value);
+    PyErr_Clear();
+    if (!done || bytes[0] != 0)
+        return 0;
+    *row->text++ = '\t';
+    row->text = uuid_text(row->text, bytes + 1);
+    row->packed = int32(int32(row->packed, UUID), 16);
+    memcpy(row->packed, bytes + 1, 16);
+    row->packed += 16;
+    return 1;
+}
+
+/* Seconds, to the microsecond: from 100 of these to a second. Others PostgreSQL writes with an exponent, or they have
+   no fraction. */
+static int add_duration(struct row *row, PyObject *given)
+{
+    if (given == Py_None) {
+        add_null(row, FLOAT8);
+        return 1;
+    }
+    if (!PyFloat_Check(given))
+        return 0;
+    /* Rounded before a half is added, as Python does. */
+    volatile double product = PyFloat_AS_DOUBLE(given) * 1e6;
+    double rounded = product + 0.5;
+    if (!(rounded >= 100 && rounded < 1000000))
+        return 0;
+    long long micros = (long long)rounded;
+    *row->text++ = '\t';
+    *row->text++ = '0';
+    row->text = fraction(row->text, micros);
+    /* Both are exact, so that the quotient is the number nearest to the text. */
+    double value = (double)micros / 1e6;
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    row->packed = int64(int32(int32(row->packed, FLOAT8), 8), bits);
+    return 1;
+}
+
+static char *two(char *to, int value)
+{
+    *to++ = '0' + value / 10;
+    *to++ = '0' + value % 10;
+    return to;
+}
+
+/* Writes microseconds since 1970, before the year 10000, as a moment in UTC. */
+static char *moment(char *to, long long at)
+{
+    int64_t seconds = at / 1000000;
+    int day = seconds / 86400, second = seconds % 86400;
+    /* Years that begin in March, in eras of 400, from March of the year 0 on, which is 719,468 days before 1970. */
+    day += 719468;
+    int era = day / 146097, of_era = day % 146097;
+    int year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    int of_year = of_era - (365 * year + year / 4 - year / 100);
+    int month = (5 * of_year + 2) / 153;
+    day = of_year - (153 * month + 2) / 5 + 1;
+    month += month < 10 ? 3 : -9;
+    year += era * 400 + (month <= 2);
+    to = two(two(to, year / 100), year % 100);
+    *to++ = '-';
+    to = two(to, month);
+    *to++ = '-';
+    to = two(to, day);
+    *to++ = ' ';
+    to = two(to, second / 3600);
+    *to++ = ':';
+    to = two(to, second / 60 % 60);
+    *to++ = ':';
+    to = two(to, second % 60);
+    to = fraction(to, at % 1000000);
+    memcpy(to, "+00", 3);
+    return to + 3;
+}
+
+#define YEAR_2000 946684800000000LL    /* in microseconds since 1970 */
+#define YEAR_10000 253402300800000000LL
+
+/* Adds the fields up to the event, whose columns stand in another order. Gives where the two hashes go; NULL: some field
+   was of another form. */
+static char *begin(struct row *row, PyObject *const *given)
+{
+    const char *text_end, *end, *text = read_part(given[INSTANCE], &text_end, &end);
+    long long seq, at, drawn;
+    if (text == NULL || text_end - text != 36 || end - text_end != 24 || !read_number(given[SEQ], &seq) ||
+        !read_number(given[AT], &at) || at >= YEAR_10000 || !read_number(given[DRAWN], &drawn) ||
+        !PyBytes_Check(given[POOL]) || drawn > PyBytes_GET_SIZE(given[POOL]) - 16)
+        return NULL;
+    memcpy(row->text, text, 36);
+    row->text[36] = '\t';
+    row->text = number(row->text + 37, seq);
+    /* A random UUID (version 4). */
+    unsigned char id[16];
+    memcpy(id, PyBytes_AS_STRING(given[POOL]) + drawn, sizeof id);
+    id[6] = (id[6] & 0x0f) | 0x40;
+    id[8] = (id[8] & 0x3f) | 0x80;
+    *row->text++ = '\t';
+    row->text = uuid_text(row->text, id);
+    *row->text++ = '\t';
+    row->text = moment(row->text, at);
+    row->packed = int32(int32(row->packed, UUID), 16);
+    memcpy(row->packed, id, 16);
+    row->packed = int64(int32(int32(row->packed + 16, TIMESTAMPTZ), 8), at - YEAR_2000);
+    if (!add_part(row, PyTuple_GET_ITEM(given[OF_PATTERN], EVENT)))
+        return NULL;
+    memcpy(row->packed, text_end, 24);
+    char *hashes = int64(int32(int32(row->packed + 24, INT8), 8), seq);
+    row->packed = hashes + 2 * (8 + HASH);
+    return hashes;
+}
+
+static sha256_function sha256;
+
+static PyObject *linked(PyObject *module, PyObject *const *given, Py_ssize_t count)
+{
+    if (count != COUNT || !PyTuple_Check(given[OF_PATTERN]) || !PyTuple_Check(given[KNOWN]) ||
+        PyTuple_GET_SIZE(given[OF_PATTERN]) != OF_PATTERN_COUNT || PyTuple_GET_SIZE(given[KNOWN]) != KNOWN_COUNT ||
+        !PyBytes_Check(given[BEFORE]) || PyBytes_GET_SIZE(given[BEFORE]) != HASH) {
+        PyErr_SetString(PyExc_TypeError, "a row has other fields");
+        return NULL;
+    }
+    if (sha256 == NULL)
+        Py_RETURN_NONE;
+    /* The hash is of the one before and the line: they stand side by side. */
+    char hashed[HASH + MOST], made[3 * MOST], *line = hashed + HASH;
+    memcpy(hashed, PyBytes_AS_STRING(given[BEFORE]), HASH);
+    struct row row = {line, made + 8, hashed + sizeof hashed - ROOM, made + sizeof made - ROOM};
+    PyObject **of_pattern = &PyTuple_GET_ITEM(given[OF_PATTERN], 0), **known = &PyTuple_GET_ITEM(given[KNOWN], 0);
+    char *hashes = begin(&row, given);
+    int done = hashes != NULL && add_part(&row, known[SESSION]) && add_number(&row, given[STATEMENT_NO]) &&
+               add_part(&row, of_pattern[CALLED]) && add_uuid(&row, given[OWNER]);
+    if (done && given[NAMES] == Py_None)
+        add_null(&row, TEXTS);
+    else
+        done = done && add_part(&row, given[NAMES]);
+    done = done && add_part(&row, of_pattern[HOW]) && add_part(&row, known[USER]) && add_part(&row, of_pattern[ROLE]) &&
+           add_uuid(&row, given[ACCESSED_BY]) && add_part(&row, known[CLIENT]) && add_part(&row, of_pattern[OUTCOME]) &&
+           add_duration(&row, given[DURATION]) && add_number(&row, given[CALLS]);
+    if (!done) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    unsigned char hash[HASH];
+    if (sha256(hash, hashed, row.text - hashed, NULL, 0) < 0)
+        return NULL;
+    hash_column(hash_column(hashes, hashed), hash);
+    int32(int32(made, row.packed - made - 4), COLUMNS);
+    PyObject *all = PyTuple_New(3);
+    if (all == NULL)
+        return NULL;
+    PyTuple_SET_ITEM(all, 0, PyBytes_FromStringAndSize(line, row.text - line));
+    PyTuple_SET_ITEM(all, 1, PyBytes_FromStringAndSize((const char *)hash, HASH));
+    PyTuple_SET_ITEM(all, 2, PyBytes_FromStringAndSize(made, row.packed - made));
+    for (int i = 0; i < 3; i++)
+        if (PyTuple_GET_ITEM(all, i) == NULL) {
+            Py_DECREF(all);
+            return NULL;
+        }
+    return all;
+}
+
 static PyMethodDef methods[] = {
-    {"line", (PyCFunction)(void (*)(void))line, METH_FASTCALL, "Writes a line; see rows.py."},
+    {"linked", (PyCFunction)(void (*)(void))linked, METH_FASTCALL, "Writes a line and its row, and links it; see rows.py."},
+    {"fields", (PyCFunction)(void (*)(void))fields, METH_FASTCALL, "Writes a part of linked(); see rows.py."},
     {"plain", (PyCFunction)(void (*)(void))plain, METH_FASTCALL, "Writes a row; see rows.py."},
     {"packed", (PyCFunction)(void (*)(void))packed, METH_FASTCALL, "Writes a row in binary form; see rows.py."},
     {NULL},
@@ -541,5 +793,20 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__rows(void)
 {
+    for (int i = 0; i < 256; i++) {
+        HEX[i][0] = "0123456789abcdef"[i >> 4];
+        HEX[i][1] = "0123456789abcdef"[i & 15];
+    }
+    int_of_uuid = PyUnicode_InternFromString("int");
+    if (int_of_uuid == NULL)
+        return NULL;
+    /* Without OpenSSL there is no such module. */
+    PyObject *digest = PyImport_ImportModule(SHA256_MODULE);
+    PyObject *capsule = digest == NULL ? NULL : PyObject_GetAttrString(digest, SHA256_NAME);
+    void *found = capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, SHA256_CAPSULE);
+    sha256 = (sha256_function)(uintptr_t)found;
+    PyErr_Clear();
+    Py_XDECREF(capsule);
+    Py_XDECREF(digest);
     return PyModule_Create(&module);
 }

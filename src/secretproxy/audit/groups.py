@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
@@ -24,6 +24,7 @@ from secretproxy.audit.rows import (
     ROW_COLUMNS,
     ROW_TYPE,
     Line,
+    array_head,
     joined,
     packed,
     sized,
@@ -31,8 +32,9 @@ from secretproxy.audit.rows import (
 from secretproxy.wire import messages
 from secretproxy.wire.types import BackendMessage
 
-# An Execute of the unnamed portal without a row limit, and a Sync.
-_EXECUTE_SYNC: Final = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+# The end of a Bind that asks for no columns, an Execute of the unnamed portal without a row limit, and a Sync.
+_END: Final = b"\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+_END_OF_BIND: Final = 2
 _BIND_COMPLETE: Final = b"2\0\0\0\x04"
 _READY: Final = b"Z\0\0\0\x05I"
 # What the backend says beside its answers; asyncpg tells its listeners.
@@ -65,6 +67,8 @@ class GroupWriter:
         # The same for one in binary form, and the OID of a row's type; empty and 0 where there is no such statement.
         self._bind_packed = b""
         self._row_type = 0
+        # What arrays of so many rows begin with.
+        self._heads: dict[int, bytes] = {}
         self._busy = False
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -90,24 +94,31 @@ class GroupWriter:
         """Has groups written by this statement, which has a parameter of rows of the type with that OID; 0: no more."""
         self._bind_packed = b"\0" + statement.encode("ascii") + b"\0\0\x01\0\x01\0\x01"
         self._row_type = row_type
+        self._heads.clear()
 
-    def bound(self, group: Sequence[Line]) -> bytes | None:
+    def bound(self, group: list[Line]) -> bytes | None:
         """Gives what `write` takes for a group; None if a field is escaped and rows do not go in binary form."""
         if self._row_type:
-            rows = packed(group, self._row_type)
+            count = len(group)
+            head = self._heads.get(count)
+            if head is None:
+                head = self._heads[count] = array_head(self._row_type, count)
+            rows = packed(group, head)
             if rows is not None:
-                return b"%b%b\0\0" % (self._bind_packed, sized(rows))
+                size = 0
+                for piece in rows:
+                    size += len(piece)
+                return _messages(self._bind_packed + size.to_bytes(4, "big"), rows, size)
         lines = joined(group)
-        if lines is not None and len(group) == 1 and self._bind_row:
-            made = [self._bind_row]
-            for field in lines.split(b"\t"):
-                made.append(NULL if field == b"\\N" else sized(field))
-            made.append(b"\0\0")
-            return b"".join(made)
-        return None if lines is None else b"%b%b\0\0" % (self._bind, sized(lines))
+        if lines is None:
+            return None
+        if len(group) == 1 and self._bind_row:
+            fields = [NULL if field == b"\\N" else sized(field) for field in lines.split(b"\t")]
+            return _messages(self._bind_row, fields, sum(map(len, fields)))
+        return _messages(self._bind + len(lines).to_bytes(4, "big"), [lines], len(lines))
 
     def write(self, bound: bytes, rows: int) -> None:
-        """Writes so many rows, in one transaction; `bound` is what was given for them."""
+        """Writes so many rows, in one transaction; `bound` is what was given for them, and is sent as it is."""
         if rows != self._expected_rows:
             tag = b"INSERT 0 %d\0" % rows
             self._expected = _BIND_COMPLETE + b"C" + (len(tag) + 4).to_bytes(4, "big") + tag + _READY
@@ -118,7 +129,7 @@ class GroupWriter:
         if self._timer is None:
             # One timer for many groups: it looks at the one that is under way then.
             self._timer = self._loop.call_later(self._timeout, self._look)
-        self._transport.write(b"".join((b"B", (4 + len(bound)).to_bytes(4, "big"), bound, _EXECUTE_SYNC)))
+        self._transport.write(bound)
 
     def _look(self) -> None:
         self._timer = None
@@ -199,6 +210,14 @@ class GroupWriter:
 
     def resume_writing(self) -> None:
         self._asyncpg.resume_writing()
+
+
+def _messages(bind: bytes, values: list[bytes], size: int) -> bytes:
+    """Makes a Bind of its beginning and so many bytes of values, an Execute and a Sync, with one copy of the values."""
+    made = [b"B", (4 + len(bind) + size + _END_OF_BIND).to_bytes(4, "big"), bind]
+    made.extend(values)
+    made.append(_END)
+    return b"".join(made)
 
 
 def group_writer(

@@ -17,14 +17,13 @@ from binascii import hexlify
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
-
-from mypy_extensions import i64
+from typing import Final, cast
 
 from secretproxy.audit import chain
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, STORED, TYPES, LogColumn
 from secretproxy.audit.masking import NameMask, name_bytes
 from secretproxy.session.events import Event, Identity
+from secretproxy.wire.digest import MAKERS, sha256
 
 
 def _insert(field: str, source: str) -> str:
@@ -91,10 +90,17 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _KEPT_TEXTS: Final = 4096
 _KEPT_NAMES: Final = 16_384
 _RANDOM: Final = 4096
+# Rows that wait from which on they are not kept in binary form too.
+_PACKED_AHEAD: Final = 1024
 
 
-def line_in_c(*fields: object) -> bytes | None:
-    """Gives None: no line is written in C."""
+def no_row(*given: object) -> tuple[bytes, bytes, bytes] | None:
+    """Gives None: no row is written in C."""
+    return None
+
+
+def no_part(text: bytes, first: int) -> bytes | None:
+    """Gives None: parts are for rows that are written in C."""
     return None
 
 
@@ -184,10 +190,12 @@ def _packed_texts(text: bytes) -> bytes:
     return struct.pack("!iiIii", 1, int(NULL in made), _OIDS["text"], len(made), 1) + b"".join(made)
 
 
-# Of the line of the commonest form, of a row, and of one in binary form.
+# Of a row of the commonest form, as its line, its hash and itself in binary form; of a row as a text, and of one in
+# binary form; of the parts that the first one takes.
 Writers = tuple[
-    Callable[..., bytes | None], Callable[[bytes, bytes, bytes], bytes], Callable[[bytes, bytes, bytes], bytes | None]
-]
+    Callable[..., tuple[bytes, bytes, bytes] | None], Callable[[bytes, bytes, bytes], bytes],
+    Callable[[bytes, bytes, bytes], bytes | None], Callable[[bytes, int], bytes | None],
+]  # fmt: skip
 
 
 def _writers() -> Writers:
@@ -195,29 +203,54 @@ def _writers() -> Writers:
     try:
         from secretproxy.audit import _rows
     except ImportError:
-        return line_in_c, row, packed_row
+        return no_row, row, packed_row, no_part
     # Columns that were added since are not among those that are written in C.
-    return _rows.line, _rows.plain, packed_row if ADDED else _rows.packed
+    if ADDED:
+        return no_row, _rows.plain, packed_row, no_part
+    # Its hashes are those of OpenSSL.
+    if MAKERS[0] is sha256:
+        return no_row, _rows.plain, _rows.packed, no_part
+    return _rows.linked, _rows.plain, _rows.packed, _rows.fields
 
 
 WRITERS: Final = _writers()
-_write_line: Final[Callable[..., bytes | None]] = WRITERS[0]
+_write_linked: Final[Callable[..., tuple[bytes, bytes, bytes] | None]] = WRITERS[0]
 _write_row: Final[Callable[[bytes, bytes, bytes], bytes]] = WRITERS[1]
 _pack_row: Final[Callable[[bytes, bytes, bytes], bytes | None]] = WRITERS[2]
+_part: Final[Callable[[bytes, int], bytes | None]] = WRITERS[3]
 # Python takes longer to make a row in binary form (30 us) than that saves the server (10 us); C takes 0.6 us.
 PACKS: Final[bool] = WRITERS[2] is not packed_row
-# Columns that were added since are not among those that are written in C.
-_WRITES: Final[bool] = WRITERS[0] is not line_in_c and not ADDED
+_WRITES: Final[bool] = WRITERS[0] is not no_row
+# The first fields of the parts that a row is written of.
+_INSTANCE_AT: Final = CHAINED.index("instance")
+_EVENT_AT: Final = CHAINED.index("event")
+_SESSION_AT: Final = CHAINED.index("session_id")
+_FUNCTION_AT: Final = CHAINED.index("function")
+_NAMES_AT: Final = CHAINED.index("secret_names")
+_ENCODING_AT: Final = CHAINED.index("encoding")
+_USER_AT: Final = CHAINED.index("db_user")
+_ROLE_AT: Final = CHAINED.index("role")
+_DATABASE_AT: Final = CHAINED.index("database")
+_OUTCOME_AT: Final = CHAINED.index("outcome")
 
 
 class Line:
     """A row of the log as it is written: its number, the line that its hash covers, and the two hashes."""
 
-    __slots__ = ("_is_plain", "line", "prev_hash", "row_hash", "seq")
+    __slots__ = ("_is_plain", "_packed", "line", "prev_hash", "row_hash", "seq")
 
-    def __init__(self, seq: int, line: bytes, prev_hash: bytes, row_hash: bytes, is_plain: bool = False) -> None:
-        """`is_plain`: it is known that no field is escaped."""
+    def __init__(
+        self,
+        seq: int,
+        line: bytes,
+        prev_hash: bytes,
+        row_hash: bytes,
+        is_plain: bool = False,
+        packed: bytes | None = None,
+    ) -> None:
+        """`is_plain`: it is known that no field is escaped. `packed`: what packed() gives, where that was made."""
         self.seq = seq
+        self._packed = packed
         self._is_plain = is_plain
         self.line = line
         self.prev_hash = prev_hash
@@ -246,7 +279,12 @@ class Line:
 
     def packed(self) -> bytes | None:
         """Gives an element of the parameter of INSERT_PACKED; None if a field is not as the log writes it."""
-        return _pack_row(self.line, self.prev_hash, self.row_hash)
+        made = self._packed
+        return _pack_row(self.line, self.prev_hash, self.row_hash) if made is None else made
+
+    def forget_packed(self) -> None:
+        """Takes less memory, for a row that will wait."""
+        self._packed = None
 
     def after(self, before: bytes) -> Line:
         """Gives the same line as the successor of the hash `before`."""
@@ -291,17 +329,22 @@ def joined(group: Sequence[Line]) -> bytes | None:
     return b"\n".join(made)
 
 
-def packed(group: Sequence[Line], row_type: int) -> bytes | None:
-    """The parameter of INSERT_PACKED for a group, with the OID of a row's type; None if a field is not as the log
-    writes it."""
+def array_head(row_type: int, count: int) -> bytes:
+    """Gives what an array of so many rows begins with, with the OID of a row's type."""
     # One dimension, no NULL, the type, the count, the first one's number: array_recv().
-    made = [struct.pack("!iiIii", 1, 0, row_type, len(group), 1)]
+    return struct.pack("!iiIii", 1, 0, row_type, count, 1)
+
+
+def packed(group: list[Line], head: bytes) -> list[bytes] | None:
+    """The parameter of INSERT_PACKED for a group, in pieces, behind what the array begins with; None if a field is not
+    as the log writes it."""
+    made = [head]
     for line in group:
         row = line.packed()
         if row is None:
             return None
         made.append(row)
-    return b"".join(made)
+    return made
 
 
 def stored_line(stored: bytes) -> Line:
@@ -327,16 +370,46 @@ def _seconds(duration: float) -> str:
     return "0." + str(1_000_000 + micros)[1:].rstrip("0")
 
 
+class _Known:
+    """What is written of an identity: the session, the user, the columns from the database to tls. `is_plain`: nothing
+    is escaped in them. `parts`: these three for a row that is written in C; None where one of them cannot be."""
+
+    __slots__ = ("codec", "is_plain", "parts", "session", "tail", "user")
+
+    def __init__(self, session: str, user: str, tail: str, codec: str, is_plain: bool) -> None:
+        self.session = session
+        self.user = user
+        self.tail = tail
+        self.codec = codec
+        self.is_plain = is_plain
+        self.parts: tuple[bytes, ...] | None = _parts((session, _SESSION_AT), (user, _USER_AT), (tail, _DATABASE_AT))
+
+    def __repr__(self) -> str:
+        return f"_Known({self.session})"
+
+
+def _parts(*texts: tuple[str, int]) -> tuple[bytes, ...] | None:
+    """Gives parts of texts, each with the number of its first field; None where one cannot be."""
+    if not _WRITES:
+        return None
+    made: list[bytes] = []
+    for text, first in texts:
+        part = _part(text.encode("utf-8", "surrogatepass"), first)
+        if part is None:
+            return None
+        made.append(part)
+    return tuple(made)
+
+
 class _Pattern:
-    """What the rows of a statement have in common each time it runs: the texts of these columns, as they are written,
-    and the values that they were written of. A row is of this pattern where it has the very same values."""
+    """What the rows of a statement have in common each time it runs: these columns in parts, and the values that they
+    were written of. A row is of this pattern where it has the very same values."""
 
     __slots__ = (
-        "called", "encoding", "event", "function", "how", "operation", "outcome", "protocol", "role",
-            "sqlstate", "written_outcome", "written_role",
+        "encoding", "event", "function", "operation", "outcome", "parts", "protocol", "role", "sqlstate",
     )  # fmt: skip
 
-    def __init__(self, event: Event, called: str, how: str, role: str, outcome: str) -> None:
+    def __init__(self, event: Event, parts: tuple[bytes, ...]) -> None:
         self.event: str = event.event
         self.function = event.function
         self.operation = event.operation
@@ -345,10 +418,7 @@ class _Pattern:
         self.role = event.role
         self.outcome: str | None = event.outcome
         self.sqlstate = event.sqlstate
-        self.called = called
-        self.how = how
-        self.written_role = role
-        self.written_outcome = outcome
+        self.parts = parts
 
     def __repr__(self) -> str:
         return f"_Pattern({self.event})"
@@ -366,6 +436,19 @@ class _Pattern:
         )
 
 
+class _Array:
+    """One secret's name as the array that a row has: the part, and the characters of it that count for names_left."""
+
+    __slots__ = ("part", "size")
+
+    def __init__(self, part: bytes, size: int) -> None:
+        self.part = part
+        self.size = size
+
+    def __repr__(self) -> str:
+        return f"_Array({self.size})"
+
+
 class Lines:
     """The chain of one instance in the making: events in, lines out."""
 
@@ -374,9 +457,12 @@ class Lines:
         self.last_hash = chain.GENESIS
         self._mask = mask
         self._instance = str(instance)
+        instance_parts = _parts((self._instance, _INSTANCE_AT))
+        self._instance_part = b"" if instance_parts is None else instance_parts[0]
         # Of names that were not masked: a value that slipped into a name's place is not kept.
         self._texts: dict[str, str] = {}
         self._elements: dict[str, str] = {}
+        self._arrays: dict[str, _Array] = {}
         self._uuids: dict[int, str] = {}
         self._codec = ""
         self._second = -1
@@ -398,16 +484,19 @@ class Lines:
         of a clock that never goes back, by which a statement's first event says when it began."""
         self.names_left = STATEMENT_NAMES
         size = 0
+        crowded = len(rows) >= _PACKED_AHEAD
         for event in events:
             duration = None
             timing = event.timing
-            if event.event == "outcome" or event.event == "access":
+            if event.event == "access" or event.event == "outcome":
                 began = timing.began
                 duration = None if began is None else now - began
             elif timing.began is None:
                 timing.began = now
             line = self.add(event, at, duration)
             size += len(line.line)
+            if crowded:
+                line.forget_packed()
             rows.append(line)
         return size
 
@@ -423,10 +512,9 @@ class Lines:
             self._codec = self._mask.codec
             self._texts.clear()
             self._elements.clear()
+            self._arrays.clear()
             self._patterns.clear()
-        known = who.as_logged
-        if not known or known[3] != self._codec:
-            known[:] = self._known(who)
+        known = self._known(who)
         if _WRITES and event.fingerprint is not None and event.via is None:
             pattern = self._patterns.get(event.fingerprint)
             if pattern is not None and pattern.fits(event):
@@ -444,7 +532,7 @@ class Lines:
         set_role = "" if role is None else self._text(role)
         code = "" if sqlstate is None else chain.text(sqlstate)
         kind = "" if fingerprint is None else chain.text(fingerprint)
-        is_plain = known[4] != "" and not (
+        is_plain = known.is_plain and not (
             "\\" in secrets or "\\" in function or "\\" in path or "\\" in set_role or "\\" in code or "\\" in kind
         )
         text = "\t".join(
@@ -454,7 +542,7 @@ class Lines:
                 self._id(),
                 self._at(at),
                 event.event,
-                known[0],
+                known.session,
                 "\\N" if statement_no is None else str(statement_no),
                 "\\N" if event.function is None else function,
                 event.operation or "\\N",
@@ -464,10 +552,10 @@ class Lines:
                 "\\N" if via is None else path,
                 event.protocol or "\\N",
                 "\\N" if fingerprint is None else kind,
-                known[1],
+                known.user,
                 "\\N" if role is None else set_role,
                 "\\N" if accessed_by is None else self._uuid(accessed_by),
-                known[2],
+                known.tail,
                 event.outcome or "\\N",
                 "\\N" if sqlstate is None else code,
                 "\\N" if duration is None else _seconds(duration),
@@ -496,66 +584,103 @@ class Lines:
             return
         if kind != fingerprint or "\\" in kind or (sqlstate is not None and not sqlstate.isalnum()):
             return
+        parts = _parts(
+            (event.event, _EVENT_AT),
+            ("\t".join([function, event.operation or "\\N"]), _FUNCTION_AT),
+            ("\t".join([event.encoding or "\\N", "\\N", event.protocol or "\\N", kind]), _ENCODING_AT),
+            ("\\N" if event.role is None else role, _ROLE_AT),
+            ("\t".join([event.outcome or "\\N", "\\N" if sqlstate is None else sqlstate]), _OUTCOME_AT),
+        )
+        if parts is None:
+            return
         if len(self._patterns) >= _KEPT_TEXTS:
             self._patterns.clear()
-        self._patterns[fingerprint] = _Pattern(
-            event,
-            "\t".join([function, event.operation or "\\N"]),
-            "\t".join([event.encoding or "\\N", "\\N", event.protocol or "\\N", kind]),
-            "\\N" if event.role is None else role,
-            "\t".join([event.outcome or "\\N", "\\N" if sqlstate is None else sqlstate]),
-        )
+        self._patterns[fingerprint] = _Pattern(event, parts)
 
     def _of_pattern(
-        self, pattern: _Pattern, event: Event, known: list[str], at: int, duration: float | None
+        self, pattern: _Pattern, event: Event, known: _Known, at: int, duration: float | None
     ) -> Line | None:
         """Makes the next line of what is written already and what an event has of its own; None where that is not of
         the commonest form."""
-        owner, names, accessed_by = event.owner_id, event.secret_names, event.accessed_by
+        of_identity = known.parts
+        if of_identity is None:
+            return None
+        names = event.secret_names
         names_left = self.names_left
-        secrets = "\\N" if names is None else self._array(names)
+        array: bytes | None = None
+        if names is not None:
+            array = self._array_part(names)
+            if array is None:
+                self.names_left = names_left
+                return None
+        drawn = self._drawn
+        if drawn == len(self._random):
+            self._random = os.urandom(_RANDOM)
+            drawn = self._drawn = 0
         seq = self.seq + 1
-        now: i64 = at
-        second: i64 = now // 1_000_000
-        if second != self._second:
-            self._at(at)
-        line = _write_line(
-            self._instance,
+        before = self.last_hash
+        made = _write_linked(
+            before,
+            self._instance_part,
             seq,
-            self._draw(),
-            self._moment,
-            int(now - second * 1_000_000),
-            pattern.event,
-            known[0],
+            self._random,
+            drawn,
+            at,
+            pattern.parts,
+            of_identity,
             event.statement_no,
-            pattern.called,
-            "\\N" if owner is None else self._uuid(owner),
-            secrets,
-            pattern.how,
-            known[1],
-            pattern.written_role,
-            "\\N" if accessed_by is None else self._uuid(accessed_by),
-            known[2],
-            pattern.written_outcome,
-            None if duration is None else int(duration * 1e6 + 0.5),
+            event.owner_id,
+            array,
+            event.accessed_by,
+            duration,
             event.calls,
         )
-        if line is None:
+        if made is None:
             self.names_left = names_left
             return None
-        return self._linked(seq, line, known[4] != "" and (names is None or "\\" not in secrets))
+        line, row_hash, in_binary_form = made
+        self._drawn = drawn + 16
+        self.seq = seq
+        self.last_hash = row_hash
+        return Line(seq, line, before, row_hash, False, in_binary_form)
 
-    def _known(self, who: Identity) -> tuple[str, str, str, str, str]:
-        """Gives what is cached for an identity: the session, the user, the columns from the database to tls, their
-        source, and whether nothing is escaped in the user and these columns (empty: something is).
-        """
+    def _array_part(self, names: Sequence[str | None]) -> bytes | None:
+        """Gives the part of secrets' names, which takes from names_left; None where it cannot be one."""
+        only = names[0] if len(names) == 1 else None
+        if only is None:
+            return _part(self._array(names).encode("utf-8"), _NAMES_AT)
+        known = self._arrays.get(only)
+        if known is None:
+            left = self.names_left
+            part = _part(self._array(names).encode("utf-8"), _NAMES_AT)
+            # As with _elements: a value that slipped into a name's place is not kept.
+            if part is not None and self._mask(only) == only:
+                if len(self._arrays) >= _KEPT_NAMES:
+                    self._arrays.clear()
+                self._arrays[only] = _Array(part, left - self.names_left)
+                self._elements.pop(only, None)
+            return part
+        if known.size > self.names_left:
+            return None
+        self.names_left -= known.size
+        return known.part
+
+    def _known(self, who: Identity) -> _Known:
+        """Gives what is written of an identity, which keeps it."""
+        kept = who.as_logged
+        if kept:
+            known = cast(_Known, kept[0])
+            if known.codec == self._codec:
+                return known
         mask = self._mask
         rest = (mask(who.database), mask(who.application_name), _address(who.client_addr), who.client_port, who.tls)
         written = [chain.field(value) for value in rest]
         tail = "\t".join(written)
         user = chain.field(mask(who.db_user))
-        plain = "plain" if f"{user}\t{tail}".count("\\") == [user, *written].count("\\N") else ""
-        return str(who.session_id), user, tail, self._codec, plain
+        is_plain = f"{user}\t{tail}".count("\\") == [user, *written].count("\\N")
+        known = _Known(str(who.session_id), user, tail, self._codec, is_plain)
+        kept[:] = [known]
+        return known
 
     def written(self, column: LogColumn, event: Event) -> str:
         """Writes a value of an event or its identity as the table says: how the columns that were added are written."""

@@ -29,7 +29,7 @@ class Identity:
     client_port: int | None = None
     tls: bool = False
     # What the journal makes of it, once.
-    as_logged: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    as_logged: list[object] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"Identity({self.session_id})"

@@ -8,8 +8,11 @@
 #include <Python.h>
 
 #include <dlfcn.h>
+#include <stdint.h>
 
-#define SIZE 32
+#include "_digest.h"
+
+#define SIZE SHA256_SIZE
 
 /* As openssl/evp.h of 1.1.1 and 3 declares them. */
 static int (*init)(void *context, const void *type, void *engine);
@@ -17,16 +20,22 @@ static int (*update)(void *context, const void *data, size_t size);
 static int (*final)(void *context, unsigned char *digest, unsigned int *size);
 static void *context;
 
-static int hash(unsigned char *digest, PyObject *first, const void *second, size_t size)
+static int hash(unsigned char *digest, const void *first, size_t first_size, const void *second, size_t second_size)
 {
     unsigned int made = 0;
     /* With no type: of that of the time before, which is not looked up. */
-    int done = init(context, NULL, NULL) && update(context, PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first)) &&
-               update(context, second, size) && final(context, digest, &made);
+    int done = init(context, NULL, NULL) && update(context, first, first_size) &&
+               (second_size == 0 || update(context, second, second_size)) && final(context, digest, &made);
     if (done && made == SIZE)
         return 0;
     PyErr_SetString(PyExc_RuntimeError, "OpenSSL did not make a digest");
     return -1;
+}
+
+/* Hashes a bytes object and what is behind it. */
+static int hash_behind(unsigned char *digest, PyObject *first, const void *second, size_t size)
+{
+    return hash(digest, PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first), second, size);
 }
 
 static int are_bytes(PyObject *const *given, Py_ssize_t count, Py_ssize_t expected)
@@ -43,7 +52,7 @@ static PyObject *sha256(PyObject *module, PyObject *const *given, Py_ssize_t cou
 {
     unsigned char digest[SIZE];
     if (!are_bytes(given, count, 2) ||
-        hash(digest, given[0], PyBytes_AS_STRING(given[1]), PyBytes_GET_SIZE(given[1])) < 0)
+        hash_behind(digest, given[0], PyBytes_AS_STRING(given[1]), PyBytes_GET_SIZE(given[1])) < 0)
         return NULL;
     return PyBytes_FromStringAndSize((const char *)digest, SIZE);
 }
@@ -52,8 +61,8 @@ static PyObject *hmac_sha256(PyObject *module, PyObject *const *given, Py_ssize_
 {
     unsigned char digest[SIZE];
     if (!are_bytes(given, count, 3) ||
-        hash(digest, given[0], PyBytes_AS_STRING(given[2]), PyBytes_GET_SIZE(given[2])) < 0 ||
-        hash(digest, given[1], digest, SIZE) < 0)
+        hash_behind(digest, given[0], PyBytes_AS_STRING(given[2]), PyBytes_GET_SIZE(given[2])) < 0 ||
+        hash_behind(digest, given[1], digest, SIZE) < 0)
         return NULL;
     return PyBytes_FromStringAndSize((const char *)digest, SIZE);
 }
@@ -99,8 +108,14 @@ PyMODINIT_FUNC PyInit__digest(void)
     int found = text != NULL && find(text);
     Py_XDECREF(path);
     Py_XDECREF(hashlib);
-    if (found)
-        return PyModule_Create(&module);
+    if (found) {
+        PyObject *made = PyModule_Create(&module);
+        PyObject *capsule = made == NULL ? NULL : PyCapsule_New((void *)(uintptr_t)hash, SHA256_CAPSULE, NULL);
+        if (capsule == NULL || PyModule_AddObjectRef(made, SHA256_NAME, capsule) < 0)
+            Py_CLEAR(made);
+        Py_XDECREF(capsule);
+        return made;
+    }
     PyErr_SetString(PyExc_ImportError, "Python's _hashlib is not linked to an OpenSSL that is found");
     return NULL;
 }
