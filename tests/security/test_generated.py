@@ -319,3 +319,40 @@ def test_texts_of_one_template_have_their_own_rows(bench: Bench, central: psycop
     ran, rows = bench.counted() - before, bench.logged(central)
     assert ran == executions(rows) == len(sent)
     assert [row["secret_names"] for row in rows if row["event"] == "attempt"] == [[name] for name in sent]
+
+
+def test_texts_that_differ_in_comments_have_their_own_rows(
+    bench: Bench, central: psycopg.Connection[dict[str, Any]]
+) -> None:
+    """Most of them are not parsed (detect/templates.py): what runs and what is in the log must still be the same."""
+    bench.logged(central)
+    before, sent = bench.counted(), []
+    for number, (head, tail) in enumerate(
+        [
+            ("", " /*trace='{}'*/"),
+            ("/*{}*/ ", ""),
+            ("", " -- {}"),
+            ("/* /*{}*/ ' */", "--\r"),
+            ("", "/*\\{}*/"),
+            ("", ""),
+        ]
+        * 2
+    ):
+        head, tail, name = head.format(number), tail.format(number), f"name /*{number}*/ --"
+        getter = f"encrypted_secrets.secrets_getter('{OWNER}', '{name}', 'none')"
+        bench.play(f"{head}SELECT{head} {getter}{tail}", extended=False)
+        bench.play(f"{head}DO LANGUAGE 'plpgsql' {tail}\n$d$ BEGIN PERFORM {getter}; END $d${tail}", extended=False)
+        bench.play(f"SELECT 1;{head}SELECT {getter}{tail}", extended=False)
+        bench.play(
+            f"{head}SELECT encrypted_secrets.secrets_getter($1, $2, 'none'){tail}", extended=True, values=(OWNER, name)
+        )
+        sent += [name] * 4
+    # A comment that is none, one that parts two strings, and one that has no end: that text does not run.
+    name = "name"
+    for text in ("SELECT '/*', {} --*/", "SELECT 'a' --x\n', ' --'\n, {} -- '", "SELECT 1 -/**/- 1, {} /*"):
+        for tail in ("", "x*/", "*/"):
+            bench.play(text.format(f"encrypted_secrets.secrets_getter('{OWNER}', '{name}')") + tail, extended=False)
+    ran, rows = bench.counted() - before, bench.logged(central)
+    assert ran == executions(rows)
+    names = [row["secret_names"] for row in rows if row["event"] == "attempt"]
+    assert [found for found in names if found not in ([name], None)] == [[each] for each in sent]

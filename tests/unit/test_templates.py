@@ -3,6 +3,7 @@ where PostgreSQL's own lexer finds them."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from secretproxy.detect import Detector
 from secretproxy.detect.dependencies import SELECT, Dependencies, Dependency, Named
-from secretproxy.detect.detector import _NO_STRING
+from secretproxy.detect.detector import _NO_STRING, CACHE_ENTRIES
 from secretproxy.detect.literals import (
     MORE_NUMBERS,
     MORE_STRINGS,
@@ -25,6 +26,8 @@ from secretproxy.detect.literals import (
     span,
     split,
     split_in_python,
+    without_comments,
+    without_comments_in_python,
 )
 from secretproxy.detect.string_literals import EITHER, ESCAPES, STANDARD
 from secretproxy.detect.templates import MOST_TEMPLATES, Templates, is_plain
@@ -107,6 +110,8 @@ def recorded() -> Iterator[bytes]:
 
 PLAIN = [
     f"SELECT {CALL}",
+    "SELECT encrypted_secrets.secrets_getter($1, $2::text), 'x', 5",
+    f"SELECT secrets_verify($1, 'n', $3), 'it''s' FROM t WHERE a IN ($2, 5) AND b = '{OWNER}'",
     f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 5::text)",
     f"SELECT encrypted_secrets.secrets_getter(secret_name => 'n', secrets_owned_field => '{OWNER}'::uuid), 1, 'x'",
     f"SELECT * FROM encrypted_secrets.secrets_getter('{OWNER}', 'it''s')",
@@ -181,7 +186,7 @@ def test_where_a_constant_may_decide_something_nothing_is_learned(text: str) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "SELECT E'a'", "SELECT e'a'", "SELECT U&'a'", "SELECT u&\"a\"", "SELECT N'a'", "SELECT b'1', x'1'", "SELECT $$a$$", "SELECT $1", "SELECT a$b", "SELECT 1 -- 'a'",
+        "SELECT E'a'", "SELECT e'a'", "SELECT U&'a'", "SELECT u&\"a\"", "SELECT N'a'", "SELECT b'1', x'1'", "SELECT $$a$$", "SELECT $a", "SELECT a$b", "SELECT a$1", "SELECT 1$1", "SELECT $1$2", "SELECT $1a", "SELECT $", "SELECT \"a\"$1", "SELECT 1 -- 'a'",
         "SELECT 1 /* 'a' */", "SELECT 'a'\n'b'", "SELECT 'a' \t\r\n 'b'", "SELECT 'a' 'b'", "SELECT 'a\\'", "SELECT \"a\\\"", "SELECT '", "SELECT 'a''", "SELECT '''", "SELECT \"a",
         "SELECT 1'a'", "SELECT a'b'", "SELECT 'a'b", "SELECT '\u00fc', \u00fc", "SELECT \"\u00fc\"", "SELECT \x01", "SELECT \x0b1", "SELECT \"\x02\"", "SELECT 1+/*'*/1", "SELECT 1*--'\n1",
         "'a'", "SELECT \"a\"'b'", "SELECT @-'a'",
@@ -202,6 +207,11 @@ def test_an_unusual_text_has_no_template(text: str) -> None:
         ),
         (f"SELECT {'9' * MOST_DIGITS}, {'9' * (MOST_DIGITS + 1)}", f"SELECT \2, {'9' * (MOST_DIGITS + 1)}"),
         ("SELECT a[1], a[1:2], '', '--/*$', f(1)::int4, 2+3", "SELECT a[\2], a[\2:2], \1, \1, f(\2)::int4, \2+3"),
+        (
+            "SELECT $1, $22::text, a=$3+1 FROM t WHERE b IN ($1,2) AND $1 IN (2)",
+            "SELECT $1, $22::text, a=$3+1 FROM t WHERE b IN ($1,\2) AND $1 IN (\2\3)",
+        ),
+        ("$1", "$1"),
         ("", ""),
         ("SELECT 5", "SELECT \2"),
         (
@@ -256,7 +266,7 @@ def test_literals_are_found_where_postgresql_finds_them(pieces: list[str]) -> No
     found = [(token.start + 1, token.end) for token in tokens if token.name == "SCONST"]
     assert set(strings) <= set(found) and (MORE_STRINGS in cut[0] or strings == found)
     assert cut[0].count(NUMBER) <= sum(token.name == "ICONST" for token in tokens)
-    assert not {token.name for token in tokens} & {"SQL_COMMENT", "C_COMMENT", "USCONST", "BCONST", "XCONST", "PARAM"}
+    assert not {token.name for token in tokens} & {"SQL_COMMENT", "C_COMMENT", "USCONST", "BCONST", "XCONST"}
     # The same tokens, whatever stands in the place of a literal.
     other = other_literals(raw, random.Random(len(text)))
     assert other is not None
@@ -351,3 +361,265 @@ def test_a_tree_without_its_numbers_has_the_same_verdict() -> None:
     )
     without = _NO_STRING.sub("", pglast.parser.parse_sql_json(text + '"'))
     assert without.count('"A_Const"') == 2 and without.count('\\"A_Const\\"') == 2
+
+
+# --- comments ---
+
+# What programs that trace their statements put into them, and what an attacker may.
+COMMENTS = [
+    "/*traceparent='00-5bd66ef5095369c7b0d1f8f4bd33716a-c532cb4098ac3dd2-01'*/", "/* controller='secrets_getter',route='%2Fa' */", "/**/", "/*/*x*/*/", "/* ' */", '/* " */', "/* $$ */",
+    "/*--*/", "--x\n", "-- '\n", "--\r", "--/*\n", "-- */\n", "/*\n*/", "/***/", "/*\u00fc*/", "/*;*/", "/*+ hint */", "/*/ */", "/*\x0b\x0c*/", "-- encrypted_secrets.secrets_getter(1)\n",
+]  # fmt: skip
+# Comments that end, and what is none.
+HALVES = [
+    "/*",
+    "*/",
+    "--",
+    "/",
+    "*",
+    "-",
+    "\n",
+    "\r",
+    "/*\\*/",
+    "-- \\\n",
+    "/*x",
+    "--x",
+    "/*/*x*/",
+    "\x0b",
+    "\x0c",
+    "'",
+    '"',
+    "$$",
+    "$1",
+    "E'",
+]
+LOCATION = re.compile(r'"(?:\w*location|stmt_len|\w+_start|\w+_end)":-?\d+,?')
+
+
+def tree(text: str) -> str | None:
+    """Gives what PostgreSQL's grammar makes of a text, without places; None if nothing."""
+    try:
+        return LOCATION.sub("", pglast.parser.parse_sql_json(text)).replace(",}", "}")
+    except pglast.parser.ParseError:
+        return None
+
+
+def bare_of(text: str) -> str | None:
+    """Gives a text without its comments; both ways must give the same."""
+    found = [way(text.encode()) for way in (without_comments, without_comments_in_python)]
+    assert found[0] == found[1], text
+    return None if found[0] is None else found[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("SELECT 1 /*x*/", "SELECT 1"), ("/*x*/ SELECT 1", "SELECT 1"), ("SELECT 1 /*x*/;", "SELECT 1 ;"), ("SELECT/*x*/1", "SELECT 1"), ("SELECT 1 --x", "SELECT 1"),
+        ("SELECT 1--x\n+2--y\r+3", "SELECT 1 \n+2 \r+3"), ("SELECT 1+/*'*/-/**/2", "SELECT 1+ - 2"), ("SELECT 2*--'\n1", "SELECT 2* \n1"), ("SELECT 1/*/**/'*/", "SELECT 1"),
+        ("SELECT -/**/-1", "SELECT - -1"), ("SELECT '--', \"/*\", $$/*--$$, $q$ $$ -- $q$ --", "SELECT '--', \"/*\", $$/*--$$, $q$ $$ -- $q$"), ("SELECT $1--x", "SELECT $1"),
+        ("SELECT 'it''s', \"a\"\"--\"--\"", "SELECT 'it''s', \"a\"\"--\""), ("SELECT E'a', U&'b' /**/UESCAPE/**/'!'", "SELECT E'a', U&'b' UESCAPE '!'"), ("/**//**/ --", ""),
+        ("SELECT 'a', /**/\n'b'", "SELECT 'a', \n'b'"), ("SELECT 'a'\n'b' --", "SELECT 'a'\n'b'"), ("SELECT 'a' --x\n, 'b'", "SELECT 'a' \n, 'b'"), ("SELECT \u00fc/*\u00fc*/", "SELECT \u00fc"),
+        ("SELECT 1 /*\f*/\v", "SELECT 1 \v"), ("BEGIN; /*x*/ SELECT 1; --y\nCOMMIT", "BEGIN;  SELECT 1; \nCOMMIT"), ("SELECT 1 /***/", "SELECT 1"), ("/*/*/ x */*/ SELECT 1", "SELECT 1"),
+    ],
+)  # fmt: skip
+def test_what_a_text_is_without_its_comments(text: str, bare: str) -> None:
+    assert bare_of(text) == bare
+    assert tree(bare) == tree(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1", "", "SELECT 'a' --x\n'b'", "SELECT 'a' /*x*/\n'b'", "DO LANGUAGE 'plpgsql' /*x*/\n'BEGIN END'", "SELECT 'a'/**/'b'", "SELECT 'a' \v/**/\f--\n'b'", "SELECT E'a'--\n'b'",
+        "SELECT 1 /*", "SELECT 1 /*/*x*/", "SELECT 1 /*/", "SELECT ' /*x*/", "SELECT \" --", "SELECT $$ --", "SELECT $a$ --$b$", "SELECT a$1 --", "SELECT 1$1--", "SELECT $ --", "SELECT $a --",
+        "SELECT $\u00fc$ --$\u00fc$", "SELECT a$$ --$$", "SELECT $1$$--$$", "SELECT $$a$$$$b$$ --", "SELECT 'a'$$b$$ --", "SELECT '\\' --", "SELECT 1 --\\", "SELECT 1 --\0", "SELECT '--'",
+    ],
+)  # fmt: skip
+def test_a_text_whose_comments_are_not_sure_is_parsed(text: str) -> None:
+    assert bare_of(text) is None
+
+
+@settings(max_examples=1500, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.sampled_from([*PIECES, *COMMENTS, *HALVES, "1e", "E", "u&", "UESCAPE", ";", "::", "!", "SELECT "]),
+        max_size=14,
+    )
+)
+def test_a_text_without_comments_has_the_same_tokens(pieces: list[str]) -> None:
+    text = "SELECT " + "".join(pieces)
+    bare = bare_of(text)
+    if bare is None:
+        return
+
+    def tokens(text: str) -> list[tuple[str, bytes]] | None:
+        try:
+            found = pglast.parser.scan(text)
+        except pglast.parser.ParseError:
+            return None
+        raw = text.encode()
+        starts = [len(text[: token.start].encode()) for token in found]
+        ends = [len(text[: token.end + 1].encode()) for token in found]
+        return [
+            (token.name, raw[start:end])
+            for token, start, end in zip(found, starts, ends, strict=True)
+            if not token.name.endswith("_COMMENT")
+        ]
+
+    assert tokens(bare) == tokens(text)
+    assert tree(bare) == tree(text)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"'", b'"', b"$", b"$a$", b"--", b"/*", b"*/", b"\n", b" ", b"a", b"1", b"\xff", b"\v", b"\\"]
+        ),
+        max_size=40,
+    )
+)
+def test_comments_are_cut_in_c_as_in_python(pieces: list[bytes]) -> None:
+    raw = b"".join(pieces)
+    assert without_comments(raw) == without_comments_in_python(raw)
+    if SPLIT[0] is not split_in_python:
+        with pytest.raises(TypeError):
+            without_comments(bytearray(raw))  # type: ignore[arg-type]
+
+
+def mutated(text: str, draw: random.Random, where: str) -> str:
+    """Puts comments before and behind a text, between its tokens, or anywhere."""
+    places = {0, len(text)}
+    if where == "between":
+        with contextlib.suppress(pglast.parser.ParseError):
+            places |= {token.start for token in pglast.parser.scan(text)}
+    elif where == "within":
+        places = set(range(len(text) + 1))
+    for place in sorted(draw.sample(sorted(places), min(len(places), draw.choice([1, 2, 2, 5]))), reverse=True):
+        text = text[:place] + draw.choice([*COMMENTS, *HALVES] if where == "within" else COMMENTS) + text[place:]
+    return text
+
+
+def check_comments(text: str, seed: int) -> tuple[int, int]:
+    """Compares what is said of texts that differ in comments with their own analysis; gives how many of those with
+    comments at their ends have calls, and how many of them were answered without one."""
+    draw, sent, answered = random.Random(seed), 0, 0
+    detector, other = Detector(), Detector()
+    detector.learn(LEADS)
+    other.learn(LEADS)
+    detector.verdict(text.encode(), "utf-8")
+    for where in ("ends", "between", "within", "between", "within", "ends"):
+        made = mutated(text, draw, where).encode()
+        for conforming_strings in (STANDARD, ESCAPES, EITHER) if b"\\" in made else (STANDARD,):
+            own = other.analyse(made, "utf-8", conforming_strings)
+            found = detector.cached(made, "utf-8", conforming_strings)
+            assert found is None or found == own, made
+            if where == "ends" and own.calls and own.parsed and without_comments(made) is not None:
+                sent, answered = sent + 1, answered + (found is not None)
+        detector.verdict(made, "utf-8")
+    return sent, answered
+
+
+def test_comments_in_recorded_texts_change_no_verdict() -> None:
+    sent = answered = 0
+    for seed, text in enumerate([*recorded(), *(text.encode() for text in PLAIN)]):
+        if text.isascii() and len(text) < 3000:
+            of_text = check_comments(text.decode(), seed)
+            sent, answered = sent + of_text[0], answered + of_text[1]
+    assert sent > 300 and answered > sent * 0.95, (sent, answered)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(generated.statements(), st.integers(0, 1000))
+def test_comments_in_generated_texts_change_no_verdict(made: generated.Made, seed: int) -> None:
+    if made.encoding == "UTF8":
+        sent, answered = check_comments(made.text.decode(), seed)
+        assert sent == answered
+
+
+ANY_KIND = [
+    f"SELECT {CALL}", "SELECT encrypted_secrets.secrets_getter($1, $2)", f"EXPLAIN ANALYZE SELECT {CALL}", f"PREPARE p (uuid) AS SELECT {CALL}", "EXECUTE p('a')", "DEALLOCATE p",
+    f"DECLARE c CURSOR FOR SELECT {CALL}", f"COPY (SELECT {CALL}) TO STDOUT", f"BEGIN; SELECT {CALL}; COMMIT", "SELECT encrypted_secrets.secrets_delete($1, $2::text[])",
+    "DO $$ BEGIN PERFORM encrypted_secrets.secrets_getter(a, b); /* x */ END $$", "SELECT 'secrets_getter'", "CREATE VIEW v AS SELECT secrets_getter(a, b) FROM t",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ANY_KIND)
+def test_a_text_that_differs_by_its_comment_is_not_parsed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = ["{} /*{}*/", "/*{1}*/ {0}", "{} -- {}", "{}/* {} */", "/*{1}*/{0} /*{1}*/"]
+    for known in (text, f"{text} /*traceparent='a-0'*/"):
+        detector = Detector()
+        expected = detector.verdict(known.encode(), "utf-8", (b"p",))
+        assert (expected is HARMLESS) == (text == "SELECT 'secrets_getter'")
+        with monkeypatch.context() as patched:
+            patched.setattr(pglast.parser, "parse_sql_json", None)
+            for number, form in enumerate(forms):
+                sent = form.format(text, f"traceparent='a-{number}',db_driver='secrets_getter'").encode()
+                # What no comment was known with may be by the words of its text.
+                if expected is not HARMLESS or known != text:
+                    assert detector.cached(sent, "utf-8") == expected, sent
+            assert detector.cached(text.encode(), "utf-8") == expected
+
+
+def test_constants_and_comments_may_differ_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector()
+
+    def text(number: int) -> bytes:
+        return f"SELECT encrypted_secrets.secrets_getter('{OWNER}', 'n{number}') /*trace='\u00fc{number}'*/".encode()
+
+    for number in range(2):
+        detector.verdict(text(number), "utf-8")
+    with monkeypatch.context() as patched:
+        patched.setattr(pglast.parser, "parse_sql_json", None)
+        found = [detector.verdict(text(number), "utf-8") for number in range(5)]
+    assert [verdict.calls[0].resolve().names for verdict in found] == [(f"n{number}",) for number in range(5)]
+    assert found == [Detector().analyse(text(number), "utf-8") for number in range(5)]
+
+
+def test_words_of_a_comment_are_judged_where_the_text_is_not_parsed() -> None:
+    detector, other = Detector(), Detector()
+    for text in ("SELECT 'secrets_getters' FROM", "SELECT 'secrets_getters'", "SELECT secrets_getter(1) FROM", ""):
+        for comment in (
+            "",
+            " /*x secrets_getters*/",
+            " /*secrets_getter*/",
+            " /*secrets_verify*/",
+            " --secrets_getters",
+        ):
+            sent = (text + comment).encode()
+            assert detector.verdict(sent, "utf-8") == other.analyse(sent, "utf-8"), sent
+
+
+def test_comments_that_differ_fill_no_cache() -> None:
+    detector = Detector()
+    for number in range(50):
+        detector.verdict(f"SELECT {CALL} /*{number}*/ --{number}".encode(), "utf-8")
+    assert len(detector._cache) == 2 and not detector._templates._known and not detector._templates._text
+    for number in range(CACHE_ENTRIES):
+        detector.store(f"SELECT {CALL}, a{number} /**/".encode(), "utf-8", Verdict(tables=("t",)))
+    assert len(detector._cache) <= CACHE_ENTRIES
+    assert detector._cached_bytes == sum(len(key[0]) for key in detector._cache)
+
+
+def test_comments_in_other_encodings_or_that_do_not_decode_are_parsed() -> None:
+    detector = Detector()
+    for encoding, comment in (
+        ("cp932", b"/*x*/"),
+        ("utf-8", b"/*\xff*/"),
+        ("utf-8", b"/*\xc3*/"),
+        ("cp932", b"/*\x81*/"),
+    ):
+        detector.verdict(f"SELECT {CALL}".encode(), encoding)
+        sent = f"SELECT {CALL} ".encode() + comment
+        assert detector.cached(sent, encoding) is None
+        assert detector.store(sent, encoding, detector.look(sent, encoding)) == Detector().analyse(sent, encoding)
+        assert detector.cached(sent + b" ", encoding) is None
+    assert detector.verdict(f"SELECT {CALL} /*".encode() + b"\xe9*/", "latin-1").calls
+
+
+def test_what_the_catalog_says_later_changes_what_is_known_without_comments() -> None:
+    detector = Detector()
+    detector.learn(Dependencies(1, functions=LEADS.functions))
+    assert detector.verdict(b"SELECT 'secrets_getter' FROM seen /*a*/", "utf-8") is HARMLESS
+    detector.learn(LEADS)
+    assert detector.verdict(b"SELECT 'secrets_getter' FROM seen /*b*/", "utf-8").calls

@@ -1,7 +1,7 @@
-/* Cuts the literals out of a text, as split() of literals.py does, some hundred times as fast. Reads bytes and gives bytes; what it
-   gives None for has no template. */
+/* Cuts literals and comments out of a text, as split() and without_comments() of literals.py do, some hundred times as fast. Reads bytes
+   and gives bytes; what it gives None for has no template. */
 
-#define _GNU_SOURCE /* strcasestr() */
+#define _GNU_SOURCE /* strcasestr(), memmem() */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -199,6 +199,13 @@ static PyObject *split(PyObject *module, PyObject *given)
                 }
             }
             last = '"';
+        } else if (c == '$') {
+            refused = KIND[before] & (WORD | DIGIT) || before == '\'' || before == '"' || at + 1 == end || !(KIND[at[1]] & DIGIT);
+            do
+                *to++ = *at++;
+            while (at < end && KIND[*at] & DIGIT);
+            refused |= at < end && KIND[*at] & WORD;
+            last = '$';
         } else {
             refused = KIND[c] & REFUSED || (at + 1 < end && ((c == '-' && at[1] == '-') || (c == '/' && at[1] == '*')));
             if (!(KIND[c] & BLANK))
@@ -226,15 +233,118 @@ done:
     return made;
 }
 
+/* What is behind the comment that begins at `at`, NULL where it has no end. */
+static const unsigned char *comment_end(const unsigned char *at, const unsigned char *end)
+{
+    if (*at == '-') {
+        while (at < end && *at != '\n' && *at != '\r')
+            at++;
+        return at;
+    }
+    Py_ssize_t depth = 1;
+    for (at += 2; depth > 0; at += 2) {
+        while (at + 1 < end && !(at[0] == '/' && at[1] == '*') && !(at[0] == '*' && at[1] == '/'))
+            at++;
+        if (at + 1 >= end)
+            return NULL;
+        depth += *at == '/' ? 1 : -1;
+    }
+    return at;
+}
+
+/* What is behind the parameter or the string in dollars that begins at `at`, NULL where none is sure to begin there. */
+static const unsigned char *dollar_end(const unsigned char *text, const unsigned char *at, const unsigned char *end)
+{
+    const unsigned char *tag = at++;
+    if (tag > text && (KIND[tag[-1]] & (WORD | DIGIT) || tag[-1] >= 128 || strchr("$'\"", tag[-1]) != NULL))
+        return NULL;
+    if (at < end && KIND[*at] & DIGIT)
+        return at + 1;
+    while (at < end && KIND[*at] & (WORD | DIGIT))
+        at++;
+    if (at == end || *at != '$')
+        return NULL;
+    at++;
+    const unsigned char *closing = memmem(at, end - at, tag, at - tag);
+    return closing == NULL ? NULL : closing + (at - tag);
+}
+
+static PyObject *without_comments(PyObject *module, PyObject *given)
+{
+    if (!PyBytes_Check(given)) {
+        PyErr_SetString(PyExc_TypeError, "a text is bytes");
+        return NULL;
+    }
+    const unsigned char *text = (const unsigned char *)PyBytes_AS_STRING(given), *at = text;
+    size_t size = PyBytes_GET_SIZE(given);
+    if (memmem(text, size, "/*", 2) == NULL && memmem(text, size, "--", 2) == NULL)
+        Py_RETURN_NONE;
+    if (memchr(text, '\\', size) != NULL || memchr(text, 0, size) != NULL)
+        Py_RETURN_NONE;
+    PyObject *made = PyBytes_FromStringAndSize(NULL, size);
+    if (made == NULL)
+        return NULL;
+    unsigned char *begin = (unsigned char *)PyBytes_AS_STRING(made), *to = begin;
+    const unsigned char *end = text + size, *behind;
+    /* Whether a string is the last token, whether a comment stands behind it, whether any does. */
+    int string = 0, commented_behind = 0, commented = 0;
+    while (at < end) {
+        unsigned char c = *at, next = at + 1 < end ? at[1] : 0;
+        if ((c == '-' && next == '-') || (c == '/' && next == '*')) {
+            at = comment_end(at, end);
+            if (at == NULL)
+                goto refused;
+            if (to > begin && !(KIND[to[-1]] & BLANK))
+                *to++ = ' ';
+            commented = 1;
+            commented_behind = string;
+            continue;
+        }
+        behind = at + 1;
+        if (c == '\'' || c == '"') {
+            if (c == '\'' && commented_behind)
+                goto refused;
+            behind = memchr(behind, c, end - behind);
+            if (behind == NULL)
+                goto refused;
+            behind++;
+            string = c == '\'';
+            commented_behind = 0;
+        } else if (c == '$') {
+            behind = dollar_end(text, at, end);
+            if (behind == NULL)
+                goto refused;
+            string = commented_behind = 0;
+        } else if (!(KIND[c] & BLANK) && c != '\f' && c != '\v') {
+            string = commented_behind = 0;
+        }
+        while (at < behind)
+            *to++ = *at++;
+    }
+    if (!commented)
+        goto refused;
+    while (to > begin && KIND[to[-1]] & BLANK)
+        to--;
+    while (begin < to && KIND[*begin] & BLANK)
+        begin++;
+    PyObject *bare = PyBytes_FromStringAndSize((const char *)begin, to - begin);
+    Py_DECREF(made);
+    return bare;
+refused:
+    Py_DECREF(made);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"split", split, METH_O, "Cuts the literals out of a text; see literals.py."},
+    {"without_comments", without_comments, METH_O, "Cuts the comments out of a text; see literals.py."},
     {NULL},
 };
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_literals",
-    .m_doc = "Cuts the literals out of a text; see literals.py.",
+    .m_doc = "Cuts comments and literals out of a text; see literals.py.",
     .m_size = -1,
     .m_methods = methods,
 };

@@ -29,6 +29,9 @@ from secretproxy.detect.verdict import HARMLESS, MOST_EXECUTES, Found, Verdict, 
 _BY_NAME: Final = re.compile('"(?:ExecuteStmt|FetchStmt|DeallocateStmt|ClosePortalStmt)"')
 # The statements that lead to a call by a remembered name, by a word that each must hold.
 _NAMING: Final = (b"execute", b"fetch", b"move", b"deallocate", b"close")
+# In the place of how strings are read, which no text without a backslash depends on: the verdict is on all texts that
+# are this one but for comments.
+_BARE: Final = 0
 CACHE_ENTRIES: Final = 4096
 HARMLESS_TEXT_BYTES: Final = 512
 CACHE_TEXT_BYTES: Final = 4096
@@ -222,7 +225,21 @@ class Detector:
                 return found
         elif not self.allowance.take(len(text) // _CUT_WORK, queued=True):
             return None
-        return self._templates.find(text, encoding)
+        found = self._templates.find(text, encoding)
+        return self._of_bare(text, encoding) if found is None else found
+
+    def _of_bare(self, text: bytes, encoding: str) -> Verdict | None:
+        """Gives the verdict on a text that differs from a known one in comments alone."""
+        bare = self._templates.bare(text, encoding)
+        found = self._cache.get((text if bare is None else bare, encoding, _BARE))
+        if found is None and bare is not None:
+            found = self._cache.get((bare, encoding, STANDARD))
+            # These may be by the words of that text, and comments have other ones.
+            if found is HARMLESS or (found is not None and not found.parsed):
+                found = None
+        if found is not None:
+            self._templates.drop()
+        return found
 
     def look(self, text: bytes, encoding: str, conforming_strings: int = STANDARD) -> Verdict:
         """Analyses a text on the event loop, and its template where that has come before."""
@@ -252,6 +269,14 @@ class Detector:
         self._templates.learn(text, encoding, verdict, of_marked)
 
     def store(self, text: bytes, encoding: str, verdict: Verdict, conforming_strings: int = STANDARD) -> Verdict:
+        self._keep(text, encoding, conforming_strings, verdict)
+        bare = self._templates.bare(text, encoding)
+        if bare is not None and len(bare) <= CACHE_TEXT_BYTES and _is_of_a_tree(bare, encoding, verdict):
+            self._keep(bare, encoding, _BARE, verdict)
+        self._templates.drop()
+        return verdict
+
+    def _keep(self, text: bytes, encoding: str, reading: int, verdict: Verdict) -> None:
         if len(text) <= CACHE_TEXT_BYTES:
             if len(self._cache) >= CACHE_ENTRIES or self._cached_bytes > CACHE_BYTES:
                 # The oldest half goes: dictionaries keep the order of insertion.
@@ -259,8 +284,7 @@ class Detector:
                     del self._cache[key]
                 self._cached_bytes = sum(len(key[0]) for key in self._cache)
             self._cached_bytes += len(text)
-            self._cache[text, encoding, conforming_strings] = verdict
-        return verdict
+            self._cache[text, encoding, reading] = verdict
 
     def analyse(self, text: bytes, encoding: str, conforming_strings: int = STANDARD) -> Verdict:
         """Parses and walks, in both readings where the session may have either. Pure: it may run in another process."""
@@ -394,6 +418,19 @@ def fingerprint(sql: str) -> str | None:
         return str(pglast.parser.fingerprint(sql))
     except Exception:
         return None
+
+
+def _is_of_a_tree(bare: bytes, encoding: str, verdict: Verdict) -> bool:
+    """Tells whether the verdict on a text with comments is its tree's, not that of words that may stand in comments."""
+    if verdict is not HARMLESS:
+        return verdict.parsed
+    if weight(bare) > LIGHT:
+        return False
+    try:
+        pglast.parser.parse_sql_json(bare.decode(encoding))
+    except Exception:
+        return False
+    return True
 
 
 def _shortest(words: set[bytes]) -> list[bytes]:

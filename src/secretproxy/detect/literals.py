@@ -1,10 +1,15 @@
-"""Cuts the literals out of a text: what is left is the same in all texts that differ only in these.
+"""Cuts comments and literals out of a text: what is left is the same in all texts that differ only in these.
 
-A lexer that reads what PostgreSQL's (src/backend/parser/scan.l) reads in the same way whatever the session's settings,
-and gives no answer where anything is unusual: where a byte stands outside of strings that is not ASCII, a backslash,
-`$`, a comment, a string with a prefix (E, U&, B, X, N), a string that a second one may continue. Strings and whole
-numbers become a sign that no text has, as do all numbers or strings behind the first one of `IN (...)`, however many;
-everything else stays as it is, byte for byte. Where the package was compiled, _literals.c does it. Pure.
+Two lexers read what PostgreSQL's (src/backend/parser/scan.l) reads in the same way whatever the session's settings.
+split() gives no answer where anything is unusual: where a byte stands outside of strings that is not ASCII, a
+backslash, a `$` that begins no parameter, a comment, a string with a prefix (E, U&, B, X, N), a string that a second
+one may continue. Strings and whole numbers become a sign that no text has, as do all numbers or strings behind the
+first one of `IN (...)`, however many; everything else stays as it is, byte for byte.
+
+without_comments() gives a text of the same tokens. A comment ends the token before it, as a blank does, also within
+an operator. Where no backslash is, each kind of string ends in the same way. A comment decides something only between
+two strings: whether the second continues the first. There it gives no answer either. Where the package was compiled,
+_literals.c does both. Pure.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ _SPAN: Final = struct.Struct("=II")
 # Template and spans.
 Split = tuple[bytes, bytes]
 
+_SLASH: Final = ord("/")
 _BLANKS: Final = rb"[ \t\n\r]*+"
 _STRING: Final = rb"'[^'\\\0]*+(?:''[^'\\\0]*+)*+'"
 _NUMBER: Final = rb"[0-9]{1,%d}+" % MOST_DIGITS
@@ -47,6 +53,7 @@ _REST: Final = (
     rb"(?P<string>(?<=[ \t\n\r(,=<>|\[])" + _STRING + rb"(?=[ \t\n\r),:;\]=<>|]|\Z))"
     rb"|(?P<number>(?<=[ \t\n\r(,=<>\[])" + _NUMBER + rb"(?=[ \t\n\r),:;\]=<>|+\-*/%]|\Z))"
     rb'|(?P<name>(?<=[ \t\n\r(,.=<>\[])"[^"\0-\x1f\x7f-\xff\\$]*+(?:""[^"\0-\x1f\x7f-\xff\\$]*+)*+")'
+    rb"|(?P<parameter>(?<![A-Za-z0-9_'\"])\$[0-9]++(?![A-Za-z_]))"
     rb"|--|/\*|['\"\0-\x08\x0b\x0c\x0e-\x1f\x7f-\xff\\$]"
 )
 _TOKEN, _TOKEN_OR_LIST = re.compile(_REST), re.compile(_LIST + _REST)
@@ -80,12 +87,70 @@ def split_in_python(text: bytes) -> Split | None:
                 return None
             string_end = end
             spans.append(_SPAN.pack(start + 1, end - 1))
-        if kind != "name":
+        if kind in ("string", "number"):
             parts.append(text[pos:start])
             parts.append(STRING if kind == "string" else NUMBER)
             pos = end
     parts.append(text[pos:])
     return b"".join(parts), b"".join(spans)
+
+
+_BLANK: Final = b" \t\n\r"
+# A string or a quoted name may go on behind a doubled mark, as another one that begins there.
+_OUTSIDE: Final = re.compile(
+    rb"""(?P<string>'[^']*+')|"[^"]*+"|(?P<comment>--[^\n\r]*+|/\*)"""
+    rb"""|(?<![\w$'"\x80-\xff])\$(?:[0-9]|(?P<tag>(?:[A-Za-z_][A-Za-z0-9_]*+)?)\$(?s:.*?)\$(?P=tag)\$)"""
+    rb"""|(?P<doubtful>['"$])""",
+    re.ASCII,
+)
+_NESTED: Final = re.compile(rb"/\*|\*/")
+
+
+def without_comments_in_python(text: bytes) -> bytes | None:
+    """Gives a text without its comments; None where it has none, or where they are not sure to be comments."""
+    if (b"--" not in text and b"/*" not in text) or b"\\" in text or b"\0" in text:
+        return None
+    made = bytearray()
+    pos, commented = 0, False
+    # Where a string ended, or the last of the comments behind it.
+    behind_string, commented_behind = -1, False
+    found = _OUTSIDE.search(text)
+    while found is not None:
+        start, end = found.span()
+        if found["doubtful"] is not None:
+            return None
+        if behind_string >= 0 and text[behind_string:start].strip(b" \t\n\r\f\v"):
+            behind_string, commented_behind = -1, False
+        if found["string"] is not None:
+            if commented_behind:
+                return None
+            behind_string = end
+        elif found["comment"] is not None:
+            if text[start] == _SLASH:
+                end = _comment_end(text, end)
+                if end < 0:
+                    return None
+            made += text[pos:start]
+            if made and made[-1] not in _BLANK:
+                made += b" "
+            pos, commented = end, True
+            if behind_string >= 0:
+                behind_string, commented_behind = end, True
+        found = _OUTSIDE.search(text, end)
+    if not commented:
+        return None
+    made += text[pos:]
+    return bytes(made.strip(_BLANK))
+
+
+def _comment_end(text: bytes, pos: int) -> int:
+    """Finds the end of a comment whose beginning has been read, -1 where it has none; comments nest."""
+    depth = 1
+    for found in _NESTED.finditer(text, pos):
+        depth += 1 if found[0] == b"/*" else -1
+        if depth == 0:
+            return found.end()
+    return -1
 
 
 def span(spans: bytes, number: int) -> tuple[int, int]:
@@ -94,14 +159,15 @@ def span(spans: bytes, number: int) -> tuple[int, int]:
     return begin, end
 
 
-def _in_c() -> tuple[Callable[[bytes], Split | None], int]:
+def _in_c() -> tuple[Callable[[bytes], Split | None], Callable[[bytes], bytes | None], int]:
     try:
         from secretproxy.detect import _literals
     except ImportError:
-        return split_in_python, MOST_IN_PYTHON
-    return _literals.split, MOST_IN_C
+        return split_in_python, without_comments_in_python, MOST_IN_PYTHON
+    return _literals.split, _literals.without_comments, MOST_IN_C
 
 
 SPLIT: Final = _in_c()
 split: Final[Callable[[bytes], Split | None]] = SPLIT[0]
-MOST: Final[int] = SPLIT[1]
+without_comments: Final[Callable[[bytes], bytes | None]] = SPLIT[1]
+MOST: Final[int] = SPLIT[2]

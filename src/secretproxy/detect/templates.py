@@ -1,12 +1,13 @@
-"""Verdicts for all texts that differ only in their literals: what programs send that write values into their texts.
+"""Verdicts for all texts that differ only in comments and literals: what programs send that write values into their
+texts, or what they trace behind them.
 
-A template is a text without its literals (literals.py). Two texts of one template are the same tokens with other
-constants, so PostgreSQL's grammar makes the same tree of them, but for these constants. That is so in plain SELECT,
-INSERT, UPDATE and DELETE alone, of node kinds that are listed here: there no constant decides what is called. (One
-does in DO, EXECUTE, CREATE FUNCTION and the like, whose strings are texts themselves, in an array's text, and in
-`float(n)`.) How many numbers or strings stand in `IN (...)` decides nothing either. The verdict on a template is that
-on a text of it with a mark of its own in the place of each string: where a mark is among the arguments of a call, a
-text's own string stands.
+A template is a text without these (literals.py). Two texts of one template are the same tokens with other constants,
+so PostgreSQL's grammar makes the same tree of them, but for these constants. That is so in plain SELECT, INSERT, UPDATE
+and DELETE alone, of node kinds that are listed here: there no constant decides what is called. (One does in DO,
+EXECUTE, CREATE FUNCTION and the like, whose strings are texts themselves, in an array's text, and in `float(n)`.) How
+many numbers or strings stand in `IN (...)` decides nothing either. The verdict on a template is that on a text of it
+with a mark of its own in the place of each string: where a mark is among the arguments of a call, a text's own string
+stands.
 
 A template is kept by all its bytes, never by a hash. It is learned from the second text that has it, so that texts
 which share none cost no more than before, and only if it says of that text what the text's own analysis said.
@@ -21,7 +22,17 @@ from typing import Final
 
 from secretproxy.detect.arguments import Argument, Array, Constant
 from secretproxy.detect.calls import Call
-from secretproxy.detect.literals import MORE_NUMBERS, MORE_STRINGS, MOST, NUMBER, STRING, Split, span, split
+from secretproxy.detect.literals import (
+    MORE_NUMBERS,
+    MORE_STRINGS,
+    MOST,
+    NUMBER,
+    STRING,
+    Split,
+    span,
+    split,
+    without_comments,
+)
 from secretproxy.detect.verdict import HARMLESS, Verdict
 
 # Templates of one detector, their bytes, those of the longest one, and texts whose template was seen once.
@@ -46,7 +57,7 @@ _KEYS: Final = frozenset(
     ResTarget name indirection val ColumnRef fields A_Star String sval A_Const ival fval bsval boolval isnull
     Integer Float Boolean A_Expr kind lexpr rexpr rexpr_list_start rexpr_list_end List items
     FuncCall funcname args agg_order agg_filter over agg_within_group agg_star agg_distinct func_variadic funcformat
-    NamedArgExpr arg argnumber TypeCast typeName names typemod typmods setof
+    NamedArgExpr arg argnumber ParamRef number TypeCast typeName names typemod typmods setof
     BoolExpr boolop NullTest nulltesttype argisrow BooleanTest booltesttype
     SubLink subLinkType subLinkId testexpr operName subselect
     CaseExpr CaseWhen expr result defresult CoalesceExpr MinMaxExpr RowExpr row_format colnames
@@ -123,7 +134,7 @@ def _filled(argument: Argument, text: bytes, spans: bytes, encoding: str) -> Arg
 class Templates:
     """The templates that one detector knows."""
 
-    __slots__ = ("_bytes", "_cut", "_known", "_seen", "_text")
+    __slots__ = ("_bare", "_bytes", "_cut", "_known", "_seen", "_text")
 
     def __init__(self) -> None:
         # None: a template without a verdict of its own.
@@ -131,8 +142,10 @@ class Templates:
         self._bytes = 0
         # Hashes of templates: two that have the same one cost an analysis, no more.
         self._seen: set[int] = set()
-        # The text that is being looked at.
+        # The text that is being looked at, the same without comments, None if it has none or is doubtful, and what that
+        # is cut into.
         self._text = b""
+        self._bare: bytes | None = None
         self._cut: Split | None = None
 
     def clear(self) -> None:
@@ -148,8 +161,14 @@ class Templates:
         template = self._known.get(cut[0])
         if template is None:
             return None
-        self._drop()
-        return template.fill(text, cut[1], encoding)
+        bare = text if self._bare is None else self._bare
+        self.drop()
+        return template.fill(bare, cut[1], encoding)
+
+    def bare(self, text: bytes, encoding: str) -> bytes | None:
+        """Gives a text without its comments: the grammar makes the same tree of it. None if it has none, or if it is
+        not sure what is one."""
+        return self._bare if text is self._text else _bare(text, encoding)
 
     def marked(self, text: bytes, encoding: str) -> bytes | None:
         """Gives the text whose verdict is that of a template: of that which this text has, if another one had it
@@ -162,7 +181,7 @@ class Templates:
             if len(self._seen) >= MOST_SEEN:
                 self._seen.clear()
             self._seen.add(seen)
-            self._drop()
+            self.drop()
             return None
         parts = cut[0].replace(NUMBER, b"1").replace(MORE_NUMBERS, b",1").replace(MORE_STRINGS, b",''").split(STRING)
         strings = [f"'{_MARK}{number}'".encode() for number in range(len(parts) - 1)]
@@ -177,14 +196,15 @@ class Templates:
         of_marked: the verdict on the text of marked(), None if its tree is not plain.
         """
         cut = self._split(text, encoding)
-        self._drop()
+        bare = text if self._bare is None else self._bare
+        self.drop()
         if cut is None or not verdict.parsed:
             return
         template = None
         if of_marked is not None and _is_whole(of_marked):
             try:
                 made = _Template(of_marked)
-                if made.fill(text, cut[1], encoding) == verdict:
+                if made.fill(bare, cut[1], encoding) == verdict:
                     template = made
             except ValueError:
                 # A constant that is no string of the text.
@@ -196,18 +216,19 @@ class Templates:
             return self._cut
         if len(text) > MOST or encoding not in ASCII_STANDS:
             return None
-        cut = split(text)
-        if cut is not None and not text.isascii():
-            try:
-                text.decode(encoding)
-            except UnicodeDecodeError:
-                cut = None
-        self._text, self._cut = text, cut
+        bare, cut = None, split(text)
+        if cut is None:
+            bare = _bare(text, encoding)
+            if bare is not None:
+                cut = split(bare)
+        elif not _decodes(text, encoding):
+            cut = None
+        self._text, self._bare, self._cut = text, bare, cut
         return cut
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Keeps no text longer than it is looked at."""
-        self._text, self._cut = b"", None
+        self._text, self._bare, self._cut = b"", None, None
 
     def _keep(self, template: bytes, found: _Template | None) -> None:
         if len(self._known) >= MOST_TEMPLATES or self._bytes > MOST_TEMPLATE_BYTES:
@@ -220,6 +241,23 @@ class Templates:
 
     def __repr__(self) -> str:
         return f"Templates({len(self._known)})"
+
+
+def _bare(text: bytes, encoding: str) -> bytes | None:
+    if len(text) > MOST or encoding not in ASCII_STANDS:
+        return None
+    bare = without_comments(text)
+    return None if bare is None or not _decodes(text, encoding) else bare
+
+
+def _decodes(text: bytes, encoding: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_whole(verdict: Verdict) -> bool:
