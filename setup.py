@@ -75,7 +75,7 @@ def written_in_c(name: str) -> Extension:
     """Gives a module that is C already. One that cannot be compiled leaves the others in place: Python does without."""
     source = f"src/{name.replace('.', '/')}.c"
     headers = ["src/secretproxy/wire/_digest.h"]
-    return Extension(name, [source], depends=headers, extra_compile_args=["-O2"], optional=not REQUIRED)
+    return Extension(name, [source], depends=headers, extra_compile_args=["-O3"], optional=not REQUIRED)
 
 
 IN_C = [

@@ -38,9 +38,18 @@ from tests.unit.playbook import quoted as notice
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=100))
 def test_digests_are_those_of_python(first: bytes, second: bytes, key: bytes) -> None:
-    for sha256, hmac_sha256 in (digest.MAKERS, (digest.sha256, digest.hmac_sha256)):
+    pads, mac = digest.pads(key), hmac.digest(key, first, "sha256")
+    others = [
+        mac[:-1],
+        mac + b"\0",
+        b"",
+        *(mac[:at] + bytes((mac[at] ^ 1 << at % 8,)) + mac[at + 1 :] for at in range(32)),
+    ]
+    for sha256, hmac_sha256, is_hmac in (digest.MAKERS, (digest.sha256, digest.hmac_sha256, digest.is_hmac_sha256)):
         assert sha256(first, second) == hashlib.sha256(first + second).digest()
-        assert hmac_sha256(*digest.pads(key), first) == hmac.digest(key, first, "sha256")
+        assert hmac_sha256(*pads, first) == mac
+        assert is_hmac(*pads, first, mac) is True
+        assert not any(is_hmac(*pads, first, other) for other in others)
         # One that failed leaves the next one as it is.
         with pytest.raises(TypeError):
             sha256(first, None)  # type: ignore[arg-type]

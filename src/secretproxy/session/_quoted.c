@@ -15,13 +15,20 @@
 /* The number that a hexadecimal digit stands for, 16 where it is none. */
 static unsigned char WORTH[256];
 
+/* The same without the table, so that the compiler makes several digits at once of it. */
+static inline uint8_t worth(uint8_t digit)
+{
+    uint8_t number = (uint8_t)(digit - '0'), letter = (uint8_t)((digit | 0x20) - 'a');
+    return number < 10 ? number : letter < 6 ? (uint8_t)(letter + 10) : 16;
+}
+
 static int unhexed(const unsigned char *restrict from, Py_ssize_t size, unsigned char *restrict to)
 {
-    unsigned all = 0;
-    for (Py_ssize_t i = 0; i < size; i += 2) {
-        unsigned high = WORTH[from[i]], low = WORTH[from[i + 1]];
+    uint8_t all = 0;
+    for (Py_ssize_t i = 0; i < size / 2; i++) {
+        uint8_t high = worth(from[2 * i]), low = worth(from[2 * i + 1]);
         all |= high | low;
-        *to++ = (unsigned char)(high << 4 | low);
+        to[i] = (uint8_t)(high << 4 | low);
     }
     return all < 16;
 }

@@ -67,7 +67,7 @@ _cut_commonest: Final[Callable[[bytes], Cut | None]] = CUTTERS[0]
 _heard: Final[Callable[[bytes, int, int], Cut | None]] = CUTTERS[1]
 _again: Final[Callable[[bytes, int, int, bytes, bytes, bytes, bytes, str, bytes], Same | None]] = AGAIN
 _hmac: Final[Callable[[bytes, bytes, bytes], bytes]] = MAKERS[1]
-_same: Final[Callable[[bytes, bytes], bool]] = hmac.compare_digest
+_is_hmac: Final[Callable[[bytes, bytes, bytes, bytes], bool]] = MAKERS[2]
 # What testimonies have in common is read once: so much of it is remembered, of such alone as were signed.
 _KEPT: Final = 4096
 
@@ -102,7 +102,7 @@ class _Called:
         return f"_Called({self.function})"
 
 
-@mypyc_attr(free_list_len=1, acyclic=True)
+@mypyc_attr(free_list_len=1)
 class Testimony:
     """One call as the function itself tells it, its MAC checked."""
 
@@ -176,6 +176,10 @@ class HmacKey:
     def sign(self, message: bytes) -> bytes:
         """Computes the MAC, 32 bytes."""
         return _hmac(self._inner, self._outer, message)
+
+    def has_signed(self, message: bytes, mac: bytes) -> bool:
+        """Tells whether this is the message's MAC."""
+        return _is_hmac(self._inner, self._outer, message, mac)
 
     def __repr__(self) -> str:
         return "HmacKey(<redacted>)"
@@ -254,7 +258,7 @@ class Keys:
         if len(parts) != 14 or parts[0] != b"SPX1":
             return None
         key = self._spelled_key(parts[1])
-        if key is None or not _same(key.sign(signed), bytes.fromhex(mac.decode("ascii"))):
+        if key is None or not key.has_signed(signed, bytes.fromhex(mac.decode("ascii"))):
             return None
         return Testimony(
             _Process(key, parts[2], parts[3]), int(parts[4], 16), _Called(parts[5], parts[6], parts[11]),
@@ -280,7 +284,7 @@ class Keys:
         signed, mac, begun, clock, called, name, user, role = parts
         process = self._processes.get(begun)
         key = self._spelled_key(begun.partition(b" ")[0]) if process is None else process.key
-        if key is None or not _same(key.sign(signed), mac):
+        if key is None or not key.has_signed(signed, mac):
             return None
         if process is None:
             if len(self._processes) >= _KEPT:
@@ -302,7 +306,7 @@ class Keys:
     def signed(self, begun: bytes, process: _Process, said: bytes, mac: bytes) -> bool:
         """Tells whether this is the MAC of a testimony of a process that was read before, with a key that is still
         known."""
-        return self._processes.get(begun) is process and _same(process.key.sign(said), mac)
+        return self._processes.get(begun) is process and process.key.has_signed(said, mac)
 
     def _spelled_key(self, version: bytes) -> HmacKey | None:
         return self._key(int(version)) if version.isdigit() else None
