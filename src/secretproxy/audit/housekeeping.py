@@ -35,6 +35,8 @@ SUMS_EVERY, SUMS_STEPS, SUMS_PAUSE, SUMS_TIMEOUT = 900.0, 200, 0.5, 60.0
 # Whoever follows the log listens here; the payload is the instance that wrote. Told at most every NOTIFY_EVERY seconds.
 CHANNEL = "secretproxy_access_log"
 NOTIFY_EVERY = 0.03
+# Seconds by which an event loop's timer may be off.
+_TIMER_STEP = 0.001
 # A notice needs no disk, and does not wait long behind those of others.
 _NOTIFY = "SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '1s'; NOTIFY {channel}, '{instance}'"
 CHECKPOINT_INSERT = (
@@ -211,8 +213,12 @@ class Housekeeping:
             left = min(due) - time.monotonic()
             if left <= 0:
                 return True
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), left)
+            # No wait_for(), which ends by two exceptions; and a timer may go off a moment early.
+            timer = asyncio.get_running_loop().call_later(left + _TIMER_STEP, self._woken.set)
+            try:
+                await self._woken.wait()
+            finally:
+                timer.cancel()
         return False
 
     async def _connected(self) -> None:

@@ -497,7 +497,8 @@ class Journal:
             return
         front = self._rows[0].seq
         group, bound = [], None
-        if self._suspects is None and front > self._unsure and (self.instance, front) not in self._one_row.replaced:
+        replaced = self._one_row.replaced
+        if self._suspects is None and front > self._unsure and not (replaced and (self.instance, front) in replaced):
             group = self._cut(self._rows, self.instance)
             bound = used.bound(group)
         if bound is None:
@@ -1083,8 +1084,8 @@ class Journal:
             self._fault = None
             log.info("access log can be written", waiting=len(self._rows), dropped_refusals=self._dropped)
             self._dropped = 0
+            self._first_try.set()
         self.state.takes_accesses = self._knows_access
-        self._first_try.set()
 
     def _down(self, error: BaseException) -> None:
         fault = describe(error)
