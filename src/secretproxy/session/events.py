@@ -45,8 +45,8 @@ class LogState:
         self.takes_accesses = False
 
 
-# Compiled, the memory of one that is let go of is kept for the next one, and nothing looks for cycles of them.
-@mypyc_attr(free_list_len=1, acyclic=True)
+# Compiled, the memory of one that is let go of is kept for the next one.
+@mypyc_attr(free_list_len=1)
 class Timing:
     """The start time of a statement, filled in by whoever has a clock, and shared by its events."""
 
@@ -56,7 +56,7 @@ class Timing:
         self.began: float | None = None
 
 
-@mypyc_attr(free_list_len=1, acyclic=True)
+@mypyc_attr(free_list_len=1)
 class Event:
     """One row of the log but for what the journal adds. Written out: a dataclass costs ten times as much to make,
     compiled."""

@@ -18,7 +18,7 @@ from mypy_extensions import mypyc_attr
 from secretproxy.detect import Verdict
 from secretproxy.session.events import Event, Timing
 from secretproxy.session.session import Session
-from secretproxy.session.step import Step, joined
+from secretproxy.session.step import Step
 from secretproxy.wire.errors import ProtocolViolationError
 
 # Bytes that a client may send before the end of its login; then the proxy stops reading from it.
@@ -335,7 +335,7 @@ class Interpreter:
             for held in step.held:
                 if held.running is not None:
                     held.running.waits = False
-            self._backend.write(joined(step.held))
+            self._backend.write(step.take_held())
             self._proceed(step)
 
     def refuse(self, *, taken: bool) -> None:
@@ -501,7 +501,7 @@ class Interpreter:
             self._backend_step = step
             self._effects.end_by_backend(step.violation)
             return
-        self._answer(joined(step.held), step.record)
+        self._answer(step.take_held(), step.record)
 
     def withhold(self) -> None:
         """Sends an error in place of an answer whose access the log cannot commit, and resumes the backend."""
@@ -566,6 +566,8 @@ class Interpreter:
         for event in step.record:
             if event.outcome == "ok":
                 event.outcome = "lost"
+        # Nobody gets it.
+        step.take_held()
         # An access was handed over as it ended; that the client has not got its answer is one event more.
         record = self._session.undelivered(step) + step.record
         if record:

@@ -73,15 +73,16 @@ _owners: dict[bytes, Owner] = {}
 
 
 @mypyc_attr(free_list_len=1)
-class Read:
-    """A read that is under way: its statement, and what it was given."""
+class Read(Timing):
+    """A read that is under way: its statement, and what it was given. It is the timing of its event itself."""
 
-    __slots__ = ("asked", "heard", "kept", "name", "number", "owner", "plan", "statement", "text", "timing")
+    __slots__ = ("asked", "heard", "kept", "name", "number", "owner", "plan", "statement", "text")
 
     def __init__(
         self, plan: ReadPlan, statement: Verdict, text: bytes | None, owner: Owner, name: str, asked: i64
     ) -> None:
         """`asked`: as walk.py says it."""
+        super().__init__()
         self.plan = plan
         self.statement = statement
         self.text = text
@@ -89,7 +90,6 @@ class Read:
         self.name = name
         self.asked: i64 = asked
         self.number = 0
-        self.timing = Timing()
         # The beginning of the answer, once that ends with a testimony that is right, and that testimony.
         self.kept = b""
         self.heard: Testimony | None = None
@@ -120,6 +120,11 @@ class Reads:
         self._matching: Final = matching
         # The read whose answer is waited for.
         self.read: Read | None = None
+        # The Step of each answer: whoever carries it out is done with one before there is another.
+        self._answer: Final = Held(b"")
+        self._step: Final = Step()
+        self._step.replaceable = True
+        self._step.held.append(self._answer)
         # The verdict of the last Query, and its plan: of many such texts one is asked for again and again.
         self._verdict: Verdict | None = None
         self._plan: ReadPlan | None = None
@@ -251,12 +256,11 @@ class Reads:
             "ok",
             None,
             1,
-            read.timing,
+            read,
         )
-        step = Step()
-        step.commit.append(event)
-        step.held.append(Held(answer))
-        step.replaceable = True
+        self._answer.data = answer
+        step = self._step
+        step.commit = [event]
         return step
 
     # --- whatever else comes ---
@@ -280,7 +284,7 @@ class Reads:
         running = Running(plan.protocol, read.statement, read.text, portal)
         running.attempts = (attempt,)
         running.covered = {call_key(attempt.function, attempt.owner, attempt.names): Tally()}
-        running.timing = read.timing
+        running.timing = read
         self._pipeline.spell_out(undo, running)
         self._sealing.seal(running)
         return read.kept

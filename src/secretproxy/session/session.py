@@ -44,7 +44,7 @@ from secretproxy.session.pipeline import HIGH_WATER, LOW_WATER, Outcomes, Pipeli
 from secretproxy.session.plain import Plain
 from secretproxy.session.reads import Reads
 from secretproxy.session.states import Phase, State
-from secretproxy.session.step import Held, Limits, Output, Step, joined
+from secretproxy.session.step import Held, Limits, Output, Step
 from secretproxy.session.stream import BackendStream, ClientStream, Framer, Sealing, withheld
 from secretproxy.session.testimony import POOLER, Keys, Matching, Token
 from secretproxy.wire.errors import MalformedError, ProtocolViolationError, UnreadableError
@@ -388,15 +388,14 @@ class Session:
     def read_timing(self) -> Timing | None:
         """Gives the timing of the statement that passes_client() has just taken, if it is a read: nothing that the
         backend says goes on before the log has it."""
-        read = self._reads.read
-        return None if read is None else read.timing
+        return self._reads.read
 
     @property
     def sealed(self) -> Timing | None:
         """Gives the timing of the statement whose answer is kept until the log has it."""
         read, running = self._reads.read, self._sealing.running
         if read is not None:
-            return read.timing
+            return read
         return None if running is None else running.timing
 
     @property
@@ -414,7 +413,7 @@ class Session:
     def withhold(self, step: Step) -> tuple[bytes, list[Event]]:
         """Gives what goes to the client instead of a replaceable Step's answer, for the log cannot commit it, and what
         the log shall hear of that later."""
-        return withheld(joined(step.held)), self._outcomes.undelivered(step.commit, "refused", SqlState.IO_ERROR)
+        return withheld(step.take_held()), self._outcomes.undelivered(step.commit, "refused", SqlState.IO_ERROR)
 
     def undelivered(self, step: Step) -> list[Event]:
         """Gives what the log shall hear of a backend's Step whose answer finds no client any more."""

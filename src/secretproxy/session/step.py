@@ -30,11 +30,6 @@ class Held:
         return f"Held({len(self.data)} bytes)"
 
 
-def joined(parts: list[Held]) -> bytes:
-    """Gives the bytes of all parts."""
-    return parts[0].data if len(parts) == 1 else b"".join([part.data for part in parts])
-
-
 @mypyc_attr(free_list_len=1)
 class Step:
     """The work to do for a chunk.
@@ -95,6 +90,15 @@ class Step:
         self.violation: ProtocolViolationError | None = None
         self.defined = False
         self.unannounced = False
+
+    def take_held(self) -> bytes:
+        """Gives away the bytes of what is held."""
+        if len(self.held) != 1:
+            return b"".join([held.data for held in self.held])
+        held = self.held[0]
+        data = held.data
+        held.data = b""
+        return data
 
     def __repr__(self) -> str:
         return f"Step(forward={len(self.forward)} bytes, commit={len(self.commit)}, record={len(self.record)})"
