@@ -75,7 +75,8 @@ class GroupWriter:
         # The rows of the group, the answer that is expected to so many, and what came where it is another one.
         self._rows = 0
         self._expected = b""
-        self._expected_rows = -1
+        # The answers to groups of so many rows.
+        self._answers: dict[int, bytes] = {}
         self._answer = b""
         self._error: BaseException | None = None
         self._tag = b""
@@ -119,10 +120,12 @@ class GroupWriter:
 
     def write(self, bound: bytes, rows: int) -> None:
         """Writes so many rows, in one transaction; `bound` is what was given for them, and is sent as it is."""
-        if rows != self._expected_rows:
+        expected = self._answers.get(rows)
+        if expected is None:
             tag = b"INSERT 0 %d\0" % rows
-            self._expected = _BIND_COMPLETE + b"C" + (len(tag) + 4).to_bytes(4, "big") + tag + _READY
-            self._expected_rows = rows
+            expected = _BIND_COMPLETE + b"C" + (len(tag) + 4).to_bytes(4, "big") + tag + _READY
+            self._answers[rows] = expected
+        self._expected = expected
         self._busy = True
         self._rows = rows
         self._began = time.monotonic()

@@ -479,7 +479,7 @@ class Lines:
     def __repr__(self) -> str:
         return f"Lines({self._instance}, {self.seq})"
 
-    def take(self, events: Sequence[Event], at: int, now: float, rows: deque[Line]) -> int:
+    def take(self, events: list[Event], at: int, now: float, rows: deque[Line]) -> int:
         """Makes the lines of a statement's events and appends them to `rows`; gives their bytes. `now` is in seconds
         of a clock that never goes back, by which a statement's first event says when it began."""
         self.names_left = STATEMENT_NAMES
