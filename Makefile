@@ -5,7 +5,7 @@ JOBS ?= 3
 OLDEST ?=
 # Compiled once and not at each start, also where the machine is set not to.
 export PYTHONDONTWRITEBYTECODE :=
-COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/groups.py src/secretproxy/audit/journal.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py src/secretproxy/audit/waiting.py src/secretproxy/ops/value.py $(wildcard src/secretproxy/proxy/client/*.py src/secretproxy/*/*.c src/secretproxy/*/*.h src/secretproxy/proxy/transport/*.c)
+COMPILED := $(wildcard src/secretproxy/wire/*.py src/secretproxy/session/*.py src/secretproxy/detect/*.py) src/secretproxy/audit/chain.py src/secretproxy/audit/durable.py src/secretproxy/audit/groups.py src/secretproxy/audit/journal.py src/secretproxy/audit/masking.py src/secretproxy/audit/rows.py src/secretproxy/audit/waiting.py src/secretproxy/ops/value.py $(wildcard src/secretproxy/proxy/client/*.py src/secretproxy/*/*.c src/secretproxy/*/*.h src/secretproxy/proxy/transport/*.c)
 
 .PHONY: demo test evasions soak tls-soak crashes inject bounds fuzz suites lint bench bench-review bench-console bench-micro keys-full test-matrix test-oldest example clean
 

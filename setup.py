@@ -31,6 +31,7 @@ COMPILED = [
     "src/secretproxy/wire/redacted.py",
     "src/secretproxy/wire/types.py",
     "src/secretproxy/audit/chain.py",
+    "src/secretproxy/audit/durable.py",
     "src/secretproxy/audit/groups.py",
     "src/secretproxy/audit/journal.py",
     "src/secretproxy/audit/masking.py",

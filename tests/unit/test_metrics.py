@@ -59,6 +59,29 @@ def test_a_worker_that_is_started_again_goes_on_counting() -> None:
     )
 
 
+def test_what_is_counted_is_told_once_it_is_written_and_adds_to_what_was_there() -> None:
+    board = Board(2)
+    first, other = Metrics(board, 0), Metrics(board, 1)
+    first.attempts.inc(2)
+    first.attempts.count(3)
+    assert samples(other)["secretproxy_attempts_total"] == 2
+    first.attempts.write()
+    first.attempts.write()
+    assert samples(other)["secretproxy_attempts_total"] == 5
+    first.attempts.inc()
+    assert samples(first)["secretproxy_attempts_total"] == 6
+
+
+def test_the_bounds_of_a_histogram_belong_to_the_bucket_below() -> None:
+    metrics = Metrics()
+    for seconds in (0.0, 0.0005, 0.00051, 10.0, 10.1, 1e9):
+        metrics.hold.observe(seconds)
+    told = samples(metrics)
+    for bound, count in (("0.0005", 2), ("0.001", 3), ("5.0", 3), ("10.0", 4), ("+Inf", 6)):
+        assert told[f"secretproxy_hold_seconds_bucket {bound}"] == count
+    assert told["secretproxy_hold_seconds_count"] == 6 and told["secretproxy_hold_seconds_sum"] > 1e9
+
+
 def test_a_worker_that_never_began_is_not_counted() -> None:
     board = Board(2)
     metrics = Metrics(board, 0)

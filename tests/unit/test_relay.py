@@ -207,10 +207,12 @@ class Scene:
 
 class Counter:
     def __init__(self) -> None:
-        self.count = 0
+        self.total = 0
 
     def inc(self, by: int = 1) -> None:
-        self.count += by
+        self.total += by
+
+    count = inc
 
 
 # --- what waits for the log -------------------------------------------------------------------------------------------
@@ -228,7 +230,7 @@ async def test_a_call_goes_on_once_the_log_has_its_attempt() -> None:
     scene = Scene().logged_in()
     scene.client.data_received(query(SECRET))
     assert [event.event for event in scene.journal.attempts] == ["attempt"] and scene.to_backend.take() == b""
-    assert scene.metrics.attempts.count == 1 and scene.to_client.reading, "it mostly has nothing to say meanwhile"
+    assert scene.metrics.attempts.total == 1 and scene.to_client.reading, "it mostly has nothing to say meanwhile"
     scene.client.data_received(query("SELECT 1"))
     assert scene.to_backend.take() == b"" and not scene.to_client.reading
     await scene.journal.write()
@@ -240,7 +242,7 @@ async def test_a_call_that_the_log_cannot_take_is_refused_in_a_turn_of_its_own()
     scene.journal.available = False
     scene.client.data_received(query(SECRET) + query("SELECT 1"))
     refused = scene.to_backend.take()
-    assert SECRET.encode() not in refused and scene.metrics.refused.count == 1
+    assert SECRET.encode() not in refused and scene.metrics.refused.total == 1
     assert not scene.to_client.reading
     await turns()
     assert scene.to_client.reading
@@ -250,7 +252,7 @@ async def test_a_call_whose_attempt_the_log_loses_is_refused() -> None:
     scene = Scene().logged_in()
     scene.client.data_received(query(SECRET))
     await scene.journal.write(LogUnavailableError())
-    assert SECRET.encode() not in scene.to_backend.take() and scene.metrics.refused.count == 1
+    assert SECRET.encode() not in scene.to_backend.take() and scene.metrics.refused.total == 1
 
 
 async def test_an_answer_is_held_until_the_log_has_the_call() -> None:

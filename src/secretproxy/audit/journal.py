@@ -141,6 +141,7 @@ class Journal:
         self._mask = mask
         self._timeout = timeout
         self._lines = Lines(mask, self.instance)
+        self._time_ns: Callable[[], int] = time.time_ns
         self._last_at = 0
         self._rows: deque[Line] = deque()
         self._row_bytes = 0
@@ -334,7 +335,7 @@ class Journal:
 
     def _take(self, events: list[Event]) -> None:
         now = _monotonic()
-        at = time.time_ns() // 1000
+        at = self._time_ns() // 1000
         if at < self._last_at:
             at = self._stepped_back(at)
         self._last_at = at

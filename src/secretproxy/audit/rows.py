@@ -72,7 +72,8 @@ _PLAIN: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v
 # Characters of names (or of a call path) that a row may have, and those that are taken at a time, which is one
 # statement's. What is beyond them stands there as a count and a keyed digest: a row that takes the log seconds would
 # stop it for everybody.
-ROW_NAMES, STATEMENT_NAMES = 256 * 1024, 1024 * 1024
+ROW_NAMES: Final = 256 * 1024
+STATEMENT_NAMES: Final = 1024 * 1024
 _MANY: Final = 64
 # A value that is NULL, in the place of its length.
 NULL: Final = b"\xff\xff\xff\xff"

@@ -18,6 +18,14 @@ class Value:
     def inc(self, by: float = 1) -> None:
         self.set(self._number + by)
 
+    def count(self, things: int) -> None:
+        """Adds so many, which the board has once it is written: for what is counted in each call."""
+        self._number += things
+
+    def write(self) -> None:
+        """Writes what was counted."""
+        self._row[self._place] = self._number
+
     def set(self, value: float) -> None:
         # Compiled, a number of the board costs more to read than to write.
         self._number = float(value)

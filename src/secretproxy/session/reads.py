@@ -125,6 +125,7 @@ class Reads:
         self._step: Final = Step()
         self._step.replaceable = True
         self._step.held.append(self._answer)
+        self._step.commit.append(Event("access", state.identity))
         # The verdict of the last Query, and its plan: of many such texts one is asked for again and again.
         self._verdict: Verdict | None = None
         self._plan: ReadPlan | None = None
@@ -260,7 +261,7 @@ class Reads:
         )
         self._answer.data = answer
         step = self._step
-        step.commit = [event]
+        step.commit[0] = event
         return step
 
     # --- whatever else comes ---

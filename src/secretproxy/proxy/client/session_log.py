@@ -45,7 +45,7 @@ class SessionLog(Log):
         self._metrics: Final = cast(Any, runtime).metrics
         # Compiled, one that is looked up for each call costs twice as much.
         self._hold: Final[Callable[[list[Event], Settled], None]] = self._journal.hold
-        self._count_attempts: Final[Callable[[float], None]] = self._metrics.attempts.inc
+        self._count_attempts: Final[Callable[[int], None]] = self._metrics.attempts.count
         self._access_settled: Final[Settled] = self.access_settled
         self._stage: Final = stage
         self._session: Final = session

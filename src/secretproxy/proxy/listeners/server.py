@@ -233,6 +233,7 @@ class Server:
 
     def publish(self) -> None:
         """Publishes this process's numbers for the other workers."""
+        self.metrics.attempts.write()
         self.metrics.wrote(self.journal.written)
         self.metrics.backlog.set(self.journal.backlog)
         self.metrics.log_up.set(self.journal.available)
