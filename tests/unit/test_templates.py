@@ -623,3 +623,31 @@ def test_what_the_catalog_says_later_changes_what_is_known_without_comments() ->
     assert detector.verdict(b"SELECT 'secrets_getter' FROM seen /*a*/", "utf-8") is HARMLESS
     detector.learn(LEADS)
     assert detector.verdict(b"SELECT 'secrets_getter' FROM seen /*b*/", "utf-8").calls
+
+
+# Calls that words alone do not show.
+UNWORDED = [
+    f"""SELECT U&"encrypted!005fsecrets" UESCAPE '!' . U&"secrets!005fdelete" UESCAPE '!' ('{OWNER}', 'n')""",
+    "EXECUTE p",
+    "FETCH ALL FROM c",
+    "DEALLOCATE p; CLOSE ALL",
+    "SELECT * FROM U&\"se!0065n\" UESCAPE '!'",
+]
+
+
+@pytest.mark.parametrize("text", UNWORDED)
+@pytest.mark.parametrize(
+    "hard", ["/*" + "+" * 2100 + "*/ ", "--" + "<>" * 1100 + "\n", "/*" + "+ " * 50_001 + "*/", "/* by words */"]
+)
+def test_a_comment_that_is_too_hard_hides_no_call_of_another_text(text: str, hard: str) -> None:
+    """The text with the comment is judged by its words, the others are not."""
+    detector, other = Detector(), Detector()
+    for each in (detector, other):
+        each.learn(LEADS)
+    commented = (hard + text).encode()
+    verdict = detector.by_words(commented, "utf-8") if "words" in hard else detector.analyse(commented, "utf-8")
+    detector.store(commented, "utf-8", verdict)
+    assert verdict is HARMLESS
+    for sent in (text, f"/*x*/{text}", f"{text} --x"):
+        own = other.analyse(sent.encode(), "utf-8")
+        assert own is not HARMLESS and detector.verdict(sent.encode(), "utf-8", (b"p", b"c")) == own

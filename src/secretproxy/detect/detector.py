@@ -271,10 +271,24 @@ class Detector:
     def store(self, text: bytes, encoding: str, verdict: Verdict, conforming_strings: int = STANDARD) -> Verdict:
         self._keep(text, encoding, conforming_strings, verdict)
         bare = self._templates.bare(text, encoding)
-        if bare is not None and len(bare) <= CACHE_TEXT_BYTES and _is_of_a_tree(bare, encoding, verdict):
+        if bare is not None and len(bare) <= CACHE_TEXT_BYTES and self._is_of_tree(bare, encoding, verdict):
             self._keep(bare, encoding, _BARE, verdict)
         self._templates.drop()
         return verdict
+
+    def _is_of_tree(self, bare: bytes, encoding: str, verdict: Verdict) -> bool:
+        """Tells whether the verdict on a text with comments is that of its tree without them. One by words says nothing
+        of a text with fewer of them, and where it is HARMLESS it does not show: its comments may have been too hard to
+        parse."""
+        if verdict is not HARMLESS:
+            return verdict.parsed
+        if weight(bare) > LIGHT:
+            return False
+        try:
+            sql = bare.decode(encoding)
+            return self._of_tree(pglast.parser.parse_sql_json(sql), sql) is HARMLESS
+        except Exception:
+            return False
 
     def _keep(self, text: bytes, encoding: str, reading: int, verdict: Verdict) -> None:
         if len(text) <= CACHE_TEXT_BYTES:
@@ -418,19 +432,6 @@ def fingerprint(sql: str) -> str | None:
         return str(pglast.parser.fingerprint(sql))
     except Exception:
         return None
-
-
-def _is_of_a_tree(bare: bytes, encoding: str, verdict: Verdict) -> bool:
-    """Tells whether the verdict on a text with comments is its tree's, not that of words that may stand in comments."""
-    if verdict is not HARMLESS:
-        return verdict.parsed
-    if weight(bare) > LIGHT:
-        return False
-    try:
-        pglast.parser.parse_sql_json(bare.decode(encoding))
-    except Exception:
-        return False
-    return True
 
 
 def _shortest(words: set[bytes]) -> list[bytes]:
