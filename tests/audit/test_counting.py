@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from secretproxy.audit import counting, exports, review, subjects
+from secretproxy.audit import counting, exports, paging, review, subjects
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import OUTCOMES, Filter
 from secretproxy.audit.records import plain
@@ -255,6 +255,49 @@ async def test_every_column_has_a_filter_that_agrees_with_the_test_of_a_row(log:
     ):
         with pytest.raises(ConfigError):
             Filter(**nonsense).conditions()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("nearest", "growth", "rest"), [(25, 3, 4), (300, 8, 100)])
+async def test_pages_from_stretches_of_time_have_the_same_accesses(
+    log: Any, monkeypatch: pytest.MonkeyPatch, nearest: int, growth: int, rest: int
+) -> None:
+    """However few of the newest rows are looked at first, and however the stretches before them grow."""
+    everything = await all_of(log, Filter())
+    for name, value in {"NEAREST": nearest, "_GROWTH": growth, "_REST": rest}.items():
+        monkeypatch.setattr(review, name, value)
+    middle = everything[len(everything) // 2]["at"]
+    known = filters(everything) | of_other_columns(everything)
+    several = ("secret", "jwt user", "function", "unknown", "ok", "via", "role", "how", "seq", "several")
+    wanted = {name: known[name] for name in several} | {"nothing": Filter(function="none such")}
+    wanted |= {
+        f"{name} until": one.but(until=middle) for name, one in wanted.items() if name in ("function", "unknown")
+    }
+    wanted["a time"] = Filter(operation="verify", since=everything[99]["at"], until=middle)
+    for name, one in wanted.items():
+        expected = [row for row in everything if one.fits(row)]
+        for limit in (3, 40):
+            assert await all_of(log, one, limit) == expected[-limit:], (name, limit)
+        page = await paging.newest(log, one, 5)
+        if page.next:
+            page.rows += (await paging.newest(log, one, 5, page.next)).rows
+        assert page.rows == expected[::-1][:10], name
+
+
+async def test_a_beginning_that_no_uuid_has_is_looked_for_once(log: Any) -> None:
+    """What is asked about the rows that there are has no answer then; what comes later may match."""
+    everything = await all_of(log, Filter())
+    some = next(row for row in everything if row["accessed_by"])
+    for option, value in (("jwt_user", some["accessed_by"]), ("id", some["id"])):
+        begins = next(f"{digits:08x}" for digits in range(10**6) if not str(value).startswith(f"{digits:08x}"))
+        wanted = Filter(**{option: begins})
+        found = await review.resolved(log, wanted, now=True)
+        assert found.absent and await all_of(log, found) == await all_of(log, found, 5) == []
+        assert not (await review.resolved(log, wanted)).absent
+        assert found.asked() == (await review.resolved(log, wanted)).asked()
+        one = await review.resolved(log, Filter(**{option: str(value)[:10]}), now=True)
+        assert not one.absent and getattr(one, option) == str(value)
+    with pytest.raises(ConfigError, match="several begin so"):
+        await review.resolved(log, Filter(id=Counter(str(row["id"])[0] for row in everything).most_common(1)[0][0]))
 
 
 async def test_endings_over_time_are_those_of_the_accesses(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,10 @@ class Condition:
     of_outcome: bool = False
 
 
+# Fields of a filter that nobody asks for.
+_NOT_ASKED = ("encoding", "absent")
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """The filter of a review; None matches everything.
@@ -150,6 +154,8 @@ class Filter:
     seq: str | None = None
     id: str | None = None
     encoding: str = "UTF8"
+    # Whether it is known that the log has nothing of it.
+    absent: bool = False
 
     def conditions(self, secret: str = "") -> list[Condition]:
         """Gives what a row has to fulfil; `secret` narrows down where the name stands. Raises ConfigError for
@@ -275,7 +281,7 @@ class Filter:
 
     def asked(self) -> dict[str, str]:
         """Gives what was asked for, by the names of its fields, as a manifest names it."""
-        given = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "encoding"}
+        given = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name not in _NOT_ASKED}
         return {
             name: ",".join(value) if isinstance(value, tuple) else str(value)
             for name, value in given.items()

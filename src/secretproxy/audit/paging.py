@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from secretproxy.audit.filters import Filter
-from secretproxy.audit.review import access_of, in_order, outcomes, questions, quick
+from secretproxy.audit.review import access_of, in_order, outcomes, page, questions
 from secretproxy.config import ConfigError
 
 # A transaction can make any number of direct calls at one time; more than this at one are not paged through.
@@ -73,7 +73,7 @@ async def newest(connection: Any, wanted: Filter, size: int, before: Cursor | No
         found: dict[Any, Any] = {}
         edge: tuple[Any, ...] | None = None
         for part in questions(bounded, ask):
-            rows = sorted(await quick(connection, part), key=in_order)
+            rows = sorted(await page(connection, part, bounded, ask), key=in_order)
             if len(rows) >= ask:
                 # Of rows with the time and number of the last one there can be more.
                 last = in_order(rows[0])[:3]

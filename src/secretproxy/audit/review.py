@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 import asyncpg
 
 from secretproxy.audit.columns import NAMES
 from secretproxy.audit.filters import (
     ACCESSED_BY,
+    AT_LEAST,
+    BELOW,
     EARLIEST,
     EQUAL,
     FIRST_NAME,
@@ -69,6 +71,7 @@ SHOWN_BY_CALL = f"""EXISTS (
              AND c.event {EQUAL} 'call'
            AND {EARLIEST.format("c")}
            AND pg_catalog.split_part(c.function, '(', 1) {EQUAL} pg_catalog.split_part(a.function, '(', 1))"""
+_SUPERSEDED = SHOWN_BY_CALL.format(vague=f"{VAGUE} AND ")
 IS_ACCESS = f"{ACCESS_EVENTS} AND NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})"
 _FAILED = ("error", "cancelled", "lost", "refused")
 UNUSUAL = ("definition", "table", "refusal", "forgery")
@@ -81,8 +84,13 @@ PAGE = 10_000
 LOG = "secretproxy.access_log a"
 
 
-async def resolved(connection: Any, wanted: Filter) -> Filter:
-    """Resolves a filter for this log: its encoding, and each prefix of a uuid.
+# Columns of uuids that no index is of.
+_UNINDEXED = ("accessed_by", "id")
+
+
+async def resolved(connection: Any, wanted: Filter, *, now: bool = False) -> Filter:
+    """Resolves a filter for this log: its encoding, and each prefix of a uuid. `now`: it is asked about the rows that
+    there are, and about none that come later, so that it may be noted that nothing matches.
 
     Raises ConfigError if a prefix is ambiguous.
     """
@@ -90,30 +98,50 @@ async def resolved(connection: Any, wanted: Filter) -> Filter:
     for option, column in UUIDS.items():
         text = getattr(wanted, option)
         if text is not None:
-            found = await whole_uuid(connection, column, f"--{option.replace('_', '-')}", text)
-            wanted = wanted.but(**{option: str(found)})
+            named = f"--{option.replace('_', '-')}"
+            found = await _only_uuid(connection, column, named, text)
+            wanted = wanted.but(**{option: str(found or uuid_range(named, text)[0])})
+            if now and found is None:
+                wanted = wanted.but(absent=True)
     return wanted
 
 
 async def whole_uuid(connection: Any, column: str, option: str, text: str) -> uuid.UUID:
     """Gives the one uuid of that column with this prefix; the lowest possible one if there is none. Raises
     ConfigError."""
+    return await _only_uuid(connection, column, option, text) or uuid_range(option, text)[0]
+
+
+async def _only_uuid(connection: Any, column: str, option: str, text: str) -> uuid.UUID | None:
+    """Gives the one uuid of that column with this prefix; None if there is none. A whole uuid is not looked for.
+    Raises ConfigError."""
     first, last = uuid_range(option, text)
     if first == last:
         return first
     within = f"{column} OPERATOR(pg_catalog.>=) $1 AND {column} OPERATOR(pg_catalog.<=) $2"
+    if column in _UNINDEXED:
+        # All rows are read, so once for all uuids that begin so.
+        several = f"SELECT {column} FROM secretproxy.access_log WHERE {within} GROUP BY {column} LIMIT 2"  # noqa: S608
+        known = [row[column] for row in await quick(connection, Question(several, [first, last]))]
+        if len(known) > 1:
+            raise _ambiguous(option, text, known[0], known[1])
+        return uuid.UUID(str(known[0])) if known else None
     one = f"SELECT {column} FROM secretproxy.access_log WHERE {within} LIMIT 1"  # noqa: S608 - a column of UUIDS
     found = await connection.fetchval(one, first, last)
     if found is None:
-        return first
+        return None
     for low, high in (
         (first, uuid.UUID(int=found.int - 1) if found.int else None),
         (uuid.UUID(int=min(found.int + 1, last.int)), last),
     ):
         other = await connection.fetchval(one, low, high) if high is not None and low <= high else None
         if other is not None and other != found:
-            raise ConfigError(f"{option} {text}: several begin so, such as {found} and {other}; give more of it")
+            raise _ambiguous(option, text, found, other)
     return uuid.UUID(str(found))
+
+
+def _ambiguous(option: str, text: str, one: Any, other: Any) -> ConfigError:
+    return ConfigError(f"{option} {text}: several begin so, such as {one} and {other}; give more of it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +154,11 @@ class Question:
     hashed: bool = False
     # Whether to read rows backwards from the newest until enough match, because each is examined closely.
     walked: bool = False
+    # How few rows may match, of which no index goes by the time: see `page`.
+    sparse: Literal["no", "maybe", "sure"] = "no"
+    # Without the order, the limit, and the condition that leaves out what a call stands for, which is `shown`.
+    every: str = ""
+    shown: str = ""
 
 
 def ways(wanted: Filter, walked: bool) -> list[tuple[str, list[Condition]]]:
@@ -233,29 +266,51 @@ def conditions_of(conditions: list[Condition], given: int) -> tuple[str, list[An
     return "".join(f" AND {condition.text}" for condition in conditions if "?" not in condition.text) + texts, values
 
 
-def questions(wanted: Filter, limit: int | None, columns: str = "a.*") -> list[Question]:
-    """Queries for the newest `limit` accesses (None: all) without their outcomes, one a way. Raises ConfigError."""
+def questions(wanted: Filter, limit: int | None, columns: str = "a.*", *, few: bool = False) -> list[Question]:
+    """Queries for the newest `limit` accesses (None: all) without their outcomes, one a way. Raises ConfigError.
+
+    `few`: not all of them are read, however many there are."""
+    few = few or limit is not None
+    # Of few rows the call is looked for where it can be one: the planner would join all calls otherwise.
+    shown = f"NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})" if few else f"NOT {_SUPERSEDED}"
     limited = "" if limit is None else f" {NEWEST} LIMIT {limit:d}"
-    superseded = SHOWN_BY_CALL.format(vague=f"{VAGUE} AND ")
     found = []
-    for source, conditions in ways(wanted, limit is not None):
+    for source, conditions in ways(wanted, few):
         where, values = conditions_of(conditions, 0)
-        sql = f"SELECT {columns} FROM {source} WHERE {ACCESS_EVENTS}{where} AND NOT {superseded}{limited}"  # noqa: S608
+        every = f"SELECT {columns} FROM {source} WHERE {ACCESS_EVENTS}{where}"  # noqa: S608
         found.append(
             Question(
-                sql, values,
+                f"{every} AND {shown}{limited}", values,
                 hashed=_WITHOUT_OUTCOME in where and ("a.outcome IS NULL" in where or _ACCESS_ENDED_WELL in where),
                 walked=_ENDED_WELL in where and wanted.secret is None,
+                sparse="no" if limit is None else _sparse(wanted, source, where),
+                every=every, shown=shown,
             )
         )  # fmt: skip
     return found
 
 
-def question(wanted: Filter, limit: int | None, columns: str = "a.*") -> Question:
+# A filter of these has an index, which goes by the time too or has few rows of each value.
+_INDEXED = ("owner", "secret", "user", "session")
+
+
+def _sparse(wanted: Filter, source: str, where: str) -> Literal["no", "maybe", "sure"]:
+    """Says whether few rows may match of which no index goes by the time."""
+    if "a.secret_names OPERATOR(pg_catalog.@>)" in where or "a.secret_names OPERATOR(pg_catalog.&&)" in where:
+        return "sure"
+    if _WITHOUT_OUTCOME in where and "a.outcome IS NULL" in where:
+        return "sure"
+    plain = wanted.but(since=None, until=None, encoding=Filter().encoding)
+    if source != LOG or plain == Filter() or plain.before_its_end() != plain.but(jwt_user=None):
+        return "no"
+    return "no" if any(getattr(wanted, name) is not None for name in _INDEXED) else "maybe"
+
+
+def question(wanted: Filter, limit: int | None, columns: str = "a.*", *, few: bool = False) -> Question:
     """Gives the same as one query."""
     parts: list[str] = []
     values: list[Any] = []
-    for part in questions(wanted, limit, columns):
+    for part in questions(wanted, limit, columns, few=few):
         parts.append(f"({renumbered(part.sql, len(values))})")
         values += part.values
     return Question(" UNION ALL ".join(parts), values)
@@ -268,6 +323,8 @@ def renumbered(sql: str, given: int) -> str:
 
 async def accesses(connection: Any, wanted: Filter, limit: int | None = None) -> AsyncIterator[Any]:
     """Accesses, the newest `limit` of them (None: all), oldest first. Raises ConfigError."""
+    if wanted.absent:
+        return
     if limit is None or limit > PAGE:
         found = question(wanted, limit)
         newest = "" if limit is None else f" {NEWEST} LIMIT {limit:d}"
@@ -282,7 +339,7 @@ async def accesses(connection: Any, wanted: Filter, limit: int | None = None) ->
         return
     rows: list[Any] = []
     for part in questions(wanted, limit):
-        rows += await quick(connection, part)
+        rows += await page(connection, part, wanted, limit)
     rows.sort(key=in_order)
     rows = rows[-limit:]
     ended = await outcomes(connection, rows)
@@ -376,6 +433,63 @@ async def quick(connection: Any, asked: Question) -> list[Any]:
         return list(await connection.fetch(asked.sql, *asked.values))
 
 
+# So many of the newest rows are looked through first, whatever they are, and then stretches of time that grow by a
+# factor; the rest at once, where it is not so many times as long.
+NEAREST, _GROWTH, _REST = 50_000, 8, 100
+
+
+async def page(connection: Any, asked: Question, wanted: Filter, limit: int) -> list[Any]:
+    """Fetches the newest `limit` rows of a question for a page, in no order that is promised.
+
+    To find few rows among many the planner walks the index of times row by row to its end, where it takes them for
+    many: of a condition that it has no statistics of, such as one of a function's name. So a filter without an index
+    is answered from the newest rows, and what these do not have from older ones, of which all that match are read
+    before they are sorted: a part of the log is read by several processes then, and only once."""
+    if asked.sparse == "no":
+        return await quick(connection, asked)
+    if asked.sparse == "sure":
+        return await quick(connection, _gathered(asked, limit))
+    where, values = conditions_of(Filter(since=wanted.since, until=wanted.until).conditions(), 0)
+    times = f"SELECT a.at FROM {LOG} WHERE true{where} ORDER BY a.at"  # noqa: S608 - constant text
+    spans = await connection.fetchrow(
+        f"SELECT ({times} DESC LIMIT 1) AS newest, ({times} LIMIT 1) AS oldest,"
+        f" ({times} DESC OFFSET {NEAREST:d} LIMIT 1) AS edge",
+        *values,
+    )
+    edge = spans["edge"]
+    if edge is None:
+        return await quick(connection, asked)
+    rows = await quick(connection, _between(asked, edge, None, limit, gathered=False))
+    width = spans["newest"] - edge
+    while len(rows) < limit and edge is not None:
+        width *= _GROWTH
+        begin = None if edge - spans["oldest"] <= width * _REST / _GROWTH else edge - width
+        rows += await quick(connection, _between(asked, begin, edge, limit - len(rows), gathered=True))
+        edge = begin
+    return rows
+
+
+def _gathered(asked: Question, limit: int) -> Question:
+    """Gives the question as one whose rows are all found before they are sorted, so that no index is walked for the
+    order. Whether a call stands for a row is asked of what was found: several processes cannot ask it."""
+    text = f"SELECT a.* FROM ({asked.every} OFFSET '0'::bigint) a WHERE {asked.shown} {NEWEST} LIMIT {limit:d}"  # noqa: S608
+    return replace(asked, sql=text)
+
+
+def _between(
+    asked: Question, since: datetime | None, until: datetime | None, limit: int, *, gathered: bool
+) -> Question:
+    """Narrows a question for a page down to a stretch of time."""
+    every, values = asked.every, list(asked.values)
+    for bound, operator in ((since, AT_LEAST), (until, BELOW)):
+        if bound is not None:
+            values.append(bound)
+            every += f" AND a.at {operator} ${len(values)}"
+    text = f"{every} AND {asked.shown} {NEWEST} LIMIT {limit:d}"
+    narrow = replace(asked, sql=text, every=every, values=values)
+    return _gathered(narrow, limit) if gathered else narrow
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """A number, or what it is at least."""
@@ -409,7 +523,7 @@ async def how_many(connection: Any, question: Question, known: int) -> Count:
 
 async def how_many_accesses(connection: Any, wanted: Filter, known: int) -> Count:
     """Counts the accesses, of which `known` are sure."""
-    return await how_many(connection, question(wanted, None, columns="1"), known)
+    return await how_many(connection, question(wanted, None, columns="1", few=True), known)
 
 
 async def story(connection: Any, session: uuid.UUID) -> AsyncIterator[Any]:

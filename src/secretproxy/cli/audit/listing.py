@@ -155,7 +155,7 @@ def list_(
 ) -> None:  # fmt: skip
     """List accesses of secrets, oldest first."""
     # Long because its options are declared here, one a line.
-    from secretproxy.audit import review, spool_review
+    from secretproxy.audit import review
 
     wanted = opt.filtered(
         since=since, until=until, owner=owner, secret=secret, user=user, jwt_user=jwt_user, function=function,
@@ -173,7 +173,7 @@ def list_(
 
     async def work() -> None:
         async with review.reading(database) as connection:
-            found = await review.resolved(connection, wanted)
+            found = await review.resolved(connection, wanted, now=True)
             if machine:
                 rows = review.accesses(connection, found, most)
                 write = rows_to_output(as_csv, raw)
@@ -193,6 +193,9 @@ def list_(
     if spool is None:
         opt.run(work())
         return
+    # What reads a spool imports the parser.
+    from secretproxy.audit import spool_review
+
     found = spool_review.accesses(spool, wanted, None)
     waiting = found if most is None else found[-most:]
     if machine:
