@@ -69,6 +69,8 @@ class GroupWriter:
         self._row_type = 0
         # What arrays of so many rows begin with.
         self._heads: dict[int, bytes] = {}
+        # Whether the connection is closed.
+        self.is_lost = False
         self._busy = False
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -197,6 +199,7 @@ class GroupWriter:
         self._asyncpg.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
         self._asyncpg.connection_lost(exc)
         if self._timer is not None:
             self._timer.cancel()

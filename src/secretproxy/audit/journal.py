@@ -488,7 +488,7 @@ class Journal:
             _fail(ended, error)
 
     def _write_next(self, ended: asyncio.Future[None], writer: GroupWriter) -> None:
-        if self._prove or self._closing or self._connection.is_closed():
+        if self._prove or self._closing or writer.is_lost:
             ended.set_result(None)
             return
         if not self._pressing:
@@ -737,8 +737,9 @@ class Journal:
         if count == len(rows):
             rows.clear()
         else:
+            popleft = rows.popleft
             for _ in range(count):
-                rows.popleft()
+                popleft()
 
     def _noted(self, group: list[Line], began: float) -> list[Settled]:
         """Does the same with rows that do not wait any more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 # Is called, once a wait, when the rows are durable, or when an outage ended the wait: then with its cause. Must not
 # raise.
@@ -17,8 +16,8 @@ class Waiting:
 
     def __init__(self) -> None:
         # The number of the last row that each waits for; its complement where an outage does not end the wait.
-        self._numbers: Final[list[int]] = []
-        self._settled: Final[list[Settled]] = []
+        self._numbers: list[int] = []
+        self._settled: list[Settled] = []
 
     def __repr__(self) -> str:
         return f"Waiting({len(self._settled)})"
@@ -40,16 +39,15 @@ class Waiting:
             if (~last if last < 0 else last) > number:
                 break
             count += 1
-        taken = self._settled[:count]
-        del self._settled[:count]
-        del numbers[:count]
-        return taken
+        settled = self._settled
+        # Compiled, a slice costs half of what it takes to delete one.
+        self._numbers, self._settled = numbers[count:], settled[count:]
+        return settled[:count]
 
     def take_ended(self) -> list[Settled]:
         """Takes away what an outage ends the wait of."""
-        numbers, settled = self._numbers[:], self._settled[:]
-        self._numbers.clear()
-        self._settled.clear()
+        numbers, settled = self._numbers, self._settled
+        self._numbers, self._settled = [], []
         ended: list[Settled] = []
         for number, one in zip(numbers, settled, strict=True):
             if number < 0:
