@@ -537,7 +537,7 @@ def test_fields_that_are_none_are_refused_or_left() -> None:
     for place, wrong in [
         (1, names), (1, b""), (1, None), (2, -1), (2, None), (2, 2**70), (2, 10**18), (3, b"r" * 31), (3, "r" * 32), (3, b""), (4, 17),
         (4, -1), (4, 2**62), (4, None), (5, -1), (5, YEAR_10000), (5, None), (8, -1), (8, "1"), (9, "o"), (9, 7), (9, None.__class__),
-        *[(10, part) for part in cut], (10, long), (10, "{key}"), (11, "a"), (12, 1), (12, 1.0), (12, 0.000_099), (12, -0.5), (12, 1e300),
+        *[(10, part) for part in cut], (10, long), (10, "t" * 4000), (10, "k\0"), (10, 7), (11, "a"), (12, 1), (12, 1.0), (12, 0.000_099), (12, -0.5), (12, 1e300),
         (12, float("nan")), (12, float("inf")), (13, -1), (13, 10**18),
         (6, (None, *pattern[1:])), (6, (*pattern[:4], long)), (7, (long, *known[1:])), (7, (*known[:2], names[:3])),
     ]:  # fmt: skip
@@ -555,6 +555,9 @@ def test_fields_that_are_none_are_refused_or_left() -> None:
     for wrong_count in ((), given[:-1], [*given, 1]):
         with pytest.raises(TypeError):
             linked(*wrong_count)
+    with pytest.raises(UnicodeEncodeError):
+        replaced(10, "\ud800")
+    assert replaced(10, "key") == made
     # None of it changed what comes next.
     assert linked(*given) == made
 

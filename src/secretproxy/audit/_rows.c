@@ -3,8 +3,9 @@
    linked() gives None for, rows.py writes; packed() gives None where rows.py does.
 
    linked() does not read the line that it has written. Each field that a row has of its own is written twice, as a text
-   and in binary form, from one integer. All others come in parts: the text of fields that stand side by side, and what
-   packed() makes of that text, which fields() has found once for the rows that have it. */
+   and in binary form, from one integer, or from a name that needs no quotes. All others come in parts: the text of
+   fields that stand side by side, and what packed() makes of that text, which fields() has found once for the rows that
+   have it. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -576,6 +577,32 @@ static void add_null(struct row *row, int type)
     row->packed = int32(int32(row->packed, type), (uint32_t)-1);
 }
 
+/* Adds secrets' names: NULL, a part, or one name as a str, which stands in an array as it is. */
+static int add_names(struct row *row, PyObject *given)
+{
+    if (given == Py_None) {
+        add_null(row, TEXTS);
+        return 1;
+    }
+    if (!PyUnicode_Check(given))
+        return add_part(row, given);
+    Py_ssize_t size;
+    const char *name = PyUnicode_AsUTF8AndSize(given, &size);
+    if (name == NULL || size > row->text_end - row->text || size > row->packed_end - row->packed ||
+        memchr(name, '\0', size) != NULL)
+        return 0;
+    memcpy(row->text, "\t{", 2);
+    memcpy(row->text + 2, name, size);
+    row->text += size + 2;
+    *row->text++ = '}';
+    /* As packed_texts() writes it. */
+    char *to = int32(int32(int32(int32(row->packed, TEXTS), 24 + size), 1), 0);
+    to = int32(int32(int32(int32(to, TEXT), 1), 1), size);
+    memcpy(to, name, size);
+    row->packed = to + size;
+    return 1;
+}
+
 static int add_number(struct row *row, PyObject *given)
 {
     long long value;
@@ -743,14 +770,11 @@ static PyObject *linked(PyObject *module, PyObject *const *given, Py_ssize_t cou
     PyObject **of_pattern = &PyTuple_GET_ITEM(given[OF_PATTERN], 0), **known = &PyTuple_GET_ITEM(given[KNOWN], 0);
     char *hashes = begin(&row, given);
     int done = hashes != NULL && add_part(&row, known[SESSION]) && add_number(&row, given[STATEMENT_NO]) &&
-               add_part(&row, of_pattern[CALLED]) && add_uuid(&row, given[OWNER]);
-    if (done && given[NAMES] == Py_None)
-        add_null(&row, TEXTS);
-    else
-        done = done && add_part(&row, given[NAMES]);
-    done = done && add_part(&row, of_pattern[HOW]) && add_part(&row, known[USER]) && add_part(&row, of_pattern[ROLE]) &&
-           add_uuid(&row, given[ACCESSED_BY]) && add_part(&row, known[CLIENT]) && add_part(&row, of_pattern[OUTCOME]) &&
-           add_duration(&row, given[DURATION]) && add_number(&row, given[CALLS]);
+               add_part(&row, of_pattern[CALLED]) && add_uuid(&row, given[OWNER]) && add_names(&row, given[NAMES]) &&
+               add_part(&row, of_pattern[HOW]) && add_part(&row, known[USER]) && add_part(&row, of_pattern[ROLE]) &&
+               add_uuid(&row, given[ACCESSED_BY]) && add_part(&row, known[CLIENT]) &&
+               add_part(&row, of_pattern[OUTCOME]) && add_duration(&row, given[DURATION]) &&
+               add_number(&row, given[CALLS]);
     if (!done) {
         if (PyErr_Occurred())
             return NULL;

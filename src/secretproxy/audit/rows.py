@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
+from mypy_extensions import mypyc_attr
+
 from secretproxy.audit import chain
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, STORED, TYPES, LogColumn
 from secretproxy.audit.masking import NameMask, name_bytes
@@ -235,6 +237,7 @@ _DATABASE_AT: Final = CHAINED.index("database")
 _OUTCOME_AT: Final = CHAINED.index("outcome")
 
 
+@mypyc_attr(acyclic=True)
 class Line:
     """A row of the log as it is written: its number, the line that its hash covers, and the two hashes."""
 
@@ -437,19 +440,6 @@ class _Pattern:
         )
 
 
-class _Array:
-    """One secret's name as the array that a row has: the part, and the characters of it that count for names_left."""
-
-    __slots__ = ("part", "size")
-
-    def __init__(self, part: bytes, size: int) -> None:
-        self.part = part
-        self.size = size
-
-    def __repr__(self) -> str:
-        return f"_Array({self.size})"
-
-
 class Lines:
     """The chain of one instance in the making: events in, lines out."""
 
@@ -463,7 +453,8 @@ class Lines:
         # Of names that were not masked: a value that slipped into a name's place is not kept.
         self._texts: dict[str, str] = {}
         self._elements: dict[str, str] = {}
-        self._arrays: dict[str, _Array] = {}
+        # Names that are not masked, and that stand in an array as they are.
+        self._simple: set[str] = set()
         self._uuids: dict[int, str] = {}
         self._codec = ""
         self._second = -1
@@ -513,7 +504,7 @@ class Lines:
             self._codec = self._mask.codec
             self._texts.clear()
             self._elements.clear()
-            self._arrays.clear()
+            self._simple.clear()
             self._patterns.clear()
         known = self._known(who)
         if _WRITES and event.fingerprint is not None and event.via is None:
@@ -608,9 +599,9 @@ class Lines:
             return None
         names = event.secret_names
         names_left = self.names_left
-        array: bytes | None = None
+        array: str | bytes | None = None
         if names is not None:
-            array = self._array_part(names)
+            array = self._array_given(names)
             if array is None:
                 self.names_left = names_left
                 return None
@@ -645,26 +636,22 @@ class Lines:
         self.last_hash = row_hash
         return Line(seq, line, before, row_hash, False, in_binary_form)
 
-    def _array_part(self, names: Sequence[str | None]) -> bytes | None:
-        """Gives the part of secrets' names, which takes from names_left; None where it cannot be one."""
+    def _array_given(self, names: Sequence[str | None]) -> str | bytes | None:
+        """Gives secrets' names for a row that is written in C, and takes them from names_left; None where they are not
+        of the commonest form."""
         only = names[0] if len(names) == 1 else None
         if only is None:
             return _part(self._array(names).encode("utf-8"), _NAMES_AT)
-        known = self._arrays.get(only)
-        if known is None:
-            left = self.names_left
-            part = _part(self._array(names).encode("utf-8"), _NAMES_AT)
-            # As with _elements: a value that slipped into a name's place is not kept.
-            if part is not None and self._mask(only) == only:
-                if len(self._arrays) >= _KEPT_NAMES:
-                    self._arrays.clear()
-                self._arrays[only] = _Array(part, left - self.names_left)
-                self._elements.pop(only, None)
-            return part
-        if known.size > self.names_left:
+        if only not in self._simple:
+            if not self._mask(only) == only == chain.text(chain.element(only)):
+                return _part(self._array(names).encode("utf-8"), _NAMES_AT)
+            if len(self._simple) >= _KEPT_NAMES:
+                self._simple.clear()
+            self._simple.add(only)
+        if len(only) > self.names_left:
             return None
-        self.names_left -= known.size
-        return known.part
+        self.names_left -= len(only)
+        return only
 
     def _known(self, who: Identity) -> _Known:
         """Gives what is written of an identity, which keeps it."""
