@@ -23,6 +23,7 @@ MASK = NameMask(5000, (), b"k" * 32)
 GETTER = "encrypted_secrets.secrets_getter(uuid,text,text)"
 ADDRESSES = [
     None, "192.0.2.7", "0.0.0.0", "255.255.255.255", "::", "::1", "2001:db8::1:0:0:7", "::ffff:10.0.0.7", "fe80::1%eth0", "64:ff9b::192.0.2.33",
+    "::2", "::10:0", "::192.0.2.7", "::ffff:ffff", "::1:0:0", "0:1::", "::ffff:0:192.0.2.7", "1::", "1:0:0:1:1:0:0:1", "::%1",
 ]  # fmt: skip
 NAMES_OF_SECRETS: list[tuple[str | None, ...] | None] = [
     None, (), ("key",), ("a", "b"), ("",), (None,), (None, "NULL", "null", "nul"), ("a b", "c,d", "{e}", "f"), ("caf\u00e9", "\U0001f511", "\u2003"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from secretproxy.audit.columns import ADDED, CHAINED
@@ -55,7 +56,18 @@ def field(value: object) -> str:
         return number(value)
     if isinstance(value, list | tuple):
         return text("{" + ",".join(["NULL" if part is None else element(str(part)) for part in value]) + "}")
+    if type(value) is IPv6Address:
+        return address(value)
     return text(str(value))
+
+
+def address(value: IPv6Address) -> str:
+    """Writes an IPv6 address: one behind 96 zeros, and not 112, ends like one of IPv4."""
+    # src/port/inet_net_ntop.c, inet_net_ntop_ipv6()
+    number = int(value)
+    if 1 << 16 <= number < 1 << 32:
+        return f"::{IPv4Address(number)}"
+    return str(value)
 
 
 def text(value: str) -> str:
