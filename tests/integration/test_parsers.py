@@ -16,7 +16,8 @@ from secretproxy.detect.dependencies import SELECT, Dependencies, Dependency, Na
 from secretproxy.detect.detector import Allowance
 from secretproxy.detect.string_literals import EITHER, STANDARD
 from secretproxy.detect.transfer import pack, unpack
-from secretproxy.proxy.parsing.pool import Account, Parsers
+from secretproxy.proxy.parsing.pool import Account, ParserError, Parsers, _Parser
+from secretproxy.proxy.parsing.process import ANALYSE, BY_WORDS
 
 T = TypeVar("T")
 LONG = "constants"
@@ -108,6 +109,35 @@ def test_a_process_that_dies_or_cannot_start_costs_no_verdict(monkeypatch: pytes
 
     for verdict in with_parsers(work):
         assert "secrets_getter" in {call.name for call in verdict.calls}
+
+
+@pytest.mark.parametrize("failing", [{ANALYSE}, {ANALYSE, BY_WORDS}, None], ids=["words", "needles", "no process"])
+def test_a_makeshift_verdict_is_not_kept(failing: set[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process could not say this time is asked for again, and hides nothing from other sessions meanwhile."""
+    detector = Detector()
+    text = f"EXECUTE p({','.join(['1'] * 300)}); SELECT {CALL}"
+    asked = _Parser.ask
+
+    async def fails(
+        parser: _Parser, detector: Detector, question: tuple[bytes, str, int, int], timeout: float
+    ) -> Verdict:
+        if failing is not None and question[3] in failing:
+            raise ParserError("TimeoutError")
+        return await asked(parser, detector, question, timeout)
+
+    async def work(parsers: Parsers) -> list[Verdict | None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(_Parser, "ask", fails)
+            if failing is None:
+                patched.setattr("sys.executable", "/nowhere")
+            makeshift = await ask(parsers, detector, text)
+        kept = detector.cached(text.encode(), "utf-8")
+        found = await ask(parsers, detector, text)
+        return [makeshift, kept, found, detector.cached(text.encode(), "utf-8")]
+
+    makeshift, kept, found, again = with_parsers(work)
+    assert makeshift is not None and not makeshift.parsed and not makeshift.executes and kept is None
+    assert found is not None and found.executes and found == again == detector.analyse(text.encode(), "utf-8")
 
 
 def test_who_has_had_least_is_next() -> None:

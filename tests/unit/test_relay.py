@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from secretproxy.audit.journal import LogUnavailableError
 from secretproxy.config import BackendSettings, Host, ListenSettings
-from secretproxy.detect import Detector
+from secretproxy.detect import Detector, Verdict
 from secretproxy.proxy.backend.connect import Target
 from secretproxy.proxy.client.endpoint import BackendEndpoint, ClientEndpoint
 from secretproxy.proxy.client.relay import Life, Relay
@@ -151,6 +151,7 @@ class Scene:
         self.journal = Journal()
         self.closed: list[ClientEndpoint] = []
         self.cancelled: list[bytes] = []
+        self.spawned: list[Any] = []
         nothing: Any = SimpleNamespace(
             join=lambda session: None, leave=lambda session: None,
             changed=lambda session: None, unannounced=lambda session: None,
@@ -176,7 +177,8 @@ class Scene:
                 learn=lambda key, target, session: None, forget=lambda session: None,
                 send=lambda packet, session: self.cancelled.append(packet),
             ),
-            spawn=lambda work: None,
+            spawn=self.spawned.append,
+            parsers=SimpleNamespace(verdict=self.judged),
             settings=SimpleNamespace(limits=self.limits, log=SimpleNamespace(sessions=False)),
         )  # fmt: skip
         self.to_client, self.to_backend = Transport(), Transport()
@@ -186,6 +188,10 @@ class Scene:
         session = Session(new_identity("app", "app", None), KEYS, Detector(), Limits())
         host = Host(host="192.0.2.2", port=5432)
         self.relay = Relay(cast(Any, runtime), self.client, self.backend, session, Target(host, host.host))
+
+    async def judged(self, detector: Detector, text: bytes, codec: str, strings: int, account: object) -> Verdict:
+        """Judges a text by its words, as where no process can parse it."""
+        return detector.by_words(text, codec)
 
     def logged_in(self) -> Scene:
         for said in (
@@ -235,6 +241,15 @@ async def test_a_call_goes_on_once_the_log_has_its_attempt() -> None:
     assert scene.to_backend.take() == b"" and not scene.to_client.reading
     await scene.journal.write()
     assert scene.to_backend.take() == query(SECRET) + query("SELECT 1") and scene.to_client.reading
+
+
+async def test_a_verdict_from_elsewhere_is_kept_by_whoever_knows_what_it_is() -> None:
+    """One by words, because a process failed, would be what all sessions have of this text from then on."""
+    scene, text = Scene().logged_in(), f"{SECRET}, {'+' * 300} 1"
+    scene.client.data_received(query(text))
+    await scene.spawned.pop()
+    assert [event.owner_id for event in scene.journal.attempts] == [None]
+    assert scene.relay.session.detector.cached(text.encode(), "utf-8") is None
 
 
 async def test_a_call_that_the_log_cannot_take_is_refused_in_a_turn_of_its_own() -> None:

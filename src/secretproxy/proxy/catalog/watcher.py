@@ -219,7 +219,6 @@ class Catalogs:
             else:
                 verdict = detector.cached(text, encoding, EITHER)
                 found[text] = verdict or await self._parsers.verdict(detector, text, encoding, EITHER, self._account)
-                detector.store(text, encoding, found[text], EITHER)
             if len(found) % 20 == 0:
                 await asyncio.sleep(0)
         session.reconsider(found)

@@ -178,10 +178,7 @@ class Relay(ClientStage, Effects):
 
     async def _parse(self, text: bytes, codec: str, conforming_strings: int) -> None:
         detector = self.session.detector
-        known = detector.monitored
         verdict = await self._runtime.parsers.verdict(detector, text, codec, conforming_strings, self._parsing)
-        if detector.monitored is known:
-            detector.store(text, codec, verdict, conforming_strings)
         self.interpreter.parsed(text, verdict)
 
     def unannounced(self) -> None:

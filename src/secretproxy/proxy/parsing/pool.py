@@ -75,10 +75,12 @@ class Parsers:
     async def verdict(
         self, detector: Detector, text: bytes, encoding: str, conforming_strings: int, account: Account
     ) -> Verdict:
-        """Gives the verdict on a text that the session could not have at once."""
+        """Gives the verdict on a text that the session could not have at once. The detector keeps it, but for one that
+        is makeshift: the next time a process may be quicker."""
         if len(text) <= self._longest and weight(text) <= LIGHT:
             await self._wait_for_turn(detector.allowance, weight(text))
-            return detector.look(text, encoding, conforming_strings)
+            return detector.store(text, encoding, detector.look(text, encoding, conforming_strings), conforming_strings)
+        monitored = detector.monitored
         parser = await self._take(account)
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -94,6 +96,8 @@ class Parsers:
                     )  # fmt: skip
                 else:
                     await self._learn(parser, detector, text, encoding, verdict)
+                    if way == ANALYSE and detector.monitored is monitored:
+                        detector.store(text, encoding, verdict, conforming_strings)
                     return verdict
             return detector.by_needles(text)
         finally:
