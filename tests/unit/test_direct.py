@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import errno
 import gc
+import os
 import random
 import select
+import signal
 import socket
 import struct
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from types import SimpleNamespace
@@ -521,8 +524,7 @@ def test_readers_are_not_kept_once_they_are_closed_or_their_set_is_gone() -> Non
             gone.append(weakref.ref(owner))
             if close:
                 owner.reader.close()
-            else:
-                asyncio.get_running_loop().remove_reader(reading._readers.fileno())
+            reading.close()
             del owner, reading
             await turns()
             ours.close()
@@ -592,6 +594,157 @@ def test_a_socket_that_cannot_be_watched_is_left_to_its_transport(tmp_path: Any)
             transport: Any = Transport(file)  # type: ignore[arg-type]
             assert reading.reader(transport, print, print, print) is None  # type: ignore[arg-type]
         reading.close()
+
+    run(play())
+
+
+# --- the event loop, which sleeps among the sockets -------------------------------------------------------------------
+
+
+class Echo(threading.Thread):
+    """A peer that sends whatever it gets, until its connection ends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(daemon=True)
+        self._sock = sock
+        sock.setblocking(True)
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(1000):
+                self._sock.sendall(data)
+
+
+@pytest.fixture(params=["led", "not led"])
+def led(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Says whether a uvloop's loop sleeps among the sockets, or in its own epoll, as where it shows no libuv."""
+    if request.param == "not led":
+        monkeypatch.setattr("uvloop.loop.__file__", "/nowhere/loop.so")
+    return request.param == "led"
+
+
+def test_a_loop_is_led_where_its_libuv_is_found(led: bool) -> None:
+    async def play() -> None:
+        with ends() as made:
+            assert made.reading.leads is led
+
+    async def play_other() -> None:
+        with ends() as made:
+            assert not made.reading.leads
+
+    run(play())
+    run(play_other(), asyncio.new_event_loop)
+
+
+def test_what_a_loop_has_of_its_own_is_done_while_it_sleeps_among_sockets(led: bool) -> None:
+    """Has each kind of work come while nothing comes to the sockets: where one is not heard of, this hangs."""
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        with ends() as made:
+            assert made.reading.leads is led
+            await asyncio.sleep(0.02)
+            assert await loop.run_in_executor(None, lambda: "thread") == "thread"
+            ours, theirs = pair()
+            read = loop.create_future()
+            loop.add_reader(ours, lambda: read.done() or read.set_result(ours.recv(10)))
+            threading.Timer(0.02, theirs.send, [b"watched"]).start()
+            assert await read == b"watched"
+            loop.remove_reader(ours)
+            reader, writer = await asyncio.open_connection(sock=ours)
+            threading.Timer(0.02, theirs.send, [b"stream"]).start()
+            assert await reader.read(10) == b"stream"
+            writer.close()
+            await writer.wait_closed()
+            theirs.close()
+            done = loop.create_future()
+            loop.add_signal_handler(signal.SIGUSR1, done.set_result, None)
+            threading.Timer(0.02, os.kill, [os.getpid(), signal.SIGUSR1]).start()
+            await done
+            loop.remove_signal_handler(signal.SIGUSR1)
+            process = await asyncio.create_subprocess_exec("true")
+            assert await process.wait() == 0
+
+    run(play())
+
+
+@pytest.mark.parametrize("kind", ["soon", "later", "write", "watch", "end"])
+@pytest.mark.parametrize("sends", [True, False])
+def test_what_a_chunk_leads_to_is_done_at_once(led: bool, kind: str, sends: bool) -> None:
+    """Has the function that takes a chunk ask for something of the event loop; nothing else wakes that."""
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        ours, theirs = pair()
+        _, writer = await asyncio.open_connection(sock=ours)
+        with ends() as made:
+
+            def take(data: bytes) -> bool:
+                if kind == "soon":
+                    loop.call_soon(done.set_result, None)
+                elif kind == "later":
+                    loop.call_later(0.01, done.set_result, None)
+                elif kind == "write":
+                    writer.write(b"written")
+                elif kind == "watch":
+                    loop.add_writer(made.far_one, lambda: done.done() or done.set_result(None))
+                else:
+                    made.reader.close()
+                    made.reading.close()
+                    made.reading = DirectReading(loop)
+                    loop.call_later(0.01, done.set_result, None)
+                return sends and kind in ("soon", "later", "watch")
+
+            heard = threading.Thread(target=lambda: (theirs.recv(10), loop.call_soon_threadsafe(done.set_result, None)))
+            if kind == "write":
+                theirs.setblocking(True)
+                heard.start()
+            made.take = take  # type: ignore[method-assign]
+            transport: Any = Transport(made.one)
+            made.reader.close()
+            made.reader = made.reading.reader(transport, take, made.rest.append, made.over.append)  # type: ignore[assignment]
+            made.reader.join(made.peer)
+            made.reader.resume()
+            threading.Timer(0.02, made.far_one.send, [b"one"]).start()
+            await done
+            if kind == "watch":
+                loop.remove_writer(made.far_one)
+            if kind == "write":
+                heard.join()
+        writer.close()
+        theirs.close()
+
+    run(play())
+
+
+def test_sockets_that_never_rest_keep_nothing_else_waiting(led: bool) -> None:
+    """Sends a chunk round for ever: from one far end, through both sockets, to the other far end and back."""
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        with ends() as made:
+            made.peer.resume()
+            echoes = [Echo(made.far_one), Echo(made.far_two)]
+            made.two.send(b"round")
+            await asyncio.sleep(0.05)
+            before = len(made.taken)
+            assert await loop.run_in_executor(None, lambda: "thread") == "thread"
+            ours, theirs = pair()
+            theirs.send(b"watched")
+            read = loop.create_future()
+            loop.add_reader(ours, lambda: read.done() or read.set_result(ours.recv(10)))
+            assert await read == b"watched"
+            loop.remove_reader(ours)
+            await asyncio.sleep(0.02)
+            assert len(made.taken) > before > 0
+            ours.close()
+            theirs.close()
+            for sock in (made.far_one, made.far_two):
+                sock.shutdown(socket.SHUT_RDWR)
+            for echo in echoes:
+                echo.join()
 
     run(play())
 
@@ -875,6 +1028,8 @@ def test_a_session_that_lost_something_ends_and_hears_no_more(side: str) -> None
         told = errors_told()
         made = await scene()
         far, lost = getattr(made, f"far_{side}"), getattr(made, side)
+        # By then libuv has let go of both sockets, and the turn counted below reads at once.
+        await made.play(query("SELECT 0"), complete() + ready())
         assert (await made.play(query("SELECT 1"), b""))[0] == query("SELECT 1")
         peer = made.backend if side == "client" else made.client
         peer.reader.close()
@@ -884,6 +1039,24 @@ def test_a_session_that_lost_something_ends_and_hears_no_more(side: str) -> None
         await made.settle()
         assert told == [RuntimeError] and lost.is_lost and made.relay.life is not Life.READY
         assert b"SELECT" not in drain(made.far_backend) + drain(made.far_client)
+        await made.end()
+
+    run(play())
+
+
+def test_an_event_loop_is_not_woken_for_a_socket_that_is_read_past_its_transport() -> None:
+    """libuv takes a socket that it reads no more out of its epoll only if it finds something there."""
+
+    async def play() -> None:
+        loop: Any = asyncio.get_running_loop()
+        made = await scene()
+        for _ in range(2):
+            await made.play(query("SELECT 1"), complete() + ready())
+        for far, data in ((made.far_client, query("SELECT 2")), (made.far_backend, complete() + ready())):
+            far.send(data)
+            assert select.select([loop._get_backend_id()], [], [], 0)[0] == []
+            await made.settle()
+        assert drain(made.far_client) == complete() + ready()
         await made.end()
 
     run(play())

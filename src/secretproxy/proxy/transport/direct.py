@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import uvloop.loop
 
 try:
     from secretproxy.proxy.transport import _reading
@@ -49,7 +51,22 @@ class DirectReading:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._readers = _reading.Readers()
-        loop.add_reader(self._readers.fileno(), self._readers.run)
+        # Whether the process sleeps among the sockets, and not in the event loop.
+        self.leads = self._lead(loop)
+        if not self.leads:
+            loop.add_reader(self._readers.fileno(), self._readers.run)
+
+    def _lead(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Has the event loop sleep among the sockets, where it is uvloop's and shows its libuv; gives whether it
+        does."""
+        # The wheel's stub of it does not name this, which is for extensions in C.
+        pointer: Any = getattr(uvloop.loop, "libuv_get_loop_t_ptr", None)
+        if not isinstance(loop, uvloop.Loop) or pointer is None:
+            return False
+        return self._readers.lead(pointer(loop), uvloop.loop.__file__, self._report)
+
+    def _report(self, error: BaseException) -> None:
+        self._loop.call_exception_handler({"message": "a socket that is read past its transport", "exception": error})
 
     def reader(
         self,
@@ -77,5 +94,6 @@ class DirectReading:
 
     def close(self) -> None:
         """Reads from none of them any more."""
-        self._loop.remove_reader(self._readers.fileno())
+        if not self.leads:
+            self._loop.remove_reader(self._readers.fileno())
         self._readers.close()
