@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import os
 import subprocess
 import sys
 import uuid
 from collections import deque
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -70,6 +72,25 @@ def test_digests_are_made_without_openssl_too() -> None:
     )
     told = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True).stdout
     assert told.strip() == hashlib.sha256(b"ab").hexdigest()
+
+
+def test_no_digest_is_made_past_a_fips_that_is_asked_for(tmp_path: Path) -> None:
+    if digest.MAKERS[0] is digest.sha256:
+        pytest.skip("nothing was compiled")
+    settings_of_openssl = tmp_path / "openssl.cnf"
+    for asked in ("yes", "no"):
+        settings_of_openssl.write_text(
+            f"openssl_conf = all\n[all]\nalg_section = of_all\n[of_all]\ndefault_properties = fips={asked}\n"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", "import secretproxy.wire._digest"],
+            env={**os.environ, "OPENSSL_CONF": str(settings_of_openssl)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (told.returncode == 0) == (asked == "no")
+        assert asked == "no" or "ImportError" in told.stderr
 
 
 def test_no_key_is_shown() -> None:

@@ -100,11 +100,22 @@ static struct PyModuleDef module = {
     .m_methods = methods,
 };
 
+/* Tells whether OpenSSL is to do as FIPS says. Then these functions are not to be asked: they know nothing of it, and
+   those of a patched 1.1.1 end the process. */
+static int is_fips(void *loaded)
+{
+    int (*of_3)(void *library);
+    int (*of_1)(void);
+    *(void **)&of_3 = dlsym(loaded, "EVP_default_properties_is_fips_enabled");
+    *(void **)&of_1 = dlsym(loaded, "FIPS_mode");
+    return (of_3 != NULL && of_3(NULL)) || (of_1 != NULL && of_1());
+}
+
 /* Finds the functions in what _hashlib was linked to. False, with no error set, where they are not. */
 static int find(const char *path)
 {
     void *loaded = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-    if (loaded == NULL)
+    if (loaded == NULL || is_fips(loaded))
         return 0;
     *(void **)&init = dlsym(loaded, "SHA256_Init");
     *(void **)&update = dlsym(loaded, "SHA256_Update");
@@ -128,6 +139,6 @@ PyMODINIT_FUNC PyInit__digest(void)
         Py_XDECREF(capsule);
         return made;
     }
-    PyErr_SetString(PyExc_ImportError, "Python's _hashlib is not linked to an OpenSSL that is found");
+    PyErr_SetString(PyExc_ImportError, "Python's _hashlib is linked to no OpenSSL that is found, or FIPS is asked for");
     return NULL;
 }
