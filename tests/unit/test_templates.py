@@ -617,6 +617,14 @@ def test_comments_in_other_encodings_or_that_do_not_decode_are_parsed() -> None:
     assert detector.verdict(f"SELECT {CALL} /*".encode() + b"\xe9*/", "latin-1").calls
 
 
+def test_a_text_that_comes_in_another_encoding_is_looked_at_anew() -> None:
+    detector, text = Detector(), f"SELECT {CALL} /*\u00fc*/ ".encode()
+    for encoding in ("utf-8", "cp932", "latin-1", "cp932"):
+        detector.cached(text, encoding)
+        expected = None if encoding == "cp932" else f"SELECT {CALL}".encode()
+        assert detector._templates.bare(text, encoding) == expected
+
+
 def test_what_the_catalog_says_later_changes_what_is_known_without_comments() -> None:
     detector = Detector()
     detector.learn(Dependencies(1, functions=LEADS.functions))

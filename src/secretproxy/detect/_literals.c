@@ -19,6 +19,8 @@
 enum { BLANK = 1, WORD = 2, DIGIT = 4, REFUSED = 8, BEFORE_STRING = 16, AFTER_STRING = 32, BEFORE_NUMBER = 64, AFTER_NUMBER = 128 };
 static unsigned char KIND[256];
 static unsigned char BEFORE_NAME[256];
+/* What begins a comment, or hides one. */
+static unsigned char SPECIAL[256];
 
 static void mark(unsigned char kind, const char *bytes)
 {
@@ -199,7 +201,10 @@ static PyObject *split(PyObject *module, PyObject *given)
                 }
             }
             last = '"';
-        } else if (c == '$') {
+        } else if (KIND[c] & REFUSED) {
+            refused = c != '$';
+            if (refused)
+                break;
             refused = KIND[before] & (WORD | DIGIT) || before == '\'' || before == '"' || at + 1 == end || !(KIND[at[1]] & DIGIT);
             do
                 *to++ = *at++;
@@ -207,7 +212,7 @@ static PyObject *split(PyObject *module, PyObject *given)
             refused |= at < end && KIND[*at] & WORD;
             last = '$';
         } else {
-            refused = KIND[c] & REFUSED || (at + 1 < end && ((c == '-' && at[1] == '-') || (c == '/' && at[1] == '*')));
+            refused = at + 1 < end && ((c == '-' && at[1] == '-') || (c == '/' && at[1] == '*'));
             if (!(KIND[c] & BLANK))
                 last = c;
             *to++ = *at++;
@@ -289,6 +294,17 @@ static PyObject *without_comments(PyObject *module, PyObject *given)
     /* Whether a string is the last token, whether a comment stands behind it, whether any does. */
     int string = 0, commented_behind = 0, commented = 0;
     while (at < end) {
+        behind = at;
+        while (behind < end && !SPECIAL[*behind])
+            behind++;
+        memcpy(to, at, behind - at);
+        to += behind - at;
+        for (; string && at < behind; at++)
+            if (!(KIND[*at] & BLANK) && *at != '\f' && *at != '\v')
+                string = commented_behind = 0;
+        at = behind;
+        if (at == end)
+            break;
         unsigned char c = *at, next = at + 1 < end ? at[1] : 0;
         if ((c == '-' && next == '-') || (c == '/' && next == '*')) {
             at = comment_end(at, end);
@@ -315,11 +331,12 @@ static PyObject *without_comments(PyObject *module, PyObject *given)
             if (behind == NULL)
                 goto refused;
             string = commented_behind = 0;
-        } else if (!(KIND[c] & BLANK) && c != '\f' && c != '\v') {
+        } else {
             string = commented_behind = 0;
         }
-        while (at < behind)
-            *to++ = *at++;
+        memcpy(to, at, behind - at);
+        to += behind - at;
+        at = behind;
     }
     if (!commented)
         goto refused;
@@ -353,6 +370,7 @@ PyMODINIT_FUNC PyInit__literals(void)
 {
     memset(KIND, 0, sizeof KIND);
     memset(BEFORE_NAME, 0, sizeof BEFORE_NAME);
+    memset(SPECIAL, 0, sizeof SPECIAL);
     for (int c = 0; c < 256; c++) {
         if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_')
             KIND[c] |= WORD;
@@ -368,5 +386,7 @@ PyMODINIT_FUNC PyInit__literals(void)
     mark(AFTER_NUMBER, " \t\n\r),:;]=<>|+-*/%");
     for (const char *byte = " \t\n\r(,.=<>["; *byte; byte++)
         BEFORE_NAME[(unsigned char)*byte] = 1;
+    for (const char *byte = "-/'\"$"; *byte; byte++)
+        SPECIAL[(unsigned char)*byte] = 1;
     return PyModule_Create(&module);
 }

@@ -134,7 +134,7 @@ def _filled(argument: Argument, text: bytes, spans: bytes, encoding: str) -> Arg
 class Templates:
     """The templates that one detector knows."""
 
-    __slots__ = ("_bare", "_bytes", "_cut", "_known", "_seen", "_text")
+    __slots__ = ("_bare", "_bytes", "_commented", "_cut", "_known", "_seen", "_text")
 
     def __init__(self) -> None:
         # None: a template without a verdict of its own.
@@ -142,11 +142,12 @@ class Templates:
         self._bytes = 0
         # Hashes of templates: two that have the same one cost an analysis, no more.
         self._seen: set[int] = set()
-        # The text that is being looked at, the same without comments, None if it has none or is doubtful, and what that
-        # is cut into.
+        # The text that is being looked at, and what it is cut into.
         self._text = b""
-        self._bare: bytes | None = None
         self._cut: Split | None = None
+        # The text whose comments were looked for, and the same without them, None if it has none or is doubtful.
+        self._commented = b""
+        self._bare: bytes | None = None
 
     def clear(self) -> None:
         """Forgets all verdicts."""
@@ -161,14 +162,24 @@ class Templates:
         template = self._known.get(cut[0])
         if template is None:
             return None
-        bare = text if self._bare is None else self._bare
+        bare = self._source(text)
         self.drop()
         return template.fill(bare, cut[1], encoding)
 
     def bare(self, text: bytes, encoding: str) -> bytes | None:
         """Gives a text without its comments: the grammar makes the same tree of it. None if it has none, or if it is
         not sure what is one."""
-        return self._bare if text is self._text else _bare(text, encoding)
+        if text is not self._commented:
+            if text is self._text and self._cut is not None:
+                # A text that is cut as it is has no comment.
+                return None
+            self.drop()
+            if len(text) <= MOST and encoding in ASCII_STANDS:
+                bare = without_comments(text)
+                if bare is not None and _decodes(text, encoding):
+                    self._bare = bare
+            self._commented = text
+        return self._bare
 
     def marked(self, text: bytes, encoding: str) -> bytes | None:
         """Gives the text whose verdict is that of a template: of that which this text has, if another one had it
@@ -196,7 +207,7 @@ class Templates:
         of_marked: the verdict on the text of marked(), None if its tree is not plain.
         """
         cut = self._split(text, encoding)
-        bare = text if self._bare is None else self._bare
+        bare = self._source(text)
         self.drop()
         if cut is None or not verdict.parsed:
             return
@@ -216,19 +227,24 @@ class Templates:
             return self._cut
         if len(text) > MOST or encoding not in ASCII_STANDS:
             return None
-        bare, cut = None, split(text)
+        cut = None if text is self._commented and self._bare is not None else split(text)
         if cut is None:
-            bare = _bare(text, encoding)
+            bare = self.bare(text, encoding)
             if bare is not None:
                 cut = split(bare)
         elif not _decodes(text, encoding):
             cut = None
-        self._text, self._bare, self._cut = text, bare, cut
+        self._text, self._cut = text, cut
         return cut
+
+    def _source(self, text: bytes) -> bytes:
+        """Gives what the spans of a text that was cut are places in."""
+        return text if text is not self._commented or self._bare is None else self._bare
 
     def drop(self) -> None:
         """Keeps no text longer than it is looked at."""
-        self._text, self._bare, self._cut = b"", None, None
+        self._text, self._cut = b"", None
+        self._commented, self._bare = b"", None
 
     def _keep(self, template: bytes, found: _Template | None) -> None:
         if len(self._known) >= MOST_TEMPLATES or self._bytes > MOST_TEMPLATE_BYTES:
@@ -241,13 +257,6 @@ class Templates:
 
     def __repr__(self) -> str:
         return f"Templates({len(self._known)})"
-
-
-def _bare(text: bytes, encoding: str) -> bytes | None:
-    if len(text) > MOST or encoding not in ASCII_STANDS:
-        return None
-    bare = without_comments(text)
-    return None if bare is None or not _decodes(text, encoding) else bare
 
 
 def _decodes(text: bytes, encoding: str) -> bool:
