@@ -56,6 +56,7 @@ BOUND = bind([TEXT, b"key"], statement="r")
 PIPELINE = BOUND + execute() + SYNC
 DESCRIBED = BOUND + describe("P") + execute() + SYNC
 END = row("the value") + complete() + ready()
+NOTIFIED = message(b"A", b"\0\0\0\1channel\0said\0")
 OTHER = uuid.UUID(int=OWNER.int + 1)
 
 
@@ -359,6 +360,28 @@ EXCHANGES: list[tuple[bytes, Answer]] = [
     (b"", _always(END)),
     (FLUSH, _always(b"")),
     (TERMINATE, _always(b"")),
+    # What may come between and behind, and what a client that knows all this sends.
+    (PIPELINE, _read(BIND_COMPLETE, end=NOTIFIED + END)),
+    (PIPELINE, _read(BIND_COMPLETE, end=END + NOTIFIED)),
+    (PIPELINE, _read(NOTIFIED + BIND_COMPLETE)),
+    (PIPELINE, _read(BIND_COMPLETE, end=row("v") + complete() + parameter("client_encoding", "LATIN1") + ready())),
+    (PIPELINE, _read(BIND_COMPLETE, end=row("v") + complete() + parameter("application_name", "x") + ready())),
+    (PIPELINE, _read(BIND_COMPLETE, end=row("v") + complete() + notice("late") + ready())),
+    (PIPELINE, _read(BIND_COMPLETE, end=row("v") + error("57P01", "FATAL"))),
+    (PIPELINE, _read(BIND_COMPLETE, end=END + END)),
+    (PIPELINE, _read(BIND_COMPLETE, end=row("v") + message(b"C", b"SELECT") + ready())),
+    (PIPELINE, _read(BIND_COMPLETE, end=row("v") * 40 + complete("SELECT 40") + ready())),
+    (PIPELINE + PIPELINE, lambda clock: _read(BIND_COMPLETE)(clock) + _read(BIND_COMPLETE)(clock + 1)),
+    (PIPELINE + TERMINATE, _read(BIND_COMPLETE)),
+    (BOUND + execute("", 1) + execute() + SYNC, _read(BIND_COMPLETE, end=row("v") + SUSPENDED + END)),
+    (parse("SELECT 1", "r") + SYNC, _always(PARSE_COMPLETE + ready())),
+    (parse(READ, "r", [25, 19]) + SYNC, _always(error("42P05") + ready())),
+    (query("DEALLOCATE ALL"), _always(complete("DEALLOCATE ALL") + ready())),
+    (bind([TEXT, b"it's"], statement="r") + execute() + SYNC, _read(BIND_COMPLETE, "it's")),
+    (bind([TEXT, b"a\\b"], statement="r") + execute() + SYNC, _said(quoted, texts="E'a\\\\b' 'app' 'none'")),
+    (bind([TEXT, b"key\0"], statement="r") + execute() + SYNC, _always(BIND_COMPLETE + error("22021") + ready())),
+    (bind([b"urn:uuid:" + TEXT, b"key"], statement="u") + execute() + SYNC, _always(error("22P02") + ready())),
+    (bind([OWNER.bytes * 2, b"key"], statement="r", formats=[1, 0]) + execute() + SYNC, _always(error("22P03") + ready())),
 ]  # fmt: skip
 # Behind which part of the answer the next chunk begins: all of it in one, cut at every so many bytes, or behind its
 # testimony, as PostgreSQL does it.
