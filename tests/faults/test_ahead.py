@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import uuid
@@ -17,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.conftest import Backend
 
+from secretproxy.audit import groups
 from secretproxy.audit import journal as journal_module
 from secretproxy.audit.ahead import SYNCS, Ahead, ElsewhereError
 from secretproxy.audit.journal import Journal
@@ -231,4 +233,52 @@ async def test_what_is_elsewhere_and_holds_the_same_lock_is_elsewhere(postgres: 
         await ahead.open(lambda error, rows: None)
     ahead.close()
     await other.close()
+    await rows_of(postgres, journal)
+
+
+async def test_what_the_server_says_of_a_row_is_told_to_nobody(
+    postgres: Backend, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A trigger quotes it, for a group that is written ahead and then for each smaller one."""
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(repr(context)))
+    journal = await start(postgres)
+    ahead = await written_ahead(journal)
+    admin = await asyncpg.connect(postgres.dsn())
+    await admin.execute(
+        "CREATE FUNCTION public.quotes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.secret_names[1] = 'quoted-7f3a' THEN RAISE EXCEPTION 'not %', NEW USING ERRCODE = TG_ARGV[0]; END IF;"
+        " RETURN NEW; END $$;"
+        "CREATE TRIGGER quotes BEFORE INSERT ON secretproxy.access_log FOR EACH ROW"
+        f" WHEN (NEW.instance = '{journal.instance}') EXECUTE FUNCTION public.quotes('23514')"
+    )
+    try:
+        assert ahead.writer is not None and journal._ahead is ahead
+        names = ["quoted-7f3a", *[f"row {number}" for number in range(6)]]
+        await asyncio.wait_for(asyncio.gather(*[journal.keep([event(name)]) for name in names]), 20)
+    finally:
+        await admin.execute("DROP FUNCTION public.quotes CASCADE")
+        await admin.close()
+    await rows_of(postgres, journal)
+    gc.collect()
+    await asyncio.sleep(0)
+    out, err = capfd.readouterr()
+    assert "did not take a row as it was" in out and "quoted-7f3a" not in out + err + "".join(told)
+
+
+@pytest.mark.parametrize("packs", [False, True])
+async def test_no_connection_that_waits_for_rows_holds_a_lock(
+    postgres: Backend, monkeypatch: pytest.MonkeyPatch, packs: bool
+) -> None:
+    """Whoever wants to take a partition away would wait for it, and all rows behind that."""
+    monkeypatch.setattr(groups, "PACKS", packs)
+    journal = await start(postgres)
+    ahead = await written_ahead(journal)
+    pids = [connection.get_server_pid() for connection in (journal._connection, *ahead._all)]
+    admin = await asyncpg.connect(postgres.dsn())
+    states = await admin.fetch("SELECT pid, state FROM pg_stat_activity WHERE pid = ANY ($1::int[])", pids)
+    assert {row["pid"]: row["state"] for row in states} == dict.fromkeys(pids, "idle")
+    locks = "SELECT locktype FROM pg_locks WHERE pid = ANY ($1::int[]) AND locktype <> 'advisory'"
+    assert await admin.fetch(locks, pids) == []
+    await admin.close()
     await rows_of(postgres, journal)

@@ -247,6 +247,8 @@ async def open_writer(
     # that of whoever owns the log; the name is new, so that no other code can have prepared it before.
     name = f"secretproxy_{uuid.uuid4().hex}"
     insert = await asyncio.wait_for(connection.prepare(INSERT, name=name), timeout)
+    # asyncpg prepares without a Sync, so that the statement's locks are held until the next one ends.
+    await asyncio.wait_for(connection.execute("SELECT"), timeout)
     writer = group_writer(connection, name, timeout, answered)
     if writer is not None:
         await asyncio.wait_for(pack(connection, writer, f"{name}_packed"), timeout)
