@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from secretproxy.audit.counting.accesses import NAMES_NONE, Accesses, Table
+from secretproxy.audit.counting.accesses import NAMES_ALL, NAMES_FIRST, NAMES_NONE, Accesses, Table
 from secretproxy.audit.counting.kept import ADDED_UP, Kept, groups_of_secrets, verified_owners
 from secretproxy.audit.counting.verifies import MOST_LEFT
 from secretproxy.audit.filters import EQUAL, Filter
@@ -22,6 +22,11 @@ from secretproxy.audit.review import (
 # The names of such a group `x`.
 _NAMES_AGAIN = f"""CASE WHEN x.names IS NULL THEN ARRAY[x.name]
     WHEN x.name IS NULL AND x.names {EQUAL} {NAMES_NONE} THEN NULL ELSE x.names END"""
+
+# What an earlier group `e` has alike with a group `x` of the same secret and login. All but the last is hashed.
+_SAME_GROUP = f"""e.owner_id {EQUAL} x.owner_id AND e.db_user {EQUAL} x.db_user
+    AND coalesce(e.name, '') {EQUAL} coalesce(x.name, '') AND (e.name IS NULL) {EQUAL} (x.name IS NULL)
+    AND (e.names {EQUAL} x.names OR (e.names IS NULL AND x.names IS NULL))"""
 
 
 # Of so few rows, earlier uses of their secrets are looked up one by one; all earlier rows are read where that takes too
@@ -91,20 +96,21 @@ def _of_secrets(source: Accesses, limit: int | None, *, looked_up: bool, summed:
         where, more = conditions_of(keys.conditions(), len(values))
         since = f"${len(values)}"
         values += more
-        earlier = f"""SELECT a.owner_id, a.secret_names, a.db_user FROM {LOG}
+        earlier = f"""SELECT a.owner_id, {NAMES_FIRST} AS name, {NAMES_ALL} AS names, a.db_user FROM {LOG}
             WHERE a.event {EQUAL} ANY (ARRAY['attempt', 'access', 'call', 'direct']::pg_catalog.text[])
               AND a.owner_id IS NOT NULL
               AND a.secret_names IS NOT NULL
               AND a.at OPERATOR(pg_catalog.<) {since}{where}"""  # noqa: S608
-    of = "a" if looked_up else "e"
-    same = f"{of}.owner_id {EQUAL} x.owner_id AND {of}.db_user {EQUAL} x.db_user"
-    same += f" AND {of}.secret_names {EQUAL} {_NAMES_AGAIN}"
+    same = _SAME_GROUP
+    if looked_up:
+        same = f"a.owner_id {EQUAL} x.owner_id AND a.db_user {EQUAL} x.db_user"
+        same += f" AND a.secret_names {EQUAL} {_NAMES_AGAIN}"
     used = f" AND NOT EXISTS (SELECT FROM earlier e WHERE {same})"
     if looked_up:
         used = f" AND NOT EXISTS ({earlier} AND {same})"
     named = f"(x.names IS NULL OR x.name IS NOT NULL OR x.names OPERATOR(pg_catalog.<>) {NAMES_NONE})"
     new = f"x.owner_id IS NOT NULL AND {named}{used if earlier else ''}"
-    before = f", earlier AS MATERIALIZED ({earlier} GROUP BY 1, 2, 3)" if earlier and not looked_up else ""
+    before = f", earlier AS MATERIALIZED ({earlier} GROUP BY 1, 2, 3, 4)" if earlier and not looked_up else ""
     # What several ways to the rows have found is put together.
     first_of = "SELECT x.owner_id, x.name, x.names, x.db_user, x.n, x.first"
     if " UNION ALL " in groups and not summed:

@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from secretproxy.audit.counting.accesses import Accesses, Progress, Table, ignore, looked_at, settle, stretch
+from secretproxy.audit.counting.accesses import (
+    NAMES_ALL,
+    NAMES_FIRST,
+    Accesses,
+    Progress,
+    Table,
+    ignore,
+    looked_at,
+    settle,
+    stretch,
+)
 from secretproxy.audit.filters import EQUAL, Filter
 from secretproxy.audit.review import (
     LOG,
@@ -22,6 +32,8 @@ from secretproxy.config import ConfigError
 # So many rows of which nearly each is a group of its own are grouped in memory by one process; more are cut into
 # slices, so many at most.
 SLICE, MOST_SLICES = 200_000, 64
+# What tells secrets apart.
+_SECRET = f"a.owner_id, {NAMES_FIRST} AS name, {NAMES_ALL} AS names"
 
 
 async def _in_slices(connection: Any, source: Accesses, length: float) -> list[Filter]:
@@ -77,13 +89,13 @@ async def bursts(
     async with connection.transaction(isolation="repeatable_read"):
         await settle(connection, source)
         progress("secrets by login and time")
-        # Where there are none, they are not looked for in each slice.
-        asked = source.query("1", kind="any", only=f" AND {VAGUE}")
-        vague = await connection.fetchval(f"SELECT EXISTS ({asked.sql})", *asked.values)
         slices = await _in_slices(connection, source, half)
         # Names are slow to sort: groups of them are hashed. One process does all of a slice.
         await connection.execute("SET LOCAL enable_sort = off; SET LOCAL parallel_tuple_cost = 0.1")
-        near, usual = await _near_bursts(connection, slices, half, at_least, vague)
+        found = await _near_bursts(connection, slices, half, at_least, vague=False)
+        # Attempts that do not show their secret are seldom: calls that stand for them are looked for if there are any.
+        vague = found is None
+        near, usual = found or await _near_bursts(connection, slices, half, at_least, vague=True) or ([], {})
         if not near:
             return Table([], Count(0))
         progress("what was used in such a time")
@@ -105,20 +117,24 @@ def _slice(wanted: Filter, vague: bool) -> Accesses:
 
 
 async def _near_bursts(
-    connection: Any, slices: list[Filter], half: float, at_least: int, vague: bool
-) -> tuple[list[tuple[str, int]], dict[str, float]]:
+    connection: Any, slices: list[Filter], half: float, at_least: int, *, vague: bool
+) -> tuple[list[tuple[str, int]], dict[str, float]] | None:
     """Gives logins and halves that have with the next one `at_least` so many secrets, if none is the same; each login's
-    median of a half."""
+    median of a half. Unless `vague`: None if there are vague attempts."""
     parts = []
     for wanted in slices:
-        asked = _slice(wanted, vague).query(
-            f"a.db_user, {stretch(half)} AS bucket, a.owner_id, a.secret_names", group=" GROUP BY 1, 2, 3, 4"
-        )
-        text = f"SELECT d.db_user, d.bucket, pg_catalog.count(*) AS secrets FROM ({asked.sql}) d GROUP BY 1, 2"  # noqa: S608
+        columns = f"a.db_user, {stretch(half)} AS bucket, {_SECRET}"
+        if vague:
+            asked = _slice(wanted, vague).query(f"{columns}, false AS vague", group=" GROUP BY 1, 2, 3, 4, 5")
+        else:
+            columns += f", pg_catalog.bool_or({VAGUE}) AS vague"
+            asked = _slice(wanted, vague).query(columns, group=" GROUP BY 1, 2, 3, 4, 5", kind="any")
+        text = f"""SELECT d.db_user, d.bucket, pg_catalog.count(*) AS secrets, pg_catalog.bool_or(d.vague) AS vague
+                     FROM ({asked.sql}) d GROUP BY 1, 2"""  # noqa: S608 - columns of ours
         parts.append(Question(text, asked.values))
     asked = _together(parts)
     query = f"""
-    WITH halves AS MATERIALIZED (SELECT h.db_user, h.bucket, h.secrets FROM ({asked.sql}) h),
+    WITH halves AS MATERIALIZED (SELECT h.db_user, h.bucket, h.secrets, h.vague FROM ({asked.sql}) h),
          near AS (SELECT db_user, bucket, secrets,
                          CASE WHEN pg_catalog.lead(bucket) OVER w {EQUAL} (bucket OPERATOR(pg_catalog.+) 1)
                               THEN pg_catalog.lead(secrets) OVER w ELSE 0 END AS following
@@ -126,15 +142,19 @@ async def _near_bursts(
          wanted AS MATERIALIZED (SELECT n.db_user, n.bucket FROM near n
                WHERE n.secrets OPERATOR(pg_catalog.+) n.following OPERATOR(pg_catalog.>=) {at_least:d}
                  AND n.db_user IS NOT NULL)
-    SELECT w.db_user, w.bucket, NULL::pg_catalog.float8 AS usual FROM wanted w
+    SELECT w.db_user, w.bucket, NULL::pg_catalog.float8 AS usual, false AS vague FROM wanted w
+    UNION ALL
+    SELECT NULL, NULL, NULL, true WHERE EXISTS (SELECT FROM halves h WHERE h.vague)
     UNION ALL
     SELECT h.db_user, NULL,
            pg_catalog.round((pg_catalog.percentile_cont(0.5)
-               WITHIN GROUP (ORDER BY h.secrets))::numeric, 1)::pg_catalog.float8
+               WITHIN GROUP (ORDER BY h.secrets))::numeric, 1)::pg_catalog.float8, false
       FROM halves h WHERE h.db_user {EQUAL} ANY (SELECT db_user FROM wanted) GROUP BY 1
     """  # noqa: S608 - columns of ours
     near, usual = [], {}
     for row in await connection.fetch(query, *asked.values):
+        if row["vague"]:
+            return None
         if row["bucket"] is None:
             usual[row["db_user"]] = row["usual"]
         else:
@@ -165,9 +185,7 @@ async def _windows(
         until = wanted.until if wanted is slices[-1] else wanted.until and wanted.until + timedelta(seconds=half)
         if until is not None and slices[-1].until is not None:
             until = min(until, slices[-1].until)
-        asked = _slice(wanted.but(until=until), vague).query(
-            f"a.db_user, {stretch(half)} AS bucket, a.owner_id, a.secret_names, a.at"
-        )
+        asked = _slice(wanted.but(until=until), vague).query(f"a.db_user, {stretch(half)} AS bucket, {_SECRET}, a.at")
         values = [*asked.values, [user for user, _ in within] * 2, [place for _, place in within] * 2]
         values.append([place + later for later in (0, 1) for _, place in within])
         users, places, halves = (len(values) - back for back in (2, 1, 0))
@@ -179,7 +197,7 @@ async def _windows(
                                     pg_catalog.unnest(${places}::bigint[]),
                                     pg_catalog.unnest(${halves}::bigint[])) AS w (db_user, bucket, half)
                     JOIN ({asked.sql}) d ON d.db_user {EQUAL} w.db_user AND d.bucket {EQUAL} w.half
-                   GROUP BY w.db_user, w.bucket, d.owner_id, d.secret_names) s
+                   GROUP BY w.db_user, w.bucket, d.owner_id, d.name, d.names) s
            GROUP BY 1, 2 HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>=) {at_least:d}"""  # noqa: S608 - columns of ours
         parts.append(Question(text, values))
     asked = _together(parts)
