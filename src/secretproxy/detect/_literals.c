@@ -201,6 +201,8 @@ static PyObject *split(PyObject *module, PyObject *given)
                 }
             }
             last = '"';
+        } else if (KIND[c] & BLANK) {
+            *to++ = *at++;
         } else if (KIND[c] & REFUSED) {
             refused = c != '$';
             if (refused)
@@ -213,8 +215,7 @@ static PyObject *split(PyObject *module, PyObject *given)
             last = '$';
         } else {
             refused = at + 1 < end && ((c == '-' && at[1] == '-') || (c == '/' && at[1] == '*'));
-            if (!(KIND[c] & BLANK))
-                last = c;
+            last = c;
             *to++ = *at++;
         }
     }
