@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from secretproxy.demo.postgres import PrivateServer, find_postgres
 from secretproxy.install import install
@@ -36,6 +37,9 @@ GRANT CREATE ON SCHEMA public TO app_user;
 
 
 _COMMON = pytest.StashKey[Proxy]()
+# Tests run beside others: how long an example takes says nothing of it.
+settings.register_profile("beside others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("beside others")
 copy_data_directories()
 
 
