@@ -43,6 +43,9 @@
 #define WENT_ON 0
 #define DONE 1
 
+/* How many times libuv goes before a new Reader where both have something. */
+#define UNSURE 4
+
 /* Told in place of an error's number where something was lost here. */
 #define GAP -1
 
@@ -65,6 +68,7 @@ typedef struct Reader {
     int fd;             /* -1: closed, or not open yet */
     int reading;
     int ended;          /* nothing comes any more */
+    int unsure;         /* how many times libuv goes before it */
     Readers *readers;
     struct Reader *peer;
     PyObject *take, *write, *over;
@@ -206,6 +210,7 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     self->write = Py_NewRef(write);
     self->over = Py_NewRef(over);
     self->fd = fd;
+    self->unsure = UNSURE;
     if (watch(self, EPOLL_CTL_ADD) < 0)
         self->fd = -1;
     else if (PySet_Add(readers->open, (PyObject *)self) == 0)
@@ -502,12 +507,27 @@ static int take_out_libuv(struct epoll_event *events, int *count)
     return 0;
 }
 
+/* Says whether libuv may still have one of these sockets in its epoll, and counts that it was let go before them. */
+static int unsure(struct epoll_event *events, int count)
+{
+    int found = 0;
+    for (int i = 0; i < count; i++) {
+        Reader *reader = events[i].data.ptr;
+        if (reader->unsure > 0) {
+            reader->unsure--;
+            found = 1;
+        }
+    }
+    return found;
+}
+
 /* Sleeps in libuv's place, which calls this before it does, without the interpreter's lock. It comes back as soon as
    libuv's loop may have something to do: a socket of its own, a timer, or what a chunk has led to. libuv then looks,
    but does not sleep, as there is an idle handle.
 
-   Where both have something, libuv goes first: its epoll may still have the socket of a transport that reads no more,
-   and it takes that out only if it finds something there. It would be woken for each chunk. */
+   Where both have something, the sockets go first: what they say may go to the log in the group that libuv is about to
+   have written. But libuv's epoll may still have a socket whose transport reads no more. libuv takes it out only if it
+   finds something there, and would be woken for each chunk of it. So it goes before the first chunks of a Reader. */
 static void before_sleep(void *handle)
 {
     Readers *self = handle_of(handle)->readers;
@@ -517,13 +537,14 @@ static void before_sleep(void *handle)
         return;
     int again = 0;
     do {
-        int count = self->late, timeout = -1;
+        int count = self->late, timeout = -1, both = 0;
         self->late = 0;
         if (count == 0) {
             timeout = uv.backend_timeout(self->loop);
             count = epoll_wait(self->epoll, self->events, TURN, timeout);
             uv.update_time(self->loop);
-            if (count > 0 && take_out_libuv(self->events, &count)) {
+            both = count > 0 && take_out_libuv(self->events, &count);
+            if (both && unsure(self->events, count)) {
                 self->late = count;
                 break;
             }
@@ -535,7 +556,7 @@ static void before_sleep(void *handle)
         int done = read_all(self, self->events, count);
         if (done == FAILED)
             report_error(self);
-        again = done == WENT_ON && timeout != 0;
+        again = done == WENT_ON && timeout != 0 && !both;
         int closed = self->epoll < 0;
         Py_DECREF(self);
         PyGILState_Release(state);
