@@ -257,11 +257,12 @@ async def test_every_column_has_a_filter_that_agrees_with_the_test_of_a_row(log:
             Filter(**nonsense).conditions()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("nearest", "growth", "rest"), [(25, 3, 4), (300, 8, 100)])
+@pytest.mark.parametrize(("nearest", "growth", "rest"), [(25, 3, 4), (300, 8, 100), (0, 8, 100)])
 async def test_pages_from_stretches_of_time_have_the_same_accesses(
     log: Any, monkeypatch: pytest.MonkeyPatch, nearest: int, growth: int, rest: int
 ) -> None:
-    """However few of the newest rows are looked at first, and however the stretches before them grow."""
+    """However few of the newest rows are looked at first, of one moment only too, and however the stretches
+    before them grow."""
     everything = await all_of(log, Filter())
     for name, value in {"NEAREST": nearest, "_GROWTH": growth, "_REST": rest}.items():
         monkeypatch.setattr(review, name, value)

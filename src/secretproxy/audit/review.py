@@ -460,7 +460,8 @@ async def page(connection: Any, asked: Question, wanted: Filter, limit: int) -> 
     if edge is None:
         return await quick(connection, asked)
     rows = await quick(connection, _between(asked, edge, None, limit, gathered=False))
-    width = spans["newest"] - edge
+    # All of them can have one time: the direct calls of a transaction have.
+    width = max(spans["newest"] - edge, timedelta(seconds=1))
     while len(rows) < limit and edge is not None:
         width *= _GROWTH
         begin = None if edge - spans["oldest"] <= width * _REST / _GROWTH else edge - width
