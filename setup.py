@@ -131,7 +131,9 @@ def extensions() -> list[object]:
         made = list(mypycify(["--ignore-missing-imports", *COMPILED], opt_level="2", debug_level="0", multi_file=True))
         for extension in made:
             # The modules call each other and nobody else does: by address then, not by tables of symbols.
-            extension.extra_compile_args += [] if sys.platform == "win32" else ["-fvisibility=hidden"]
+            if sys.platform != "win32":
+                # A list of its own: mypyc gives all of them one.
+                extension.extra_compile_args = [*extension.extra_compile_args, "-fvisibility=hidden"]
     except (ImportError, SystemExit) as error:  # mypyc exits where mypy finds an error
         if REQUIRED:
             raise

@@ -98,7 +98,7 @@ def test_a_short_secret_call_does_not_wait_behind_others_texts(address: Address)
         clock, taken = asyncio.get_running_loop().time, []
         for number in range(20):
             began = clock()
-            answer = await raw.query(f"SELECT {CALL} --{number}")
+            answer = await raw.query(rf"SELECT {CALL} --\{number}")
             taken.append(clock() - began)
             assert not any(message.kind == b"E" and message.sqlstate.startswith("58") for message in answer)
         await raw.terminate()

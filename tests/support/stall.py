@@ -70,11 +70,11 @@ async def attacked(
         raw = await Raw.connect(address)
         if before:
             await raw.query(before)
-        # Each text is another one: nothing is to be had from a cache.
+        # Each text is another one: nothing is to be had from a cache, as a comment with a backslash is not left out.
         for turn in itertools.count():
             chosen = [texts[(first + turn * pipelined + place) % len(texts)] for place in range(pipelined)]
             sent += pipelined
-            await raw.send(*(query(f"{text} --{number} {turn} {place}") for place, text in enumerate(chosen)))
+            await raw.send(*(query(rf"{text} --\{number} {turn} {place}") for place, text in enumerate(chosen)))
             got = await raw.ready(pipelined)
             if not got[-1].kind:
                 return

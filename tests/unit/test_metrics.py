@@ -70,6 +70,9 @@ def test_what_is_counted_is_told_once_it_is_written_and_adds_to_what_was_there()
     assert samples(other)["secretproxy_attempts_total"] == 5
     first.attempts.inc()
     assert samples(first)["secretproxy_attempts_total"] == 6
+    first.attempts.count(1)
+    first.committed(0.01)
+    assert samples(other)["secretproxy_attempts_total"] == 7, "with the group that it is of"
 
 
 def test_the_bounds_of_a_histogram_belong_to_the_bucket_below() -> None:

@@ -156,6 +156,12 @@ class Metrics:
         """Says how many events this worker's journal has written."""
         self._value("events").set(self._events_before + events)
 
+    def committed(self, seconds: float) -> None:
+        """Takes note of a group of events that became durable after so long: what waited for it goes on now, and was
+        counted before."""
+        self.attempts.write()
+        self.commit.observe(seconds)
+
     def count_testified(self, events: Iterable[Event]) -> bool:
         """Counts what testimony showed: calls, and messages that were none. Gives whether there was one of those."""
         forged = False

@@ -19,7 +19,7 @@ class Value:
         self.set(self._number + by)
 
     def count(self, things: int) -> None:
-        """Adds so many, which the board has once it is written: for what is counted in each call."""
+        """Adds so many, which the board has once they are written: for what is counted in each call."""
         self._number += things
 
     def write(self) -> None:

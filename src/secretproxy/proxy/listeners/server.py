@@ -169,7 +169,7 @@ class Server:
             checkpoint_seconds=audit.checkpoint_seconds,
             spool_dir=audit.spool_dir if audit.on_outage == "spool" else None,
             spool_max_bytes=audit.spool_max_bytes,
-            took=self.metrics.commit.observe,
+            took=self.metrics.committed,
         )
 
     def _new_logins(
