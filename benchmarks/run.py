@@ -84,6 +84,14 @@ class Rounds:
         ]
         return statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
 
+    def added(self, peer: Rounds) -> tuple[float, str]:
+        """Gives the median of what each turn's latency is above another's, in us, and the middle half in words."""
+        more = [one.latency - other.latency for one, other in zip(self.rounds, peer.rounds, strict=True)]
+        if len(more) < 2:
+            return more[0], ""
+        low, middle, high = statistics.quantiles(more, n=4)
+        return middle, f"half of the turns: {low:.0f} to {high:.0f} us"
+
 
 class Bench:
     def __init__(self, server: PrivateServer, directory: Path, *, quick: bool) -> None:
@@ -101,12 +109,12 @@ class Bench:
         path.write_text(text + "\n")
         return ["-M", "prepared", "-f", str(path)]
 
-    def pgbench(self, target: Target, clients: int, arguments: list[str]) -> Round:
+    def pgbench(self, target: Target, clients: int, arguments: list[str], seconds: int = 0) -> Round:
         """Measures one run: transactions per second, mean latency in us, microseconds of the proxy's CPU per
-        transaction.
+        transaction. `seconds`: in place of those of a round.
         """
         # pgbench's time begins before its clients are connected, and a session's first call takes longest.
-        seconds = self.seconds + clients // 100
+        seconds = (seconds or self.seconds) + clients // 100
         before = target.cpu()
         out = subprocess.run(
             [self.server.binaries.program("pgbench"), "-n", "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(seconds),
@@ -119,13 +127,16 @@ class Bench:
         latency = float(re.search(r"latency average = ([\d.]+)", out)[1])  # type: ignore[index]
         return Round(tps, latency * 1000, used / count * 1e6)
 
-    def turns(self, runs: dict[str, tuple[Target, list[str]]], clients: int) -> dict[str, Rounds]:
-        """Measures rounds of all in turn."""
+    def turns(
+        self, runs: dict[str, tuple[Target, list[str]]], clients: int, *, short: bool = False
+    ) -> dict[str, Rounds]:
+        """Measures rounds of all in turn; `short`: more of them, each of a second, for small differences."""
+        rounds, seconds = (5 * self.rounds, 1) if short else (self.rounds, self.seconds)
         found: dict[str, list[Round]] = {name: [] for name in runs}
-        for number in range(self.rounds):
+        for number in range(rounds):
             for name, (target, arguments) in runs.items():
-                print(f"  round {number + 1}/{self.rounds}: {name}", flush=True)
-                found[name].append(self.pgbench(target, clients, arguments))
+                print(f"  round {number + 1}/{rounds}: {name}", flush=True)
+                found[name].append(self.pgbench(target, clients, arguments, seconds))
         return {name: Rounds(rounds) for name, rounds in found.items()}
 
     # --- the parts ---------------------------------------------------------------------------------------------
@@ -159,13 +170,14 @@ class Bench:
 
     def latency(self, direct: Target, others: list[Target], one: Target) -> None:
         work = ["-S", "-M", "prepared"]
-        got = self.turns({target.name: (target, work) for target in (direct, *others, one)}, 1)
-        added = {name: each.latency - got[direct.name].latency for name, each in got.items() if name != direct.name}
-        for name, value in added.items():
-            self.table.add(f"one client, added latency: {name}", f"{value:.0f} us")
+        got = self.turns({target.name: (target, work) for target in (direct, *others, one)}, 1, short=True)
+        added = {name: each.added(got[direct.name]) for name, each in got.items() if name != direct.name}
+        for name, (value, spread) in added.items():
+            self.table.add(f"one client, added latency: {name}", f"{value:.0f} us", spread)
         for peer in others:
             if peer.name.startswith("pgbouncer"):
-                self.table.goal("added latency / pgbouncer's", added[one.name] / added[peer.name], 1.2, least=False)
+                ratio = added[one.name][0] / added[peer.name][0]
+                self.table.goal("added latency / pgbouncer's", ratio, 1.2, least=False)
 
     def getters(self, direct: Target, own: list[Target]) -> None:
         pick = f"\\set k random(1, {getter.ROWS})\n"
