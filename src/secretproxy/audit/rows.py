@@ -19,8 +19,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
-from mypy_extensions import mypyc_attr
-
 from secretproxy.audit import chain
 from secretproxy.audit.columns import ADDED, CHAINED, NAMES, STORED, TYPES, LogColumn
 from secretproxy.audit.masking import NameMask, name_bytes
@@ -237,7 +235,6 @@ _DATABASE_AT: Final = CHAINED.index("database")
 _OUTCOME_AT: Final = CHAINED.index("outcome")
 
 
-@mypyc_attr(acyclic=True)
 class Line:
     """A row of the log as it is written: its number, the line that its hash covers, and the two hashes."""
 
@@ -605,10 +602,7 @@ class Lines:
             if array is None:
                 self.names_left = names_left
                 return None
-        drawn = self._drawn
-        if drawn == len(self._random):
-            self._random = os.urandom(_RANDOM)
-            drawn = self._drawn = 0
+        drawn = self._draw()
         seq = self.seq + 1
         before = self.last_hash
         made = _write_linked(
@@ -631,7 +625,6 @@ class Lines:
             self.names_left = names_left
             return None
         line, row_hash, in_binary_form = made
-        self._drawn = drawn + 16
         self.seq = seq
         self.last_hash = row_hash
         return Line(seq, line, before, row_hash, False, in_binary_form)
@@ -761,15 +754,17 @@ class Lines:
             return self._moment + "+00"
         return self._moment + "." + str(1_000_000 + micros)[1:].rstrip("0") + "+00"
 
-    def _draw(self) -> bytes:
-        """Gives sixteen random bytes."""
-        if self._drawn == len(self._random):
+    def _draw(self) -> int:
+        """Draws sixteen random bytes; gives where they stand in those that are drawn at a time."""
+        drawn = self._drawn
+        if drawn == len(self._random):
             self._random = os.urandom(_RANDOM)
-            self._drawn = 0
-        self._drawn += 16
-        return self._random[self._drawn - 16 : self._drawn]
+            drawn = 0
+        self._drawn = drawn + 16
+        return drawn
 
     def _id(self) -> str:
         """Makes a random UUID (version 4)."""
-        drawn = self._draw().hex()
+        at = self._draw()
+        drawn = self._random[at : at + 16].hex()
         return f"{drawn[:8]}-{drawn[8:12]}-4{drawn[13:16]}-{'89ab'[int(drawn[16], 16) & 3]}{drawn[17:20]}-{drawn[20:]}"
