@@ -146,8 +146,6 @@ def writer_to(file: Any, as_csv: bool, raw: bool = False) -> Callable[[Any], Non
         if not headed:
             writer.writerow(row.keys())
             headed = True
-        writer.writerow(
-            [cell_of(value if type(value) in _AS_THEY_ARE else plain(value), raw) for value in row.values()]
-        )
+        writer.writerow([cell_of(value, raw) for value in record_of(row).values()])
 
     return write

@@ -71,8 +71,10 @@ SHOWN_BY_CALL = f"""EXISTS (
              AND c.event {EQUAL} 'call'
            AND {EARLIEST.format("c")}
            AND pg_catalog.split_part(c.function, '(', 1) {EQUAL} pg_catalog.split_part(a.function, '(', 1))"""
-_SUPERSEDED = SHOWN_BY_CALL.format(vague=f"{VAGUE} AND ")
-IS_ACCESS = f"{ACCESS_EVENTS} AND NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})"
+# No call stands for the row: as a join of all, and looked for where it can be one.
+_NONE_STANDS = f"NOT {SHOWN_BY_CALL.format(vague=f'{VAGUE} AND ')}"
+_NONE_STANDS_FOR_FEW = f"NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})"
+IS_ACCESS = f"{ACCESS_EVENTS} AND {_NONE_STANDS_FOR_FEW}"
 _FAILED = ("error", "cancelled", "lost", "refused")
 UNUSUAL = ("definition", "table", "refusal", "forgery")
 NEWEST = "ORDER BY a.at DESC, a.seq DESC"
@@ -271,8 +273,7 @@ def questions(wanted: Filter, limit: int | None, columns: str = "a.*", *, few: b
 
     `few`: not all of them are read, however many there are."""
     few = few or limit is not None
-    # Of few rows the call is looked for where it can be one: the planner would join all calls otherwise.
-    shown = f"NOT ({VAGUE} AND {SHOWN_BY_CALL.format(vague='')})" if few else f"NOT {_SUPERSEDED}"
+    shown = _NONE_STANDS_FOR_FEW if few else _NONE_STANDS
     limited = "" if limit is None else f" {NEWEST} LIMIT {limit:d}"
     found = []
     for source, conditions in ways(wanted, few):

@@ -12,10 +12,8 @@
 #define MOST 1024    /* bytes of the testimony, in hexadecimal twice as many */
 #define BEHIND 5     /* where KEY begins: behind "SPX2 " */
 
-/* The number that a hexadecimal digit stands for, 16 where it is none. */
-static unsigned char WORTH[256];
-
-/* The same without the table, so that the compiler makes several digits at once of it. */
+/* The number that a hexadecimal digit stands for, 16 where it is none. By no table, so that the compiler reads several
+   digits at once. */
 static inline uint8_t worth(uint8_t digit)
 {
     uint8_t number = (uint8_t)(digit - '0'), letter = (uint8_t)((digit | 0x20) - 'a');
@@ -38,7 +36,7 @@ static int clock_at(const unsigned char *at, uint64_t *clock)
 {
     *clock = 0;
     for (int i = 0; i < 16; i++) {
-        unsigned found = WORTH[at[i]];
+        unsigned found = worth(at[i]);
         if (found > 15)
             return 0;
         *clock = *clock << 4 | found;
@@ -241,8 +239,5 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__quoted(void)
 {
-    memset(WORTH, 16, sizeof WORTH);
-    for (int i = 0; i < 16; i++)
-        WORTH[(unsigned char)"0123456789abcdef"[i]] = WORTH[(unsigned char)"0123456789ABCDEF"[i]] = i;
     return PyModule_Create(&module);
 }
